@@ -1,7 +1,92 @@
-//! The Raft protocol for one group.
+//! The Raft protocol for one group, as a pure function of time and inputs.
+//!
+//! This crate has no sockets, files, clocks, threads, async or randomness of its own; the
+//! compiler holds it to that (`no_std`). Whoever drives it supplies all of them:
+//!
+//! ```text
+//!              Input ──▶ ┌─────────┐ ──▶ persist   to the log, then Written and Persisted come back
+//!   peers, clients,      │  Group  │ ──▶ messages  at once, or gated until something is durable
+//!   log, clock           │  ::step │ ──▶ outcomes  one for every proposal and read
+//!              now  ──▶  └─────────┘ ──▶ appliable entries the state machine may see
+//!                             └─ next_deadline()   when to come back if nothing happens
+//! ```
+//!
+//! What it knows of a log is metadata: terms by index, and where it ends. Payload bytes never
+//! enter it, so an idle group is small and no term lookup ever touches storage. Appends are
+//! pulled: a lane with room calls [`Group::make_append`] and attaches the bytes itself.
+//!
+//! A group of one, driven by hand; an engine does the same for many:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use raft_core::*;
+//!
+//! let mut effects = Effects::default();
+//! let mut group = Group::new(Micros::ZERO, Start {
+//!     group: GroupId::new(7),
+//!     replica: ReplicaId::new(1),
+//!     incarnation: Incarnation::new(1),
+//!     voters: vec![ReplicaId::new(1)],
+//!     seed: 42,
+//!     hard_state: HardState::default(),
+//!     term_runs: vec![],
+//!     last_index: LogIndex::ZERO,
+//!     applied: LogIndex::ZERO,
+//!     settings: Arc::new(Settings::default()),
+//! })?;
+//!
+//! // It asks to be woken; then it campaigns, and wants its term and vote on disk first.
+//! let now = group.next_deadline().expect("a voter has a deadline");
+//! group.step(now, Input::Deadline, &mut effects);
+//! let vote = effects.persist.take().expect("term and vote");
+//! group.step(now, Input::Persisted(vote.seq), &mut effects);
+//! assert!(group.is_leader());
+//!
+//! // A proposal is committed once it is durable.
+//! group.step(now, Input::Propose { token: Token::new(1), bytes: 100 }, &mut effects);
+//! let entries = effects.persist.take().expect("the no-op and the command");
+//! group.step(now, Input::Persisted(entries.seq), &mut effects);
+//! let (token, outcome) = effects.outcomes[0];
+//! assert_eq!(token, Token::new(1));
+//! assert!(matches!(outcome, Outcome::Committed { .. }));
+//! # Ok::<(), StartError>(())
+//! ```
+//!
+//! Sources: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (the
+//! paper); Ongaro, "Consensus: Bridging Theory and Practice" (the thesis).
 #![no_std]
+
 extern crate alloc;
+
+mod durability;
+mod election;
 mod entry;
+mod follower;
+mod group;
 mod id;
+mod io;
+mod leader;
+mod message;
+mod progress;
+mod quorum;
+mod rng;
+mod settings;
+mod status;
+mod term_log;
+
 pub use entry::{Entry, EntryKind, HardState};
-pub use id::{GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, Micros, NodeId, PersistSeq, ReplicaId, Term, Token};
+pub use group::Group;
+pub use id::{
+    GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, Micros, NodeId, PersistSeq,
+    ReplicaId, Term, Token,
+};
+pub use io::{
+    Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome, Outgoing, Persist, Refusal,
+};
+pub use message::{
+    Append, AppendReply, AppendResult, Campaign, Heartbeat, HeartbeatReply, Message, Session,
+    TermRun, TimeoutNow, Verdict, VoteReply, VoteRequest,
+};
+pub use quorum::{VoteResult, committed, majority, majority_reached, vote_result};
+pub use settings::{Settings, SettingsError, Start, StartError};
+pub use status::{RoleKind, Status};

@@ -1,0 +1,238 @@
+//! Which part of the log, and which term and vote, are on disk.
+//!
+//! Operations complete in the order they were issued, so one number acknowledges all before it,
+//! however late or repeated the acknowledgement. What is durable is computed from the operations
+//! themselves and clipped by truncations still in flight; so an acknowledgement can never vouch
+//! for an entry that a later operation is replacing.
+//!
+//! Invariant: `durable <= written <= last index of the log`, and both fall only at a truncation.
+
+use alloc::collections::VecDeque;
+
+use crate::id::{LogIndex, PersistSeq};
+
+/// What one operation does to the log's end.
+#[derive(Clone, Copy, Debug)]
+struct Op {
+    seq: PersistSeq,
+    truncate_from: Option<LogIndex>,
+    append_last: Option<LogIndex>,
+}
+
+impl Op {
+    fn advance(&self, mark: LogIndex) -> LogIndex {
+        let kept = self
+            .truncate_from
+            .map_or(mark, |from| mark.min(from.prev()));
+        self.append_last.map_or(kept, |last| kept.max(last))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durability {
+    issued: PersistSeq,
+    written_seq: PersistSeq,
+    durable_seq: PersistSeq,
+    written: LogIndex,
+    durable: LogIndex,
+    /// The operation that carries the current term and vote.
+    hard_state_seq: PersistSeq,
+    in_flight: VecDeque<Op>,
+}
+
+impl Durability {
+    /// Everything recovered from disk is durable.
+    pub(crate) fn recovered(last: LogIndex) -> Self {
+        Self {
+            written: last,
+            durable: last,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
+    pub(crate) fn written(&self) -> LogIndex {
+        self.written
+    }
+
+    pub(crate) fn issued(&self) -> PersistSeq {
+        self.issued
+    }
+
+    /// What a message that rests on term and vote must wait for, if anything.
+    pub(crate) fn hard_state_gate(&self) -> Option<PersistSeq> {
+        (self.hard_state_seq > self.durable_seq).then_some(self.hard_state_seq)
+    }
+
+    /// Opens an operation, or continues `open` if the driver has not taken it yet.
+    fn op(&mut self, open: Option<PersistSeq>) -> &mut Op {
+        let continues = open == Some(self.issued) && self.in_flight.back().is_some();
+        if !continues {
+            self.issued = PersistSeq::new(self.issued.get() + 1);
+            self.in_flight.push_back(Op {
+                seq: self.issued,
+                truncate_from: None,
+                append_last: None,
+            });
+        }
+        self.in_flight
+            .back_mut()
+            .expect("an operation was just found or pushed")
+    }
+
+    pub(crate) fn hard_state(&mut self, open: Option<PersistSeq>) -> PersistSeq {
+        let seq = self.op(open).seq;
+        self.hard_state_seq = seq;
+        seq
+    }
+
+    pub(crate) fn truncate(&mut self, open: Option<PersistSeq>, from: LogIndex) -> PersistSeq {
+        let op = self.op(open);
+        op.truncate_from = Some(op.truncate_from.map_or(from, |earlier| earlier.min(from)));
+        op.append_last = op.append_last.map(|last| last.min(from.prev()));
+        let seq = op.seq;
+        // From now on nothing at or after `from` may be vouched for.
+        self.durable = self.durable.min(from.prev());
+        self.written = self.written.min(from.prev());
+        seq
+    }
+
+    pub(crate) fn append(&mut self, open: Option<PersistSeq>, last: LogIndex) -> PersistSeq {
+        let op = self.op(open);
+        op.append_last = Some(last);
+        op.seq
+    }
+
+    /// Takes an acknowledgement from the page cache. `false`: no such operation was issued.
+    pub(crate) fn on_written(&mut self, seq: PersistSeq) -> bool {
+        if seq > self.issued {
+            return false;
+        }
+        if seq > self.written_seq {
+            let (ops, after) = (&self.in_flight, self.written_seq);
+            let mut mark = self.written;
+            for op in ops.iter().filter(|op| op.seq > after && op.seq <= seq) {
+                mark = op.advance(mark);
+            }
+            self.written = Self::clip(ops, seq, mark);
+            self.written_seq = seq;
+        }
+        true
+    }
+
+    /// Takes an acknowledgement from the disk. `false`: no such operation was issued.
+    pub(crate) fn on_persisted(&mut self, seq: PersistSeq) -> bool {
+        if !self.on_written(seq) {
+            return false;
+        }
+        let mut mark = self.durable;
+        while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
+            mark = op.advance(mark);
+            self.in_flight.pop_front();
+        }
+        self.durable = Self::clip(&self.in_flight, seq, mark);
+        self.durable_seq = self.durable_seq.max(seq);
+        true
+    }
+
+    /// What a later operation removes is not vouched for by an earlier one.
+    fn clip(ops: &VecDeque<Op>, seq: PersistSeq, mark: LogIndex) -> LogIndex {
+        ops.iter()
+            .filter(|op| op.seq > seq)
+            .filter_map(|op| op.truncate_from)
+            .fold(mark, |mark, from| mark.min(from.prev()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(i: u64) -> LogIndex {
+        LogIndex::new(i)
+    }
+
+    #[test]
+    fn an_acknowledgement_does_not_vouch_for_entries_being_replaced() {
+        let mut d = Durability::default();
+        let first = d.append(None, index(5));
+        d.truncate(None, index(3));
+        let second = d.append(Some(d.issued()), index(4));
+        assert!(d.on_persisted(first));
+        assert_eq!(d.durable(), index(2), "3..=5 are being overwritten");
+        assert!(d.on_persisted(second));
+        assert_eq!(d.durable(), index(4));
+    }
+
+    #[test]
+    fn late_and_repeated_acknowledgements_change_nothing() {
+        let mut d = Durability::default();
+        let first = d.append(None, index(1));
+        let second = d.append(None, index(2));
+        assert!(d.on_persisted(second));
+        assert!(d.on_persisted(first));
+        assert!(d.on_written(first));
+        assert_eq!((d.durable(), d.written()), (index(2), index(2)));
+        assert!(!d.on_persisted(PersistSeq::new(second.get() + 1)));
+    }
+
+    #[test]
+    fn an_untaken_operation_merges_and_a_taken_one_does_not() {
+        let mut d = Durability::default();
+        let first = d.append(None, index(1));
+        assert_eq!(d.append(Some(first), index(2)), first);
+        assert_ne!(d.append(None, index(3)), first);
+    }
+
+    #[test]
+    fn written_runs_ahead_of_durable() {
+        let mut d = Durability::default();
+        let seq = d.append(None, index(7));
+        assert!(d.on_written(seq));
+        assert_eq!((d.durable(), d.written()), (index(0), index(7)));
+    }
+
+    /// Random operations against a plain model that replays every acknowledged operation.
+    #[test]
+    fn marks_agree_with_replaying_the_operations() {
+        for seed in 0..2_000u64 {
+            let mut rng = crate::rng::Rng::new(seed);
+            let mut d = Durability::default();
+            let mut last = 0u64;
+            // For each operation: (log length it leaves, lowest index it touched).
+            let mut ops: alloc::vec::Vec<(u64, u64)> = alloc::vec::Vec::new();
+            let mut acked = 0usize;
+            for _ in 0..40 {
+                if rng.below(3) < 2 {
+                    let cut = rng.below(4) == 0 && last > 0;
+                    let low = if cut { 1 + rng.below(last) } else { last + 1 };
+                    let mut open = None;
+                    if cut {
+                        open = Some(d.truncate(None, index(low)));
+                    }
+                    last = low - 1 + 1 + rng.below(3);
+                    d.append(open, index(last));
+                    ops.push((last, low));
+                } else if acked < ops.len() {
+                    acked += 1 + rng.below((ops.len() - acked) as u64) as usize;
+                    assert!(d.on_persisted(PersistSeq::new(acked as u64)));
+                }
+                let mut want = 0;
+                if acked > 0 {
+                    want = ops[acked - 1].0;
+                }
+                for (_, low) in &ops[acked..] {
+                    want = want.min(low - 1);
+                }
+                assert_eq!(
+                    d.durable().get(),
+                    want,
+                    "seed {seed} ops {ops:?} acked {acked}"
+                );
+            }
+        }
+    }
+}

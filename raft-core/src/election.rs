@@ -1,0 +1,310 @@
+//! Elections: pre-vote, vote, stickiness (paper 5.2 and 5.4.1; thesis 4.2.3 and 9.6).
+//!
+//! Invariants: a replica asks for votes only once its own term and vote are durable, and grants
+//! only once the grant is; an answer counts only for the attempt it answers; a vote request is
+//! never taken for a sign of life from a leader.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::entry::HardState;
+use crate::group::{Group, Role};
+use crate::id::{LogIndex, ReplicaId, Term};
+use crate::io::Effects;
+use crate::message::{Campaign, Message, TimeoutNow, Verdict, VoteReply, VoteRequest};
+use crate::quorum::{VoteResult, vote_result};
+use crate::rng::mix;
+
+/// The answers to one attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    attempt: u64,
+    answers: Vec<(ReplicaId, Verdict)>,
+}
+
+impl Tally {
+    fn new(attempt: u64) -> Self {
+        Self {
+            attempt,
+            answers: Vec::new(),
+        }
+    }
+
+    fn record(&mut self, from: ReplicaId, verdict: Verdict) {
+        if self.answers.iter().all(|(voter, _)| *voter != from) {
+            self.answers.push((from, verdict));
+        }
+    }
+
+    fn result(&self, voters: usize) -> VoteResult {
+        let granted = self
+            .answers
+            .iter()
+            .filter(|(_, v)| *v == Verdict::Granted)
+            .count();
+        vote_result(voters, granted, self.answers.len() - granted)
+    }
+}
+
+impl Group {
+    /// How long this replica waits before its first campaign: by rank, so that leaders spread.
+    pub(crate) fn first_campaign_delay(&mut self) -> Duration {
+        let rank_of = |voter: ReplicaId| {
+            mix(mix(u64::from(self.id.get())) ^ mix(voter.get().wrapping_add(0x5bd1_e995)))
+        };
+        let own = rank_of(self.me);
+        let rank = self
+            .voters
+            .iter()
+            .filter(|voter| rank_of(**voter) < own)
+            .count() as u32;
+        let slice = self.settings.election_timeout_min / 2;
+        let jitter = slice.as_micros() as u64 / 4;
+        slice * (rank + 1) + Duration::from_micros(self.rng.below(jitter.max(1)))
+    }
+
+    /// Waits a fresh random time before the next campaign (paper, section 5.2).
+    pub(crate) fn reset_election_deadline(&mut self) {
+        let min = self.settings.election_timeout_min;
+        let spread = (self.settings.election_timeout_max - min).as_micros() as u64;
+        let jitter = Duration::from_micros(self.rng.below(spread.max(1)));
+        self.election_deadline = self.now.after(min + jitter);
+    }
+
+    /// Asks whether a campaign would succeed, without disturbing anyone.
+    pub(crate) fn pre_campaign(&mut self, effects: &mut Effects) {
+        self.leader = None;
+        effects.role_changed = true;
+        self.reset_election_deadline();
+        self.attempt += 1;
+        let mut tally = Tally::new(self.attempt);
+        tally.record(self.me, Verdict::Granted);
+        if tally.result(self.voters.len()) == VoteResult::Won {
+            self.campaign(Campaign::Timeout, effects);
+            return;
+        }
+        self.role = Role::PreCandidate(tally);
+        let request = self.vote_request(self.hard_state.term.next(), Campaign::Timeout);
+        for peer in self.peers() {
+            // No gate: a pre-vote promises nothing, at either end.
+            effects.messages.send(peer, Message::PreVote(request), None);
+        }
+    }
+
+    /// Starts a new term and asks for votes in it. The requests wait for the disk: a candidate
+    /// that forgot it had asked could ask again in the same term with a shorter log.
+    pub(crate) fn campaign(&mut self, cause: Campaign, effects: &mut Effects) {
+        let term = self.hard_state.term.next();
+        self.verified = LogIndex::ZERO;
+        self.leader_contact = None;
+        self.ack_owed = false;
+        self.leader = None;
+        self.set_hard_state(
+            HardState {
+                term,
+                vote: Some(self.me),
+            },
+            effects,
+        );
+        self.reset_election_deadline();
+        self.attempt += 1;
+        self.role = Role::Candidate(Tally::new(self.attempt));
+        effects.role_changed = true;
+        let request = self.vote_request(term, cause);
+        for peer in self.peers() {
+            self.send_promise(peer, Message::Vote(request), effects);
+        }
+    }
+
+    /// Our own vote counts once it is durable.
+    pub(crate) fn count_own_vote(&mut self, effects: &mut Effects) {
+        if self.durability.hard_state_gate().is_some() {
+            return;
+        }
+        let me = self.me;
+        if let Role::Candidate(tally) = &mut self.role {
+            tally.record(me, Verdict::Granted);
+        }
+        self.judge_vote(effects);
+    }
+
+    pub(crate) fn on_pre_vote(
+        &mut self,
+        from: ReplicaId,
+        request: VoteRequest,
+        effects: &mut Effects,
+    ) {
+        let would = request.term > self.hard_state.term
+            && !self.hears_a_leader()
+            && self.is_current(request.last_index, request.last_term);
+        if would {
+            let reply = VoteReply {
+                term: request.term,
+                attempt: request.attempt,
+                verdict: Verdict::Granted,
+            };
+            effects
+                .messages
+                .send(from, Message::PreVoteReply(reply), None);
+        } else {
+            // Our term goes along: a candidate behind it must learn it, or two replicas, one with
+            // the longer log and one with the higher term, refuse each other forever.
+            self.send_promise(from, Message::PreVoteReply(self.refusal(request)), effects);
+        }
+    }
+
+    pub(crate) fn on_vote(&mut self, from: ReplicaId, request: VoteRequest, effects: &mut Effects) {
+        if request.term > self.hard_state.term {
+            if request.cause == Campaign::Timeout && self.hears_a_leader() {
+                // Sticky: a replica that was away must not depose a leader that works.
+                return;
+            }
+            self.become_follower(request.term, None, effects);
+        }
+        let grants = request.term == self.hard_state.term
+            && self.leader.is_none()
+            && self.hard_state.vote.is_none_or(|vote| vote == from)
+            && self.is_current(request.last_index, request.last_term);
+        if !grants {
+            self.send_promise(from, Message::VoteReply(self.refusal(request)), effects);
+            return;
+        }
+        if self.hard_state.vote.is_none() {
+            let vote = HardState {
+                term: request.term,
+                vote: Some(from),
+            };
+            self.set_hard_state(vote, effects);
+        }
+        self.reset_election_deadline();
+        let reply = VoteReply {
+            term: request.term,
+            attempt: request.attempt,
+            verdict: Verdict::Granted,
+        };
+        self.send_promise(from, Message::VoteReply(reply), effects);
+    }
+
+    pub(crate) fn on_pre_vote_reply(
+        &mut self,
+        from: ReplicaId,
+        reply: VoteReply,
+        effects: &mut Effects,
+    ) {
+        match reply.verdict {
+            Verdict::Refused if reply.term > self.hard_state.term => {
+                self.become_follower(reply.term, None, effects);
+                return;
+            }
+            Verdict::Granted if reply.term != self.hard_state.term.next() => return,
+            Verdict::Granted | Verdict::Refused => {}
+        }
+        if !self.voters.contains(&from) {
+            return;
+        }
+        let voters = self.voters.len();
+        let Role::PreCandidate(tally) = &mut self.role else {
+            return;
+        };
+        if tally.attempt != reply.attempt {
+            return;
+        }
+        tally.record(from, reply.verdict);
+        match tally.result(voters) {
+            VoteResult::Won => self.campaign(Campaign::Timeout, effects),
+            VoteResult::Lost => {
+                let term = self.hard_state.term;
+                self.become_follower(term, None, effects);
+            }
+            VoteResult::Pending => {}
+        }
+    }
+
+    pub(crate) fn on_vote_reply(
+        &mut self,
+        from: ReplicaId,
+        reply: VoteReply,
+        effects: &mut Effects,
+    ) {
+        if reply.term > self.hard_state.term {
+            self.become_follower(reply.term, None, effects);
+            return;
+        }
+        if reply.term < self.hard_state.term || !self.voters.contains(&from) {
+            return;
+        }
+        if let Role::Candidate(tally) = &mut self.role
+            && tally.attempt == reply.attempt
+        {
+            tally.record(from, reply.verdict);
+            self.judge_vote(effects);
+        }
+    }
+
+    fn judge_vote(&mut self, effects: &mut Effects) {
+        let voters = self.voters.len();
+        // Without its own durable vote a candidate has not even asked: the requests are gated.
+        let own_vote_durable = self.durability.hard_state_gate().is_none();
+        let Role::Candidate(tally) = &self.role else {
+            return;
+        };
+        match tally.result(voters) {
+            VoteResult::Won if own_vote_durable => self.become_leader(effects),
+            VoteResult::Lost => {
+                let term = self.hard_state.term;
+                self.become_follower(term, None, effects);
+            }
+            VoteResult::Won | VoteResult::Pending => {}
+        }
+    }
+
+    /// The leader hands over to us.
+    pub(crate) fn on_timeout_now(
+        &mut self,
+        from: ReplicaId,
+        request: TimeoutNow,
+        effects: &mut Effects,
+    ) {
+        // A log that ends elsewhere means the request is late, or we are not caught up.
+        let valid = request.term == self.hard_state.term
+            && self.leader == Some(from)
+            && self.is_voter()
+            && matches!(self.role, Role::Follower)
+            && request.last_index == self.log.last_index();
+        if valid {
+            self.campaign_now(effects);
+        }
+    }
+
+    /// Stickiness: we lead, or heard a leader within the shortest election timeout.
+    fn hears_a_leader(&self) -> bool {
+        self.is_leader()
+            || (self.leader.is_some()
+                && self.leader_contact.is_some_and(|heard| {
+                    self.now.since(heard) < self.settings.election_timeout_min
+                }))
+    }
+
+    /// Whether a log that ends so is at least as current as ours (paper, section 5.4.1).
+    fn is_current(&self, last_index: LogIndex, last_term: Term) -> bool {
+        (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
+    }
+
+    fn vote_request(&self, term: Term, cause: Campaign) -> VoteRequest {
+        VoteRequest {
+            term,
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+            attempt: self.attempt,
+            cause,
+        }
+    }
+
+    fn refusal(&self, request: VoteRequest) -> VoteReply {
+        VoteReply {
+            term: self.hard_state.term,
+            attempt: request.attempt,
+            verdict: Verdict::Refused,
+        }
+    }
+}

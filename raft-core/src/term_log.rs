@@ -1,0 +1,196 @@
+//! What the core knows of a log: which term each index has, and where it ends.
+//!
+//! Terms never fall along a log, so a handful of runs (first index, term) answers every question
+//! the protocol asks, and no term lookup ever touches storage.
+//!
+//! Invariants: runs ascend in index and in term; the first run starts at 1; `last` is zero
+//! exactly when there are no runs.
+
+use alloc::vec::Vec;
+
+use crate::id::{LogIndex, Term};
+use crate::message::TermRun;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TermLog {
+    runs: Vec<(LogIndex, Term)>,
+    last: LogIndex,
+}
+
+impl TermLog {
+    /// Takes a recovered log; `None` if the runs are not one contiguous log up to `last`.
+    pub(crate) fn recover(runs: Vec<(LogIndex, Term)>, last: LogIndex) -> Option<Self> {
+        let starts_at_one = runs.first().is_none_or(|(first, _)| first.get() == 1);
+        let ascends = runs.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
+        let ends = match runs.last() {
+            None => last == LogIndex::ZERO,
+            Some((first, term)) => *first <= last && *term > Term::ZERO,
+        };
+        (starts_at_one && ascends && ends).then_some(Self { runs, last })
+    }
+
+    pub(crate) fn last_index(&self) -> LogIndex {
+        self.last
+    }
+
+    pub(crate) fn last_term(&self) -> Term {
+        self.runs.last().map_or(Term::ZERO, |(_, term)| *term)
+    }
+
+    /// The term at `index`; term zero at position zero; `None` beyond the end.
+    pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
+        if index == LogIndex::ZERO {
+            return Some(Term::ZERO);
+        }
+        if index > self.last {
+            return None;
+        }
+        // The newest run answers almost every question.
+        match self.runs.last() {
+            Some((first, term)) if index >= *first => Some(*term),
+            _ => {
+                let after = self.runs.partition_point(|(first, _)| *first <= index);
+                after.checked_sub(1).map(|run| self.runs[run].1)
+            }
+        }
+    }
+
+    pub(crate) fn append(&mut self, term: Term, count: u64) {
+        if count == 0 {
+            return;
+        }
+        debug_assert!(term >= self.last_term(), "terms fall along the log");
+        if term > self.last_term() {
+            self.runs.push((self.last.next(), term));
+        }
+        self.last = self.last.plus(count);
+    }
+
+    /// Removes `from` and everything after it.
+    pub(crate) fn truncate(&mut self, from: LogIndex) {
+        if from > self.last {
+            return;
+        }
+        while self.runs.last().is_some_and(|(first, _)| *first >= from) {
+            self.runs.pop();
+        }
+        self.last = from.prev();
+    }
+
+    /// The largest index that is at most `index` and whose term is at most `term`.
+    ///
+    /// Both sides of a conflict use it to skip whole terms at once (paper, section 5.3).
+    pub(crate) fn last_at_most(&self, index: LogIndex, term: Term) -> LogIndex {
+        let index = index.min(self.last);
+        for run in (0..self.runs.len()).rev() {
+            let (first, run_term) = self.runs[run];
+            if run_term > term || first > index {
+                continue;
+            }
+            let run_end = self
+                .runs
+                .get(run + 1)
+                .map_or(self.last, |(next, _)| next.prev());
+            return run_end.min(index);
+        }
+        LogIndex::ZERO
+    }
+
+    /// The terms of `first..=last` as runs, ready to travel in an append.
+    pub(crate) fn runs(&self, first: LogIndex, last: LogIndex, out: &mut Vec<TermRun>) {
+        let mut at = first;
+        let mut run = self
+            .runs
+            .partition_point(|(start, _)| *start <= first)
+            .saturating_sub(1);
+        while at <= last && run < self.runs.len() {
+            let end = self
+                .runs
+                .get(run + 1)
+                .map_or(self.last, |(next, _)| next.prev())
+                .min(last);
+            out.push(TermRun {
+                term: self.runs[run].1,
+                count: end.since(at.prev()),
+            });
+            at = end.next();
+            run += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn log(terms: &[u64]) -> TermLog {
+        let mut log = TermLog::default();
+        for term in terms {
+            log.append(Term::new(*term), 1);
+        }
+        log
+    }
+
+    #[test]
+    fn every_index_has_the_term_it_was_appended_with() {
+        let terms = [1, 1, 2, 2, 2, 5, 9, 9];
+        let log = log(&terms);
+        for (at, term) in terms.iter().enumerate() {
+            assert_eq!(
+                log.term(LogIndex::new(at as u64 + 1)),
+                Some(Term::new(*term))
+            );
+        }
+        assert_eq!(log.term(LogIndex::ZERO), Some(Term::ZERO));
+        assert_eq!(log.term(LogIndex::new(9)), None);
+    }
+
+    #[test]
+    fn truncation_then_append_equals_a_fresh_log() {
+        let terms = [1, 1, 2, 3, 3];
+        for cut in 1..=6u64 {
+            let mut cut_log = log(&terms);
+            cut_log.truncate(LogIndex::new(cut));
+            cut_log.append(Term::new(7), 2);
+            let mut want: vec::Vec<u64> = terms[..(cut as usize - 1).min(5)].to_vec();
+            want.extend([7, 7]);
+            let fresh = log(&want);
+            assert_eq!(cut_log.last, fresh.last);
+            assert_eq!(cut_log.runs, fresh.runs);
+        }
+    }
+
+    #[test]
+    fn last_at_most_agrees_with_a_scan() {
+        let terms = [1, 1, 2, 4, 4, 7];
+        let log = log(&terms);
+        for index in 0..9u64 {
+            for term in 0..9u64 {
+                let scan = (1..=terms.len() as u64)
+                    .filter(|i| *i <= index && terms[*i as usize - 1] <= term)
+                    .max()
+                    .unwrap_or(0);
+                let got = log.last_at_most(LogIndex::new(index), Term::new(term));
+                assert_eq!(got.get(), scan, "index {index} term {term}");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_of_a_range_spell_out_its_terms() {
+        let terms = [1, 1, 2, 4, 4, 7];
+        let log = log(&terms);
+        for first in 1..=6u64 {
+            for last in first..=6u64 {
+                let mut runs = vec![];
+                log.runs(LogIndex::new(first), LogIndex::new(last), &mut runs);
+                let spelled: vec::Vec<u64> = runs
+                    .iter()
+                    .flat_map(|run| core::iter::repeat_n(run.term.get(), run.count as usize))
+                    .collect();
+                assert_eq!(spelled, terms[first as usize - 1..last as usize]);
+            }
+        }
+    }
+}
