@@ -1,0 +1,201 @@
+//! Does one port for all groups cost anything against one port per group?
+//!
+//! ```text
+//! cargo bench -p raft-mux
+//! ```
+//!
+//! Both sides run the same echo server and the same clients in one process over loopback, in
+//! turns, so that a noisy machine disturbs both alike. A *connect* is a new connection up to its
+//! first echoed byte; with one port that includes prefix and hand-off. A *round trip* is 64 bytes
+//! there and back on a connection that exists. The first of the rounds is not counted.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use raft_core::GroupId;
+use raft_mux::{MuxAcceptor, MuxConfig, dial};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+const GROUPS: u32 = 16;
+const ROUNDS: usize = 21;
+/// Connections and round trips per group and round. Kept low: each connection leaves a port in
+/// TIME_WAIT, and running out of those would be all we measure.
+const CONNECTS: usize = 16;
+const ROUND_TRIPS: usize = 100;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How group `n` is reached.
+#[derive(Clone)]
+enum Layout {
+    OnePort(SocketAddr),
+    PortPerGroup(Vec<SocketAddr>),
+}
+
+#[derive(Default)]
+struct Measured {
+    connects_per_second: Vec<f64>,
+    connect_times: Vec<Duration>,
+    round_trips: Vec<Duration>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let acceptor = MuxAcceptor::bind("127.0.0.1:0".parse()?, MuxConfig::default()).await?;
+    let mut ports = Vec::new();
+    for group in 0..GROUPS {
+        let listener = acceptor.register(GroupId::new(group))?;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(echo(stream));
+            }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        ports.push(listener.local_addr()?);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // The mux does this for its groups.
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(echo(stream));
+            }
+        });
+    }
+
+    let mut sides = [
+        (
+            "port per group",
+            Layout::PortPerGroup(ports),
+            Measured::default(),
+        ),
+        (
+            "one port",
+            Layout::OnePort(acceptor.local_addr()),
+            Measured::default(),
+        ),
+    ];
+    for round in 0..ROUNDS {
+        // Who goes first alternates as well.
+        sides.reverse();
+        for (_, layout, measured) in &mut sides {
+            run(layout, measured).await?;
+            if round == 0 {
+                *measured = Measured::default();
+            }
+        }
+    }
+
+    println!(
+        "{GROUPS} groups, {} rounds, {} threads",
+        ROUNDS - 1,
+        std::thread::available_parallelism()?
+    );
+    println!(
+        "{:<16}{:>12}{:>14}{:>14}{:>14}{:>14}",
+        "", "connects/s", "connect p50", "connect p99", "echo p50", "echo p99"
+    );
+    sides.sort_by_key(|(name, ..)| std::cmp::Reverse(*name));
+    for (name, _, measured) in &mut sides {
+        measured.connects_per_second.sort_by(f64::total_cmp);
+        measured.connect_times.sort();
+        measured.round_trips.sort();
+        println!(
+            "{name:<16}{:>12.0}{:>14.1?}{:>14.1?}{:>14.1?}{:>14.1?}",
+            percentile(&measured.connects_per_second, 50),
+            percentile(&measured.connect_times, 50),
+            percentile(&measured.connect_times, 99),
+            percentile(&measured.round_trips, 50),
+            percentile(&measured.round_trips, 99),
+        );
+    }
+    Ok(())
+}
+
+/// One client per group, all at once: connections first, then round trips on the last of them.
+async fn run(layout: &Layout, measured: &mut Measured) -> Result<()> {
+    let start = Instant::now();
+    let mut connecting = JoinSet::new();
+    for group in 0..GROUPS {
+        let layout = layout.clone();
+        connecting.spawn(async move {
+            let mut times = Vec::with_capacity(CONNECTS);
+            loop {
+                let start = Instant::now();
+                let mut stream = connect(&layout, group).await?;
+                round_trip(&mut stream, &mut [0; 1]).await?;
+                times.push(start.elapsed());
+                if times.len() == CONNECTS {
+                    return Ok::<_, Box<dyn Error + Send + Sync>>((stream, times));
+                }
+            }
+        });
+    }
+    let connected = connecting
+        .join_all()
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let connects = connected.len() * CONNECTS;
+    measured
+        .connects_per_second
+        .push(connects as f64 / start.elapsed().as_secs_f64());
+
+    let mut trips = JoinSet::new();
+    for (mut stream, times) in connected {
+        measured.connect_times.extend(times);
+        trips.spawn(async move {
+            let mut times = Vec::with_capacity(ROUND_TRIPS);
+            for _ in 0..ROUND_TRIPS {
+                let start = Instant::now();
+                round_trip(&mut stream, &mut [0; 64]).await?;
+                times.push(start.elapsed());
+            }
+            Ok(times)
+        });
+    }
+    for times in trips
+        .join_all()
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?
+    {
+        measured.round_trips.extend(times);
+    }
+    Ok(())
+}
+
+async fn connect(layout: &Layout, group: u32) -> Result<TcpStream> {
+    match layout {
+        Layout::OnePort(addr) => Ok(dial(*addr, GroupId::new(group), TIMEOUT).await?),
+        Layout::PortPerGroup(addrs) => {
+            let addr = addrs[group as usize];
+            let stream = tokio::time::timeout(TIMEOUT, TcpStream::connect(addr)).await??;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        }
+    }
+}
+
+async fn round_trip(stream: &mut TcpStream, bytes: &mut [u8]) -> Result<()> {
+    stream.write_all(bytes).await?;
+    stream.read_exact(bytes).await?;
+    Ok(())
+}
+
+async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; 1024];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..count]).await?;
+    }
+}
+
+fn percentile<T: Copy>(sorted: &[T], percent: usize) -> T {
+    sorted[(sorted.len() - 1) * percent / 100]
+}

@@ -1,0 +1,539 @@
+//! The one listener of a node, and the tasks behind it.
+//!
+//! One task accepts. Each connection then has a task of its own until its group is known, so a
+//! slow or silent dialer holds up nobody; how many of these there may be is bounded, and so is
+//! how long each may live. After the hand-off the connection belongs to the group and the mux
+//! forgets it.
+//!
+//! Invariants:
+//! - Once closed, nothing opens again: the listener, the half-open connections and all queues are
+//!   gone, even if closing raced with any of them.
+//! - If the runtime that runs the tasks ends first, that closes the acceptor too.
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use raft_core::GroupId;
+use tokio::io::AsyncRead;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::backoff::{Backoff, concerns_one_connection};
+use crate::config::{MuxConfig, is_wildcard};
+use crate::error::MuxError;
+use crate::half_open::{Evicted, HalfOpen};
+use crate::handoff::{Handoff, PushRefusal, RegisterRefusal, Registration};
+use crate::listener::GroupListener;
+use crate::log_limit::LogLimit;
+use crate::prefix::read_prefix;
+use crate::stats::{Counters, MuxStats};
+
+/// The one TCP port of a node: hands each connection to the group named by its first four bytes.
+///
+/// Cheap to clone and usable from any thread; clones are the same acceptor. It closes when
+/// [`close`](Self::close) is called, when its runtime ends, or when the last clone and the last
+/// [`GroupListener`] are dropped.
+///
+/// `S` is what groups receive: a plain [`TcpStream`], or whatever the handshake given to
+/// [`bind_with`](MuxAcceptor::bind_with) makes of it.
+pub struct MuxAcceptor<S = TcpStream> {
+    owner: Arc<Owner<S>>,
+}
+
+/// Closes the acceptor when no clone and no listener is left.
+struct Owner<S> {
+    shared: Arc<Shared<S>>,
+}
+
+/// What the tasks and the handles see.
+pub(crate) struct Shared<S> {
+    config: MuxConfig,
+    local_addr: SocketAddr,
+    pub(crate) handoff: Handoff<(S, SocketAddr)>,
+    half_open: HalfOpen,
+    /// A permit per half-open connection.
+    permits: Arc<Semaphore>,
+    pub(crate) counters: Counters,
+    limits: LogLimits,
+    /// True once closed. Every task holds a receiver, so "no receiver left" means "all ended".
+    closing: watch::Sender<bool>,
+}
+
+/// One limit per kind, so that a flood of one kind does not hide another.
+#[derive(Default)]
+struct LogLimits {
+    accept_error: LogLimit,
+    half_open_full: LogLimit,
+    prefix_missing: LogLimit,
+    unknown_group: LogLimit,
+    queue_full: LogLimit,
+}
+
+impl MuxAcceptor<TcpStream> {
+    /// Listens on `addr` (port 0 lets the system choose) and starts accepting on the current
+    /// tokio runtime, which needs I/O and time enabled and may be of any flavor.
+    ///
+    /// # Errors
+    /// [`MuxError::ZeroLimit`] and [`MuxError::WildcardAddress`] for a configuration that cannot
+    /// work, [`MuxError::Bind`] if the system refuses.
+    pub async fn bind(addr: SocketAddr, config: MuxConfig) -> Result<Self, MuxError> {
+        Self::bind_with(addr, config, |tcp, _peer| ready(Ok(tcp))).await
+    }
+}
+
+impl<S> MuxAcceptor<S>
+where
+    S: AsyncRead + Unpin + Send + 'static,
+{
+    /// As [`bind`](MuxAcceptor::bind), with a handshake before the prefix: this is where TLS goes.
+    ///
+    /// `handshake` turns each TCP connection into the stream that carries the prefix and then
+    /// belongs to the group. While it runs, at most `handshake_timeout`, the connection counts as
+    /// half-open. An error closes the connection.
+    ///
+    /// # Errors
+    /// As for [`bind`](MuxAcceptor::bind).
+    pub async fn bind_with<H, F>(
+        addr: SocketAddr,
+        config: MuxConfig,
+        handshake: H,
+    ) -> Result<Self, MuxError>
+    where
+        H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        config.check()?;
+        let (listener, local_addr) = listen(addr, config.listen_backlog)
+            .map_err(|source| MuxError::Bind { addr, source })?;
+        Ok(Self::start(listener, local_addr, config, handshake))
+    }
+
+    fn start<L, H, F>(listener: L, local_addr: SocketAddr, config: MuxConfig, handshake: H) -> Self
+    where
+        L: Listen,
+        H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        let (closing, closed) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            local_addr,
+            handoff: Handoff::new(config.queue_max),
+            half_open: HalfOpen::new(),
+            permits: Arc::new(Semaphore::new(
+                config.half_open_max.min(Semaphore::MAX_PERMITS),
+            )),
+            counters: Counters::default(),
+            limits: LogLimits::default(),
+            closing,
+            config,
+        });
+        let closes = CloseOnDrop(shared.clone());
+        tokio::spawn(accept_all(closed, closes, listener, Arc::new(handshake)));
+        Self {
+            owner: Arc::new(Owner { shared }),
+        }
+    }
+}
+
+impl<S> MuxAcceptor<S> {
+    /// The address listened on, with the real port if 0 was asked for. It may be a wildcard, so
+    /// tell peers [`advertised_addr`](Self::advertised_addr) instead.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared().local_addr
+    }
+
+    /// The address to tell peers: the configured one, or else the bound one.
+    ///
+    /// # Errors
+    /// [`MuxError::WildcardAddress`] if none is configured and a wildcard is bound.
+    pub fn advertised_addr(&self) -> Result<SocketAddr, MuxError> {
+        let bound = self.shared().local_addr;
+        match self.shared().config.advertise {
+            Some(addr) if addr.port() == 0 => Ok(SocketAddr::new(addr.ip(), bound.port())),
+            Some(addr) => Ok(addr),
+            None if is_wildcard(bound) => Err(MuxError::WildcardAddress { addr: bound }),
+            None => Ok(bound),
+        }
+    }
+
+    /// Claims the connections of `group` from now on.
+    ///
+    /// # Errors
+    /// [`MuxError::AlreadyRegistered`] leaves the first listener intact; [`MuxError::Closed`].
+    pub fn register(&self, group: GroupId) -> Result<GroupListener<S>, MuxError> {
+        match self.shared().handoff.register(group) {
+            Ok(registration) => Ok(GroupListener::new(self.clone(), group, registration)),
+            Err(RegisterRefusal::AlreadyRegistered) => Err(MuxError::AlreadyRegistered { group }),
+            Err(RegisterRefusal::Closed) => Err(MuxError::Closed),
+        }
+    }
+
+    /// Frees the id of `group`, closes its queued connections and ends its pending accepts with
+    /// [`MuxError::Unregistered`]. Returns whether it was registered. Connections it has accepted
+    /// already go on. Dropping the [`GroupListener`] does the same.
+    pub fn unregister(&self, group: GroupId) -> bool {
+        self.discard_queue(group, None)
+    }
+
+    /// Closes the listener, the half-open connections and all queued ones, and ends every pending
+    /// accept with [`MuxError::Closed`]. Connections handed off before go on. Closing twice is
+    /// fine. The tasks end the next time their runtime runs them; [`closed`](Self::closed) waits
+    /// for that.
+    pub fn close(&self) {
+        self.shared().close();
+    }
+
+    /// Waits until the acceptor is closed, its port free and every socket it owned gone.
+    pub async fn closed(&self) {
+        self.shared().closing.closed().await;
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn stats(&self) -> MuxStats {
+        let shared = self.shared();
+        let half_open_max = shared.config.half_open_max.min(Semaphore::MAX_PERMITS);
+        let half_open = half_open_max - shared.permits.available_permits();
+        let (groups, queued) = shared.handoff.counts();
+        shared.counters.snapshot(groups, half_open, queued)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<S> {
+        &self.owner.shared
+    }
+
+    pub(crate) fn discard_queue(&self, group: GroupId, only: Option<Registration>) -> bool {
+        let Some(connections) = self.shared().handoff.unregister(group, only) else {
+            return false;
+        };
+        self.shared().counters.discarded.add(connections.len());
+        true
+    }
+}
+
+impl<S> Clone for MuxAcceptor<S> {
+    fn clone(&self) -> Self {
+        Self {
+            owner: self.owner.clone(),
+        }
+    }
+}
+
+impl<S> fmt::Debug for MuxAcceptor<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MuxAcceptor")
+            .field("local_addr", &self.local_addr())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Drop for Owner<S> {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl<S> Shared<S> {
+    fn close(&self) {
+        // The queues go first: a connection cut below could otherwise still be queued.
+        let connections = self.handoff.close();
+        self.counters.discarded.add(connections.len());
+        self.half_open.close();
+        self.closing.send_replace(true);
+    }
+}
+
+/// Where connections come from; a seam for listeners that fail on purpose.
+trait Listen: Send + 'static {
+    fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
+}
+
+impl Listen for TcpListener {
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
+}
+
+fn listen(addr: SocketAddr, backlog: u32) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restarted node must get its port back although old connections linger in TIME_WAIT. On
+    // Windows the option means something else: it would let another process share the port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    let listener = socket.listen(backlog)?;
+    let local_addr = listener.local_addr()?;
+    Ok((listener, local_addr))
+}
+
+/// The task that accepts, until the acceptor is closed.
+///
+/// However it ends, be it with its runtime, it closes the acceptor: nobody may wait in vain. The
+/// arguments are dropped last to first, so that `closed` returns after everything is closed.
+async fn accept_all<S, L, H, F>(
+    mut closing: watch::Receiver<bool>,
+    closes: CloseOnDrop<S>,
+    listener: L,
+    handshake: Arc<H>,
+) where
+    S: AsyncRead + Unpin + Send + 'static,
+    L: Listen,
+    H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    let shared = &closes.0;
+    let liveness = closing.clone();
+    let accepting = async move {
+        // Moved in here, the socket is gone before `closing` is, which `closed` waits for.
+        let mut listener = listener;
+        let mut backoff = Backoff::new(
+            shared.config.accept_backoff_min,
+            shared.config.accept_backoff_max,
+        );
+        loop {
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    backoff.succeeded();
+                    let half_open = HalfOpenGuard::enter(shared, peer).await;
+                    shared.counters.accepted.bump();
+                    let Some((half_open, cut)) = half_open else {
+                        shared.counters.discarded.bump();
+                        continue;
+                    };
+                    let handshake = handshake.clone();
+                    let liveness = liveness.clone();
+                    tokio::spawn(async move {
+                        let _liveness = liveness;
+                        greet(half_open, tcp, peer, &*handshake, cut).await;
+                    });
+                }
+                Err(error) => {
+                    shared.counters.accept_errors.bump();
+                    if concerns_one_connection(&error) {
+                        continue;
+                    }
+                    let pause = backoff.failed();
+                    if let Some(suppressed) = shared.limits.accept_error.permit(Instant::now()) {
+                        let addr = shared.local_addr;
+                        warn!(%addr, %error, ?pause, suppressed, "cannot accept connections");
+                    }
+                    sleep(pause).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        // It cannot fail: `shared` holds the sender.
+        _ = closing.wait_for(|closed| *closed) => {}
+        () = accepting => {}
+    }
+}
+
+/// Closes the acceptor when its accept task is gone.
+struct CloseOnDrop<S>(Arc<Shared<S>>);
+
+impl<S> Drop for CloseOnDrop<S> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The place of a connection among the half-open ones; dropping it frees the place.
+struct HalfOpenGuard<S> {
+    shared: Arc<Shared<S>>,
+    ticket: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S> HalfOpenGuard<S> {
+    /// Takes a place, if need be that of the oldest connection. `None` once closed.
+    async fn enter(
+        shared: &Arc<Shared<S>>,
+        peer: SocketAddr,
+    ) -> Option<(Self, oneshot::Receiver<Evicted>)> {
+        let permit = match shared.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return None,
+            Err(TryAcquireError::NoPermits) => {
+                if let Some(suppressed) = shared.limits.half_open_full.permit(Instant::now()) {
+                    let max = shared.config.half_open_max;
+                    warn!(%peer, max, suppressed, "too many half-open connections, closing oldest");
+                }
+                shared.half_open.evict_oldest();
+                // Short: the oldest connection is awake now and has nothing left to wait for.
+                shared.permits.clone().acquire_owned().await.ok()?
+            }
+        };
+        let (ticket, cut) = shared.half_open.admit()?;
+        Some((
+            Self {
+                shared: shared.clone(),
+                ticket,
+                _permit: permit,
+            },
+            cut,
+        ))
+    }
+}
+
+impl<S> Drop for HalfOpenGuard<S> {
+    fn drop(&mut self) {
+        self.shared.half_open.leave(self.ticket);
+    }
+}
+
+/// How a connection ended before its group was known.
+enum Ended {
+    HandshakeFailed(io::Error),
+    HandshakeTimeout,
+    PrefixFailed(io::Error),
+    PrefixTimeout,
+    Evicted,
+    AcceptorClosed,
+}
+
+/// The task of one connection: learns its group and hands it off.
+async fn greet<S, H, F>(
+    half_open: HalfOpenGuard<S>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handshake: &H,
+    cut: oneshot::Receiver<Evicted>,
+) where
+    S: AsyncRead + Unpin,
+    H: Fn(TcpStream, SocketAddr) -> F,
+    F: Future<Output = io::Result<S>>,
+{
+    let identified = tokio::select! {
+        // The prefix comes first: a peer that has just sent it is not one to evict.
+        biased;
+        identified = identify(&half_open.shared.config, tcp, peer, handshake) => identified,
+        reason = cut => Err(match reason {
+            Ok(Evicted) => Ended::Evicted,
+            Err(_) => Ended::AcceptorClosed,
+        }),
+    };
+    let shared = half_open.shared.clone();
+    // Given back first, so that a group never sees its own connection counted as half-open.
+    drop(half_open);
+    match identified {
+        Ok((group, stream)) => hand_off(&shared, group, stream, peer),
+        Err(ended) => record(&shared, peer, &ended),
+    }
+}
+
+async fn identify<S, H, F>(
+    config: &MuxConfig,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handshake: &H,
+) -> Result<(GroupId, S), Ended>
+where
+    S: AsyncRead + Unpin,
+    H: Fn(TcpStream, SocketAddr) -> F,
+    F: Future<Output = io::Result<S>>,
+{
+    // Small frames must not wait for acknowledgements of earlier ones. A failure means that the
+    // connection is dead already, which the reads below will notice.
+    let _ = tcp.set_nodelay(true);
+    let mut stream = timeout(config.handshake_timeout, handshake(tcp, peer))
+        .await
+        .map_err(|_| Ended::HandshakeTimeout)?
+        .map_err(Ended::HandshakeFailed)?;
+    let group = timeout(config.prefix_timeout, read_prefix(&mut stream))
+        .await
+        .map_err(|_| Ended::PrefixTimeout)?
+        .map_err(Ended::PrefixFailed)?;
+    Ok((group, stream))
+}
+
+fn hand_off<S>(shared: &Shared<S>, group: GroupId, stream: S, peer: SocketAddr) {
+    let Err((refusal, _connection)) = shared.handoff.push(group, (stream, peer)) else {
+        return;
+    };
+    match refusal {
+        PushRefusal::UnknownGroup => {
+            shared.counters.unknown_group.bump();
+            if let Some(suppressed) = shared.limits.unknown_group.permit(Instant::now()) {
+                warn!(%group, %peer, suppressed, "closed connection: group is not registered here");
+            }
+        }
+        PushRefusal::QueueFull => {
+            shared.counters.queue_full_dropped.bump();
+            if let Some(suppressed) = shared.limits.queue_full.permit(Instant::now()) {
+                warn!(%group, %peer, suppressed, "closed connection: group does not accept");
+            }
+        }
+        PushRefusal::Closed => shared.counters.discarded.bump(),
+    }
+}
+
+fn record<S>(shared: &Shared<S>, peer: SocketAddr, ended: &Ended) {
+    match ended {
+        Ended::HandshakeFailed(error) => {
+            shared.counters.handshake_failures.bump();
+            debug!(%peer, %error, "handshake failed");
+        }
+        Ended::HandshakeTimeout => {
+            shared.counters.handshake_failures.bump();
+            debug!(%peer, "handshake took too long");
+        }
+        Ended::PrefixFailed(error) => {
+            shared.counters.prefix_failures.bump();
+            debug!(%peer, %error, "connection ended within its prefix");
+        }
+        Ended::PrefixTimeout => {
+            shared.counters.prefix_timeouts.bump();
+            if let Some(suppressed) = shared.limits.prefix_missing.permit(Instant::now()) {
+                warn!(%peer, suppressed, "closed connection: no group prefix in time");
+            }
+        }
+        Ended::Evicted => shared.counters.half_open_evicted.bump(),
+        Ended::AcceptorClosed => shared.counters.discarded.bump(),
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A listener in a process that has run out of file descriptors.
+    struct Exhausted;
+
+    impl Listen for Exhausted {
+        async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+            // EMFILE has no `ErrorKind` of its own.
+            Err(io::Error::other("too many open files"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listener_that_keeps_failing_is_asked_eleven_times_in_four_seconds() {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let handshake = |tcp, _peer| ready(Ok(tcp));
+        let acceptor = MuxAcceptor::start(Exhausted, nowhere, MuxConfig::default(), handshake);
+        // At 0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275 and 3275 ms; the next would be at 4275.
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(acceptor.stats().accept_errors, 11);
+
+        // Closing does not wait for the pause to end.
+        let before = Instant::now();
+        acceptor.close();
+        acceptor.closed().await;
+        assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+}
