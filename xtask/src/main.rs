@@ -1,1 +1,37 @@
-fn main() {}
+//! The checks of this workspace, run as `cargo xtask <command>`.
+//!
+//! Written in Rust so that a developer and the CI run the very same thing on every platform, and
+//! depending on none of the workspace's crates, so that it still runs when they do not compile.
+
+use std::env;
+use std::process::ExitCode;
+
+mod bench_peers;
+mod ci;
+mod help;
+mod interop;
+
+mod cargo;
+mod job;
+mod table;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let result = match command {
+        "ci" => ci::run(rest),
+        "interop" => interop::run(rest),
+        "bench-peers" => bench_peers::run(rest),
+        "help" | "-h" | "--help" => help::run(),
+        unknown => Err(anyhow::anyhow!(
+            "unknown command `{unknown}`; try `cargo xtask help`"
+        )),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(2)
+    })
+}

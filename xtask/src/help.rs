@@ -1,0 +1,30 @@
+//! `cargo xtask help`: every command, its options and its exit codes on one screen.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const TEXT: &str = "\
+cargo xtask <command>
+
+  ci [--strict] [--only a,b] [--skip a,b] [--list]
+      Runs every check, goes on after a failure, and ends with a table and a line
+      `N passed, N failed`. --list names the steps. A step whose tool is missing is
+      SKIPPED; with --strict a skipped step, or a skipped part of one, counts as failed.
+
+  interop [--raftd <binary>]
+      Starts a cluster of three nodes and talks to it with the Redis clients found on
+      this machine, unmodified. Builds raftd in release unless given one.
+
+  bench-peers [arguments]
+      Runs raft-harness/benches/peers/run.sh with these arguments.
+
+  help
+      This text.
+
+Exit code: 0 all passed, 1 something failed, 2 the command could not run.";
+
+pub(crate) fn run() -> Result<ExitCode> {
+    println!("{TEXT}");
+    Ok(ExitCode::SUCCESS)
+}
