@@ -30,10 +30,13 @@ impl Tally {
         }
     }
 
-    fn record(&mut self, from: ReplicaId, verdict: Verdict) {
-        if self.answers.iter().all(|(voter, _)| *voter != from) {
+    /// Notes an answer. `false`: this voter had answered already.
+    fn record(&mut self, from: ReplicaId, verdict: Verdict) -> bool {
+        let news = self.answers.iter().all(|(voter, _)| *voter != from);
+        if news {
             self.answers.push((from, verdict));
         }
+        news
     }
 
     fn result(&self, voters: usize) -> VoteResult {
@@ -95,17 +98,12 @@ impl Group {
     /// that forgot it had asked could ask again in the same term with a shorter log.
     pub(crate) fn campaign(&mut self, cause: Campaign, effects: &mut Effects) {
         let term = self.hard_state.term.next();
-        self.verified = LogIndex::ZERO;
-        self.leader_contact = None;
-        self.ack_owed = false;
         self.leader = None;
-        self.set_hard_state(
-            HardState {
-                term,
-                vote: Some(self.me),
-            },
-            effects,
-        );
+        let own_vote = HardState {
+            term,
+            vote: Some(self.me),
+        };
+        self.enter_term(own_vote, effects);
         self.reset_election_deadline();
         self.attempt += 1;
         self.role = Role::Candidate(Tally::new(self.attempt));
@@ -116,14 +114,25 @@ impl Group {
         }
     }
 
-    /// Our own vote counts once it is durable.
+    /// Whether this candidate's own vote is still on its way to the disk. It has asked nobody
+    /// yet, and another attempt would only queue behind this one: with a disk slower than the
+    /// election timeout, for ever.
+    pub(crate) fn awaits_own_vote(&self) -> bool {
+        matches!(self.role, Role::Candidate(_)) && self.durability.hard_state_gate().is_some()
+    }
+
+    /// Our own vote counts once it is durable. Only now the requests leave, so the others have a
+    /// full timeout from here to answer them.
     pub(crate) fn count_own_vote(&mut self, effects: &mut Effects) {
         if self.durability.hard_state_gate().is_some() {
             return;
         }
         let me = self.me;
-        if let Role::Candidate(tally) = &mut self.role {
-            tally.record(me, Verdict::Granted);
+        let Role::Candidate(tally) = &mut self.role else {
+            return;
+        };
+        if tally.record(me, Verdict::Granted) {
+            self.reset_election_deadline();
         }
         self.judge_vote(effects);
     }
@@ -135,7 +144,7 @@ impl Group {
         effects: &mut Effects,
     ) {
         let would = request.term > self.hard_state.term
-            && !self.hears_a_leader()
+            && !self.hears_a_leader(from)
             && self.is_current(request.last_index, request.last_term);
         if would {
             let reply = VoteReply {
@@ -155,7 +164,7 @@ impl Group {
 
     pub(crate) fn on_vote(&mut self, from: ReplicaId, request: VoteRequest, effects: &mut Effects) {
         if request.term > self.hard_state.term {
-            if request.cause == Campaign::Timeout && self.hears_a_leader() {
+            if request.cause == Campaign::Timeout && self.hears_a_leader(from) {
                 // Sticky: a replica that was away must not depose a leader that works.
                 return;
             }
@@ -276,10 +285,11 @@ impl Group {
         }
     }
 
-    /// Stickiness: we lead, or heard a leader within the shortest election timeout.
-    fn hears_a_leader(&self) -> bool {
+    /// Stickiness: we lead, or heard a leader within the shortest election timeout. A leader that
+    /// stands for election itself, say after a restart, leads no more.
+    fn hears_a_leader(&self, candidate: ReplicaId) -> bool {
         self.is_leader()
-            || (self.leader.is_some()
+            || (self.leader.is_some_and(|leader| leader != candidate)
                 && self.leader_contact.is_some_and(|heard| {
                     self.now.since(heard) < self.settings.election_timeout_min
                 }))

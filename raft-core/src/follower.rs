@@ -27,12 +27,11 @@ impl Group {
         }
         append.check()?;
         self.follow(from, append.term, effects)?;
-        self.leader_session = append.session;
+        // A late append of an earlier session is still true, but the leader listens to the newest.
+        self.leader_session = self.leader_session.max(append.session);
 
         if self.log.term(append.prev_index) != Some(append.prev_term) {
-            if append.prev_index <= self.commit {
-                return Err(self.committed_conflict(append.prev_index, append.prev_term));
-            }
+            self.may_differ(append.prev_index, append.prev_term)?;
             let hint_index = self.log.last_at_most(append.prev_index, append.prev_term);
             let reply = AppendReply {
                 term: self.hard_state.term,
@@ -81,9 +80,7 @@ impl Group {
                         left -= skip;
                     }
                     Some(_) => {
-                        if at <= self.commit {
-                            return Err(self.committed_conflict(at, run.term));
-                        }
+                        self.may_differ(at, run.term)?;
                         self.truncate(at, effects);
                     }
                     None => {
@@ -115,6 +112,10 @@ impl Group {
         if heartbeat.term >= self.hard_state.term {
             self.follow(from, heartbeat.term, effects)?;
             self.commit_to(heartbeat.commit.min(self.verified), effects);
+            // The disk may have finished while no leader was known.
+            if self.durability.durable() >= self.verified {
+                self.send_owed_ack(effects);
+            }
         }
         // To a stale leader the same reply says: this term is over.
         let reply = HeartbeatReply {
@@ -150,7 +151,7 @@ impl Group {
     /// Sends the acknowledgement that waited for the disk, if the disk has caught up with
     /// anything it can name.
     pub(crate) fn send_owed_ack(&mut self, effects: &mut Effects) {
-        if self.ack_owed && matches!(self.role, Role::Follower) {
+        if self.ack_owed && self.leader.is_some() && matches!(self.role, Role::Follower) {
             self.ack_owed = self.durability.durable() < self.verified;
             self.send_ack(effects);
         }
@@ -170,12 +171,27 @@ impl Group {
         self.send_promise(leader, Message::AppendReply(reply), effects);
     }
 
-    fn committed_conflict(&self, index: LogIndex, theirs: Term) -> Fault {
-        Fault::CommittedConflict {
-            index,
-            ours: self.log.term(index).unwrap_or(Term::ZERO),
-            theirs,
-            leader_term: self.hard_state.term,
+    /// Whether the leader's log may differ from ours at `index`: not where entries are committed,
+    /// and not where this same leader has shown us otherwise.
+    fn may_differ(&self, index: LogIndex, theirs: Term) -> Result<(), Fault> {
+        let ours = self.log.term(index).unwrap_or(Term::ZERO);
+        let leader_term = self.hard_state.term;
+        if index <= self.commit {
+            Err(Fault::CommittedConflict {
+                index,
+                ours,
+                theirs,
+                leader_term,
+            })
+        } else if index <= self.verified {
+            Err(Fault::LeaderRewrote {
+                index,
+                ours,
+                theirs,
+                leader_term,
+            })
+        } else {
+            Ok(())
         }
     }
 }

@@ -110,19 +110,26 @@ impl Group {
                 last: log.last_index(),
             });
         }
+        if start.hard_state.term > Term::LIMIT {
+            return Err(StartError::TermOverflow {
+                term: start.hard_state.term,
+            });
+        }
         if log.last_term() > start.hard_state.term {
             return Err(StartError::TermBehindLog {
                 log: log.last_term(),
                 recorded: start.hard_state.term,
             });
         }
+        // A node may well give all its groups one seed, or all nodes may share it.
+        let identity = mix(u64::from(start.group.get())) ^ start.replica.get();
         let mut group = Self {
             id: start.group,
             me: start.replica,
             incarnation: start.incarnation,
             voters: voters.into_boxed_slice(),
             settings: start.settings,
-            rng: Rng::new(start.seed ^ mix(start.incarnation.get())),
+            rng: Rng::new(start.seed ^ mix(start.incarnation.get()) ^ mix(identity)),
             now,
             hard_state: start.hard_state,
             durability: Durability::recovered(log.last_index()),
@@ -178,14 +185,14 @@ impl Group {
                 self.on_transfer(token, to, effects);
                 Ok(())
             }
-            Input::Written(seq) => self.on_written(seq),
+            Input::Written(seq) => self.on_written(seq, effects),
             Input::Persisted(seq) => self.on_persisted(seq, effects),
             Input::PeerUnreachable(peer) => {
                 self.on_peer_unreachable(peer);
                 Ok(())
             }
             Input::Campaign => {
-                if self.is_voter() && !self.is_leader() {
+                if self.is_voter() && !self.is_leader() && !self.awaits_own_vote() {
                     self.pre_campaign(effects);
                 }
                 Ok(())
@@ -296,7 +303,7 @@ impl Group {
         if !self.meet(from, from_incarnation) {
             return Ok(());
         }
-        if message.term().get() >= u64::MAX - 1 {
+        if message.term() > Term::LIMIT {
             return Err(Fault::TermOverflow {
                 from,
                 term: message.term(),
@@ -345,15 +352,20 @@ impl Group {
         match &self.role {
             Role::Leader(_) => self.on_leader_deadline(effects),
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                if self.is_voter() && self.now >= self.election_deadline {
+                if !self.is_voter() || self.now < self.election_deadline {
+                    return;
+                }
+                if self.awaits_own_vote() {
+                    self.reset_election_deadline();
+                } else {
                     self.pre_campaign(effects);
                 }
             }
         }
     }
 
-    fn on_written(&mut self, seq: PersistSeq) -> Result<(), Fault> {
-        if self.durability.on_written(seq) {
+    fn on_written(&mut self, seq: PersistSeq, effects: &Effects) -> Result<(), Fault> {
+        if is_taken(seq, effects) && self.durability.on_written(seq) {
             Ok(())
         } else {
             Err(Fault::UnknownPersist {
@@ -364,7 +376,7 @@ impl Group {
     }
 
     fn on_persisted(&mut self, seq: PersistSeq, effects: &mut Effects) -> Result<(), Fault> {
-        if !self.durability.on_persisted(seq) {
+        if !is_taken(seq, effects) || !self.durability.on_persisted(seq) {
             return Err(Fault::UnknownPersist {
                 seq,
                 last: self.durability.issued(),
@@ -390,10 +402,7 @@ impl Group {
         let old = core::mem::replace(&mut self.role, Role::Follower);
         let was_follower = matches!(old, Role::Follower);
         if term > self.hard_state.term {
-            self.verified = LogIndex::ZERO;
-            self.leader_contact = None;
-            self.ack_owed = false;
-            self.set_hard_state(HardState { term, vote: None }, effects);
+            self.enter_term(HardState { term, vote: None }, effects);
         }
         if let Role::Leader(leader_state) = old {
             self.verified = LogIndex::ZERO;
@@ -407,6 +416,15 @@ impl Group {
         if !was_follower {
             self.reset_election_deadline();
         }
+    }
+
+    /// Raises the term and forgets all that was known of the leader of the last one.
+    pub(crate) fn enter_term(&mut self, hard_state: HardState, effects: &mut Effects) {
+        self.verified = LogIndex::ZERO;
+        self.leader_contact = None;
+        self.leader_session = Session::default();
+        self.ack_owed = false;
+        self.set_hard_state(hard_state, effects);
     }
 
     pub(crate) fn set_hard_state(&mut self, hard_state: HardState, effects: &mut Effects) {
@@ -515,6 +533,9 @@ impl Group {
         if let Role::Leader(leader) = old {
             leader.fail_waiting(false, effects);
         }
+        for proposal in self.proposals.drain(..) {
+            effects.outcomes.push((proposal.token, Outcome::Unknown));
+        }
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
@@ -571,6 +592,11 @@ impl Group {
 /// The operation the driver has not taken yet.
 fn open_seq(effects: &Effects) -> Option<PersistSeq> {
     effects.persist.as_ref().map(|persist| persist.seq)
+}
+
+/// Whether the driver can know anything of this operation: not while it still lies here.
+fn is_taken(seq: PersistSeq, effects: &Effects) -> bool {
+    open_seq(effects).is_none_or(|open| seq < open)
 }
 
 /// The operation with this number, opened if it is new.

@@ -96,6 +96,10 @@ impl Term {
     /// The term before any election.
     pub const ZERO: Self = Self(0);
 
+    /// No correct cluster counts so far. What a peer may claim ends here, so that counting on
+    /// from it cannot overflow.
+    pub(crate) const LIMIT: Self = Self(u64::MAX / 2);
+
     /// The following term. Saturates, so that a hostile term cannot wrap around.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -106,6 +110,9 @@ impl Term {
 impl LogIndex {
     /// The position before the first entry.
     pub const ZERO: Self = Self(0);
+
+    /// No log gets so long; what a peer or a disk may claim ends here.
+    pub(crate) const LIMIT: Self = Self(u64::MAX / 2);
 
     /// The following position.
     #[must_use]

@@ -139,6 +139,9 @@ pub enum Outcome {
     },
     /// The proposal's entry was replaced by another leader's: it never happened.
     Superseded,
+    /// The group went mute before the proposal was decided: the other replicas may still commit
+    /// it, or replace it.
+    Unknown,
     /// The read is linearizable once the state machine has applied this index.
     ReadReady {
         /// Apply at least so far first.
@@ -194,6 +197,20 @@ pub enum Fault {
         /// The leader's term.
         leader_term: Term,
     },
+    /// A leader contradicts what it sent before in the same term; a leader only appends.
+    #[error(
+        "the leader of term {leader_term} sent {index} as of term {ours}, and now as of {theirs}"
+    )]
+    LeaderRewrote {
+        /// Where.
+        index: LogIndex,
+        /// The term of our entry, which the leader had confirmed.
+        ours: Term,
+        /// The term it gives the entry now.
+        theirs: Term,
+        /// The leader's term.
+        leader_term: Term,
+    },
     /// Two replicas claim to lead in one term.
     #[error("{first} and {second} both lead in term {term}")]
     TwoLeaders {
@@ -204,8 +221,8 @@ pub enum Fault {
         /// The other one.
         second: ReplicaId,
     },
-    /// An append whose terms fall or exceed its own.
-    #[error("an append of term {term} after index {prev} has impossible terms")]
+    /// An append whose terms fall or exceed its own, or whose indexes no log can reach.
+    #[error("an append of term {term} after index {prev} has impossible terms or indexes")]
     UnsoundAppend {
         /// The append's term.
         term: Term,
@@ -222,7 +239,7 @@ pub enum Fault {
         /// Where our log ends.
         last: LogIndex,
     },
-    /// The driver acknowledged an operation it was never given.
+    /// The driver acknowledged an operation that it was never given or has not taken yet.
     #[error("{seq} was acknowledged, but the last operation is {last}")]
     UnknownPersist {
         /// What was acknowledged.

@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::entry::EntryKind;
+use crate::entry::{Entry, EntryKind};
 use crate::group::{Group, Proposal, Role};
 use crate::id::{LogIndex, Micros, ReplicaId, Term, Token};
 use crate::io::{Effects, Fault, LogChange, Outcome, Refusal};
@@ -28,9 +28,10 @@ pub(crate) struct Leader {
     peers: Vec<Progress>,
     heartbeat_due: Option<Micros>,
     quorum_due: Option<Micros>,
-    /// Running totals of entry costs: element i is the total up to `commit + 1 + i`. The bytes
-    /// uncommitted are a difference of two totals, so they cannot drift.
-    totals: VecDeque<u64>,
+    /// Running totals of entry costs, by index, for the entries of this term that are not
+    /// committed yet. The bytes uncommitted are a difference of two totals, so they cannot drift;
+    /// the totals wrap around, the difference does not.
+    totals: VecDeque<(LogIndex, u64)>,
     committed_total: u64,
     reads: VecDeque<PendingRead>,
     read_seq: u64,
@@ -85,7 +86,7 @@ impl Leader {
     fn uncommitted_bytes(&self) -> u64 {
         self.totals
             .back()
-            .map_or(0, |total| total - self.committed_total)
+            .map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
     }
 
     fn peer(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
@@ -98,9 +99,14 @@ impl Leader {
             peer.check();
             debug_assert!(peer.match_index <= group.log.last_index());
         }
-        debug_assert_eq!(
-            self.totals.len() as u64,
-            group.log.last_index().since(group.commit)
+        let uncommitted = group.log.last_index().since(group.commit);
+        debug_assert!(self.totals.len() as u64 <= uncommitted);
+        debug_assert!(
+            self.totals
+                .iter()
+                .rev()
+                .zip(0..)
+                .all(|((index, _), back)| index.plus(back) == group.log.last_index())
         );
     }
 }
@@ -117,16 +123,15 @@ impl Group {
             .collect();
         self.voters = voters;
         let alone = peers.is_empty();
-        // Entries of earlier terms that are not committed yet count as taken on, at no cost: their
-        // sizes are the driver's knowledge.
-        let inherited = self.log.last_index().since(self.commit);
         self.role = Role::Leader(Box::new(Leader {
             term,
             term_start: next,
             peers,
             heartbeat_due: (!alone).then_some(self.now),
             quorum_due: (!alone).then(|| self.now.after(self.settings.election_timeout_min)),
-            totals: (0..inherited).map(|_| 0).collect(),
+            // Uncommitted entries of earlier terms cost nothing here: their sizes are the
+            // driver's knowledge.
+            totals: VecDeque::new(),
             committed_total: 0,
             reads: VecDeque::new(),
             read_seq: 0,
@@ -138,7 +143,7 @@ impl Group {
         self.ack_owed = false;
         effects.role_changed = true;
         self.append_own(EntryKind::Noop, 0, effects);
-        self.send_heartbeats(effects);
+        // The probes announce the new leader; heartbeats keep to the node's grid.
         self.schedule_heartbeat();
         self.advance_commit(effects);
     }
@@ -151,9 +156,10 @@ impl Group {
             let total = leader
                 .totals
                 .back()
-                .copied()
-                .unwrap_or(leader.committed_total);
-            leader.totals.push_back(total.saturating_add(bytes));
+                .map_or(leader.committed_total, |(_, total)| *total);
+            leader
+                .totals
+                .push_back((index, total.wrapping_add(bytes)));
         }
         effects
             .log_changes
@@ -163,6 +169,8 @@ impl Group {
 
     pub(crate) fn on_propose(&mut self, token: Token, bytes: u64, effects: &mut Effects) {
         let cap = self.settings.uncommitted_bytes_max;
+        // Whatever the driver says, a proposal of no cost would find no limit.
+        let bytes = bytes.max(Entry::OVERHEAD);
         let refusal = match &self.role {
             Role::Leader(leader) if leader.transfer.is_some() => Refusal::Transferring,
             Role::Leader(leader) => {
@@ -269,6 +277,21 @@ impl Group {
             .map(|p| p.next_index)
     }
 
+    /// Whether an append to this peer waits for its answer. A driver with several lanes changes
+    /// lanes only when nothing is in flight, so that no append overtakes another.
+    pub fn has_in_flight(&self, peer: ReplicaId) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        leader.peers.iter().any(|progress| progress.replica == peer && progress.in_flight())
+    }
+
+    /// Whether appends to this peer carry entries: where the logs agree has been found.
+    pub fn streams_to(&self, peer: ReplicaId) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        leader.peers.iter().any(|progress| {
+            progress.replica == peer && matches!(progress.state, State::Replicate(_))
+        })
+    }
+
     /// Up to where every voter has said its log is durable; everything below is never sent
     /// again, except to a peer that starts over. `None` unless leading.
     pub fn match_of_all(&self) -> Option<LogIndex> {
@@ -371,8 +394,9 @@ impl Group {
         if index <= self.commit || index < leader.term_start {
             return;
         }
-        for _ in 0..index.since(self.commit) {
-            leader.committed_total = leader.totals.pop_front().unwrap_or(leader.committed_total);
+        while let Some((_, total)) = leader.totals.front().filter(|(at, _)| *at <= index) {
+            leader.committed_total = *total;
+            leader.totals.pop_front();
         }
         self.commit_to(index, effects);
         self.settle_reads(effects);

@@ -165,7 +165,7 @@ impl Append {
             term = run.term;
             sound
         }) && self.prev_term <= self.term
-            && self.prev_index.get().checked_add(self.count()).is_some()
+            && self.last_index() <= LogIndex::LIMIT
             && (self.prev_index == LogIndex::ZERO) == (self.prev_term == Term::ZERO)
             && self.runs.first().is_none_or(|run| run.term > Term::ZERO)
     }

@@ -42,7 +42,7 @@ pub(crate) enum State {
 pub(crate) struct Window {
     appends: VecDeque<(LogIndex, u64)>,
     bytes: u64,
-    /// When the window last moved forward, or went from empty to filled.
+    /// When an answer last moved the window, or something left into a settled one.
     moved: Micros,
 }
 
@@ -52,19 +52,22 @@ impl Window {
             || self.bytes >= settings.inflight_bytes_max
     }
 
-    fn sent(&mut self, now: Micros, last: LogIndex, bytes: u64) {
-        if self.appends.is_empty() {
-            self.moved = now;
+    fn opened(now: Micros) -> Self {
+        Self {
+            moved: now,
+            ..Self::default()
         }
+    }
+
+    fn sent(&mut self, last: LogIndex, bytes: u64) {
         self.appends.push_back((last, bytes));
         self.bytes += bytes;
     }
 
-    fn acked(&mut self, now: Micros, upto: LogIndex) {
+    fn acked(&mut self, upto: LogIndex) {
         while let Some((_, bytes)) = self.appends.front().filter(|(last, _)| *last <= upto) {
             self.bytes -= bytes;
             self.appends.pop_front();
-            self.moved = now;
         }
     }
 }
@@ -106,13 +109,24 @@ impl Progress {
         }
     }
 
+    /// Whether an answer to something sent is still to come.
+    pub(crate) fn in_flight(&self) -> bool {
+        match &self.state {
+            State::Probe { sent } => sent.is_some(),
+            State::Replicate(window) => !window.appends.is_empty(),
+        }
+    }
+
     /// An append `next_index..=last` leaves.
     pub(crate) fn sent(&mut self, now: Micros, last: LogIndex, bytes: u64, commit: LogIndex) {
         self.commit_sent = self.commit_sent.max(commit);
         match &mut self.state {
             State::Probe { sent } => *sent = Some(now),
             State::Replicate(window) => {
-                window.sent(now, last, bytes);
+                if self.next_index == self.match_index.next() {
+                    window.moved = now;
+                }
+                window.sent(last, bytes);
                 self.next_index = last.next();
             }
         }
@@ -125,23 +139,28 @@ impl Progress {
         match &mut self.state {
             State::Probe { .. } => {
                 self.next_index = verified.next().max(self.match_index.next());
-                self.state = State::Replicate(Window::default());
+                self.state = State::Replicate(Window::opened(now));
             }
             State::Replicate(window) => {
-                window.acked(now, self.match_index);
+                if grew {
+                    window.moved = now;
+                }
+                window.acked(self.match_index);
                 self.next_index = self.next_index.max(self.match_index.next());
             }
         }
         grew
     }
 
-    /// An outstanding append that found no answer for so long is taken for lost.
+    /// What was sent and found no answer for so long is taken for lost. An empty window is no
+    /// proof of the contrary: a probe can find entries that the peer holds in memory, and the
+    /// acknowledgement that they are durable can be lost just as well.
     pub(crate) fn is_stuck(&self, now: Micros, settings: &Settings) -> bool {
         let patience = settings.election_timeout_min;
         match &self.state {
             State::Probe { sent } => sent.is_some_and(|sent| now.since(sent) >= patience),
             State::Replicate(window) => {
-                !window.appends.is_empty() && now.since(window.moved) >= patience
+                self.next_index > self.match_index.next() && now.since(window.moved) >= patience
             }
         }
     }

@@ -51,13 +51,23 @@ impl Default for Settings {
 }
 
 impl Settings {
+    const DURATION_MIN: Duration = Duration::from_micros(1);
+    const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Refuses contradictions.
     ///
     /// # Errors
     /// The first rule that is broken, with the values that break it.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        if self.heartbeat_interval.is_zero() || self.election_timeout_min.is_zero() {
-            return Err(SettingsError::ZeroDuration);
+        if self.heartbeat_interval < Self::DURATION_MIN
+            || self.election_timeout_min < Self::DURATION_MIN
+        {
+            return Err(SettingsError::DurationTooShort);
+        }
+        if self.election_timeout_max > Self::DURATION_MAX {
+            return Err(SettingsError::DurationTooLong {
+                election_max: self.election_timeout_max,
+            });
         }
         if self.election_timeout_min < self.heartbeat_interval.saturating_mul(3) {
             return Err(SettingsError::HeartbeatTooSlow {
@@ -71,7 +81,10 @@ impl Settings {
                 election_max: self.election_timeout_max,
             });
         }
-        if self.inflight_appends_max == 0 || self.reads_pending_max == 0 {
+        if self.inflight_appends_max == 0
+            || self.inflight_bytes_max == 0
+            || self.reads_pending_max == 0
+        {
             return Err(SettingsError::ZeroWindow);
         }
         Ok(())
@@ -82,9 +95,15 @@ impl Settings {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// A period of zero would spin.
-    #[error("heartbeat interval and election timeout must be longer than zero")]
-    ZeroDuration,
+    /// A period of nothing would spin, and the clock counts microseconds.
+    #[error("heartbeat interval and election timeout must be at least a microsecond")]
+    DurationTooShort,
+    /// Nobody waits so long for a leader, and sums of such periods overflow.
+    #[error("an election timeout of {election_max:?} is longer than a day")]
+    DurationTooLong {
+        /// The maximum election timeout.
+        election_max: Duration,
+    },
     /// One lost heartbeat must not start an election.
     #[error(
         "three heartbeats of {heartbeat:?} must fit into the election timeout {election_min:?}"
@@ -157,6 +176,12 @@ pub enum StartError {
         applied: LogIndex,
         /// Where the log ends.
         last: LogIndex,
+    },
+    /// The recorded term is beyond what any correct cluster reaches.
+    #[error("the recorded term {term} is impossible")]
+    TermOverflow {
+        /// The recovered term.
+        term: Term,
     },
     /// The log holds entries of a term that term-and-vote has not heard of.
     #[error("the log ends in term {log}, but the recorded term is {recorded}")]

@@ -20,11 +20,13 @@ pub(crate) struct TermLog {
 impl TermLog {
     /// Takes a recovered log; `None` if the runs are not one contiguous log up to `last`.
     pub(crate) fn recover(runs: Vec<(LogIndex, Term)>, last: LogIndex) -> Option<Self> {
-        let starts_at_one = runs.first().is_none_or(|(first, _)| first.get() == 1);
+        let starts_at_one = runs
+            .first()
+            .is_none_or(|(first, term)| first.get() == 1 && *term > Term::ZERO);
         let ascends = runs.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
         let ends = match runs.last() {
             None => last == LogIndex::ZERO,
-            Some((first, term)) => *first <= last && *term > Term::ZERO,
+            Some((first, _)) => *first <= last && last <= LogIndex::LIMIT,
         };
         (starts_at_one && ascends && ends).then_some(Self { runs, last })
     }

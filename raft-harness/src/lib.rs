@@ -1,1 +1,64 @@
-//! Soon.
+//! Many Raft groups on one node, with one port, one log and a constant few connections per peer.
+//!
+//! [`NodeHost`] is the engine to embed: give it a [`StateMachine`] and [`NodeOptions`], create
+//! groups, propose and read. `raftd`, the binary, is the same engine with a key-value machine and
+//! a Redis-protocol front.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use bytes::Bytes;
+//! use raft_core::{Entry, GroupId, NodeId};
+//! use raft_harness::{GroupSpec, NodeHost, NodeOptions, StateMachine};
+//!
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+//!         for _ in entries {
+//!             self.0 += 1;
+//!             outputs.push(Bytes::copy_from_slice(&self.0.to_le_bytes()));
+//!         }
+//!     }
+//!     fn read(&self, _query: &[u8]) -> Bytes {
+//!         Bytes::copy_from_slice(&self.0.to_le_bytes())
+//!     }
+//!     fn digest(&self) -> u64 {
+//!         self.0
+//!     }
+//! }
+//!
+//! let factory = |_group: GroupId, _spec: &GroupSpec| -> Box<dyn StateMachine> {
+//!     Box::new(Counter(0))
+//! };
+//! let host = NodeHost::start(NodeOptions::default(), Arc::new(factory))?;
+//! host.create_group(GroupSpec::on_nodes(GroupId::new(1), [NodeId::new(1)]))?;
+//! let proposed = host.propose(GroupId::new(1), Bytes::from_static(b"tick")).wait()?;
+//! println!("applied at {}", proposed.index);
+//! host.stop();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! - `resp`: the key-value machine and the Redis-protocol server.
+//! - `status`: `NodeStatus` as JSON, and the admin HTTP port.
+//! - `raftd` (default): both, and the binary. Embedders say `default-features = false`.
+
+mod counters;
+mod engine;
+mod group_spec;
+mod node;
+mod node_status;
+mod request;
+mod state_machine;
+
+pub use counters::CountersSnapshot;
+pub use engine::Created;
+pub use group_spec::GroupSpec;
+pub use node::{
+    CreateError, LaneConfigs, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions,
+    StartError,
+};
+pub use node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus, Role};
+pub use request::{Answer, Proposed, Reply, Request, RequestError, RequestKind, Ticket};
+pub use state_machine::{ApplyMode, StateMachine, StateMachineFactory};

@@ -1,1 +1,71 @@
-//! Soon.
+//! One shared write-ahead log for all Raft groups of a node.
+//!
+//! A node with 100,000 groups cannot afford a file, a buffer or a sync per group. Here all groups
+//! append to one segmented log: a batch of many groups is one frame, one vectored write and one
+//! `fdatasync`. What a crash interrupts is cut; what a disk has damaged is reported, never cut.
+//!
+//! [`init`] makes a data directory, [`Log::open`] recovers it and hands out the one
+//! [`LogWriter`] and any number of [`LogReader`]s. Everything runs over the [`Disk`] seam, on
+//! [`FileDisk`] or, with crashes and faults, on [`MemDisk`]. [`MemoryLog`] is a log without disk.
+//!
+//! The layout of every byte is drawn in `docs/FORMATS.md`.
+
+mod checksum;
+mod field;
+mod lsn;
+
+mod disk;
+#[cfg(unix)]
+mod file_disk;
+mod mem_disk;
+
+mod error;
+mod identity;
+mod write;
+
+mod frame;
+mod location;
+mod record;
+mod segment;
+
+mod cursor;
+mod encode;
+mod index;
+mod plan;
+mod spares;
+mod tails;
+
+mod log;
+mod reader;
+mod recovery;
+mod window;
+mod writer;
+
+mod memory_log;
+mod store;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub use checksum::{TEST_VECTOR, crc32c, crc32c_append};
+pub use disk::{Disk, DiskFile};
+pub use error::{
+    Damage, DiskOp, FrameFault, InitError, LogError, OpenError, ReadError, RecordFault, Unsupported,
+};
+#[cfg(unix)]
+pub use file_disk::{FileDisk, LogFile};
+pub use identity::{Identity, StoreId};
+#[cfg(unix)]
+pub use log::init;
+pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
+pub use lsn::Lsn;
+pub use mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};
+pub use memory_log::MemoryLog;
+pub use reader::LogReader;
+pub use recovery::{RecoveredGroup, RecoveryReport, TornTail};
+pub use spares::Preparation;
+pub use store::LogStore;
+pub use write::{
+    AppendInfo, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo,
+};
+pub use writer::LogWriter;

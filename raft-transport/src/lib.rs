@@ -1,1 +1,80 @@
-//! Soon.
+//! Lanes: how nodes that share many Raft groups talk.
+//!
+//! Between two nodes there is a fixed number of connections, the lanes, however many groups they
+//! share: control for what must never wait, data for log entries, bulk for what is large. Each
+//! node dials its own outgoing lanes; answers go back on the socket their question came on.
+//!
+//! ```text
+//!   engine ── Lanes::send ─▶ Connection ── bytes ─▶ Network (TCP, memory, ..) ── Connection ─▶ Lanes::poll ─▶ engine
+//!                            frames, credit,                                     Up, Frame, Down
+//!                            keepalive: no I/O
+//! ```
+//!
+//! # What it promises
+//!
+//! - Frames sent on one connection arrive in order, unchanged, at most once, or the connection is
+//!   reported [`Down`](LaneEvent::Down).
+//! - Each lane lives alone: one that dies, stalls or is full touches no other.
+//! - Memory is bounded by lanes and windows, never by groups: a sender without
+//!   [`budget`](Lanes::budget) keeps what it has.
+//! - Bytes from a peer never panic; whoever is not the peer it should be is refused and told why.
+//!
+//! # What it does not do
+//!
+//! It compares no terms, opens no payload, repeats nothing: Raft does all of that. It never drops
+//! a frame to make room for another.
+
+mod lane;
+
+mod config;
+mod envelope;
+
+mod frame;
+
+mod decode;
+mod encode;
+mod heartbeat_batch;
+mod transmit;
+mod varint;
+mod wire;
+
+mod hello;
+mod peer_registry;
+
+mod connection;
+
+mod network;
+
+mod memory_network;
+mod tcp_network;
+
+mod counters;
+mod lane_io;
+
+mod backoff;
+mod log_limit;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub use config::LaneConfig;
+pub use connection::{Connection, ConnectionId, ConnectionSetup, Direction, LaneError, LaneEvent};
+pub use counters::{LaneCounters, LaneSnapshot};
+pub use decode::Decoder;
+pub use encode::{Encoded, encode};
+pub use envelope::Envelope;
+pub use frame::{
+    APPEND_ENTRIES_MAX, BATCH_BODY_MAX, BODY_BYTES_MAX, Ends, FRAME_VERSION, Frame, FrameError,
+    FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem,
+};
+pub use hello::{
+    HANDSHAKE_BODY_MAX, HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal, Welcome,
+    decode_handshake, encode_handshake,
+};
+pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
+pub use lane_io::Lanes;
+pub use memory_network::{MemoryHub, MemoryNetwork};
+pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
+pub use peer_registry::{Identity, PeerRegistry};
+pub use tcp_network::TcpNetwork;
+pub use transmit::Transmit;

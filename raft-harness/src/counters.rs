@@ -1,0 +1,65 @@
+//! What a node counts about itself. Plain atomics, bumped by whoever does the work.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Declares the counters and a snapshot of them in one place.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one node, since its start.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+        }
+
+        /// The counters of a node at one moment, counted since its start.
+        #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[non_exhaustive]
+        pub struct CountersSnapshot {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> CountersSnapshot {
+                CountersSnapshot { $($name: self.$name.load(Relaxed),)* }
+            }
+        }
+
+        impl CountersSnapshot {
+            /// Name and value of each, for metric exporters.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests that reached a shard.
+    requests,
+    /// Campaigns started here.
+    elections,
+    /// Times a replica here became leader.
+    leaders_elected,
+    /// Groups that went mute because something impossible came.
+    groups_faulted,
+    /// Messages for a group, a life of a group or a replica that is not here.
+    messages_dropped,
+    /// Writes of a batch to the log.
+    log_appends,
+    /// Times the log was made durable (fdatasync).
+    fsyncs,
+    /// Group operations made durable; over `fsyncs`, the groups per fsync.
+    group_writes,
+    /// Entries written to the log.
+    log_entries,
+    /// Bytes written to the log, with headers and padding.
+    log_bytes,
+    /// Turns the shards took.
+    turns,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Relaxed);
+    }
+}

@@ -1,0 +1,151 @@
+//! What goes into a shard's engine and what comes out of a turn: plain data, like the core's own
+//! inputs and effects, for many groups at once.
+
+use bytes::Bytes;
+use raft_core::{Entry, GroupId, Incarnation, LogIndex, NodeId, PersistSeq};
+use raft_storage::GroupWrite;
+use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
+
+use super::machine::Applied;
+use crate::group_spec::GroupSpec;
+use crate::request::{Reply, Request};
+use crate::state_machine::StateMachine;
+
+/// Who sent something, and how its answer travels back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Source {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) route: Route,
+}
+
+/// The way back to a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Route {
+    /// The control lanes.
+    Control,
+    /// A connection of the data lane that shard `shard` owns.
+    Data {
+        shard: usize,
+        connection: ConnectionId,
+    },
+    /// A connection of the bulk lane.
+    Bulk { connection: ConnectionId },
+}
+
+/// One thing that happened.
+pub(crate) enum EngineInput {
+    /// Start a group: new, or as the log recovered it.
+    Create(Box<CreateGroup>),
+    /// A client asks.
+    Request(Request),
+    /// A peer's message for one group.
+    Message(Source, Envelope),
+    /// Heartbeats or read confirmations for several groups.
+    Heartbeats(Source, Vec<HeartbeatItem>),
+    /// Answers to either.
+    HeartbeatReplies(Source, Vec<HeartbeatReplyItem>),
+    /// The log has these operations on disk.
+    Persisted(Vec<(GroupId, PersistTicket)>),
+    /// An apply worker got so far.
+    Applied(GroupId, Applied),
+    /// The log was read.
+    Fetched(GroupId, Vec<Entry>),
+    /// A lane to a peer works (again).
+    LaneUp(NodeId, SendLane),
+    /// Whatever was in flight to the peer on a lane of this kind is lost.
+    LaneDown(NodeId, SendLane),
+    /// The bulk lane took so many bytes.
+    BulkSent(NodeId, u64),
+    /// Hand over the leadership of a group, to a node or to whoever is furthest.
+    Transfer(GroupId, Option<NodeId>, Reply),
+    /// Hand over the leadership of every group led here.
+    HandOver,
+    /// A digest of a group at its applied index.
+    Digest(GroupId, Reply),
+}
+
+/// The lanes appends travel on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SendLane {
+    Data,
+    Bulk,
+}
+
+/// A group to be started.
+pub(crate) struct CreateGroup {
+    pub(crate) spec: GroupSpec,
+    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) recovered: Option<raft_storage::RecoveredGroup>,
+    /// Told when the group is on disk, or why it is not.
+    pub(crate) done: CreateDone,
+}
+
+/// Says how a creation ended.
+pub(crate) type CreateDone = Box<dyn FnOnce(Result<Created, GroupSpec>) + Send>;
+
+/// Whether a creation made something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Created {
+    /// The group is new.
+    New,
+    /// It was there already, with the same spec.
+    Existed,
+}
+
+/// Names a persist operation to the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum PersistTicket {
+    /// The creation of the group.
+    Create,
+    /// The core's operation.
+    Op(PersistSeq),
+}
+
+/// Everything one turn wants done. Reused; the driver drains it.
+#[derive(Default)]
+pub(crate) struct TurnOutput {
+    /// To be made durable together, in this order.
+    pub(crate) persist: Vec<GroupWrite>,
+    /// What each of them is to be acknowledged as.
+    pub(crate) persist_tickets: Vec<(GroupId, PersistTicket)>,
+    /// Messages for the control lane.
+    pub(crate) control: Vec<(NodeId, Envelope)>,
+    /// Scheduled heartbeats.
+    pub(crate) heartbeats: Vec<(NodeId, HeartbeatItem)>,
+    /// Read confirmations, to leave at once on the data lane.
+    pub(crate) read_confirms: Vec<(NodeId, HeartbeatItem)>,
+    /// Answers to heartbeats that came over the control lane.
+    pub(crate) heartbeat_replies: Vec<(NodeId, HeartbeatReplyItem)>,
+    /// Frames that answer on the connection their question came by.
+    pub(crate) replies: Vec<(Route, Frame)>,
+    /// Appends for the bulk lane.
+    pub(crate) bulk: Vec<(NodeId, Envelope, u64)>,
+    /// Work for apply workers.
+    pub(crate) apply: Vec<ApplyJob>,
+    /// Reads of the log.
+    pub(crate) fetches: Vec<Fetch>,
+    /// Groups whose known leader changed.
+    pub(crate) leaders: Vec<(GroupId, Option<NodeId>)>,
+}
+
+/// Work for an apply worker, in order per group.
+pub(crate) struct ApplyJob {
+    pub(crate) group: GroupId,
+    pub(crate) task: ApplyTask,
+}
+
+pub(crate) enum ApplyTask {
+    Start(Box<dyn StateMachine>),
+    Entries(Vec<Entry>, Vec<(LogIndex, Reply)>),
+    Reads(Vec<(Bytes, Reply)>),
+    Digest(Reply),
+}
+
+/// A read of the log: entries from `first` to at most `last`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Fetch {
+    pub(crate) group: GroupId,
+    pub(crate) first: LogIndex,
+    pub(crate) last: LogIndex,
+}

@@ -1,0 +1,119 @@
+//! A group's state machine and how far it has applied: the same whether it runs on a shard or
+//! on an apply worker.
+//!
+//! Invariant: entries are applied in index order without a gap, each exactly once per life.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft_core::{Entry, EntryKind, LogIndex, LogTime};
+
+use crate::request::{Proposed, Reply, RequestError};
+use crate::state_machine::StateMachine;
+
+pub(crate) struct MachineHost {
+    machine: Box<dyn StateMachine>,
+    applied: LogIndex,
+    log_time: LogTime,
+    commands: u64,
+    /// Proposals of this node that are committed, by index.
+    waiters: VecDeque<(LogIndex, Reply)>,
+    outputs: Vec<Bytes>,
+}
+
+impl std::fmt::Debug for MachineHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachineHost")
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far a machine is, for status pages.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Applied {
+    pub(crate) index: LogIndex,
+    pub(crate) log_time: LogTime,
+    pub(crate) commands: u64,
+}
+
+impl MachineHost {
+    pub(crate) fn new(machine: Box<dyn StateMachine>) -> Self {
+        Self {
+            machine,
+            applied: LogIndex::ZERO,
+            log_time: LogTime::default(),
+            commands: 0,
+            waiters: VecDeque::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Applies `entries`, which follow what was applied, and answers those of `waiters`, which
+    /// ascend by index, that they concern.
+    pub(crate) fn apply(
+        &mut self,
+        entries: &[Entry],
+        waiters: impl IntoIterator<Item = (LogIndex, Reply)>,
+    ) {
+        self.waiters.extend(waiters);
+        let Some(last) = entries.last() else { return };
+        debug_assert_eq!(entries[0].index, self.applied.next());
+        self.outputs.clear();
+        self.machine.apply(entries, &mut self.outputs);
+        debug_assert_eq!(self.outputs.len(), entries.len(), "one output per entry");
+        self.applied = last.index;
+        self.log_time = self.log_time.max(last.time);
+        let commands = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Command);
+        self.commands += commands.count() as u64;
+        let first = entries[0].index;
+        while let Some((index, _)) = self.waiters.front()
+            && *index <= last.index
+            && let Some((index, reply)) = self.waiters.pop_front()
+        {
+            let at = index.since(first) as usize;
+            match self.outputs.get_mut(at).map(std::mem::take) {
+                Some(output) => reply.send(Ok(Proposed { index, output })),
+                // A machine that broke its contract: say what is true.
+                None => reply.send(Err(RequestError::Unknown)),
+            }
+        }
+    }
+
+    pub(crate) fn read(&self, query: &[u8], reply: Reply) {
+        let output = self.machine.read(query);
+        reply.send(Ok(Proposed {
+            index: self.applied,
+            output,
+        }));
+    }
+
+    /// The digest travels as an answer whose output is the number, little-endian.
+    pub(crate) fn digest(&self, reply: Reply) {
+        let digest = self.machine.digest().to_le_bytes();
+        reply.send(Ok(Proposed {
+            index: self.applied,
+            output: Bytes::copy_from_slice(&digest),
+        }));
+    }
+
+    pub(crate) fn applied(&self) -> Applied {
+        Applied {
+            index: self.applied,
+            log_time: self.log_time,
+            commands: self.commands,
+        }
+    }
+}
+
+impl From<Proposed> for (LogIndex, u64) {
+    fn from(answer: Proposed) -> Self {
+        let mut digest = [0; 8];
+        if answer.output.len() == digest.len() {
+            digest.copy_from_slice(&answer.output);
+        }
+        (answer.index, u64::from_le_bytes(digest))
+    }
+}

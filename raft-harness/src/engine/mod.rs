@@ -1,0 +1,22 @@
+//! The engine of one shard: many groups, no I/O.
+//!
+//! [`ShardEngine`](shard_engine::ShardEngine) takes inputs and returns a turn's output exactly as
+//! the core does, for many groups. Threads, sockets and files are thin drivers around it, in
+//! [`crate::node`].
+
+mod io;
+mod machine;
+mod payloads;
+mod replies;
+mod shard_engine;
+mod slot;
+mod timers;
+mod work;
+
+pub use io::Created;
+pub(crate) use io::{
+    ApplyJob, ApplyTask, CreateDone, CreateGroup, EngineInput, Fetch, PersistTicket, Route,
+    SendLane, Source, TurnOutput,
+};
+pub(crate) use machine::{Applied, MachineHost};
+pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};

@@ -1,0 +1,93 @@
+//! One group as its shard holds it: the core, and what the driver adds to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{
+    Entry, Gated, Group, GroupIncarnation, LogIndex, NodeId, Persist, ReplicaId, Token,
+};
+
+use super::io::{CreateDone, Route, SendLane};
+use super::machine::{Applied, MachineHost};
+use super::payloads::Payloads;
+use super::timers::Armed;
+use crate::group_spec::GroupSpec;
+use crate::request::Reply;
+
+pub(crate) struct Slot {
+    pub(crate) spec: Arc<GroupSpec>,
+    pub(crate) incarnation: GroupIncarnation,
+    pub(crate) core: Group,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) payloads: Payloads,
+    /// Entries read back from the log, contiguous: for replay and for peers far behind.
+    pub(crate) cold: Vec<Entry>,
+    /// The log is being read for this group.
+    pub(crate) fetching: bool,
+    /// The core's operation that the log has not been given yet.
+    pub(crate) persist: Option<Persist>,
+    /// Messages that wait for the log.
+    pub(crate) gated: Vec<Gated>,
+    /// By which way the newest append came: its answer goes back there.
+    pub(crate) ack_route: Option<Route>,
+    pub(crate) appliable: LogIndex,
+    /// Up to here entries were given to the state machine.
+    pub(crate) dispatched: LogIndex,
+    pub(crate) waiters: VecDeque<(LogIndex, Reply)>,
+    /// Reads that came in this turn; they share one confirmation.
+    pub(crate) reads_new: Vec<(Bytes, Reply)>,
+    /// Reads whose confirmation is under way.
+    pub(crate) reads_asked: VecDeque<(Token, Vec<(Bytes, Reply)>)>,
+    /// Confirmed reads that wait for their index to be applied.
+    pub(crate) reads_confirmed: VecDeque<(LogIndex, Vec<(Bytes, Reply)>)>,
+    /// The state machine, if it runs here; otherwise it is with an apply worker.
+    pub(crate) inline: Option<MachineHost>,
+    pub(crate) applied: Applied,
+    pub(crate) armed: Armed,
+    pub(crate) touched: bool,
+    pub(crate) was_leader: bool,
+    pub(crate) known_leader: Option<NodeId>,
+    pub(crate) created: Option<CreateDone>,
+}
+
+/// Another replica of the group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) replica: ReplicaId,
+    pub(crate) node: NodeId,
+    /// The place of `node` in the engine's table of peers.
+    pub(crate) at: usize,
+    /// The lane appends travel on at the moment.
+    pub(crate) lane: SendLane,
+}
+
+impl Slot {
+    /// An entry at hand: in the window, or read back from the log.
+    pub(crate) fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.payloads.get(index).or_else(|| self.cold_entry(index))
+    }
+
+    fn cold_entry(&self, index: LogIndex) -> Option<&Entry> {
+        let first = self.cold.first()?.index;
+        if index < first {
+            return None;
+        }
+        self.cold.get(index.since(first) as usize)
+    }
+
+    pub(crate) fn peer_on(&self, at: usize) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.at == at)
+    }
+
+    pub(crate) fn peer_on_mut(&mut self, at: usize) -> Option<&mut Peer> {
+        self.peers.iter_mut().find(|peer| peer.at == at)
+    }
+
+    pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.peers
+            .iter()
+            .find(|peer| peer.replica == replica)
+            .map(|peer| peer.node)
+    }
+}

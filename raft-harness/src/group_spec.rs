@@ -1,0 +1,121 @@
+//! What a group is: who replicates it, and a label that is the application's own.
+//!
+//! The spec is written into the log when the group is created, so a restart needs nobody to
+//! repeat it, and creating it again can be compared with what it was.
+
+use bytes::Bytes;
+use raft_core::{GroupId, GroupIncarnation, NodeId, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+/// One group as its creator wants it, the same on every node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupSpec {
+    /// Its id; ids from [`raft_transport::RESERVED_FIRST`] on are refused.
+    pub group: GroupId,
+    /// Which life of this id it is; 1 unless the id was in use before.
+    pub incarnation: GroupIncarnation,
+    /// The voters and the nodes they live on; at most one replica per node.
+    pub replicas: Vec<(ReplicaId, NodeId)>,
+    /// Opaque to the engine, handed to the state machine's factory. At most 64 KiB.
+    pub label: Bytes,
+}
+
+impl GroupSpec {
+    /// A first-life group with one replica on each of `nodes`, replica ids equal to node ids.
+    pub fn on_nodes(group: GroupId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        Self {
+            group,
+            incarnation: GroupIncarnation::new(1),
+            replicas: nodes
+                .into_iter()
+                .map(|node| (ReplicaId::new(node.get()), node))
+                .collect(),
+            label: Bytes::new(),
+        }
+    }
+
+    /// The same spec with a label.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<Bytes>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// The replica on a node.
+    pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
+        self.replicas
+            .iter()
+            .find(|(_, on)| *on == node)
+            .map(|(replica, _)| *replica)
+    }
+
+    /// The node a replica lives on.
+    pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.replicas
+            .iter()
+            .find(|(id, _)| *id == replica)
+            .map(|(_, node)| *node)
+    }
+
+    /// The longest label taken.
+    pub const LABEL_BYTES_MAX: usize = 64 << 10;
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let record = SpecRecordV1 {
+            version: 1,
+            group: self.group.get(),
+            incarnation: self.incarnation.get(),
+            replicas: self
+                .replicas
+                .iter()
+                .map(|(r, n)| (r.get(), n.get()))
+                .collect(),
+            label: self.label.to_vec(),
+        };
+        postcard::to_allocvec(&record)
+            .expect("a plain struct always encodes")
+            .into()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let record: SpecRecordV1 = postcard::from_bytes(bytes).ok()?;
+        (record.version == 1).then(|| Self {
+            group: GroupId::new(record.group),
+            incarnation: GroupIncarnation::new(record.incarnation),
+            replicas: record
+                .replicas
+                .into_iter()
+                .map(|(replica, node)| (ReplicaId::new(replica), NodeId::new(node)))
+                .collect(),
+            label: record.label.into(),
+        })
+    }
+}
+
+/// The spec as it lies in the log. A change makes a new version with its own struct.
+#[derive(Deserialize, Serialize)]
+struct SpecRecordV1 {
+    version: u8,
+    group: u32,
+    incarnation: u32,
+    replicas: Vec<(u64, u64)>,
+    label: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_survives_the_log() {
+        let spec = GroupSpec::on_nodes(GroupId::new(9), [1, 2, 3].map(NodeId::new))
+            .with_label("slots 0-99");
+        assert_eq!(GroupSpec::decode(&spec.encode()), Some(spec.clone()));
+        // The bytes are on disks: they may not change.
+        assert_eq!(
+            &spec.encode()[..],
+            [&[1, 9, 1, 3, 1, 1, 2, 2, 3, 3, 10][..], b"slots 0-99"].concat()
+        );
+        assert_eq!(GroupSpec::decode(&[2, 9, 1]), None);
+    }
+}

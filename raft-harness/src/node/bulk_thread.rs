@@ -1,0 +1,213 @@
+//! The bulk lane, on a thread of its own: copying many megabytes delays neither a heartbeat nor
+//! a shard.
+//!
+//! Shards hand in appends too large for the data lane, never more than their allowance per peer;
+//! the allowance comes back when the lane has taken the bytes. So what waits here is bounded by
+//! shards times peers times the allowance.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use raft_core::NodeId;
+use raft_transport::{ConnectionId, Direction, Envelope, Frame, LaneEvent, Lanes};
+
+use super::clock::Clock;
+use super::inbox::Inbox;
+use super::shard_thread::{ShardInput, shard_of};
+use crate::engine::{EngineInput, Route, SendLane, Source};
+
+/// What shards send the bulk lane.
+pub(crate) enum BulkInput {
+    /// An append of so many bytes.
+    Send {
+        /// Who asks.
+        shard: usize,
+        /// To whom it goes.
+        peer: NodeId,
+        /// What.
+        envelope: Envelope,
+        /// What it counts for against the shard's allowance.
+        bytes: u64,
+    },
+    /// An answer on the connection the question came by.
+    Reply(ConnectionId, Frame),
+    /// End.
+    Stop,
+}
+
+struct Waiting {
+    shard: usize,
+    envelope: Envelope,
+    bytes: u64,
+}
+
+pub(crate) struct Bulk {
+    inbox: Arc<Inbox<BulkInput>>,
+    shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    lanes: Lanes,
+    clock: Clock,
+    waiting: Vec<(NodeId, VecDeque<Waiting>)>,
+    items: Vec<BulkInput>,
+    events: VecDeque<LaneEvent>,
+}
+
+impl Bulk {
+    /// To be called on the bulk lane's own runtime.
+    pub(crate) fn new(
+        inbox: Arc<Inbox<BulkInput>>,
+        shards: Arc<[Arc<Inbox<ShardInput>>]>,
+        lanes: Lanes,
+        clock: Clock,
+        peers: &[NodeId],
+    ) -> Self {
+        Self {
+            inbox,
+            shards,
+            lanes,
+            clock,
+            waiting: peers.iter().map(|peer| (*peer, VecDeque::new())).collect(),
+            items: Vec::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>) -> Option<bool> {
+        let now = self.clock.now();
+        let mut worked = false;
+        let mut items = std::mem::take(&mut self.items);
+        self.inbox.drain(&mut items);
+        worked |= !items.is_empty();
+        for item in items.drain(..) {
+            match item {
+                BulkInput::Send {
+                    shard,
+                    peer,
+                    envelope,
+                    bytes,
+                } => {
+                    if let Some((_, queue)) = self.waiting.iter_mut().find(|(p, _)| *p == peer) {
+                        queue.push_back(Waiting {
+                            shard,
+                            envelope,
+                            bytes,
+                        });
+                    }
+                }
+                BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
+                BulkInput::Stop => {
+                    self.inbox.close();
+                    self.lanes.close();
+                    return None;
+                }
+            }
+        }
+        self.items = items;
+        self.lanes.poll(cx, now, &mut self.events);
+        worked |= !self.events.is_empty();
+        while let Some(event) = self.events.pop_front() {
+            self.take_lane_event(event);
+        }
+        worked |= self.send_waiting();
+        if worked {
+            self.lanes.flush(cx, now);
+        }
+        Some(worked)
+    }
+
+    fn send_waiting(&mut self) -> bool {
+        let mut worked = false;
+        for (peer, queue) in &mut self.waiting {
+            if !queue.is_empty() && !self.lanes.is_up(*peer) {
+                // Whoever waits for a lane that is not there must probe again.
+                queue.clear();
+                for shard in self.shards.iter() {
+                    let input = EngineInput::LaneDown(*peer, SendLane::Bulk);
+                    let _ = shard.push(ShardInput::Engine(input));
+                }
+                continue;
+            }
+            while !queue.is_empty() && self.lanes.budget(*peer) > 0 {
+                let Some(Waiting {
+                    shard,
+                    envelope,
+                    bytes,
+                }) = queue.pop_front()
+                else {
+                    break;
+                };
+                worked = true;
+                let _ = self.lanes.send(*peer, Frame::Message(envelope));
+                let input = EngineInput::BulkSent(*peer, bytes);
+                let _ = self.shards[shard].push(ShardInput::Engine(input));
+            }
+        }
+        worked
+    }
+
+    fn take_lane_event(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Up {
+                peer, connection, ..
+            } => {
+                if connection.direction() == Direction::Outgoing {
+                    for shard in self.shards.iter() {
+                        let input = EngineInput::LaneUp(peer, SendLane::Bulk);
+                        let _ = shard.push(ShardInput::Engine(input));
+                    }
+                }
+            }
+            LaneEvent::Down {
+                peer, connection, ..
+            } => {
+                if connection.direction() == Direction::Outgoing {
+                    if let Some((_, queue)) = self.waiting.iter_mut().find(|(p, _)| *p == peer) {
+                        queue.clear();
+                    }
+                    for shard in self.shards.iter() {
+                        let input = EngineInput::LaneDown(peer, SendLane::Bulk);
+                        let _ = shard.push(ShardInput::Engine(input));
+                    }
+                }
+            }
+            LaneEvent::Frame {
+                connection,
+                from,
+                from_incarnation,
+                bytes,
+                frame,
+            } => {
+                if let Frame::Message(envelope) = frame {
+                    let route = Route::Bulk { connection };
+                    let source = Source {
+                        node: from,
+                        incarnation: from_incarnation,
+                        route,
+                    };
+                    let to = shard_of(envelope.group, self.shards.len());
+                    let input = EngineInput::Message(source, envelope);
+                    let _ = self.shards[to].push(ShardInput::Engine(input));
+                }
+                self.lanes.consumed(connection, bytes);
+            }
+        }
+    }
+}
+
+impl Future for Bulk {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let bulk = &mut *self;
+        loop {
+            match bulk.round(cx) {
+                None => return Poll::Ready(()),
+                Some(true) => {}
+                Some(false) if bulk.inbox.sleep(cx) => return Poll::Pending,
+                Some(false) => {}
+            }
+        }
+    }
+}

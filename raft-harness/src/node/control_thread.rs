@@ -1,0 +1,212 @@
+//! The control plane: votes, heartbeats and their answers, on a thread of its own, so that a busy
+//! data plane cannot make a node look dead.
+//!
+//! All groups' heartbeats fall on one grid; shards hand theirs in at the grid time, and shortly
+//! after it one frame per peer leaves with whatever is there. So there is at most one scheduled
+//! frame per peer and interval, however many groups and shards; a shard that is stuck hands in
+//! nothing and so loses its own groups, and only those.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use raft_core::{Micros, NodeId};
+use raft_transport::{Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes};
+use tokio::time::Sleep;
+use tracing::debug;
+
+use super::clock::Clock;
+use super::inbox::Inbox;
+use super::shard_thread::{ShardInput, by_node, shard_of, split};
+use crate::engine::{EngineInput, Route, Source};
+
+/// What shards send the control plane.
+pub(crate) enum ControlInput {
+    /// Votes and other messages that leave at once.
+    Messages(Vec<(NodeId, Envelope)>),
+    /// A shard's part of the next heartbeat frames.
+    Heartbeats(Vec<(NodeId, HeartbeatItem)>),
+    /// Answers to heartbeats.
+    Replies(Vec<(NodeId, HeartbeatReplyItem)>),
+    /// End.
+    Stop,
+}
+
+pub(crate) struct Control {
+    inbox: Arc<Inbox<ControlInput>>,
+    shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    lanes: Lanes,
+    clock: Clock,
+    /// How long after the grid time heartbeat frames leave.
+    gather: Duration,
+    heartbeat_interval: Duration,
+    heartbeats: Vec<(NodeId, HeartbeatItem)>,
+    heartbeats_due: Option<Micros>,
+    items: Vec<ControlInput>,
+    events: VecDeque<LaneEvent>,
+    sleep: Pin<Box<Sleep>>,
+    sleep_until: Option<Micros>,
+}
+
+impl Control {
+    /// To be called on the control plane's own runtime.
+    pub(crate) fn new(
+        inbox: Arc<Inbox<ControlInput>>,
+        shards: Arc<[Arc<Inbox<ShardInput>>]>,
+        lanes: Lanes,
+        clock: Clock,
+        heartbeat_interval: Duration,
+    ) -> Self {
+        Self {
+            inbox,
+            shards,
+            lanes,
+            clock,
+            gather: heartbeat_interval / 10,
+            heartbeat_interval,
+            heartbeats: Vec::new(),
+            heartbeats_due: None,
+            items: Vec::new(),
+            events: VecDeque::new(),
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            sleep_until: None,
+        }
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>) -> Option<bool> {
+        let now = self.clock.now();
+        let mut worked = false;
+        let mut items = std::mem::take(&mut self.items);
+        self.inbox.drain(&mut items);
+        worked |= !items.is_empty();
+        for item in items.drain(..) {
+            match item {
+                ControlInput::Messages(messages) => {
+                    for (peer, envelope) in messages {
+                        self.send(peer, Frame::Message(envelope));
+                    }
+                }
+                ControlInput::Heartbeats(items) => {
+                    self.heartbeats.extend(items);
+                    if self.heartbeats_due.is_none() {
+                        self.heartbeats_due = Some(self.next_departure(now));
+                    }
+                }
+                ControlInput::Replies(items) => {
+                    for (peer, items) in by_node(items.into_iter()) {
+                        self.send(peer, Frame::HeartbeatReplies(items));
+                    }
+                }
+                ControlInput::Stop => {
+                    self.inbox.close();
+                    self.lanes.close();
+                    return None;
+                }
+            }
+        }
+        self.items = items;
+        if self.heartbeats_due.is_some_and(|due| due <= now) {
+            self.heartbeats_due = None;
+            worked = true;
+            for (peer, items) in by_node(std::mem::take(&mut self.heartbeats).into_iter()) {
+                self.send(peer, Frame::Heartbeats(items));
+            }
+        }
+        self.lanes.poll(cx, now, &mut self.events);
+        worked |= !self.events.is_empty();
+        while let Some(event) = self.events.pop_front() {
+            self.take_lane_event(event);
+        }
+        if worked {
+            self.lanes.flush(cx, now);
+        }
+        Some(worked)
+    }
+
+    /// Frames leave at `gather` after a multiple of the interval, never more often.
+    fn next_departure(&self, now: Micros) -> Micros {
+        let interval = self.heartbeat_interval.as_micros() as u64;
+        let gather = self.gather.as_micros() as u64;
+        let since_departure = (now.get() + interval - gather) % interval;
+        Micros::new(now.get() + interval - since_departure)
+    }
+
+    fn send(&mut self, peer: NodeId, frame: Frame) {
+        if self.lanes.send(peer, frame).is_err() {
+            // A lost vote or heartbeat is made good by the next one.
+            debug!(%peer, "control lane is down");
+        }
+    }
+
+    fn take_lane_event(&mut self, event: LaneEvent) {
+        let LaneEvent::Frame {
+            connection,
+            from,
+            from_incarnation,
+            bytes,
+            frame,
+        } = event
+        else {
+            return;
+        };
+        let route = Route::Control;
+        let source = Source {
+            node: from,
+            incarnation: from_incarnation,
+            route,
+        };
+        let shards = self.shards.len();
+        match frame {
+            Frame::Message(envelope) => {
+                let to = shard_of(envelope.group, shards);
+                self.pass(to, EngineInput::Message(source, envelope));
+            }
+            Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {
+                for (to, items) in split(items, |item| shard_of(item.group, shards)) {
+                    self.pass(to, EngineInput::Heartbeats(source, items));
+                }
+            }
+            Frame::HeartbeatReplies(items) => {
+                for (to, items) in split(items, |item| shard_of(item.group, shards)) {
+                    self.pass(to, EngineInput::HeartbeatReplies(source, items));
+                }
+            }
+            Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        }
+        self.lanes.consumed(connection, bytes);
+    }
+
+    fn pass(&self, to: usize, input: EngineInput) {
+        let _ = self.shards[to].push(ShardInput::Engine(input));
+    }
+}
+
+impl Future for Control {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let control = &mut *self;
+        loop {
+            match control.round(cx) {
+                None => return Poll::Ready(()),
+                Some(true) => {}
+                Some(false) if control.inbox.sleep(cx) => break,
+                Some(false) => {}
+            }
+        }
+        if control.heartbeats_due != control.sleep_until
+            && let Some(at) = control.heartbeats_due
+        {
+            control.sleep.as_mut().reset(control.clock.instant(at));
+        }
+        control.sleep_until = control.heartbeats_due;
+        if control.heartbeats_due.is_some() && control.sleep.as_mut().poll(cx).is_ready() {
+            control.sleep_until = None;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}

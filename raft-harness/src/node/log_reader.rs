@@ -1,0 +1,37 @@
+//! The thread that reads the log back: for replay after a restart and for peers far behind.
+//! Reads can wait for a disk, so no shard does them itself.
+
+use std::sync::Arc;
+
+use crossbeam::channel::Receiver;
+use raft_storage::LogReader;
+use tracing::error;
+
+use super::inbox::Inbox;
+use super::shard_thread::ShardInput;
+use crate::engine::{EngineInput, Fetch};
+
+/// Bytes read for a group at a time, unless a single entry is larger.
+const READ_BYTES: u64 = 1 << 20;
+
+pub(crate) fn run(
+    reader: &LogReader,
+    fetches: &Receiver<(usize, Fetch)>,
+    shards: &[Arc<Inbox<ShardInput>>],
+) {
+    while let Ok((shard, fetch)) = fetches.recv() {
+        match reader.entries(fetch.group, fetch.first, fetch.last, READ_BYTES) {
+            Ok(entries) => {
+                let input = ShardInput::Engine(EngineInput::Fetched(fetch.group, entries));
+                let _ = shards[shard].push(input);
+            }
+            Err(error) => {
+                // The group asks no more: it stays where it is, and the others go on.
+                error!(
+                    group = %fetch.group, first = %fetch.first, %error,
+                    "the log cannot be read back; the group is stuck on this node"
+                );
+            }
+        }
+    }
+}

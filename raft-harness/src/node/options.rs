@@ -1,0 +1,125 @@
+//! What a node is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use raft_core::{NodeId, Settings};
+use raft_mux::MuxConfig;
+use raft_transport::{LaneConfig, LanePolicy, Network};
+
+/// Everything a node is told at its start. Change what differs from the default.
+pub struct NodeOptions {
+    /// Which node this is. Default 1.
+    pub node: NodeId,
+    /// The cluster; nodes of different clusters refuse each other. Default `"cluster"`.
+    pub cluster: String,
+    /// How peers are reached. Default: TCP on a free loopback port.
+    pub network: NetworkOptions,
+    /// The other nodes. Groups can live only on nodes named here and on this one.
+    pub peers: Vec<PeerOptions>,
+    /// Where entries become durable. There is no default that could surprise: memory.
+    pub log: LogKind,
+    /// Shard threads. Each owns a fixed part of the groups, so the number must stay the same
+    /// only within one start. Default: half the cores, at least 1, at most 8.
+    pub shards: usize,
+    /// Threads that run state machines of [`ApplyMode::Worker`](crate::ApplyMode). Default 1.
+    pub apply_workers: usize,
+    /// Timing and limits of each group.
+    pub settings: Settings,
+    /// Which appends travel on the bulk lane.
+    pub lane_policy: LanePolicy,
+    /// The lanes' own settings.
+    pub lanes: LaneConfigs,
+    /// The largest command taken, in bytes. Default 64 MiB.
+    pub command_bytes_max: u64,
+    /// Newest entries of each group kept in memory for peers and replay, in bytes; older ones are
+    /// read back from the log. Default 8 MiB.
+    pub window_bytes: u64,
+    /// Requests under way in one shard; beyond it they are refused as overloaded.
+    /// Default 131,072.
+    pub requests_max: usize,
+}
+
+/// How peers are reached.
+pub enum NetworkOptions {
+    /// One TCP port for everything.
+    Tcp {
+        /// The address to listen on; port 0 picks a free one.
+        listen: SocketAddr,
+        /// The port's own limits and its advertised address.
+        mux: MuxConfig,
+    },
+    /// Streams of the embedder's making.
+    Custom(Arc<dyn Network>),
+}
+
+/// Another node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerOptions {
+    /// Which node.
+    pub node: NodeId,
+    /// Where its Raft port is: `host:port`.
+    pub address: String,
+}
+
+/// Where entries become durable.
+#[derive(Clone, Debug)]
+pub enum LogKind {
+    /// In a directory made by [`raft_storage::init`]: class A, every acknowledged write is on the
+    /// disks of a quorum.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Segment sizes and other settings of the log.
+        options: raft_storage::LogOptions,
+    },
+    /// Nowhere: class C, a restart forgets everything. For tests and benches. A node that
+    /// restarts with an empty memory must not come back under its old id.
+    Memory,
+}
+
+/// The settings of each kind of lane.
+#[derive(Clone, Debug)]
+pub struct LaneConfigs {
+    /// Votes and heartbeats.
+    pub control: LaneConfig,
+    /// Appends.
+    pub data: LaneConfig,
+    /// Large appends.
+    pub bulk: LaneConfig,
+}
+
+impl Default for LaneConfigs {
+    fn default() -> Self {
+        Self {
+            control: LaneConfig::control(),
+            data: LaneConfig::data(),
+            bulk: LaneConfig::bulk(),
+        }
+    }
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            node: NodeId::new(1),
+            cluster: "cluster".to_owned(),
+            network: NetworkOptions::Tcp {
+                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                mux: MuxConfig::default(),
+            },
+            peers: Vec::new(),
+            log: LogKind::Memory,
+            shards: (cores / 2).clamp(1, 8),
+            apply_workers: 1,
+            settings: Settings::default(),
+            lane_policy: LanePolicy::default(),
+            lanes: LaneConfigs::default(),
+            command_bytes_max: 64 << 20,
+            window_bytes: 8 << 20,
+            requests_max: 128 << 10,
+        }
+    }
+}

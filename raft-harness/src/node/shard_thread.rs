@@ -1,0 +1,455 @@
+//! The thread of one shard: it owns its groups, its inbox, its timers and its data lanes, and
+//! turns the engine.
+//!
+//! One future on a single-threaded runtime. A round takes everything that is there (inbox,
+//! sockets, due timers), lets the engine finish the turn, hands the persist batch to the log
+//! before anything else, then fills the lanes and flushes each with one write. It sleeps only
+//! when a whole round found nothing.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crossbeam::channel::Sender;
+use parking_lot::Mutex;
+use raft_core::{GroupId, Micros, NodeId};
+use raft_transport::{ConnectionId, Direction, Frame, LaneEvent, Lanes};
+use tokio::time::Sleep;
+use tracing::debug;
+
+use super::bulk_thread::BulkInput;
+use super::clock::Clock;
+use super::control_thread::ControlInput;
+use super::directory::Directory;
+use super::inbox::Inbox;
+use super::log_thread::LogBatch;
+use crate::counters::Counters;
+use crate::engine::{
+    ApplyJob, EngineInput, Fetch, Route, SendLane, ShardEngine, Source, TurnOutput,
+};
+use crate::node_status::GroupStatus;
+use crate::request::{Request, RequestError};
+
+/// What other threads send a shard.
+pub(crate) enum ShardInput {
+    /// For the engine.
+    Engine(EngineInput),
+    /// Requests of one client, in order.
+    Requests(Vec<Request>),
+    /// An answer to a frame this shard passed on: it goes back on this shard's connection.
+    Reply(ConnectionId, Frame),
+    /// Report all groups.
+    Status(Sender<Vec<GroupStatus>>),
+    /// Say how many groups are led here.
+    Led(Sender<usize>),
+    /// The log failed; nothing may be acknowledged any more.
+    LogFailed(String),
+    /// End.
+    Stop,
+}
+
+/// The other threads of the node, as a shard sees them.
+pub(crate) struct Links {
+    pub(crate) shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    pub(crate) control: Arc<Inbox<ControlInput>>,
+    pub(crate) bulk: Arc<Inbox<BulkInput>>,
+    pub(crate) log: Option<Sender<LogBatch>>,
+    pub(crate) reader: Option<Sender<(usize, Fetch)>>,
+    pub(crate) appliers: Vec<Sender<ApplyJob>>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) failure: Arc<Mutex<Option<String>>>,
+}
+
+pub(crate) struct Shard {
+    index: usize,
+    peers: Vec<NodeId>,
+    inbox: Arc<Inbox<ShardInput>>,
+    engine: ShardEngine,
+    lanes: Lanes,
+    links: Links,
+    clock: Clock,
+    out: TurnOutput,
+    items: Vec<ShardInput>,
+    events: VecDeque<LaneEvent>,
+    sleep: Pin<Box<Sleep>>,
+    sleep_until: Option<Micros>,
+    failed: bool,
+}
+
+/// Rounds taken before the runtime looks after its timers and sockets again.
+const ROUNDS_MAX: usize = 8;
+
+impl Shard {
+    /// To be called on the shard's own runtime: the lanes live there.
+    pub(crate) fn new(
+        index: usize,
+        peers: Vec<NodeId>,
+        engine: ShardEngine,
+        lanes: Lanes,
+        links: Links,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            index,
+            peers,
+            inbox: Arc::clone(&links.shards[index]),
+            engine,
+            lanes,
+            links,
+            clock,
+            out: TurnOutput::default(),
+            items: Vec::new(),
+            events: VecDeque::new(),
+            sleep: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
+            sleep_until: None,
+            failed: false,
+        }
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>) -> Round {
+        let now = self.clock.now();
+        self.engine.set_time(now, Clock::wall());
+        let mut worked = false;
+
+        let mut items = std::mem::take(&mut self.items);
+        self.inbox.drain(&mut items);
+        worked |= !items.is_empty();
+        for item in items.drain(..) {
+            if let ShardInput::Stop = item {
+                return Round::Stop;
+            }
+            self.take(item);
+        }
+        self.items = items;
+
+        self.lanes.poll(cx, now, &mut self.events);
+        worked |= !self.events.is_empty();
+        while let Some(event) = self.events.pop_front() {
+            self.take_lane_event(event);
+        }
+
+        if self
+            .engine
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.engine.fire_timers(&mut self.out);
+            worked = true;
+        }
+        if !worked {
+            return Round::Idle;
+        }
+        self.engine.finish_turn(&mut self.out);
+        Counters::add(&self.links.counters.turns, 1);
+        self.hand_out();
+        self.fill_lanes();
+        self.lanes.flush(cx, now);
+        Round::Worked
+    }
+
+    fn take(&mut self, item: ShardInput) {
+        match item {
+            ShardInput::Engine(input) => self.engine.handle(input, &mut self.out),
+            ShardInput::Requests(requests) => {
+                Counters::add(&self.links.counters.requests, requests.len() as u64);
+                for request in requests {
+                    if self.failed {
+                        request.reply.send(Err(RequestError::LogFailed));
+                    } else {
+                        self.engine
+                            .handle(EngineInput::Request(request), &mut self.out);
+                    }
+                }
+            }
+            ShardInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
+            ShardInput::Status(reply) => {
+                let _ = reply.send(self.engine.statuses());
+            }
+            ShardInput::Led(reply) => {
+                let _ = reply.send(self.engine.led());
+            }
+            ShardInput::LogFailed(why) => {
+                self.links.failure.lock().get_or_insert(why);
+                self.failed = true;
+                self.engine.abandon_all(&RequestError::LogFailed);
+            }
+            ShardInput::Stop => {}
+        }
+    }
+
+    fn take_lane_event(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Up { peer, .. } => {
+                self.engine
+                    .handle(EngineInput::LaneUp(peer, SendLane::Data), &mut self.out);
+            }
+            LaneEvent::Down {
+                peer,
+                connection,
+                reason,
+            } => {
+                let outgoing = connection.direction() == Direction::Outgoing;
+                debug!(%peer, outgoing, %reason, "data lane down");
+                if outgoing {
+                    let input = EngineInput::LaneDown(peer, SendLane::Data);
+                    self.engine.handle(input, &mut self.out);
+                }
+            }
+            LaneEvent::Frame {
+                connection,
+                from,
+                from_incarnation,
+                bytes,
+                frame,
+            } => {
+                let route = Route::Data {
+                    shard: self.index,
+                    connection,
+                };
+                let source = Source {
+                    node: from,
+                    incarnation: from_incarnation,
+                    route,
+                };
+                self.take_frame(source, frame);
+                self.lanes.consumed(connection, bytes);
+            }
+        }
+    }
+
+    /// Takes a frame for groups of this shard; what belongs to another shard is passed on.
+    fn take_frame(&mut self, source: Source, frame: Frame) {
+        if self.failed {
+            return;
+        }
+        let owner = |group: GroupId| shard_of(group, self.links.shards.len());
+        match frame {
+            Frame::Message(envelope) => {
+                let to = owner(envelope.group);
+                if to == self.index {
+                    self.engine
+                        .handle(EngineInput::Message(source, envelope), &mut self.out);
+                } else {
+                    let input = ShardInput::Engine(EngineInput::Message(source, envelope));
+                    let _ = self.links.shards[to].push(input);
+                }
+            }
+            Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {
+                for (to, items) in split(items, |item| owner(item.group)) {
+                    let input = EngineInput::Heartbeats(source, items);
+                    self.pass(to, input);
+                }
+            }
+            Frame::HeartbeatReplies(items) => {
+                for (to, items) in split(items, |item| owner(item.group)) {
+                    let input = EngineInput::HeartbeatReplies(source, items);
+                    self.pass(to, input);
+                }
+            }
+            // The lane keeps these to itself.
+            Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        }
+    }
+
+    fn pass(&mut self, to: usize, input: EngineInput) {
+        if to == self.index {
+            self.engine.handle(input, &mut self.out);
+        } else {
+            let _ = self.links.shards[to].push(ShardInput::Engine(input));
+        }
+    }
+
+    /// Gives the turn's output to whoever carries it out; the log comes first, so that the disk
+    /// works while the network does.
+    fn hand_out(&mut self) {
+        let out = &mut self.out;
+        if !out.persist.is_empty()
+            && let Some(log) = self.links.log.as_ref().filter(|_| !self.failed)
+        {
+            let _ = log.send(LogBatch {
+                shard: self.index,
+                writes: std::mem::take(&mut out.persist),
+                tickets: std::mem::take(&mut out.persist_tickets),
+            });
+        }
+        out.persist.clear();
+        out.persist_tickets.clear();
+        for (route, frame) in out.replies.drain(..) {
+            match route {
+                Route::Data { shard, connection } if shard == self.index => {
+                    self.lanes.reply(connection, frame);
+                }
+                Route::Data { shard, connection } => {
+                    let _ = self.links.shards[shard].push(ShardInput::Reply(connection, frame));
+                }
+                Route::Bulk { connection } => {
+                    let _ = self.links.bulk.push(BulkInput::Reply(connection, frame));
+                }
+                // The engine sends these as messages, not as replies.
+                Route::Control => {}
+            }
+        }
+        for (peer, items) in by_node(out.read_confirms.drain(..)) {
+            if self.lanes.send(peer, Frame::ReadConfirms(items)).is_err() {
+                // No lane: the next heartbeat carries the same question.
+                debug!(%peer, "read confirmation without a lane");
+            }
+        }
+        let control = &self.links.control;
+        if !out.control.is_empty() {
+            let _ = control.push(ControlInput::Messages(std::mem::take(&mut out.control)));
+        }
+        if !out.heartbeats.is_empty() {
+            let _ = control.push(ControlInput::Heartbeats(std::mem::take(
+                &mut out.heartbeats,
+            )));
+        }
+        if !out.heartbeat_replies.is_empty() {
+            let replies = std::mem::take(&mut out.heartbeat_replies);
+            let _ = control.push(ControlInput::Replies(replies));
+        }
+        for (peer, envelope, bytes) in out.bulk.drain(..) {
+            let shard = self.index;
+            let _ = self.links.bulk.push(BulkInput::Send {
+                shard,
+                peer,
+                envelope,
+                bytes,
+            });
+        }
+        for job in out.apply.drain(..) {
+            let worker = job.group.get() as usize % self.links.appliers.len();
+            let _ = self.links.appliers[worker].send(job);
+        }
+        if let Some(reader) = &self.links.reader {
+            for fetch in out.fetches.drain(..) {
+                let _ = reader.send((self.index, fetch));
+            }
+        }
+        for (group, leader) in out.leaders.drain(..) {
+            self.links.directory.set_leader(group, leader);
+        }
+    }
+
+    /// Lets each lane pull as much as it has room for.
+    fn fill_lanes(&mut self) {
+        for at in 0..self.peers.len() {
+            let peer = self.peers[at];
+            while self.engine.has_work(peer) {
+                let budget = self.lanes.budget(peer);
+                if budget == 0 {
+                    break;
+                }
+                let Some(frame) = self.engine.pull(peer, budget, &mut self.out) else {
+                    break;
+                };
+                if self.lanes.send(peer, frame).is_err() {
+                    let input = EngineInput::LaneDown(peer, SendLane::Data);
+                    self.engine.handle(input, &mut self.out);
+                    break;
+                }
+            }
+        }
+        // Pulling may have found work for the bulk lane or entries to read back.
+        if !self.out.bulk.is_empty() || !self.out.fetches.is_empty() {
+            self.hand_out();
+        }
+    }
+
+    fn stop(&mut self) {
+        for item in self.inbox.close() {
+            if let ShardInput::Requests(requests) = item {
+                for request in requests {
+                    request.reply.send(Err(RequestError::Stopping));
+                }
+            }
+        }
+        self.engine.abandon_all(&RequestError::Stopping);
+        self.lanes.close();
+    }
+}
+
+enum Round {
+    Worked,
+    Idle,
+    Stop,
+}
+
+impl Future for Shard {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let shard = &mut *self;
+        let mut rounds = 0;
+        loop {
+            match shard.round(cx) {
+                Round::Stop => {
+                    shard.stop();
+                    return Poll::Ready(());
+                }
+                Round::Worked => rounds += 1,
+                Round::Idle => {
+                    if shard.inbox.sleep(cx) {
+                        break;
+                    }
+                }
+            }
+            if rounds >= ROUNDS_MAX {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        let deadline = shard.engine.next_deadline();
+        if deadline != shard.sleep_until
+            && let Some(at) = deadline
+        {
+            shard.sleep.as_mut().reset(shard.clock.instant(at));
+        }
+        shard.sleep_until = deadline;
+        if deadline.is_some() && shard.sleep.as_mut().poll(cx).is_ready() {
+            shard.sleep_until = None;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+/// The shard that owns a group, the same on every start with as many shards.
+pub(crate) fn shard_of(group: GroupId, shards: usize) -> usize {
+    let spread = u64::from(group.get()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    (spread % shards.max(1) as u64) as usize
+}
+
+/// Splits items by the shard that owns them; in the common case of one owner nothing is copied.
+pub(super) fn split<T>(items: Vec<T>, owner: impl Fn(&T) -> usize) -> Vec<(usize, Vec<T>)> {
+    let Some(first) = items.first().map(&owner) else {
+        return Vec::new();
+    };
+    if items.iter().all(|item| owner(item) == first) {
+        return vec![(first, items)];
+    }
+    let mut parts: Vec<(usize, Vec<T>)> = Vec::new();
+    for item in items {
+        let to = owner(&item);
+        match parts.iter_mut().find(|(part, _)| *part == to) {
+            Some((_, part)) => part.push(item),
+            None => parts.push((to, vec![item])),
+        }
+    }
+    parts
+}
+
+/// Gathers items by node, keeping their order.
+pub(super) fn by_node<T>(items: impl Iterator<Item = (NodeId, T)>) -> Vec<(NodeId, Vec<T>)> {
+    let mut nodes: Vec<(NodeId, Vec<T>)> = Vec::new();
+    for (node, item) in items {
+        match nodes.iter_mut().find(|(known, _)| *known == node) {
+            Some((_, of_node)) => of_node.push(item),
+            None => nodes.push((node, vec![item])),
+        }
+    }
+    nodes
+}

@@ -1,0 +1,176 @@
+//! The state of a node and its groups as values: for status pages, metrics and tests.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use raft_core::{GroupId, Incarnation, LogIndex, LogTime, NodeId, RoleKind, Term};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::counters::CountersSnapshot;
+
+/// What a replica is at the moment.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It follows.
+    Follower,
+    /// It asks whether it would be elected.
+    PreCandidate,
+    /// It stands for election.
+    Candidate,
+    /// It leads.
+    Leader,
+}
+
+impl From<RoleKind> for Role {
+    fn from(role: RoleKind) -> Self {
+        match role {
+            RoleKind::Follower => Self::Follower,
+            RoleKind::PreCandidate => Self::PreCandidate,
+            RoleKind::Candidate => Self::Candidate,
+            RoleKind::Leader => Self::Leader,
+        }
+    }
+}
+
+/// One group on one node.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct GroupStatus {
+    /// Which group.
+    #[serde(rename = "id", serialize_with = "group")]
+    pub group: GroupId,
+    /// What this node's replica is.
+    pub role: Role,
+    /// The node that leads, as far as known.
+    #[serde(serialize_with = "maybe_node")]
+    pub leader: Option<NodeId>,
+    /// The replica's term.
+    #[serde(serialize_with = "term")]
+    pub term: Term,
+    /// Where its log ends.
+    #[serde(serialize_with = "index")]
+    pub last_index: LogIndex,
+    /// Up to here the log is on disk.
+    #[serde(serialize_with = "index")]
+    pub durable_index: LogIndex,
+    /// Up to here it is committed.
+    #[serde(serialize_with = "index")]
+    pub commit_index: LogIndex,
+    /// Up to here it is applied.
+    #[serde(serialize_with = "index")]
+    pub applied_index: LogIndex,
+    /// The leader's clock at the applied index, in milliseconds since the Unix epoch.
+    #[serde(serialize_with = "time")]
+    pub log_time: LogTime,
+    /// Commands applied since the start of the process, replay included.
+    #[serde(rename = "applied_commands_total")]
+    pub applied_commands: u64,
+    /// The application's label.
+    #[serde(serialize_with = "label")]
+    pub label: Bytes,
+    /// Why the replica is mute, if it is.
+    pub fault: Option<String>,
+}
+
+/// One peer as this node sees it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// Which node.
+    #[serde(rename = "id", serialize_with = "node")]
+    pub node: NodeId,
+    /// Where it is dialed.
+    pub address: String,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeStatus {
+    /// Which node.
+    #[serde(serialize_with = "node")]
+    pub node: NodeId,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// Which life of the node this is.
+    #[serde(serialize_with = "incarnation")]
+    pub incarnation: Incarnation,
+    /// Its Raft port.
+    pub listen: Option<SocketAddr>,
+    /// Shard threads.
+    pub shards: usize,
+    /// Whether acknowledged writes are on disk (class A) or in memory (class C).
+    pub durable: bool,
+    /// Commands applied in all groups since the start of the process, replay included.
+    pub applied_commands_total: u64,
+    /// Its groups, by id.
+    pub groups: Vec<GroupStatus>,
+    /// The other nodes.
+    pub peers: Vec<PeerStatus>,
+    /// What the node counted.
+    pub counters: CountersSnapshot,
+    /// What its lanes counted.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// All connections of one kind of lane.
+#[derive(Clone, Debug, Serialize)]
+pub struct LaneStatus {
+    /// Which lane.
+    pub lane: String,
+    /// Its counters by name, since the start; gauges say how many are open now.
+    pub counters: std::collections::BTreeMap<&'static str, u64>,
+}
+
+impl NodeStatus {
+    /// Groups without a known leader.
+    pub fn leaderless(&self) -> impl Iterator<Item = &GroupStatus> {
+        self.groups.iter().filter(|group| group.leader.is_none())
+    }
+
+    /// How many groups are led here.
+    pub fn led(&self) -> usize {
+        self.groups
+            .iter()
+            .filter(|group| group.role == Role::Leader)
+            .count()
+    }
+
+    /// The sum of a lane counter over all lanes.
+    pub fn lane_total(&self, name: &str) -> u64 {
+        self.lanes
+            .iter()
+            .filter_map(|lane| lane.counters.get(name))
+            .sum()
+    }
+}
+
+fn group<S: Serializer>(id: &GroupId, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u32(id.get())
+}
+
+fn node<S: Serializer>(id: &NodeId, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u64(id.get())
+}
+
+fn maybe_node<S: Serializer>(id: &Option<NodeId>, s: S) -> Result<S::Ok, S::Error> {
+    id.map(NodeId::get).serialize(s)
+}
+
+fn term<S: Serializer>(term: &Term, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u64(term.get())
+}
+
+fn index<S: Serializer>(index: &LogIndex, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u64(index.get())
+}
+
+fn time<S: Serializer>(time: &LogTime, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u64(time.get())
+}
+
+fn incarnation<S: Serializer>(incarnation: &Incarnation, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u64(incarnation.get())
+}
+
+fn label<S: Serializer>(label: &Bytes, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&String::from_utf8_lossy(label))
+}

@@ -1,0 +1,230 @@
+//! Whole nodes over loopback TCP: what an embedder relies on.
+
+mod common;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Cluster, command};
+use raft_core::{GroupId, NodeId};
+use raft_harness::{CreateError, Created, GroupSpec, NodeHost, RequestError, StartError};
+
+fn group(id: u32) -> GroupId {
+    GroupId::new(id)
+}
+
+#[test]
+fn everything_acknowledged_is_there_after_all_nodes_restart() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=4)?;
+    for number in 0..100 {
+        cluster.propose(group(1 + number % 4), command(u64::from(number)))?;
+    }
+    cluster.restart_all()?;
+    for id in 1..=4 {
+        assert_eq!(cluster.read_count(group(id))?, 25);
+        cluster.agree(group(id))?;
+    }
+    Ok(())
+}
+
+/// Requirement M11, with the numbers of the change it comes from.
+#[test]
+fn three_nodes_four_groups_three_listeners_survive_a_node() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=4)?;
+    for number in 0..40 {
+        cluster.propose(group(1 + number % 4), command(u64::from(number)))?;
+    }
+    cluster.stop(NodeId::new(1));
+    for number in 40..60 {
+        cluster.propose(group(1 + number % 4), command(u64::from(number)))?;
+    }
+    for id in 1..=4 {
+        assert_eq!(cluster.read_count(group(id))?, 15);
+        cluster.agree(group(id))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn creating_a_group_twice_is_harmless_and_another_spec_is_an_error() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(1)?;
+    let spec = GroupSpec::on_nodes(group(7), [NodeId::new(1)]).with_label("first");
+    assert_eq!(cluster.host(1).create_group(spec.clone())?, Created::New);
+    assert_eq!(
+        cluster.host(1).create_group(spec.clone())?,
+        Created::Existed
+    );
+    cluster.restart_all()?;
+    assert_eq!(
+        cluster.host(1).create_group(spec.clone())?,
+        Created::Existed
+    );
+    let other = spec.clone().with_label("second");
+    match cluster.host(1).create_group(other) {
+        Err(CreateError::SpecDiffers { existing }) => assert_eq!(*existing, spec),
+        other => panic!("expected SpecDiffers, got {other:?}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn a_spec_that_cannot_work_is_refused_with_its_reason() -> anyhow::Result<()> {
+    let cluster = Cluster::memory(1)?;
+    let on =
+        |id, nodes: &[u64]| GroupSpec::on_nodes(group(id), nodes.iter().copied().map(NodeId::new));
+    for spec in [
+        on(0xFFFF_FF00, &[1]),
+        on(1, &[2]),
+        on(1, &[1, 9]),
+        on(1, &[1, 1]),
+        on(1, &[1]).with_label(vec![0; GroupSpec::LABEL_BYTES_MAX + 1]),
+    ] {
+        let refused = cluster.host(1).create_group(spec);
+        assert!(
+            matches!(refused, Err(CreateError::BadSpec { .. })),
+            "{refused:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_command_of_many_megabytes_travels_and_one_above_the_limit_is_refused() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=1)?;
+    cluster.propose(group(1), command(1))?;
+    cluster.propose(group(1), Bytes::from(vec![7; 20 << 20]))?;
+    cluster.propose(group(1), command(2))?;
+    assert_eq!(cluster.read_count(group(1))?, 3);
+    cluster.agree(group(1))?;
+    let huge = Bytes::from(vec![7; (64 << 20) + 1]);
+    let leader = cluster.leader(group(1))?;
+    let refused = leader.propose(group(1), huge).wait();
+    assert!(
+        matches!(refused, Err(RequestError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    cluster.restart_all()?;
+    assert_eq!(cluster.read_count(group(1))?, 3);
+    Ok(())
+}
+
+#[test]
+fn a_wiped_node_under_its_old_name_is_refused() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=2)?;
+    cluster.propose(group(1), command(1))?;
+    cluster.propose(group(2), command(1))?;
+    cluster.stop(NodeId::new(3));
+    cluster.wipe(NodeId::new(3))?;
+    cluster.start(NodeId::new(3))?;
+    cluster.host(3).create_group(cluster.spec(group(1)))?;
+    // The others work on, and nobody talks to the impostor: it never hears of a leader.
+    for number in 2..20 {
+        cluster.propose_on(&[1, 2], group(1), command(number))?;
+    }
+    assert_eq!(cluster.host(3).leader_of(group(1)), None);
+    let refused: u64 = [1, 2]
+        .map(|n| cluster.host(n).status().lane_total("refused"))
+        .iter()
+        .sum();
+    assert!(refused > 0, "the impostor was told so");
+    Ok(())
+}
+
+#[test]
+fn a_missing_locked_or_foreign_data_directory_is_a_typed_error() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(1)?;
+    let again = cluster.try_start(NodeId::new(1));
+    assert!(matches!(
+        again,
+        Err(StartError::Log(raft_storage::OpenError::Locked { .. }))
+    ));
+    cluster.stop(NodeId::new(1));
+    cluster.remove_dir(NodeId::new(1))?;
+    let missing = cluster.try_start(NodeId::new(1));
+    assert!(matches!(
+        missing,
+        Err(StartError::Log(
+            raft_storage::OpenError::NotInitialised { .. }
+        ))
+    ));
+    raft_storage::init(
+        &cluster.dir(NodeId::new(1)),
+        "another",
+        NodeId::new(1),
+        &raft_storage::InitOptions::default(),
+    )?;
+    let foreign = cluster.try_start(NodeId::new(1)).map(|_| ()).unwrap_err();
+    assert!(foreign.to_string().contains("another"), "{foreign}");
+    Ok(())
+}
+
+#[test]
+fn a_drained_node_leads_nothing_and_its_groups_go_on() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=8)?;
+    for id in 1..=8 {
+        cluster.propose(group(id), command(0))?;
+    }
+    let drained = cluster.leader(group(1))?;
+    assert_eq!(drained.drain(Duration::from_secs(5)), 0);
+    for id in 1..=8 {
+        cluster.propose(group(id), command(1))?;
+        assert_eq!(cluster.read_count(group(id))?, 2);
+    }
+    Ok(())
+}
+
+/// Requirements L1 and H2: sockets and scheduled heartbeat frames do not grow with groups.
+#[test]
+fn connections_and_heartbeat_frames_are_the_same_for_10_and_300_groups() -> anyhow::Result<()> {
+    let mut seen = Vec::new();
+    for groups in [10, 300] {
+        let mut cluster = Cluster::memory(3)?;
+        cluster.create_groups(1..=groups)?;
+        let first = NodeId::new(1);
+        for id in 1..=groups {
+            cluster.make_leader(group(id), first)?;
+        }
+        let before = cluster.host(1).status();
+        cluster.wait(Duration::from_secs(1));
+        let after = cluster.host(1).status();
+        let frames =
+            after.lane_total("heartbeat_frames_out") - before.lane_total("heartbeat_frames_out");
+        // Two peers, ten intervals; a busy machine may shift one frame over the edge.
+        assert!(
+            (18..=22).contains(&frames),
+            "{groups} groups: {frames} frames in a second"
+        );
+        seen.push((
+            after.lane_total("connections_out_open"),
+            after.lane_total("connections_in_open"),
+        ));
+    }
+    // Per peer: control, data and bulk, each way.
+    assert_eq!(seen, vec![(6, 6), (6, 6)]);
+    Ok(())
+}
+
+#[test]
+fn a_stopped_node_answers_everything() -> anyhow::Result<()> {
+    let mut cluster = Cluster::memory(1)?;
+    cluster.create_groups(1..=1)?;
+    let host: NodeHost = cluster.leader(group(1))?;
+    let tickets: Vec<_> = (0..100)
+        .map(|n| host.propose(group(1), command(n)))
+        .collect();
+    host.stop();
+    for ticket in tickets {
+        // Applied, refused or unknown: but answered.
+        let _ = ticket.wait();
+    }
+    assert_eq!(
+        host.propose(group(1), command(0)).wait(),
+        Err(RequestError::Stopping)
+    );
+    Ok(())
+}

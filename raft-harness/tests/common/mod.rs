@@ -1,0 +1,300 @@
+//! A cluster of whole nodes in this process, for tests.
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId};
+use raft_harness::{
+    GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, StartError, StateMachine,
+};
+
+/// Counts commands and hashes them in order.
+#[derive(Default)]
+pub struct Hasher {
+    count: u64,
+    hash: u64,
+}
+
+impl StateMachine for Hasher {
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+        for entry in entries {
+            if entry.kind == EntryKind::Command {
+                self.count += 1;
+                for byte in &entry.payload {
+                    self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+                }
+            }
+            outputs.push(Bytes::new());
+        }
+    }
+
+    fn read(&self, _query: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.count.to_le_bytes())
+    }
+
+    fn digest(&self) -> u64 {
+        self.hash ^ self.count.rotate_left(48)
+    }
+}
+
+pub fn command(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_le_bytes())
+}
+
+pub struct Cluster {
+    root: Option<tempfile::TempDir>,
+    nodes: Vec<NodeId>,
+    hosts: BTreeMap<NodeId, NodeHost>,
+    addresses: BTreeMap<NodeId, String>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Cluster {
+    pub fn durable(nodes: u64) -> anyhow::Result<Self> {
+        let root = tempfile::tempdir()?;
+        Self::new(nodes, Some(root))
+    }
+
+    pub fn memory(nodes: u64) -> anyhow::Result<Self> {
+        Self::new(nodes, None)
+    }
+
+    fn new(nodes: u64, root: Option<tempfile::TempDir>) -> anyhow::Result<Self> {
+        let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
+        let mut cluster = Self {
+            root,
+            nodes: nodes.clone(),
+            hosts: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        };
+        for node in nodes {
+            if cluster.root.is_some() {
+                raft_storage::init(
+                    &cluster.dir(node),
+                    "test",
+                    node,
+                    &raft_storage::InitOptions::default(),
+                )?;
+            }
+            cluster.start(node)?;
+        }
+        Ok(cluster)
+    }
+
+    pub fn dir(&self, node: NodeId) -> PathBuf {
+        let root = self
+            .root
+            .as_ref()
+            .expect("a durable cluster has a directory");
+        root.path().join(format!("n{node}"))
+    }
+
+    pub fn try_start(&self, node: NodeId) -> Result<NodeHost, StartError> {
+        let mut options = NodeOptions {
+            node,
+            cluster: "test".to_owned(),
+            peers: self
+                .nodes
+                .iter()
+                .filter(|peer| **peer != node)
+                .map(|peer| PeerOptions {
+                    node: *peer,
+                    address: self.addresses.get(peer).cloned().unwrap_or_default(),
+                })
+                .collect(),
+            ..NodeOptions::default()
+        };
+        if self.root.is_some() {
+            options.log = LogKind::Directory {
+                path: self.dir(node),
+                options: raft_storage::LogOptions {
+                    segment_bytes: 1 << 20,
+                    ..raft_storage::LogOptions::default()
+                },
+            };
+        }
+        let factory =
+            |_: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> { Box::new(Hasher::default()) };
+        NodeHost::start(options, Arc::new(factory))
+    }
+
+    pub fn start(&mut self, node: NodeId) -> anyhow::Result<()> {
+        let host = self.try_start(node)?;
+        let address = host
+            .listen_addr()
+            .context("a TCP node listens")?
+            .to_string();
+        for other in self.hosts.values() {
+            other.set_peer_address(node, &address);
+        }
+        self.addresses.insert(node, address);
+        self.hosts.insert(node, host);
+        Ok(())
+    }
+
+    pub fn stop(&mut self, node: NodeId) {
+        if let Some(host) = self.hosts.remove(&node) {
+            host.stop();
+        }
+    }
+
+    pub fn restart_all(&mut self) -> anyhow::Result<()> {
+        for node in self.nodes.clone() {
+            self.stop(node);
+        }
+        for node in self.nodes.clone() {
+            self.start(node)?;
+        }
+        Ok(())
+    }
+
+    pub fn remove_dir(&self, node: NodeId) -> anyhow::Result<()> {
+        Ok(std::fs::remove_dir_all(self.dir(node))?)
+    }
+
+    pub fn wipe(&self, node: NodeId) -> anyhow::Result<()> {
+        self.remove_dir(node)?;
+        raft_storage::init(
+            &self.dir(node),
+            "test",
+            node,
+            &raft_storage::InitOptions::default(),
+        )?;
+        Ok(())
+    }
+
+    pub fn host(&self, node: u64) -> &NodeHost {
+        &self.hosts[&NodeId::new(node)]
+    }
+
+    pub fn spec(&self, group: GroupId) -> GroupSpec {
+        GroupSpec::on_nodes(group, self.nodes.iter().copied())
+    }
+
+    pub fn create_groups(&self, ids: impl IntoIterator<Item = u32>) -> anyhow::Result<()> {
+        for id in ids {
+            for host in self.hosts.values() {
+                host.create_group(self.spec(GroupId::new(id)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The host that leads a group, by its own word.
+    pub fn leader(&self, group: GroupId) -> anyhow::Result<NodeHost> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let led = self
+                .hosts
+                .values()
+                .find(|h| h.leader_of(group) == Some(h.node()));
+            match led {
+                Some(host) => return Ok(host.clone()),
+                None if Instant::now() > end => bail!("group {group} has no leader"),
+                None => self.wait(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    pub fn make_leader(&self, group: GroupId, node: NodeId) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.leader(group)?.node() != node {
+            let _ = self
+                .leader(group)?
+                .transfer_leadership(group, Some(node))
+                .wait();
+            if Instant::now() > end {
+                bail!("group {group} cannot be led by {node}");
+            }
+        }
+        Ok(())
+    }
+
+    pub fn propose(&self, group: GroupId, command: Bytes) -> anyhow::Result<()> {
+        let nodes: Vec<u64> = self.hosts.keys().map(|node| node.get()).collect();
+        self.propose_on(&nodes, group, command)
+    }
+
+    pub fn propose_on(&self, on: &[u64], group: GroupId, command: Bytes) -> anyhow::Result<()> {
+        self.ask(on, group, |host| {
+            host.propose(group, command.clone()).wait().map(drop)
+        })
+    }
+
+    pub fn read_count(&self, group: GroupId) -> anyhow::Result<u64> {
+        let nodes: Vec<u64> = self.hosts.keys().map(|node| node.get()).collect();
+        let count = self.ask(&nodes, group, |host| host.read(group, Bytes::new()).wait())?;
+        Ok(u64::from_le_bytes(count[..].try_into()?))
+    }
+
+    fn ask<T>(
+        &self,
+        on: &[u64],
+        group: GroupId,
+        ask: impl Fn(&NodeHost) -> Result<T, RequestError>,
+    ) -> anyhow::Result<T> {
+        let end = Instant::now() + PATIENCE;
+        let mut turn = 0;
+        loop {
+            let host = self.host(on[turn % on.len()]);
+            match ask(host) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if !error.is_safe_to_retry() => bail!("group {group}: {error}"),
+                Err(error) if Instant::now() > end => bail!("group {group}: {error}"),
+                Err(RequestError::NotLeader {
+                    leader: Some(leader),
+                }) if on.contains(&leader.get()) && leader != host.node() => {
+                    turn = on
+                        .iter()
+                        .position(|node| *node == leader.get())
+                        .unwrap_or(turn);
+                }
+                Err(_) => {
+                    turn += 1;
+                    self.wait(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+
+    /// Waits until all running replicas applied the same index, and compares their digests.
+    pub fn agree(&self, group: GroupId) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let digests: Vec<(LogIndex, u64)> = self
+                .hosts
+                .values()
+                .map(|host| host.digest(group).wait())
+                .collect::<Result<_, _>>()?;
+            if digests.iter().all(|(index, _)| *index == digests[0].0) {
+                if digests.iter().any(|digest| *digest != digests[0]) {
+                    bail!("group {group}: digests differ: {digests:?}");
+                }
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("group {group}: replicas did not catch up: {digests:?}");
+            }
+            self.wait(Duration::from_millis(10));
+        }
+    }
+
+    /// Lets real time pass: these tests run real threads, sockets and files.
+    pub fn wait(&self, time: Duration) {
+        std::thread::park_timeout(time);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for host in self.hosts.values() {
+            host.stop();
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What every [`LogStore`] must do. Stub.

@@ -1,0 +1,250 @@
+//! A frame in memory: records and small payloads in one reused buffer, large payloads by
+//! reference between its parts, ready for one vectored write.
+//!
+//! Pure: bytes depend on the batch, the plan and the cursor only.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use bytes::Bytes;
+use raft_core::Entry;
+
+use crate::checksum::crc32c_append;
+use crate::cursor::Cursor;
+use crate::field::put;
+use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame_bytes};
+use crate::location::Location;
+use crate::lsn::Lsn;
+use crate::plan::{Part, Piece};
+use crate::record::{
+    ALIGNMENT, EntryName, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
+    RecordHeader, RecordType,
+};
+use crate::tails::Admitted;
+use crate::write::GroupWrite;
+
+/// The frame being built. Its buffers live as long as the writer.
+#[derive(Default)]
+pub(crate) struct FrameBuffer {
+    buffer: Vec<u8>,
+    /// Where a referenced payload comes between the bytes of `buffer`.
+    references: Vec<Reference>,
+    /// Bytes of the frame so far.
+    bytes: u64,
+    records: u32,
+    pub(crate) crc: u32,
+    /// Where the entries of the whole batch lie, in the order of the plan.
+    pub(crate) locations: Vec<Location>,
+}
+
+struct Reference {
+    /// The payload follows this many bytes of the buffer.
+    at: usize,
+    payload: Bytes,
+}
+
+impl FrameBuffer {
+    /// Builds the frame of `pieces` for the place of `cursor`.
+    pub(crate) fn encode(
+        &mut self,
+        cursor: &Cursor,
+        pieces: &[Piece],
+        writes: &[GroupWrite],
+        admitted: &[Admitted],
+    ) {
+        self.begin();
+        let lsn = cursor.end();
+        for piece in pieces {
+            let write = &writes[piece.write];
+            let header = RecordHeader {
+                bytes: piece.bytes as u32,
+                code: 0,
+                flags: 0,
+                count: 0,
+                group: write.group,
+                incarnation: admitted[piece.write].incarnation,
+                index: 0,
+                term: 0,
+                payload_bytes: 0,
+            };
+            match &piece.part {
+                Part::Create => {
+                    let spec = write.create.as_ref().map_or(&[][..], |create| &create.spec);
+                    let code = RecordType::GroupCreate as u8;
+                    let payload_bytes = spec.len() as u32;
+                    self.record(lsn, &RecordHeader { code, payload_bytes, ..header }, spec);
+                }
+                Part::HardState => {
+                    let state = write.hard_state.unwrap_or_default();
+                    let header = RecordHeader {
+                        code: RecordType::HardState as u8,
+                        flags: if state.vote.is_some() { FLAG_VOTE } else { 0 },
+                        index: state.vote.map_or(0, |vote| vote.get()),
+                        term: state.term.get(),
+                        ..header
+                    };
+                    self.record(lsn, &header, &[]);
+                }
+                Part::Truncate => {
+                    let code = RecordType::TruncateSuffix as u8;
+                    let index = write.truncate_from.unwrap_or_default().get();
+                    self.record(lsn, &RecordHeader { code, index, ..header }, &[]);
+                }
+                Part::Run(range) => self.run(cursor, header, &write.entries[range.clone()]),
+            }
+        }
+        self.finish(cursor);
+    }
+
+    /// Builds a frame that carries nothing but its promise.
+    pub(crate) fn encode_marker(&mut self, cursor: &Cursor, flags: u8) {
+        self.begin();
+        let header = RecordHeader {
+            bytes: RECORD_HEADER_BYTES as u32,
+            code: RecordType::SyncMarker as u8,
+            flags,
+            count: 0,
+            group: Default::default(),
+            incarnation: Default::default(),
+            index: 0,
+            term: 0,
+            payload_bytes: 0,
+        };
+        self.record(cursor.end(), &header, &[]);
+        self.finish(cursor);
+    }
+
+    /// Bytes of the finished frame.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The finished frame, for one vectored write.
+    pub(crate) fn parts(&self) -> Vec<IoSlice<'_>> {
+        let mut parts = Vec::with_capacity(2 * self.references.len() + 1);
+        self.for_each_part(0, |part| parts.push(IoSlice::new(part)));
+        parts
+    }
+
+    /// Drops what the frame holds of the caller's payloads.
+    pub(crate) fn release(&mut self) {
+        self.references.clear();
+        // One huge batch must not keep its memory for the life of the log.
+        if self.buffer.capacity() > BUFFER_KEPT_MAX {
+            self.buffer = Vec::new();
+        }
+        if self.locations.capacity() > LOCATIONS_KEPT_MAX {
+            self.locations = Vec::new();
+        }
+    }
+
+    fn begin(&mut self) {
+        self.buffer.clear();
+        self.references.clear();
+        self.buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+        self.bytes = FRAME_HEADER_BYTES as u64;
+        self.records = 0;
+    }
+
+    fn record(&mut self, lsn: Lsn, header: &RecordHeader, payload: &[u8]) {
+        self.records += 1;
+        self.push(&header.encode(lsn, payload));
+        self.push(payload);
+        self.pad(ALIGNMENT);
+    }
+
+    fn run(&mut self, cursor: &Cursor, header: RecordHeader, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        self.records += 1;
+        let header = RecordHeader {
+            code: RecordType::EntryRun as u8,
+            count: entries.len() as u16,
+            index: first.index.get(),
+            term: first.term.get(),
+            payload_bytes: header.bytes - RECORD_HEADER_BYTES as u32,
+            ..header
+        };
+        self.push(&header.encode(cursor.end(), &[]));
+        for entry in entries {
+            let length = entry.payload.len() as u64;
+            self.locations.push(Location::new(cursor.slot, cursor.offset + self.bytes, length));
+            let name = EntryName {
+                group: header.group,
+                incarnation: header.incarnation,
+                index: entry.index,
+                term: entry.term,
+            };
+            let kind = entry.kind.code();
+            let item = ItemHeader {
+                payload_bytes: length as u32,
+                crc: name.entry_crc(kind, entry.time, &entry.payload),
+                kind,
+                time: entry.time,
+            };
+            let item: [u8; ITEM_HEADER_BYTES] = item.encode();
+            self.push(&item);
+            if entry.payload.len() >= REFERENCE_BYTES_MIN {
+                let at = self.buffer.len();
+                self.references.push(Reference { at, payload: entry.payload.clone() });
+                self.bytes += length;
+            } else {
+                self.push(&entry.payload);
+            }
+            self.pad(ALIGNMENT);
+        }
+    }
+
+    fn finish(&mut self, cursor: &Cursor) {
+        let body_bytes = self.bytes - FRAME_HEADER_BYTES as u64;
+        let mut body_crc = 0;
+        self.for_each_part(FRAME_HEADER_BYTES, |part| body_crc = crc32c_append(body_crc, part));
+        let header = FrameHeader {
+            version: FRAME_VERSION,
+            flags: 0,
+            lsn: cursor.end(),
+            synced: cursor.synced,
+            seg_seq: cursor.seq as u32,
+            records: self.records,
+            body_bytes: body_bytes as u32,
+            prev_crc: cursor.chain,
+            body_crc,
+            incarnation: cursor.incarnation,
+        };
+        let (block, crc) = header.encode(cursor.seed);
+        put(&mut self.buffer, 0, &block);
+        self.crc = crc;
+        self.pad_to(frame_bytes(body_bytes));
+    }
+
+    fn for_each_part<'a>(&'a self, from: usize, mut visit: impl FnMut(&'a [u8])) {
+        let mut done = from;
+        for reference in &self.references {
+            let range: Range<usize> = done..reference.at;
+            visit(&self.buffer[range]);
+            visit(&reference.payload);
+            done = reference.at;
+        }
+        visit(&self.buffer[done..]);
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn pad(&mut self, alignment: u64) {
+        self.pad_to(self.bytes.next_multiple_of(alignment));
+    }
+
+    fn pad_to(&mut self, bytes: u64) {
+        let padding = (bytes - self.bytes) as usize;
+        self.buffer.resize(self.buffer.len() + padding, 0);
+        self.bytes = bytes;
+    }
+}
+
+/// A payload of at least this many bytes is written from where it lies. Below, the copy is
+/// cheaper than another part of the vectored write.
+const REFERENCE_BYTES_MIN: usize = 4 << 10;
+const BUFFER_KEPT_MAX: usize = 16 << 20;
+const LOCATIONS_KEPT_MAX: usize = 1 << 20;

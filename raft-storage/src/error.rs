@@ -1,0 +1,266 @@
+//! What can go wrong with a log, and whose fault it is.
+
+#![allow(missing_docs, reason = "the message of a variant says what its fields are")]
+
+use std::io;
+
+use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, NodeId};
+
+use crate::identity::StoreId;
+use crate::lsn::Lsn;
+
+/// Why an append or a sync was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group} was never created in this log")]
+    UnknownGroup { group: GroupId },
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group} exists with incarnation {incarnation}, asked for {asked}")]
+    GroupExists { group: GroupId, incarnation: GroupIncarnation, asked: GroupIncarnation },
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group}: the next entry is {expected}, got {got}")]
+    Gap { group: GroupId, expected: LogIndex, got: LogIndex },
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group}: cannot truncate from {from}, the log begins at {first}")]
+    TruncateBelowFirst { group: GroupId, from: LogIndex, first: LogIndex },
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group}: entry {index} has {bytes} bytes, the limit is {bytes_max}")]
+    EntryTooLarge { group: GroupId, index: LogIndex, bytes: u64, bytes_max: u64 },
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group}: its description has {bytes} bytes, the limit is {bytes_max}")]
+    SpecTooLarge { group: GroupId, bytes: u64, bytes_max: u64 },
+    /// The caller's fault; the log is unchanged. Times have 56 bits on disk.
+    #[error("group {group}: entry {index} has the impossible time {time} ms")]
+    TimeOutOfRange { group: GroupId, index: LogIndex, time: LogTime },
+    /// No new segment could be made, most likely because the disk is full. The log is
+    /// unchanged and the same append may be tried again.
+    #[error("cannot prepare another segment")]
+    NoSegment { source: io::Error },
+    /// A write or sync failed. Nothing since the last sync may be acknowledged, and the writer
+    /// accepts nothing more: reopen, in a new process.
+    #[error("{op} failed")]
+    Io { op: DiskOp, source: io::Error },
+    /// An earlier write or sync failed. Reopen, in a new process.
+    #[error("the log is poisoned: an earlier {op} failed ({kind})")]
+    Poisoned { op: DiskOp, kind: io::ErrorKind },
+}
+
+/// Which operation failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DiskOp {
+    /// Writing a frame or a segment header.
+    Write,
+    /// Making written bytes durable.
+    Sync,
+    /// Making a new segment in the middle of a batch, whose first part was already written.
+    Prepare,
+}
+
+impl std::fmt::Display for DiskOp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::Prepare => "preparation of a segment",
+        })
+    }
+}
+
+/// Why a data directory was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// The directory belongs to a node already; nothing was changed.
+    #[error("{dir} is initialised already")]
+    AlreadyInitialised { dir: String },
+    /// The directory holds foreign files; nothing was changed.
+    #[error("{dir} is not empty: it holds {found}")]
+    NotEmpty { dir: String, found: String },
+    /// The name of a cluster has 1 to 255 bytes.
+    #[error("the name of the cluster has {bytes} bytes, allowed are 1 to 255")]
+    ClusterName { bytes: usize },
+    /// Another process is working in the directory.
+    #[error("{dir} is in use by another process")]
+    Locked { dir: String },
+    /// The operating system gave no random number for the store id.
+    #[error("no randomness from the operating system: {reason}")]
+    Randomness { reason: String },
+    /// The file system refused; the directory is not initialised.
+    #[error("cannot initialise {dir}")]
+    Io { dir: String, source: io::Error },
+}
+
+/// Why a log was not opened. Nothing was changed, unless said otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no data directory here; `init` makes one, opening never does.
+    #[error("{dir} is not a data directory; run `init` to make one")]
+    NotInitialised { dir: String },
+    /// Another log has the directory open.
+    #[error("{dir} is in use by another process")]
+    Locked { dir: String },
+    /// The directory belongs to another cluster.
+    #[error("{dir} belongs to cluster {found:?}, expected {expected:?}")]
+    ForeignCluster { dir: String, expected: String, found: String },
+    /// The directory belongs to another node.
+    #[error("{dir} belongs to node {found}, expected {expected}")]
+    ForeignNode { dir: String, expected: NodeId, found: NodeId },
+    /// A segment was made by another store and copied here.
+    #[error("segment {segment} belongs to store {found}, expected {expected}")]
+    ForeignSegment { segment: u32, expected: StoreId, found: StoreId },
+    /// One of the two small files that say who the store is cannot be read as such.
+    #[error("{dir}: file {name} is damaged")]
+    IdentityDamaged { dir: String, name: &'static str },
+    /// A newer version wrote this. Use that version.
+    #[error("segment {segment}, offset {offset}: unsupported {what} {value}")]
+    Unsupported { segment: u32, offset: u64, what: Unsupported, value: u64 },
+    /// Bytes that were durable have changed or are gone. The promises made on them may be lost:
+    /// never cut silently, left to the operator.
+    #[error("segment {segment} is damaged at offset {offset}: {why}")]
+    Corrupt {
+        /// The number in the name of the file.
+        segment: u32,
+        /// Where in the file.
+        offset: u64,
+        /// Where in the log, if that is known.
+        lsn: Option<Lsn>,
+        /// The groups that lost something; `None` if it could be any.
+        groups: Option<Vec<GroupId>>,
+        /// What is wrong.
+        why: Damage,
+    },
+    /// A setting is out of its range.
+    #[error("segment_bytes is {segment_bytes}: allowed are multiples of 4096 from 16 KiB to 64 MiB")]
+    SegmentBytes { segment_bytes: u64 },
+    /// The file system refused.
+    #[error("cannot open {dir}")]
+    Io { dir: String, source: io::Error },
+}
+
+/// A part of the format that this version does not know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Unsupported {
+    /// The format number of a segment.
+    #[error("segment format")]
+    SegmentFormat,
+    /// The version number of a frame.
+    #[error("frame version")]
+    FrameVersion,
+    /// A flag of a frame, for instance compression.
+    #[error("frame flags")]
+    FrameFlags,
+    /// A type of record, known by name or not.
+    #[error("record type")]
+    RecordType,
+    /// A kind of entry.
+    #[error("entry kind")]
+    EntryKind,
+}
+
+/// What proves that a log is damaged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The header of a segment with content does not match its checksum.
+    #[error("the segment header does not match its checksum")]
+    SegmentHeader,
+    /// A segment is gone, or one is there twice.
+    #[error("segment sequence {expected} is missing, found {found}")]
+    SegmentSequence { expected: u64, found: u64 },
+    /// A segment does not begin where the one before it ended.
+    #[error("the segment does not continue the one before it")]
+    SegmentChain,
+    /// A file became shorter than its header says.
+    #[error("the file has {bytes} bytes, its header says {expected}")]
+    SegmentShort { bytes: u64, expected: u64 },
+    /// No valid frame where `promised` says that everything below was durable.
+    #[error("no valid frame ({fault}), although everything below {promised} was durable")]
+    FrameLost { fault: FrameFault, promised: Lsn },
+    /// The checksum of a frame holds, yet its content cannot be what this software writes.
+    #[error("impossible record: {fault}")]
+    Record { fault: RecordFault },
+    /// The log ends before the position noted when it was opened last.
+    #[error("the log ends at {end}, it once reached {promised}")]
+    LogEndsEarly { end: Lsn, promised: Lsn },
+    /// Something was written by a later life of this node than the noted one.
+    #[error("written in incarnation {found}, the last noted one is {stored}")]
+    IncarnationAhead { found: u64, stored: u64 },
+}
+
+/// Why bytes are not the next frame of a log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameFault {
+    /// Nothing was written here.
+    #[error("blank")]
+    Blank,
+    /// Not the beginning of a frame.
+    #[error("magic number")]
+    Magic,
+    /// The header does not match its checksum.
+    #[error("header checksum")]
+    HeaderChecksum,
+    /// A frame of another place or of an earlier use of the file.
+    #[error("position")]
+    Position,
+    /// The frame before it is another one.
+    #[error("chain")]
+    Chain,
+    /// It reaches beyond the end of the segment.
+    #[error("length")]
+    Length,
+    /// The body does not match its checksum.
+    #[error("body checksum")]
+    BodyChecksum,
+    /// The unused rest of its last block is not zero.
+    #[error("padding")]
+    Padding,
+}
+
+/// Why the records of a frame make no sense.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordFault {
+    /// A length does not fit.
+    #[error("length")]
+    Length,
+    /// A record or entry does not match its own checksum.
+    #[error("checksum")]
+    Checksum,
+    /// The frame has more or fewer records than its header says.
+    #[error("record count")]
+    Count,
+    /// The group was never created, or is in another life.
+    #[error("group")]
+    Group,
+    /// The entries do not follow the log of their group.
+    #[error("entry index")]
+    Index,
+}
+
+/// Why entries cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The group was never created in this log.
+    #[error("group {group} was never created in this log")]
+    UnknownGroup { group: GroupId },
+    /// The log holds `[first, last]` only; it may just have been truncated.
+    #[error("group {group}: asked for {asked_first} to {asked_last}, the log holds {first} to {last}")]
+    OutOfRange {
+        group: GroupId,
+        asked_first: LogIndex,
+        asked_last: LogIndex,
+        first: LogIndex,
+        last: LogIndex,
+    },
+    /// What is on disk is not what was written.
+    #[error("group {group}: entry {index} in segment {segment} at {offset} is damaged")]
+    Corrupt { group: GroupId, index: LogIndex, segment: u32, offset: u64 },
+    /// The file system refused.
+    #[error("group {group}: cannot read entry {index}")]
+    Io { group: GroupId, index: LogIndex, source: io::Error },
+}

@@ -1,0 +1,199 @@
+//! The real disk: a directory of ordinary files.
+//!
+//! Durability is `File::sync_data` and `File::sync_all`: `fdatasync` and `fsync`, and on Apple
+//! systems `F_FULLFSYNC`, because their plain `fsync` stops at the drive's volatile cache.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile, LOCK_NAME};
+
+/// A [`Disk`] in a directory of the file system.
+#[derive(Clone, Debug)]
+pub struct FileDisk {
+    dir: Arc<Path>,
+}
+
+impl FileDisk {
+    /// The existing directory `dir`.
+    ///
+    /// # Errors
+    /// Whatever the file system says; `NotADirectory` if `dir` is something else.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        if !fs::metadata(dir)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { dir: dir.into() })
+    }
+
+    /// The directory `dir`, made with its parents if missing, and durable in all of them.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn create(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let dir = fs::canonicalize(dir)?;
+        // Every level is synced: which of them are new is not known, and a directory whose
+        // name is lost takes its content along.
+        for parent in dir.ancestors().skip(1) {
+            match File::open(parent).and_then(|file| file.sync_all()) {
+                Ok(()) => {}
+                // A parent we may pass but not read was not made by us.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                // Some file systems, mostly read-only roots, refuse to sync a directory.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { dir: dir.into() })
+    }
+
+    /// Where the directory is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+impl Disk for FileDisk {
+    type File = LogFile;
+    type Lock = File;
+
+    fn describe(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn try_lock(&self) -> io::Result<Option<File>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.path(LOCK_NAME))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            // A name that is not UTF-8 is not ours; it is listed in its readable form.
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<LogFile> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        Ok(LogFile(options.open(self.path(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<LogFile> {
+        Ok(LogFile(OpenOptions::new().read(true).write(true).open(self.path(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+/// An open file of a [`FileDisk`].
+#[derive(Debug)]
+pub struct LogFile(File);
+
+impl DiskFile for LogFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut parts = parts;
+        let mut offset = offset;
+        // The kernel may take less than it is given; what is left is offered again.
+        while !parts.is_empty() {
+            let few = &parts[..parts.len().min(PARTS_MAX)];
+            let taken = match rustix::io::pwritev(&self.0, few, offset) {
+                Ok(0) if few.iter().all(|part| part.is_empty()) => {
+                    let skipped = few.len();
+                    parts = &mut parts[skipped..];
+                    continue;
+                }
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(taken) => taken,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            offset += taken as u64;
+            IoSlice::advance_slices(&mut parts, taken);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
+    }
+}
+
+/// Parts per system call; Linux and the BSDs take 1024 (`IOV_MAX`).
+const PARTS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectored_write_of_more_parts_than_one_call_takes_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create(dir.path()).unwrap();
+        let file = disk.create("f").unwrap();
+        let bytes: Vec<u8> = (0..5000_u32).map(|i| i as u8).collect();
+        let mut parts: Vec<IoSlice<'_>> = bytes.chunks(2).map(IoSlice::new).collect();
+        parts.insert(7, IoSlice::new(&[]));
+        file.write_vectored_at(&mut parts, 3).unwrap();
+        let mut back = vec![0; bytes.len()];
+        file.read_exact_at(&mut back, 3).unwrap();
+        assert_eq!(back, bytes);
+    }
+
+    #[test]
+    fn lock_is_held_by_one_and_freed_by_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create(dir.path()).unwrap();
+        let lock = disk.try_lock().unwrap();
+        assert!(lock.is_some());
+        assert!(disk.try_lock().unwrap().is_none());
+        drop(lock);
+        assert!(disk.try_lock().unwrap().is_some());
+    }
+}

@@ -1,0 +1,290 @@
+//! Making a data directory and opening the log in it.
+
+use std::collections::BTreeMap;
+#[cfg(unix)]
+use std::path::Path;
+use std::sync::Arc;
+
+use raft_core::{GroupId, Incarnation, NodeId};
+
+use crate::cursor::Cursor;
+use crate::disk::{Disk, DiskFile};
+use crate::error::{InitError, OpenError};
+#[cfg(unix)]
+use crate::file_disk::FileDisk;
+use crate::frame::FRAME_HEADER_BYTES;
+use crate::identity::{self, Identity, Life, StoreId};
+use crate::index::{SegmentFile, Shared};
+use crate::location::SEGMENT_BYTES_MAX;
+use crate::lsn::Lsn;
+use crate::reader::LogReader;
+use crate::recovery::{RecoveredGroup, RecoveryReport, recover};
+use crate::segment::{BLOCK_BYTES, SegmentHeader, salt};
+use crate::spares::{Preparation, Spares};
+use crate::tails::Tails;
+use crate::writer::{LogWriter, WriterParts, write_segment_header};
+
+/// Settings of a log. They may differ from one open to the next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogOptions {
+    /// The length of a segment: a multiple of 4096 from 16 KiB to 64 MiB. Default 64 MiB, which
+    /// at full speed is one change of segment every few hundred milliseconds. An entry that does
+    /// not fit gets a segment of its own, as long as it needs.
+    pub segment_bytes: u64,
+    /// The largest frame, so the largest single write, unless one entry is larger. A batch beyond
+    /// it becomes several frames. Limited to what fits into a segment. Default 4 MiB: beyond
+    /// that a larger write gains no throughput and only delays the sync behind it.
+    pub frame_bytes_max: u64,
+    /// Who prepares segments. Default: a helper thread.
+    pub preparation: Preparation,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: SEGMENT_BYTES_MAX,
+            frame_bytes_max: 4 << 20,
+            preparation: Preparation::Background,
+        }
+    }
+}
+
+/// How a data directory is made.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct InitOptions {
+    /// The id of the store. Default: a random one from the operating system. A simulator gives
+    /// its own, so that a seed repeats.
+    pub store: Option<StoreId>,
+}
+
+/// Whom the caller believes the directory belongs to; `None` asks for nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Expected {
+    /// The name of the cluster.
+    pub cluster: Option<String>,
+    /// The node.
+    pub node: Option<NodeId>,
+}
+
+/// An open log and everything that was found in it.
+pub struct Opened<D: Disk> {
+    /// Who the directory belongs to.
+    pub identity: Identity,
+    /// The life of the node that begins now: one more than the last, durable already.
+    pub incarnation: Incarnation,
+    /// All groups ever created.
+    pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    /// Continues the log. There is only one.
+    pub writer: LogWriter<D>,
+    /// Reads the log. Clone it at will.
+    pub reader: LogReader,
+    /// What recovery found and did.
+    pub report: RecoveryReport,
+}
+
+/// Makes the data directory of a node: `dir` must be empty or missing.
+///
+/// Everything is durable on return. Repeating an `init` that was interrupted is fine.
+///
+/// # Errors
+/// [`InitError::AlreadyInitialised`] and [`InitError::NotEmpty`] leave the directory as it was.
+#[cfg(unix)]
+pub fn init(
+    dir: &Path,
+    cluster: &str,
+    node: NodeId,
+    options: &InitOptions,
+) -> Result<Identity, InitError> {
+    let io = |source| InitError::Io { dir: dir.display().to_string(), source };
+    init_on(&FileDisk::create(dir).map_err(io)?, cluster, node, options)
+}
+
+/// [`init`] on any disk.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_on<D: Disk>(
+    disk: &D,
+    cluster: &str,
+    node: NodeId,
+    options: &InitOptions,
+) -> Result<Identity, InitError> {
+    let io = |source| InitError::Io { dir: disk.describe(), source };
+    let _lock = disk
+        .try_lock()
+        .map_err(io)?
+        .ok_or_else(|| InitError::Locked { dir: disk.describe() })?;
+    let store = match options.store {
+        Some(store) => store,
+        None => StoreId::random()?,
+    };
+    let identity = Identity { cluster: cluster.to_owned(), node, store };
+    identity::write_new(disk, &identity)?;
+    Ok(identity)
+}
+
+/// The way into a log.
+pub struct Log;
+
+impl Log {
+    /// Opens the log of the data directory `dir`, which [`init`] has made.
+    ///
+    /// On return the directory is locked, the new incarnation is durable, a torn tail is cut and
+    /// zeroed, and the log can be continued. Cost: reads the whole log once.
+    ///
+    /// # Errors
+    /// [`OpenError::NotInitialised`], [`OpenError::ForeignCluster`] and
+    /// [`OpenError::ForeignNode`] are for the operator; [`OpenError::Corrupt`] means that durable
+    /// bytes were lost, and nothing was changed.
+    #[cfg(unix)]
+    pub fn open(
+        dir: &Path,
+        expected: &Expected,
+        options: &LogOptions,
+    ) -> Result<Opened<FileDisk>, OpenError> {
+        let name = dir.display().to_string();
+        match FileDisk::open(dir) {
+            Ok(disk) => Self::open_on(disk, expected, options),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(OpenError::NotInitialised { dir: name })
+            }
+            Err(source) => Err(OpenError::Io { dir: name, source }),
+        }
+    }
+
+    /// [`Log::open`] on any disk.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_on<D: Disk>(
+        disk: D,
+        expected: &Expected,
+        options: &LogOptions,
+    ) -> Result<Opened<D>, OpenError> {
+        let dir = || disk.describe();
+        let io = |source| OpenError::Io { dir: disk.describe(), source };
+        let segment_bytes = options.segment_bytes;
+        let allowed = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
+            && segment_bytes.is_multiple_of(BLOCK_BYTES);
+        if !allowed {
+            return Err(OpenError::SegmentBytes { segment_bytes });
+        }
+        // Asked before the lock, because taking that leaves a file behind.
+        if identity::read(&disk)?.is_none() {
+            return Err(OpenError::NotInitialised { dir: dir() });
+        }
+        let lock = disk.try_lock().map_err(io)?.ok_or_else(|| OpenError::Locked { dir: dir() })?;
+        let (identity, life) =
+            identity::read(&disk)?.ok_or_else(|| OpenError::NotInitialised { dir: dir() })?;
+        check_expected(&dir(), &identity, expected)?;
+
+        let recovered = recover(&disk, &identity, life, segment_bytes)?;
+        let incarnation = Incarnation::new(life.incarnation.get() + 1);
+        // The new life begins before the log is touched: whatever bears its number was written
+        // after everybody could know it.
+        let durable = recovered.report.end_lsn;
+        Life { incarnation, durable }.store(&disk).map_err(io)?;
+
+        let preparation = options.preparation;
+        let mut spares = Spares::new(
+            disk.clone(),
+            segment_bytes,
+            recovered.next_slot,
+            recovered.spares,
+            preparation,
+        )
+        .map_err(io)?;
+        let mut files = recovered.files;
+        let cursor = match recovered.cursor {
+            Some(cursor) => Cursor { incarnation: incarnation.get(), ..cursor },
+            None => {
+                let spare = spares.take(segment_bytes).map_err(io)?;
+                let header = first_header(identity.store, incarnation, spare.bytes);
+                write_segment_header(&spare.file, &header).map_err(io)?;
+                spare.file.sync_data().map_err(io)?;
+                let segment = SegmentFile { file: Arc::new(spare.file), base: header.base };
+                files.insert(spare.slot, segment);
+                first_cursor(spare.slot, &header)
+            }
+        };
+        let file = match files.get(&cursor.slot) {
+            Some(segment) => Arc::clone(&segment.file),
+            None => return Err(io(std::io::ErrorKind::NotFound.into())),
+        };
+        let tails = Tails::from_index(&recovered.index);
+        let shared = Arc::new(Shared::new(recovered.index, files, cursor.synced));
+        let frame_bytes_max =
+            options.frame_bytes_max.clamp(2 * BLOCK_BYTES, segment_bytes - BLOCK_BYTES);
+        debug_assert!(frame_bytes_max > FRAME_HEADER_BYTES as u64);
+        let store = identity.store;
+        let writer = LogWriter::new(WriterParts {
+            spares,
+            shared,
+            file,
+            cursor,
+            tails,
+            frame_bytes_max,
+            store,
+            lock,
+        });
+        Ok(Opened {
+            identity,
+            incarnation,
+            groups: recovered.groups,
+            reader: writer.reader(),
+            writer,
+            report: RecoveryReport { end_lsn: cursor.end(), ..recovered.report },
+        })
+    }
+}
+
+fn check_expected(dir: &str, identity: &Identity, expected: &Expected) -> Result<(), OpenError> {
+    if let Some(cluster) = &expected.cluster
+        && *cluster != identity.cluster
+    {
+        return Err(OpenError::ForeignCluster {
+            dir: dir.to_owned(),
+            expected: cluster.clone(),
+            found: identity.cluster.clone(),
+        });
+    }
+    if let Some(node) = expected.node
+        && node != identity.node
+    {
+        let (expected, found) = (node, identity.node);
+        return Err(OpenError::ForeignNode { dir: dir.to_owned(), expected, found });
+    }
+    Ok(())
+}
+
+fn first_header(store: StoreId, incarnation: Incarnation, bytes: u64) -> SegmentHeader {
+    SegmentHeader {
+        store,
+        seq: 1,
+        base: Lsn::ZERO,
+        prev_end: Lsn::ZERO,
+        prev_crc: 0,
+        salt: salt(store, 1, incarnation.get()),
+        incarnation: incarnation.get(),
+        bytes,
+    }
+}
+
+fn first_cursor(slot: u32, header: &SegmentHeader) -> Cursor {
+    let begin = Lsn::new(BLOCK_BYTES);
+    Cursor {
+        slot,
+        seq: header.seq,
+        base: header.base,
+        seed: header.frame_seed(),
+        bytes: header.bytes,
+        offset: BLOCK_BYTES,
+        chain: 0,
+        incarnation: header.incarnation,
+        synced: begin,
+        promised: begin,
+        content_end: begin,
+    }
+}
+
+const SEGMENT_BYTES_MIN: u64 = 16 << 10;

@@ -1,0 +1,376 @@
+//! A disk in memory that keeps only what it must: for crash tests and the simulator.
+//!
+//! It holds two images, what readers see and what is durable, and the list of writes between
+//! them. [`MemDisk::crash`] makes the disk a machine would find after a power cut: the durable
+//! image and whatever of the pending writes a [`CrashPolicy`] lets survive, torn at sectors of
+//! 512 bytes. Names follow the same rule until `sync_dir`.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, DiskFile};
+
+/// A disk in memory. Clones share it; [`MemDisk::crash`] makes an independent one.
+#[derive(Clone, Debug, Default)]
+pub struct MemDisk {
+    state: Arc<Mutex<State>>,
+}
+
+/// Which unsynced writes a power cut leaves. Deterministic for a seed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CrashPolicy {
+    /// None of them.
+    DropUnsynced,
+    /// All of them, as after a mere crash of the process.
+    KeepAll,
+    /// Each sector and each change of a name by its own coin, so in any order and torn.
+    RandomSectors {
+        /// Decides all coins.
+        seed: u64,
+    },
+    /// The first so many bytes, in the order of writing; then nothing.
+    Prefix {
+        /// Counted over all files.
+        bytes: u64,
+    },
+}
+
+/// What goes wrong at a chosen operation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// It fails once. A failed sync forgets the writes it should have made durable: readers go
+    /// on seeing them and no later sync brings them back, as on ext4.
+    Error,
+    /// It fails, and so does everything after it: the machine is gone. A write leaves nothing.
+    PowerCut,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: Vec<FileState>,
+    /// Names as readers see them.
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    locked: bool,
+    /// Counts operations that change something.
+    operations: u64,
+    syncs: u64,
+    fault: Option<(u64, Fault)>,
+    dead: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FileState {
+    seen: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<PendingWrite>,
+}
+
+#[derive(Clone, Debug)]
+struct PendingWrite {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl MemDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The disk as a restarted machine finds it, if power is lost now. `self` is unchanged.
+    #[must_use]
+    pub fn crash(&self, policy: CrashPolicy) -> Self {
+        let state = self.state.lock();
+        let mut coins = match policy {
+            CrashPolicy::RandomSectors { seed } => Coins(seed),
+            CrashPolicy::DropUnsynced | CrashPolicy::KeepAll | CrashPolicy::Prefix { .. } => {
+                Coins(0)
+            }
+        };
+        let mut budget = match policy {
+            CrashPolicy::Prefix { bytes } => bytes,
+            CrashPolicy::KeepAll | CrashPolicy::RandomSectors { .. } => u64::MAX,
+            CrashPolicy::DropUnsynced => 0,
+        };
+        let mut files = state.files.clone();
+        for file in &mut files {
+            for write in std::mem::take(&mut file.pending) {
+                for (offset, sector) in sectors(&write) {
+                    let keep = match policy {
+                        CrashPolicy::RandomSectors { .. } => coins.toss(),
+                        CrashPolicy::DropUnsynced
+                        | CrashPolicy::KeepAll
+                        | CrashPolicy::Prefix { .. } => true,
+                    };
+                    let length = budget.min(sector.len() as u64) as usize;
+                    if keep && length > 0 {
+                        patch(&mut file.durable, offset, &sector[..length]);
+                        budget -= length as u64;
+                    }
+                }
+            }
+            file.seen.clone_from(&file.durable);
+        }
+        let mut names = state.durable_names.clone();
+        let changed: Vec<&String> =
+            state.names.keys().chain(state.durable_names.keys()).collect();
+        for name in changed {
+            let keep = match policy {
+                CrashPolicy::DropUnsynced => false,
+                CrashPolicy::KeepAll | CrashPolicy::Prefix { .. } => true,
+                CrashPolicy::RandomSectors { .. } => coins.toss(),
+            };
+            if keep {
+                match state.names.get(name) {
+                    Some(file) => names.insert(name.clone(), *file),
+                    None => names.remove(name),
+                };
+            }
+        }
+        let durable_names = names.clone();
+        let state = State { files, names, durable_names, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Lets the `operation`th change from now on fail; the next one has number 0.
+    pub fn fail_at(&self, operation: u64, fault: Fault) {
+        let mut state = self.state.lock();
+        state.fault = Some((state.operations + operation, fault));
+    }
+
+    /// How many operations have changed something: create, write, sync, rename, remove.
+    pub fn operations(&self) -> u64 {
+        self.state.lock().operations
+    }
+
+    /// How many syncs of files have succeeded.
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+
+    /// The content of a file as readers see it.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        state.names.get(name).map(|file| state.files[*file].seen.clone())
+    }
+
+    /// Replaces the content of a file, durably: for tests that damage what is at rest.
+    pub fn overwrite(&self, name: &str, content: &[u8]) {
+        let mut state = self.state.lock();
+        let file = match state.names.get(name) {
+            Some(file) => *file,
+            None => {
+                let file = state.files.len();
+                state.files.push(FileState::default());
+                state.names.insert(name.to_owned(), file);
+                state.durable_names.insert(name.to_owned(), file);
+                file
+            }
+        };
+        let file = &mut state.files[file];
+        *file = FileState { seen: content.into(), durable: content.into(), pending: Vec::new() };
+    }
+}
+
+impl State {
+    /// Counts a change and lets it fail if it is its turn.
+    fn change(&mut self) -> io::Result<()> {
+        let operation = self.operations;
+        self.operations += 1;
+        if self.dead {
+            return Err(io::Error::other("the power is off"));
+        }
+        match self.fault {
+            Some((at, fault)) if at == operation => {
+                self.dead = fault == Fault::PowerCut;
+                Err(io::Error::other("injected fault"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn file(&self, name: &str) -> io::Result<usize> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Disk for MemDisk {
+    type File = MemFile;
+    type Lock = MemLock;
+
+    fn describe(&self) -> String {
+        "memory".into()
+    }
+
+    fn try_lock(&self) -> io::Result<Option<MemLock>> {
+        let mut state = self.state.lock();
+        if state.locked {
+            return Ok(None);
+        }
+        state.locked = true;
+        Ok(Some(MemLock { state: Arc::clone(&self.state) }))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state.lock().names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<MemFile> {
+        let mut state = self.state.lock();
+        state.change()?;
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = state.files.len();
+        state.files.push(FileState::default());
+        state.names.insert(name.to_owned(), file);
+        Ok(MemFile { state: Arc::clone(&self.state), file })
+    }
+
+    fn open(&self, name: &str) -> io::Result<MemFile> {
+        let file = self.state.lock().file(name)?;
+        Ok(MemFile { state: Arc::clone(&self.state), file })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.change()?;
+        let file = state.file(from)?;
+        state.names.remove(from);
+        state.names.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.file(name)?;
+        state.change()?;
+        state.names.remove(name);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.change()?;
+        state.durable_names = state.names.clone();
+        Ok(())
+    }
+}
+
+/// An open file of a [`MemDisk`].
+#[derive(Debug)]
+pub struct MemFile {
+    state: Arc<Mutex<State>>,
+    file: usize,
+}
+
+impl DiskFile for MemFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.state.lock().files[self.file].seen.len() as u64)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.state.lock();
+        let seen = &state.files[self.file].seen;
+        let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let bytes = begin.checked_add(buffer.len()).and_then(|end| seen.get(begin..end));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.change()?;
+        let mut bytes = Vec::new();
+        for part in parts.iter() {
+            bytes.extend_from_slice(part);
+        }
+        let file = &mut state.files[self.file];
+        patch(&mut file.seen, offset, &bytes);
+        file.pending.push(PendingWrite { offset, bytes });
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let outcome = state.change();
+        let dead = state.dead;
+        let file = &mut state.files[self.file];
+        if dead {
+            // What was pending when the power went is decided by `crash`.
+            return outcome;
+        }
+        let pending = std::mem::take(&mut file.pending);
+        outcome?;
+        for write in pending {
+            patch(&mut file.durable, write.offset, &write.bytes);
+        }
+        state.syncs += 1;
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Held while a log is open on a [`MemDisk`].
+#[derive(Debug)]
+pub struct MemLock {
+    state: Arc<Mutex<State>>,
+}
+
+impl Drop for MemLock {
+    fn drop(&mut self) {
+        self.state.lock().locked = false;
+    }
+}
+
+fn patch(content: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let begin = offset as usize;
+    let end = begin + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[begin..end].copy_from_slice(bytes);
+}
+
+/// Cuts a write where sectors end.
+fn sectors(write: &PendingWrite) -> impl Iterator<Item = (u64, &[u8])> {
+    let mut offset = write.offset;
+    let mut rest = write.bytes.as_slice();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let room = SECTOR_BYTES - offset % SECTOR_BYTES;
+        let (sector, after) = rest.split_at((room as usize).min(rest.len()));
+        let at = offset;
+        offset += sector.len() as u64;
+        rest = after;
+        Some((at, sector))
+    })
+}
+
+/// A stream of coin tosses from a seed (splitmix64).
+struct Coins(u64);
+
+impl Coins {
+    fn toss(&mut self) -> bool {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (value ^ (value >> 31)) & 1 == 1
+    }
+}
+
+const SECTOR_BYTES: u64 = 512;

@@ -1,0 +1,164 @@
+//! A log without a disk (class C): it forgets everything when the process ends.
+//!
+//! For tests, benches and groups whose state may be lost. Admission is the very code of the real
+//! log, so that what is refused there is refused here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use raft_core::{Entry, GroupId, LogIndex, Term};
+
+use crate::error::{LogError, ReadError};
+use crate::lsn::Lsn;
+use crate::reader::{Bounds, EntrySource, LogReader};
+use crate::store::LogStore;
+use crate::tails::Tails;
+use crate::write::{AppendInfo, GroupWrite, SyncInfo};
+
+/// A [`LogStore`] in memory. Its positions count the cost of entries.
+pub struct MemoryLog {
+    tails: Tails,
+    shared: Arc<RwLock<Groups>>,
+    reader: LogReader,
+    end: Lsn,
+    durable: Lsn,
+    /// Groups appended to since the last sync.
+    touched: Vec<GroupId>,
+}
+
+impl MemoryLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        let shared = Arc::new(RwLock::new(Groups::default()));
+        Self {
+            tails: Tails::default(),
+            reader: LogReader::new(Arc::clone(&shared)),
+            shared,
+            end: Lsn::ZERO,
+            durable: Lsn::ZERO,
+            touched: Vec::new(),
+        }
+    }
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LogStore for MemoryLog {
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.tails.admit(writes)?;
+        let mut groups = self.shared.write();
+        let mut bytes = 0;
+        for write in writes {
+            if write.create.is_some() {
+                groups.insert(write.group, MemoryGroup::default());
+            }
+            let Some(group) = groups.get_mut(&write.group) else { continue };
+            if let Some(from) = write.truncate_from {
+                group.truncate(from);
+            }
+            for entry in &write.entries {
+                bytes += entry.cost();
+                group.entries.push(entry.clone());
+            }
+            self.touched.push(write.group);
+        }
+        self.end = self.end.plus(bytes);
+        Ok(AppendInfo { end_lsn: self.end, bytes, frames: u64::from(!writes.is_empty()) })
+    }
+
+    fn sync(&mut self) -> Result<SyncInfo, LogError> {
+        let mut groups = self.shared.write();
+        for group in self.touched.drain(..) {
+            if let Some(group) = groups.get_mut(&group) {
+                group.durable = group.entries.len();
+            }
+        }
+        self.durable = self.end;
+        Ok(SyncInfo { durable_lsn: self.durable })
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_poisoned(&self) -> bool {
+        false
+    }
+
+    fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+}
+
+type Groups = HashMap<GroupId, MemoryGroup>;
+
+/// A log that begins with index 1.
+#[derive(Default)]
+struct MemoryGroup {
+    entries: Vec<Entry>,
+    /// How many of them were there at the last sync and are unchanged since.
+    durable: usize,
+}
+
+impl MemoryGroup {
+    fn truncate(&mut self, from: LogIndex) {
+        self.entries.truncate(from.prev().get() as usize);
+        self.durable = self.durable.min(self.entries.len());
+    }
+
+    fn last(&self) -> LogIndex {
+        LogIndex::new(self.entries.len() as u64)
+    }
+}
+
+impl EntrySource for RwLock<Groups> {
+    fn entries(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
+        let groups = self.read();
+        let known = groups.get(&group).ok_or(ReadError::UnknownGroup { group })?;
+        if first > last {
+            return Ok(Vec::new());
+        }
+        if first == LogIndex::ZERO || last > known.last() {
+            return Err(ReadError::OutOfRange {
+                group,
+                asked_first: first,
+                asked_last: last,
+                first: LogIndex::new(1),
+                last: known.last(),
+            });
+        }
+        let mut entries = Vec::new();
+        let mut cost = 0;
+        for entry in &known.entries[first.prev().get() as usize..last.get() as usize] {
+            cost += entry.cost();
+            if cost > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn bounds(&self, group: GroupId) -> Option<Bounds> {
+        let groups = self.read();
+        let known = groups.get(&group)?;
+        let durable = LogIndex::new(known.durable as u64);
+        Some(Bounds { first: LogIndex::new(1), last: known.last(), durable })
+    }
+
+    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        let at = usize::try_from(index.get().checked_sub(1)?).ok()?;
+        self.read().get(&group)?.entries.get(at).map(|entry| entry.term)
+    }
+}

@@ -1,0 +1,185 @@
+//! The plan of a batch: which records it becomes, and how they divide into frames.
+//!
+//! Sizes come before bytes, because a frame must know its place before it is encoded (its
+//! position is part of every checksum), and only its size tells whether it still fits into the
+//! segment.
+//!
+//! A frame is atomic on disk. An operation is split over frames only if it is larger than a
+//! frame may be; then a crash may leave a prefix of it, in the order create, hard state,
+//! truncation, entries, and each such prefix is a state the group could have asked for.
+
+use std::ops::Range;
+
+use crate::frame::frame_bytes;
+use crate::record::{ALIGNMENT, RECORD_HEADER_BYTES, item_bytes};
+use crate::write::GroupWrite;
+
+/// One record to be: a part of the operation `write`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) write: usize,
+    pub(crate) part: Part,
+    /// With header and padding.
+    pub(crate) bytes: u64,
+}
+
+/// Which part of an operation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    Create,
+    HardState,
+    Truncate,
+    /// These of its entries; all of one term.
+    Run(Range<usize>),
+}
+
+/// The records of a batch, in order, and where the frames divide them. Reused from batch to
+/// batch, so that its memory is allocated once.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) frames: Vec<FramePlan>,
+}
+
+/// One frame to be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct FramePlan {
+    pub(crate) pieces: Range<usize>,
+    pub(crate) body_bytes: u64,
+}
+
+impl FramePlan {
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        frame_bytes(self.body_bytes)
+    }
+}
+
+impl Plan {
+    /// Plans a batch. A frame takes at most `body_bytes_max`, except for a single record that
+    /// is larger: it has a frame of its own.
+    pub(crate) fn build(&mut self, writes: &[GroupWrite], body_bytes_max: u64) {
+        self.pieces.clear();
+        self.frames.clear();
+        for (at, write) in writes.iter().enumerate() {
+            if let Some(create) = &write.create {
+                let spec = (create.spec.len() as u64).next_multiple_of(ALIGNMENT);
+                self.push(at, Part::Create, HEADER + spec, body_bytes_max);
+            }
+            if write.hard_state.is_some() {
+                self.push(at, Part::HardState, HEADER, body_bytes_max);
+            }
+            if write.truncate_from.is_some() {
+                self.push(at, Part::Truncate, HEADER, body_bytes_max);
+            }
+            let mut from = 0;
+            while let Some(first) = write.entries.get(from) {
+                let mut bytes = HEADER + item_bytes(first.payload.len() as u64);
+                let room = self.room(bytes, body_bytes_max);
+                let mut to = from + 1;
+                while let Some(entry) = write.entries.get(to) {
+                    let item = item_bytes(entry.payload.len() as u64);
+                    let ends = entry.term != first.term
+                        || to - from == RUN_ENTRIES_MAX
+                        || bytes + item > room;
+                    if ends {
+                        break;
+                    }
+                    bytes += item;
+                    to += 1;
+                }
+                self.push(at, Part::Run(from..to), bytes, body_bytes_max);
+                from = to;
+            }
+        }
+    }
+
+    /// How many bytes the next record may have, if it has at least `bytes`.
+    fn room(&self, bytes: u64, body_bytes_max: u64) -> u64 {
+        match self.frames.last() {
+            Some(frame) if frame.body_bytes + bytes <= body_bytes_max => {
+                body_bytes_max - frame.body_bytes
+            }
+            _ => body_bytes_max,
+        }
+    }
+
+    fn push(&mut self, write: usize, part: Part, bytes: u64, body_bytes_max: u64) {
+        let at = self.pieces.len();
+        self.pieces.push(Piece { write, part, bytes });
+        match self.frames.last_mut() {
+            Some(frame) if frame.body_bytes + bytes <= body_bytes_max => {
+                frame.body_bytes += bytes;
+                frame.pieces.end = at + 1;
+            }
+            _ => self.frames.push(FramePlan { pieces: at..at + 1, body_bytes: bytes }),
+        }
+    }
+}
+
+const HEADER: u64 = RECORD_HEADER_BYTES as u64;
+/// A run counts its entries in 16 bits.
+const RUN_ENTRIES_MAX: usize = u16::MAX as usize;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use raft_core::{Entry, EntryKind, GroupId, HardState, LogIndex, LogTime, Term};
+
+    use super::*;
+
+    fn write(entries: &[(u64, usize)]) -> GroupWrite {
+        let mut write = GroupWrite::new(GroupId::new(1));
+        for (at, (term, bytes)) in entries.iter().enumerate() {
+            write.entries.push(Entry {
+                index: LogIndex::new(at as u64 + 1),
+                term: Term::new(*term),
+                kind: EntryKind::Command,
+                time: LogTime::new(0),
+                payload: Bytes::from(vec![0; *bytes]),
+            });
+        }
+        write
+    }
+
+    fn frames(writes: &[GroupWrite], body_bytes_max: u64) -> Vec<Vec<(usize, Part)>> {
+        let mut plan = Plan::default();
+        plan.build(writes, body_bytes_max);
+        let pieces = |frame: &FramePlan| {
+            assert_eq!(
+                frame.body_bytes,
+                plan.pieces[frame.pieces.clone()].iter().map(|piece| piece.bytes).sum::<u64>()
+            );
+            plan.pieces[frame.pieces.clone()]
+                .iter()
+                .map(|piece| (piece.write, piece.part.clone()))
+                .collect()
+        };
+        plan.frames.iter().map(pieces).collect()
+    }
+
+    #[test]
+    fn a_run_ends_with_its_term_and_a_batch_is_one_frame() {
+        let mut first = write(&[(1, 8), (1, 8), (2, 8)]);
+        first.hard_state = Some(HardState::default());
+        let expected = vec![vec![
+            (0, Part::HardState),
+            (0, Part::Run(0..2)),
+            (0, Part::Run(2..3)),
+            (1, Part::Run(0..1)),
+        ]];
+        assert_eq!(frames(&[first, write(&[(1, 0)])], 4096), expected);
+    }
+
+    #[test]
+    fn frames_are_filled_to_the_cap_and_a_larger_entry_travels_alone() {
+        // 40 + 2 * (16 + 8) = 88 bytes fit, a third entry does not.
+        let small = [(1, 8); 5];
+        let runs: Vec<_> =
+            [0..2, 2..4, 4..5].map(|run| vec![(0, Part::Run(run))]).into_iter().collect();
+        assert_eq!(frames(&[write(&small)], 90), runs);
+        let runs: Vec<_> =
+            [0..1, 1..2, 2..3].map(|run| vec![(0, Part::Run(run))]).into_iter().collect();
+        assert_eq!(frames(&[write(&[(1, 8), (1, 5000), (1, 8)])], 90), runs);
+    }
+}

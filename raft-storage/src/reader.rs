@@ -1,0 +1,320 @@
+//! Reading entries back, beside the writer and without waiting for it.
+//!
+//! A reader sees an entry as soon as it is written, durable or not; [`LogReader::durable_index`]
+//! tells which are. Neighbours in a segment are fetched with one read, and the payloads of one
+//! call share the buffers they were read into.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
+
+use crate::disk::DiskFile;
+use crate::error::ReadError;
+use crate::index::{GroupIndex, Shared};
+use crate::location::Location;
+use crate::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
+use crate::write::ENTRY_BYTES_MAX;
+
+/// Reads the entries of all groups. Cheap to clone; any number of threads may read.
+///
+/// It stays usable when the writer is poisoned or gone.
+#[derive(Clone)]
+pub struct LogReader {
+    source: Arc<dyn EntrySource>,
+}
+
+impl LogReader {
+    pub(crate) fn new(source: Arc<impl EntrySource>) -> Self {
+        Self { source }
+    }
+
+    /// The entries from `first` to `last`, both included, or fewer if they cost more than
+    /// `bytes_max` ([`Entry::cost`]); at least one. An empty range gives no entry.
+    ///
+    /// Every checksum is verified. Cost: a read of the disk per stretch of neighbours.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] unless the log holds both ends; [`ReadError::Corrupt`] if the
+    /// bytes on disk are not those that were written.
+    pub fn entries(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
+        self.source.entries(group, first, last, bytes_max)
+    }
+
+    /// The first index of the group's log; one above [`Self::last_index`] if it is empty.
+    pub fn first_index(&self, group: GroupId) -> Option<LogIndex> {
+        self.source.bounds(group).map(|bounds| bounds.first)
+    }
+
+    /// The last index written, or the one before the first; `None` for an unknown group.
+    pub fn last_index(&self, group: GroupId) -> Option<LogIndex> {
+        self.source.bounds(group).map(|bounds| bounds.last)
+    }
+
+    /// The last index that is durable together with all before it; `None` for an unknown group.
+    ///
+    /// Cost: a binary search in the group's index.
+    pub fn durable_index(&self, group: GroupId) -> Option<LogIndex> {
+        self.source.bounds(group).map(|bounds| bounds.durable)
+    }
+
+    /// The term of an entry, or `None` if the log does not hold it.
+    pub fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        self.source.term(group, index)
+    }
+}
+
+/// Where a [`LogReader`] reads from.
+pub(crate) trait EntrySource: Send + Sync + 'static {
+    fn entries(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, ReadError>;
+    fn bounds(&self, group: GroupId) -> Option<Bounds>;
+    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
+}
+
+/// The ends of a group's log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Bounds {
+    pub(crate) first: LogIndex,
+    pub(crate) last: LogIndex,
+    pub(crate) durable: LogIndex,
+}
+
+/// An entry to be read: all that the index knows of it.
+#[derive(Clone, Copy)]
+struct Wanted {
+    index: LogIndex,
+    term: Term,
+    location: Location,
+}
+
+impl<F: DiskFile> EntrySource for Shared<F> {
+    fn entries(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
+        let (incarnation, wanted) = {
+            let index = self.index.read();
+            let known = index.group(group).ok_or(ReadError::UnknownGroup { group })?;
+            if first > last {
+                return Ok(Vec::new());
+            }
+            if first < known.first || last > known.last() {
+                return Err(ReadError::OutOfRange {
+                    group,
+                    asked_first: first,
+                    asked_last: last,
+                    first: known.first,
+                    last: known.last(),
+                });
+            }
+            (known.incarnation, wanted(known, first, last, bytes_max))
+        };
+        let mut entries = Vec::with_capacity(wanted.len());
+        let mut cost = 0;
+        let mut rest = wanted.as_slice();
+        while !rest.is_empty() {
+            let (stretch, after) = rest.split_at(stretch(rest));
+            for entry in self.read_stretch(group, incarnation, stretch)? {
+                cost += entry.cost();
+                // Only an entry too long for the index can be longer than expected.
+                if cost > bytes_max && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                entries.push(entry);
+            }
+            rest = after;
+        }
+        Ok(entries)
+    }
+
+    fn bounds(&self, group: GroupId) -> Option<Bounds> {
+        // Read before the places are: what was durable then is durable now.
+        let durable = self.durable();
+        let index = self.index.read();
+        let known = index.group(group)?;
+        let files = self.files.read();
+        // Places grow with the index, so the durable ones are a prefix.
+        let count = known.locations.partition_point(|location| {
+            files
+                .get(&location.slot())
+                .is_some_and(|segment| segment.base.plus(location.offset()) < durable)
+        });
+        let (first, last) = (known.first, known.last());
+        Some(Bounds { first, last, durable: LogIndex::new(first.get() - 1 + count as u64) })
+    }
+
+    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        self.index.read().group(group)?.term(index)
+    }
+}
+
+impl<F: DiskFile> Shared<F> {
+    fn read_stretch(
+        &self,
+        group: GroupId,
+        incarnation: GroupIncarnation,
+        stretch: &[Wanted],
+    ) -> Result<Vec<Entry>, ReadError> {
+        let [first, .., last] = stretch else {
+            return match stretch {
+                [one] => self.read_one(group, incarnation, *one).map(|entry| vec![entry]),
+                _ => Ok(Vec::new()),
+            };
+        };
+        let begin = first.location.offset();
+        let bytes = last.location.offset() + item_bytes(last.location.payload_bytes_min()) - begin;
+        let buffer = self.read(group, *first, begin, bytes)?;
+        let decode = |wanted: &Wanted| {
+            let at = (wanted.location.offset() - begin) as usize;
+            decode_entry(group, incarnation, *wanted, &buffer.slice(at..))
+        };
+        stretch.iter().map(decode).collect()
+    }
+
+    fn read_one(
+        &self,
+        group: GroupId,
+        incarnation: GroupIncarnation,
+        wanted: Wanted,
+    ) -> Result<Entry, ReadError> {
+        let begin = wanted.location.offset();
+        let payload_bytes = match wanted.location.payload_bytes() {
+            Some(bytes) => bytes,
+            None => {
+                let header = self.read(group, wanted, begin, ITEM_HEADER_BYTES as u64)?;
+                u64::from(ItemHeader::decode(&header).payload_bytes)
+            }
+        };
+        // A damaged length must not decide how much memory is taken.
+        if payload_bytes > ENTRY_BYTES_MAX {
+            return Err(corrupt(group, wanted));
+        }
+        let buffer = self.read(group, wanted, begin, ITEM_HEADER_BYTES as u64 + payload_bytes)?;
+        decode_entry(group, incarnation, wanted, &buffer)
+    }
+
+    fn read(
+        &self,
+        group: GroupId,
+        wanted: Wanted,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Bytes, ReadError> {
+        let slot = wanted.location.slot();
+        let file = self.files.read().get(&slot).map(|segment| Arc::clone(&segment.file));
+        let mut buffer = vec![0; bytes as usize];
+        file.ok_or_else(|| io::ErrorKind::NotFound.into())
+            .and_then(|file| file.read_exact_at(&mut buffer, offset))
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => corrupt(group, wanted),
+                _ => ReadError::Io { group, index: wanted.index, source },
+            })?;
+        Ok(buffer.into())
+    }
+}
+
+/// The entries of a range that can be paid for, judged by what the index knows.
+fn wanted(group: &GroupIndex, first: LogIndex, last: LogIndex, bytes_max: u64) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut cost = 0_u64;
+    let mut run = group.runs.partition_point(|(start, _)| *start <= first);
+    let mut index = first;
+    while index <= last {
+        let Some(location) = group.location(index) else { break };
+        cost = cost.saturating_add(location.payload_bytes_min() + Entry::OVERHEAD);
+        if cost > bytes_max && !wanted.is_empty() {
+            break;
+        }
+        while group.runs.get(run).is_some_and(|(start, _)| *start <= index) {
+            run += 1;
+        }
+        let Some((_, term)) = run.checked_sub(1).and_then(|run| group.runs.get(run)) else { break };
+        wanted.push(Wanted { index, term: *term, location });
+        if index == index.next() {
+            break;
+        }
+        index = index.next();
+    }
+    wanted
+}
+
+/// How many of the first entries lie so close together that one read should fetch them.
+fn stretch(wanted: &[Wanted]) -> usize {
+    let Some(first) = wanted.first() else { return 0 };
+    if first.location.payload_bytes().is_none() {
+        return 1;
+    }
+    let begin = first.location.offset();
+    let mut count = 1;
+    for pair in wanted.windows(2) {
+        let [before, after] = pair else { break };
+        let end = before.location.offset() + item_bytes(before.location.payload_bytes_min());
+        let near = after.location.slot() == first.location.slot()
+            && after.location.payload_bytes().is_some()
+            && after.location.offset() >= end
+            && after.location.offset() - end <= GAP_BYTES_MAX
+            && after.location.offset() + item_bytes(after.location.payload_bytes_min()) - begin
+                <= STRETCH_BYTES_MAX;
+        if !near {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+fn decode_entry(
+    group: GroupId,
+    incarnation: GroupIncarnation,
+    wanted: Wanted,
+    buffer: &Bytes,
+) -> Result<Entry, ReadError> {
+    let damaged = || corrupt(group, wanted);
+    let item = ItemHeader::decode(buffer.get(..ITEM_HEADER_BYTES).ok_or_else(damaged)?);
+    let end = ITEM_HEADER_BYTES + item.payload_bytes as usize;
+    if buffer.len() < end {
+        return Err(damaged());
+    }
+    let payload = buffer.slice(ITEM_HEADER_BYTES..end);
+    let name = EntryName { group, incarnation, index: wanted.index, term: wanted.term };
+    if name.entry_crc(item.kind, item.time, &payload) != item.crc {
+        return Err(damaged());
+    }
+    Ok(Entry {
+        index: wanted.index,
+        term: wanted.term,
+        kind: entry_kind(item.kind).ok_or_else(damaged)?,
+        time: item.time,
+        payload,
+    })
+}
+
+fn corrupt(group: GroupId, wanted: Wanted) -> ReadError {
+    ReadError::Corrupt {
+        group,
+        index: wanted.index,
+        segment: wanted.location.slot(),
+        offset: wanted.location.offset(),
+    }
+}
+
+/// Reading this many unwanted bytes is cheaper than another system call.
+const GAP_BYTES_MAX: u64 = 1 << 10;
+/// The most that one read fetches; it also bounds what a kept payload keeps alive.
+const STRETCH_BYTES_MAX: u64 = 256 << 10;

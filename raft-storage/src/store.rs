@@ -1,0 +1,34 @@
+//! What the engine needs from a log, whatever it is made of.
+
+use crate::error::LogError;
+use crate::reader::LogReader;
+use crate::write::{AppendInfo, GroupWrite, SyncInfo};
+
+/// A log shared by all groups of a node. The `conformance` suite (a feature) says in
+/// code what every implementation must do; this says it in words.
+pub trait LogStore: Send {
+    /// Appends operations of many groups, all or none of them. On return they are written
+    /// (readable, and safe from a crash of the process if the store survives one).
+    ///
+    /// # Errors
+    /// A refused operation leaves the log unchanged; [`LogError::Io`] is final.
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError>;
+
+    /// Makes everything appended so far durable, as far as this store can.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] is final.
+    fn sync(&mut self) -> Result<SyncInfo, LogError>;
+
+    /// To be called when nothing was appended for about 100 ms after a sync.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn idle(&mut self) -> Result<(), LogError>;
+
+    /// Whether the store has failed for good.
+    fn is_poisoned(&self) -> bool;
+
+    /// Reads what was appended, from any thread.
+    fn reader(&self) -> LogReader;
+}

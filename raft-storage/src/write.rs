@@ -1,0 +1,63 @@
+//! What a group asks the log to make durable.
+
+use bytes::Bytes;
+use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex};
+
+/// One persist operation of one group. Its parts take effect in the order of the fields.
+///
+/// A batch may hold several operations of one group; they take effect in order.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupWrite {
+    /// Whose operation it is.
+    pub group: GroupId,
+    /// Makes the group known to the log, with an empty log and the default hard state.
+    pub create: Option<GroupCreate>,
+    /// The new term and vote, written as one record.
+    pub hard_state: Option<HardState>,
+    /// Removes all entries from this index on.
+    pub truncate_from: Option<LogIndex>,
+    /// Entries with consecutive indexes, the first one right after the last one in the log.
+    pub entries: Vec<Entry>,
+}
+
+impl GroupWrite {
+    /// An operation that does nothing yet; set the fields it needs.
+    pub const fn new(group: GroupId) -> Self {
+        Self { group, create: None, hard_state: None, truncate_from: None, entries: Vec::new() }
+    }
+}
+
+/// How a group begins.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupCreate {
+    /// Which life of the group id this is. A larger number than that of an existing group
+    /// replaces it and forgets its log.
+    pub incarnation: GroupIncarnation,
+    /// What the group is, in the caller's own encoding; given back on recovery. At most
+    /// [`SPEC_BYTES_MAX`].
+    pub spec: Bytes,
+}
+
+/// The longest payload of one entry: 256 MiB. The engine's own cap lies below (64 MiB).
+pub const ENTRY_BYTES_MAX: u64 = 256 << 20;
+
+/// The longest description of a group: 1 MiB.
+pub const SPEC_BYTES_MAX: u64 = 1 << 20;
+
+/// What an append has done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AppendInfo {
+    /// Where the log ends now. Everything below is durable once `durable_lsn` reaches it.
+    pub end_lsn: crate::Lsn,
+    /// Bytes written, with headers and padding.
+    pub bytes: u64,
+    /// Frames written: one, unless the batch was larger than a frame may be.
+    pub frames: u64,
+}
+
+/// What a sync has done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SyncInfo {
+    /// Everything below is durable.
+    pub durable_lsn: crate::Lsn,
+}

@@ -1,0 +1,70 @@
+//! The settings of one lane.
+
+use std::time::Duration;
+
+/// How one lane behaves. Every timeout measures progress, never the size of a message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LaneConfig {
+    /// Longest time for connecting and writing the mux prefix. Default 1 s.
+    pub connect_timeout: Duration,
+    /// Longest time from an open stream to the end of the handshake, on both sides. Default 1 s.
+    pub handshake_timeout: Duration,
+    /// Bytes a peer may send us on this lane before we have [`consumed`](crate::Lanes::consumed)
+    /// any; told to it in the handshake. One frame may exceed it. It bounds the memory a lane
+    /// can hold, and needs bandwidth times delay to keep a link busy. Default 4 MiB, control
+    /// 1 MiB.
+    pub window_bytes: u64,
+    /// Largest frame we accept, in bytes; told to the peer, and its answer binds what we send.
+    /// Default 64 MiB + 64 KiB: one entry of 64 MiB and what describes it.
+    pub frame_bytes_max: u64,
+    /// First pause after a failed dial; it doubles. Default 20 ms.
+    pub backoff_min: Duration,
+    /// Longest pause between dials. Default 400 ms: below the election timeout, or a peer that is
+    /// back would be elected around.
+    pub backoff_max: Duration,
+    /// Send a ping after hearing nothing for so long. Default 1 s.
+    pub keepalive_interval: Duration,
+    /// Close the lane if a ping that has left us brings no byte for so long. Default 3 s.
+    pub keepalive_timeout: Duration,
+    /// Close the lane if bytes are queued and none could be written for so long. Default 5 s.
+    pub stall_timeout: Duration,
+    /// No [`budget`](crate::Lanes::budget) while so many bytes wait to be written; and, where we
+    /// accepted the connection, nothing is read while so many answers wait. One frame may exceed
+    /// it. Default 1 MiB.
+    pub write_buffer_max: u64,
+}
+
+impl Default for LaneConfig {
+    /// As [`LaneConfig::data`].
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(1),
+            window_bytes: 4 << 20,
+            frame_bytes_max: (64 << 20) + (64 << 10),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_millis(400),
+            keepalive_interval: Duration::from_secs(1),
+            keepalive_timeout: Duration::from_secs(3),
+            stall_timeout: Duration::from_secs(5),
+            write_buffer_max: 1 << 20,
+        }
+    }
+}
+
+impl LaneConfig {
+    /// The defaults of the control lane: a smaller window, as nothing on it is large.
+    pub fn control() -> Self {
+        Self { window_bytes: 1 << 20, ..Self::default() }
+    }
+
+    /// The defaults of a data lane.
+    pub fn data() -> Self {
+        Self::default()
+    }
+
+    /// The defaults of the bulk lane.
+    pub fn bulk() -> Self {
+        Self::default()
+    }
+}

@@ -1,0 +1,227 @@
+//! From frames to bytes.
+
+use bytes::{BufMut, BytesMut};
+use raft_core::{Append, Entry, GroupId, LogIndex, Message};
+
+use crate::envelope::Envelope;
+use crate::frame::{
+    APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
+    HEADER_LEN,
+};
+use crate::heartbeat_batch;
+use crate::transmit::Transmit;
+use crate::varint::put_varint;
+use crate::wire::{
+    AppendReplyWire, AppendWire, EntryWire, HeartbeatReplyWire, HeartbeatWire, NumberWire,
+    TermRunWire, TimeoutNowWire, VoteReplyWire, VoteRequestWire, put,
+};
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Encoded {
+    /// Bytes queued.
+    pub bytes: u64,
+    /// Frames on the wire; more than one for a long batch, none for an empty one.
+    pub frames: u64,
+}
+
+/// Queues a frame. Batches are sorted by group and split where they outgrow a frame.
+///
+/// Costs one pass over the frame; payloads are read once for their checksums and copied only if
+/// they are small.
+///
+/// # Errors
+/// [`FrameError::TooLarge`], [`FrameError::TooManyEntries`] or [`FrameError::EntriesDiffer`];
+/// nothing is queued then.
+pub fn encode(
+    frame: &mut Frame,
+    ends: Ends,
+    frame_bytes_max: u64,
+    out: &mut Transmit,
+) -> Result<Encoded, FrameError> {
+    let before = out.len();
+    let frames = match frame {
+        Frame::Message(envelope) => encode_envelope(envelope, ends, frame_bytes_max, out)?,
+        Frame::Heartbeats(items) => {
+            let kind = FrameKind::Heartbeats;
+            heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+        }
+        Frame::ReadConfirms(items) => {
+            let kind = FrameKind::ReadConfirms;
+            heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+        }
+        Frame::HeartbeatReplies(items) => {
+            let kind = FrameKind::HeartbeatReplies;
+            heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+        }
+        Frame::Credit { bytes } => encode_number(FrameKind::Credit, *bytes, out),
+        Frame::Ping { nonce } => encode_number(FrameKind::Ping, *nonce, out),
+        Frame::Pong { nonce } => encode_number(FrameKind::Pong, *nonce, out),
+    };
+    Ok(Encoded { bytes: out.len() - before, frames })
+}
+
+/// A frame whose header waits for its body.
+pub(crate) struct OpenFrame {
+    start: usize,
+    kind: FrameKind,
+    flags: u16,
+    group: GroupId,
+}
+
+impl OpenFrame {
+    pub(crate) fn new(kind: FrameKind, flags: u16, group: GroupId, out: &mut BytesMut) -> Self {
+        let start = out.len();
+        out.put_bytes(0, HEADER_LEN);
+        Self { start, kind, flags, group }
+    }
+
+    /// Bytes of the body so far.
+    pub(crate) fn body_len(&self, out: &BytesMut) -> usize {
+        out.len() - self.start - HEADER_LEN
+    }
+
+    /// Completes the header. The caller has checked that the lengths are allowed.
+    pub(crate) fn finish(&self, payload_len: u32, out: &mut BytesMut) {
+        let frame = &mut out[self.start..];
+        let (header, body) = frame.split_at_mut(HEADER_LEN);
+        header[0] = FRAME_VERSION;
+        header[1] = self.kind.code();
+        header[2..4].copy_from_slice(&self.flags.to_le_bytes());
+        header[4..8].copy_from_slice(&self.group.get().to_le_bytes());
+        header[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        header[12..16].copy_from_slice(&payload_len.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..16]), body);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn encode_number(kind: FrameKind, number: u64, out: &mut Transmit) -> u64 {
+    let tail = out.tail();
+    let before = tail.len();
+    let open = OpenFrame::new(kind, 0, GroupId::new(0), tail);
+    put(tail, &NumberWire { number });
+    open.finish(0, tail);
+    out.grown(before);
+    1
+}
+
+fn encode_envelope(
+    envelope: &Envelope,
+    ends: Ends,
+    frame_bytes_max: u64,
+    out: &mut Transmit,
+) -> Result<u64, FrameError> {
+    check_entries(envelope)?;
+    let payload_len: u64 = envelope.entries.iter().map(|entry| entry.payload.len() as u64).sum();
+    let kind = kind_of(&envelope.message);
+    let flag_from = if envelope.from.get() == ends.local.get() { 0 } else { FLAG_FROM };
+    let flag_to = if envelope.to.get() == ends.remote.get() { 0 } else { FLAG_TO };
+
+    let tail = out.tail();
+    let before = tail.len();
+    let open = OpenFrame::new(kind, flag_from | flag_to, envelope.group, tail);
+    put_varint(tail, u64::from(envelope.group_incarnation.get()));
+    if flag_from != 0 {
+        put_varint(tail, envelope.from.get());
+    }
+    if flag_to != 0 {
+        put_varint(tail, envelope.to.get());
+    }
+    match &envelope.message {
+        Message::PreVote(m) | Message::Vote(m) => put(tail, &VoteRequestWire::from(m)),
+        Message::PreVoteReply(m) | Message::VoteReply(m) => put(tail, &VoteReplyWire::from(m)),
+        Message::Append(m) => put_append(tail, m, &envelope.entries),
+        Message::AppendReply(m) => put(tail, &AppendReplyWire::from(m)),
+        Message::Heartbeat(m) | Message::ReadConfirm(m) => put(tail, &HeartbeatWire::from(m)),
+        Message::HeartbeatReply(m) => put(tail, &HeartbeatReplyWire::from(m)),
+        Message::TimeoutNow(m) => put(tail, &TimeoutNowWire::from(m)),
+    }
+
+    let body_len = open.body_len(tail) as u64;
+    let bytes = HEADER_LEN as u64 + body_len + payload_len;
+    let too_large = if body_len > u64::from(kind.body_max()) {
+        Some((body_len, u64::from(kind.body_max())))
+    } else if bytes > frame_bytes_max || payload_len > u64::from(u32::MAX) {
+        Some((bytes, frame_bytes_max.min(u64::from(u32::MAX))))
+    } else {
+        None
+    };
+    if let Some((bytes, max)) = too_large {
+        tail.truncate(before);
+        return Err(FrameError::TooLarge { kind, bytes, max });
+    }
+    open.finish(payload_len as u32, tail);
+    out.grown(before);
+    for entry in &envelope.entries {
+        out.put_payload(&entry.payload);
+    }
+    Ok(1)
+}
+
+/// Runs and entries must tell the same, or the receiver would see another log than we have.
+fn check_entries(envelope: &Envelope) -> Result<(), FrameError> {
+    let differ = FrameError::EntriesDiffer { group: envelope.group };
+    let Message::Append(append) = &envelope.message else {
+        return if envelope.entries.is_empty() { Ok(()) } else { Err(differ) };
+    };
+    let count = envelope.entries.len() as u64;
+    if count > APPEND_ENTRIES_MAX {
+        return Err(FrameError::TooManyEntries { count });
+    }
+    if append.count() != count || append.prev_index.get().checked_add(count).is_none() {
+        return Err(differ);
+    }
+    let mut entries = envelope.entries.iter();
+    let mut index: LogIndex = append.prev_index;
+    for run in &append.runs {
+        if run.count == 0 {
+            return Err(differ);
+        }
+        for entry in entries.by_ref().take(run.count as usize) {
+            index = index.next();
+            if entry.index != index || entry.term != run.term {
+                return Err(differ);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put_append(tail: &mut BytesMut, append: &Append, entries: &[Entry]) {
+    put(tail, &AppendWire::from(append));
+    put_varint(tail, append.runs.len() as u64);
+    for run in &append.runs {
+        put(tail, &TermRunWire { term: run.term.get(), count: run.count });
+    }
+    put_varint(tail, entries.len() as u64);
+    let mut time = 0;
+    for entry in entries {
+        let wire = EntryWire {
+            kind: entry.kind.code(),
+            time_delta: entry.time.get().wrapping_sub(time) as i64,
+            payload_len: u32::try_from(entry.payload.len()).unwrap_or(u32::MAX),
+            payload_crc: crc32c::crc32c(&entry.payload).to_le_bytes(),
+        };
+        time = entry.time.get();
+        put(tail, &wire);
+    }
+}
+
+fn kind_of(message: &Message) -> FrameKind {
+    match message {
+        Message::PreVote(_) => FrameKind::PreVote,
+        Message::PreVoteReply(_) => FrameKind::PreVoteReply,
+        Message::Vote(_) => FrameKind::Vote,
+        Message::VoteReply(_) => FrameKind::VoteReply,
+        Message::Append(_) => FrameKind::Append,
+        Message::AppendReply(_) => FrameKind::AppendReply,
+        Message::Heartbeat(_) => FrameKind::Heartbeat,
+        Message::HeartbeatReply(_) => FrameKind::HeartbeatReply,
+        Message::ReadConfirm(_) => FrameKind::ReadConfirm,
+        Message::TimeoutNow(_) => FrameKind::TimeoutNow,
+    }
+}
+
+#[cfg(test)]
+mod tests;

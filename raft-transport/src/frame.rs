@@ -1,0 +1,287 @@
+//! What travels on a lane, and the header every frame begins with.
+//!
+//! ```text
+//!   0        1       2       4        8          12            16       20
+//!   +--------+-------+-------+--------+----------+-------------+--------+------+----------+
+//!   | version| kind  | flags | group  | body_len | payload_len | crc32c | body | payloads |
+//!   +--------+-------+-------+--------+----------+-------------+--------+------+----------+
+//! ```
+//!
+//! All numbers are little-endian. The checksum covers bytes 0 to 16 and the body; each payload
+//! has its own in the body. `docs/FORMATS.md` has the bodies byte by byte.
+
+use raft_core::{GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId};
+
+use crate::envelope::Envelope;
+
+/// The first byte of every frame.
+pub const FRAME_VERSION: u8 = 0xF1;
+
+/// Bytes before a frame's body.
+pub const HEADER_LEN: usize = 20;
+
+/// Largest body of any frame, in bytes.
+pub const BODY_BYTES_MAX: u32 = 4 << 20;
+
+/// Largest body of a batch, in bytes: larger batches travel as several frames. A full one holds
+/// some 40,000 idle groups.
+pub const BATCH_BODY_MAX: u32 = 256 << 10;
+
+/// Most entries in one append. With the smallest entries this is 4 MiB of
+/// [`cost`](raft_core::Entry::cost), so an append capped at 1 MiB never comes near.
+pub const APPEND_ENTRIES_MAX: u64 = 1 << 17;
+
+/// What travels on a lane.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Frame {
+    /// One message of one group.
+    Message(Envelope),
+    /// The scheduled heartbeats of many groups. Arrives sorted by group, and as several frames if
+    /// it is very long.
+    Heartbeats(Vec<HeartbeatItem>),
+    /// Read confirmations of many groups, sent at once. Sorted and split as heartbeats are.
+    ReadConfirms(Vec<HeartbeatItem>),
+    /// The answers to both. Sorted and split as heartbeats are.
+    HeartbeatReplies(Vec<HeartbeatReplyItem>),
+    /// So many more bytes may be sent. Handled within the lane.
+    Credit {
+        /// How many.
+        bytes: u64,
+    },
+    /// Are you there? Handled within the lane.
+    Ping {
+        /// Echoed by the answer.
+        nonce: u64,
+    },
+    /// Yes. Handled within the lane.
+    Pong {
+        /// From the ping.
+        nonce: u64,
+    },
+}
+
+/// One group's part of a heartbeat or read confirmation batch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HeartbeatItem {
+    /// The group.
+    pub group: GroupId,
+    /// Which life of the group.
+    pub group_incarnation: GroupIncarnation,
+    /// The leader's replica.
+    pub from: ReplicaId,
+    /// The follower's replica.
+    pub to: ReplicaId,
+    /// What a message of its own would have said.
+    pub heartbeat: Heartbeat,
+}
+
+/// One group's part of a batch of answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HeartbeatReplyItem {
+    /// The group.
+    pub group: GroupId,
+    /// Which life of the group.
+    pub group_incarnation: GroupIncarnation,
+    /// The follower's replica.
+    pub from: ReplicaId,
+    /// The leader's replica.
+    pub to: ReplicaId,
+    /// What a message of its own would have said.
+    pub reply: HeartbeatReply,
+}
+
+/// The two nodes of a connection, as the one encoding or decoding sees them. A replica whose id
+/// equals its node's costs no byte.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ends {
+    /// This node.
+    pub local: NodeId,
+    /// The other one.
+    pub remote: NodeId,
+}
+
+/// The second byte of a frame.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// [`Message::PreVote`](raft_core::Message::PreVote).
+    PreVote = 1,
+    /// [`Message::PreVoteReply`](raft_core::Message::PreVoteReply).
+    PreVoteReply = 2,
+    /// [`Message::Vote`](raft_core::Message::Vote).
+    Vote = 3,
+    /// [`Message::VoteReply`](raft_core::Message::VoteReply).
+    VoteReply = 4,
+    /// [`Message::Append`](raft_core::Message::Append), the only kind with payloads.
+    Append = 5,
+    /// [`Message::AppendReply`](raft_core::Message::AppendReply).
+    AppendReply = 6,
+    /// [`Message::Heartbeat`](raft_core::Message::Heartbeat) on its own.
+    Heartbeat = 7,
+    /// [`Message::HeartbeatReply`](raft_core::Message::HeartbeatReply) on its own.
+    HeartbeatReply = 8,
+    /// [`Message::ReadConfirm`](raft_core::Message::ReadConfirm) on its own.
+    ReadConfirm = 9,
+    /// [`Message::TimeoutNow`](raft_core::Message::TimeoutNow).
+    TimeoutNow = 10,
+    /// [`Frame::Heartbeats`].
+    Heartbeats = 16,
+    /// [`Frame::ReadConfirms`].
+    ReadConfirms = 17,
+    /// [`Frame::HeartbeatReplies`].
+    HeartbeatReplies = 18,
+    /// [`Frame::Credit`].
+    Credit = 32,
+    /// [`Frame::Ping`].
+    Ping = 33,
+    /// [`Frame::Pong`].
+    Pong = 34,
+}
+
+impl FrameKind {
+    /// Every kind, for tables and tests.
+    pub const ALL: [Self; 16] = [
+        Self::PreVote,
+        Self::PreVoteReply,
+        Self::Vote,
+        Self::VoteReply,
+        Self::Append,
+        Self::AppendReply,
+        Self::Heartbeat,
+        Self::HeartbeatReply,
+        Self::ReadConfirm,
+        Self::TimeoutNow,
+        Self::Heartbeats,
+        Self::ReadConfirms,
+        Self::HeartbeatReplies,
+        Self::Credit,
+        Self::Ping,
+        Self::Pong,
+    ];
+
+    /// The number on the wire.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind with this number, or `None` for one this version does not know.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// Whether the frame speaks for the one group its header names.
+    pub(crate) const fn names_group(self) -> bool {
+        match self {
+            Self::PreVote
+            | Self::PreVoteReply
+            | Self::Vote
+            | Self::VoteReply
+            | Self::Append
+            | Self::AppendReply
+            | Self::Heartbeat
+            | Self::HeartbeatReply
+            | Self::ReadConfirm
+            | Self::TimeoutNow => true,
+            Self::Heartbeats
+            | Self::ReadConfirms
+            | Self::HeartbeatReplies
+            | Self::Credit
+            | Self::Ping
+            | Self::Pong => false,
+        }
+    }
+
+    /// Largest body of this kind, in bytes.
+    pub(crate) const fn body_max(self) -> u32 {
+        match self {
+            Self::Append => BODY_BYTES_MAX,
+            Self::Heartbeats | Self::ReadConfirms | Self::HeartbeatReplies => BATCH_BODY_MAX,
+            Self::PreVote
+            | Self::PreVoteReply
+            | Self::Vote
+            | Self::VoteReply
+            | Self::AppendReply
+            | Self::Heartbeat
+            | Self::HeartbeatReply
+            | Self::ReadConfirm
+            | Self::TimeoutNow
+            | Self::Credit
+            | Self::Ping
+            | Self::Pong => 256,
+        }
+    }
+}
+
+/// The body starts with the sender's replica id: it differs from its node's.
+pub(crate) const FLAG_FROM: u16 = 1;
+/// The receiver's replica id follows: it differs from its node's.
+pub(crate) const FLAG_TO: u16 = 2;
+
+/// Why a frame could not be read, or could not be written. After the former the connection is
+/// closed; the latter is our own mistake and leaves the connection as it was.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The first byte is not [`FRAME_VERSION`]: another version, or bytes out of step.
+    #[error("frame version {found:#04x} instead of {FRAME_VERSION:#04x}")]
+    UnknownVersion {
+        /// The byte found.
+        found: u8,
+    },
+    /// A kind this version does not know.
+    #[error("unknown frame kind {kind}")]
+    UnknownKind {
+        /// The number found.
+        kind: u8,
+    },
+    /// Flags this version does not know, or that the kind does not have.
+    #[error("unknown flags {flags:#06x} on a {kind:?} frame")]
+    UnknownFlags {
+        /// The kind.
+        kind: FrameKind,
+        /// All flags found.
+        flags: u16,
+    },
+    /// A length beyond what the kind or the configuration allows.
+    #[error("{kind:?} frame of {bytes} bytes, at most {max} allowed")]
+    TooLarge {
+        /// The kind.
+        kind: FrameKind,
+        /// The size found.
+        bytes: u64,
+        /// The size allowed.
+        max: u64,
+    },
+    /// Header or body were damaged on the way.
+    #[error("{kind:?} frame fails its checksum")]
+    Checksum {
+        /// The kind, if that can be believed.
+        kind: FrameKind,
+    },
+    /// A payload was damaged on the way.
+    #[error("payload of entry {index} of group {group} fails its checksum")]
+    PayloadChecksum {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: LogIndex,
+    },
+    /// The body is not what its kind says it should be.
+    #[error("malformed body of a {kind:?} frame")]
+    Malformed {
+        /// The kind.
+        kind: FrameKind,
+    },
+    /// The entries of an envelope are not those its message names.
+    #[error("append of group {group} names other entries than it carries")]
+    EntriesDiffer {
+        /// The group.
+        group: GroupId,
+    },
+    /// More entries than [`APPEND_ENTRIES_MAX`].
+    #[error("append of {count} entries, at most {APPEND_ENTRIES_MAX} allowed")]
+    TooManyEntries {
+        /// How many.
+        count: u64,
+    },
+}

@@ -1,0 +1,238 @@
+//! Heartbeat batching: one frame for all groups a node leads, however many.
+//!
+//! The body is a list of items, sorted by group, each told by how it differs from the one before.
+//! An item starts with a byte of flags that says which fields follow; what a flag leaves out is
+//! what an idle group has anyway: the next group id, the same incarnation and term as the group
+//! before, replicas named as their nodes, no read waiting.
+//!
+//! Invariant: each item keeps its own group's term; one stale group must not hide behind another.
+
+use bytes::{BufMut, BytesMut};
+use raft_core::{
+    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId, Term,
+};
+
+use crate::encode::OpenFrame;
+use crate::frame::{
+    BATCH_BODY_MAX, Ends, FrameError, FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem,
+};
+use crate::transmit::Transmit;
+use crate::varint::{put_varint, take_varint};
+
+/// The group id less the one before follows; it is not 1.
+const GROUP: u8 = 1;
+/// The incarnation follows; it is not that of the item before.
+const INCARNATION: u8 = 1 << 1;
+/// The term follows; it is not that of the item before.
+const TERM: u8 = 1 << 2;
+/// The sender's replica id follows; it is not its node's id.
+const FROM: u8 = 1 << 3;
+/// The receiver's replica id follows; it is not its node's id.
+const TO: u8 = 1 << 4;
+/// The read sequence follows; it is not zero.
+const READ_SEQ: u8 = 1 << 5;
+const ALL: u8 = GROUP | INCARNATION | TERM | FROM | TO | READ_SEQ;
+
+/// The most bytes an item can take: flags, two numbers of five bytes, five of ten.
+const ITEM_BYTES_MAX: usize = 61;
+
+/// What both kinds of items have in common.
+pub(crate) trait Item: Sized {
+    fn parts(&self) -> Parts;
+    fn from_parts(parts: Parts) -> Self;
+    const HAS_COMMIT: bool;
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Parts {
+    group: GroupId,
+    group_incarnation: GroupIncarnation,
+    from: ReplicaId,
+    to: ReplicaId,
+    term: Term,
+    commit: LogIndex,
+    read_seq: u64,
+}
+
+impl Item for HeartbeatItem {
+    const HAS_COMMIT: bool = true;
+
+    fn parts(&self) -> Parts {
+        Parts {
+            group: self.group,
+            group_incarnation: self.group_incarnation,
+            from: self.from,
+            to: self.to,
+            term: self.heartbeat.term,
+            commit: self.heartbeat.commit,
+            read_seq: self.heartbeat.read_seq,
+        }
+    }
+
+    fn from_parts(p: Parts) -> Self {
+        let heartbeat = Heartbeat { term: p.term, commit: p.commit, read_seq: p.read_seq };
+        Self {
+            group: p.group,
+            group_incarnation: p.group_incarnation,
+            from: p.from,
+            to: p.to,
+            heartbeat,
+        }
+    }
+}
+
+impl Item for HeartbeatReplyItem {
+    const HAS_COMMIT: bool = false;
+
+    fn parts(&self) -> Parts {
+        Parts {
+            group: self.group,
+            group_incarnation: self.group_incarnation,
+            from: self.from,
+            to: self.to,
+            term: self.reply.term,
+            commit: LogIndex::ZERO,
+            read_seq: self.reply.read_seq,
+        }
+    }
+
+    fn from_parts(p: Parts) -> Self {
+        let reply = HeartbeatReply { term: p.term, read_seq: p.read_seq };
+        Self {
+            group: p.group,
+            group_incarnation: p.group_incarnation,
+            from: p.from,
+            to: p.to,
+            reply,
+        }
+    }
+}
+
+/// The item before, as the next one is told against it.
+#[derive(Clone, Copy, Default)]
+struct Previous {
+    group: u32,
+    incarnation: u32,
+    term: u64,
+}
+
+/// Queues the items in as many frames as they need and says how many that were.
+pub(crate) fn encode<T: Item>(
+    kind: FrameKind,
+    items: &mut [T],
+    ends: Ends,
+    frame_bytes_max: u64,
+    out: &mut Transmit,
+) -> u64 {
+    if !items.is_sorted_by_key(|item| item.parts().group) {
+        items.sort_by_key(|item| item.parts().group);
+    }
+    let body_max = usize::try_from(frame_bytes_max.saturating_sub(HEADER_LEN as u64))
+        .unwrap_or(usize::MAX)
+        .min(BATCH_BODY_MAX as usize);
+    let tail = out.tail();
+    let before = tail.len();
+    let mut frames = 0;
+    let mut items = items.iter().peekable();
+    while items.peek().is_some() {
+        let open = OpenFrame::new(kind, 0, GroupId::new(0), tail);
+        let mut previous = Previous::default();
+        // At least one item per frame, so that a tiny limit cannot keep us here for ever.
+        while let Some(item) = items.next() {
+            put_item::<T>(tail, &item.parts(), &mut previous, ends);
+            if open.body_len(tail) + ITEM_BYTES_MAX > body_max {
+                break;
+            }
+        }
+        open.finish(0, tail);
+        frames += 1;
+    }
+    out.grown(before);
+    frames
+}
+
+/// Reads the items of a body whose checksum has been verified.
+pub(crate) fn decode<T: Item>(
+    kind: FrameKind,
+    mut body: &[u8],
+    ends: Ends,
+) -> Result<Vec<T>, FrameError> {
+    // The typical item takes four bytes and more; a body of smaller ones makes the list grow.
+    let mut items = Vec::with_capacity(body.len() / 4 + 1);
+    let mut previous = Previous::default();
+    while !body.is_empty() {
+        let parts = take_item::<T>(&mut body, &mut previous, ends);
+        items.push(T::from_parts(parts.ok_or(FrameError::Malformed { kind })?));
+    }
+    Ok(items)
+}
+
+fn put_item<T: Item>(out: &mut BytesMut, item: &Parts, previous: &mut Previous, ends: Ends) {
+    let group_delta = item.group.get() - previous.group;
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    let flags = flag(group_delta != 1, GROUP)
+        | flag(item.group_incarnation.get() != previous.incarnation, INCARNATION)
+        | flag(item.term.get() != previous.term, TERM)
+        | flag(!is_of(item.from, ends.local), FROM)
+        | flag(!is_of(item.to, ends.remote), TO)
+        | flag(item.read_seq != 0, READ_SEQ);
+    out.put_u8(flags);
+    let fields = [
+        (GROUP, u64::from(group_delta)),
+        (INCARNATION, u64::from(item.group_incarnation.get())),
+        (TERM, item.term.get()),
+        (FROM, item.from.get()),
+        (TO, item.to.get()),
+        (READ_SEQ, item.read_seq),
+    ];
+    for (flag, value) in fields {
+        if flags & flag != 0 {
+            put_varint(out, value);
+        }
+    }
+    if T::HAS_COMMIT {
+        put_varint(out, item.commit.get());
+    }
+    *previous = Previous {
+        group: item.group.get(),
+        incarnation: item.group_incarnation.get(),
+        term: item.term.get(),
+    };
+}
+
+fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> Option<Parts> {
+    let (&flags, rest) = body.split_first()?;
+    *body = rest;
+    if flags & !ALL != 0 {
+        return None;
+    }
+    let mut field = |flag: u8, otherwise: u64| {
+        if flags & flag == 0 { Some(otherwise) } else { take_varint(body) }
+    };
+    let group_delta = u32::try_from(field(GROUP, 1)?).ok()?;
+    let incarnation = u32::try_from(field(INCARNATION, u64::from(previous.incarnation))?).ok()?;
+    let term = field(TERM, previous.term)?;
+    // The sender's `from` is the remote end here.
+    let from = field(FROM, ends.remote.get())?;
+    let to = field(TO, ends.local.get())?;
+    let read_seq = field(READ_SEQ, 0)?;
+    let commit = if T::HAS_COMMIT { take_varint(body)? } else { 0 };
+    let group = previous.group.checked_add(group_delta)?;
+    *previous = Previous { group, incarnation, term };
+    Some(Parts {
+        group: GroupId::new(group),
+        group_incarnation: GroupIncarnation::new(incarnation),
+        from: ReplicaId::new(from),
+        to: ReplicaId::new(to),
+        term: Term::new(term),
+        commit: LogIndex::new(commit),
+        read_seq,
+    })
+}
+
+fn is_of(replica: ReplicaId, node: NodeId) -> bool {
+    replica.get() == node.get()
+}
+
+#[cfg(test)]
+mod tests;

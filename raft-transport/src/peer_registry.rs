@@ -1,0 +1,342 @@
+//! What a node knows of its peers, shared by all its lanes.
+//!
+//! Here it is decided who may speak: the right cluster, the node meant, the data directory seen
+//! before, the newest life, the newest connection. And here lanes learn from one another: a peer
+//! that greets us on any lane is alive, so all lanes to it dial at once.
+//!
+//! Invariants:
+//! - Per peer the store id never changes, and the incarnation never falls.
+//! - Per peer and lane, within an incarnation, the generation accepted always rises.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+use raft_core::{Incarnation, NodeId};
+
+use crate::hello::{Hello, HelloRefusal, Welcome, cluster_name_fits};
+use crate::lane::Lane;
+
+/// Who this node is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// The cluster, at most 255 bytes.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeId,
+    /// The id of its data directory.
+    pub store: u128,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// How many shards it has.
+    pub shards: u8,
+    /// A bit per optional ability.
+    pub features: u64,
+}
+
+/// The peers of a node. Cheap to clone; clones are the same registry.
+#[derive(Clone)]
+pub struct PeerRegistry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    identity: Identity,
+    on_new_store: Box<dyn Fn(NodeId, u128) + Send + Sync>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Grows with every change that lanes must look at.
+    epoch: AtomicU64,
+    shutting_down: AtomicBool,
+    /// One per set of lanes; bounded by their number.
+    watchers: Mutex<Vec<std::sync::Weak<Watcher>>>,
+}
+
+#[derive(Default)]
+struct Peer {
+    addr: String,
+    store: Option<u128>,
+    incarnation: Incarnation,
+    shards: Option<u8>,
+    /// Accepted from it, in its newest incarnation.
+    generations_in: BTreeMap<Lane, u64>,
+    /// Dialed to it, in ours.
+    generations_out: BTreeMap<Lane, u64>,
+    /// How often it has greeted us.
+    hellos: u64,
+}
+
+/// Lets the registry wake one set of lanes.
+#[derive(Default)]
+pub(crate) struct Watcher {
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Watcher {
+    pub(crate) fn register(&self, waker: &Waker) {
+        *self.waker.lock() = Some(waker.clone());
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.lock().take();
+        if let Some(waker) = waker {
+            waker.wake_by_ref();
+            // It stays registered: its owner registers again only when it changes.
+            let mut slot = self.waker.lock();
+            if slot.is_none() {
+                *slot = Some(waker);
+            }
+        }
+    }
+}
+
+/// What a set of lanes asks about a peer when the epoch has changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct PeerView {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) hellos: u64,
+}
+
+impl PeerRegistry {
+    /// A registry without peers. `on_new_store` is called, at most once per peer, when a peer
+    /// shows its store id for the first time; make it durable before returning, or a wiped peer
+    /// could come back under its old name after our own restart. It must not call the registry.
+    ///
+    /// # Panics
+    /// If the name of the cluster has more than 255 bytes; check the configuration before.
+    pub fn new(
+        identity: Identity,
+        on_new_store: impl Fn(NodeId, u128) + Send + Sync + 'static,
+    ) -> Self {
+        assert!(cluster_name_fits(&identity.cluster), "the name of a cluster has at most 255 bytes");
+        let shared = Shared {
+            identity,
+            on_new_store: Box::new(on_new_store),
+            peers: Mutex::default(),
+            epoch: AtomicU64::new(1),
+            shutting_down: AtomicBool::new(false),
+            watchers: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    /// Makes a peer known, or changes its address, for the next dial. Lanes dial new peers at
+    /// once. Ignored for this node itself.
+    pub fn set_peer(&self, peer: NodeId, addr: impl Into<String>) {
+        if peer == self.shared.identity.node {
+            return;
+        }
+        self.shared.peers.lock().entry(peer).or_default().addr = addr.into();
+        self.changed();
+    }
+
+    /// The store id a peer showed in an earlier life of this node.
+    pub fn set_known_store(&self, peer: NodeId, store: u128) {
+        self.shared.peers.lock().entry(peer).or_default().store = Some(store);
+        self.changed();
+    }
+
+    /// Forgets a peer: its connections are closed, it is refused and no longer dialed.
+    pub fn remove_peer(&self, peer: NodeId) {
+        self.shared.peers.lock().remove(&peer);
+        self.changed();
+    }
+
+    /// The known peers.
+    pub fn peers(&self) -> Vec<NodeId> {
+        self.shared.peers.lock().keys().copied().collect()
+    }
+
+    /// Where to dial a peer.
+    pub fn addr(&self, peer: NodeId) -> Option<String> {
+        let peers = self.shared.peers.lock();
+        peers.get(&peer).map(|peer| peer.addr.clone()).filter(|addr| !addr.is_empty())
+    }
+
+    /// How many shards a peer has, once it has said so on any lane.
+    pub fn peer_shards(&self, peer: NodeId) -> Option<u8> {
+        self.shared.peers.lock().get(&peer)?.shards
+    }
+
+    /// The newest incarnation of a peer, once it has shown one.
+    pub fn peer_incarnation(&self, peer: NodeId) -> Option<Incarnation> {
+        let peers = self.shared.peers.lock();
+        peers.get(&peer).filter(|peer| peer.store.is_some()).map(|peer| peer.incarnation)
+    }
+
+    /// Refuses every Hello from now on.
+    pub fn shut_down(&self) {
+        self.shared.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// The Hello for a new connection to `peer`: each has a larger generation than the last.
+    pub fn hello(&self, peer: NodeId, lane: Lane, frame_bytes_max: u64) -> Hello {
+        let identity = &self.shared.identity;
+        let mut peers = self.shared.peers.lock();
+        let generation = peers.entry(peer).or_default().generations_out.entry(lane).or_default();
+        *generation += 1;
+        Hello {
+            cluster: identity.cluster.clone(),
+            node: identity.node,
+            to: peer,
+            store: identity.store,
+            incarnation: identity.incarnation,
+            lane,
+            generation: *generation,
+            shards: identity.shards,
+            features: identity.features,
+            frame_bytes_max,
+        }
+    }
+
+    /// Takes or refuses a dialer. A Hello taken is remembered, so older connections are fenced
+    /// and the same Hello would be refused. The caller fills in what it grants
+    /// (`window_bytes`, `frame_bytes_max`).
+    ///
+    /// # Errors
+    /// The reason, to be sent to the dialer.
+    pub fn check(&self, hello: &Hello) -> Result<Welcome, HelloRefusal> {
+        let identity = &self.shared.identity;
+        if self.shared.shutting_down.load(Ordering::Acquire) {
+            return Err(HelloRefusal::ShuttingDown);
+        }
+        if hello.cluster != identity.cluster {
+            let (ours, theirs) = (identity.cluster.clone(), hello.cluster.clone());
+            return Err(HelloRefusal::WrongCluster { ours, theirs });
+        }
+        if hello.to != identity.node {
+            return Err(HelloRefusal::WrongNode { ours: identity.node, theirs: hello.to });
+        }
+        let new_store = {
+            let mut peers = self.shared.peers.lock();
+            let peer = peers
+                .get_mut(&hello.node)
+                .ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
+            peer.check_life(hello.store, hello.incarnation)?;
+            let same_life = peer.incarnation == hello.incarnation;
+            let newest = peer.generations_in.get(&hello.lane).copied();
+            if let Some(newest) = newest.filter(|&newest| same_life && hello.generation <= newest) {
+                return Err(HelloRefusal::ReplayedGeneration { newest, theirs: hello.generation });
+            }
+            let new_store = peer.meet(hello.store, hello.incarnation, hello.shards);
+            peer.generations_in.insert(hello.lane, hello.generation);
+            peer.hellos += 1;
+            new_store
+        };
+        self.met(hello.node, hello.store, new_store);
+        Ok(Welcome {
+            node: identity.node,
+            store: identity.store,
+            incarnation: identity.incarnation,
+            shards: identity.shards,
+            features: identity.features,
+            window_bytes: 0,
+            frame_bytes_max: 0,
+        })
+    }
+
+    /// Takes or refuses an acceptor that was dialed as `peer`.
+    ///
+    /// # Errors
+    /// The reason; the connection is closed.
+    pub fn check_welcome(&self, peer: NodeId, welcome: &Welcome) -> Result<(), HelloRefusal> {
+        if welcome.node != peer {
+            return Err(HelloRefusal::WrongNode { ours: welcome.node, theirs: peer });
+        }
+        let new_store = {
+            let mut peers = self.shared.peers.lock();
+            let known = peers.get_mut(&peer).ok_or(HelloRefusal::UnknownNode { node: peer })?;
+            known.check_life(welcome.store, welcome.incarnation)?;
+            known.meet(welcome.store, welcome.incarnation, welcome.shards)
+        };
+        self.met(peer, welcome.store, new_store);
+        Ok(())
+    }
+
+    /// Grows with every change; see [`view`](Self::view).
+    pub(crate) fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn view(&self) -> BTreeMap<NodeId, PeerView> {
+        let peers = self.shared.peers.lock();
+        let view = |peer: &Peer| PeerView { incarnation: peer.incarnation, hellos: peer.hellos };
+        peers.iter().map(|(&node, peer)| (node, view(peer))).collect()
+    }
+
+    /// Whether no newer connection of this lane, and no newer life of the peer, has been taken.
+    pub(crate) fn is_newest(&self, hello: &Hello) -> bool {
+        self.shared.peers.lock().get(&hello.node).is_some_and(|peer| {
+            peer.incarnation == hello.incarnation
+                && peer.generations_in.get(&hello.lane) == Some(&hello.generation)
+        })
+    }
+
+    pub(crate) fn watch(&self) -> Arc<Watcher> {
+        let watcher = Arc::new(Watcher::default());
+        let mut watchers = self.shared.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(&watcher));
+        watcher
+    }
+
+    fn met(&self, peer: NodeId, store: u128, new_store: bool) {
+        if new_store {
+            (self.shared.on_new_store)(peer, store);
+        }
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+        let watchers: Vec<_> = {
+            let watchers = self.shared.watchers.lock();
+            watchers.iter().filter_map(std::sync::Weak::upgrade).collect()
+        };
+        for watcher in watchers {
+            watcher.wake();
+        }
+    }
+}
+
+impl Peer {
+    fn check_life(&self, store: u128, incarnation: Incarnation) -> Result<(), HelloRefusal> {
+        if let Some(known) = self.store.filter(|&known| known != store) {
+            return Err(HelloRefusal::StoreChanged { known, theirs: store });
+        }
+        if incarnation < self.incarnation {
+            let (newest, theirs) = (self.incarnation, incarnation);
+            return Err(HelloRefusal::OldIncarnation { newest, theirs });
+        }
+        Ok(())
+    }
+
+    /// Remembers what has passed the check; true if the store id is new.
+    fn meet(&mut self, store: u128, incarnation: Incarnation, shards: u8) -> bool {
+        if incarnation > self.incarnation {
+            self.incarnation = incarnation;
+            self.generations_in.clear();
+        }
+        self.shards = Some(shards);
+        self.store.replace(store).is_none()
+    }
+}
+
+impl fmt::Debug for PeerRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerRegistry")
+            .field("identity", &self.shared.identity)
+            .field("peers", &self.peers())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
