@@ -278,6 +278,11 @@ impl Group {
         self.log.last_index()
     }
 
+    /// Up to here the log is known to be in the page cache: a driver may read it back.
+    pub fn written_index(&self) -> LogIndex {
+        self.durability.written()
+    }
+
     /// The term of an entry; `None` beyond the end of the log.
     pub fn entry_term(&self, index: LogIndex) -> Option<Term> {
         self.log.term(index)

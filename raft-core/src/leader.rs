@@ -67,7 +67,7 @@ impl Leader {
 
     /// Ends everything that waits for this leadership. Proposals are not here: whether they
     /// happen is decided by the logs, not by the loss of office.
-    pub(crate) fn fail_waiting(self: Box<Self>, newer_term: bool, effects: &mut Effects) {
+    pub(crate) fn fail_waiting(self, newer_term: bool, effects: &mut Effects) {
         for read in self.reads {
             effects
                 .outcomes
@@ -157,9 +157,7 @@ impl Group {
                 .totals
                 .back()
                 .map_or(leader.committed_total, |(_, total)| *total);
-            leader
-                .totals
-                .push_back((index, total.wrapping_add(bytes)));
+            leader.totals.push_back((index, total.wrapping_add(bytes)));
         }
         effects
             .log_changes
@@ -280,13 +278,20 @@ impl Group {
     /// Whether an append to this peer waits for its answer. A driver with several lanes changes
     /// lanes only when nothing is in flight, so that no append overtakes another.
     pub fn has_in_flight(&self, peer: ReplicaId) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        leader.peers.iter().any(|progress| progress.replica == peer && progress.in_flight())
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        leader
+            .peers
+            .iter()
+            .any(|progress| progress.replica == peer && progress.in_flight())
     }
 
     /// Whether appends to this peer carry entries: where the logs agree has been found.
     pub fn streams_to(&self, peer: ReplicaId) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
         leader.peers.iter().any(|progress| {
             progress.replica == peer && matches!(progress.state, State::Replicate(_))
         })

@@ -1186,7 +1186,8 @@ fn cold_entry(cold: &[Entry], index: LogIndex) -> Option<&Entry> {
 fn fetch(slot: &mut Slot, first: LogIndex, out: &mut TurnOutput) {
     if !slot.fetching {
         slot.fetching = true;
-        let last = slot.core.last_index();
+        // What is newer is still in the window.
+        let last = slot.core.written_index();
         out.fetches.push(Fetch {
             group: slot.spec.group,
             first,

@@ -66,6 +66,11 @@ impl Cluster {
     }
 
     fn new(nodes: u64, root: Option<tempfile::TempDir>) -> anyhow::Result<Self> {
+        // `RUST_LOG=debug` shows what the nodes say.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let mut cluster = Self {
             root,

@@ -1,0 +1,173 @@
+//! The configuration file as it is written: plain values, units in the names, nothing checked.
+//!
+//! What is not in the file keeps its default; what has none is `None` and reported by the check.
+//! The defaults come from the types of the crates below, so they are stated once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::lanes::LaneSection;
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FileConfig {
+    pub(super) node: NodeSection,
+    pub(super) listen: ListenSection,
+    pub(super) peers: Vec<PeerSection>,
+    pub(super) groups: GroupsSection,
+    pub(super) raft: RaftSection,
+    pub(super) log: LogSection,
+    pub(super) mux: MuxSection,
+    pub(super) network: NetworkSection,
+    pub(super) shutdown: ShutdownSection,
+    pub(super) trace: TraceSection,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NodeSection {
+    pub(super) id: Option<u64>,
+    pub(super) cluster: Option<String>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) shards: u64,
+    pub(super) apply_workers: u64,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self { id: None, cluster: None, data_dir: None, shards: 1, apply_workers: 1 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ListenSection {
+    pub(super) raft: Option<SocketAddr>,
+    pub(super) resp: Option<SocketAddr>,
+    pub(super) resp_proxy: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PeerSection {
+    pub(super) id: Option<u64>,
+    pub(super) raft: Option<String>,
+    pub(super) resp: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct GroupsSection {
+    pub(super) count: u64,
+}
+
+impl Default for GroupsSection {
+    fn default() -> Self {
+        Self { count: 16 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RaftSection {
+    pub(super) heartbeat_interval_ms: u64,
+    pub(super) election_timeout_min_ms: u64,
+    pub(super) election_timeout_max_ms: u64,
+    pub(super) append_bytes_max: u64,
+    pub(super) inflight_appends_max: u64,
+    pub(super) inflight_bytes_max: u64,
+    pub(super) uncommitted_bytes_max: u64,
+    pub(super) reads_pending_max: u64,
+    pub(super) persistence: PersistenceSection,
+}
+
+impl Default for RaftSection {
+    fn default() -> Self {
+        let settings = raft_core::Settings::default();
+        Self {
+            heartbeat_interval_ms: settings.heartbeat_interval.as_millis() as u64,
+            election_timeout_min_ms: settings.election_timeout_min.as_millis() as u64,
+            election_timeout_max_ms: settings.election_timeout_max.as_millis() as u64,
+            append_bytes_max: settings.append_bytes_max,
+            inflight_appends_max: settings.inflight_appends_max as u64,
+            inflight_bytes_max: settings.inflight_bytes_max,
+            uncommitted_bytes_max: settings.uncommitted_bytes_max,
+            reads_pending_max: settings.reads_pending_max as u64,
+            persistence: PersistenceSection::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PersistenceSection {
+    pub(super) strategy: Strategy,
+}
+
+/// When an acknowledgement may leave. The check refuses the one that is not built yet.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum Strategy {
+    #[default]
+    DiskFirst,
+    MemFirst,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LogSection {
+    pub(super) segment_bytes: u64,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MuxSection {
+    pub(super) prefix_timeout_ms: u64,
+    pub(super) half_open_max: u64,
+}
+
+impl Default for MuxSection {
+    fn default() -> Self {
+        Self { prefix_timeout_ms: 1000, half_open_max: 1024 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NetworkSection {
+    pub(super) control: LaneSection,
+    pub(super) data: LaneSection,
+    pub(super) bulk: LaneSection,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ShutdownSection {
+    pub(super) drain_ms: u64,
+}
+
+impl Default for ShutdownSection {
+    fn default() -> Self {
+        Self { drain_ms: 3000 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TraceSection {
+    pub(super) filter: String,
+}
+
+impl Default for TraceSection {
+    fn default() -> Self {
+        Self { filter: "info".to_owned() }
+    }
+}

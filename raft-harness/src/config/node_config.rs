@@ -1,0 +1,78 @@
+//! A configuration that passed every check: typed, complete, free of contradictions.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use raft_core::{NodeId, Settings};
+
+use super::lanes::LaneSettings;
+
+/// Everything a node needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node; one of [`peers`](Self::peers).
+    pub node: NodeId,
+    /// The cluster, 1 to 255 bytes.
+    pub cluster: String,
+    /// Where the log is.
+    pub data_dir: PathBuf,
+    /// Threads that own groups, 1 to 64.
+    pub shards: usize,
+    /// Threads that run state machines, 1 to 64.
+    pub apply_workers: usize,
+    /// Where this node listens.
+    pub listen: ListenConfig,
+    /// All nodes of the cluster in the order of the file; ids and addresses are distinct.
+    pub peers: Vec<PeerConfig>,
+    /// How many groups there are, 1 to 16,384; their ids are 1 to this.
+    pub groups: u32,
+    /// Timing and limits of every group; [`Settings::validate`] accepts them.
+    pub settings: Settings,
+    /// The size of one file of the log, in bytes.
+    pub segment_bytes: u64,
+    /// How long a new connection may take to name its group.
+    pub prefix_timeout: Duration,
+    /// Most connections that have not named it yet.
+    pub half_open_max: usize,
+    /// The settings of the lanes.
+    pub lanes: LaneSettings,
+    /// Longest a stopping node hands over its leaderships.
+    pub drain: Duration,
+    /// What is traced, unless `RUST_LOG` says otherwise.
+    pub trace_filter: String,
+}
+
+impl NodeConfig {
+    /// This node's entry among the peers.
+    pub fn own_peer(&self) -> &PeerConfig {
+        self.peers
+            .iter()
+            .find(|peer| peer.id == self.node)
+            .expect("the check refuses a configuration whose own id is not among the peers")
+    }
+}
+
+/// The addresses of this node's listeners; no two share a port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ListenConfig {
+    /// For peers.
+    pub raft: SocketAddr,
+    /// For clients that know Redis Cluster.
+    pub resp: SocketAddr,
+    /// For plain Redis clients.
+    pub resp_proxy: SocketAddr,
+    /// For operators; a loopback address.
+    pub admin: SocketAddr,
+}
+
+/// One node as the others reach it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerConfig {
+    /// The node.
+    pub id: NodeId,
+    /// Its address for peers, `host:port`.
+    pub raft: String,
+    /// Its address for clients that know Redis Cluster, `host:port`.
+    pub resp: String,
+}

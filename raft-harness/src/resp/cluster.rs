@@ -1,0 +1,331 @@
+//! The cluster as clients see it: who answers for which slots, in Redis Cluster's own words.
+//!
+//! Addresses and replicas come from the configuration, leaders from the engine. A node's name is
+//! made from its id, so it is the same on every node and after every restart.
+
+use std::fmt::Write as _;
+
+use raft_core::{GroupId, NodeId};
+
+use super::backend::Backend;
+use super::parser::Request;
+use super::reply::Reply;
+use super::request::{ArgumentError, integer};
+use crate::group_spec::GroupSpec;
+use crate::kv::slots::{SLOT_COUNT, SlotMap, key_slot};
+
+/// Where clients reach one node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FrontNode {
+    /// The node.
+    pub node: NodeId,
+    /// A host name or address that clients can connect to.
+    pub host: String,
+    /// Its cluster port.
+    pub port: u16,
+}
+
+/// Who could answer for what: all nodes, and the groups with their replicas.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    node: NodeId,
+    nodes: Vec<FrontNode>,
+    slots: SlotMap,
+    /// By group id less one.
+    replicas: Vec<Vec<NodeId>>,
+    /// Whether an acknowledged write is on disk; what `CONFIG GET appendonly` says.
+    durable: bool,
+}
+
+/// A topology that contradicts itself.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopologyError {
+    /// A node, this one or one with a replica, has no address.
+    #[error("node {node} has no client address")]
+    NodeWithoutAddress {
+        /// The node.
+        node: NodeId,
+    },
+    /// A group that owns slots is missing, or has no replica.
+    #[error("group {group} has no replica")]
+    GroupWithoutReplica {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+/// Who answers for a group, as seen from this node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Leader<'a> {
+    /// This node leads it.
+    Here,
+    /// Ask that node: it leads the group, or knows better than we do.
+    At(&'a FrontNode),
+    /// Nobody, for now.
+    Nobody,
+}
+
+impl Topology {
+    /// Checks and builds the topology as seen from `node`.
+    ///
+    /// # Errors
+    /// [`TopologyError`] if a node has no address or a group of the slot map no replica.
+    pub fn new(
+        node: NodeId,
+        nodes: Vec<FrontNode>,
+        slots: SlotMap,
+        specs: &[GroupSpec],
+        durable: bool,
+    ) -> Result<Self, TopologyError> {
+        let mut replicas = vec![Vec::new(); slots.group_count() as usize];
+        for spec in specs {
+            let index = spec.group.get().checked_sub(1).map(|index| index as usize);
+            if let Some(replicas) = index.and_then(|index| replicas.get_mut(index)) {
+                replicas.extend(spec.replicas.iter().map(|&(_, node)| node));
+            }
+        }
+        for (group, replicas) in slots.groups().zip(&replicas) {
+            if replicas.is_empty() {
+                return Err(TopologyError::GroupWithoutReplica { group });
+            }
+        }
+        for &node in replicas.iter().flatten().chain([&node]) {
+            if !nodes.iter().any(|front| front.node == node) {
+                return Err(TopologyError::NodeWithoutAddress { node });
+            }
+        }
+        Ok(Self { node, nodes, slots, replicas, durable })
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The division of slots into groups.
+    pub fn slots(&self) -> SlotMap {
+        self.slots
+    }
+
+    /// Whether an acknowledged write is on disk.
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    pub(super) fn front(&self, node: NodeId) -> Option<&FrontNode> {
+        self.nodes.iter().find(|front| front.node == node)
+    }
+
+    /// All nodes but this one.
+    pub(super) fn others(&self) -> impl Iterator<Item = &FrontNode> {
+        self.nodes.iter().filter(|front| front.node != self.node)
+    }
+
+    /// The node at an address of the form `host:port`.
+    pub(super) fn node_at(&self, address: &str) -> Option<NodeId> {
+        let (host, port) = address.rsplit_once(':')?;
+        let port: u16 = port.parse().ok()?;
+        let found = self.nodes.iter().find(|front| front.port == port && front.host == host);
+        found.map(|front| front.node)
+    }
+
+    pub(super) fn leader(&self, backend: &impl Backend, group: GroupId) -> Leader<'_> {
+        match backend.leader_of(group) {
+            Some(node) if node == self.node => Leader::Here,
+            Some(node) => self.front(node).map_or(Leader::Nobody, Leader::At),
+            None => {
+                // We know the leaders of our own groups only. Of another group any replica
+                // knows more than we do.
+                let replicas = self.replicas_of(group);
+                if replicas.contains(&self.node) {
+                    return Leader::Nobody;
+                }
+                let first = replicas.first().and_then(|&node| self.front(node));
+                first.map_or(Leader::Nobody, Leader::At)
+            }
+        }
+    }
+
+    fn replicas_of(&self, group: GroupId) -> &[NodeId] {
+        let index = group.get().checked_sub(1).map(|index| index as usize);
+        index.and_then(|index| self.replicas.get(index)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Neighbouring groups with the same leader and replicas, as one range of slots each.
+    fn ranges(&self, backend: &impl Backend) -> Vec<SlotRange<'_>> {
+        let mut ranges: Vec<SlotRange<'_>> = Vec::new();
+        for group in self.slots.groups() {
+            let Some(slots) = self.slots.range_of(group) else { continue };
+            let leader = match self.leader(backend, group) {
+                Leader::Here => self.front(self.node),
+                Leader::At(front) => Some(front),
+                Leader::Nobody => None,
+            };
+            let Some(leader) = leader else { continue };
+            let replicas = self.replicas_of(group);
+            match ranges.last_mut() {
+                Some(last)
+                    if last.end + 1 == *slots.start()
+                        && last.leader == leader
+                        && last.replicas == replicas =>
+                {
+                    last.end = *slots.end();
+                }
+                Some(_) | None => ranges.push(SlotRange {
+                    start: *slots.start(),
+                    end: *slots.end(),
+                    leader,
+                    replicas,
+                }),
+            }
+        }
+        ranges
+    }
+}
+
+/// Slots with one leader. Slots of groups without a leader are in no range.
+struct SlotRange<'a> {
+    start: u16,
+    end: u16,
+    leader: &'a FrontNode,
+    replicas: &'a [NodeId],
+}
+
+/// What a `CLUSTER` subcommand needs.
+pub(super) enum ClusterAnswer {
+    /// The reply.
+    Reply(Reply),
+    /// `COUNTKEYSINSLOT`: a question to the group of this slot.
+    CountKeys {
+        /// The slot.
+        slot: u16,
+    },
+}
+
+/// Answers `CLUSTER` and its subcommands.
+pub(super) fn answer(
+    topology: &Topology,
+    backend: &impl Backend,
+    request: &Request<'_>,
+) -> Result<ClusterAnswer, ArgumentError> {
+    let subcommand = request.argument(1).unwrap_or_default();
+    let argument = || request.argument(2).ok_or(ArgumentError::Arity("cluster"));
+    Ok(ClusterAnswer::Reply(match super::request::upper(subcommand).as_slice() {
+        b"SLOTS" => slots(topology, backend),
+        b"SHARDS" => shards(topology, backend),
+        b"NODES" => Reply::text(nodes(topology, backend)),
+        b"INFO" => Reply::text(info(topology, backend)),
+        b"MYID" => Reply::text(node_name(topology.node)),
+        b"KEYSLOT" => Reply::Integer(i64::from(key_slot(argument()?))),
+        b"COUNTKEYSINSLOT" => {
+            let slot = integer(argument()?)?;
+            return match u16::try_from(slot) {
+                Ok(slot) if slot < SLOT_COUNT => Ok(ClusterAnswer::CountKeys { slot }),
+                Ok(_) | Err(_) => Err(ArgumentError::Other("ERR Invalid slot")),
+            };
+        }
+        _ => return Err(ArgumentError::unknown_subcommand("CLUSTER", subcommand)),
+    }))
+}
+
+/// The name of a node: 40 hexadecimal digits, as Redis Cluster's are.
+pub fn node_name(node: NodeId) -> String {
+    // The first digits spell "raft", so that no node's name is all zeros.
+    format!("72616674{:032x}", node.get())
+}
+
+/// The `MOVED` error that sends a client to the leader of a slot.
+pub(super) fn moved(slot: u16, leader: &FrontNode) -> Reply {
+    Reply::error(format!("MOVED {slot} {}:{}", leader.host, leader.port))
+}
+
+fn slots(topology: &Topology, backend: &impl Backend) -> Reply {
+    let node = |front: &FrontNode| {
+        Reply::Array(vec![
+            Reply::text(front.host.clone()),
+            Reply::Integer(i64::from(front.port)),
+            Reply::text(node_name(front.node)),
+            Reply::Array(Vec::new()),
+        ])
+    };
+    let range = |range: &SlotRange<'_>| {
+        let mut items = vec![
+            Reply::Integer(i64::from(range.start)),
+            Reply::Integer(i64::from(range.end)),
+            node(range.leader),
+        ];
+        let followers = range.replicas.iter().filter(|&&node| node != range.leader.node);
+        items.extend(followers.filter_map(|&follower| topology.front(follower)).map(node));
+        Reply::Array(items)
+    };
+    Reply::Array(topology.ranges(backend).iter().map(range).collect())
+}
+
+fn shards(topology: &Topology, backend: &impl Backend) -> Reply {
+    let ranges = topology.ranges(backend);
+    let shard = |front: &FrontNode| {
+        let own = ranges.iter().filter(|range| range.leader == front);
+        let slots = own.flat_map(|range| [range.start, range.end]);
+        let node = Reply::Map(vec![
+            (Reply::text("id"), Reply::text(node_name(front.node))),
+            (Reply::text("port"), Reply::Integer(i64::from(front.port))),
+            (Reply::text("ip"), Reply::text(front.host.clone())),
+            (Reply::text("endpoint"), Reply::text(front.host.clone())),
+            (Reply::text("role"), Reply::text("master")),
+            (Reply::text("replication-offset"), Reply::Integer(0)),
+            (Reply::text("health"), Reply::text("online")),
+        ]);
+        let slots = slots.map(|slot| Reply::Integer(i64::from(slot))).collect();
+        Reply::Map(vec![
+            (Reply::text("slots"), Reply::Array(slots)),
+            (Reply::text("nodes"), Reply::Array(vec![node])),
+        ])
+    };
+    Reply::Array(topology.nodes.iter().map(shard).collect())
+}
+
+/// One line per node. All are masters: each leads some groups, or may at any moment.
+fn nodes(topology: &Topology, backend: &impl Backend) -> String {
+    let ranges = topology.ranges(backend);
+    let mut text = String::new();
+    for front in &topology.nodes {
+        let flags = if front.node == topology.node { "myself,master" } else { "master" };
+        // Clients insist on a bus port, though we have no bus.
+        let bus_port = front.port.checked_add(10_000).unwrap_or(front.port);
+        let _ = write!(
+            text,
+            "{} {}:{}@{bus_port} {flags} - 0 0 {} connected",
+            node_name(front.node),
+            front.host,
+            front.port,
+            front.node,
+        );
+        for range in ranges.iter().filter(|range| range.leader == front) {
+            let _ = match range.end - range.start {
+                0 => write!(text, " {}", range.start),
+                _ => write!(text, " {}-{}", range.start, range.end),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn info(topology: &Topology, backend: &impl Backend) -> String {
+    let ranges = topology.ranges(backend);
+    let served: u32 = ranges.iter().map(|range| u32::from(range.end - range.start) + 1).sum();
+    let mut masters: Vec<NodeId> = ranges.iter().map(|range| range.leader.node).collect();
+    masters.sort_unstable();
+    masters.dedup();
+    let total = u32::from(SLOT_COUNT);
+    let state = if served == total { "ok" } else { "fail" };
+    format!(
+        "cluster_state:{state}\r\ncluster_slots_assigned:{total}\r\ncluster_slots_ok:{served}\r\n\
+         cluster_slots_pfail:0\r\ncluster_slots_fail:{}\r\ncluster_known_nodes:{}\r\n\
+         cluster_size:{}\r\ncluster_current_epoch:1\r\ncluster_my_epoch:1\r\n",
+        total - served,
+        topology.nodes.len(),
+        masters.len(),
+    )
+}

@@ -1,0 +1,324 @@
+//! Carrying out one command wherever its group is led, and trying again when that is safe.
+//!
+//! The rule: a refusal that promises "no effect" may be tried again, here or elsewhere, until a
+//! deadline; a write whose outcome is unknown never is. Reads have no effect and may always be.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use raft_core::{GroupId, NodeId};
+use tokio::time::{Instant, sleep};
+
+use super::backend::{Backend, Operation, OperationKind, Refusal};
+use super::cluster::{FrontNode, Leader, moved};
+use super::reply::Reply;
+use super::request::{Shape, read_reply, without_limit, write_reply};
+use super::server::{Mode, Shared};
+use super::upstream::{UpstreamError, UpstreamReply};
+use crate::kv::{Command, Output, Query, QueryKind, ReadOutput};
+
+/// First pause before trying again; each further one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Longest pause: a small part of an election.
+const PAUSE_MAX: Duration = Duration::from_millis(80);
+
+/// One command for one group.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) group: GroupId,
+    pub(super) slot: u16,
+    pub(super) kind: OperationKind,
+    pub(super) payload: Bytes,
+    pub(super) shape: Shape,
+    /// The request as the client sent it, to be forwarded; empty on a cluster port.
+    pub(super) frame: Bytes,
+    /// Which upstream lane it takes.
+    pub(super) lane_key: u64,
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// With the reply for the client.
+    Reply(Reply),
+    /// Without one.
+    Refused(Refusal),
+}
+
+/// Work in progress that owns what it needs.
+pub(super) type BoxedOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What the engine's answer to a job means.
+pub(super) enum Landing {
+    /// The job has ended.
+    Ended(Outcome),
+    /// The read must be repeated: after moving log time past a deadline, or without a limit.
+    Again {
+        /// Whether a deadline has passed that log time has not reached.
+        overdue: bool,
+    },
+}
+
+impl Job {
+    pub(super) fn operation(&self) -> Operation {
+        Operation { group: self.group, kind: self.kind, payload: self.payload.clone() }
+    }
+
+    /// Whether the job may be tried again after this refusal.
+    pub(super) fn may_retry(&self, refusal: Refusal) -> bool {
+        match refusal {
+            Refusal::NotLeader { .. }
+            | Refusal::Transferring
+            | Refusal::NotExecuted
+            | Refusal::Unavailable => true,
+            Refusal::Unknown => self.kind == OperationKind::Read,
+            // A full queue is not made shorter by asking again.
+            Refusal::Overloaded { .. } | Refusal::TooLarge { .. } => false,
+        }
+    }
+
+    /// Reads the engine's answer.
+    pub(super) fn land(&self, answer: Result<Bytes, Refusal>, wall_time: u64) -> Landing {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(refusal) => return Landing::Ended(Outcome::Refused(refusal)),
+        };
+        match self.kind {
+            OperationKind::Write => {
+                Landing::Ended(Outcome::Reply(write_reply(&answer, self.shape)))
+            }
+            OperationKind::Read => match ReadOutput::decode(&answer) {
+                Err(error) => Landing::Ended(Outcome::Reply(Reply::error(format!(
+                    "ERR undecodable output: {error}"
+                )))),
+                Ok(read) => {
+                    let overdue = read.next_deadline.is_some_and(|at| at <= wall_time);
+                    if overdue || matches!(read.output, Output::TooLarge { .. }) {
+                        Landing::Again { overdue }
+                    } else {
+                        Landing::Ended(Outcome::Reply(read_reply(read, self.shape, wall_time)))
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    async fn execute(&self, operation: Operation) -> Result<Bytes, Refusal> {
+        let mut pending = Vec::with_capacity(1);
+        self.backend().submit(&mut vec![operation], &mut pending);
+        match pending.pop() {
+            Some(answer) => answer.await,
+            None => Err(Refusal::Unknown),
+        }
+    }
+
+    /// Repeats a read: once log time has passed the deadline it met, and with room for any answer.
+    pub(super) async fn read_again(self: Arc<Self>, job: Job, overdue: bool) -> Outcome {
+        if overdue {
+            // Expiry is judged by log time alone, and nothing but an entry moves that.
+            let mut tick = BytesMut::new();
+            Command::Tick.encode(&mut tick);
+            let (group, kind) = (job.group, OperationKind::Write);
+            let tick = Operation { group, kind, payload: tick.freeze() };
+            if let Err(refusal) = self.execute(tick).await {
+                // An unknown tick has no effect that anyone could tell from the passing of time.
+                return Outcome::Refused(match refusal {
+                    Refusal::Unknown => Refusal::NotExecuted,
+                    refusal => refusal,
+                });
+            }
+        }
+        let operation = Operation { payload: without_limit(&job.payload), ..job.operation() };
+        let answer = match self.execute(operation).await {
+            Ok(answer) => answer,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        Outcome::Reply(match ReadOutput::decode(&answer) {
+            Ok(read) => read_reply(read, job.shape, self.backend().wall_time()),
+            Err(error) => Reply::error(format!("ERR undecodable output: {error}")),
+        })
+    }
+
+    async fn attempt_here(self: &Arc<Self>, job: &Job) -> Outcome {
+        let answer = self.execute(job.operation()).await;
+        match job.land(answer, self.backend().wall_time()) {
+            Landing::Ended(outcome) => outcome,
+            Landing::Again { overdue } => Arc::clone(self).read_again(job.clone(), overdue).await,
+        }
+    }
+
+    /// Sends a job to another node.
+    pub(super) fn forward(&self, job: &Job, to: &FrontNode) -> Option<UpstreamReply> {
+        self.counters().forwarded.fetch_add(1, Relaxed);
+        Some(self.upstream()?.call(to, job.lane_key, job.frame.clone()))
+    }
+
+    /// What another node's reply means for us.
+    pub(super) fn forwarded(&self, reply: Result<Reply, UpstreamError>) -> Outcome {
+        let refusal = match reply {
+            Err(UpstreamError::NotSent) => Refusal::Unavailable,
+            Err(UpstreamError::Lost) => Refusal::Unknown,
+            Ok(Reply::Error(message)) => {
+                let (code, rest) = message.split_once(' ').unwrap_or((&*message, ""));
+                match code {
+                    "MOVED" => {
+                        let address = rest.rsplit(' ').next().unwrap_or_default();
+                        Refusal::NotLeader { leader: self.topology().node_at(address) }
+                    }
+                    "CLUSTERDOWN" => Refusal::NotLeader { leader: None },
+                    "TRYAGAIN" => Refusal::Transferring,
+                    "UNKNOWN" => Refusal::Unknown,
+                    _ => return Outcome::Reply(Reply::Error(message)),
+                }
+            }
+            Ok(reply) => return Outcome::Reply(reply),
+        };
+        Outcome::Refused(refusal)
+    }
+
+    /// Tries a refused job again, following the leader, until it ends or time is up.
+    pub(super) async fn retry(self: Arc<Self>, job: Job, refused: Refusal) -> Outcome {
+        self.counters().retried.fetch_add(1, Relaxed);
+        let deadline = Instant::now() + self.limits().proxy_retry_max;
+        let mut refusal = refused;
+        let mut pause = PAUSE_MIN;
+        // A hint is followed at once, but two hints in a row are two nodes that disagree.
+        let mut hint_allowed = true;
+        loop {
+            let hint = match refusal {
+                Refusal::NotLeader { leader: Some(leader) } if hint_allowed => Some(leader),
+                _ => None,
+            };
+            hint_allowed = hint.is_none();
+            if hint.is_none() {
+                if Instant::now() + pause > deadline {
+                    return Outcome::Refused(refusal);
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            let outcome = match self.target(&job, hint) {
+                Leader::Here => self.attempt_here(&job).await,
+                Leader::At(front) => match self.forward(&job, front) {
+                    Some(reply) => self.forwarded(reply.await.unwrap_or(Err(UpstreamError::Lost))),
+                    None => Outcome::Refused(Refusal::Unavailable),
+                },
+                Leader::Nobody => Outcome::Refused(Refusal::NotLeader { leader: None }),
+            };
+            match outcome {
+                Outcome::Refused(again) if job.may_retry(again) => refusal = again,
+                Outcome::Reply(_) | Outcome::Refused(_) => return outcome,
+            }
+        }
+    }
+
+    fn target(&self, job: &Job, hint: Option<NodeId>) -> Leader<'_> {
+        match hint {
+            Some(node) if node == self.topology().node() => Leader::Here,
+            Some(node) => self.topology().front(node).map_or(Leader::Nobody, Leader::At),
+            None => self.topology().leader(self.backend(), job.group),
+        }
+    }
+
+    /// Counts the keys of all groups led from here and, on a proxy port, of the other nodes'.
+    ///
+    /// The groups are counted one by one, so this is no snapshot: like Redis Cluster's, it is
+    /// exact only while nothing changes.
+    pub(super) async fn count_keys(self: Arc<Self>) -> Outcome {
+        const DBSIZE: &[u8] = b"*1\r\n$6\r\nDBSIZE\r\n";
+        let mut operations = Vec::new();
+        let mut others: Vec<&FrontNode> = Vec::new();
+        for group in self.topology().slots().groups() {
+            match self.topology().leader(self.backend(), group) {
+                Leader::Here => {
+                    let mut payload = BytesMut::new();
+                    Query { reply_bytes_max: 0, kind: QueryKind::Count }.encode(&mut payload);
+                    let kind = OperationKind::Read;
+                    operations.push(Operation { group, kind, payload: payload.freeze() });
+                }
+                Leader::At(front) if self.mode() == Mode::Proxy && !others.contains(&front) => {
+                    others.push(front);
+                }
+                Leader::At(_) => {}
+                Leader::Nobody if self.mode() == Mode::Proxy => {
+                    return Outcome::Refused(Refusal::NotLeader { leader: None });
+                }
+                Leader::Nobody => {}
+            }
+        }
+        let mut pending = Vec::with_capacity(operations.len());
+        self.backend().submit(&mut operations, &mut pending);
+        let replies: Vec<_> = others
+            .into_iter()
+            .filter_map(|front| Some(self.upstream()?.call(front, 0, Bytes::from_static(DBSIZE))))
+            .collect();
+        let mut total = 0i64;
+        for answer in pending {
+            match answer.await.map(|answer| ReadOutput::decode(&answer)) {
+                Ok(Ok(ReadOutput { output: Output::Integer(count), .. })) => total += count,
+                Ok(Ok(_) | Err(_)) => return Outcome::Refused(Refusal::Unavailable),
+                Err(refusal) => return Outcome::Refused(refusal),
+            }
+        }
+        for reply in replies {
+            match self.forwarded(reply.await.unwrap_or(Err(UpstreamError::Lost))) {
+                Outcome::Reply(Reply::Integer(count)) => total += count,
+                other => return other,
+            }
+        }
+        Outcome::Reply(Reply::Integer(total))
+    }
+
+    /// The reply for a refusal that stands; `None` if the connection is to be cut instead.
+    pub(super) fn refuse(
+        &self,
+        refusal: Refusal,
+        kind: OperationKind,
+        slot: Option<u16>,
+        told_unknown: bool,
+    ) -> Option<Reply> {
+        const DOWN: Reply = Reply::Error(std::borrow::Cow::Borrowed(
+            "CLUSTERDOWN Hash slot not served: no leader is known",
+        ));
+        Some(match (refusal, self.mode()) {
+            (Refusal::NotLeader { leader: Some(leader) }, Mode::Cluster)
+                if leader != self.topology().node() =>
+            {
+                match (slot, self.topology().front(leader)) {
+                    (Some(slot), Some(front)) => moved(slot, front),
+                    _ => DOWN,
+                }
+            }
+            (Refusal::NotLeader { .. }, _) => DOWN,
+            (Refusal::Unavailable, _) => {
+                Reply::error("CLUSTERDOWN Hash slot not served: its group is not available here")
+            }
+            (Refusal::Transferring, _) => {
+                Reply::error("TRYAGAIN Leadership of the slot is being handed over")
+            }
+            (Refusal::NotExecuted, _) => Reply::error("TRYAGAIN Not executed, try again"),
+            (Refusal::Overloaded { uncommitted_bytes }, _) => Reply::error(format!(
+                "BUSY Not executed: {uncommitted_bytes} bytes wait to be committed"
+            )),
+            (Refusal::TooLarge { bytes, max }, _) => Reply::error(format!(
+                "ERR Not executed: the command has {bytes} bytes, at most {max} are taken"
+            )),
+            (Refusal::Unknown, _) if kind == OperationKind::Read => {
+                Reply::error("TRYAGAIN Not answered, try again")
+            }
+            (Refusal::Unknown, mode) => {
+                self.counters().unknown_outcomes.fetch_add(1, Relaxed);
+                if mode == Mode::Cluster && !told_unknown {
+                    return None;
+                }
+                Reply::error("UNKNOWN outcome: the command may or may not have been executed")
+            }
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! The admin port: which path answers what, and how much anybody may hold of it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use raft_core::{GroupId, LogIndex};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use super::view::{DigestView, StatusView};
+use super::{metrics, page};
+
+/// Connections served at a time; one more waits in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// A request has its head sent within this; an idle connection is closed after it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A digest is computed behind the entries before it; later it is of no use to anybody.
+const DIGEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failed accept, most likely for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A future that a trait object can return.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the port shows.
+pub trait StatusSource: Send + Sync + 'static {
+    /// The node as it is now. Called per request, so it must not block.
+    fn status(&self) -> StatusView;
+    /// The applied index of a group and the digest of its state there; `None` if the group is
+    /// not here or cannot tell.
+    fn digest(&self, group: GroupId) -> BoxFuture<Option<(LogIndex, u64)>>;
+}
+
+/// A running admin port. Dropping it closes the listener; requests under way are cut.
+#[derive(Debug)]
+pub struct AdminServer {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl AdminServer {
+    /// Listens and serves in the current runtime.
+    ///
+    /// # Errors
+    /// If the address cannot be bound, or is not a loopback address
+    /// ([`io::ErrorKind::PermissionDenied`]): the port has no password.
+    pub async fn start(address: SocketAddr, source: Arc<dyn StatusSource>) -> io::Result<Self> {
+        if !address.ip().to_canonical().is_loopback() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { address, task: tokio::spawn(serve(listener, source)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "the admin port cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let source = Arc::clone(&source);
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(Arc::clone(&source), request));
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(16 << 10)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                debug!(%error, "an admin connection ended early");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(
+    source: Arc<dyn StatusSource>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "this port only reads\n"));
+    }
+    let path = request.uri().path();
+    let response = match path {
+        "/" => {
+            let html = page::render(&source.status());
+            respond(StatusCode::OK, "text/html; charset=utf-8", html)
+        }
+        "/status.json" => json(&source.status()),
+        "/metrics" => {
+            let text = metrics::render(&source.status());
+            respond(StatusCode::OK, "text/plain; version=0.0.4", text)
+        }
+        "/healthz" => health(&source.status()),
+        path => match digest_path(path) {
+            Some(group) => digest(source.as_ref(), group).await,
+            None => text(
+                StatusCode::NOT_FOUND,
+                "here are: / /status.json /groups/<id>/digest /healthz /metrics\n",
+            ),
+        },
+    };
+    Ok(response)
+}
+
+/// The group in `/groups/<id>/digest`.
+fn digest_path(path: &str) -> Option<GroupId> {
+    let id = path.strip_prefix("/groups/")?.strip_suffix("/digest")?;
+    id.parse().ok().map(GroupId::new)
+}
+
+async fn digest(source: &dyn StatusSource, group: GroupId) -> Response<Full<Bytes>> {
+    match tokio::time::timeout(DIGEST_TIMEOUT, source.digest(group)).await {
+        Ok(Some((index, digest))) => json(&DigestView {
+            group: group.get(),
+            applied_index: index.get(),
+            digest: format!("{digest:016x}"),
+        }),
+        Ok(None) => text(StatusCode::NOT_FOUND, "that group has no digest here\n"),
+        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the digest takes too long\n"),
+    }
+}
+
+/// A node is healthy while none of its groups is mute. Elections are no illness.
+fn health(status: &StatusView) -> Response<Full<Bytes>> {
+    if status.faulted.is_empty() {
+        text(StatusCode::OK, "ok\n")
+    } else {
+        let body = format!("faulted groups: {:?}\n", status.faulted);
+        respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", body)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(body) => respond(StatusCode::OK, "application/json", body),
+        Err(error) => {
+            let body = format!("{error}\n");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", body)
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AdminClient;
+    use super::*;
+
+    struct Sample;
+
+    impl StatusSource for Sample {
+        fn status(&self) -> StatusView {
+            StatusView { node: 7, cluster: "<b>".to_owned(), ..StatusView::default() }
+        }
+
+        fn digest(&self, group: GroupId) -> BoxFuture<Option<(LogIndex, u64)>> {
+            let known = group == GroupId::new(3);
+            Box::pin(async move { known.then_some((LogIndex::new(5), u64::MAX)) })
+        }
+    }
+
+    async fn sample() -> (AdminServer, AdminClient) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = AdminServer::start(any, Arc::new(Sample)).await.expect("a free port");
+        let client = AdminClient::new(server.address());
+        (server, client)
+    }
+
+    #[tokio::test]
+    async fn what_the_port_tells_is_what_the_client_reads() {
+        let (_server, client) = sample().await;
+        assert_eq!(client.status().await.expect("answered").node, 7);
+        let digest = client.digest(GroupId::new(3)).await.expect("answered");
+        assert_eq!((digest.applied_index, digest.digest.as_str()), (5, "ffffffffffffffff"));
+        assert!(client.digest(GroupId::new(4)).await.is_err());
+        assert_eq!(client.text("/healthz").await.expect("answered"), "ok\n");
+        let page = client.text("/").await.expect("answered");
+        assert!(page.contains("&lt;b&gt;") && !page.contains("<b>"), "{page}");
+        assert!(client.text("/metrics").await.expect("answered").contains("raft_groups"));
+        assert!(client.text("/groups/3").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_port_is_never_opened_beyond_this_machine() {
+        let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let error = AdminServer::start(any, Arc::new(Sample)).await.expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+}

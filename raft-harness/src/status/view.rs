@@ -1,0 +1,179 @@
+//! The status of a node as JSON: an interface, so it has types of its own.
+//!
+//! Written by the admin port, read by `raftd status`, the demo and scripts. Fields are only ever
+//! added. Every number is one that means something alone; lags are told, not left to subtract.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::node_status::{GroupStatus, NodeStatus, Role};
+
+/// One node.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct StatusView {
+    /// Which node.
+    pub node: u64,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// Which life of the node this is; it grows with every start.
+    pub incarnation: u64,
+    /// Its Raft port.
+    pub listen: Option<String>,
+    /// Whether what it acknowledges is on disk.
+    pub durable: bool,
+    /// Threads that own groups.
+    pub shards: u64,
+    /// How many groups it leads.
+    pub groups_led: u64,
+    /// The groups for which it knows no leader: the bad news first.
+    pub leaderless: Vec<u32>,
+    /// The groups whose replica here is mute.
+    pub faulted: Vec<u32>,
+    /// Commands applied in all groups since the start of the process, replay included.
+    pub applied_commands_total: u64,
+    /// What the node counted since its start.
+    pub counters: BTreeMap<String, u64>,
+    /// What its lanes counted since its start.
+    pub lanes: Vec<LaneView>,
+    /// The other nodes.
+    pub peers: Vec<PeerView>,
+    /// Its groups, by id.
+    pub groups: Vec<GroupView>,
+}
+
+/// One group on one node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct GroupView {
+    /// Which group.
+    pub id: u32,
+    /// What the replica is.
+    pub role: Role,
+    /// The node that leads, as far as known.
+    pub leader: Option<u64>,
+    /// The replica's term.
+    pub term: u64,
+    /// Where its log ends.
+    pub last_index: u64,
+    /// Up to here the log is on disk.
+    pub durable_index: u64,
+    /// Up to here it is committed.
+    pub commit_index: u64,
+    /// Up to here it is applied.
+    pub applied_index: u64,
+    /// Entries that are not on disk yet.
+    pub flush_lag: u64,
+    /// Entries that are committed and not applied yet.
+    pub apply_lag: u64,
+    /// Commands applied since the start of the process, replay included.
+    pub applied_commands_total: u64,
+    /// What the group is for.
+    pub label: String,
+    /// Why the replica is mute, if it is.
+    pub fault: Option<String>,
+}
+
+/// One other node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PeerView {
+    /// Which node.
+    pub node: u64,
+    /// Where it is dialed.
+    pub address: String,
+}
+
+/// All connections of one kind of lane.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LaneView {
+    /// Which lane.
+    pub lane: String,
+    /// Its counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A digest of a group's state machine.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DigestView {
+    /// Which group.
+    pub group: u32,
+    /// The state after this entry.
+    pub applied_index: u64,
+    /// Equal on all replicas at the same applied index; hexadecimal, as JSON numbers lose digits.
+    pub digest: String,
+}
+
+impl StatusView {
+    /// A counter of the node; zero if it has none of that name.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// The sum of a lane counter over all lanes.
+    pub fn lane_total(&self, name: &str) -> u64 {
+        self.lanes.iter().filter_map(|lane| lane.counters.get(name)).sum()
+    }
+}
+
+impl From<&NodeStatus> for StatusView {
+    fn from(status: &NodeStatus) -> Self {
+        let groups: Vec<GroupView> = status.groups.iter().map(GroupView::from).collect();
+        let ids = |chosen: fn(&GroupView) -> bool| {
+            groups.iter().filter(|group| chosen(group)).map(|group| group.id).collect()
+        };
+        Self {
+            node: status.node.get(),
+            cluster: status.cluster.clone(),
+            incarnation: status.incarnation.get(),
+            listen: status.listen.map(|address| address.to_string()),
+            durable: status.durable,
+            shards: status.shards as u64,
+            groups_led: status.led() as u64,
+            leaderless: ids(|group| group.leader.is_none()),
+            faulted: ids(|group| group.fault.is_some()),
+            applied_commands_total: status.applied_commands_total,
+            counters: status
+                .counters
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            lanes: status
+                .lanes
+                .iter()
+                .map(|lane| LaneView {
+                    lane: lane.lane.clone(),
+                    counters: lane
+                        .counters
+                        .iter()
+                        .map(|(name, value)| ((*name).to_owned(), *value))
+                        .collect(),
+                })
+                .collect(),
+            peers: status
+                .peers
+                .iter()
+                .map(|peer| PeerView { node: peer.node.get(), address: peer.address.clone() })
+                .collect(),
+            groups,
+        }
+    }
+}
+
+impl From<&GroupStatus> for GroupView {
+    fn from(group: &GroupStatus) -> Self {
+        Self {
+            id: group.group.get(),
+            role: group.role,
+            leader: group.leader.map(raft_core::NodeId::get),
+            term: group.term.get(),
+            last_index: group.last_index.get(),
+            durable_index: group.durable_index.get(),
+            commit_index: group.commit_index.get(),
+            applied_index: group.applied_index.get(),
+            flush_lag: group.last_index.since(group.durable_index),
+            apply_lag: group.commit_index.since(group.applied_index),
+            applied_commands_total: group.applied_commands,
+            label: String::from_utf8_lossy(&group.label).into_owned(),
+            fault: group.fault.clone(),
+        }
+    }
+}
