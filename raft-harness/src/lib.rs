@@ -52,6 +52,21 @@ mod node_status;
 mod request;
 mod state_machine;
 
+#[cfg(feature = "resp")]
+pub mod kv;
+#[cfg(feature = "resp")]
+pub mod resp;
+
+#[cfg(feature = "status")]
+pub mod status;
+
+#[cfg(feature = "raftd")]
+pub mod cli;
+#[cfg(feature = "raftd")]
+pub mod config;
+#[cfg(feature = "raftd")]
+mod demo;
+
 pub use counters::CountersSnapshot;
 pub use engine::Created;
 pub use group_spec::GroupSpec;

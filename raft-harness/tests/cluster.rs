@@ -52,15 +52,9 @@ fn creating_a_group_twice_is_harmless_and_another_spec_is_an_error() -> anyhow::
     let mut cluster = Cluster::durable(1)?;
     let spec = GroupSpec::on_nodes(group(7), [NodeId::new(1)]).with_label("first");
     assert_eq!(cluster.host(1).create_group(spec.clone())?, Created::New);
-    assert_eq!(
-        cluster.host(1).create_group(spec.clone())?,
-        Created::Existed
-    );
+    assert_eq!(cluster.host(1).create_group(spec.clone())?, Created::Existed);
     cluster.restart_all()?;
-    assert_eq!(
-        cluster.host(1).create_group(spec.clone())?,
-        Created::Existed
-    );
+    assert_eq!(cluster.host(1).create_group(spec.clone())?, Created::Existed);
     let other = spec.clone().with_label("second");
     match cluster.host(1).create_group(other) {
         Err(CreateError::SpecDiffers { existing }) => assert_eq!(*existing, spec),
@@ -82,10 +76,7 @@ fn a_spec_that_cannot_work_is_refused_with_its_reason() -> anyhow::Result<()> {
         on(1, &[1]).with_label(vec![0; GroupSpec::LABEL_BYTES_MAX + 1]),
     ] {
         let refused = cluster.host(1).create_group(spec);
-        assert!(
-            matches!(refused, Err(CreateError::BadSpec { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(CreateError::BadSpec { .. })), "{refused:?}");
     }
     Ok(())
 }
@@ -102,10 +93,7 @@ fn a_command_of_many_megabytes_travels_and_one_above_the_limit_is_refused() -> a
     let huge = Bytes::from(vec![7; (64 << 20) + 1]);
     let leader = cluster.leader(group(1))?;
     let refused = leader.propose(group(1), huge).wait();
-    assert!(
-        matches!(refused, Err(RequestError::TooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(RequestError::TooLarge { .. })), "{refused:?}");
     cluster.restart_all()?;
     assert_eq!(cluster.read_count(group(1))?, 3);
     Ok(())
@@ -126,10 +114,7 @@ fn a_wiped_node_under_its_old_name_is_refused() -> anyhow::Result<()> {
         cluster.propose_on(&[1, 2], group(1), command(number))?;
     }
     assert_eq!(cluster.host(3).leader_of(group(1)), None);
-    let refused: u64 = [1, 2]
-        .map(|n| cluster.host(n).status().lane_total("refused"))
-        .iter()
-        .sum();
+    let refused: u64 = [1, 2].map(|n| cluster.host(n).status().lane_total("refused")).iter().sum();
     assert!(refused > 0, "the impostor was told so");
     Ok(())
 }
@@ -138,18 +123,13 @@ fn a_wiped_node_under_its_old_name_is_refused() -> anyhow::Result<()> {
 fn a_missing_locked_or_foreign_data_directory_is_a_typed_error() -> anyhow::Result<()> {
     let mut cluster = Cluster::durable(1)?;
     let again = cluster.try_start(NodeId::new(1));
-    assert!(matches!(
-        again,
-        Err(StartError::Log(raft_storage::OpenError::Locked { .. }))
-    ));
+    assert!(matches!(again, Err(StartError::Log(raft_storage::OpenError::Locked { .. }))));
     cluster.stop(NodeId::new(1));
     cluster.remove_dir(NodeId::new(1))?;
     let missing = cluster.try_start(NodeId::new(1));
     assert!(matches!(
         missing,
-        Err(StartError::Log(
-            raft_storage::OpenError::NotInitialised { .. }
-        ))
+        Err(StartError::Log(raft_storage::OpenError::NotInitialised { .. }))
     ));
     raft_storage::init(
         &cluster.dir(NodeId::new(1)),
@@ -164,7 +144,7 @@ fn a_missing_locked_or_foreign_data_directory_is_a_typed_error() -> anyhow::Resu
 
 #[test]
 fn a_drained_node_leads_nothing_and_its_groups_go_on() -> anyhow::Result<()> {
-    let mut cluster = Cluster::durable(3)?;
+    let cluster = Cluster::durable(3)?;
     cluster.create_groups(1..=8)?;
     for id in 1..=8 {
         cluster.propose(group(id), command(0))?;
@@ -183,7 +163,7 @@ fn a_drained_node_leads_nothing_and_its_groups_go_on() -> anyhow::Result<()> {
 fn connections_and_heartbeat_frames_are_the_same_for_10_and_300_groups() -> anyhow::Result<()> {
     let mut seen = Vec::new();
     for groups in [10, 300] {
-        let mut cluster = Cluster::memory(3)?;
+        let cluster = Cluster::memory(3)?;
         cluster.create_groups(1..=groups)?;
         let first = NodeId::new(1);
         for id in 1..=groups {
@@ -195,10 +175,7 @@ fn connections_and_heartbeat_frames_are_the_same_for_10_and_300_groups() -> anyh
         let frames =
             after.lane_total("heartbeat_frames_out") - before.lane_total("heartbeat_frames_out");
         // Two peers, ten intervals; a busy machine may shift one frame over the edge.
-        assert!(
-            (18..=22).contains(&frames),
-            "{groups} groups: {frames} frames in a second"
-        );
+        assert!((18..=22).contains(&frames), "{groups} groups: {frames} frames in a second");
         seen.push((
             after.lane_total("connections_out_open"),
             after.lane_total("connections_in_open"),
@@ -211,20 +188,15 @@ fn connections_and_heartbeat_frames_are_the_same_for_10_and_300_groups() -> anyh
 
 #[test]
 fn a_stopped_node_answers_everything() -> anyhow::Result<()> {
-    let mut cluster = Cluster::memory(1)?;
+    let cluster = Cluster::memory(1)?;
     cluster.create_groups(1..=1)?;
     let host: NodeHost = cluster.leader(group(1))?;
-    let tickets: Vec<_> = (0..100)
-        .map(|n| host.propose(group(1), command(n)))
-        .collect();
+    let tickets: Vec<_> = (0..100).map(|n| host.propose(group(1), command(n))).collect();
     host.stop();
     for ticket in tickets {
         // Applied, refused or unknown: but answered.
         let _ = ticket.wait();
     }
-    assert_eq!(
-        host.propose(group(1), command(0)).wait(),
-        Err(RequestError::Stopping)
-    );
+    assert_eq!(host.propose(group(1), command(0)).wait(), Err(RequestError::Stopping));
     Ok(())
 }

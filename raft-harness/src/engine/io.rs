@@ -25,10 +25,7 @@ pub(crate) enum Route {
     /// The control lanes.
     Control,
     /// A connection of the data lane that shard `shard` owns.
-    Data {
-        shard: usize,
-        connection: ConnectionId,
-    },
+    Data { shard: usize, connection: ConnectionId },
     /// A connection of the bulk lane.
     Bulk { connection: ConnectionId },
 }

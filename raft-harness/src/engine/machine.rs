@@ -23,9 +23,7 @@ pub(crate) struct MachineHost {
 
 impl std::fmt::Debug for MachineHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MachineHost")
-            .field("applied", &self.applied)
-            .finish_non_exhaustive()
+        f.debug_struct("MachineHost").field("applied", &self.applied).finish_non_exhaustive()
     }
 }
 
@@ -64,9 +62,7 @@ impl MachineHost {
         debug_assert_eq!(self.outputs.len(), entries.len(), "one output per entry");
         self.applied = last.index;
         self.log_time = self.log_time.max(last.time);
-        let commands = entries
-            .iter()
-            .filter(|entry| entry.kind == EntryKind::Command);
+        let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
         self.commands += commands.count() as u64;
         let first = entries[0].index;
         while let Some((index, _)) = self.waiters.front()
@@ -84,27 +80,17 @@ impl MachineHost {
 
     pub(crate) fn read(&self, query: &[u8], reply: Reply) {
         let output = self.machine.read(query);
-        reply.send(Ok(Proposed {
-            index: self.applied,
-            output,
-        }));
+        reply.send(Ok(Proposed { index: self.applied, output }));
     }
 
     /// The digest travels as an answer whose output is the number, little-endian.
     pub(crate) fn digest(&self, reply: Reply) {
         let digest = self.machine.digest().to_le_bytes();
-        reply.send(Ok(Proposed {
-            index: self.applied,
-            output: Bytes::copy_from_slice(&digest),
-        }));
+        reply.send(Ok(Proposed { index: self.applied, output: Bytes::copy_from_slice(&digest) }));
     }
 
     pub(crate) fn applied(&self) -> Applied {
-        Applied {
-            index: self.applied,
-            log_time: self.log_time,
-            commands: self.commands,
-        }
+        Applied { index: self.applied, log_time: self.log_time, commands: self.commands }
     }
 }
 

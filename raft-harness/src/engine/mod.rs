@@ -4,10 +4,15 @@
 //! the core does, for many groups. Threads, sockets and files are thin drivers around it, in
 //! [`crate::node`].
 
+mod applying;
+mod creation;
 mod io;
 mod machine;
+mod messages;
 mod payloads;
+mod replication;
 mod replies;
+mod requests;
 mod shard_engine;
 mod slot;
 mod timers;

@@ -23,12 +23,7 @@ pub(crate) struct Payloads {
 impl Payloads {
     /// An empty window at the end of a recovered log.
     pub(crate) fn after(last: LogIndex, last_time: LogTime) -> Self {
-        Self {
-            first: last.next(),
-            entries: VecDeque::new(),
-            bytes: 0,
-            last_time,
-        }
+        Self { first: last.next(), entries: VecDeque::new(), bytes: 0, last_time }
     }
 
     pub(crate) fn push(&mut self, entry: Entry) {
@@ -120,10 +115,7 @@ mod tests {
         let mut payloads = window(10);
         payloads.evict(LogIndex::new(4), 0);
         assert!(payloads.get(LogIndex::new(4)).is_none());
-        assert_eq!(
-            payloads.get(LogIndex::new(5)).map(|e| e.index),
-            Some(LogIndex::new(5))
-        );
+        assert_eq!(payloads.get(LogIndex::new(5)).map(|e| e.index), Some(LogIndex::new(5)));
         payloads.evict(LogIndex::new(10), u64::MAX);
         assert!(payloads.get(LogIndex::new(5)).is_some());
         assert!(payloads.range(LogIndex::new(4), LogIndex::new(6)).is_none());

@@ -85,9 +85,6 @@ impl Slot {
     }
 
     pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.peers
-            .iter()
-            .find(|peer| peer.replica == replica)
-            .map(|peer| peer.node)
+        self.peers.iter().find(|peer| peer.replica == replica).map(|peer| peer.node)
     }
 }

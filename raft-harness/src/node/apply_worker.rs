@@ -48,11 +48,7 @@ pub(crate) fn run(
                     }
                 }
             }
-            next = if progressed.len() < 64 {
-                jobs.try_recv().ok()
-            } else {
-                None
-            };
+            next = if progressed.len() < 64 { jobs.try_recv().ok() } else { None };
         }
         for (group, applied) in progressed.drain(..) {
             let input = ShardInput::Engine(EngineInput::Applied(group, applied));

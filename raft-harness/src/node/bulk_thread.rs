@@ -82,18 +82,9 @@ impl Bulk {
         worked |= !items.is_empty();
         for item in items.drain(..) {
             match item {
-                BulkInput::Send {
-                    shard,
-                    peer,
-                    envelope,
-                    bytes,
-                } => {
+                BulkInput::Send { shard, peer, envelope, bytes } => {
                     if let Some((_, queue)) = self.waiting.iter_mut().find(|(p, _)| *p == peer) {
-                        queue.push_back(Waiting {
-                            shard,
-                            envelope,
-                            bytes,
-                        });
+                        queue.push_back(Waiting { shard, envelope, bytes });
                     }
                 }
                 BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
@@ -130,12 +121,7 @@ impl Bulk {
                 continue;
             }
             while !queue.is_empty() && self.lanes.budget(*peer) > 0 {
-                let Some(Waiting {
-                    shard,
-                    envelope,
-                    bytes,
-                }) = queue.pop_front()
-                else {
+                let Some(Waiting { shard, envelope, bytes }) = queue.pop_front() else {
                     break;
                 };
                 worked = true;
@@ -149,9 +135,7 @@ impl Bulk {
 
     fn take_lane_event(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Up {
-                peer, connection, ..
-            } => {
+            LaneEvent::Up { peer, connection, .. } => {
                 if connection.direction() == Direction::Outgoing {
                     for shard in self.shards.iter() {
                         let input = EngineInput::LaneUp(peer, SendLane::Bulk);
@@ -159,9 +143,7 @@ impl Bulk {
                     }
                 }
             }
-            LaneEvent::Down {
-                peer, connection, ..
-            } => {
+            LaneEvent::Down { peer, connection, .. } => {
                 if connection.direction() == Direction::Outgoing {
                     if let Some((_, queue)) = self.waiting.iter_mut().find(|(p, _)| *p == peer) {
                         queue.clear();
@@ -172,20 +154,10 @@ impl Bulk {
                     }
                 }
             }
-            LaneEvent::Frame {
-                connection,
-                from,
-                from_incarnation,
-                bytes,
-                frame,
-            } => {
+            LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } => {
                 if let Frame::Message(envelope) = frame {
                     let route = Route::Bulk { connection };
-                    let source = Source {
-                        node: from,
-                        incarnation: from_incarnation,
-                        route,
-                    };
+                    let source = Source { node: from, incarnation: from_incarnation, route };
                     let to = shard_of(envelope.group, self.shards.len());
                     let input = EngineInput::Message(source, envelope);
                     let _ = self.shards[to].push(ShardInput::Engine(input));

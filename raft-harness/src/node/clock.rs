@@ -11,9 +11,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 
     pub(crate) fn now(self) -> Micros {
@@ -28,9 +26,7 @@ impl Clock {
 
     /// Milliseconds since the Unix epoch; zero if the machine's clock is set before it.
     pub(crate) fn wall() -> LogTime {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         LogTime::new(since.as_millis() as u64)
     }
 }

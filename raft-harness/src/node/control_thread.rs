@@ -142,22 +142,11 @@ impl Control {
     }
 
     fn take_lane_event(&mut self, event: LaneEvent) {
-        let LaneEvent::Frame {
-            connection,
-            from,
-            from_incarnation,
-            bytes,
-            frame,
-        } = event
-        else {
+        let LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } = event else {
             return;
         };
         let route = Route::Control;
-        let source = Source {
-            node: from,
-            incarnation: from_incarnation,
-            route,
-        };
+        let source = Source { node: from, incarnation: from_incarnation, route };
         let shards = self.shards.len();
         match frame {
             Frame::Message(envelope) => {

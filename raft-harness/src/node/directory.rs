@@ -17,10 +17,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// The group exists here.
     pub(crate) fn add(&self, group: GroupId) {
-        self.leaders
-            .write()
-            .entry(group)
-            .or_insert_with(|| AtomicU64::new(NOBODY));
+        self.leaders.write().entry(group).or_insert_with(|| AtomicU64::new(NOBODY));
     }
 
     pub(crate) fn set_leader(&self, group: GroupId, leader: Option<NodeId>) {

@@ -24,14 +24,8 @@ struct State<T> {
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
-        let state = State {
-            items: Vec::new(),
-            sleeper: None,
-            closed: false,
-        };
-        Self {
-            state: Mutex::new(state),
-        }
+        let state = State { items: Vec::new(), sleeper: None, closed: false };
+        Self { state: Mutex::new(state) }
     }
 }
 

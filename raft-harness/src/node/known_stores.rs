@@ -31,17 +31,11 @@ impl KnownStores {
                 Some((node.parse().ok()?, u128::from_str_radix(store, 16).ok()?))
             });
             let (node, store) = parsed.ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{FILE}: cannot read {line:?}"),
-                )
+                io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: cannot read {line:?}"))
             })?;
             stores.insert(NodeId::new(node), store);
         }
-        Ok(Self {
-            dir: dir.to_owned(),
-            stores,
-        })
+        Ok(Self { dir: dir.to_owned(), stores })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, u128)> + '_ {

@@ -56,11 +56,7 @@ pub(crate) fn run(
         while let Some(batch) = next {
             writes.extend(batch.writes);
             done.push((batch.shard, batch.tickets));
-            next = if writes.len() < WRITES_MAX {
-                batches.try_recv().ok()
-            } else {
-                None
-            };
+            next = if writes.len() < WRITES_MAX { batches.try_recv().ok() } else { None };
         }
         if let Err(failure) = make_durable(&mut *store, &writes, counters) {
             error!(%failure, "the log failed: this node acknowledges nothing any more");

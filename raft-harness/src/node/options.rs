@@ -76,7 +76,11 @@ pub enum LogKind {
     },
     /// Nowhere: class C, a restart forgets everything. For tests and benches. A node that
     /// restarts with an empty memory must not come back under its old id.
-    Memory,
+    Memory {
+        /// Applied entries of each group kept for peers, in bytes. `None` keeps everything. With a
+        /// limit a replica that falls further behind cannot catch up any more.
+        keep_bytes: Option<u64>,
+    },
 }
 
 /// The settings of each kind of lane.
@@ -92,11 +96,7 @@ pub struct LaneConfigs {
 
 impl Default for LaneConfigs {
     fn default() -> Self {
-        Self {
-            control: LaneConfig::control(),
-            data: LaneConfig::data(),
-            bulk: LaneConfig::bulk(),
-        }
+        Self { control: LaneConfig::control(), data: LaneConfig::data(), bulk: LaneConfig::bulk() }
     }
 }
 
@@ -111,7 +111,7 @@ impl Default for NodeOptions {
                 mux: MuxConfig::default(),
             },
             peers: Vec::new(),
-            log: LogKind::Memory,
+            log: LogKind::Memory { keep_bytes: None },
             shards: (cores / 2).clamp(1, 8),
             apply_workers: 1,
             settings: Settings::default(),

@@ -131,11 +131,7 @@ impl Shard {
             self.take_lane_event(event);
         }
 
-        if self
-            .engine
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now)
-        {
+        if self.engine.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.engine.fire_timers(&mut self.out);
             worked = true;
         }
@@ -159,8 +155,7 @@ impl Shard {
                     if self.failed {
                         request.reply.send(Err(RequestError::LogFailed));
                     } else {
-                        self.engine
-                            .handle(EngineInput::Request(request), &mut self.out);
+                        self.engine.handle(EngineInput::Request(request), &mut self.out);
                     }
                 }
             }
@@ -183,14 +178,9 @@ impl Shard {
     fn take_lane_event(&mut self, event: LaneEvent) {
         match event {
             LaneEvent::Up { peer, .. } => {
-                self.engine
-                    .handle(EngineInput::LaneUp(peer, SendLane::Data), &mut self.out);
+                self.engine.handle(EngineInput::LaneUp(peer, SendLane::Data), &mut self.out);
             }
-            LaneEvent::Down {
-                peer,
-                connection,
-                reason,
-            } => {
+            LaneEvent::Down { peer, connection, reason } => {
                 let outgoing = connection.direction() == Direction::Outgoing;
                 debug!(%peer, outgoing, %reason, "data lane down");
                 if outgoing {
@@ -198,22 +188,9 @@ impl Shard {
                     self.engine.handle(input, &mut self.out);
                 }
             }
-            LaneEvent::Frame {
-                connection,
-                from,
-                from_incarnation,
-                bytes,
-                frame,
-            } => {
-                let route = Route::Data {
-                    shard: self.index,
-                    connection,
-                };
-                let source = Source {
-                    node: from,
-                    incarnation: from_incarnation,
-                    route,
-                };
+            LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } => {
+                let route = Route::Data { shard: self.index, connection };
+                let source = Source { node: from, incarnation: from_incarnation, route };
                 self.take_frame(source, frame);
                 self.lanes.consumed(connection, bytes);
             }
@@ -230,8 +207,7 @@ impl Shard {
             Frame::Message(envelope) => {
                 let to = owner(envelope.group);
                 if to == self.index {
-                    self.engine
-                        .handle(EngineInput::Message(source, envelope), &mut self.out);
+                    self.engine.handle(EngineInput::Message(source, envelope), &mut self.out);
                 } else {
                     let input = ShardInput::Engine(EngineInput::Message(source, envelope));
                     let _ = self.links.shards[to].push(input);
@@ -303,9 +279,7 @@ impl Shard {
             let _ = control.push(ControlInput::Messages(std::mem::take(&mut out.control)));
         }
         if !out.heartbeats.is_empty() {
-            let _ = control.push(ControlInput::Heartbeats(std::mem::take(
-                &mut out.heartbeats,
-            )));
+            let _ = control.push(ControlInput::Heartbeats(std::mem::take(&mut out.heartbeats)));
         }
         if !out.heartbeat_replies.is_empty() {
             let replies = std::mem::take(&mut out.heartbeat_replies);
@@ -313,12 +287,7 @@ impl Shard {
         }
         for (peer, envelope, bytes) in out.bulk.drain(..) {
             let shard = self.index;
-            let _ = self.links.bulk.push(BulkInput::Send {
-                shard,
-                peer,
-                envelope,
-                bytes,
-            });
+            let _ = self.links.bulk.push(BulkInput::Send { shard, peer, envelope, bytes });
         }
         for job in out.apply.drain(..) {
             let worker = job.group.get() as usize % self.links.appliers.len();

@@ -1,5 +1,5 @@
 //! A cluster of whole nodes in this process, for tests.
-#![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,12 +72,8 @@ impl Cluster {
             .with_test_writer()
             .try_init();
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
-        let mut cluster = Self {
-            root,
-            nodes: nodes.clone(),
-            hosts: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-        };
+        let mut cluster =
+            Self { root, nodes: nodes.clone(), hosts: BTreeMap::new(), addresses: BTreeMap::new() };
         for node in nodes {
             if cluster.root.is_some() {
                 raft_storage::init(
@@ -93,10 +89,7 @@ impl Cluster {
     }
 
     pub fn dir(&self, node: NodeId) -> PathBuf {
-        let root = self
-            .root
-            .as_ref()
-            .expect("a durable cluster has a directory");
+        let root = self.root.as_ref().expect("a durable cluster has a directory");
         root.path().join(format!("n{node}"))
     }
 
@@ -131,10 +124,7 @@ impl Cluster {
 
     pub fn start(&mut self, node: NodeId) -> anyhow::Result<()> {
         let host = self.try_start(node)?;
-        let address = host
-            .listen_addr()
-            .context("a TCP node listens")?
-            .to_string();
+        let address = host.listen_addr().context("a TCP node listens")?.to_string();
         for other in self.hosts.values() {
             other.set_peer_address(node, &address);
         }
@@ -165,12 +155,7 @@ impl Cluster {
 
     pub fn wipe(&self, node: NodeId) -> anyhow::Result<()> {
         self.remove_dir(node)?;
-        raft_storage::init(
-            &self.dir(node),
-            "test",
-            node,
-            &raft_storage::InitOptions::default(),
-        )?;
+        raft_storage::init(&self.dir(node), "test", node, &raft_storage::InitOptions::default())?;
         Ok(())
     }
 
@@ -195,10 +180,7 @@ impl Cluster {
     pub fn leader(&self, group: GroupId) -> anyhow::Result<NodeHost> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let led = self
-                .hosts
-                .values()
-                .find(|h| h.leader_of(group) == Some(h.node()));
+            let led = self.hosts.values().find(|h| h.leader_of(group) == Some(h.node()));
             match led {
                 Some(host) => return Ok(host.clone()),
                 None if Instant::now() > end => bail!("group {group} has no leader"),
@@ -210,10 +192,7 @@ impl Cluster {
     pub fn make_leader(&self, group: GroupId, node: NodeId) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         while self.leader(group)?.node() != node {
-            let _ = self
-                .leader(group)?
-                .transfer_leadership(group, Some(node))
-                .wait();
+            let _ = self.leader(group)?.transfer_leadership(group, Some(node)).wait();
             if Instant::now() > end {
                 bail!("group {group} cannot be led by {node}");
             }
@@ -227,9 +206,7 @@ impl Cluster {
     }
 
     pub fn propose_on(&self, on: &[u64], group: GroupId, command: Bytes) -> anyhow::Result<()> {
-        self.ask(on, group, |host| {
-            host.propose(group, command.clone()).wait().map(drop)
-        })
+        self.ask(on, group, |host| host.propose(group, command.clone()).wait().map(drop))
     }
 
     pub fn read_count(&self, group: GroupId) -> anyhow::Result<u64> {
@@ -252,13 +229,10 @@ impl Cluster {
                 Ok(answer) => return Ok(answer),
                 Err(error) if !error.is_safe_to_retry() => bail!("group {group}: {error}"),
                 Err(error) if Instant::now() > end => bail!("group {group}: {error}"),
-                Err(RequestError::NotLeader {
-                    leader: Some(leader),
-                }) if on.contains(&leader.get()) && leader != host.node() => {
-                    turn = on
-                        .iter()
-                        .position(|node| *node == leader.get())
-                        .unwrap_or(turn);
+                Err(RequestError::NotLeader { leader: Some(leader) })
+                    if on.contains(&leader.get()) && leader != host.node() =>
+                {
+                    turn = on.iter().position(|node| *node == leader.get()).unwrap_or(turn);
                 }
                 Err(_) => {
                     turn += 1;

@@ -1,0 +1,76 @@
+//! Committed entries on their way to the state machine, and reads that wait for them.
+//!
+//! Invariant: entries are handed over in order, without a gap, once they are durable here.
+
+use super::io::{ApplyJob, ApplyTask, TurnOutput};
+use super::replication::fetch;
+use super::shard_engine::ShardEngine;
+
+/// The most entries given to a state machine in one piece.
+const APPLY_ENTRIES_MAX: u64 = 4096;
+
+impl ShardEngine {
+    /// Hands entries that may be applied to the state machine, and reads that may be answered.
+    pub(super) fn dispatch_applies(&mut self, at: u32, out: &mut TurnOutput) {
+        let window = self.options.window_bytes;
+        let slot = &mut self.slots[at as usize];
+        while slot.dispatched < slot.appliable {
+            let first = slot.dispatched.next();
+            let last = slot.appliable.min(slot.dispatched.plus(APPLY_ENTRIES_MAX));
+            self.apply_scratch.clear();
+            if let Some(entries) = slot.payloads.range(first, last) {
+                self.apply_scratch.extend(entries.cloned());
+            } else {
+                // Replay: what is not in the window comes from the log, piece by piece.
+                let mut index = first;
+                while index <= last
+                    && let Some(entry) = slot.entry(index)
+                {
+                    self.apply_scratch.push(entry.clone());
+                    index = index.next();
+                }
+                if self.apply_scratch.is_empty() {
+                    fetch(slot, first, out);
+                    break;
+                }
+            }
+            let Some(last) = self.apply_scratch.last().map(|entry| entry.index) else {
+                break;
+            };
+            slot.dispatched = last;
+            let due = slot.waiters.partition_point(|(index, _)| *index <= last);
+            let waiters = slot.waiters.drain(..due);
+            match &mut slot.inline {
+                Some(machine) => {
+                    machine.apply(&self.apply_scratch, waiters);
+                    slot.applied = machine.applied();
+                }
+                None => {
+                    let entries = self.apply_scratch.clone();
+                    let task = ApplyTask::Entries(entries, waiters.collect());
+                    out.apply.push(ApplyJob { group: slot.spec.group, task });
+                }
+            }
+        }
+        self.apply_scratch.clear();
+        while let Some((index, _)) = slot.reads_confirmed.front()
+            && *index <= slot.dispatched
+            && let Some((_, reads)) = slot.reads_confirmed.pop_front()
+        {
+            match &slot.inline {
+                Some(machine) => {
+                    for (query, reply) in reads {
+                        machine.read(&query, reply);
+                    }
+                }
+                None => {
+                    let task = ApplyTask::Reads(reads);
+                    out.apply.push(ApplyJob { group: slot.spec.group, task });
+                }
+            }
+        }
+        if let Some(window) = window {
+            slot.payloads.evict(slot.dispatched, window);
+        }
+    }
+}

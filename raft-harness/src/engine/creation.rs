@@ -1,0 +1,137 @@
+//! Groups come into being: new, or as the log recovered them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft_core::{Group, LogIndex, Start, StartError};
+use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
+use tracing::error;
+
+use super::io::{ApplyJob, ApplyTask, CreateGroup, Created, PersistTicket, SendLane, TurnOutput};
+use super::machine::MachineHost;
+use super::payloads::Payloads;
+use super::shard_engine::{Durability, ShardEngine};
+use super::slot::{Peer, Slot};
+use super::timers::Armed;
+use crate::group_spec::GroupSpec;
+use crate::state_machine::{ApplyMode, StateMachine};
+
+impl ShardEngine {
+    pub(super) fn on_create(&mut self, create: CreateGroup, out: &mut TurnOutput) {
+        let CreateGroup { spec, machine, recovered, done } = create;
+        if let Some(at) = self.slot_of(spec.group) {
+            let known = &self.slots[at as usize].spec;
+            if **known == spec {
+                done(Ok(Created::Existed));
+            } else {
+                done(Err(GroupSpec::clone(known)));
+            }
+            return;
+        }
+        let is_new = recovered.is_none();
+        match self.add_slot(spec.clone(), machine, recovered, out) {
+            Ok(at) => {
+                self.by_group.insert(spec.group, at);
+                self.touch(at);
+                if !is_new {
+                    done(Ok(Created::Existed));
+                    return;
+                }
+                match self.options.durability {
+                    Durability::Memory => done(Ok(Created::New)),
+                    Durability::Log => {
+                        let mut write = GroupWrite::new(spec.group);
+                        write.create = Some(GroupCreate {
+                            incarnation: spec.incarnation,
+                            spec: spec.encode(),
+                        });
+                        out.persist.push(write);
+                        out.persist_tickets.push((spec.group, PersistTicket::Create));
+                        self.slots[at as usize].created = Some(done);
+                    }
+                }
+            }
+            Err(error) => {
+                // The spec was checked before it came here; this is a recovered log that
+                // contradicts itself, and the group stays down while the others go on.
+                error!(group = %spec.group, %error, "cannot start the group");
+                done(Err(spec));
+            }
+        }
+    }
+
+    pub(super) fn add_slot(
+        &mut self,
+        spec: GroupSpec,
+        machine: Box<dyn StateMachine>,
+        recovered: Option<RecoveredGroup>,
+        out: &mut TurnOutput,
+    ) -> Result<u32, StartError> {
+        let node = self.options.node;
+        let replica = spec.replica_on(node).ok_or(StartError::Voters)?;
+        let (hard_state, term_runs, last_index, last_time) = match recovered {
+            None => Default::default(),
+            Some(r) => (r.hard_state, r.term_runs, r.last_index, r.last_time),
+        };
+        let core = Group::new(
+            self.now,
+            Start {
+                group: spec.group,
+                replica,
+                incarnation: self.options.incarnation,
+                voters: spec.replicas.iter().map(|(replica, _)| *replica).collect(),
+                seed: self.options.seed ^ (u64::from(spec.group.get()) << 20) ^ node.get(),
+                hard_state,
+                term_runs,
+                last_index,
+                applied: LogIndex::ZERO,
+                settings: Arc::clone(&self.options.settings),
+            },
+        )?;
+        let peers = spec
+            .replicas
+            .iter()
+            .filter(|(other, _)| *other != replica)
+            .map(|(replica, node)| {
+                let at = self.peers.iter().position(|peer| peer == node);
+                at.map(|at| Peer { replica: *replica, node: *node, at, lane: SendLane::Data })
+            })
+            .collect::<Option<Vec<Peer>>>()
+            .ok_or(StartError::Voters)?;
+        let inline = match machine.mode() {
+            ApplyMode::Inline => Some(MachineHost::new(machine)),
+            ApplyMode::Worker => {
+                let task = ApplyTask::Start(machine);
+                out.apply.push(ApplyJob { group: spec.group, task });
+                None
+            }
+        };
+        let at = self.slots.len() as u32;
+        self.slots.push(Slot {
+            incarnation: spec.incarnation,
+            spec: Arc::new(spec),
+            core,
+            peers,
+            payloads: Payloads::after(last_index, last_time),
+            cold: Vec::new(),
+            fetching: false,
+            persist: None,
+            gated: Vec::new(),
+            ack_route: None,
+            appliable: LogIndex::ZERO,
+            dispatched: LogIndex::ZERO,
+            waiters: VecDeque::new(),
+            reads_new: Vec::new(),
+            reads_asked: VecDeque::new(),
+            reads_confirmed: VecDeque::new(),
+            inline,
+            applied: Default::default(),
+            armed: Armed::default(),
+            touched: false,
+            was_leader: false,
+            known_leader: None,
+            created: None,
+        });
+        Ok(at)
+    }
+}

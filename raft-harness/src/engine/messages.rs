@@ -1,0 +1,173 @@
+//! Words between replicas: whom they reach here, and which way the answers leave.
+//!
+//! Invariant: nothing reaches a core that does not come from the node its replica lives on, and
+//! is meant for this life of this group.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use raft_core::{GroupId, GroupIncarnation, Input, Message, Outgoing, ReplicaId};
+use raft_transport::{Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
+use tracing::warn;
+
+use super::io::{Route, Source, TurnOutput};
+use super::shard_engine::ShardEngine;
+
+impl ShardEngine {
+    pub(super) fn on_message(&mut self, source: Source, envelope: Envelope, out: &mut TurnOutput) {
+        let Some(at) = self.addressee(
+            source,
+            envelope.group,
+            envelope.group_incarnation,
+            envelope.from,
+            envelope.to,
+        ) else {
+            return;
+        };
+        self.route = source.route;
+        if let Message::Append(append) = &envelope.message {
+            // The entries must be the ones the core is told about.
+            let mut index = append.prev_index;
+            let mut runs = append.runs.iter().flat_map(|run| {
+                std::iter::repeat_n(run.term, usize::try_from(run.count).unwrap_or(usize::MAX))
+            });
+            let sound = envelope.entries.len() as u64 == append.count()
+                && envelope.entries.iter().all(|entry| {
+                    index = index.next();
+                    entry.index == index && runs.next() == Some(entry.term)
+                });
+            if !sound {
+                warn!(group = %envelope.group, peer = %source.node, "append without its entries");
+                self.counters.messages_dropped.fetch_add(1, Relaxed);
+                return;
+            }
+            self.slots[at as usize].ack_route = Some(source.route);
+            self.incoming = envelope.entries;
+        }
+        let input = Input::Message {
+            from: envelope.from,
+            from_incarnation: source.incarnation,
+            to_incarnation: self.options.incarnation,
+            message: envelope.message,
+        };
+        self.step(at, input, out);
+        self.incoming = Vec::new();
+    }
+
+    pub(super) fn on_heartbeat(
+        &mut self,
+        source: Source,
+        item: HeartbeatItem,
+        out: &mut TurnOutput,
+    ) {
+        let at = self.addressee(source, item.group, item.group_incarnation, item.from, item.to);
+        let Some(at) = at else { return };
+        self.route = source.route;
+        // The core does not tell a scheduled heartbeat from a read confirmation.
+        let input = Input::Message {
+            from: item.from,
+            from_incarnation: source.incarnation,
+            to_incarnation: self.options.incarnation,
+            message: Message::Heartbeat(item.heartbeat),
+        };
+        self.step(at, input, out);
+    }
+
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        source: Source,
+        item: HeartbeatReplyItem,
+        out: &mut TurnOutput,
+    ) {
+        let at = self.addressee(source, item.group, item.group_incarnation, item.from, item.to);
+        let Some(at) = at else { return };
+        let input = Input::Message {
+            from: item.from,
+            from_incarnation: source.incarnation,
+            to_incarnation: self.options.incarnation,
+            message: Message::HeartbeatReply(item.reply),
+        };
+        self.step(at, input, out);
+    }
+
+    /// Finds the group a peer speaks to, if it is here, in this life, and the peer may speak in
+    /// that replica's name.
+    pub(super) fn addressee(
+        &self,
+        source: Source,
+        group: GroupId,
+        incarnation: GroupIncarnation,
+        from: ReplicaId,
+        to: ReplicaId,
+    ) -> Option<u32> {
+        let at = self.slot_of(group)?;
+        let slot = &self.slots[at as usize];
+        let known = slot.incarnation == incarnation
+            && slot.core.replica() == to
+            && slot.node_of(from) == Some(source.node);
+        if !known {
+            self.counters.messages_dropped.fetch_add(1, Relaxed);
+        }
+        known.then_some(at)
+    }
+
+    /// Gives a message the way it travels.
+    pub(super) fn send(&mut self, at: u32, outgoing: Outgoing, out: &mut TurnOutput) {
+        let slot = &self.slots[at as usize];
+        let Some(node) = slot.node_of(outgoing.to) else {
+            self.counters.messages_dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        let (group, group_incarnation) = (slot.spec.group, slot.incarnation);
+        let (from, to) = (slot.core.replica(), outgoing.to);
+        match outgoing.message {
+            Message::Heartbeat(heartbeat) => {
+                let item = HeartbeatItem { group, group_incarnation, from, to, heartbeat };
+                out.heartbeats.push((node, item));
+            }
+            Message::ReadConfirm(heartbeat) => {
+                let item = HeartbeatItem { group, group_incarnation, from, to, heartbeat };
+                out.read_confirms.push((node, item));
+            }
+            Message::HeartbeatReply(reply) => {
+                let item = HeartbeatReplyItem { group, group_incarnation, from, to, reply };
+                match self.route {
+                    Route::Control => out.heartbeat_replies.push((node, item)),
+                    route @ (Route::Data { .. } | Route::Bulk { .. }) => {
+                        push_reply_item(&mut out.replies, route, item);
+                    }
+                }
+            }
+            message @ Message::AppendReply(_) => {
+                let envelope =
+                    Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
+                match slot.ack_route {
+                    Some(route @ (Route::Data { .. } | Route::Bulk { .. })) => {
+                        out.replies.push((route, Frame::Message(envelope)));
+                    }
+                    Some(Route::Control) | None => out.control.push((node, envelope)),
+                }
+            }
+            message @ (Message::PreVote(_)
+            | Message::PreVoteReply(_)
+            | Message::Vote(_)
+            | Message::VoteReply(_)
+            | Message::Append(_)
+            | Message::TimeoutNow(_)) => {
+                let envelope =
+                    Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
+                out.control.push((node, envelope));
+            }
+        }
+    }
+}
+
+/// Adds an answer to the frame that already goes that way, if the last one does.
+fn push_reply_item(replies: &mut Vec<(Route, Frame)>, route: Route, item: HeartbeatReplyItem) {
+    if let Some((last, Frame::HeartbeatReplies(items))) = replies.last_mut()
+        && *last == route
+    {
+        items.push(item);
+        return;
+    }
+    replies.push((route, Frame::HeartbeatReplies(vec![item])));
+}

@@ -1,0 +1,202 @@
+//! Appends, pulled by lanes that have room.
+//!
+//! Invariant: an append never overtakes another of its group, so a group changes lanes only while
+//! nothing of it is in flight.
+
+use raft_core::{Entry, GroupId, Input, LogIndex, Message, NodeId, ReplicaId};
+use raft_transport::{Envelope, Frame, LaneClass};
+
+use super::io::{Fetch, SendLane, TurnOutput};
+use super::shard_engine::ShardEngine;
+use super::slot::{Peer, Slot};
+
+impl ShardEngine {
+    /// Builds the next append for a peer's data lane, of at most `budget` bytes unless a single
+    /// entry is larger. Appends that belong on the bulk lane go to `out` on the way.
+    pub(crate) fn pull(
+        &mut self,
+        peer: NodeId,
+        budget: u64,
+        out: &mut TurnOutput,
+    ) -> Option<Frame> {
+        let at_peer = self.peers.iter().position(|node| *node == peer)?;
+        while let Some(at) = self.work[at_peer].pop() {
+            let slot = &mut self.slots[at as usize];
+            let Some(Peer { replica, lane, .. }) = slot.peer_on(at_peer).copied() else {
+                continue;
+            };
+            if !slot.core.wants_append(replica) {
+                continue;
+            }
+            let lane = match self.lane_now(at, at_peer, replica, lane, out) {
+                LaneNow::Send(lane) => lane,
+                LaneNow::Wait => continue,
+            };
+            let budget = match lane {
+                SendLane::Data => budget,
+                SendLane::Bulk => u64::MAX,
+            };
+            let now = self.now;
+            let slot = &mut self.slots[at as usize];
+            // The closure needs the payloads while the core is borrowed; they are other fields.
+            let (core, payloads, cold) = (&mut slot.core, &slot.payloads, &slot.cold);
+            let append = core.make_append(now, replica, budget, |index| {
+                payloads.get(index).or_else(|| cold_entry(cold, index)).map(Entry::cost)
+            });
+            let Some(append) = append else { continue };
+            let mut entries = Vec::with_capacity(append.count() as usize);
+            let mut cost = 0;
+            let mut index = append.prev_index.next();
+            while index <= append.last_index() {
+                let entry = slot.entry(index).expect("the core sent only what is at hand");
+                cost += entry.cost();
+                entries.push(entry.clone());
+                index = index.next();
+            }
+            let envelope = Envelope {
+                group: slot.spec.group,
+                group_incarnation: slot.incarnation,
+                from: slot.core.replica(),
+                to: replica,
+                message: Message::Append(append),
+                entries,
+            };
+            if slot.core.wants_append(replica) {
+                self.work[at_peer].mark(at);
+            }
+            match lane {
+                SendLane::Data => return Some(Frame::Message(envelope)),
+                SendLane::Bulk => {
+                    self.bulk_bytes[at_peer] += cost;
+                    out.bulk.push((peer, envelope, cost));
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a peer has work waiting, for lanes that have no room at the moment.
+    pub(crate) fn has_work(&self, peer: NodeId) -> bool {
+        let at = self.peers.iter().position(|node| *node == peer);
+        at.is_some_and(|at| !self.work[at].is_empty())
+    }
+
+    /// Chooses the lane of the next append. Going from one lane to the other waits until nothing
+    /// is in flight; what is marked now is marked again when the answers come.
+    fn lane_now(
+        &mut self,
+        at: u32,
+        at_peer: usize,
+        replica: ReplicaId,
+        lane: SendLane,
+        out: &mut TurnOutput,
+    ) -> LaneNow {
+        let slot = &mut self.slots[at as usize];
+        let next = slot.core.next_index(replica).unwrap_or_default();
+        let streams = slot.core.streams_to(replica);
+        let mut wanted = SendLane::Data;
+        if streams && next <= slot.core.last_index() {
+            let Some(entry) = slot.entry(next) else {
+                fetch(slot, next, out);
+                return LaneNow::Wait;
+            };
+            let class = self.options.lane_policy.append_class(entry.payload.len() as u64);
+            // Without a bulk lane the data lane takes what there is.
+            if class == LaneClass::Bulk && self.bulk_up[at_peer] {
+                wanted = SendLane::Bulk;
+            }
+        }
+        let mut lane = lane;
+        if wanted != lane && !slot.core.has_in_flight(replica) {
+            lane = wanted;
+            if let Some(peer) = slot.peer_on_mut(at_peer) {
+                peer.lane = wanted;
+            }
+        } else if wanted == SendLane::Bulk && lane == SendLane::Data {
+            return LaneNow::Wait;
+        }
+        if lane == SendLane::Bulk && self.bulk_bytes[at_peer] >= self.options.bulk_bytes_max {
+            self.bulk_parked[at_peer].push(at);
+            return LaneNow::Wait;
+        }
+        LaneNow::Send(lane)
+    }
+
+    pub(super) fn on_fetched(&mut self, group: GroupId, entries: Vec<Entry>) {
+        let Some(at) = self.slot_of(group) else {
+            return;
+        };
+        let slot = &mut self.slots[at as usize];
+        slot.fetching = false;
+        // The log may have been cut meanwhile: keep what is still so.
+        let mut entries = entries;
+        let sound = entries
+            .iter()
+            .take_while(|entry| slot.core.entry_term(entry.index) == Some(entry.term))
+            .count();
+        entries.truncate(sound);
+        slot.cold = entries;
+        self.touch(at);
+    }
+
+    pub(super) fn on_lane_up(&mut self, peer: NodeId, lane: SendLane) {
+        if let Some(at_peer) = self.peers.iter().position(|node| *node == peer)
+            && lane == SendLane::Bulk
+        {
+            self.bulk_up[at_peer] = true;
+        }
+    }
+
+    pub(super) fn on_lane_down(&mut self, peer: NodeId, lane: SendLane, out: &mut TurnOutput) {
+        let Some(at_peer) = self.peers.iter().position(|node| *node == peer) else {
+            return;
+        };
+        if lane == SendLane::Bulk {
+            self.bulk_up[at_peer] = false;
+            self.bulk_bytes[at_peer] = 0;
+            for at in std::mem::take(&mut self.bulk_parked[at_peer]) {
+                self.touch(at);
+            }
+        }
+        for at in 0..self.slots.len() as u32 {
+            let slot = &self.slots[at as usize];
+            // Only groups with something on that lane are concerned.
+            let concerned = slot
+                .peer_on(at_peer)
+                .filter(|peer| peer.lane == lane && slot.core.has_in_flight(peer.replica));
+            if let Some(peer) = concerned {
+                self.step(at, Input::PeerUnreachable(peer.replica), out);
+            }
+        }
+    }
+
+    pub(super) fn on_bulk_sent(&mut self, peer: NodeId, bytes: u64) {
+        let Some(at_peer) = self.peers.iter().position(|node| *node == peer) else {
+            return;
+        };
+        self.bulk_bytes[at_peer] = self.bulk_bytes[at_peer].saturating_sub(bytes);
+        for at in std::mem::take(&mut self.bulk_parked[at_peer]) {
+            self.touch(at);
+        }
+    }
+}
+
+enum LaneNow {
+    Send(SendLane),
+    Wait,
+}
+
+fn cold_entry(cold: &[Entry], index: LogIndex) -> Option<&Entry> {
+    let first = cold.first()?.index;
+    if index < first { None } else { cold.get(index.since(first) as usize) }
+}
+
+/// Asks for entries from `first` on, unless the log is being read for this group already.
+pub(super) fn fetch(slot: &mut Slot, first: LogIndex, out: &mut TurnOutput) {
+    if !slot.fetching {
+        slot.fetching = true;
+        // What is newer is still in the window.
+        let last = slot.core.written_index();
+        out.fetches.push(Fetch { group: slot.spec.group, first, last });
+    }
+}

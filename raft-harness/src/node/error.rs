@@ -1,0 +1,65 @@
+//! Why a node does not start, or a group is not created.
+
+use std::io;
+
+use raft_core::{GroupId, SettingsError};
+use raft_mux::MuxError;
+use raft_transport::NetworkError;
+
+use crate::group_spec::GroupSpec;
+
+/// Why a node did not start. What had been started was stopped again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The timing contradicts itself.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The options contradict themselves.
+    #[error("{0}")]
+    Options(String),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Log(#[from] raft_storage::OpenError),
+    /// The port cannot be opened.
+    #[error(transparent)]
+    Mux(#[from] MuxError),
+    /// The lanes cannot be opened on the port.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The memory of peers' data directories cannot be read.
+    #[error("cannot read the data directory")]
+    Directory(#[source] io::Error),
+    /// The operating system gave no thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The log holds a group whose spec this version cannot read.
+    #[error("the log holds group {group} with a spec this version cannot read")]
+    UnreadableSpec {
+        /// Which group.
+        group: GroupId,
+    },
+}
+
+/// Why a group was not created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The id belongs to a group with another spec.
+    #[error("group {} exists with another spec: {existing:?}", existing.group)]
+    SpecDiffers {
+        /// What the group is.
+        existing: Box<GroupSpec>,
+    },
+    /// The spec cannot be used; it says why.
+    #[error("group {group}: {why}")]
+    BadSpec {
+        /// Which group.
+        group: GroupId,
+        /// What is wrong with the spec.
+        why: &'static str,
+    },
+    /// The node is stopping, or its log failed.
+    #[error("the node is stopping")]
+    Stopping,
+}

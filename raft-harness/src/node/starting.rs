@@ -1,0 +1,440 @@
+//! A node comes up: log, port, lanes, shards, groups; what fails half-way is taken back.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use raft_core::{GroupId, Incarnation, NodeId};
+use raft_mux::{MuxAcceptor, MuxConfig};
+use raft_storage::{LogStore, RecoveredGroup};
+use raft_transport::{
+    Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerRegistry, TcpNetwork,
+};
+use tracing::warn;
+
+use super::bulk_thread::{Bulk, BulkInput};
+use super::clock::Clock;
+use super::control_thread::{Control, ControlInput};
+use super::directory::Directory;
+use super::error::StartError;
+use super::inbox::Inbox;
+use super::known_stores::KnownStores;
+use super::log_thread::LogBatch;
+use super::options::{LogKind, NetworkOptions, NodeOptions};
+use super::shard_thread::{Links, Shard, ShardInput, shard_of};
+use super::threads::Threads;
+use super::{Inner, NodeHost, apply_worker, log_reader, log_thread};
+use crate::counters::Counters;
+use crate::engine::{ApplyJob, Durability, EngineOptions, Fetch, ShardEngine};
+use crate::group_spec::GroupSpec;
+use crate::state_machine::StateMachineFactory;
+
+/// The ways to the log: batches to write, ranges to read back.
+type LogSenders = (Sender<LogBatch>, Sender<(usize, Fetch)>);
+
+/// A start under way, so that a failure can take back what is already running.
+#[derive(Default)]
+pub(super) struct Starting {
+    threads: Threads,
+    shards: Vec<Arc<Inbox<ShardInput>>>,
+    control: Arc<Inbox<ControlInput>>,
+    bulk: Arc<Inbox<BulkInput>>,
+}
+
+/// The log of a node, opened.
+struct OpenLog {
+    store: Option<Box<dyn LogStore>>,
+    incarnation: Incarnation,
+    store_id: u128,
+    groups: BTreeMap<GroupId, RecoveredGroup>,
+    known: Option<KnownStores>,
+}
+
+impl Starting {
+    pub(super) fn run(
+        mut self,
+        options: NodeOptions,
+        factory: Arc<dyn StateMachineFactory>,
+    ) -> Result<NodeHost, StartError> {
+        match self.try_run(options, factory) {
+            Ok(host) => Ok(host),
+            Err(error) => {
+                let threads = std::mem::take(&mut self.threads);
+                threads.stop(&self.shards, &self.control, &self.bulk);
+                Err(error)
+            }
+        }
+    }
+
+    fn try_run(
+        &mut self,
+        options: NodeOptions,
+        factory: Arc<dyn StateMachineFactory>,
+    ) -> Result<NodeHost, StartError> {
+        options.settings.validate()?;
+        if options.shards == 0 || options.shards > usize::from(Lane::SHARD_MAX) {
+            return Err(StartError::Options(format!(
+                "{} shards: 1 to 223 are possible",
+                options.shards
+            )));
+        }
+        if options.apply_workers == 0 {
+            return Err(StartError::Options("at least one apply worker is needed".to_owned()));
+        }
+        let OpenLog { store, incarnation, store_id, groups, known } = open_log(&options)?;
+        let durable = store.is_some();
+        let specs = read_specs(groups)?;
+
+        let clock = Clock::new();
+        let counters = Arc::new(Counters::default());
+        let directory = Arc::new(Directory::default());
+        let failure = Arc::new(Mutex::new(None));
+        let peers: Vec<NodeId> = options.peers.iter().map(|peer| peer.node).collect();
+        self.shards = (0..options.shards).map(|_| Arc::default()).collect();
+        let inboxes: Arc<[Arc<Inbox<ShardInput>>]> = self.shards.clone().into();
+
+        let registry = make_registry(&options, incarnation, store_id, known);
+        let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
+        let (network, listen) = self.start_control(&options, &inboxes, &lanes)?;
+        self.start_bulk(&options, &inboxes, &lanes, &network, &peers)?;
+        let log = store.map(|store| self.start_log(store, &inboxes, &counters)).transpose()?;
+        let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
+
+        for index in 0..options.shards {
+            let engine = ShardEngine::new(
+                EngineOptions {
+                    node: options.node,
+                    incarnation,
+                    settings: Arc::new(options.settings.clone()),
+                    lane_policy: options.lane_policy,
+                    seed: (store_id as u64) ^ incarnation.get().rotate_left(32),
+                    durability: if durable { Durability::Log } else { Durability::Memory },
+                    command_bytes_max: options.command_bytes_max,
+                    window_bytes: match options.log {
+                        LogKind::Directory { .. } => Some(options.window_bytes),
+                        LogKind::Memory { keep_bytes } => keep_bytes,
+                    },
+                    requests_max: options.requests_max,
+                    bulk_bytes_max: options.lanes.bulk.window_bytes,
+                },
+                Arc::clone(&counters),
+                peers.iter().copied(),
+            );
+            let links = Links {
+                shards: Arc::clone(&inboxes),
+                control: Arc::clone(&self.control),
+                bulk: Arc::clone(&self.bulk),
+                log: log.as_ref().map(|(batches, _)| batches.clone()),
+                reader: log.as_ref().map(|(_, fetches)| fetches.clone()),
+                appliers: appliers.clone(),
+                directory: Arc::clone(&directory),
+                counters: Arc::clone(&counters),
+                failure: Arc::clone(&failure),
+            };
+            let lane = Lane::Data { shard: index as u8 };
+            let make = lanes.for_lane(&network, lane, &options.lanes.data);
+            let peers = peers.clone();
+            self.threads.shards.push(spawn_loop(format!("raft-shard-{index}"), move || {
+                Shard::new(index, peers, engine, make(), links, clock)
+            })?);
+        }
+        drop((log, appliers));
+
+        let host = NodeHost {
+            inner: Arc::new(Inner {
+                node: options.node,
+                cluster: options.cluster,
+                incarnation,
+                listen,
+                durable,
+                peers: options.peers,
+                requests_max: options.requests_max,
+                shards: inboxes,
+                control: Arc::clone(&self.control),
+                bulk: Arc::clone(&self.bulk),
+                directory,
+                counters,
+                lane_counters: lanes.counters,
+                factory,
+                registry,
+                failure,
+                stopping: AtomicBool::new(false),
+                threads: Mutex::new(std::mem::take(&mut self.threads)),
+            }),
+        };
+        for (spec, recovered) in specs {
+            // A group that cannot start is reported by its shard; the others go on.
+            let _ = host.create(spec, Some(recovered), Box::new(|_| {}));
+        }
+        Ok(host)
+    }
+
+    /// Starts the control plane. The port is opened on its runtime, which accepts for all.
+    fn start_control(
+        &mut self,
+        options: &NodeOptions,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        lanes: &LaneMaker,
+    ) -> Result<(Arc<dyn Network>, Option<SocketAddr>), StartError> {
+        let (ready, opened) = bounded(1);
+        let network = match &options.network {
+            NetworkOptions::Custom(network) => Ok(Arc::clone(network)),
+            NetworkOptions::Tcp { listen, mux } => Err((*listen, mux.clone())),
+        };
+        let registry = lanes.registry.clone();
+        let shard_count = options.shards as u8;
+        let make = lanes.maker(Lane::Control, &options.lanes.control);
+        let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
+        let interval = options.settings.heartbeat_interval;
+        let run = move || {
+            let runtime = match runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = ready.send(Err(StartError::Thread(error)));
+                    return;
+                }
+            };
+            runtime.block_on(async move {
+                let network: Arc<dyn Network> = match network {
+                    Ok(network) => {
+                        let _ = ready.send(Ok((Arc::clone(&network), None)));
+                        network
+                    }
+                    Err((listen, mux)) => {
+                        match open_port(listen, mux, shard_count, registry).await {
+                            Ok((acceptor, addr, network)) => {
+                                let opened = (Arc::clone(&network), Some((acceptor, addr)));
+                                let _ = ready.send(Ok(opened));
+                                network
+                            }
+                            Err(error) => {
+                                let _ = ready.send(Err(error));
+                                return;
+                            }
+                        }
+                    }
+                };
+                let lanes = make(network);
+                Control::new(inbox, shards, lanes, clock, interval).await;
+            });
+        };
+        self.threads.lanes.push(spawn("raft-control".to_owned(), run)?);
+        let (network, port) = opened
+            .recv()
+            .map_err(|_| StartError::Options("the control plane ended at once".to_owned()))??;
+        let addr = port.as_ref().map(|(_, addr)| *addr);
+        self.threads.acceptor = port.map(|(acceptor, _)| acceptor);
+        Ok((network, addr))
+    }
+
+    fn start_bulk(
+        &mut self,
+        options: &NodeOptions,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        lanes: &LaneMaker,
+        network: &Arc<dyn Network>,
+        peers: &[NodeId],
+    ) -> Result<(), StartError> {
+        let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
+        let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
+        let peers = peers.to_vec();
+        let thread = spawn_loop("raft-bulk".to_owned(), move || {
+            Bulk::new(inbox, shards, make(), clock, &peers)
+        })?;
+        self.threads.lanes.push(thread);
+        Ok(())
+    }
+
+    fn start_log(
+        &mut self,
+        store: Box<dyn LogStore>,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        counters: &Arc<Counters>,
+    ) -> Result<LogSenders, StartError> {
+        // Bounded by the groups' replication windows, see `Inbox`.
+        let (batches, batches_out): (_, Receiver<LogBatch>) = unbounded();
+        let (fetches, fetches_out) = unbounded();
+        let reader = store.reader();
+        let (inboxes, counters) = (Arc::clone(shards), Arc::clone(counters));
+        self.threads.log.push(spawn("raft-log".to_owned(), move || {
+            log_thread::run(store, &batches_out, &inboxes, &counters);
+        })?);
+        let inboxes = Arc::clone(shards);
+        self.threads.log.push(spawn("raft-log-reader".to_owned(), move || {
+            log_reader::run(&reader, &fetches_out, &inboxes);
+        })?);
+        Ok((batches, fetches))
+    }
+
+    fn start_appliers(
+        &mut self,
+        workers: usize,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+    ) -> Result<Vec<Sender<ApplyJob>>, StartError> {
+        let mut appliers = Vec::with_capacity(workers);
+        for worker in 0..workers {
+            let (jobs, jobs_out) = unbounded();
+            let inboxes = Arc::clone(shards);
+            let count = inboxes.len();
+            self.threads.appliers.push(spawn(format!("raft-apply-{worker}"), move || {
+                apply_worker::run(&jobs_out, &inboxes, |group| shard_of(group, count));
+            })?);
+            appliers.push(jobs);
+        }
+        Ok(appliers)
+    }
+}
+
+async fn open_port(
+    listen: SocketAddr,
+    mux: MuxConfig,
+    shards: u8,
+    registry: PeerRegistry,
+) -> Result<(MuxAcceptor, SocketAddr, Arc<dyn Network>), StartError> {
+    let acceptor = MuxAcceptor::bind(listen, mux).await?;
+    let addr = acceptor.local_addr();
+    let lanes = LaneLayout::default().lanes(shards);
+    let network = TcpNetwork::new(acceptor.clone(), &lanes, registry)?;
+    Ok((acceptor, addr, Arc::new(network)))
+}
+
+fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
+    match &options.log {
+        LogKind::Memory { .. } => {
+            // Nothing is remembered, so nothing may be mistaken for an earlier life.
+            let now = Clock::wall().get().max(1);
+            Ok(OpenLog {
+                store: None,
+                incarnation: Incarnation::new(now),
+                store_id: u128::from(options.node.get()),
+                groups: BTreeMap::new(),
+                known: None,
+            })
+        }
+        LogKind::Directory { path, options: log } => {
+            let expected = raft_storage::Expected {
+                cluster: Some(options.cluster.clone()),
+                node: Some(options.node),
+            };
+            let opened = raft_storage::Log::open(path, &expected, log)?;
+            let known = KnownStores::load(path).map_err(StartError::Directory)?;
+            Ok(OpenLog {
+                incarnation: opened.incarnation,
+                store_id: opened.identity.store.get(),
+                groups: opened.groups,
+                store: Some(Box::new(opened.writer)),
+                known: Some(known),
+            })
+        }
+    }
+}
+
+fn read_specs(
+    groups: BTreeMap<GroupId, RecoveredGroup>,
+) -> Result<Vec<(GroupSpec, RecoveredGroup)>, StartError> {
+    let specs = groups.into_iter().map(|(group, recovered)| {
+        GroupSpec::decode(&recovered.spec)
+            .filter(|spec| spec.group == group)
+            .map(|spec| (spec, recovered))
+            .ok_or(StartError::UnreadableSpec { group })
+    });
+    specs.collect()
+}
+
+fn make_registry(
+    options: &NodeOptions,
+    incarnation: Incarnation,
+    store: u128,
+    known: Option<KnownStores>,
+) -> PeerRegistry {
+    let identity = Identity {
+        cluster: options.cluster.clone(),
+        node: options.node,
+        store,
+        incarnation,
+        shards: options.shards as u8,
+        features: 0,
+    };
+    let remembered: Vec<(NodeId, u128)> =
+        known.iter().flat_map(|known| known.iter().collect::<Vec<_>>()).collect();
+    let known = Mutex::new(known);
+    let registry = PeerRegistry::new(identity, move |node, store| {
+        if let Some(known) = known.lock().as_mut()
+            && let Err(error) = known.insert(node, store)
+        {
+            warn!(peer = %node, %error, "cannot remember the peer's data directory");
+        }
+    });
+    for peer in &options.peers {
+        registry.set_peer(peer.node, peer.address.clone());
+    }
+    for (node, store) in remembered {
+        if options.peers.iter().any(|peer| peer.node == node) {
+            registry.set_known_store(node, store);
+        }
+    }
+    registry
+}
+
+fn lane_counters() -> Vec<(&'static str, Arc<LaneCounters>)> {
+    ["control", "data", "bulk"].map(|lane| (lane, Arc::default())).into()
+}
+
+/// Makes the lanes of a thread, on that thread.
+struct LaneMaker {
+    clock: Clock,
+    counters: Vec<(&'static str, Arc<LaneCounters>)>,
+    registry: PeerRegistry,
+}
+
+impl LaneMaker {
+    fn maker(
+        &self,
+        lane: Lane,
+        config: &LaneConfig,
+    ) -> impl FnOnce(Arc<dyn Network>) -> Lanes + Send + use<> {
+        let (registry, config) = (self.registry.clone(), config.clone());
+        let counters = match lane {
+            Lane::Control => &self.counters[0].1,
+            Lane::Data { .. } => &self.counters[1].1,
+            Lane::Bulk => &self.counters[2].1,
+        };
+        let counters = Arc::clone(counters);
+        move |network| Lanes::new(network, registry, lane, config, counters)
+    }
+
+    fn for_lane(
+        &self,
+        network: &Arc<dyn Network>,
+        lane: Lane,
+        config: &LaneConfig,
+    ) -> impl FnOnce() -> Lanes + Send + use<> {
+        let (make, network) = (self.maker(lane, config), Arc::clone(network));
+        move || make(network)
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs a poll loop on a thread and a runtime of its own.
+fn spawn_loop<F>(
+    name: String,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> Result<JoinHandle<()>, StartError>
+where
+    F: Future<Output = ()>,
+{
+    let runtime = runtime().map_err(StartError::Thread)?;
+    spawn(name, move || runtime.block_on(async move { make().await }))
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)
+}

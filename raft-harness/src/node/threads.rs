@@ -1,0 +1,54 @@
+//! The threads of a node and the order in which they end.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use raft_mux::MuxAcceptor;
+use tracing::error;
+
+use super::bulk_thread::BulkInput;
+use super::control_thread::ControlInput;
+use super::inbox::Inbox;
+use super::shard_thread::ShardInput;
+
+/// In the order in which they are stopped.
+#[derive(Default)]
+pub(super) struct Threads {
+    pub(super) shards: Vec<JoinHandle<()>>,
+    pub(super) appliers: Vec<JoinHandle<()>>,
+    pub(super) lanes: Vec<JoinHandle<()>>,
+    pub(super) log: Vec<JoinHandle<()>>,
+    pub(super) acceptor: Option<MuxAcceptor>,
+}
+
+impl Threads {
+    pub(super) fn stop(
+        self,
+        shards: &[Arc<Inbox<ShardInput>>],
+        control: &Inbox<ControlInput>,
+        bulk: &Inbox<BulkInput>,
+    ) {
+        for shard in shards {
+            let _ = shard.push(ShardInput::Stop);
+        }
+        // With the shards go the senders that the apply workers, the log and its reader wait on.
+        join(self.shards);
+        join(self.appliers);
+        let _ = control.push(ControlInput::Stop);
+        let _ = bulk.push(BulkInput::Stop);
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.close();
+        }
+        join(self.lanes);
+        join(self.log);
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        let name = thread.thread().name().unwrap_or("?").to_owned();
+        if thread.join().is_err() {
+            error!(thread = name, "a thread of this node panicked");
+        }
+    }
+}
