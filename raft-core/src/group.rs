@@ -64,6 +64,10 @@ pub struct Group {
 
     /// Proposals of this replica whose fate is open, by index. They outlive leadership.
     pub(crate) proposals: VecDeque<Proposal>,
+    /// Those among them that were cut from our log. That decides nothing: while no other entry
+    /// is committed in its place, another replica may hold one and bring it back (paper, figure
+    /// 8). In no order.
+    orphans: Vec<Proposal>,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
     fault: Option<Fault>,
@@ -82,6 +86,15 @@ pub(crate) struct Proposal {
     pub(crate) index: LogIndex,
     pub(crate) term: Term,
     pub(crate) token: Token,
+}
+
+impl Proposal {
+    fn committed(&self) -> Outcome {
+        Outcome::Committed {
+            index: self.index,
+            term: self.term,
+        }
+    }
 }
 
 impl Group {
@@ -146,6 +159,7 @@ impl Group {
             attempt: 0,
             sessions: Session::default(),
             proposals: VecDeque::new(),
+            orphans: Vec::new(),
             peer_incarnations: Vec::new(),
             fault: None,
         };
@@ -472,10 +486,8 @@ impl Group {
             .append
             .and_then(|(first, last)| (first < from).then(|| (first, last.min(from.prev()))));
         effects.log_changes.push(LogChange::Truncated { from });
-        while let Some(proposal) = self.proposals.back().filter(|p| p.index >= from) {
-            effects.outcomes.push((proposal.token, Outcome::Superseded));
-            self.proposals.pop_back();
-        }
+        let kept = self.proposals.partition_point(|p| p.index < from);
+        self.orphans.extend(self.proposals.drain(kept..));
     }
 
     /// Raises the commit index and settles the proposals it covers.
@@ -485,17 +497,25 @@ impl Group {
         }
         self.commit = index;
         while let Some(proposal) = self.proposals.front().filter(|p| p.index <= index) {
-            let outcome = if self.log.term(proposal.index) == Some(proposal.term) {
-                Outcome::Committed {
-                    index: proposal.index,
-                    term: proposal.term,
-                }
-            } else {
-                Outcome::Superseded
-            };
-            effects.outcomes.push((proposal.token, outcome));
+            effects
+                .outcomes
+                .push((proposal.token, proposal.committed()));
             self.proposals.pop_front();
         }
+        let log = &self.log;
+        self.orphans.retain(|orphan| {
+            let outcome = if orphan.index <= index && log.term(orphan.index) == Some(orphan.term) {
+                orphan.committed()
+            } else if orphan.index <= index || log.term(index) > Some(orphan.term) {
+                // Terms never fall along a log: past a committed entry of a newer term there is
+                // no place left for this one.
+                Outcome::Superseded
+            } else {
+                return true;
+            };
+            effects.outcomes.push((orphan.token, outcome));
+            false
+        });
     }
 
     /// Entries may be applied once committed and durable here, so that a state machine never
@@ -538,7 +558,7 @@ impl Group {
         if let Role::Leader(leader) = old {
             leader.fail_waiting(false, effects);
         }
-        for proposal in self.proposals.drain(..) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
             effects.outcomes.push((proposal.token, Outcome::Unknown));
         }
         self.leader = None;
@@ -585,7 +605,12 @@ impl Group {
                 .all(|(a, b)| a.index < b.index)
         );
         debug_assert!(self.proposals.front().is_none_or(|p| p.index > self.commit));
-        debug_assert!(self.proposals.back().is_none_or(|p| p.index <= last));
+        debug_assert!(
+            self.proposals
+                .iter()
+                .all(|p| self.log.term(p.index) == Some(p.term))
+        );
+        debug_assert!(self.orphans.iter().all(|p| p.index > self.commit));
         if let Role::Leader(leader) = &self.role {
             debug_assert_eq!(self.leader, Some(self.me));
             debug_assert_eq!(self.hard_state.vote, Some(self.me));

@@ -137,7 +137,8 @@ pub enum Outcome {
         /// In which term.
         term: Term,
     },
-    /// The proposal's entry was replaced by another leader's: it never happened.
+    /// Another leader's entry is committed in the proposal's place: it never happened and never
+    /// will.
     Superseded,
     /// The group went mute before the proposal was decided: the other replicas may still commit
     /// it, or replace it.

@@ -63,10 +63,7 @@ fn main() -> anyhow::Result<()> {
     for group in 1..=GROUPS {
         for host in &hosts {
             // Every node of a group is told; telling it twice is harmless.
-            host.create_group(GroupSpec::on_nodes(
-                GroupId::new(group),
-                NODES.map(NodeId::new),
-            ))?;
+            host.create_group(GroupSpec::on_nodes(GroupId::new(group), NODES.map(NodeId::new)))?;
         }
     }
     for number in 1..=WRITES {
@@ -99,9 +96,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn start_all(dir: &std::path::Path) -> anyhow::Result<Vec<NodeHost>> {
-    let factory = Arc::new(
-        |_group: GroupId, _spec: &GroupSpec| -> Box<dyn StateMachine> { Box::new(Sum::default()) },
-    );
+    let factory = Arc::new(|_group: GroupId, _spec: &GroupSpec| -> Box<dyn StateMachine> {
+        Box::new(Sum::default())
+    });
     let mut hosts = Vec::new();
     for node in NODES {
         let peers = NODES.iter().filter(|peer| **peer != node);
@@ -111,10 +108,7 @@ fn start_all(dir: &std::path::Path) -> anyhow::Result<Vec<NodeHost>> {
                 cluster: "example".to_owned(),
                 // The ports are free ones, told to the peers below.
                 peers: peers
-                    .map(|peer| PeerOptions {
-                        node: NodeId::new(*peer),
-                        address: String::new(),
-                    })
+                    .map(|peer| PeerOptions { node: NodeId::new(*peer), address: String::new() })
                     .collect(),
                 log: LogKind::Directory {
                     path: dir.join(format!("n{node}")),
@@ -140,9 +134,7 @@ fn start_all(dir: &std::path::Path) -> anyhow::Result<Vec<NodeHost>> {
 /// Proposes at the leader; whoever refused without effect is asked again, or its leader is.
 fn propose(hosts: &[NodeHost], group: GroupId, number: u64) -> anyhow::Result<()> {
     let command = Bytes::copy_from_slice(&number.to_le_bytes());
-    at_leader(hosts, group, |host| {
-        host.propose(group, command.clone()).wait().map(|_| ())
-    })
+    at_leader(hosts, group, |host| host.propose(group, command.clone()).wait().map(|_| ()))
 }
 
 fn read(hosts: &[NodeHost], group: GroupId) -> anyhow::Result<u64> {
@@ -176,10 +168,8 @@ fn at_leader<T>(
 fn agree(hosts: &[NodeHost], group: GroupId) -> anyhow::Result<u64> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        let digests: Vec<(LogIndex, u64)> = hosts
-            .iter()
-            .map(|host| host.digest(group).wait())
-            .collect::<Result<_, _>>()?;
+        let digests: Vec<(LogIndex, u64)> =
+            hosts.iter().map(|host| host.digest(group).wait()).collect::<Result<_, _>>()?;
         if digests.iter().all(|(index, _)| *index == digests[0].0) {
             if digests.iter().all(|digest| *digest == digests[0]) {
                 return Ok(digests[0].1);

@@ -26,10 +26,7 @@ impl GroupSpec {
         Self {
             group,
             incarnation: GroupIncarnation::new(1),
-            replicas: nodes
-                .into_iter()
-                .map(|node| (ReplicaId::new(node.get()), node))
-                .collect(),
+            replicas: nodes.into_iter().map(|node| (ReplicaId::new(node.get()), node)).collect(),
             label: Bytes::new(),
         }
     }
@@ -43,18 +40,12 @@ impl GroupSpec {
 
     /// The replica on a node.
     pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
-        self.replicas
-            .iter()
-            .find(|(_, on)| *on == node)
-            .map(|(replica, _)| *replica)
+        self.replicas.iter().find(|(_, on)| *on == node).map(|(replica, _)| *replica)
     }
 
     /// The node a replica lives on.
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.replicas
-            .iter()
-            .find(|(id, _)| *id == replica)
-            .map(|(_, node)| *node)
+        self.replicas.iter().find(|(id, _)| *id == replica).map(|(_, node)| *node)
     }
 
     /// The longest label taken.
@@ -65,16 +56,10 @@ impl GroupSpec {
             version: 1,
             group: self.group.get(),
             incarnation: self.incarnation.get(),
-            replicas: self
-                .replicas
-                .iter()
-                .map(|(r, n)| (r.get(), n.get()))
-                .collect(),
+            replicas: self.replicas.iter().map(|(r, n)| (r.get(), n.get())).collect(),
             label: self.label.to_vec(),
         };
-        postcard::to_allocvec(&record)
-            .expect("a plain struct always encodes")
-            .into()
+        postcard::to_allocvec(&record).expect("a plain struct always encodes").into()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {

@@ -128,18 +128,12 @@ impl NodeStatus {
 
     /// How many groups are led here.
     pub fn led(&self) -> usize {
-        self.groups
-            .iter()
-            .filter(|group| group.role == Role::Leader)
-            .count()
+        self.groups.iter().filter(|group| group.role == Role::Leader).count()
     }
 
     /// The sum of a lane counter over all lanes.
     pub fn lane_total(&self, name: &str) -> u64 {
-        self.lanes
-            .iter()
-            .filter_map(|lane| lane.counters.get(name))
-            .sum()
+        self.lanes.iter().filter_map(|lane| lane.counters.get(name)).sum()
     }
 }
 

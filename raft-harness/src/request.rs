@@ -130,18 +130,8 @@ impl Request {
     /// A request and the ticket to wait for its answer with.
     pub fn new<T>(group: GroupId, kind: RequestKind) -> (Self, Ticket<T>) {
         let (reply, receiver) = oneshot::channel();
-        let request = Self {
-            group,
-            kind,
-            reply: Reply(Some(reply)),
-        };
-        (
-            request,
-            Ticket {
-                receiver,
-                answer: PhantomData,
-            },
-        )
+        let request = Self { group, kind, reply: Reply(Some(reply)) };
+        (request, Ticket { receiver, answer: PhantomData })
     }
 }
 
@@ -182,10 +172,7 @@ impl<T: From<Proposed>> Ticket<T> {
     /// # Panics
     /// If called from within an async runtime.
     pub fn wait(self) -> Result<T, RequestError> {
-        self.receiver
-            .blocking_recv()
-            .unwrap_or(Err(RequestError::Unknown))
-            .map(T::from)
+        self.receiver.blocking_recv().unwrap_or(Err(RequestError::Unknown)).map(T::from)
     }
 }
 

@@ -1,1 +1,336 @@
-//! What every [`LogStore`] must do. Stub.
+//! What every [`LogStore`] must do, as plain functions.
+//!
+//! Each takes a function that makes an empty store and panics with the broken claim. Call
+//! [`all`] from a test:
+//!
+//! ```
+//! raft_storage::conformance::all(|| raft_storage::MemoryLog::new());
+//! ```
+
+use bytes::Bytes;
+use raft_core::{
+    Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, ReplicaId, Term,
+};
+
+use crate::error::{LogError, ReadError};
+use crate::store::LogStore;
+use crate::write::{GroupCreate, GroupWrite};
+
+/// Runs the whole suite.
+pub fn all<S: LogStore>(make: impl Fn() -> S) {
+    appended_entries_are_read_back(make());
+    groups_do_not_see_each_other(make());
+    truncation_replaces_the_suffix_only(make());
+    operations_of_one_batch_take_effect_in_order(make());
+    refused_batches_change_nothing(make());
+    a_new_life_of_a_group_begins_empty(make());
+    durable_index_waits_for_the_sync(make());
+    reads_are_bounded_and_never_empty_handed(make());
+    readers_on_other_threads_see_whole_batches(make());
+    positions_never_run_backwards(make());
+}
+
+/// Whatever was appended is read back, with term, kind, time and payload, whatever its size.
+pub fn appended_entries_are_read_back(mut store: impl LogStore) {
+    let mut write = create(1, 1);
+    let sizes = [0, 1, 7, 8, 4095, 4096, 70_000, 5 << 20, 3];
+    for (at, bytes) in sizes.into_iter().enumerate() {
+        write
+            .entries
+            .push(entry(at as u64 + 1, 1 + at as u64 / 3, bytes));
+    }
+    let entries = write.entries.clone();
+    expect(store.append(&[write]));
+    expect(store.sync());
+    let reader = store.reader();
+    let last = LogIndex::new(entries.len() as u64);
+    let found = reader.entries(GroupId::new(1), LogIndex::new(1), last, u64::MAX);
+    assert!(
+        matches!(found, Ok(found) if found == entries),
+        "entries come back as they were"
+    );
+    for entry in &entries {
+        assert_eq!(reader.term(GroupId::new(1), entry.index), Some(entry.term));
+    }
+    assert_eq!(reader.term(GroupId::new(1), LogIndex::ZERO), None);
+    assert_eq!(reader.term(GroupId::new(1), last.next()), None);
+    assert_eq!(reader.first_index(GroupId::new(1)), Some(LogIndex::new(1)));
+}
+
+/// What one group writes changes nothing in another.
+pub fn groups_do_not_see_each_other(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), create(2, 1), run(1, 1, 5, 1), run(2, 1, 3, 9)]));
+    expect(store.append(&[truncate(1, 2)]));
+    let reader = store.reader();
+    assert_eq!(last(&store, 1), Some(1));
+    assert_eq!(last(&store, 2), Some(3));
+    assert_eq!(
+        reader.term(GroupId::new(2), LogIndex::new(2)),
+        Some(Term::new(9))
+    );
+    assert_eq!(last(&store, 3), None);
+    let unknown = reader.entries(GroupId::new(3), LogIndex::new(1), LogIndex::new(1), 1);
+    assert!(matches!(unknown, Err(ReadError::UnknownGroup { .. })));
+}
+
+/// A truncation removes the suffix, and other entries can take its place.
+pub fn truncation_replaces_the_suffix_only(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), run(1, 1, 6, 1)]));
+    let mut replace = run(1, 4, 2, 2);
+    replace.truncate_from = Some(LogIndex::new(4));
+    expect(store.append(&[replace]));
+    let terms: Vec<Option<u64>> = (1..=6)
+        .map(|i| store.reader().term(GroupId::new(1), LogIndex::new(i)))
+        .map(|t| t.map(Term::get))
+        .collect();
+    assert_eq!(terms, [Some(1), Some(1), Some(1), Some(2), Some(2), None]);
+    expect(store.append(&[truncate(1, 100)]));
+    assert_eq!(
+        last(&store, 1),
+        Some(5),
+        "truncating beyond the end removes nothing"
+    );
+    expect(store.append(&[truncate(1, 1)]));
+    assert_eq!(last(&store, 1), Some(0));
+    expect(store.append(&[run(1, 1, 1, 3)]));
+    assert_eq!(last(&store, 1), Some(1));
+}
+
+/// Several operations of one group in one batch see each other.
+pub fn operations_of_one_batch_take_effect_in_order(mut store: impl LogStore) {
+    let batch = [
+        create(1, 1),
+        run(1, 1, 3, 1),
+        truncate(1, 3),
+        run(1, 3, 2, 2),
+        create(2, 7),
+        run(2, 1, 1, 1),
+    ];
+    expect(store.append(&batch));
+    assert_eq!(last(&store, 1), Some(4));
+    assert_eq!(last(&store, 2), Some(1));
+    let found = store.reader().entries(
+        GroupId::new(1),
+        LogIndex::new(1),
+        LogIndex::new(4),
+        u64::MAX,
+    );
+    let terms = found.map(|found| {
+        found
+            .iter()
+            .map(|entry| entry.term.get())
+            .collect::<Vec<_>>()
+    });
+    assert!(matches!(terms, Ok(terms) if terms == [1, 1, 2, 2]));
+}
+
+/// One bad operation refuses its whole batch, with the reason, and the store goes on.
+pub fn refused_batches_change_nothing(mut store: impl LogStore) {
+    let end = expect(store.append(&[create(1, 3), run(1, 1, 2, 1)])).end_lsn;
+    let refuse = |store: &mut dyn LogStore, bad: GroupWrite| match store.append(&[
+        create(2, 1),
+        run(2, 1, 1, 1),
+        run(1, 3, 1, 1),
+        bad,
+    ]) {
+        Err(error) => error,
+        Ok(_) => panic!("a bad operation was taken"),
+    };
+    let gap = refuse(&mut store, run(1, 5, 1, 1));
+    assert!(matches!(gap, LogError::Gap { expected, got, .. }
+        if expected.get() == 4 && got.get() == 5));
+    let overlap = refuse(&mut store, run(1, 3, 1, 1));
+    assert!(matches!(overlap, LogError::Gap { .. }));
+    let mut torn = run(1, 4, 3, 1);
+    torn.entries.remove(1);
+    assert!(matches!(refuse(&mut store, torn), LogError::Gap { .. }));
+    assert!(matches!(
+        refuse(&mut store, run(9, 1, 1, 1)),
+        LogError::UnknownGroup { .. }
+    ));
+    assert!(matches!(
+        refuse(&mut store, create(1, 3)),
+        LogError::GroupExists { .. }
+    ));
+    assert!(matches!(
+        refuse(&mut store, create(1, 2)),
+        LogError::GroupExists { .. }
+    ));
+    assert!(matches!(
+        refuse(&mut store, truncate(1, 0)),
+        LogError::TruncateBelowFirst { .. }
+    ));
+    assert!(!store.is_poisoned());
+    assert_eq!((last(&store, 1), last(&store, 2)), (Some(2), None));
+    assert_eq!(
+        expect(store.append(&[])).end_lsn,
+        end,
+        "an empty batch writes nothing"
+    );
+    expect(store.append(&[create(2, 1), run(1, 3, 1, 1)]));
+}
+
+/// A group created again with a larger incarnation has nothing of its former life.
+pub fn a_new_life_of_a_group_begins_empty(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), run(1, 1, 5, 4)]));
+    expect(store.sync());
+    expect(store.append(&[create(1, 2)]));
+    assert_eq!(last(&store, 1), Some(0));
+    expect(store.append(&[run(1, 1, 1, 1)]));
+    assert_eq!(
+        store.reader().term(GroupId::new(1), LogIndex::new(1)),
+        Some(Term::new(1))
+    );
+}
+
+/// An entry counts as durable after a sync and not before; replacing it takes that back.
+pub fn durable_index_waits_for_the_sync(mut store: impl LogStore) {
+    let durable = |store: &dyn LogStore| {
+        store
+            .reader()
+            .durable_index(GroupId::new(1))
+            .map(LogIndex::get)
+    };
+    assert_eq!(durable(&store), None);
+    let mut first = run(1, 1, 3, 1);
+    first.create = create(1, 1).create;
+    first.hard_state = Some(HardState {
+        term: Term::new(1),
+        vote: Some(ReplicaId::new(2)),
+    });
+    let end = expect(store.append(&[first])).end_lsn;
+    assert_eq!(durable(&store), Some(0));
+    assert!(expect(store.sync()).durable_lsn >= end);
+    assert_eq!(durable(&store), Some(3));
+    let mut replace = run(1, 2, 4, 2);
+    replace.truncate_from = Some(LogIndex::new(2));
+    expect(store.append(&[replace]));
+    assert_eq!((durable(&store), last(&store, 1)), (Some(1), Some(5)));
+    expect(store.sync());
+    expect(store.idle());
+    assert_eq!(durable(&store), Some(5));
+}
+
+/// A read stops at its budget, yet never returns less than one entry of a range it holds.
+pub fn reads_are_bounded_and_never_empty_handed(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), run(1, 1, 50, 1)]));
+    let reader = store.reader();
+    let read = |first: u64, last: u64, bytes_max: u64| {
+        let (first, last) = (LogIndex::new(first), LogIndex::new(last));
+        reader
+            .entries(GroupId::new(1), first, last, bytes_max)
+            .map(|entries| entries.len())
+    };
+    let cost = entry(1, 1, RUN_PAYLOAD_BYTES).cost();
+    assert!(matches!(read(3, 40, 0), Ok(1)));
+    assert!(matches!(read(3, 40, 5 * cost), Ok(5)));
+    assert!(matches!(read(3, 40, 5 * cost - 1), Ok(4)));
+    assert!(matches!(read(3, 40, u64::MAX), Ok(38)));
+    assert!(matches!(read(40, 3, u64::MAX), Ok(0)));
+    assert!(matches!(
+        read(0, 3, u64::MAX),
+        Err(ReadError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        read(50, 51, u64::MAX),
+        Err(ReadError::OutOfRange { .. })
+    ));
+}
+
+/// Readers run beside the writer and never see a part of a batch.
+pub fn readers_on_other_threads_see_whole_batches(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1)]));
+    let reader = store.reader();
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(move || {
+            let group = GroupId::new(1);
+            loop {
+                let last = reader.last_index(group).map_or(0, LogIndex::get);
+                assert!(last.is_multiple_of(4), "half a batch is visible");
+                if last > 0 {
+                    let all = (LogIndex::new(1), LogIndex::new(last));
+                    let read = reader.entries(group, all.0, all.1, u64::MAX);
+                    assert!(matches!(read, Ok(entries) if entries.len() as u64 == last));
+                }
+                if last == 400 {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        });
+        for round in 0..100 {
+            expect(store.append(&[run(1, 4 * round + 1, 2, 1), run(1, 4 * round + 3, 2, 1)]));
+        }
+        assert!(watching.join().is_ok(), "a reader failed beside the writer");
+    });
+}
+
+/// Positions grow with content, and a sync covers all of it.
+pub fn positions_never_run_backwards(mut store: impl LogStore) {
+    let mut end = expect(store.append(&[create(1, 1), run(1, 1, 1, 1)])).end_lsn;
+    for round in 2..20 {
+        let info = expect(store.append(&[run(1, round, 1, 1)]));
+        assert!(info.end_lsn > end && info.bytes > 0 && info.frames == 1);
+        end = info.end_lsn;
+        if round % 3 == 0 {
+            assert!(expect(store.sync()).durable_lsn >= end);
+        }
+    }
+}
+
+fn create(group: u32, incarnation: u32) -> GroupWrite {
+    let mut write = GroupWrite::new(GroupId::new(group));
+    let incarnation = GroupIncarnation::new(incarnation);
+    write.create = Some(GroupCreate {
+        incarnation,
+        spec: Bytes::from_static(b"spec"),
+    });
+    write
+}
+
+fn truncate(group: u32, from: u64) -> GroupWrite {
+    let mut write = GroupWrite::new(GroupId::new(group));
+    write.truncate_from = Some(LogIndex::new(from));
+    write
+}
+
+fn run(group: u32, first: u64, count: u64, term: u64) -> GroupWrite {
+    let mut write = GroupWrite::new(GroupId::new(group));
+    write.entries = (first..first + count)
+        .map(|index| entry(index, term, RUN_PAYLOAD_BYTES))
+        .collect();
+    write
+}
+
+fn entry(index: u64, term: u64, bytes: usize) -> Entry {
+    let payload: Vec<u8> = (0..bytes)
+        .map(|at| (at as u64 * 31 + index * 7 + term) as u8)
+        .collect();
+    Entry {
+        index: LogIndex::new(index),
+        term: Term::new(term),
+        kind: if bytes == 0 {
+            EntryKind::Noop
+        } else {
+            EntryKind::Command
+        },
+        time: LogTime::new(1_700_000_000_000 + index),
+        payload: payload.into(),
+    }
+}
+
+fn last(store: &impl LogStore, group: u32) -> Option<u64> {
+    store
+        .reader()
+        .last_index(GroupId::new(group))
+        .map(LogIndex::get)
+}
+
+fn expect<T>(outcome: Result<T, LogError>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(error) => panic!("a sound operation was refused: {error}"),
+    }
+}
+
+const RUN_PAYLOAD_BYTES: usize = 100;

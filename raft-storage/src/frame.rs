@@ -68,7 +68,11 @@ impl FrameHeader {
             || u32_at(block, 36) != 0
             || u32_at(block, 56) != 0;
         let header = Self {
-            version: if foreign { block[4].max(FRAME_VERSION + 1) } else { block[4] },
+            version: if foreign {
+                block[4].max(FRAME_VERSION + 1)
+            } else {
+                block[4]
+            },
             flags: block[5],
             lsn: Lsn::new(u64_at(block, 8)),
             synced: Lsn::new(u64_at(block, 16)),
@@ -133,11 +137,17 @@ mod tests {
     fn frame_header_has_its_golden_bytes() {
         let (block, sum) = header().encode(0x1234_5678);
         let hex: String = block.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, concat!(
+        assert_eq!(
+            hex,
+            concat!(
                 "5246524d01004000003000000000000000200000000000000300000002000000",
                 "50000000000000000403020108070605090000000000000000000000fa7d5ba9",
-            ));
-        assert_eq!(FrameHeader::decode(&block, 0x1234_5678), Ok((header(), sum)));
+            )
+        );
+        assert_eq!(
+            FrameHeader::decode(&block, 0x1234_5678),
+            Ok((header(), sum))
+        );
     }
 
     #[test]
@@ -148,6 +158,9 @@ mod tests {
             block[bit / 8] ^= 1 << (bit % 8);
             assert!(FrameHeader::decode(&block, 7).is_err(), "bit {bit}");
         }
-        assert_eq!(FrameHeader::decode(&block, 8), Err(FrameFault::HeaderChecksum));
+        assert_eq!(
+            FrameHeader::decode(&block, 8),
+            Err(FrameFault::HeaderChecksum)
+        );
     }
 }

@@ -38,6 +38,7 @@ mod tails;
 mod log;
 mod reader;
 mod recovery;
+mod replay;
 mod window;
 mod writer;
 
@@ -65,7 +66,5 @@ pub use reader::LogReader;
 pub use recovery::{RecoveredGroup, RecoveryReport, TornTail};
 pub use spares::Preparation;
 pub use store::LogStore;
-pub use write::{
-    AppendInfo, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo,
-};
+pub use write::{AppendInfo, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo};
 pub use writer::LogWriter;

@@ -16,23 +16,21 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, ReplicaId, Term};
+use raft_core::{GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Term};
 
 use crate::cursor::Cursor;
 use crate::disk::{Disk, DiskFile};
-use crate::error::{Damage, FrameFault, OpenError, RecordFault, Unsupported};
+use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::field::is_zero;
 use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
 use crate::identity::{Identity, Life};
 use crate::index::{Index, SegmentFile};
-use crate::location::{Location, SEGMENT_BYTES_MAX, SLOTS_MAX};
+use crate::location::SLOTS_MAX;
 use crate::lsn::Lsn;
-use crate::record::{
-    EntryName, FLAG_CLEAN, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
-    RecordHeader, RecordType, entry_kind, item_bytes,
-};
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
+use crate::replay::{ApplyFault, Items, Replay, split_record};
 use crate::segment::{
-    BLOCK_BYTES, HeaderFault, SegmentHeader, fill_with_zeros, file_name, slot_of,
+    BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, fill_with_zeros, slot_of,
 };
 use crate::spares::Spare;
 use crate::window::Window;
@@ -103,11 +101,14 @@ pub(crate) fn recover<D: Disk>(
     life: Life,
     segment_bytes: u64,
 ) -> Result<Recovered<D>, OpenError> {
-    let io = |source| OpenError::Io { dir: disk.describe(), source };
+    let io = |source| OpenError::Io {
+        dir: disk.describe(),
+        source,
+    };
     let mut found = find_segments(disk, identity, segment_bytes)?;
     check_sequence(&found.segments)?;
 
-    let mut state = State { life, ..State::default() };
+    let mut replay = Replay::new(life);
     let mut cursor = None;
     let mut chain = 0;
     for at in 0..found.segments.len() {
@@ -123,10 +124,11 @@ pub(crate) fn recover<D: Disk>(
             // A page whose write-back failed may be clean in memory and stale on the disk.
             segment.file.drop_cache().map_err(io)?;
         }
-        let scanned = scan(segment, chain, sealed_at, &mut state).map_err(|fault| match fault {
-            ScanFault::Io(source) => io(source),
-            ScanFault::Open(error) => error,
-        })?;
+        let scanned =
+            scan(segment, chain, sealed_at, &mut replay).map_err(|fault| match fault {
+                ScanFault::Io(source) => io(source),
+                ScanFault::Open(error) => error,
+            })?;
         chain = scanned.chain;
         cursor = Some(Cursor {
             slot: segment.slot,
@@ -151,31 +153,40 @@ pub(crate) fn recover<D: Disk>(
             offset: cursor.map_or(0, |cursor| cursor.offset),
             lsn: Some(end),
             groups: None,
-            why: Damage::LogEndsEarly { end, promised: life.durable },
+            why: Damage::LogEndsEarly {
+                end,
+                promised: life.durable,
+            },
         });
     }
     // Only now is it certain that what follows was never promised to anybody.
     if let Some(segment) = found.segments.last()
-        && let Some(torn) = &mut state.report.torn_tail
+        && let Some(torn) = &mut replay.report.torn_tail
     {
         let from = torn.lsn.get() - segment.header.base.get();
         torn.blocks = zero_tail(segment, from).map_err(io)?;
     }
-    state.report.segments = found.segments.len() as u64;
-    state.report.end_lsn = end;
+    replay.report.segments = found.segments.len() as u64;
+    replay.report.end_lsn = end;
 
     let files = found.segments.drain(..).map(|segment| {
-        (segment.slot, SegmentFile { file: Arc::new(segment.file), base: segment.header.base })
+        (
+            segment.slot,
+            SegmentFile {
+                file: Arc::new(segment.file),
+                base: segment.header.base,
+            },
+        )
     });
     let files = files.collect();
     Ok(Recovered {
-        groups: state.finish(&files).map_err(io)?,
+        groups: replay.finish(&files).map_err(io)?,
         files,
-        index: state.index,
+        index: replay.index,
         cursor,
         spares: found.spares,
         next_slot: found.next_slot,
-        report: state.report,
+        report: replay.report,
     })
 }
 
@@ -189,7 +200,13 @@ struct Segment<F> {
 impl<F> Segment<F> {
     fn corrupt(&self, offset: u64, groups: Option<Vec<GroupId>>, why: Damage) -> OpenError {
         let lsn = Some(self.header.base.plus(offset));
-        OpenError::Corrupt { segment: self.slot, offset, lsn, groups, why }
+        OpenError::Corrupt {
+            segment: self.slot,
+            offset,
+            lsn,
+            groups,
+            why,
+        }
     }
 
     fn ahead(&self, offset: u64, found: u64, life: Life) -> OpenError {
@@ -198,7 +215,12 @@ impl<F> Segment<F> {
     }
 
     fn unsupported(&self, offset: u64, what: Unsupported, value: u64) -> OpenError {
-        OpenError::Unsupported { segment: self.slot, offset, what, value }
+        OpenError::Unsupported {
+            segment: self.slot,
+            offset,
+            what,
+            value,
+        }
     }
 }
 
@@ -215,10 +237,22 @@ fn find_segments<D: Disk>(
     identity: &Identity,
     segment_bytes: u64,
 ) -> Result<Found<D::File>, OpenError> {
-    let io = |source| OpenError::Io { dir: disk.describe(), source };
-    let mut slots: Vec<u32> = disk.list().map_err(io)?.iter().filter_map(|n| slot_of(n)).collect();
+    let io = |source| OpenError::Io {
+        dir: disk.describe(),
+        source,
+    };
+    let mut slots: Vec<u32> = disk
+        .list()
+        .map_err(io)?
+        .iter()
+        .filter_map(|n| slot_of(n))
+        .collect();
     slots.sort_unstable();
-    let mut found = Found { segments: Vec::new(), spares: VecDeque::new(), next_slot: 0 };
+    let mut found = Found {
+        segments: Vec::new(),
+        spares: VecDeque::new(),
+        next_slot: 0,
+    };
     for slot in slots {
         if slot >= SLOTS_MAX {
             // The index cannot name it, so this software has never written it.
@@ -237,7 +271,11 @@ fn find_segments<D: Disk>(
                 let header = &segment.header;
                 if header.store != identity.store {
                     let (expected, found) = (identity.store, header.store);
-                    return Err(OpenError::ForeignSegment { segment: slot, expected, found });
+                    return Err(OpenError::ForeignSegment {
+                        segment: slot,
+                        expected,
+                        found,
+                    });
                 }
                 if bytes < header.bytes {
                     let expected = header.bytes;
@@ -284,14 +322,15 @@ fn find_segments<D: Disk>(
 
 /// Checks that the headers tell one story: every segment is there, once, in one piece.
 fn check_sequence<F>(segments: &[Segment<F>]) -> Result<(), OpenError> {
-    let mut expected_seq = 1;
+    for (segment, expected) in segments.iter().zip(1..) {
+        let found = segment.header.seq;
+        if found != expected {
+            return Err(segment.corrupt(0, None, Damage::SegmentSequence { expected, found }));
+        }
+    }
     let mut expected_base: Option<Lsn> = Some(Lsn::ZERO);
     for (at, segment) in segments.iter().enumerate() {
         let header = &segment.header;
-        if header.seq != expected_seq {
-            let why = Damage::SegmentSequence { expected: expected_seq, found: header.seq };
-            return Err(segment.corrupt(0, None, why));
-        }
         // Where this one ends, as the next one says; the newest ends wherever its frames do.
         let end = segments.get(at + 1).map(|next| next.header.prev_end);
         let fits = end.is_none_or(|end| {
@@ -305,7 +344,6 @@ fn check_sequence<F>(segments: &[Segment<F>]) -> Result<(), OpenError> {
         if !sound {
             return Err(segment.corrupt(0, None, Damage::SegmentChain));
         }
-        expected_seq += 1;
         expected_base = end;
     }
     Ok(())
@@ -324,12 +362,12 @@ struct Scanned {
     content_end: Lsn,
 }
 
-/// Reads the frames of one segment into `state`.
+/// Reads the frames of one segment into `replay`.
 fn scan<F: DiskFile>(
     segment: &Segment<F>,
     chain: u32,
     sealed_at: Option<Lsn>,
-    state: &mut State,
+    replay: &mut Replay,
 ) -> Result<Scanned, ScanFault> {
     let header = &segment.header;
     let limit = sealed_at.map_or(header.bytes, |end| end.get() - header.base.get());
@@ -348,7 +386,7 @@ fn scan<F: DiskFile>(
             Err(fault) => {
                 let promised = match sealed_at {
                     Some(end) => Some(end),
-                    None => later_promise(segment, &mut window, scanned.end, limit, state.life)
+                    None => later_promise(segment, &mut window, scanned.end, limit, replay.life)
                         .map_err(ScanFault::Io)?,
                 };
                 if let Some(promised) = promised {
@@ -359,26 +397,40 @@ fn scan<F: DiskFile>(
                 let lsn = header.base.plus(scanned.end);
                 let blank = window.is_blank(scanned.end, limit).map_err(ScanFault::Io)?;
                 if !blank {
-                    state.report.torn_tail = Some(TornTail { lsn, blocks: 0, fault });
+                    replay.report.torn_tail = Some(TornTail {
+                        lsn,
+                        blocks: 0,
+                        fault,
+                    });
                 }
                 return Ok(scanned);
             }
         };
         if frame.version != FRAME_VERSION {
             let (what, value) = (Unsupported::FrameVersion, u64::from(frame.version));
-            return Err(ScanFault::Open(segment.unsupported(scanned.end, what, value)));
+            return Err(ScanFault::Open(segment.unsupported(
+                scanned.end,
+                what,
+                value,
+            )));
         }
         if frame.flags != 0 {
             let (what, value) = (Unsupported::FrameFlags, u64::from(frame.flags));
-            return Err(ScanFault::Open(segment.unsupported(scanned.end, what, value)));
+            return Err(ScanFault::Open(segment.unsupported(
+                scanned.end,
+                what,
+                value,
+            )));
         }
-        if frame.incarnation > state.life.incarnation.get() {
-            let ahead = segment.ahead(scanned.end, frame.incarnation, state.life);
+        if frame.incarnation > replay.life.incarnation.get() {
+            let ahead = segment.ahead(scanned.end, frame.incarnation, replay.life);
             return Err(ScanFault::Open(ahead));
         }
-        let bytes = window.get(scanned.end, frame.bytes()).map_err(ScanFault::Io)?;
+        let bytes = window
+            .get(scanned.end, frame.bytes())
+            .map_err(ScanFault::Io)?;
         let body = &bytes[FRAME_HEADER_BYTES..][..frame.body_bytes as usize];
-        let content = state
+        let content = replay
             .apply_frame(segment.slot, scanned.end, &frame, body)
             .map_err(|(offset, groups, fault)| {
                 ScanFault::Open(match fault {
@@ -390,8 +442,8 @@ fn scan<F: DiskFile>(
                     }
                 })
             })?;
-        state.report.frames += 1;
-        state.report.bytes += frame.bytes();
+        replay.report.frames += 1;
+        replay.report.bytes += frame.bytes();
         scanned.end += frame.bytes();
         scanned.chain = crc;
         scanned.promised = scanned.promised.max(frame.synced);
@@ -422,7 +474,9 @@ fn next_frame<F: DiskFile>(
         return Ok(Err(FrameFault::Length));
     }
     let bytes = window.get(offset, frame.bytes())?;
-    Ok(frame.check_body(&bytes[FRAME_HEADER_BYTES..]).map(|()| (frame, crc)))
+    Ok(frame
+        .check_body(&bytes[FRAME_HEADER_BYTES..])
+        .map(|()| (frame, crc)))
 }
 
 /// A header that is valid in itself and lies where it says.
@@ -521,276 +575,4 @@ fn zero_tail<F: DiskFile>(segment: &Segment<F>, from: u64) -> io::Result<u64> {
     }
     segment.file.sync_data()?;
     Ok(blocks)
-}
-
-/// Everything read so far.
-#[derive(Default)]
-struct State {
-    index: Index,
-    /// In the slots of the index.
-    groups: Vec<GroupState>,
-    locations: Vec<Location>,
-    report: RecoveryReport,
-    life: Life,
-}
-
-/// What the index does not keep of a group.
-struct GroupState {
-    id: GroupId,
-    spec: Bytes,
-    hard_state: HardState,
-    /// The clock in the last entry; `None` after a truncation, until it is read again.
-    last_time: Option<LogTime>,
-}
-
-enum ApplyFault {
-    Record(RecordFault),
-    Unsupported(Unsupported, u64),
-}
-
-/// Where a record fails, whom it concerns, and why.
-type Failed = (u64, Option<Vec<GroupId>>, ApplyFault);
-
-impl State {
-    /// Applies a frame whose checksums hold; returns whether it had content.
-    fn apply_frame(
-        &mut self,
-        slot: u32,
-        offset: u64,
-        frame: &FrameHeader,
-        body: &[u8],
-    ) -> Result<bool, Failed> {
-        let mut rest = body;
-        let mut content = false;
-        let place = |rest: &[u8]| offset + (FRAME_HEADER_BYTES + body.len() - rest.len()) as u64;
-        for _ in 0..frame.records {
-            let at = place(rest);
-            let fail = |fault| (at, None, ApplyFault::Record(fault));
-            let (record, payload, after) = split_record(rest).map_err(fail)?;
-            let Some(kind) = RecordType::from_code(record.code) else {
-                let fault = ApplyFault::Unsupported(Unsupported::RecordType, record.code.into());
-                return Err((at, None, fault));
-            };
-            let covered = if kind == RecordType::EntryRun { &[] } else { payload };
-            if !RecordHeader::matches(&rest[..RECORD_HEADER_BYTES], frame.lsn, covered) {
-                return Err(fail(RecordFault::Checksum));
-            }
-            content |= kind != RecordType::SyncMarker;
-            let payload_at = (slot, at + RECORD_HEADER_BYTES as u64);
-            self.apply(kind, &record, payload, payload_at)
-                .map_err(|fault| (at, Some(vec![record.group]), fault))?;
-            rest = after;
-        }
-        if !rest.is_empty() {
-            return Err((place(rest), None, ApplyFault::Record(RecordFault::Count)));
-        }
-        if content {
-            self.report.clean = false;
-        }
-        Ok(content)
-    }
-
-    fn apply(
-        &mut self,
-        kind: RecordType,
-        record: &RecordHeader,
-        payload: &[u8],
-        payload_at: (u32, u64),
-    ) -> Result<(), ApplyFault> {
-        match kind {
-            RecordType::SyncMarker => {
-                self.report.clean = record.flags & FLAG_CLEAN != 0;
-                return Ok(());
-            }
-            RecordType::GroupCreate => return self.create(record, payload),
-            RecordType::EntryRun | RecordType::HardState | RecordType::TruncateSuffix => {}
-        }
-        let slot = match self.index.slots.get(&record.group) {
-            Some(slot) => *slot as usize,
-            None => return Err(ApplyFault::Record(RecordFault::Group)),
-        };
-        if self.index.groups[slot].incarnation != record.incarnation {
-            return Err(ApplyFault::Record(RecordFault::Group));
-        }
-        if kind == RecordType::EntryRun {
-            return self.run(slot, record, payload, payload_at);
-        }
-        let state = &mut self.groups[slot];
-        if kind == RecordType::HardState {
-            let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
-            state.hard_state = HardState { term: Term::new(record.term), vote };
-        } else {
-            let from = LogIndex::new(record.index);
-            if from < self.index.groups[slot].first {
-                return Err(ApplyFault::Record(RecordFault::Index));
-            }
-            self.index.groups[slot].truncate(from);
-            state.last_time = None;
-        }
-        Ok(())
-    }
-
-    fn create(&mut self, record: &RecordHeader, spec: &[u8]) -> Result<(), ApplyFault> {
-        if self.index.group(record.group).is_some_and(|g| g.incarnation >= record.incarnation) {
-            return Err(ApplyFault::Record(RecordFault::Group));
-        }
-        let slot = self.index.create(record.group, record.incarnation) as usize;
-        let fresh = GroupState {
-            id: record.group,
-            spec: Bytes::copy_from_slice(spec),
-            hard_state: HardState::default(),
-            last_time: None,
-        };
-        match self.groups.get_mut(slot) {
-            Some(state) => *state = fresh,
-            None => self.groups.push(fresh),
-        }
-        Ok(())
-    }
-
-    fn run(
-        &mut self,
-        slot: usize,
-        record: &RecordHeader,
-        payload: &[u8],
-        (file, payload_at): (u32, u64),
-    ) -> Result<(), ApplyFault> {
-        let group = &mut self.index.groups[slot];
-        let state = &mut self.groups[slot];
-        if LogIndex::new(record.index) != group.last().next() {
-            return Err(ApplyFault::Record(RecordFault::Index));
-        }
-        self.locations.clear();
-        let mut count = 0;
-        for item in Items::new(record, payload) {
-            let item = item.map_err(ApplyFault::Record)?;
-            // The body checksum of the frame covers the payload; the entry's own is for reads.
-            let _: EntryKind = entry_kind(item.header.kind).ok_or(ApplyFault::Unsupported(
-                Unsupported::EntryKind,
-                item.header.kind.into(),
-            ))?;
-            let offset = payload_at + item.at;
-            if offset >= SEGMENT_BYTES_MAX {
-                return Err(ApplyFault::Record(RecordFault::Length));
-            }
-            let bytes = u64::from(item.header.payload_bytes);
-            self.locations.push(Location::new(file, offset, bytes));
-            state.last_time = Some(item.header.time);
-            count += 1;
-        }
-        if count != usize::from(record.count) {
-            return Err(ApplyFault::Record(RecordFault::Count));
-        }
-        group.append(Term::new(record.term), &self.locations);
-        Ok(())
-    }
-
-    fn finish<F: DiskFile>(
-        &mut self,
-        files: &BTreeMap<u32, SegmentFile<F>>,
-    ) -> io::Result<BTreeMap<GroupId, RecoveredGroup>> {
-        let groups = self.groups.drain(..).zip(&self.index.groups).map(|(state, index)| {
-            let last_time = match (state.last_time, index.location(index.last())) {
-                (Some(time), Some(_)) => time,
-                (None, Some(location)) => read_time(files, location)?,
-                (_, None) => LogTime::new(0),
-            };
-            let group = RecoveredGroup {
-                spec: state.spec,
-                incarnation: index.incarnation,
-                hard_state: state.hard_state,
-                first_index: index.first,
-                last_index: index.last(),
-                term_runs: index.runs.clone(),
-                last_time,
-            };
-            Ok((state.id, group))
-        });
-        groups.collect()
-    }
-}
-
-/// The clock in the entry at `location`, which recovery has checked already.
-fn read_time<F: DiskFile>(
-    files: &BTreeMap<u32, SegmentFile<F>>,
-    location: Location,
-) -> io::Result<LogTime> {
-    let segment = files.get(&location.slot()).ok_or(io::ErrorKind::NotFound)?;
-    let mut block = [0; ITEM_HEADER_BYTES];
-    segment.file.read_exact_at(&mut block, location.offset())?;
-    Ok(ItemHeader::decode(&block).time)
-}
-
-/// The record at the beginning of `bytes`: header, payload, and what follows.
-fn split_record(bytes: &[u8]) -> Result<(RecordHeader, &[u8], &[u8]), RecordFault> {
-    let block = bytes.get(..RECORD_HEADER_BYTES).ok_or(RecordFault::Length)?;
-    let record = RecordHeader::decode(block);
-    let length = record.bytes as usize;
-    let payload_end = RECORD_HEADER_BYTES + record.payload_bytes as usize;
-    if payload_end > length || length > bytes.len() || !length.is_multiple_of(8) {
-        return Err(RecordFault::Length);
-    }
-    Ok((record, &bytes[RECORD_HEADER_BYTES..payload_end], &bytes[length..]))
-}
-
-/// The entries of a run.
-struct Items<'a> {
-    record: &'a RecordHeader,
-    payload: &'a [u8],
-    at: u64,
-    index: LogIndex,
-}
-
-/// One entry of a run.
-struct Item<'a> {
-    header: ItemHeader,
-    name: EntryName,
-    payload: &'a [u8],
-    /// Where its header lies in the payload of the record.
-    at: u64,
-}
-
-impl Item<'_> {
-    fn is_sound(&self) -> bool {
-        let ItemHeader { kind, time, crc, .. } = self.header;
-        self.name.entry_crc(kind, time, self.payload) == crc
-    }
-}
-
-impl<'a> Items<'a> {
-    fn new(record: &'a RecordHeader, payload: &'a [u8]) -> Self {
-        Self { record, payload, at: 0, index: LogIndex::new(record.index) }
-    }
-}
-
-impl<'a> Iterator for Items<'a> {
-    type Item = Result<Item<'a>, RecordFault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let rest = &self.payload[self.at as usize..];
-        if rest.is_empty() {
-            return None;
-        }
-        let Some(block) = rest.get(..ITEM_HEADER_BYTES) else {
-            self.at = self.payload.len() as u64;
-            return Some(Err(RecordFault::Length));
-        };
-        let header = ItemHeader::decode(block);
-        let bytes = item_bytes(u64::from(header.payload_bytes));
-        if bytes > rest.len() as u64 {
-            self.at = self.payload.len() as u64;
-            return Some(Err(RecordFault::Length));
-        }
-        let payload = &rest[ITEM_HEADER_BYTES..][..header.payload_bytes as usize];
-        let name = EntryName {
-            group: self.record.group,
-            incarnation: self.record.incarnation,
-            index: self.index,
-            term: Term::new(self.record.term),
-        };
-        let item = Item { header, name, payload, at: self.at };
-        self.at += bytes;
-        self.index = self.index.next();
-        Some(Ok(item))
-    }
 }

@@ -89,7 +89,10 @@ impl SegmentHeader {
 
     /// What the header checksums of the frames in this segment start from.
     pub(crate) fn frame_seed(&self) -> u32 {
-        crc32c_append(crc32c(&self.salt.to_le_bytes()), &self.store.get().to_le_bytes())
+        crc32c_append(
+            crc32c(&self.salt.to_le_bytes()),
+            &self.store.get().to_le_bytes(),
+        )
     }
 }
 
@@ -124,7 +127,11 @@ pub(crate) fn file_name(slot: u32) -> String {
 
 /// The slot of the file with this name, or `None` if it is no segment.
 pub(crate) fn slot_of(name: &str) -> Option<u32> {
-    let slot = name.strip_prefix("log-")?.strip_suffix(".seg")?.parse().ok()?;
+    let slot = name
+        .strip_prefix("log-")?
+        .strip_suffix(".seg")?
+        .parse()
+        .ok()?;
     (file_name(slot) == name).then_some(slot)
 }
 
@@ -187,12 +194,18 @@ mod tests {
     #[test]
     fn segment_header_has_its_golden_bytes() {
         let block = header().encode();
-        let hex: String = block[..92].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, concat!(
+        let hex: String = block[..92]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            concat!(
                 "524146545345474d01000c0100000000100f0e0d0c0b0a090807060504030201",
                 "030000000000000000200000000000000020000000000000ddccbbaa88776655",
                 "4433221105000000000000000000010000000000000000003c46a1dd",
-            ));
+            )
+        );
         assert!(is_zero(&block[92..]));
         assert_eq!(SegmentHeader::decode(&block), Ok(header()));
     }
@@ -203,7 +216,11 @@ mod tests {
         for bit in 0..block.len() * 8 {
             let mut block = block.clone();
             block[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Damaged), "bit {bit}");
+            assert_eq!(
+                SegmentHeader::decode(&block),
+                Err(HeaderFault::Damaged),
+                "bit {bit}"
+            );
         }
     }
 
@@ -212,7 +229,13 @@ mod tests {
         for slot in [0, 7, 1 << 20, u32::MAX] {
             assert_eq!(slot_of(&file_name(slot)), Some(slot));
         }
-        for name in ["log-1.seg", "log-0000000x.seg", "lock", "log-00000001.seg.tmp", "log--0000001.seg"] {
+        for name in [
+            "log-1.seg",
+            "log-0000000x.seg",
+            "lock",
+            "log-00000001.seg.tmp",
+            "log--0000001.seg",
+        ] {
             assert_eq!(slot_of(name), None, "{name}");
         }
     }

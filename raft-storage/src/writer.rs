@@ -18,11 +18,14 @@
 use std::io;
 use std::sync::Arc;
 
+use raft_core::Incarnation;
+
 use crate::cursor::Cursor;
 use crate::disk::{Disk, DiskFile};
 use crate::encode::FrameBuffer;
 use crate::error::{DiskOp, LogError};
 use crate::frame::FRAME_HEADER_BYTES;
+use crate::identity::{Life, StoreId};
 use crate::index::{SegmentFile, Shared};
 use crate::lsn::Lsn;
 use crate::plan::{Part, Plan};
@@ -30,7 +33,6 @@ use crate::reader::LogReader;
 use crate::record::FLAG_CLEAN;
 use crate::segment::{BLOCK_BYTES, SegmentHeader, salt};
 use crate::spares::Spares;
-use crate::identity::StoreId;
 use crate::store::LogStore;
 use crate::tails::Tails;
 use crate::write::{AppendInfo, GroupWrite, SyncInfo};
@@ -47,6 +49,7 @@ pub struct LogWriter<D: Disk> {
     frame: FrameBuffer,
     body_bytes_max: u64,
     store: StoreId,
+    disk: D,
     poison: Option<(DiskOp, io::ErrorKind)>,
     reader: LogReader,
     _lock: D::Lock,
@@ -61,6 +64,7 @@ pub(crate) struct WriterParts<D: Disk> {
     pub(crate) tails: Tails,
     pub(crate) frame_bytes_max: u64,
     pub(crate) store: StoreId,
+    pub(crate) disk: D,
     pub(crate) lock: D::Lock,
 }
 
@@ -77,6 +81,7 @@ impl<D: Disk> LogWriter<D> {
             frame: FrameBuffer::default(),
             body_bytes_max: parts.frame_bytes_max - FRAME_HEADER_BYTES as u64,
             store: parts.store,
+            disk: parts.disk,
             poison: None,
             reader,
             _lock: parts.lock,
@@ -100,7 +105,11 @@ impl<D: Disk> LogWriter<D> {
         self.tails.admit(writes)?;
         self.plan.build(writes, self.body_bytes_max);
         self.frame.locations.clear();
-        let mut info = AppendInfo { end_lsn: self.cursor.end(), bytes: 0, frames: 0 };
+        let mut info = AppendInfo {
+            end_lsn: self.cursor.end(),
+            bytes: 0,
+            frames: 0,
+        };
         for at in 0..self.plan.frames.len() {
             let bytes = self.plan.frames[at].bytes();
             if bytes > self.cursor.room()
@@ -109,7 +118,8 @@ impl<D: Disk> LogWriter<D> {
                 return Err(self.refuse(error, at));
             }
             let pieces = &self.plan.pieces[self.plan.frames[at].pieces.clone()];
-            self.frame.encode(&self.cursor, pieces, writes, &self.tails.admitted);
+            self.frame
+                .encode(&self.cursor, pieces, writes, &self.tails.admitted);
             self.submit_frame()?;
             self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
             info.bytes += self.frame.bytes();
@@ -131,7 +141,9 @@ impl<D: Disk> LogWriter<D> {
         if self.cursor.content_end > self.cursor.synced {
             self.submit_sync()?;
         }
-        Ok(SyncInfo { durable_lsn: self.cursor.synced })
+        Ok(SyncInfo {
+            durable_lsn: self.cursor.synced,
+        })
     }
 
     /// Call this when nothing was appended for about 100 ms after a sync. If the last synced
@@ -150,15 +162,23 @@ impl<D: Disk> LogWriter<D> {
         Ok(())
     }
 
-    /// Ends the log in order: syncs it and notes that, durably. Dropping the writer instead is
-    /// safe as well; the next open then finds whatever was written.
+    /// Ends the log in order: syncs it and notes that, durably, in the log and beside it, so that
+    /// whatever is missing at the next open is known to be missing. Dropping the writer instead
+    /// is safe as well; the next open then finds whatever was written.
     ///
     /// # Errors
     /// As [`Self::sync`].
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         self.write_marker(FLAG_CLEAN)?;
-        self.submit_sync()
+        self.submit_sync()?;
+        let incarnation = Incarnation::new(self.cursor.incarnation);
+        let noted = Life {
+            incarnation,
+            durable: self.cursor.synced,
+        }
+        .store(&self.disk);
+        self.poison_on_error(DiskOp::Write, noted)
     }
 
     /// Where the log ends: everything below is written.
@@ -207,7 +227,10 @@ impl<D: Disk> LogWriter<D> {
         let synced = spare.file.sync_data();
         self.poison_on_error(DiskOp::Sync, synced)?;
         self.file = Arc::new(spare.file);
-        let segment = SegmentFile { file: Arc::clone(&self.file), base: header.base };
+        let segment = SegmentFile {
+            file: Arc::clone(&self.file),
+            base: header.base,
+        };
         self.shared.files.write().insert(spare.slot, segment);
         self.cursor = self.cursor.rotated(spare.slot, &header);
         // The header belongs to what is durable, so that "all is synced" compares equal again.

@@ -19,7 +19,7 @@ use raft_core::{
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
     Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneCounters,
-    LaneEvent, LanePolicy, LaneLayout, Lanes, Network, PeerRegistry, TcpNetwork,
+    LaneEvent, LaneLayout, LanePolicy, Lanes, Network, PeerRegistry, TcpNetwork,
 };
 
 const LANES: [Lane; 2] = [Lane::Control, Lane::Data { shard: 0 }];
@@ -151,7 +151,10 @@ fn lead(leader: &mut Node, follower: NodeId) {
     let group = GroupId::new(10);
     let entries = vec![entry];
     let append = Envelope { group, group_incarnation, from, to, message, entries };
-    leader.lanes(lane).send(follower, Frame::Message(append)).expect("the data lane is up and empty");
+    leader
+        .lanes(lane)
+        .send(follower, Frame::Message(append))
+        .expect("the data lane is up and empty");
 }
 
 /// Prints what came, answers questions, and says whether it was an answer.
@@ -194,10 +197,11 @@ fn answer(frame: Frame) -> Option<Frame> {
             Some(Frame::HeartbeatReplies(items.into_iter().map(reply).collect()))
         }
         Frame::Message(Envelope { group, group_incarnation, from, to, message, .. }) => {
-            let Message::Append(append) = message else { return None };
+            let Message::Append(append) = message else {
+                return None;
+            };
             let index = append.last_index();
-            let result =
-                AppendResult::Accepted { durable: index, written: index, verified: index };
+            let result = AppendResult::Accepted { durable: index, written: index, verified: index };
             let message = Message::AppendReply(AppendReply {
                 term: append.term,
                 session: append.session,

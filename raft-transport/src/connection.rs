@@ -220,9 +220,14 @@ pub struct Connection {
 #[derive(Debug)]
 enum Phase {
     /// Dialed; the Hello is queued.
-    Greeting { peer: NodeId, deadline: Micros },
+    Greeting {
+        peer: NodeId,
+        deadline: Micros,
+    },
     /// Accepted; waiting for a Hello.
-    Awaiting { deadline: Micros },
+    Awaiting {
+        deadline: Micros,
+    },
     Open(Open),
     Ended(LaneError),
 }
@@ -243,7 +248,10 @@ struct Open {
 /// Credit to send, from the peer.
 #[derive(Clone, Copy, Debug)]
 enum Granted {
-    Window { window: u64, used: u64 },
+    Window {
+        window: u64,
+        used: u64,
+    },
     /// Answers need none.
     Unlimited,
 }
@@ -479,7 +487,9 @@ impl Connection {
     fn hear_frames(&mut self, events: &mut VecDeque<LaneEvent>) -> Result<Option<u64>, LaneError> {
         let mut pong = None;
         loop {
-            let Phase::Open(open) = &mut self.phase else { return Ok(pong) };
+            let Phase::Open(open) = &mut self.phase else {
+                return Ok(pong);
+            };
             let Some((frame, bytes)) = self.decoder.next_frame(open.ends)? else {
                 return Ok(pong);
             };
@@ -510,7 +520,9 @@ impl Connection {
     /// Bytes that may be queued now: what credit and write buffer leave. A frame may be queued
     /// whole while this is above zero.
     pub fn budget(&self) -> u64 {
-        let Phase::Open(open) = &self.phase else { return 0 };
+        let Phase::Open(open) = &self.phase else {
+            return 0;
+        };
         let room = self.setup.config.write_buffer_max.saturating_sub(self.transmit.len());
         match open.granted {
             Granted::Window { window, used } => room.min(window.saturating_sub(used)),
@@ -525,7 +537,9 @@ impl Connection {
     /// The frame cannot be encoded, and nothing is queued. Without a handshake done nothing is
     /// queued either, and that is no error: the connection is about to be reported down.
     pub fn queue(&mut self, frame: &mut Frame) -> Result<(), FrameError> {
-        let Phase::Open(open) = &mut self.phase else { return Ok(()) };
+        let Phase::Open(open) = &mut self.phase else {
+            return Ok(());
+        };
         let max = open.frame_bytes_max;
         let encoded = encode(frame, open.ends, max, &mut self.transmit)?;
         self.queued_total += encoded.bytes;
@@ -539,7 +553,9 @@ impl Connection {
     /// The user is done with so many bytes of delivered frames. No effect on a dialed connection.
     pub fn consumed(&mut self, bytes: u64) {
         let window = self.setup.config.window_bytes;
-        let Phase::Open(Open { granting: Some(granting), .. }) = &mut self.phase else { return };
+        let Phase::Open(Open { granting: Some(granting), .. }) = &mut self.phase else {
+            return;
+        };
         granting.consumed = granting.consumed.saturating_add(bytes).min(granting.used);
         if granting.consumed == 0 || granting.consumed < window / 4 {
             return;
@@ -597,7 +613,11 @@ impl Connection {
         match &self.phase {
             Phase::Ended(error) => Err(error.clone()),
             Phase::Greeting { deadline, .. } | Phase::Awaiting { deadline } => {
-                if now >= *deadline { Err(self.end(LaneError::HandshakeTimeout)) } else { Ok(()) }
+                if now >= *deadline {
+                    Err(self.end(LaneError::HandshakeTimeout))
+                } else {
+                    Ok(())
+                }
             }
             Phase::Open(_) => {
                 if self.stall_deadline().is_some_and(|deadline| now >= deadline) {
@@ -642,7 +662,9 @@ impl Connection {
 
     /// Queues a frame of the lane's own, which needs no credit.
     fn queue_own(&mut self, mut frame: Frame) {
-        let Phase::Open(open) = &self.phase else { return };
+        let Phase::Open(open) = &self.phase else {
+            return;
+        };
         let encoded = encode(&mut frame, open.ends, u64::MAX, &mut self.transmit);
         self.queued_total += encoded.map_or(0, |encoded| encoded.bytes);
     }

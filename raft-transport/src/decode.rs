@@ -121,15 +121,12 @@ impl Decoder {
 
     /// Bytes of memory held for frames not yet complete.
     pub fn memory(&self) -> usize {
-        let gathered = self
-            .append
-            .as_ref()
-            .map_or(0, |open| {
-                open.envelope.entries.capacity() * size_of::<Entry>()
-                    + open.envelope.entries.iter().map(|entry| entry.payload.len()).sum::<usize>()
-                    + open.entries_left.len()
-                    + open.gathering.as_ref().map_or(0, |gathering| gathering.payload.capacity())
-            });
+        let gathered = self.append.as_ref().map_or(0, |open| {
+            open.envelope.entries.capacity() * size_of::<Entry>()
+                + open.envelope.entries.iter().map(|entry| entry.payload.len()).sum::<usize>()
+                + open.entries_left.len()
+                + open.gathering.as_ref().map_or(0, |gathering| gathering.payload.capacity())
+        });
         self.buffer.capacity() + gathered
     }
 
@@ -139,16 +136,22 @@ impl Decoder {
     /// Any [`FrameError`] about reading. Drop the connection then.
     pub fn next_frame(&mut self, ends: Ends) -> Result<Option<(Frame, u64)>, FrameError> {
         if self.append.is_none() {
-            let Some(header) = self.complete_header()? else { return Ok(None) };
+            let Some(header) = self.complete_header()? else {
+                return Ok(None);
+            };
             if let Some(frame) = self.decode_body(header, ends)? {
                 return Ok(Some((frame, header.bytes())));
             }
         }
-        let Some(open) = &mut self.append else { return Ok(None) };
+        let Some(open) = &mut self.append else {
+            return Ok(None);
+        };
         if !open.take_payloads(&mut self.buffer, &mut self.needed)? {
             return Ok(None);
         }
-        let Some(open) = self.append.take() else { return Ok(None) };
+        let Some(open) = self.append.take() else {
+            return Ok(None);
+        };
         self.needed = HEADER_LEN;
         Ok(Some((Frame::Message(open.envelope), open.frame_bytes)))
     }
@@ -178,9 +181,7 @@ impl Decoder {
         let frame_head = HEADER_LEN + header.body_len;
         let mut body = &self.buffer[HEADER_LEN..frame_head];
         let frame = match kind {
-            FrameKind::Heartbeats => {
-                Frame::Heartbeats(heartbeat_batch::decode(kind, body, ends)?)
-            }
+            FrameKind::Heartbeats => Frame::Heartbeats(heartbeat_batch::decode(kind, body, ends)?),
             FrameKind::ReadConfirms => {
                 Frame::ReadConfirms(heartbeat_batch::decode(kind, body, ends)?)
             }
@@ -200,7 +201,8 @@ impl Decoder {
             | FrameKind::HeartbeatReply
             | FrameKind::ReadConfirm
             | FrameKind::TimeoutNow => {
-                let envelope = take_envelope(&header, &mut body, ends).ok_or(malformed.clone())?;
+                let envelope =
+                    take_envelope(&header, &mut body, ends).ok_or_else(|| malformed.clone())?;
                 let Message::Append(append) = &envelope.message else {
                     if !body.is_empty() {
                         return Err(malformed);
@@ -236,7 +238,7 @@ impl Decoder {
         self.buffer.advance(frame_head - described);
         let entries_left = self.buffer.split_to(described).freeze();
         if frame_head > CHUNK {
-            // Payloads must not pin the large buffer the body needed. Nothing follows in it.
+            // Payloads must not pin the large buffer the body needed. Little follows in it.
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
         self.append = Some(OpenAppend {
@@ -308,7 +310,9 @@ impl OpenAppend {
         if u64::from(wire.payload_len) > self.payload_left {
             return None;
         }
-        let Message::Append(append) = &self.envelope.message else { return None };
+        let Message::Append(append) = &self.envelope.message else {
+            return None;
+        };
         let taken = self.envelope.entries.len() as u64;
         Some(EntryHead {
             index: append.prev_index.plus(taken + 1),
@@ -382,8 +386,11 @@ struct Header {
 impl Header {
     /// Checks everything a header can tell before its body has arrived.
     fn parse(bytes: &[u8; HEADER_LEN], frame_bytes_max: u64) -> Result<Self, FrameError> {
-        let [version, kind, f0, f1, g0, g1, g2, g3, b0, b1, b2, b3, p0, p1, p2, p3, c0, c1, c2, c3] =
-            *bytes;
+        let number = |at: usize| {
+            let [a, b, c, d] = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+            u32::from_le_bytes([a, b, c, d])
+        };
+        let [version, kind, f0, f1, ..] = *bytes;
         if version != FRAME_VERSION {
             return Err(FrameError::UnknownVersion { found: version });
         }
@@ -393,9 +400,7 @@ impl Header {
         if flags & !flags_known != 0 {
             return Err(FrameError::UnknownFlags { kind, flags });
         }
-        let group = u32::from_le_bytes([g0, g1, g2, g3]);
-        let body_len = u32::from_le_bytes([b0, b1, b2, b3]);
-        let payload_len = u32::from_le_bytes([p0, p1, p2, p3]);
+        let [group, body_len, payload_len, crc] = [4, 8, 12, 16].map(number);
         if body_len > kind.body_max() {
             let (bytes, max) = (u64::from(body_len), u64::from(kind.body_max()));
             return Err(FrameError::TooLarge { kind, bytes, max });
@@ -409,7 +414,7 @@ impl Header {
             group: GroupId::new(group),
             body_len: body_len as usize,
             payload_len,
-            crc: u32::from_le_bytes([c0, c1, c2, c3]),
+            crc,
         };
         if header.bytes() > frame_bytes_max {
             return Err(FrameError::TooLarge { kind, bytes: header.bytes(), max: frame_bytes_max });
@@ -425,8 +430,7 @@ impl Header {
 
 fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelope> {
     let incarnation = u32::try_from(take_varint(body)?).ok()?;
-    let from =
-        if header.flags & FLAG_FROM == 0 { ends.remote.get() } else { take_varint(body)? };
+    let from = if header.flags & FLAG_FROM == 0 { ends.remote.get() } else { take_varint(body)? };
     let to = if header.flags & FLAG_TO == 0 { ends.local.get() } else { take_varint(body)? };
     let message = match header.kind {
         FrameKind::PreVote => Message::PreVote(take::<VoteRequestWire>(body)?.into()),

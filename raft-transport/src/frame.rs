@@ -10,7 +10,9 @@
 //! All numbers are little-endian. The checksum covers bytes 0 to 16 and the body; each payload
 //! has its own in the body. `docs/FORMATS.md` has the bodies byte by byte.
 
-use raft_core::{GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId};
+use raft_core::{
+    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId,
+};
 
 use crate::envelope::Envelope;
 

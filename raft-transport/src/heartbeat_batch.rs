@@ -138,7 +138,7 @@ pub(crate) fn encode<T: Item>(
         let open = OpenFrame::new(kind, 0, GroupId::new(0), tail);
         let mut previous = Previous::default();
         // At least one item per frame, so that a tiny limit cannot keep us here for ever.
-        while let Some(item) = items.next() {
+        for item in items.by_ref() {
             put_item::<T>(tail, &item.parts(), &mut previous, ends);
             if open.body_len(tail) + ITEM_BYTES_MAX > body_max {
                 break;

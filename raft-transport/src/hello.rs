@@ -221,7 +221,9 @@ pub fn decode_handshake(buffer: &mut BytesMut) -> Result<Option<Handshake>, Hand
     if buffer[..seen] != MAGIC[..seen] {
         return Err(HandshakeError::Magic);
     }
-    let Some((head, rest)) = buffer.split_first_chunk::<HEAD_LEN>() else { return Ok(None) };
+    let Some((head, rest)) = buffer.split_first_chunk::<HEAD_LEN>() else {
+        return Ok(None);
+    };
     let [_, _, _, _, v0, v1, kind, zero, b0, b1, b2, b3, c0, c1, c2, c3] = *head;
     let version = u16::from_le_bytes([v0, v1]);
     // A refusal is understood from any version: it may be about just that.
@@ -232,7 +234,9 @@ pub fn decode_handshake(buffer: &mut BytesMut) -> Result<Option<Handshake>, Hand
     if body_len > HANDSHAKE_BODY_MAX {
         return Err(HandshakeError::TooLarge { bytes: body_len });
     }
-    let Some(body) = rest.get(..body_len as usize) else { return Ok(None) };
+    let Some(body) = rest.get(..body_len as usize) else {
+        return Ok(None);
+    };
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..12]), body);
     if crc != u32::from_le_bytes([c0, c1, c2, c3]) {
         return Err(HandshakeError::Checksum);
@@ -243,9 +247,7 @@ pub fn decode_handshake(buffer: &mut BytesMut) -> Result<Option<Handshake>, Hand
     let message = match kind {
         KIND_HELLO => from_body::<HelloWire<'_>>(body)?.into_hello().map(Handshake::Hello),
         KIND_WELCOME => Some(Handshake::Welcome(from_body::<WelcomeWire>(body)?.into())),
-        KIND_REFUSAL => {
-            from_body::<RefusalWire<'_>>(body)?.into_refusal().map(Handshake::Refusal)
-        }
+        KIND_REFUSAL => from_body::<RefusalWire<'_>>(body)?.into_refusal().map(Handshake::Refusal),
         _ => None,
     };
     let message = message.ok_or(HandshakeError::Malformed)?;
@@ -414,14 +416,12 @@ impl RefusalWire<'_> {
     fn into_refusal(self) -> Option<HelloRefusal> {
         Some(match self {
             Self::WrongVersion { ours, theirs } => HelloRefusal::WrongVersion { ours, theirs },
-            Self::WrongCluster { ours, theirs } => HelloRefusal::WrongCluster {
-                ours: ours.to_owned(),
-                theirs: theirs.to_owned(),
-            },
-            Self::WrongNode { ours, theirs } => HelloRefusal::WrongNode {
-                ours: NodeId::new(ours),
-                theirs: NodeId::new(theirs),
-            },
+            Self::WrongCluster { ours, theirs } => {
+                HelloRefusal::WrongCluster { ours: ours.to_owned(), theirs: theirs.to_owned() }
+            }
+            Self::WrongNode { ours, theirs } => {
+                HelloRefusal::WrongNode { ours: NodeId::new(ours), theirs: NodeId::new(theirs) }
+            }
             Self::UnknownNode { node } => HelloRefusal::UnknownNode { node: NodeId::new(node) },
             Self::WrongLane { ours, theirs } => {
                 HelloRefusal::WrongLane { ours: lane(ours)?, theirs: lane(theirs)? }

@@ -65,7 +65,9 @@ impl Lane {
     pub const fn at_receiver(self, shards: u8) -> Self {
         match self {
             Self::Control | Self::Bulk => self,
-            Self::Data { shard } => Self::Data { shard: if shards == 0 { 0 } else { shard % shards } },
+            Self::Data { shard } => {
+                Self::Data { shard: if shards == 0 { 0 } else { shard % shards } }
+            }
         }
     }
 }

@@ -182,13 +182,14 @@ impl Lanes {
     /// # Errors
     /// Gives the frame back: there is no connection, or no [`budget`](Self::budget). Also if the
     /// frame cannot be encoded, which is a mistake of the caller, logged and counted.
-    #[expect(clippy::result_large_err, reason = "the frame is the caller's and goes back to it")]
     pub fn send(&mut self, peer: NodeId, mut frame: Frame) -> Result<(), Frame> {
         let Some(OutgoingState::Connected(id)) = self.outgoing.get(&peer).map(|out| &out.state)
         else {
             return Err(frame);
         };
-        let Some(live) = self.connections.get_mut(id) else { return Err(frame) };
+        let Some(live) = self.connections.get_mut(id) else {
+            return Err(frame);
+        };
         if live.connection.budget() == 0 {
             if live.connection.is_open() {
                 self.counters.credit_stalls.bump();
@@ -208,7 +209,9 @@ impl Lanes {
     /// Queues an answer on the connection its question came on. Dropped if that is gone: the
     /// question will come again, if it still matters.
     pub fn reply(&mut self, connection: ConnectionId, mut frame: Frame) {
-        let Some(live) = self.connections.get_mut(&connection) else { return };
+        let Some(live) = self.connections.get_mut(&connection) else {
+            return;
+        };
         if let Err(error) = live.connection.queue(&mut frame) {
             self.counters.unsendable.bump();
             error!(lane = %self.lane, ?connection, %error, "answer cannot be sent");
@@ -283,17 +286,21 @@ impl Lanes {
         for (&peer, view) in &peers {
             self.outgoing
                 .entry(peer)
-                .or_insert_with(|| Outgoing::new(&self.config, &self.registry, peer, self.lane, now))
+                .or_insert_with(|| {
+                    Outgoing::new(&self.config, &self.registry, peer, self.lane, now)
+                })
                 .notice(view, now);
         }
         let mut ended = std::mem::take(&mut self.ended);
         for (&id, live) in &self.connections {
-            let Some(peer) = live.connection.peer() else { continue };
+            let Some(peer) = live.connection.peer() else {
+                continue;
+            };
             let newest = match live.connection.hello() {
                 Some(hello) => self.registry.is_newest(hello),
-                None => peers
-                    .get(&peer)
-                    .is_some_and(|view| Some(view.incarnation) == live.connection.peer_incarnation()),
+                None => peers.get(&peer).is_some_and(|view| {
+                    Some(view.incarnation) == live.connection.peer_incarnation()
+                }),
             };
             if !peers.contains_key(&peer) {
                 ended.push((id, LaneError::PeerRemoved));
@@ -302,10 +309,11 @@ impl Lanes {
             }
         }
         for (id, error) in ended.drain(..) {
-            let is_up = |event: &LaneEvent| {
-                matches!(event, LaneEvent::Up { connection, .. } if *connection == id)
-            };
-            if self.fresh.iter().any(is_up) {
+            let came_up = self.fresh.iter().any(|event| match event {
+                LaneEvent::Up { connection, .. } => *connection == id,
+                LaneEvent::Frame { .. } | LaneEvent::Down { .. } => false,
+            });
+            if came_up {
                 // Two newcomers at once: this one's Down must follow its Up.
                 let mut fresh = std::mem::take(&mut self.fresh);
                 self.end(id, error, now, &mut fresh);
@@ -326,7 +334,9 @@ impl Lanes {
                 let (network, lane) = (self.network.clone(), self.lane);
                 Box::pin(async move { network.accept(lane).await })
             });
-            let Poll::Ready(accepted) = accepting.as_mut().poll(cx) else { return };
+            let Poll::Ready(accepted) = accepting.as_mut().poll(cx) else {
+                return;
+            };
             self.accepting = None;
             match accepted {
                 Ok(stream) => self.take_in(stream, now),
@@ -378,7 +388,9 @@ impl Lanes {
                     network.dial(peer, lane, timeout).await
                 }));
             }
-            let OutgoingState::Dialing(dialing) = &mut outgoing.state else { continue };
+            let OutgoingState::Dialing(dialing) = &mut outgoing.state else {
+                continue;
+            };
             match dialing.as_mut().poll(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(stream)) => connected.push((peer, stream)),
@@ -466,12 +478,14 @@ impl Lanes {
         now: Micros,
         events: &mut VecDeque<LaneEvent>,
     ) {
-        let Some(live) = self.connections.remove(&id) else { return };
+        let Some(live) = self.connections.remove(&id) else {
+            return;
+        };
         let met = live.connection.peer();
         let outgoing = self.outgoing.iter_mut().find(
             |(_, outgoing)| matches!(outgoing.state, OutgoingState::Connected(held) if held == id),
         );
-        let peer = met.or(outgoing.as_ref().map(|(peer, _)| **peer));
+        let peer = met.or_else(|| outgoing.as_ref().map(|(peer, _)| **peer));
         if let Some((_, outgoing)) = outgoing {
             outgoing.wait(now);
         }
@@ -742,6 +756,3 @@ impl Live {
         Ok(false)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,9 +5,11 @@
 //! node dials its own outgoing lanes; answers go back on the socket their question came on.
 //!
 //! ```text
-//!   engine ── Lanes::send ─▶ Connection ── bytes ─▶ Network (TCP, memory, ..) ── Connection ─▶ Lanes::poll ─▶ engine
-//!                            frames, credit,                                     Up, Frame, Down
-//!                            keepalive: no I/O
+//!   engine ── Lanes::send ──▶ Connection ── bytes ──▶ Network: TCP, memory, ..
+//!                             frames, credit,               │
+//!                             keepalive: no I/O             ▼
+//!   engine ◀── Lanes::poll ── Connection ◀── bytes ── the peer's Network
+//!              Up, Frame, Down
 //! ```
 //!
 //! # What it promises
@@ -56,6 +58,9 @@ mod log_limit;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+
+#[cfg(test)]
+mod testing;
 
 pub use config::LaneConfig;
 pub use connection::{Connection, ConnectionId, ConnectionSetup, Direction, LaneError, LaneEvent};

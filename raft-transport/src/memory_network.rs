@@ -23,6 +23,12 @@ const PIPE_BYTES: usize = 256 << 10;
 /// Streams that wait to be accepted, per lane; one more is refused.
 const QUEUE_MAX: usize = 32;
 
+/// Two nodes, the smaller first.
+type Wire = (NodeId, NodeId);
+
+/// A pipe's end; `None` once its wire was cut.
+type End = Mutex<Option<DuplexStream>>;
+
 /// Connects the nodes of one process. Cheap to clone; clones are the same hub.
 #[derive(Clone, Default)]
 pub struct MemoryHub {
@@ -32,8 +38,8 @@ pub struct MemoryHub {
 #[derive(Default)]
 struct HubState {
     inboxes: BTreeMap<NodeId, BTreeMap<Lane, mpsc::Sender<DuplexEnd>>>,
-    cut: BTreeSet<(NodeId, NodeId)>,
-    streams: Vec<((NodeId, NodeId), Weak<Mutex<Option<DuplexStream>>>)>,
+    cut: BTreeSet<Wire>,
+    streams: Vec<(Wire, Weak<End>)>,
 }
 
 impl MemoryHub {
@@ -55,17 +61,17 @@ impl MemoryHub {
         MemoryNetwork { hub: self.clone(), node, receivers }
     }
 
-    /// Cuts the wire between two nodes: streams break, dials are refused, until [`heal`](Self::heal).
+    /// Cuts the wire between two nodes until [`heal`](Self::heal): streams break, dials are
+    /// refused.
     pub fn cut(&self, a: NodeId, b: NodeId) {
         let broken: Vec<_> = {
             let mut state = self.state.lock();
             let wire = wire(a, b);
             state.cut.insert(wire);
-            let (broken, whole) = std::mem::take(&mut state.streams)
-                .into_iter()
-                .partition(|(stream_wire, _)| *stream_wire == wire);
+            let streams = std::mem::take(&mut state.streams);
+            let (broken, whole): (Vec<_>, Vec<_>) =
+                streams.into_iter().partition(|(stream_wire, _)| *stream_wire == wire);
             state.streams = whole;
-            let broken: Vec<(_, Weak<Mutex<Option<DuplexStream>>>)> = broken;
             broken.iter().filter_map(|(_, stream)| stream.upgrade()).collect()
         };
         for stream in broken {
@@ -99,7 +105,7 @@ impl MemoryHub {
     }
 }
 
-fn wire(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
+fn wire(a: NodeId, b: NodeId) -> Wire {
     (a.min(b), a.max(b))
 }
 
@@ -144,7 +150,7 @@ impl Network for MemoryNetwork {
 }
 
 /// A pipe's end that the hub can take away.
-struct DuplexEnd(Arc<Mutex<Option<DuplexStream>>>);
+struct DuplexEnd(Arc<End>);
 
 impl DuplexEnd {
     fn with<T>(

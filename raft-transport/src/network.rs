@@ -23,8 +23,8 @@ pub type BoxStream = Box<dyn LaneStream>;
 /// Some future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Opens and accepts the streams of lanes. The suite in [`conformance`](crate::conformance) says
-/// what that includes.
+/// Opens and accepts the streams of lanes. The suite `conformance` (behind the
+/// feature of that name) says what that includes.
 ///
 /// Both futures run where the lane's user polls them, so a stream belongs to the runtime of the
 /// thread that will read it.

@@ -80,14 +80,9 @@ impl Watcher {
     }
 
     fn wake(&self) {
-        let waker = self.waker.lock().take();
+        let waker = self.waker.lock().clone();
         if let Some(waker) = waker {
-            waker.wake_by_ref();
-            // It stays registered: its owner registers again only when it changes.
-            let mut slot = self.waker.lock();
-            if slot.is_none() {
-                *slot = Some(waker);
-            }
+            waker.wake();
         }
     }
 }
@@ -110,7 +105,10 @@ impl PeerRegistry {
         identity: Identity,
         on_new_store: impl Fn(NodeId, u128) + Send + Sync + 'static,
     ) -> Self {
-        assert!(cluster_name_fits(&identity.cluster), "the name of a cluster has at most 255 bytes");
+        assert!(
+            cluster_name_fits(&identity.cluster),
+            "the name of a cluster has at most 255 bytes"
+        );
         let shared = Shared {
             identity,
             on_new_store: Box::new(on_new_store),
@@ -216,9 +214,8 @@ impl PeerRegistry {
         }
         let new_store = {
             let mut peers = self.shared.peers.lock();
-            let peer = peers
-                .get_mut(&hello.node)
-                .ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
+            let peer =
+                peers.get_mut(&hello.node).ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
             peer.check_life(hello.store, hello.incarnation)?;
             let same_life = peer.incarnation == hello.incarnation;
             let newest = peer.generations_in.get(&hello.lane).copied();

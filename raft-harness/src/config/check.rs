@@ -42,8 +42,7 @@ pub(super) fn check(
     let settings = check.settings(&file.raft);
     check.segment_bytes(file.log.segment_bytes);
     let prefix_timeout = check.time("mux.prefix_timeout_ms", file.mux.prefix_timeout_ms);
-    let half_open_max =
-        check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
+    let half_open_max = check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
     let lanes = check.lanes(&file.network, &file.raft);
     let drain = check.number("shutdown.drain_ms", file.shutdown.drain_ms, 0..=TIME_MAX_MS);
     check.trace_filter(&file.trace.filter);
@@ -150,9 +149,9 @@ impl Check<'_> {
         ];
         for (later, (path, address)) in listeners.iter().enumerate() {
             let Some(address) = address else { continue };
-            let earlier = listeners[..later].iter().find(|(_, other)| {
-                other.is_some_and(|other| collide(*address, other))
-            });
+            let earlier = listeners[..later]
+                .iter()
+                .find(|(_, other)| other.is_some_and(|other| collide(*address, other)));
             if let Some((other, _)) = earlier {
                 let message = format!("{address} is already `{other}`");
                 self.report(Rule::PortsCollide, path, message, "give each its own port".to_owned());
@@ -191,7 +190,8 @@ impl Check<'_> {
                 self.report(Rule::Peers, &path("id"), message, None);
             }
             for (key, address) in [("raft", &raft), ("resp", &resp)] {
-                let taken = peers.iter().find(|other| [&other.raft, &other.resp].contains(&address));
+                let taken =
+                    peers.iter().find(|other| [&other.raft, &other.resp].contains(&address));
                 if let Some(other) = taken {
                     let message = format!("{address} is an address of peer {} already", other.id);
                     self.report(Rule::Peers, &path(key), message, None);
@@ -205,8 +205,7 @@ impl Check<'_> {
                 && id != node
                 && raft.parse() == Ok(listen.raft)
             {
-                let message =
-                    format!("{raft} is where this node, {node}, listens, not peer {id}");
+                let message = format!("{raft} is where this node, {node}, listens, not peer {id}");
                 let help = "correct `node.id`, `listen.raft` or this peer".to_owned();
                 self.report(Rule::Peers, &path("raft"), message, help);
             }
@@ -291,10 +290,7 @@ impl Check<'_> {
             let message = format!(
                 "three heartbeats of {heartbeat} ms do not fit into the election timeout of {min} ms"
             );
-            let help = format!(
-                "at most {} ms, or raise `raft.election_timeout_min_ms`",
-                min / 3
-            );
+            let help = format!("at most {} ms, or raise `raft.election_timeout_min_ms`", min / 3);
             self.report(Rule::Timing, "raft.heartbeat_interval_ms", message, help);
         }
         if min >= max {
@@ -318,7 +314,7 @@ impl Check<'_> {
     }
 
     fn trace_filter(&mut self, filter: &str) {
-        if let Err(error) = filter.parse::<tracing_subscriber::filter::Targets>() {
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(filter) {
             let help = "for instance \"info\" or \"warn,raft_harness=debug\"".to_owned();
             self.report(Rule::OutOfRange, "trace.filter", format!("{error}"), help);
         }

@@ -69,7 +69,9 @@ impl<'a> Document<'a> {
         let span = self.end..self.end + 1;
         self.overrides.push((span.start, variable.to_owned()));
         self.end = span.end;
-        let Some((leaf, tables)) = path.split_last() else { return };
+        let Some((leaf, tables)) = path.split_last() else {
+            return;
+        };
         let mut table = self.root.get_mut();
         for name in tables {
             let key = || Spanned::new(span.clone(), Cow::Owned(name.clone()));
@@ -123,9 +125,7 @@ impl<'a> Document<'a> {
                 message: error.message().trim_end().replace('\n', "; "),
                 help: None,
             });
-            let removed = error
-                .span()
-                .and_then(|span| remove_at(self.root.get_mut(), &span));
+            let removed = error.span().and_then(|span| remove_at(self.root.get_mut(), &span));
             match removed {
                 Some(path) => self.removed.push(path),
                 // Nothing to leave out, so nothing could be read.
@@ -154,9 +154,7 @@ impl<'a> Document<'a> {
                 Some(DeValue::Array(array)) => {
                     name.parse::<usize>().ok().and_then(|index| array.get(index))
                 }
-                Some(
-                    _,
-                ) => None,
+                Some(_) => None,
             };
             let Some(next) = next else { break };
             at = Some(next.span());
@@ -166,7 +164,9 @@ impl<'a> Document<'a> {
     }
 
     fn place(&self, span: Option<Range<usize>>) -> Place {
-        let Some(span) = span else { return Place::File { name: self.name.to_owned() } };
+        let Some(span) = span else {
+            return Place::File { name: self.name.to_owned() };
+        };
         if span.start > self.text.len() {
             let before = self.overrides.partition_point(|(start, _)| *start <= span.start);
             let variable = before.checked_sub(1).and_then(|index| self.overrides.get(index));
@@ -257,14 +257,14 @@ fn remove_at(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
     for (key, value) in table.iter_mut() {
         let inner = match value.get_mut() {
             DeValue::Table(inner) => remove_at(inner, span),
-            DeValue::Array(array) => array.iter_mut().enumerate().find_map(|(index, value)| {
-                match value.get_mut() {
+            DeValue::Array(array) => {
+                array.iter_mut().enumerate().find_map(|(index, value)| match value.get_mut() {
                     DeValue::Table(inner) => {
                         remove_at(inner, span).map(|path| format!("{index}.{path}"))
                     }
                     _ => None,
-                }
-            }),
+                })
+            }
             _ => None,
         };
         if let Some(path) = inner {

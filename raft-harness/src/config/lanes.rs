@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::file::{NetworkSection, RaftSection};
 use super::problem::Rule;
+use crate::node::LaneConfigs;
 
 /// One read of a socket: less could not hold a message.
 const SIZE_MIN: u64 = 64 << 10;
@@ -32,25 +33,10 @@ pub(super) struct LaneSection {
     pub(super) write_buffer_max: Option<u64>,
 }
 
-/// The settings of the three lanes.
-#[derive(Clone, Debug)]
-pub struct LaneSettings {
-    /// Heartbeats, votes.
-    pub control: LaneConfig,
-    /// Entries and their acknowledgements.
-    pub data: LaneConfig,
-    /// Large appends.
-    pub bulk: LaneConfig,
-}
-
 impl Check<'_> {
     /// The lanes' defaults with what the file says instead.
-    pub(super) fn lanes(
-        &mut self,
-        network: &NetworkSection,
-        raft: &RaftSection,
-    ) -> LaneSettings {
-        LaneSettings {
+    pub(super) fn lanes(&mut self, network: &NetworkSection, raft: &RaftSection) -> LaneConfigs {
+        LaneConfigs {
             control: self.lane("control", &network.control, LaneConfig::control(), raft),
             data: self.lane("data", &network.data, LaneConfig::data(), raft),
             bulk: self.lane("bulk", &network.bulk, LaneConfig::bulk(), raft),

@@ -19,7 +19,6 @@ mod problem;
 use std::path::Path;
 
 pub use environment::Environment;
-pub use lanes::LaneSettings;
 pub use node_config::{ListenConfig, NodeConfig, PeerConfig};
 pub use problem::{Level, Place, Problem, Problems, Rule};
 

@@ -2,7 +2,10 @@
 
 /// The nearest of `names` by edit distance, unless even that one is far off: a suggestion that
 /// resembles nothing would only mislead.
-pub(super) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    wrong: &str,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     names
         .into_iter()
         .map(|name| (distance(wrong, name), name))

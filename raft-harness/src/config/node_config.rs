@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use raft_core::{NodeId, Settings};
 
-use super::lanes::LaneSettings;
+use crate::node::LaneConfigs;
 
 /// Everything a node needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct NodeConfig {
     /// Most connections that have not named it yet.
     pub half_open_max: usize,
     /// The settings of the lanes.
-    pub lanes: LaneSettings,
+    pub lanes: LaneConfigs,
     /// Longest a stopping node hands over its leaderships.
     pub drain: Duration,
     /// What is traced, unless `RUST_LOG` says otherwise.

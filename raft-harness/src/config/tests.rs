@@ -243,7 +243,10 @@ fn the_environment_goes_before_the_file_and_is_named_when_wrong() {
     for (value, id) in [("0", "E014"), ("many", "E011")] {
         let environment = variables([("RAFT_GROUPS_COUNT", value)]);
         let text = parse("node.toml", EXAMPLE, &environment).expect_err("wrong").to_string();
-        assert!(text.starts_with(&format!("error[{id}] environment: RAFT_GROUPS_COUNT: ")), "{text}");
+        assert!(
+            text.starts_with(&format!("error[{id}] environment: RAFT_GROUPS_COUNT: ")),
+            "{text}"
+        );
     }
     let both = variables([("RAFT_GROUPS_COUNT", "x"), ("RAFT_NODE_SHARDS", "0")]);
     let problems = parse("node.toml", "", &both).expect_err("wrong");

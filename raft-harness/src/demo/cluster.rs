@@ -22,6 +22,8 @@ use crate::status::{AdminClient, StatusView};
 
 /// Name of the cluster; it matters only if two demos ever meet on a port.
 const CLUSTER: &str = "demo";
+/// All nodes stop together, so there is nobody to hand leaderships to for long.
+const DRAIN_MS: u64 = 200;
 /// Ports per node.
 const PORTS: usize = 4;
 /// Between two looks at something that takes a moment.
@@ -112,7 +114,8 @@ impl Cluster {
         let node = &mut self.nodes[index];
         if node.child.is_none() {
             let spawned = spawn(&node.config, &node.log);
-            node.child = Some(spawned.map_err(|source| DemoError::Spawn { node: node.id, source })?);
+            node.child =
+                Some(spawned.map_err(|source| DemoError::Spawn { node: node.id, source })?);
         }
         Ok(())
     }
@@ -150,7 +153,9 @@ impl Cluster {
             drop(node.child.as_mut().and_then(|child| child.stdin.take()));
         }
         for node in &mut self.nodes {
-            let Some(mut child) = node.child.take() else { continue };
+            let Some(mut child) = node.child.take() else {
+                continue;
+            };
             loop {
                 match child.try_wait() {
                     Ok(Some(status)) if status.success() => break,
@@ -265,7 +270,9 @@ impl Node {
     /// Of the process that runs, in nanoseconds, summed over its threads.
     fn cpu_now(&self) -> u64 {
         let Some(pid) = self.pid() else { return 0 };
-        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+            return 0;
+        };
         tasks
             .flatten()
             .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
@@ -306,7 +313,8 @@ fn configuration(node: &Node, nodes: &[Node], groups: u32, data: &Path) -> Strin
     let mut text = format!(
         "[node]\nid = {}\ncluster = \"{CLUSTER}\"\ndata_dir = {}\n\n\
          [listen]\nraft = \"{}\"\nresp = \"{}\"\nresp_proxy = \"{}\"\nadmin = \"{}\"\n\n\
-         [groups]\ncount = {groups}\n",
+         [groups]\ncount = {groups}\n\n\
+         [shutdown]\ndrain_ms = {DRAIN_MS}\n",
         node.id,
         toml::Value::from(data.display().to_string()),
         node.raft,

@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn rates_are_per_peer_and_per_second() {
-        let frames = |count| [1, 2, 3].map(|node| status(node, 1, 0, ("heartbeat_frames_out", count)));
+        let frames =
+            |count| [1, 2, 3].map(|node| status(node, 1, 0, ("heartbeat_frames_out", count)));
         assert_eq!(heartbeat_frames_per_second(&frames(100), &frames(140), 2.0), Some(10.0));
         assert_eq!(heartbeat_frames_per_second(&frames(1)[..1], &frames(1)[..1], 2.0), None);
         let open = [1, 2, 3].map(|node| status(node, 1, 0, ("connections_out_open", 6)));

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DemoError {
+pub(crate) enum DemoError {
     /// The folder is not ours to use.
     #[error("{} is not empty; name an empty or missing folder", .directory.display())]
     NotEmpty {

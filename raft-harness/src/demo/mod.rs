@@ -27,12 +27,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, sleep_until};
 
-pub use error::DemoError;
-pub use options::DemoOptions;
-pub use report::Report;
+pub(crate) use error::DemoError;
+pub(crate) use options::DemoOptions;
+pub(crate) use report::Report;
 
 use cluster::Cluster;
 use counters::{Lives, connections_per_pair, heartbeat_frames_per_second};
@@ -76,7 +75,7 @@ const WATCH: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// [`DemoError`] if there is no result; a broken claim is a result.
-pub async fn run(options: &DemoOptions) -> Result<Report, DemoError> {
+pub(crate) async fn run(options: &DemoOptions) -> Result<Report, DemoError> {
     let folder = Folder::make(options)?;
     let outcome = Demo::start(options, &folder).await;
     let outcome = match outcome {
@@ -103,7 +102,7 @@ pub async fn run(options: &DemoOptions) -> Result<Report, DemoError> {
 ///
 /// # Errors
 /// [`DemoError`] if the cluster does not start.
-pub async fn hold(
+pub(crate) async fn hold(
     options: &DemoOptions,
     interrupted: impl Future<Output = ()>,
 ) -> Result<Vec<String>, DemoError> {
@@ -127,12 +126,8 @@ pub async fn hold(
     let line = serde_json::json!({ "event": "ready", "data_dir": directory, "nodes": nodes });
     // Nobody may be listening; the cluster is held all the same.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
-    let closed = async {
-        let mut byte = [0; 64];
-        while matches!(tokio::io::stdin().read(&mut byte).await, Ok(1..)) {}
-    };
     tokio::select! {
-        () = closed => {}
+        () = crate::cli::stdin::closed() => {}
         () = interrupted => {}
     }
     Ok(cluster.stop(STOP_LIMIT).await)
@@ -215,7 +210,8 @@ impl<'a> Demo<'a> {
         let load = Load::start(&self.router, &self.workload, self.options.clients);
         self.progress.watch(Arc::clone(&load.tally));
         let began = Instant::now();
-        let at = |part: f64| tokio::time::Instant::from(began + self.options.duration().mul_f64(part));
+        let at =
+            |part: f64| tokio::time::Instant::from(began + self.options.duration().mul_f64(part));
         let (first_kill, second_kill, end) = (at(0.3), at(0.65), at(1.0));
 
         sleep_until(first_kill).await;
@@ -306,7 +302,7 @@ impl<'a> Demo<'a> {
                         self.problem(last_words);
                     }
                     if self.cluster.running() < self.options.quorum() {
-                        given_up.fetch_or(self.options.nodes > 2, Relaxed);
+                        given_up.store(true, Relaxed);
                     }
                 }
             }

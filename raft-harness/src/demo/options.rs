@@ -8,39 +8,39 @@ use clap::Args;
 /// Runs a real cluster on this machine, kills nodes under load, and checks that nothing
 /// acknowledged was lost.
 #[derive(Args, Clone, Debug)]
-pub struct DemoOptions {
+pub(crate) struct DemoOptions {
     /// Nodes, each a `raftd serve` process of its own.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
-    pub nodes: u64,
+    pub(crate) nodes: u64,
     /// Raft groups; the hash slots are divided over them.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    pub groups: u32,
+    pub(crate) groups: u32,
     /// How long the load runs; longer if a recovery takes longer.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub seconds: u64,
+    pub(crate) seconds: u64,
     /// Clients, each with one write under way at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub clients: u32,
+    pub(crate) clients: u32,
     /// Bytes per value.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    pub value_size: u32,
+    pub(crate) value_size: u32,
     /// Keep the folder with the nodes' configuration, logs and data.
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
     /// Print one JSON object on standard output at the end; everything else goes to standard error.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Only start the cluster, print one JSON line with its addresses, and hold it until standard
     /// input closes.
     #[arg(long)]
-    pub hold: bool,
+    pub(crate) hold: bool,
     /// Wait so many milliseconds between killing all nodes and starting them again, so that
     /// somebody else can damage their files.
     #[arg(long, default_value_t = 0, value_name = "MS")]
-    pub attack_pause_ms: u64,
+    pub(crate) attack_pause_ms: u64,
     /// Use this folder, which must be empty or missing, and keep it.
     #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 impl DemoOptions {

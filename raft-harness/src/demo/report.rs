@@ -9,7 +9,7 @@ use super::verify::LostKey;
 
 /// Everything the demo found. As JSON, an interface: fields are only ever added.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Whether every claim held.
     pub(super) ok: bool,
     /// What did not hold, in words.
@@ -112,6 +112,13 @@ impl Kill {
                 .map(|(group, _)| group)
                 .collect(),
         }
+    }
+}
+
+impl Report {
+    /// Whether every claim held.
+    pub(crate) fn is_ok(&self) -> bool {
+        self.ok
     }
 }
 

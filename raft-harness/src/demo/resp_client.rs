@@ -119,7 +119,9 @@ async fn write(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<Call>, wait
         {
             let mut waiting = waiters.lock();
             // Broken meanwhile: what is dropped here was not sent.
-            let Some(waiting) = waiting.as_mut() else { return };
+            let Some(waiting) = waiting.as_mut() else {
+                return;
+            };
             for Call { command, waiter } in batch.drain(..) {
                 bytes.extend_from_slice(&command);
                 waiting.push_back(waiter);
@@ -185,7 +187,9 @@ impl<'a> Cursor<'a> {
         if depth > DEPTH_MAX {
             return Err(ProtocolError("nested too deep"));
         }
-        let Some(line) = self.line()? else { return Ok(None) };
+        let Some(line) = self.line()? else {
+            return Ok(None);
+        };
         let Some((kind, rest)) = line.split_first() else {
             return Err(ProtocolError("empty line"));
         };
@@ -282,7 +286,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_reply_is_understood_however_it_arrives() {
-        let bytes = b"+OK\r\n-MOVED 5 h:1\r\n:-7\r\n$3\r\na\r\n\r\n$-1\r\n*2\r\n:1\r\n$0\r\n\r\n_\r\n";
+        let bytes =
+            b"+OK\r\n-MOVED 5 h:1\r\n:-7\r\n$3\r\na\r\n\r\n$-1\r\n*2\r\n:1\r\n$0\r\n\r\n_\r\n";
         let expected = [
             Reply::Simple("OK".to_owned()),
             Reply::Error("MOVED 5 h:1".to_owned()),
@@ -292,7 +297,8 @@ mod tests {
             Reply::Array(vec![Reply::Integer(1), Reply::Bulk(Bytes::new())]),
             Reply::Null,
         ];
-        let whole: Vec<_> = all(bytes).into_iter().filter_map(|reply| reply.ok().flatten()).collect();
+        let whole: Vec<_> =
+            all(bytes).into_iter().filter_map(|reply| reply.ok().flatten()).collect();
         assert_eq!(whole, expected);
         let mut buffer = BytesMut::new();
         let mut trickled = Vec::new();
@@ -328,17 +334,14 @@ mod tests {
         let connection = Connection::open(address).await.expect("connected");
         let (mut server, _) = listener.accept().await.expect("accepted");
         let ping = command(&[b"PING"]);
-        let (first, second, ()) = tokio::join!(
-            connection.call(ping.clone()),
-            connection.call(ping.clone()),
-            async {
+        let (first, second, ()) =
+            tokio::join!(connection.call(ping.clone()), connection.call(ping.clone()), async {
                 let mut heard = [0; 28];
                 server.read_exact(&mut heard).await.expect("both commands");
                 assert_eq!(&heard[..14], &ping[..]);
                 server.write_all(b"+PONG\r\n").await.expect("written");
                 drop(server);
-            }
-        );
+            });
         assert_eq!(first, Ok(Reply::Simple("PONG".to_owned())));
         assert_eq!(second, Err(CallError::Lost));
         assert_ne!(connection.call(ping).await, Ok(Reply::Null));

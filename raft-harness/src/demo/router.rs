@@ -150,9 +150,10 @@ impl Refusal {
     fn of(error: &str) -> Self {
         let mut words = error.split(' ');
         match words.next() {
-            Some("MOVED") => {
-                words.nth(1).and_then(|address| address.parse().ok()).map_or(Self::Later, Self::Moved)
-            }
+            Some("MOVED") => words
+                .nth(1)
+                .and_then(|address| address.parse().ok())
+                .map_or(Self::Later, Self::Moved),
             Some("CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "BUSY") => Self::Later,
             Some("ERR" | "WRONGTYPE" | "CROSSSLOT") => Self::Never,
             Some(_) | None => Self::Other,

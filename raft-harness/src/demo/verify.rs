@@ -235,10 +235,10 @@ enum Verdict {
 }
 
 fn verdict(digests: &[(u64, Option<DigestView>)]) -> Verdict {
-    let known: Vec<&DigestView> = digests.iter().filter_map(|(_, digest)| digest.as_ref()).collect();
+    let known: Vec<&DigestView> =
+        digests.iter().filter_map(|(_, digest)| digest.as_ref()).collect();
     for (at, a) in known.iter().enumerate() {
-        let differs =
-            |b: &&&DigestView| a.applied_index == b.applied_index && a.digest != b.digest;
+        let differs = |b: &&&DigestView| a.applied_index == b.applied_index && a.digest != b.digest;
         if known[at + 1..].iter().any(|b| differs(&b)) {
             return Verdict::Different;
         }

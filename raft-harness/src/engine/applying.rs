@@ -57,6 +57,7 @@ impl ShardEngine {
             && *index <= slot.dispatched
             && let Some((_, reads)) = slot.reads_confirmed.pop_front()
         {
+            self.reads_open -= reads.len();
             match &slot.inline {
                 Some(machine) => {
                     for (query, reply) in reads {

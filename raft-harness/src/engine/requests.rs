@@ -47,6 +47,11 @@ impl ShardEngine {
                     reply.send(Err(RequestError::NotLeader { leader }));
                     return;
                 }
+                if self.reads_open >= self.options.requests_max {
+                    reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
+                    return;
+                }
+                self.reads_open += 1;
                 slot.reads_new.push((query, reply));
                 self.touch(at);
             }
@@ -131,6 +136,7 @@ impl ShardEngine {
                     };
                     if is_read {
                         for (_, reply) in take_reads(slot, token).into_iter().flatten() {
+                            self.reads_open -= 1;
                             reply.send(Err(error.clone()));
                         }
                     } else {
@@ -144,6 +150,7 @@ impl ShardEngine {
     /// Answers everything that is owed: the node stops, or its log failed. What may have reached
     /// the log may still happen.
     pub(crate) fn abandon_all(&mut self, error: &RequestError) {
+        self.reads_open = 0;
         for slot in &mut self.slots {
             self.replies.abandon(slot.spec.group);
             let reads = slot.reads_new.drain(..);

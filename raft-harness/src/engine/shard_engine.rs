@@ -71,6 +71,8 @@ pub(crate) struct ShardEngine {
     pub(super) timers: Timers,
     pub(super) replies: Replies,
     pub(super) read_tokens: u64,
+    /// Reads taken and not yet answered or handed to a state machine.
+    pub(super) reads_open: usize,
     pub(super) transfers: u64,
     pub(super) transfer_replies: Vec<(Token, Reply)>,
     /// The other nodes; `work` and the `bulk_` fields are parallel to it.
@@ -115,6 +117,7 @@ impl ShardEngine {
             timers: Timers::default(),
             replies: Replies::default(),
             read_tokens: 0,
+            reads_open: 0,
             transfers: 0,
             transfer_replies: Vec::new(),
             abandons: VecDeque::new(),

@@ -98,7 +98,11 @@ impl<'a> Reader<'a> {
     /// A count of items of at least one byte each, so that a lying count cannot allocate.
     pub(super) fn count(&mut self) -> Result<usize, DecodeError> {
         let count = self.number()?;
-        if count > self.rest.len() as u64 { Err(DecodeError::Truncated) } else { Ok(count as usize) }
+        if count > self.rest.len() as u64 {
+            Err(DecodeError::Truncated)
+        } else {
+            Ok(count as usize)
+        }
     }
 
     pub(super) fn list(&mut self) -> Result<Vec<&'a [u8]>, DecodeError> {

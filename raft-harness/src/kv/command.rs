@@ -400,10 +400,7 @@ mod tests {
         assert_eq!(Command::decode(&[]), Err(DecodeError::Truncated));
         assert_eq!(Command::decode(&[9, 0]), Err(DecodeError::Version { version: 9 }));
         assert_eq!(Command::decode(&[1, 99]), Err(DecodeError::Operation { operation: 99 }));
-        assert_eq!(
-            Command::decode(b"\x01\x01\x01k\x07"),
-            Err(DecodeError::Choice { choice: 7 })
-        );
+        assert_eq!(Command::decode(b"\x01\x01\x01k\x07"), Err(DecodeError::Choice { choice: 7 }));
         assert_eq!(Command::decode(&[1, 0, 5]), Err(DecodeError::Trailing { bytes: 1 }));
         assert_eq!(Query::decode(&[1, 0, 77]), Err(DecodeError::Operation { operation: 77 }));
     }

@@ -191,7 +191,9 @@ impl KvMachine {
             Expiry::After(ms) => Some(self.deadline_after(ms)?),
             Expiry::At(ms) => Some(ms),
         };
-        let Some(item) = self.items.get(key) else { return Ok(Output::Integer(0)) };
+        let Some(item) = self.items.get(key) else {
+            return Ok(Output::Integer(0));
+        };
         // No deadline is later than every deadline.
         let new = deadline.unwrap_or(u64::MAX);
         let old = item.deadline.unwrap_or(u64::MAX);
@@ -271,7 +273,9 @@ impl KvMachine {
     fn advance(&mut self, time: u64) {
         self.log_time = self.log_time.max(time);
         while self.deadlines.first().is_some_and(|(at, _)| *at <= self.log_time) {
-            let Some((_, key)) = self.deadlines.pop_first() else { return };
+            let Some((_, key)) = self.deadlines.pop_first() else {
+                return;
+            };
             if let Some(item) = self.items.remove(&key) {
                 self.forget(&key, &item);
             }
@@ -296,7 +300,8 @@ impl KvMachine {
                 }
             }
             QueryKind::Values { keys } => {
-                let items: Vec<Option<&Item>> = keys.iter().map(|key| self.items.get(*key)).collect();
+                let items: Vec<Option<&Item>> =
+                    keys.iter().map(|key| self.items.get(*key)).collect();
                 let bytes = items.iter().flatten().map(|item| item.value.len()).sum();
                 self.header(earliest(items.iter().flatten().copied()), out);
                 match room(bytes) {
@@ -389,10 +394,7 @@ fn parse_integer(bytes: &[u8]) -> Result<i64, KvError> {
     if !canonical {
         return Err(KvError::NotAnInteger);
     }
-    core::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(KvError::NotAnInteger)
+    core::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or(KvError::NotAnInteger)
 }
 
 #[cfg(test)]

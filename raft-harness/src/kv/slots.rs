@@ -92,7 +92,9 @@ pub fn parse_label(label: &[u8]) -> Option<RangeInclusive<u16>> {
 
 /// The part of the key that is hashed: between the first `{` and the next `}`, if not empty.
 fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
+    let Some(open) = key.iter().position(|&byte| byte == b'{') else {
+        return key;
+    };
     let inside = &key[open + 1..];
     match inside.iter().position(|&byte| byte == b'}') {
         None | Some(0) => key,
@@ -101,9 +103,9 @@ fn hash_tag(key: &[u8]) -> &[u8] {
 }
 
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| {
-        (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)]
-    })
+    bytes
+        .iter()
+        .fold(0, |crc, &byte| (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
 }
 
 const CRC16_TABLE: [u16; 256] = {
@@ -130,13 +132,8 @@ mod tests {
     fn slots_are_those_of_redis_cluster() {
         // The check value of the specification, and slots every cluster user has seen.
         assert_eq!(crc16(b"123456789"), 0x31c3);
-        let table: &[(&[u8], u16)] = &[
-            (b"123456789", 12_739),
-            (b"foo", 12_182),
-            (b"bar", 5_061),
-            (b"hello", 866),
-            (b"", 0),
-        ];
+        let table: &[(&[u8], u16)] =
+            &[(b"123456789", 12_739), (b"foo", 12_182), (b"bar", 5_061), (b"hello", 866), (b"", 0)];
         for &(key, slot) in table {
             assert_eq!(key_slot(key), slot, "{key:?}");
         }

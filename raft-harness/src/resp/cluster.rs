@@ -156,7 +156,9 @@ impl Topology {
     fn ranges(&self, backend: &impl Backend) -> Vec<SlotRange<'_>> {
         let mut ranges: Vec<SlotRange<'_>> = Vec::new();
         for group in self.slots.groups() {
-            let Some(slots) = self.slots.range_of(group) else { continue };
+            let Some(slots) = self.slots.range_of(group) else {
+                continue;
+            };
             let leader = match self.leader(backend, group) {
                 Leader::Here => self.front(self.node),
                 Leader::At(front) => Some(front),

@@ -197,9 +197,7 @@ pub(super) fn answer(request: &Request<'_>) -> Result<Reply, ArgumentError> {
         b"count" => Ok(Reply::Integer(COMMANDS.len() as i64)),
         b"list" => Ok(Reply::Array(COMMANDS.iter().map(|spec| Reply::text(spec.name)).collect())),
         b"docs" => Ok(Reply::Map(Vec::new())),
-        b"info" if request.len() == 2 => {
-            Ok(Reply::Array(COMMANDS.iter().map(describe).collect()))
-        }
+        b"info" if request.len() == 2 => Ok(Reply::Array(COMMANDS.iter().map(describe).collect())),
         b"info" => {
             let known = |name: &[u8]| find(name).map_or(Reply::Null, describe);
             Ok(Reply::Array(request.from(2).map(known).collect()))

@@ -89,8 +89,10 @@ struct Queued<P> {
     job: Option<Job>,
     /// What it takes of `bytes_in_flight`.
     cost: usize,
-    /// The protocol changes once its reply is written.
+    /// The protocol changes with its reply: earlier ones are written in the old one.
     switch: Option<Protocol>,
+    /// It was refused, and tried again for as long as that made sense.
+    retried: bool,
 }
 
 enum Work<P> {
@@ -107,7 +109,12 @@ enum Work<P> {
 }
 
 impl<B: Backend> Connection<B> {
-    pub(super) fn new(id: u64, shared: Arc<Shared<B>>, stream: TcpStream, session: Session) -> Self {
+    pub(super) fn new(
+        id: u64,
+        shared: Arc<Shared<B>>,
+        stream: TcpStream,
+        session: Session,
+    ) -> Self {
         let parser = RequestParser::new(shared.limits().parser);
         Self {
             id,
@@ -150,10 +157,9 @@ impl<B: Backend> Connection<B> {
             let answered = self.collect(cx);
             let decoded = self.decode();
             self.start_batch();
-            match self.write(cx) {
-                Ok(()) => {}
-                Err(_) => return Poll::Ready(()),
-            }
+            let Ok(wrote) = self.write(cx) else {
+                return Poll::Ready(());
+            };
             let over = match self.phase {
                 Phase::Open => false,
                 Phase::Draining => self.queue.is_empty(),
@@ -162,11 +168,11 @@ impl<B: Backend> Connection<B> {
             if over && self.output.is_empty() {
                 return Poll::Ready(());
             }
-            let read = match self.fill(cx) {
-                Ok(read) => read,
-                Err(_) => return Poll::Ready(()),
+            let Ok(read) = self.fill(cx) else {
+                return Poll::Ready(());
             };
-            if !(answered || decoded || read) {
+            // A write may have made room for what has been waiting here.
+            if !(answered || decoded || wrote || read) {
                 return Poll::Pending;
             }
         }
@@ -318,7 +324,7 @@ impl<B: Backend> Connection<B> {
     fn push(&mut self, work: Work<B::Pending>, job: Option<Job>, bytes: usize) {
         let cost = bytes + REQUEST_OVERHEAD;
         self.bytes_in_flight += cost;
-        self.queue.push_back(Queued { work, job, cost, switch: None });
+        self.queue.push_back(Queued { work, job, cost, switch: None, retried: false });
     }
 
     fn queued(&mut self, sequence: u64) -> Option<&mut Queued<B::Pending>> {
@@ -329,7 +335,9 @@ impl<B: Backend> Connection<B> {
     /// Sends a job on its way; ours join the batch of this turn.
     fn start(&mut self, sequence: u64) {
         let shared = Arc::clone(&self.shared);
-        let Some(queued) = self.queued(sequence) else { return };
+        let Some(queued) = self.queued(sequence) else {
+            return;
+        };
         let Some(job) = &queued.job else { return };
         match (shared.topology().leader(shared.backend(), job.group), shared.mode()) {
             (Leader::Here, _) => {
@@ -375,22 +383,27 @@ impl<B: Backend> Connection<B> {
     fn collect(&mut self, cx: &mut Context<'_>) -> bool {
         let mut answered = false;
         while self.phase != Phase::Cut && self.output.len() < OUTPUT_BYTES_MAX {
-            let Poll::Ready(reply) = self.poll_head(cx) else { break };
+            let Poll::Ready(reply) = self.poll_head(cx) else {
+                break;
+            };
             answered = true;
-            let Some(queued) = self.queue.pop_front() else { break };
+            let Some(queued) = self.queue.pop_front() else {
+                break;
+            };
             self.first_sequence += 1;
             self.bytes_in_flight -= queued.cost;
             let Some(reply) = reply else {
                 // Nothing that follows may be answered: replies would shift by one.
                 self.phase = Phase::Cut;
+                self.queue.clear();
                 break;
             };
-            let before = self.output.len();
-            reply.encode(self.session.protocol, &mut self.output);
-            let length = self.output.len() - before;
             if let Some(protocol) = queued.switch {
                 self.session.protocol = protocol;
             }
+            let before = self.output.len();
+            reply.encode(self.session.protocol, &mut self.output);
+            let length = self.output.len() - before;
             if let Some(job) = queued.job {
                 if job.kind == OperationKind::Read {
                     self.reply_estimate = length.max(self.reply_estimate - self.reply_estimate / 8);
@@ -409,37 +422,210 @@ impl<B: Backend> Connection<B> {
     /// The reply of the oldest request, once it has one; `None` if the client must be cut off.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
         loop {
-            let Some(head) = self.queue.front_mut() else { return Poll::Pending };
+            let Some(head) = self.queue.front_mut() else {
+                return Poll::Pending;
+            };
             let refusal = match ready!(head.poll(cx, &self.shared)) {
                 Outcome::Reply(reply) => return Poll::Ready(Some(reply)),
                 Outcome::Refused(refusal) => refusal,
             };
-            let job = match (&head.job, self.shared.mode()) {
-                (Some(job), Mode::Proxy) if job.may_retry(refusal) => job.clone(),
-                (job, _) => {
-                    let kind = job.as_ref().map_or(OperationKind::Read, |job| job.kind);
-                    let slot = job.as_ref().map(|job| job.slot);
-                    let told_unknown = self.session.told_unknown;
-                    return Poll::Ready(self.shared.refuse(refusal, kind, slot, told_unknown));
+            let retry = match (&head.job, self.shared.mode()) {
+                (Some(job), Mode::Proxy) if !head.retried && job.may_retry(refusal) => {
+                    Some(job.clone())
                 }
+                (Some(_) | None, Mode::Proxy | Mode::Cluster) => None,
             };
-            if matches!(head.work, Work::Ended(_)) && head.retried() {
-                // Its retries have ended with this refusal.
-                let told_unknown = self.session.told_unknown;
-                return Poll::Ready(self.shared.refuse(refusal, job.kind, Some(job.slot), told_unknown));
-            }
-            match ready!(self.poll_followers(cx, &job)) {
-                Followers::Done => {
-                    let told_unknown = self.session.told_unknown;
-                    let (kind, slot) = (job.kind, Some(job.slot));
-                    return Poll::Ready(self.shared.refuse(refusal, kind, slot, told_unknown));
+            if let Some(job) = retry {
+                let withdrawn = self.withdraw_followers(cx, &job);
+                let Some(head) = self.queue.front_mut() else {
+                    return Poll::Pending;
+                };
+                match withdrawn {
+                    Poll::Pending => {
+                        head.work = Work::Ended(Outcome::Refused(refusal));
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(true) => {
+                        head.retried = true;
+                        let retry = Arc::clone(&self.shared).retry(job, refusal);
+                        head.work = Work::Steps(Box::pin(retry));
+                        continue;
+                    }
+                    Poll::Ready(false) => {}
                 }
-                Followers::None => {}
             }
-            let retry = Box::pin(Arc::clone(&self.shared).retry(job, refusal));
-            if let Some(head) = self.queue.front_mut() {
-                head.work = Work::Steps(retry);
+            let Some(head) = self.queue.front_mut() else {
+                return Poll::Pending;
+            };
+            let kind = head.job.as_ref().map_or(OperationKind::Read, |job| job.kind);
+            let slot = head.job.as_ref().map(|job| job.slot);
+            let told_unknown = self.session.told_unknown;
+            return Poll::Ready(self.shared.refuse(refusal, kind, slot, told_unknown));
+        }
+    }
+
+    /// Makes sure that nothing sent after the refused job at the head can overtake its retry.
+    ///
+    /// Later writes on its slot may be under way already. Once they have all ended: if all were
+    /// refused as well, they are held again behind the head, and the answer is `true`. If one
+    /// may have taken effect, a retry would come too late, and the answer is `false`.
+    fn withdraw_followers(&mut self, cx: &mut Context<'_>, head: &Job) -> Poll<bool> {
+        if head.kind == OperationKind::Read {
+            // What runs beside a read on its slot are reads.
+            return Poll::Ready(true);
+        }
+        let mut waiting = false;
+        let mut refused = true;
+        let mut followers = Vec::new();
+        for (sequence, queued) in (self.first_sequence..).zip(&mut self.queue).skip(1) {
+            let Some(job) = queued.job.as_ref().filter(|job| job.slot == head.slot) else {
+                continue;
+            };
+            if matches!(queued.work, Work::Held) {
+                continue;
+            }
+            let job = job.clone();
+            match queued.poll(cx, &self.shared) {
+                Poll::Pending => waiting = true,
+                Poll::Ready(outcome) => {
+                    refused &= match &outcome {
+                        Outcome::Reply(_) => false,
+                        Outcome::Refused(refusal) => job.may_retry(*refusal),
+                    };
+                    queued.work = Work::Ended(outcome);
+                    followers.push(sequence);
+                }
             }
         }
+        if waiting {
+            return Poll::Pending;
+        }
+        if refused {
+            for &sequence in &followers {
+                if let Some(queued) = self.queued(sequence) {
+                    queued.work = Work::Held;
+                }
+            }
+            self.order.retry_alone(head.slot, &followers);
+        }
+        Poll::Ready(refused)
+    }
+
+    /// Writes what the socket takes. Whether it took anything.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut written = 0;
+        while !self.output.is_empty() {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(ready) => ready?,
+            }
+            match self.stream.try_write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.output.advance(count);
+                    written += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if written > 0 {
+            self.shared.counters().bytes_out.fetch_add(written, Relaxed);
+        }
+        Ok(written > 0)
+    }
+
+    /// Reads what has arrived, if there is room for it. Whether there was anything.
+    fn fill(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if !self.has_room() {
+            return Ok(false);
+        }
+        loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => {
+                    self.rest();
+                    return Ok(false);
+                }
+                Poll::Ready(ready) => ready?,
+            }
+            let missing = self.parser.missing(self.input.len());
+            self.input.reserve(READ_BYTES.max(missing.min(RESERVE_BYTES_MAX)));
+            match self.stream.try_read_buf(&mut self.input) {
+                Ok(0) => {
+                    // Half a close: what was asked is still answered.
+                    self.close_after_replies();
+                    return Ok(true);
+                }
+                Ok(count) => {
+                    self.shared.counters().bytes_in.fetch_add(count as u64, Relaxed);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives memory back while the client has nothing to say, so that idle clients cost little.
+    fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.queue.is_empty() && self.output.is_empty() {
+            self.queue.shrink_to(16);
+            self.output = BytesMut::new();
+            self.arena = BytesMut::new();
+        }
+    }
+
+    fn close_after_replies(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining;
+        }
+    }
+}
+
+impl<P> Queued<P>
+where
+    P: Future<Output = Result<Bytes, Refusal>> + Send + Unpin + 'static,
+{
+    /// Takes the outcome once there is one; whoever does not use it puts it back as
+    /// [`Work::Ended`].
+    fn poll<B: Backend<Pending = P>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &Arc<Shared<B>>,
+    ) -> Poll<Outcome> {
+        let outcome = loop {
+            match &mut self.work {
+                Work::Held => return Poll::Pending,
+                Work::Ended(_) => {
+                    let Work::Ended(outcome) = mem::replace(&mut self.work, Work::Held) else {
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(outcome);
+                }
+                Work::Here(pending) => {
+                    let answer = ready!(Pin::new(pending).poll(cx));
+                    let Some(job) = &self.job else {
+                        break Outcome::Refused(Refusal::Unknown);
+                    };
+                    match job.land(answer, shared.backend().wall_time()) {
+                        Landing::Ended(outcome) => break outcome,
+                        Landing::Again { overdue } => {
+                            let again = Arc::clone(shared).read_again(job.clone(), overdue);
+                            self.work = Work::Steps(Box::pin(again));
+                        }
+                    }
+                }
+                Work::Elsewhere(reply) => {
+                    let reply = ready!(Pin::new(reply).poll(cx));
+                    break shared.forwarded(reply.unwrap_or(Err(UpstreamError::Lost)));
+                }
+                Work::Steps(steps) => break ready!(steps.as_mut().poll(cx)),
+            }
+        };
+        self.work = Work::Held;
+        Poll::Ready(outcome)
     }
 }

@@ -81,10 +81,7 @@ pub(super) fn text<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> Str
             ("unknown_outcomes", count(&counters.unknown_outcomes)),
         ],
     );
-    section(
-        "replication",
-        &[("role", "master".to_owned()), ("connected_slaves", "0".to_owned())],
-    );
+    section("replication", &[("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]);
     section("cluster", &[("cluster_enabled", u8::from(cluster).to_string())]);
     if wanted_raft(request) {
         let stats = shared.backend().stats();

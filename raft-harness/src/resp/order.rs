@@ -61,7 +61,9 @@ impl SlotOrder {
 
     /// An operation that had started is over; those that may start now are pushed to `released`.
     pub(super) fn finish(&mut self, slot: u16, kind: OperationKind, released: &mut Vec<u64>) {
-        let Some(traffic) = self.slots.get_mut(&slot) else { return };
+        let Some(traffic) = self.slots.get_mut(&slot) else {
+            return;
+        };
         let count = traffic.count(kind);
         *count = count.saturating_sub(1);
         traffic.exclusive = false;
@@ -82,7 +84,9 @@ impl SlotOrder {
     /// The oldest write of the slot will be tried again: these later ones, refused as well, go
     /// back to the head of those who wait, and nothing overtakes it.
     pub(super) fn retry_alone(&mut self, slot: u16, later_writes: &[u64]) {
-        let Some(traffic) = self.slots.get_mut(&slot) else { return };
+        let Some(traffic) = self.slots.get_mut(&slot) else {
+            return;
+        };
         traffic.exclusive = true;
         for &sequence in later_writes.iter().rev() {
             traffic.writes = traffic.writes.saturating_sub(1);

@@ -95,9 +95,14 @@ enum State {
     #[default]
     Start,
     /// At a bulk header, so many bulk strings before the end.
-    Header { left: usize },
+    Header {
+        left: usize,
+    },
     /// In a bulk string of this length.
-    Payload { left: usize, length: usize },
+    Payload {
+        left: usize,
+        length: usize,
+    },
     Inline,
 }
 
@@ -137,11 +142,13 @@ impl RequestParser {
                         None => return Ok(None),
                         Some(b'*') => {}
                         Some(_) => {
+                            self.position = 0;
                             self.state = State::Inline;
                             continue;
                         }
                     }
-                    let Some((count, end)) = header(buffer, 1).map_err(|()| ProtocolError::ArrayHeader)?
+                    let Some((count, end)) =
+                        header(buffer, 1).map_err(|()| ProtocolError::ArrayHeader)?
                     else {
                         return Ok(None);
                     };
@@ -185,7 +192,9 @@ impl RequestParser {
                 }
                 State::Payload { left, length } => {
                     let end = self.position + length;
-                    let Some(terminator) = buffer.get(end..end + 2) else { return Ok(None) };
+                    let Some(terminator) = buffer.get(end..end + 2) else {
+                        return Ok(None);
+                    };
                     if terminator != b"\r\n" {
                         return Err(ProtocolError::BulkEnd);
                     }

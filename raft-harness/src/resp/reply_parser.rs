@@ -35,11 +35,15 @@ pub(super) fn next(buffer: &mut BytesMut) -> Result<Option<Reply>, BadReply> {
 
 /// Steps over one reply; `false` if it is not complete.
 fn skip(rest: &mut &[u8], depth: usize) -> Result<bool, BadReply> {
-    let Some(line) = line(rest)? else { return Ok(false) };
+    let Some(line) = line(rest)? else {
+        return Ok(false);
+    };
     match line.first() {
         Some(b'+' | b'-' | b':') => Ok(true),
         Some(b'$') => {
-            let Some(length) = length(line)? else { return Ok(true) };
+            let Some(length) = length(line)? else {
+                return Ok(true);
+            };
             if length > BULK_BYTES_MAX {
                 return Err(BadReply);
             }
@@ -76,9 +80,7 @@ fn build(frame: &Bytes, position: &mut usize) -> Result<Reply, BadReply> {
             b"none" => Reply::Simple("none"),
             other => Reply::Bulk(frame.slice_ref(other)),
         },
-        Some(b'-') => {
-            Reply::Error(Cow::Owned(String::from_utf8_lossy(&line[1..]).into_owned()))
-        }
+        Some(b'-') => Reply::Error(Cow::Owned(String::from_utf8_lossy(&line[1..]).into_owned())),
         Some(b':') => Reply::Integer(text()?.parse().map_err(|_| BadReply)?),
         Some(b'$') => match length(line)? {
             None => Reply::Null,

@@ -10,8 +10,8 @@ use super::commands::CommandSpec;
 use super::parser::Request;
 use super::reply::Reply;
 use crate::kv::command::DeadlineCondition;
-use crate::kv::{Command, Condition, Expiry, KvError, Output, Query, QueryKind, ReadOutput};
 use crate::kv::slots::key_slot;
+use crate::kv::{Command, Condition, Expiry, KvError, Output, Query, QueryKind, ReadOutput};
 
 /// Commands on keys. One variant per way to read the arguments.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -262,7 +262,9 @@ fn reply(output: Output, shape: Shape, now: u64) -> Reply {
 /// `GETRANGE`: positions are inclusive, negative ones count from the end.
 fn part(value: Bytes, start: i64, end: i64) -> Bytes {
     let length = value.len() as i64;
-    let absolute = |position: i64| if position < 0 { position + length } else { position };
+    let absolute = |position: i64| {
+        if position < 0 { position + length } else { position }
+    };
     let start = absolute(start).max(0);
     let end = absolute(end).min(length - 1);
     if start > end || start >= length {
@@ -272,7 +274,10 @@ fn part(value: Bytes, start: i64, end: i64) -> Bytes {
     value.slice(start as usize..=end as usize)
 }
 
-fn set_with_options<'a>(key: &'a [u8], request: &Request<'a>) -> Result<Command<'a>, ArgumentError> {
+fn set_with_options<'a>(
+    key: &'a [u8],
+    request: &Request<'a>,
+) -> Result<Command<'a>, ArgumentError> {
     let value = request.argument(2).ok_or(ArgumentError::Arity("set"))?;
     let mut condition = Condition::Always;
     let mut expiry = None;
@@ -451,7 +456,11 @@ mod tests {
     fn what_is_left_of_a_deadline_is_rounded_as_in_redis() {
         let left = |at, shape, wall_time| {
             let output = Output::Deadline(Some(at));
-            read_reply(ReadOutput { log_time: 1000, next_deadline: Some(at), output }, shape, wall_time)
+            read_reply(
+                ReadOutput { log_time: 1000, next_deadline: Some(at), output },
+                shape,
+                wall_time,
+            )
         };
         assert_eq!(left(2499, Shape::Seconds, 0), Reply::Integer(1));
         assert_eq!(left(2500, Shape::Seconds, 0), Reply::Integer(2));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -201,10 +202,10 @@ impl Drop for RespServer {
 async fn accept<B: Backend>(
     listener: TcpListener,
     shared: Arc<Shared<B>>,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
-    let mut stop = stopping.clone();
+    let mut stop = pin!(stop_signal(stopping.clone()));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -225,12 +226,11 @@ async fn accept<B: Backend>(
                 }
             },
             Some(_) = connections.join_next() => {}
-            _ = stop.wait_for(|stopping| *stopping) => break,
+            () = &mut stop => break,
         }
     }
     drop(listener);
-    // Whoever is told to stop finishes by itself; the grace period is the caller's.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
+    // The connections are told as well and finish by themselves; the caller sets the deadline.
     while connections.join_next().await.is_some() {}
 }
 
@@ -238,18 +238,20 @@ async fn serve<B: Backend>(
     stream: TcpStream,
     address: SocketAddr,
     shared: Arc<Shared<B>>,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     // A failure costs latency only.
     let _ = stream.set_nodelay(true);
     let id = shared.clients.fetch_add(1, Relaxed) + 1;
     shared.counters.connected.fetch_add(1, Relaxed);
     let _connected = Connected(shared.clone());
-    let stop = async move {
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    };
     let session = Session::new(id, address.to_string());
-    Connection::new(id, shared, stream, session).run(stop).await;
+    Connection::new(id, shared, stream, session).run(stop_signal(stopping)).await;
+}
+
+/// Ends when the server is told to stop, or is gone.
+async fn stop_signal(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// Counts a client as long as it is connected, even if its task is aborted.

@@ -32,15 +32,12 @@ pub(super) struct Session {
 pub(super) enum LocalAnswer {
     /// The reply.
     Reply(Reply),
-    /// The reply, after which the protocol changes.
+    /// The reply, and the protocol from this reply on.
     Switch(Protocol, Reply),
     /// The reply, after which the connection closes.
     Close(Reply),
     /// A question to one group, about one slot.
-    CountKeysInSlot {
-        group: GroupId,
-        slot: u16,
-    },
+    CountKeysInSlot { group: GroupId, slot: u16 },
     /// A question to all groups.
     CountKeys,
 }
@@ -203,10 +200,7 @@ impl Session {
 /// A client's name is kept as long as it is connected.
 const NAME_BYTES_MAX: usize = 256;
 
-fn config<B: Backend>(
-    shared: &Shared<B>,
-    request: &Request<'_>,
-) -> Result<Reply, ArgumentError> {
+fn config<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> Result<Reply, ArgumentError> {
     let subcommand = request.argument(1).unwrap_or_default();
     match upper(subcommand).as_slice() {
         b"GET" if request.len() >= 3 => {}
@@ -216,7 +210,9 @@ fn config<B: Backend>(
     let appendonly = if shared.topology().is_durable() { "yes" } else { "no" };
     let known = [("save", ""), ("appendonly", appendonly), ("maxmemory", "0")];
     let asked = |name: &str| {
-        request.from(2).any(|pattern| pattern == b"*" || pattern.eq_ignore_ascii_case(name.as_bytes()))
+        request
+            .from(2)
+            .any(|pattern| pattern == b"*" || pattern.eq_ignore_ascii_case(name.as_bytes()))
     };
     Ok(Reply::Map(
         known

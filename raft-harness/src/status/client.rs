@@ -85,7 +85,9 @@ impl AdminClient {
             Ok(Err(source)) => {
                 return Err(AdminError::Unreachable { address: self.address, source });
             }
-            Err(_) => return Err(AdminError::Timeout { address: self.address }),
+            Err(_) => {
+                return Err(AdminError::Timeout { address: self.address });
+            }
         };
         match answer.split_once("\r\n\r\n") {
             Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),

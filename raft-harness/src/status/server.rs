@@ -40,7 +40,7 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the port shows.
 pub trait StatusSource: Send + Sync + 'static {
-    /// The node as it is now. Called per request, so it must not block.
+    /// The node as it is now. It may block for a moment: it is called where that is allowed.
     fn status(&self) -> StatusView;
     /// The applied index of a group and the digest of its state there; `None` if the group is
     /// not here or cannot tell.
@@ -84,7 +84,9 @@ impl Drop for AdminServer {
 async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -117,18 +119,11 @@ async fn answer(
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "this port only reads\n"));
     }
-    let path = request.uri().path();
-    let response = match path {
-        "/" => {
-            let html = page::render(&source.status());
-            respond(StatusCode::OK, "text/html; charset=utf-8", html)
-        }
-        "/status.json" => json(&source.status()),
-        "/metrics" => {
-            let text = metrics::render(&source.status());
-            respond(StatusCode::OK, "text/plain; version=0.0.4", text)
-        }
-        "/healthz" => health(&source.status()),
+    let response = match request.uri().path() {
+        "/" => show(source, html).await,
+        "/status.json" => show(source, json).await,
+        "/metrics" => show(source, prometheus).await,
+        "/healthz" => show(source, health).await,
         path => match digest_path(path) {
             Some(group) => digest(source.as_ref(), group).await,
             None => text(
@@ -138,6 +133,26 @@ async fn answer(
         },
     };
     Ok(response)
+}
+
+/// Looks at the node and renders what was seen, away from the runtime's own threads: a node whose
+/// shards are busy takes its time, and so does the JSON of many groups.
+async fn show(
+    source: Arc<dyn StatusSource>,
+    render: fn(&StatusView) -> Response<Full<Bytes>>,
+) -> Response<Full<Bytes>> {
+    match tokio::task::spawn_blocking(move || render(&source.status())).await {
+        Ok(response) => response,
+        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n"),
+    }
+}
+
+fn html(status: &StatusView) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "text/html; charset=utf-8", page::render(status))
+}
+
+fn prometheus(status: &StatusView) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "text/plain; version=0.0.4", metrics::render(status))
 }
 
 /// The group in `/groups/<id>/digest`.

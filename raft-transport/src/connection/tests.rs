@@ -1,0 +1,397 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::frame::Frame;
+use crate::peer_registry::Identity;
+use crate::testing::{append, bytes_of, frames_of, heartbeat_item, identity, registry, setup};
+
+const PEER: NodeId = NodeId::new(2);
+
+fn at(millis: u64) -> Micros {
+    Micros::new(millis * 1000)
+}
+
+/// A dialer, an acceptor and the wire between them.
+struct Pair {
+    a: Connection,
+    b: Connection,
+    a_events: VecDeque<LaneEvent>,
+    b_events: VecDeque<LaneEvent>,
+}
+
+impl Pair {
+    fn new(a: &Identity, b: &Identity, a_config: &LaneConfig, b_config: &LaneConfig) -> Self {
+        let a_setup = setup(&registry(a.clone()), a_config, Direction::Outgoing);
+        let b_setup = setup(&registry(b.clone()), b_config, Direction::Incoming);
+        Self {
+            a: Connection::dial(a_setup, PEER, at(0)),
+            b: Connection::accept(b_setup, at(0)),
+            a_events: VecDeque::new(),
+            b_events: VecDeque::new(),
+        }
+    }
+
+    fn open(config: &LaneConfig) -> Self {
+        let mut pair = Self::new(&identity(1), &identity(2), config, config);
+        pair.exchange_ok(at(0));
+        assert!(pair.a.is_open() && pair.b.is_open());
+        pair.a_events.clear();
+        pair.b_events.clear();
+        pair
+    }
+
+    /// Moves all bytes both ways until nothing moves; the first error of each end.
+    fn exchange(&mut self, now: Micros) -> [Option<LaneError>; 2] {
+        let mut errors = [None, None];
+        while !self.a.transmit().is_empty() || !self.b.transmit().is_empty() {
+            let bytes = take(&mut self.a, now);
+            if let Err(error) = self.b.push_bytes(now, &bytes, &mut self.b_events) {
+                errors[1].get_or_insert(error);
+            }
+            let bytes = take(&mut self.b, now);
+            if let Err(error) = self.a.push_bytes(now, &bytes, &mut self.a_events) {
+                errors[0].get_or_insert(error);
+            }
+        }
+        errors
+    }
+
+    fn exchange_ok(&mut self, now: Micros) {
+        assert_eq!(self.exchange(now), [None, None]);
+    }
+}
+
+fn take(connection: &mut Connection, now: Micros) -> Vec<u8> {
+    let count = connection.transmit.len();
+    let mut transmit = std::mem::take(&mut connection.transmit);
+    let bytes = bytes_of(&mut transmit);
+    connection.transmit = transmit;
+    assert_eq!(count, bytes.len() as u64);
+    connection.transmitted(now, 0);
+    bytes
+}
+
+fn data(size: usize) -> Frame {
+    Frame::Message(append([Bytes::from(vec![9; size])]))
+}
+
+#[test]
+fn handshake_brings_both_ends_up_with_each_others_names() {
+    let config = LaneConfig::control();
+    let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
+    assert_eq!(pair.a.budget(), 0, "nothing may be sent before the welcome");
+    pair.exchange_ok(at(0));
+    for (events, expected) in [(&pair.a_events, 2), (&pair.b_events, 1)] {
+        assert!(matches!(events[0], LaneEvent::Up { peer, .. } if peer == NodeId::new(expected)));
+    }
+    assert_eq!(pair.a.budget(), config.window_bytes);
+}
+
+#[test]
+fn wrong_peers_are_refused_with_the_reason_on_both_sides() {
+    let (ours, config) = (identity(2), LaneConfig::control());
+    let other = |change: fn(&mut Identity)| {
+        let mut identity = identity(1);
+        change(&mut identity);
+        identity
+    };
+    let (node, theirs) = (NodeId::new(9), NodeId::new(2));
+    for (dialer, acceptor, refusal) in [
+        (
+            other(|id| id.cluster = "d".to_owned()),
+            ours.clone(),
+            HelloRefusal::WrongCluster { ours: "c".to_owned(), theirs: "d".to_owned() },
+        ),
+        (identity(1), identity(3), HelloRefusal::WrongNode { ours: NodeId::new(3), theirs }),
+        (other(|id| id.node = NodeId::new(9)), ours.clone(), HelloRefusal::UnknownNode { node }),
+    ] {
+        let mut pair = Pair::new(&dialer, &acceptor, &config, &config);
+        let errors = pair.exchange(at(0));
+        let seen = LaneError::RefusedByPeer(refusal.clone());
+        assert_eq!(errors, [Some(seen), Some(LaneError::Refused(refusal))]);
+        assert!(pair.a_events.is_empty() && pair.b_events.is_empty());
+    }
+}
+
+#[test]
+fn dialer_of_another_version_is_told_ours() {
+    let config = LaneConfig::control();
+    let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
+    let mut hello = take(&mut pair.a, at(0));
+    hello[4] = 9;
+    let refusal = HelloRefusal::WrongVersion { ours: HANDSHAKE_VERSION, theirs: 9 };
+    let error = pair.b.push_bytes(at(0), &hello, &mut pair.b_events).unwrap_err();
+    assert_eq!(error, LaneError::Refused(refusal.clone()));
+    let answer = take(&mut pair.b, at(0));
+    let error = pair.a.push_bytes(at(0), &answer, &mut pair.a_events).unwrap_err();
+    assert_eq!(error, LaneError::RefusedByPeer(refusal));
+}
+
+#[test]
+fn acceptor_with_a_changed_store_is_not_taken() {
+    let config = LaneConfig::control();
+    let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
+    pair.a.setup.registry.set_known_store(PEER, 0xBAD);
+    let errors = pair.exchange(at(0));
+    let refusal = HelloRefusal::StoreChanged { known: 0xBAD, theirs: 0xA2 };
+    assert_eq!(errors[0], Some(LaneError::Refused(refusal)));
+}
+
+#[test]
+fn hello_on_another_lane_than_it_names_is_refused() {
+    let config = LaneConfig::control();
+    let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
+    pair.b.setup.lane = Lane::Bulk;
+    let errors = pair.exchange(at(0));
+    let refusal = HelloRefusal::WrongLane { ours: Lane::Bulk, theirs: Lane::Control };
+    assert_eq!(errors[0], Some(LaneError::RefusedByPeer(refusal)));
+}
+
+#[test]
+fn silence_ends_the_handshake_on_both_sides() {
+    let config = LaneConfig::control();
+    let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
+    for end in [&mut pair.a, &mut pair.b] {
+        assert_eq!(end.deadline(), Some(at(1000)));
+        end.on_deadline(at(999)).unwrap();
+        assert_eq!(end.on_deadline(at(1000)), Err(LaneError::HandshakeTimeout));
+    }
+}
+
+#[test]
+fn sender_stops_at_the_window_and_goes_on_when_bytes_are_consumed() {
+    let config = LaneConfig { window_bytes: 10_000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    let mut sent = 0;
+    while pair.a.budget() > 0 {
+        pair.a.queue(&mut data(1000)).unwrap();
+        sent += 1;
+        pair.exchange_ok(at(1));
+    }
+    let frames = frames_of(&mut pair.b_events);
+    assert_eq!((sent, frames.len()), (10, 10), "1000 bytes and a header each, the last over it");
+    pair.exchange_ok(at(2));
+    assert_eq!(pair.a.budget(), 0, "credit comes by consuming, not by receiving");
+
+    let mut consumed = 0;
+    for (_, bytes) in &frames {
+        pair.b.consumed(*bytes);
+        consumed += bytes;
+        pair.exchange_ok(at(3));
+        let used: u64 = frames.iter().map(|(_, bytes)| bytes).sum();
+        // A quarter of the window may be held back.
+        let (least, most) = (consumed.saturating_sub(2500 + used - 10_000), consumed);
+        assert!((least..=most).contains(&pair.a.budget()), "{}", pair.a.budget());
+    }
+    assert!(pair.a.budget() >= 7500);
+}
+
+#[test]
+fn one_frame_larger_than_the_window_passes_alone() {
+    let config = LaneConfig { window_bytes: 1000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    let mut large = data(5 << 20);
+    pair.a.queue(&mut large).unwrap();
+    assert_eq!(pair.a.budget(), 0);
+    pair.exchange_ok(at(1));
+    let frames = frames_of(&mut pair.b_events);
+    assert_eq!(frames.iter().map(|(frame, _)| frame).collect::<Vec<_>>(), [&large]);
+    assert_eq!(pair.a.budget(), 0);
+    pair.b.consumed(frames[0].1);
+    pair.exchange_ok(at(1));
+    assert_eq!(pair.a.budget(), 1000);
+}
+
+#[test]
+fn peer_that_ignores_its_window_is_closed() {
+    let config = LaneConfig { window_bytes: 1000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    pair.a.queue(&mut data(1000)).unwrap();
+    pair.a.queue(&mut data(1)).unwrap();
+    let errors = pair.exchange(at(1));
+    assert_eq!(errors[1], Some(LaneError::WindowExceeded { window: 1000 }));
+}
+
+#[test]
+fn peer_that_returns_credit_never_used_is_closed() {
+    let mut pair = Pair::open(&LaneConfig::data());
+    pair.b.queue_own(Frame::Credit { bytes: 1 });
+    let errors = pair.exchange(at(1));
+    assert_eq!(errors[0], Some(LaneError::ExcessCredit { bytes: 1, used: 0 }));
+    let mut pair = Pair::open(&LaneConfig::data());
+    pair.a.queue_own(Frame::Credit { bytes: 1 });
+    let errors = pair.exchange(at(1));
+    assert_eq!(errors[1], Some(LaneError::ExcessCredit { bytes: 1, used: 0 }));
+}
+
+#[test]
+fn budget_ends_where_the_write_buffer_is_full() {
+    let config = LaneConfig { write_buffer_max: 2000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    assert_eq!(pair.a.budget(), 2000);
+    pair.a.queue(&mut data(3000)).unwrap();
+    assert_eq!(pair.a.budget(), 0);
+    pair.exchange_ok(at(1));
+    assert_eq!(pair.a.budget(), 2000);
+}
+
+#[test]
+fn acceptor_whose_answers_are_not_taken_stops_reading_and_the_dialer_never_does() {
+    let config = LaneConfig { write_buffer_max: 1000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    for end in [&mut pair.a, &mut pair.b] {
+        assert!(end.wants_read());
+        end.queue(&mut data(1000)).unwrap();
+    }
+    assert!(pair.a.wants_read() && !pair.b.wants_read());
+    let _ = take(&mut pair.b, at(1));
+    assert!(pair.b.wants_read());
+}
+
+#[test]
+fn frames_beyond_the_peers_limit_are_refused_here_and_closed_there() {
+    let small = LaneConfig { frame_bytes_max: 5000, ..LaneConfig::data() };
+    let config = LaneConfig::data();
+    let mut pair = Pair::new(&identity(1), &identity(2), &config, &small);
+    pair.exchange_ok(at(0));
+    let error = pair.a.queue(&mut data(5000)).unwrap_err();
+    assert!(matches!(error, FrameError::TooLarge { max: 5000, .. }), "{error:?}");
+    assert!(pair.a.transmit().is_empty());
+
+    let bytes = crate::testing::encoded(&data(5000));
+    let error = pair.b.push_bytes(at(0), &bytes, &mut pair.b_events).unwrap_err();
+    assert!(matches!(error, LaneError::Frame(FrameError::TooLarge { max: 5000, .. })), "{error:?}");
+}
+
+#[test]
+fn quiet_peer_is_pinged_and_its_pong_keeps_the_connection() {
+    let mut pair = Pair::open(&LaneConfig::control());
+    for second in 1..100 {
+        let now = at(second * 1000);
+        assert_eq!(pair.a.deadline(), Some(now));
+        pair.a.on_deadline(now).unwrap();
+        assert_eq!(pair.a.deadline(), None, "an unwritten ping has no deadline");
+        pair.exchange_ok(now);
+    }
+    let counted = pair.a.setup.counters.snapshot();
+    assert_eq!((counted.pings_out, counted.round_trip_us), (99, 0));
+    assert!(pair.a_events.is_empty() && pair.b_events.is_empty(), "pings are not delivered");
+}
+
+#[test]
+fn silent_peer_is_closed_after_the_keepalive_timeout() {
+    let mut pair = Pair::open(&LaneConfig::control());
+    pair.a.on_deadline(at(1000)).unwrap();
+    let _lost = take(&mut pair.a, at(1200));
+    assert_eq!(pair.a.deadline(), Some(at(4200)));
+    pair.a.on_deadline(at(4199)).unwrap();
+    assert_eq!(pair.a.on_deadline(at(4200)), Err(LaneError::KeepaliveTimeout));
+}
+
+#[test]
+fn any_byte_counts_as_a_sign_of_life() {
+    let mut pair = Pair::open(&LaneConfig::control());
+    pair.b.queue(&mut data(2_000_000)).unwrap();
+    let bytes = take(&mut pair.b, at(0));
+    for (second, piece) in (1..).zip(bytes.chunks(200_000)) {
+        pair.a.on_deadline(at(second * 3900)).unwrap();
+        let _lost = take(&mut pair.a, at(second * 3900));
+        pair.a.push_bytes(at(second * 3900 + 10), piece, &mut pair.a_events).unwrap();
+    }
+}
+
+#[test]
+fn bytes_that_cannot_be_written_stall_the_connection_and_progress_does_not() {
+    let mut pair = Pair::open(&LaneConfig::data());
+    pair.a.queue(&mut data(100_000)).unwrap();
+    for second in 0..20 {
+        pair.a.transmitted(at(second * 4000), 1000);
+        pair.a.on_deadline(at(second * 4000)).unwrap();
+    }
+    pair.a.transmitted(at(80_000), 0);
+    pair.a.on_deadline(at(80_999)).unwrap();
+    let error = pair.a.on_deadline(at(81_000)).unwrap_err();
+    let queued = pair.a.transmit().len();
+    assert_eq!(error, LaneError::Stalled { queued });
+}
+
+#[test]
+fn ping_behind_a_large_frame_gets_its_full_time() {
+    let mut pair = Pair::open(&LaneConfig::bulk());
+    pair.a.queue(&mut data(1_000_000)).unwrap();
+    pair.a.transmitted(at(900), 1);
+    pair.a.on_deadline(at(1000)).unwrap();
+    let mut now = 1000;
+    while !pair.a.transmit().is_empty() {
+        now += 4000;
+        let count = pair.a.transmit().len().min(200_000) as usize;
+        pair.a.transmitted(at(now), count);
+        pair.a.on_deadline(at(now)).unwrap();
+    }
+    assert_eq!(pair.a.deadline(), Some(at(now + 3000)));
+}
+
+#[test]
+fn ended_connection_keeps_its_error_and_delivers_nothing() {
+    let mut pair = Pair::open(&LaneConfig::data());
+    pair.a.queue(&mut data(10)).unwrap();
+    let bytes = take(&mut pair.a, at(0));
+    let error = pair.b.push_bytes(at(0), &[0; 20], &mut pair.b_events).unwrap_err();
+    assert_eq!(error, LaneError::Frame(FrameError::UnknownVersion { found: 0 }));
+    assert_eq!(pair.b.push_bytes(at(0), &bytes, &mut pair.b_events), Err(error.clone()));
+    assert_eq!(pair.b.on_deadline(at(0)), Err(error));
+    assert!(pair.b_events.is_empty());
+    assert_eq!((pair.b.budget(), pair.b.deadline()), (0, None));
+}
+
+#[test]
+fn split_batches_are_counted_as_the_frames_they_are() {
+    let mut pair = Pair::open(&LaneConfig::control());
+    let items = (0..100_000).map(|group| heartbeat_item(group * 9, 3, 1 << 27)).collect();
+    pair.a.queue(&mut Frame::Heartbeats(items)).unwrap();
+    pair.exchange_ok(at(0));
+    let (out, back) = (pair.a.setup.counters.snapshot(), pair.b.setup.counters.snapshot());
+    assert!(out.heartbeat_frames_out > 1);
+    assert_eq!(out.heartbeat_frames_out, back.heartbeat_frames_in);
+    assert_eq!(frames_of(&mut pair.b_events).len() as u64, out.frames_out);
+}
+
+#[test]
+fn arbitrary_bytes_never_panic_in_any_phase() {
+    let mut seed = 7_u64;
+    for case in 0..2000 {
+        let bytes: Vec<u8> = (0..50)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (seed >> 56) as u8
+            })
+            .collect();
+        let config = LaneConfig::control();
+        let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
+        if case % 2 == 0 {
+            pair.exchange_ok(at(0));
+        }
+        let _ = pair.a.push_bytes(at(0), &bytes, &mut pair.a_events);
+        let _ = pair.b.push_bytes(at(0), &bytes, &mut pair.b_events);
+    }
+}
+
+#[test]
+fn timeouts_come_from_the_configuration() {
+    let config = LaneConfig {
+        keepalive_interval: Duration::from_millis(7),
+        keepalive_timeout: Duration::from_millis(11),
+        stall_timeout: Duration::from_millis(5),
+        ..LaneConfig::control()
+    };
+    let mut pair = Pair::open(&config);
+    assert_eq!(pair.a.deadline(), Some(at(7)));
+    pair.a.on_deadline(at(7)).unwrap();
+    let _ = take(&mut pair.a, at(8));
+    assert_eq!(pair.a.deadline(), Some(at(19)));
+    pair.b.queue(&mut data(10)).unwrap();
+    pair.b.transmitted(at(1), 0);
+    assert_eq!(pair.b.deadline(), Some(at(6)));
+}

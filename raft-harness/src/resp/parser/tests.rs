@@ -49,7 +49,8 @@ fn words(words: &[&str]) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_pipeline_of_both_kinds_is_taken_apart() {
-    let stream = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n\r\n*0\r\n*-1\r\n*1\r\n$0\r\n\r\nECHO  hi \n";
+    let stream =
+        b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n\r\n*0\r\n*-1\r\n*1\r\n$0\r\n\r\nECHO  hi \n";
     let (requests, error) = parse(stream);
     assert_eq!(error, None);
     let expected = [words(&["GET", "k"]), words(&["PING"]), words(&[""]), words(&["ECHO", "hi"])];
@@ -99,7 +100,7 @@ fn a_request_past_a_limit_is_refused_when_it_is_announced() {
     assert_eq!(refused(b"*4\r\n"), Some(ProtocolError::TooManyArguments { count: 4, max: 3 }));
     assert_eq!(refused(b"*1\r\n$11\r\n"), Some(ProtocolError::TooLong { bytes: 11, max: 10 }));
     let long = b"*3\r\n$10\r\n0123456789\r\n$10\r\n0123456789\r\n$10\r\n";
-    assert_eq!(refused(long), Some(ProtocolError::TooLong { bytes: 51, max: 40 }));
+    assert_eq!(refused(long), Some(ProtocolError::TooLong { bytes: 53, max: 40 }));
     assert_eq!(refused(b"0123456789abc"), Some(ProtocolError::InlineTooLong));
     assert_eq!(refused(b"0123456789abc\n"), Some(ProtocolError::InlineTooLong));
     assert_eq!(refused(b"0123456789ab\n"), None);

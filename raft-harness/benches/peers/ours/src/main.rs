@@ -5,6 +5,8 @@
 //! quorum has synced it). `--groups` spreads the clients over so many groups, `--op` chooses
 //! `write`, `read` (linearizable) or `mix` (90 reads to 10 writes).
 
+mod resp;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -76,7 +78,8 @@ impl Proposer for Cluster {
 
 fn start(node: u64, dir: Option<&Path>) -> NodeHost {
     let log = match dir {
-        None => LogKind::Memory,
+        // As much as raft-rs keeps: about 16 Ki entries.
+        None => LogKind::Memory { keep_bytes: Some(4 << 20) },
         Some(dir) => {
             let path = dir.join(format!("n{node}"));
             raft_storage::init(&path, "bench", NodeId::new(node), &raft_storage::InitOptions::default()).expect("init");
@@ -201,6 +204,7 @@ fn main() {
     match args.workload.as_str() {
         "cluster" => run(&args, &rep, false),
         "durable" => run(&args, &rep, true),
-        other => panic!("unknown workload {other:?}: cluster or durable"),
+        "resp" => resp::run(&args, &rep),
+        other => panic!("unknown workload {other:?}: cluster, durable or resp"),
     }
 }

@@ -1,0 +1,369 @@
+//! Arbitrary inputs in arbitrary order: nothing panics, every token ends at most once, and a
+//! group that met something impossible is mute for good. Debug builds check the group's own
+//! invariants after every step as well.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use raft_core::{
+    Append, AppendReply, AppendResult, Campaign, Effects, Group, GroupId, HardState, Heartbeat,
+    HeartbeatReply, Incarnation, Input, LogIndex, Message, Micros, PersistSeq, ReplicaId, Session,
+    Settings, Start, Term, TermRun, TimeoutNow, Token, Verdict, VoteReply, VoteRequest,
+};
+
+/// What a driver and the world do to a group.
+#[derive(Clone, Debug)]
+enum Action {
+    Hear(u64, u64, u64, Message),
+    Propose(u64),
+    Read,
+    Transfer(Option<u64>),
+    Unreachable(u64),
+    Campaign,
+    Deadline,
+    /// Time passes up to the deadline.
+    Wake,
+    Wait(u64),
+    /// The clock jumps, backwards perhaps.
+    Clock(u64),
+    TakePersist,
+    /// An honest acknowledgement.
+    Acknowledge(usize),
+    Written(u64),
+    Persisted(u64),
+    Pull(u64, u64, Option<u64>),
+    /// An answer to the last append that fits it.
+    Answer(u64, bool),
+    /// Grants to whatever is asked.
+    Elect,
+}
+
+/// Small numbers meet; large ones overflow.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        12 => 0..8u64,
+        1 => any::<u64>(),
+        1 => (0..4u64).prop_map(|less| u64::MAX - less),
+        1 => (0..4u64).prop_map(|less| u64::MAX / 2 - less),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let numbers = (number(), number(), number(), number());
+    let runs = vec((number(), number()), 0..4);
+    (0..12u8, numbers, runs).prop_map(|(kind, (a, b, c, d), runs)| {
+        let request = VoteRequest {
+            term: Term::new(a),
+            last_index: LogIndex::new(b),
+            last_term: Term::new(c),
+            attempt: d,
+            cause: if d % 2 == 0 {
+                Campaign::Timeout
+            } else {
+                Campaign::Transfer
+            },
+        };
+        let vote_reply = VoteReply {
+            term: Term::new(a),
+            attempt: b,
+            verdict: if c % 3 == 0 {
+                Verdict::Refused
+            } else {
+                Verdict::Granted
+            },
+        };
+        let heartbeat = Heartbeat {
+            term: Term::new(a),
+            commit: LogIndex::new(b),
+            read_seq: c,
+        };
+        let append_reply = |result| {
+            Message::AppendReply(AppendReply {
+                term: Term::new(a),
+                session: Session::new(b),
+                result,
+            })
+        };
+        match kind {
+            0 => Message::PreVote(request),
+            1 => Message::Vote(request),
+            2 => Message::PreVoteReply(vote_reply),
+            3 => Message::VoteReply(vote_reply),
+            4 | 5 => {
+                let run = |(term, count)| TermRun {
+                    term: Term::new(term),
+                    count,
+                };
+                Message::Append(Append {
+                    term: Term::new(a),
+                    session: Session::new(d),
+                    prev_index: LogIndex::new(b),
+                    prev_term: Term::new(c.min(b)),
+                    runs: runs.into_iter().map(run).collect(),
+                    commit: LogIndex::new(d),
+                })
+            }
+            6 => append_reply(AppendResult::Accepted {
+                durable: LogIndex::new(c),
+                written: LogIndex::new(d),
+                verified: LogIndex::new(d),
+            }),
+            7 => append_reply(AppendResult::Rejected {
+                prev_index: LogIndex::new(c),
+                hint_index: LogIndex::new(d),
+                hint_term: Term::new(d),
+            }),
+            8 => append_reply(AppendResult::StaleTerm),
+            9 => Message::Heartbeat(heartbeat),
+            10 => Message::HeartbeatReply(HeartbeatReply {
+                term: Term::new(a),
+                read_seq: b,
+            }),
+            _ => Message::TimeoutNow(TimeoutNow {
+                term: Term::new(a),
+                transfer: b,
+                last_index: LogIndex::new(c),
+            }),
+        }
+    })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let life = || prop_oneof![9 => Just(1u64), 1 => number()];
+    prop_oneof![
+        8 => (0..5u64, life(), life(), message())
+            .prop_map(|(from, theirs, ours, message)| Action::Hear(from, theirs, ours, message)),
+        4 => number().prop_map(Action::Propose),
+        2 => Just(Action::Read),
+        1 => proptest::option::of(0..5u64).prop_map(Action::Transfer),
+        1 => (0..5u64).prop_map(Action::Unreachable),
+        1 => Just(Action::Campaign),
+        1 => Just(Action::Deadline),
+        3 => Just(Action::Wake),
+        2 => (0..2_000_000u64).prop_map(Action::Wait),
+        1 => number().prop_map(Action::Clock),
+        6 => Just(Action::TakePersist),
+        6 => any::<usize>().prop_map(Action::Acknowledge),
+        1 => number().prop_map(Action::Written),
+        1 => number().prop_map(Action::Persisted),
+        3 => (0..5u64, number(), proptest::option::of(0..10_000u64))
+            .prop_map(|(peer, budget, cost)| Action::Pull(peer, budget, cost)),
+        4 => (0..6u64, any::<bool>()).prop_map(|(short, accept)| Action::Answer(short, accept)),
+        3 => Just(Action::Elect),
+    ]
+}
+
+struct Driver {
+    group: Group,
+    effects: Effects,
+    now: Micros,
+    taken: Vec<PersistSeq>,
+    last_append: Option<(ReplicaId, Append)>,
+    tokens: u64,
+    open: BTreeSet<Token>,
+    faulted: bool,
+}
+
+impl Driver {
+    fn new(voters: u64) -> Self {
+        let start = Start {
+            group: GroupId::new(1),
+            replica: ReplicaId::new(1),
+            incarnation: Incarnation::new(1),
+            voters: (1..=voters).map(ReplicaId::new).collect(),
+            seed: 1,
+            hard_state: HardState {
+                term: Term::new(2),
+                vote: None,
+            },
+            term_runs: vec![
+                (LogIndex::new(1), Term::new(1)),
+                (LogIndex::new(3), Term::new(2)),
+            ],
+            last_index: LogIndex::new(4),
+            applied: LogIndex::new(1),
+            settings: Arc::new(Settings {
+                inflight_appends_max: 2,
+                uncommitted_bytes_max: 500,
+                reads_pending_max: 3,
+                ..Settings::default()
+            }),
+        };
+        Self {
+            group: Group::new(Micros::ZERO, start).expect("a sound start"),
+            effects: Effects::default(),
+            now: Micros::ZERO,
+            taken: Vec::new(),
+            last_append: None,
+            tokens: 0,
+            open: BTreeSet::new(),
+            faulted: false,
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        self.tokens += 1;
+        self.open.insert(Token::new(self.tokens));
+        Token::new(self.tokens)
+    }
+
+    fn hear(&mut self, from: u64, message: Message) {
+        self.step(Input::Message {
+            from: ReplicaId::new(from),
+            from_incarnation: Incarnation::new(1),
+            to_incarnation: Incarnation::new(1),
+            message,
+        });
+    }
+
+    fn step(&mut self, input: Input) {
+        let before = self.group.status();
+        self.group.step(self.now, input, &mut self.effects);
+        let after = self.group.status();
+        assert!(after.term >= before.term && after.commit_index >= before.commit_index);
+        assert!(after.appliable_index >= before.appliable_index);
+        assert!(after.appliable_index <= after.commit_index.min(after.last_index));
+        assert!(after.durable_index <= after.last_index);
+        if after.term == before.term {
+            assert!(before.vote.is_none() || before.vote == after.vote);
+        }
+        for (token, _) in self.effects.outcomes.drain(..) {
+            assert!(
+                self.open.remove(&token),
+                "{token} ended twice, or was never asked"
+            );
+        }
+        if self.faulted {
+            assert_eq!(self.group.next_deadline(), None);
+            assert!(self.effects.messages.is_empty(), "a mute group speaks");
+            assert!(self.effects.fault.is_none() && self.effects.log_changes.is_empty());
+            assert_eq!(before, after);
+        }
+        if after.fault.is_some() {
+            self.faulted = true;
+            assert!(
+                self.open.is_empty(),
+                "requests without an end: {:?}",
+                self.open
+            );
+            assert!(!self.group.is_leader());
+        }
+        self.effects.messages.drain_ready().for_each(drop);
+        self.effects.messages.drain_gated().for_each(drop);
+        self.effects.log_changes.clear();
+        self.effects.fault = None;
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Hear(from, theirs, ours, message) => self.step(Input::Message {
+                from: ReplicaId::new(from),
+                from_incarnation: Incarnation::new(theirs),
+                to_incarnation: Incarnation::new(ours),
+                message,
+            }),
+            Action::Propose(bytes) => {
+                let token = self.token();
+                self.step(Input::Propose { token, bytes });
+            }
+            Action::Read => {
+                let token = self.token();
+                self.step(Input::Read { token });
+            }
+            Action::Transfer(to) => {
+                let token = self.token();
+                let to = to.map(ReplicaId::new);
+                self.step(Input::Transfer { token, to });
+            }
+            Action::Unreachable(peer) => self.step(Input::PeerUnreachable(ReplicaId::new(peer))),
+            Action::Campaign => self.step(Input::Campaign),
+            Action::Deadline => self.step(Input::Deadline),
+            Action::Wake => {
+                self.now = self.group.next_deadline().unwrap_or(self.now).max(self.now);
+                self.step(Input::Deadline);
+            }
+            Action::Wait(micros) => self.now = self.now.after(Duration::from_micros(micros)),
+            Action::Clock(to) => self.now = Micros::new(to),
+            Action::TakePersist => {
+                let persist = self.effects.persist.take();
+                self.taken.extend(persist.map(|persist| persist.seq));
+            }
+            Action::Acknowledge(at) => {
+                if let Some(seq) = at.checked_rem(self.taken.len()).map(|at| self.taken[at]) {
+                    self.step(Input::Persisted(seq));
+                }
+            }
+            Action::Written(seq) => self.step(Input::Written(PersistSeq::new(seq))),
+            Action::Persisted(seq) => self.step(Input::Persisted(PersistSeq::new(seq))),
+            Action::Pull(peer, budget, cost) => {
+                let peer = ReplicaId::new(peer);
+                let append = self.group.make_append(self.now, peer, budget, |_| cost);
+                assert!(!(self.faulted && append.is_some()), "a mute group speaks");
+                if let Some(append) = append {
+                    self.last_append = Some((peer, append));
+                }
+            }
+            Action::Answer(short, accept) => {
+                let Some((peer, append)) = self.last_append.clone() else {
+                    return;
+                };
+                let verified = append.last_index();
+                let durable = LogIndex::new(verified.get().saturating_sub(short));
+                let result = if accept {
+                    AppendResult::Accepted {
+                        durable,
+                        written: durable,
+                        verified,
+                    }
+                } else {
+                    AppendResult::Rejected {
+                        prev_index: append.prev_index,
+                        hint_index: durable,
+                        hint_term: append.prev_term,
+                    }
+                };
+                let reply = AppendReply {
+                    term: append.term,
+                    session: append.session,
+                    result,
+                };
+                self.hear(peer.get(), Message::AppendReply(reply));
+            }
+            Action::Elect => {
+                // The attempt is not visible from outside, but small.
+                for attempt in 0..6 {
+                    let next = self.group.term().next();
+                    let grant = |term| VoteReply {
+                        term,
+                        attempt,
+                        verdict: Verdict::Granted,
+                    };
+                    self.hear(2, Message::PreVoteReply(grant(next)));
+                    self.hear(2, Message::VoteReply(grant(self.group.term())));
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(debug_assertions) { 3_000 } else { 20_000 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn arbitrary_inputs_never_panic_and_a_faulted_group_stays_mute(
+        voters in 1..=3u64,
+        actions in vec(action(), 1..120),
+    ) {
+        let mut driver = Driver::new(voters);
+        for action in actions {
+            driver.act(action);
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Who leads, and who may not (paper 5.2, 5.4.1; thesis 4.2.3, 6.2, 9.6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_core::{
+    GroupId, HardState, Incarnation, Input, Message, Micros, Outcome, Refusal, RoleKind, Settings,
+    Verdict,
+};
+
+use crate::bench::*;
+
+const TIMEOUT_MIN: Duration = Duration::from_millis(500);
+
+/// The verdict of the only answer sent to a replica, and its term.
+fn verdict(bench: &Bench, to: raft_core::ReplicaId) -> (Verdict, u64) {
+    match bench.messages_to(to)[..] {
+        [Message::VoteReply(reply) | Message::PreVoteReply(reply)] => {
+            (reply.verdict, reply.term.get())
+        }
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn first_campaigns_spread_over_replicas() {
+    let mut leads: BTreeMap<u64, u32> = BTreeMap::new();
+    for group in 0..256 {
+        let first = [ONE, TWO, THREE]
+            .into_iter()
+            .map(|me| {
+                let mut start = start(me, &[]);
+                start.group = GroupId::new(group);
+                let bench = Bench::new(start);
+                let due = bench.group.next_deadline().expect("a voter has a deadline");
+                (due, me)
+            })
+            .collect::<BTreeMap<Micros, _>>();
+        let due: Vec<Micros> = first.keys().copied().collect();
+        assert_eq!(due.len(), 3, "no two at once");
+        // The first has time to win before the second tries.
+        assert!(due[1].since(due[0]) > TIMEOUT_MIN / 4, "{due:?}");
+        let (_, first) = first.first_key_value().expect("three replicas");
+        *leads.entry(first.get()).or_default() += 1;
+    }
+    for (replica, groups) in leads {
+        assert!(
+            (51..=120).contains(&groups),
+            "{replica} leads {groups} of 256"
+        );
+    }
+}
+
+#[test]
+fn groups_and_nodes_that_share_a_seed_do_not_share_their_jitter() {
+    let mut deadlines = std::collections::BTreeSet::new();
+    for group in 0..50 {
+        for me in [ONE, TWO, THREE] {
+            let mut start = start(me, &[]);
+            start.group = GroupId::new(group);
+            start.seed = 1;
+            let mut bench = Bench::new(start);
+            bench.hear(raft_core::ReplicaId::new(9), heartbeat(1, 0));
+            deadlines.insert(bench.group.next_deadline());
+        }
+    }
+    assert!(deadlines.len() > 140, "{} of 150 differ", deadlines.len());
+}
+
+#[test]
+fn pre_vote_changes_nothing_at_the_receiver() {
+    let mut bench = Bench::follower(&[1, 1]);
+    let before = (bench.group.status(), bench.group.next_deadline());
+    bench.hear(TWO, Message::PreVote(vote_request(9, 2, 1)));
+    assert_eq!(verdict(&bench, TWO), (Verdict::Granted, 9));
+    assert_eq!((bench.group.status(), bench.group.next_deadline()), before);
+    assert!(bench.effects.persist.is_none());
+}
+
+#[test]
+fn a_replica_that_is_alone_never_raises_its_term() {
+    let mut bench = Bench::follower(&[1]);
+    bench.live(Duration::from_secs(30));
+    assert_eq!(bench.group.term(), term(1));
+    assert_eq!(bench.role(), RoleKind::PreCandidate);
+}
+
+#[test]
+fn votes_go_only_to_logs_at_least_as_current() {
+    // (last index, last term) of the candidate against a log of terms 1, 2, 2.
+    for (last, of, want) in [
+        (3, 2, Verdict::Granted),
+        (4, 2, Verdict::Granted),
+        (1, 3, Verdict::Granted),
+        (2, 2, Verdict::Refused),
+        (9, 1, Verdict::Refused),
+        (0, 0, Verdict::Refused),
+    ] {
+        let mut bench = Bench::follower(&[1, 2, 2]);
+        bench.hear(TWO, Message::Vote(vote_request(4, last, of)));
+        bench.sync();
+        assert_eq!(
+            verdict(&bench, TWO),
+            (want, 4),
+            "candidate ends at {last}, term {of}"
+        );
+    }
+}
+
+#[test]
+fn one_vote_a_term_also_after_stepping_down_in_it() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
+    bench.sync();
+    bench.sent.clear();
+    // A failed pre-vote makes it a follower again; the vote stays.
+    bench.input(Input::Campaign);
+    for peer in [TWO, THREE] {
+        bench.hear(peer, vote_reply(true, term(2), 1, Verdict::Refused));
+    }
+    assert_eq!(bench.role(), RoleKind::Follower);
+    bench.sent.clear();
+    bench.hear(THREE, Message::Vote(vote_request(2, 5, 1)));
+    assert_eq!(verdict(&bench, THREE), (Verdict::Refused, 2));
+}
+
+#[test]
+fn old_grant_after_restart_in_the_same_term_does_not_count() {
+    let mut second_life = start(ONE, &[1]);
+    second_life.incarnation = Incarnation::new(2);
+    second_life.hard_state = HardState {
+        term: term(2),
+        vote: Some(ONE),
+    };
+    let mut bench = Bench::new(second_life);
+    let hear = |bench: &mut Bench, to: u64, message: Message| {
+        bench.input(Input::Message {
+            from: TWO,
+            from_incarnation: FIRST_LIFE,
+            to_incarnation: Incarnation::new(to),
+            message,
+        });
+    };
+    bench.input(Input::Campaign);
+    // A grant of the pre-vote that the former life asked for.
+    hear(
+        &mut bench,
+        1,
+        vote_reply(true, term(3), 1, Verdict::Granted),
+    );
+    assert_eq!(bench.role(), RoleKind::PreCandidate);
+    hear(
+        &mut bench,
+        2,
+        vote_reply(true, term(3), 1, Verdict::Granted),
+    );
+    bench.sync();
+    assert_eq!(bench.role(), RoleKind::Candidate);
+    hear(
+        &mut bench,
+        1,
+        vote_reply(false, term(3), 2, Verdict::Granted),
+    );
+    hear(
+        &mut bench,
+        2,
+        vote_reply(false, term(2), 2, Verdict::Granted),
+    );
+    hear(
+        &mut bench,
+        2,
+        vote_reply(false, term(3), 1, Verdict::Granted),
+    );
+    assert_eq!(
+        bench.role(),
+        RoleKind::Candidate,
+        "former life, term, attempt"
+    );
+    hear(
+        &mut bench,
+        2,
+        vote_reply(false, term(3), 2, Verdict::Granted),
+    );
+    assert_eq!(bench.role(), RoleKind::Leader);
+}
+
+#[test]
+fn grants_elect_nobody_whose_own_vote_is_not_durable() {
+    let mut bench = Bench::follower(&[]);
+    bench.input(Input::Campaign);
+    bench.hear(TWO, vote_reply(true, term(1), 1, Verdict::Granted));
+    for peer in [TWO, THREE] {
+        bench.hear(peer, vote_reply(false, term(1), 2, Verdict::Granted));
+    }
+    assert_eq!(bench.role(), RoleKind::Candidate);
+    bench.sync();
+    assert_eq!(bench.role(), RoleKind::Leader);
+}
+
+#[test]
+fn a_voter_is_counted_once_and_a_stranger_never() {
+    let mut five = start(ONE, &[]);
+    five.voters = (1..=5).map(raft_core::ReplicaId::new).collect();
+    let mut bench = Bench::new(five);
+    bench.input(Input::Campaign);
+    for from in [TWO, TWO, TWO, raft_core::ReplicaId::new(9)] {
+        bench.hear(from, vote_reply(true, term(1), 1, Verdict::Granted));
+    }
+    assert_eq!(bench.role(), RoleKind::PreCandidate);
+    bench.hear(THREE, vote_reply(true, term(1), 1, Verdict::Granted));
+    assert_eq!(bench.role(), RoleKind::Candidate);
+}
+
+#[test]
+fn a_higher_term_in_a_reply_is_adopted_without_a_vote() {
+    let mut bench = Bench::leader(&[]);
+    bench.hear(TWO, heartbeat_reply(7, 0));
+    let status = bench.group.status();
+    assert_eq!((status.term, status.vote), (term(7), None));
+    assert_eq!(status.role, RoleKind::Follower);
+}
+
+#[test]
+fn longer_log_and_higher_term_do_not_refuse_each_other_for_ever() {
+    // Replica 1 has the higher term, 2 the longer log; 3 is away.
+    let mut trio = Trio::new([&[1], &[1, 1, 1], &[]]);
+    let mut ahead = start(ONE, &[1]);
+    ahead.hard_state.term = term(9);
+    trio.replicas[0] = Bench::new(ahead);
+    trio.away = vec![THREE];
+    trio.live(Duration::from_secs(4));
+    assert_eq!(trio.leaders(), [TWO]);
+    assert!(trio.of(TWO).group.term() > term(9));
+    assert_eq!(trio.of(ONE).terms()[..3], [1, 1, 1]);
+}
+
+#[test]
+fn a_follower_of_a_live_leader_refuses_to_help_depose_it() {
+    let mut bench = Bench::follower(&[]);
+    bench.hear(TWO, heartbeat(1, 0));
+    bench.sync();
+    bench.sent.clear();
+    bench.hear(THREE, Message::PreVote(vote_request(2, 9, 1)));
+    assert_eq!(verdict(&bench, THREE), (Verdict::Refused, 1));
+    bench.hear(THREE, Message::Vote(vote_request(2, 9, 1)));
+    assert_eq!(bench.group.term(), term(1));
+    bench.wait(TIMEOUT_MIN);
+    bench.sent.clear();
+    bench.hear(THREE, Message::PreVote(vote_request(2, 9, 1)));
+    assert_eq!(verdict(&bench, THREE), (Verdict::Granted, 2));
+}
+
+#[test]
+fn a_former_leader_that_stands_again_is_not_refused_for_its_own_sake() {
+    let mut bench = Bench::follower(&[]);
+    bench.hear(TWO, heartbeat(1, 0));
+    bench.sync();
+    bench.sent.clear();
+    // It restarted: it leads no more, and nobody else does.
+    let again = Message::PreVote(vote_request(2, 0, 0));
+    bench.hear_from_life(TWO, Incarnation::new(2), again);
+    assert_eq!(verdict(&bench, TWO), (Verdict::Granted, 2));
+}
+
+#[test]
+fn leader_without_quorum_steps_down_and_is_silent() {
+    let mut bench = Bench::leader(&[]);
+    bench.catch_up(TWO);
+    bench.input(Input::Propose {
+        token: token(1),
+        bytes: 100,
+    });
+    bench.input(Input::Read { token: token(2) });
+    bench.live(TIMEOUT_MIN * 2);
+    assert_ne!(bench.role(), RoleKind::Leader);
+    let lost = Outcome::Refused(Refusal::LeadershipLost);
+    assert_eq!(
+        bench.take_outcomes(),
+        [(token(2), lost)],
+        "the proposal is open"
+    );
+    bench.sent.clear();
+    bench.live(Duration::from_secs(5));
+    let all_pre_votes = bench
+        .sent
+        .iter()
+        .all(|outgoing| matches!(outgoing.message, Message::PreVote(_)));
+    assert!(all_pre_votes, "{:?}", bench.sent);
+    assert_eq!(bench.append_for(TWO), None);
+    assert_eq!(bench.group.term(), term(1));
+}
+
+#[test]
+fn leader_that_hears_a_quorum_stays() {
+    let mut bench = Bench::leader(&[]);
+    for _ in 0..50 {
+        bench.live(Duration::from_millis(100));
+        bench.hear(THREE, heartbeat_reply(1, 0));
+    }
+    assert_eq!(bench.role(), RoleKind::Leader);
+}
+
+#[test]
+fn returning_node_does_not_depose_but_catches_up() {
+    let mut trio = Trio::new([&[], &[], &[]]);
+    trio.elect(ONE);
+    trio.away = vec![THREE];
+    for of in 1..=3 {
+        trio.of(ONE).input(Input::Propose {
+            token: token(of),
+            bytes: 100,
+        });
+        trio.live(Duration::from_secs(2));
+    }
+    trio.away.clear();
+    trio.live(Duration::from_secs(2));
+    assert_eq!(trio.leaders(), [ONE]);
+    assert_eq!(
+        trio.of(ONE).group.term(),
+        term(1),
+        "nobody had to be elected"
+    );
+    assert_eq!(trio.of(THREE).terms(), trio.of(ONE).terms());
+    assert_eq!(trio.of(THREE).commit(), 4);
+}
+
+#[test]
+fn returning_node_with_higher_term_is_taken_in_with_a_new_election() {
+    let mut trio = Trio::new([&[], &[], &[]]);
+    trio.elect(ONE);
+    // It had won its pre-vote and raised its term just before it was cut off.
+    let mut ahead = start(THREE, &[]);
+    ahead.hard_state = HardState {
+        term: term(5),
+        vote: Some(THREE),
+    };
+    trio.replicas[2] = Bench::new(ahead);
+    trio.live(Duration::from_secs(4));
+    assert_eq!(trio.leaders().len(), 1);
+    let terms: Vec<_> = trio
+        .replicas
+        .iter()
+        .map(|bench| bench.group.term())
+        .collect();
+    assert!(
+        terms.iter().all(|of| *of == terms[0] && *of > term(5)),
+        "{terms:?}"
+    );
+    assert_eq!(trio.of(THREE).terms(), trio.of(ONE).terms());
+    assert_eq!(trio.of(THREE).terms()[0], 1);
+}
+
+#[test]
+fn disk_slower_than_the_election_timeout_still_elects() {
+    let mut alone = start(ONE, &[]);
+    alone.voters = vec![ONE];
+    let mut bench = Bench::new(alone);
+    bench.live(Duration::from_secs(1));
+    let own_vote = bench.take();
+    bench.live(Duration::from_secs(10));
+    assert!(
+        bench.effects.persist.is_none(),
+        "no further attempt queues up"
+    );
+    bench.persisted(own_vote.seq);
+    assert_eq!(bench.role(), RoleKind::Leader);
+    assert_eq!(bench.group.term(), term(1));
+}
+
+#[test]
+fn candidate_waits_a_full_timeout_from_the_moment_it_could_ask() {
+    let mut bench = Bench::follower(&[]);
+    bench.input(Input::Campaign);
+    bench.hear(TWO, vote_reply(true, term(1), 1, Verdict::Granted));
+    let own_vote = bench.take();
+    bench.live(Duration::from_secs(3));
+    bench.persisted(own_vote.seq);
+    let due = bench
+        .group
+        .next_deadline()
+        .expect("a candidate has a deadline");
+    assert!(due.since(bench.now) >= TIMEOUT_MIN);
+}
+
+#[test]
+fn two_leaders_in_one_term_mute_the_group() {
+    let mut bench = Bench::follower(&[]);
+    bench.hear(TWO, heartbeat(1, 0));
+    bench.hear(THREE, heartbeat(1, 0));
+    assert!(matches!(
+        bench.fault(),
+        Some(raft_core::Fault::TwoLeaders {
+            first: TWO,
+            second: THREE,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn heartbeats_fall_on_the_grid_of_the_node() {
+    let mut odd = start(ONE, &[]);
+    odd.settings = Arc::new(Settings::default());
+    let mut bench = Bench::new(odd);
+    bench.wait(Duration::from_micros(123_457));
+    bench.input(Input::Campaign);
+    bench.hear(TWO, vote_reply(true, term(1), 1, Verdict::Granted));
+    bench.sync();
+    bench.hear(TWO, vote_reply(false, term(1), 2, Verdict::Granted));
+    assert_eq!(bench.role(), RoleKind::Leader);
+    assert_eq!(bench.group.next_deadline(), Some(Micros::new(200_000)));
+}

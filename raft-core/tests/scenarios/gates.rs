@@ -1,0 +1,174 @@
+//! Nothing that promises something leaves before it is durable (thesis 3.8).
+
+use raft_core::{AppendResult, Durable, HardState, Input, Message, RoleKind, Verdict};
+
+use crate::bench::*;
+
+#[test]
+fn vote_request_waits_for_its_own_term_to_be_durable() {
+    let mut bench = Bench::follower(&[1, 1]);
+    bench.input(Input::Campaign);
+    bench.sent.clear();
+    bench.hear(TWO, vote_reply(true, term(2), 1, Verdict::Granted));
+    assert_eq!(bench.role(), RoleKind::Candidate);
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    assert_eq!(bench.gated.len(), 2);
+    let own_vote = bench.take();
+    let want = HardState {
+        term: term(2),
+        vote: Some(ONE),
+    };
+    assert_eq!(own_vote.hard_state, Some(want));
+    bench.persisted(own_vote.seq);
+    assert!(matches!(bench.messages_to(TWO)[..], [Message::Vote(_)]));
+    assert!(matches!(bench.messages_to(THREE)[..], [Message::Vote(_)]));
+}
+
+#[test]
+fn a_gate_stays_closed_for_an_earlier_proof() {
+    let mut bench = Bench::follower(&[]);
+    bench.hear(TWO, heartbeat(1, 0));
+    let first = bench.take();
+    bench.gated.clear();
+    bench.hear(THREE, Message::Vote(vote_request(2, 0, 0)));
+    // Sticky: the leader of term 1 was just heard.
+    assert!(bench.gated.is_empty());
+    bench.wait(std::time::Duration::from_secs(1));
+    bench.hear(THREE, Message::Vote(vote_request(2, 0, 0)));
+    let gate = bench.gated.pop().expect("a grant waits");
+    assert!(gate.until() > first.seq);
+    let closed = gate
+        .open(Durable::attest(first.seq))
+        .expect_err("too early");
+    let second = bench.take();
+    assert!(closed.open(Durable::attest(second.seq)).is_ok());
+}
+
+#[test]
+fn grant_waits_for_disk() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
+    assert!(bench.sent.is_empty());
+    let grant = bench.take();
+    assert_eq!(grant.hard_state.and_then(|state| state.vote), Some(TWO));
+    bench.persisted(grant.seq);
+    let [Message::VoteReply(reply)] = bench.messages_to(TWO)[..] else {
+        panic!("{:?}", bench.sent);
+    };
+    assert_eq!(reply.verdict, Verdict::Granted);
+}
+
+#[test]
+fn a_grant_repeated_before_the_disk_has_it_waits_as_well() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
+    bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
+    assert!(bench.sent.is_empty());
+    assert_eq!(bench.gated.len(), 2);
+}
+
+#[test]
+fn refusals_and_heartbeat_replies_in_a_new_term_wait_for_disk() {
+    let mut bench = Bench::follower(&[1, 1, 1]);
+    bench.hear(TWO, Message::Vote(vote_request(2, 0, 0)));
+    bench.hear(TWO, heartbeat(3, 0));
+    bench.hear(TWO, Message::Append(append(3, (9, 3), &[], 0)));
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    bench.sync();
+    assert_eq!(bench.messages_to(TWO).len(), 3);
+}
+
+#[test]
+fn append_acknowledgement_names_only_what_is_durable() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Append(append(1, (1, 1), &[1, 1], 0)));
+    let first = bench.take();
+    bench.hear(TWO, Message::Append(append(1, (3, 1), &[1], 0)));
+    let second = bench.take();
+    assert!(bench.sent.is_empty(), "nothing of it is durable yet");
+    bench.input(Input::Written(second.seq));
+    assert!(bench.sent.is_empty(), "the page cache is no disk");
+    bench.persisted(first.seq);
+    bench.persisted(second.seq);
+    let acknowledged: Vec<(u64, u64)> = bench
+        .messages_to(TWO)
+        .iter()
+        .map(|message| match message {
+            Message::AppendReply(reply) => match reply.result {
+                AppendResult::Accepted {
+                    durable, verified, ..
+                } => (durable.get(), verified.get()),
+                AppendResult::Rejected { .. } | AppendResult::StaleTerm => (0, 0),
+            },
+            _ => panic!("{message:?}"),
+        })
+        .collect();
+    assert_eq!(acknowledged, [(3, 4), (4, 4)]);
+}
+
+#[test]
+fn acknowledgement_owed_while_no_leader_was_known_is_not_forgotten() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Append(append(1, (1, 1), &[1], 0)));
+    bench.input(Input::Campaign);
+    assert_eq!(bench.role(), RoleKind::PreCandidate);
+    bench.sync();
+    bench.sent.clear();
+    bench.hear(TWO, heartbeat(1, 0));
+    assert!(
+        bench.messages_to(TWO).iter().any(|message| matches!(
+            message,
+            Message::AppendReply(reply)
+                if matches!(reply.result, AppendResult::Accepted { durable, .. } if durable == index(2))
+        )),
+        "{:?}",
+        bench.sent
+    );
+}
+
+#[test]
+fn entries_are_applied_only_when_committed_and_durable_here() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Append(append(1, (1, 1), &[1], 2)));
+    assert_eq!(bench.commit(), 2);
+    assert_eq!(bench.effects.appliable.take(), Some(index(1)));
+    bench.sync();
+    assert_eq!(bench.effects.appliable.take(), Some(index(2)));
+}
+
+#[test]
+fn leader_counts_itself_only_when_durable() {
+    let mut bench = Bench::leader(&[]);
+    bench.catch_up(TWO);
+    assert_eq!(bench.commit(), 1);
+    bench.input(Input::Propose {
+        token: token(1),
+        bytes: 100,
+    });
+    bench.catch_up(TWO);
+    assert_eq!(bench.commit(), 1, "one disk of three");
+    bench.sync();
+    assert_eq!(bench.commit(), 2);
+}
+
+#[test]
+fn acknowledging_an_operation_that_was_not_taken_mutes_the_group() {
+    let mut bench = Bench::follower(&[]);
+    bench.hear(TWO, heartbeat(1, 0));
+    let seq = bench.effects.persist.as_ref().expect("the new term").seq;
+    bench.input(Input::Persisted(seq));
+    assert!(bench.fault().is_some());
+}
+
+#[test]
+fn untaken_operations_merge_and_later_gates_wait_for_the_merged_one() {
+    let mut bench = Bench::follower(&[1, 1]);
+    bench.hear(TWO, Message::Append(append(2, (2, 1), &[2, 2], 0)));
+    bench.hear(TWO, Message::Append(append(3, (2, 1), &[3], 0)));
+    let merged = bench.take();
+    assert_eq!(merged.hard_state.map(|state| state.term), Some(term(3)));
+    assert_eq!(merged.truncate_from, Some(index(3)));
+    assert_eq!(merged.append, Some((index(3), index(3))));
+    bench.persisted(merged.seq);
+    assert_eq!(bench.group.status().durable_index, index(3));
+}

@@ -1,0 +1,137 @@
+//! Handing leadership over (thesis 3.10).
+
+use std::time::Duration;
+
+use raft_core::{Campaign, Input, Message, Outcome, Refusal, RoleKind, TimeoutNow};
+
+use crate::bench::*;
+
+fn timeout_now(of: u64, last: u64) -> Message {
+    Message::TimeoutNow(TimeoutNow {
+        term: term(of),
+        transfer: 1,
+        last_index: index(last),
+    })
+}
+
+#[test]
+fn transfer_hands_over_without_waiting_for_a_timeout() {
+    let mut trio = Trio::new([&[], &[], &[]]);
+    trio.elect(ONE);
+    trio.of(ONE).input(Input::Transfer {
+        token: token(1),
+        to: Some(THREE),
+    });
+    trio.settle();
+    assert_eq!(trio.leaders(), [THREE]);
+    let outcomes = trio.of(ONE).take_outcomes();
+    assert_eq!(outcomes, [(token(1), Outcome::Transferred)]);
+}
+
+#[test]
+fn target_is_asked_only_when_it_holds_everything() {
+    let mut bench = Bench::leader(&[]);
+    bench.input(Input::Transfer {
+        token: token(1),
+        to: Some(TWO),
+    });
+    assert!(bench.sent.is_empty());
+    bench.catch_up(TWO);
+    assert!(matches!(
+        bench.messages_to(TWO)[..],
+        [Message::TimeoutNow(request)] if request.last_index == index(1)
+    ));
+}
+
+#[test]
+fn proposals_during_a_transfer_are_refused() {
+    let mut bench = Bench::leader(&[]);
+    let transfer = |of| Input::Transfer {
+        token: token(of),
+        to: None,
+    };
+    bench.input(transfer(1));
+    bench.input(Input::Propose {
+        token: token(2),
+        bytes: 100,
+    });
+    bench.input(transfer(3));
+    let refused = Outcome::Refused(Refusal::Transferring);
+    assert_eq!(
+        bench.take_outcomes(),
+        [(token(2), refused), (token(3), refused)]
+    );
+}
+
+#[test]
+fn failed_transfer_ends_and_makes_its_request_worthless() {
+    let mut bench = Bench::leader(&[]);
+    bench.catch_up(TWO);
+    bench.input(Input::Transfer {
+        token: token(1),
+        to: Some(TWO),
+    });
+    let last = bench.group.last_index();
+    for _ in 0..6 {
+        bench.live(Duration::from_millis(100));
+        bench.hear(TWO, heartbeat_reply(1, 0));
+    }
+    let failed = Outcome::Refused(Refusal::TransferFailed);
+    assert_eq!(bench.take_outcomes(), [(token(1), failed)]);
+    assert_eq!(bench.group.last_index(), last.next(), "a new no-op");
+    bench.input(Input::Propose {
+        token: token(2),
+        bytes: 100,
+    });
+    assert!(
+        bench.take_outcomes().is_empty(),
+        "proposals are taken again"
+    );
+}
+
+#[test]
+fn delayed_timeout_now_is_dead() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Append(append(2, (1, 1), &[2, 2], 0)));
+    bench.sync();
+    // The log went on; the term went on; it comes from somebody else; it is a leader's.
+    bench.hear(TWO, timeout_now(2, 2));
+    bench.hear(TWO, timeout_now(1, 3));
+    bench.hear(THREE, timeout_now(2, 3));
+    assert_eq!(bench.role(), RoleKind::Follower);
+    bench.hear(TWO, timeout_now(2, 3));
+    assert_eq!(bench.role(), RoleKind::Candidate);
+    bench.sync();
+    assert!(matches!(
+        bench.messages_to(THREE)[..],
+        [Message::Vote(request)] if request.cause == Campaign::Transfer
+    ));
+}
+
+#[test]
+fn transfer_to_nobody_to_oneself_or_to_a_stranger_fails_at_once() {
+    let mut alone = start(ONE, &[]);
+    alone.voters = vec![ONE];
+    let mut bench = Bench::new(alone);
+    bench.input(Input::Campaign);
+    bench.sync();
+    for (of, to) in [(1, None), (2, Some(ONE)), (3, Some(TWO))] {
+        let token = token(of);
+        bench.input(Input::Transfer { token, to });
+    }
+    let failed = Outcome::Refused(Refusal::TransferFailed);
+    let ended: Vec<Outcome> = bench.take_outcomes().iter().map(|(_, end)| *end).collect();
+    assert_eq!(ended, [failed; 3]);
+}
+
+#[test]
+fn transfer_overrules_stickiness() {
+    let mut trio = Trio::new([&[], &[], &[]]);
+    trio.elect(ONE);
+    // Replica 2 has heard the leader this very moment, and votes for 3 all the same.
+    trio.away = vec![ONE];
+    let last = trio.of(THREE).group.last_index().get();
+    trio.of(THREE).hear(ONE, timeout_now(1, last));
+    trio.settle();
+    assert!(trio.of(THREE).group.is_leader());
+}

@@ -1,0 +1,231 @@
+//! Why a command failed, which exit code that is, and what to do about it.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use raft_mux::MuxError;
+use raft_storage::{InitError, OpenError};
+
+use crate::config::Problems;
+use crate::demo::DemoError;
+use crate::node::{CreateError, StartError};
+use crate::status::AdminError;
+
+/// The documented exit codes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Exit {
+    /// All is well.
+    Ok,
+    /// A claim did not hold, or there is a warning.
+    Warning,
+    /// Wrong usage or configuration, or a port is taken.
+    Usage,
+    /// The data directory: not initialised, locked, foreign, or damaged.
+    Data,
+    /// The node cannot be reached.
+    Unreachable,
+    /// The log failed while the node ran.
+    LogFailed,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Ok => 0,
+            Exit::Warning => 1,
+            Exit::Usage => 2,
+            Exit::Data => 3,
+            Exit::Unreachable => 4,
+            Exit::LogFailed => 5,
+        }
+        .into()
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The configuration is wrong; each problem says what to do.
+    #[error("{0}")]
+    Config(Problems),
+    /// Options that go together only in part.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// A data directory was not made.
+    #[error(transparent)]
+    Init(InitError),
+    /// A node did not start.
+    #[error(transparent)]
+    Start(StartError),
+    /// The groups on disk are not those of the configuration.
+    #[error(transparent)]
+    Create(CreateError),
+    /// A client or admin port cannot be opened.
+    #[error("cannot listen on {address} for {purpose}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What it is for.
+        purpose: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The front cannot describe the cluster.
+    #[error("the client ports cannot start: {0}")]
+    Front(String),
+    /// The log failed while the node ran.
+    #[error("the log failed, so this node acknowledges nothing any more: {0}")]
+    LogFailed(String),
+    /// A node did not answer.
+    #[error(transparent)]
+    Admin(AdminError),
+    /// The demo could not be carried out.
+    #[error(transparent)]
+    Demo(DemoError),
+    /// The operating system refused something that should always work.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl CliError {
+    /// The exit code.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Usage(_) | Self::Listen { .. } | Self::Front(_) => Exit::Usage,
+            Self::Init(error) => match error {
+                InitError::ClusterName { .. } => Exit::Usage,
+                _ => Exit::Data,
+            },
+            Self::Start(error) => match error {
+                StartError::Settings(_)
+                | StartError::Options(_)
+                | StartError::Mux(_)
+                | StartError::Network(_) => Exit::Usage,
+                StartError::Log(OpenError::SegmentBytes { .. }) => Exit::Usage,
+                StartError::Log(_)
+                | StartError::Directory(_)
+                | StartError::UnreadableSpec { .. } => Exit::Data,
+                StartError::Thread(_) => Exit::Warning,
+            },
+            Self::Create(error) => match error {
+                CreateError::SpecDiffers { .. } => Exit::Data,
+                CreateError::BadSpec { .. } => Exit::Usage,
+                CreateError::Stopping => Exit::LogFailed,
+            },
+            Self::LogFailed(_) => Exit::LogFailed,
+            Self::Admin(_) => Exit::Unreachable,
+            Self::Demo(error) => match error {
+                DemoError::NotEmpty { .. } => Exit::Data,
+                DemoError::Files { .. }
+                | DemoError::Ports { .. }
+                | DemoError::Init { .. }
+                | DemoError::Spawn { .. }
+                | DemoError::Ended { .. }
+                | DemoError::NotReady { .. } => Exit::Warning,
+            },
+            Self::System { .. } => Exit::Warning,
+        }
+    }
+
+    /// What to do about it, where that is known.
+    fn help(&self) -> Option<&'static str> {
+        let help = match self {
+            Self::Init(InitError::AlreadyInitialised { .. }) => {
+                "nothing to do if it is this node's; otherwise name another directory"
+            }
+            Self::Init(InitError::NotEmpty { .. }) => "name an empty or missing directory",
+            Self::Init(InitError::Locked { .. })
+            | Self::Start(StartError::Log(OpenError::Locked { .. })) => {
+                "is the node running already? Each node needs a directory of its own"
+            }
+            Self::Start(StartError::Log(error)) => match error {
+                OpenError::NotInitialised { .. } => {
+                    "run `raftd init --config <file>` once. If this node had data before, do not: \
+                     its peers will refuse it, because what it promised is gone"
+                }
+                OpenError::ForeignCluster { .. } | OpenError::ForeignNode { .. } => {
+                    "correct `node.data_dir`, `node.cluster` or `node.id`"
+                }
+                OpenError::Corrupt { .. } | OpenError::IdentityDamaged { .. } => {
+                    "do not delete anything: the other replicas are intact. Check the disk, and \
+                     keep a copy of the directory"
+                }
+                OpenError::Unsupported { .. } => {
+                    "use the version of raftd that wrote it, or a newer one"
+                }
+                _ => return None,
+            },
+            Self::Start(StartError::Mux(MuxError::Bind { .. })) | Self::Listen { .. } => {
+                "is another process listening there? `ss -ltnp` tells which"
+            }
+            Self::Create(CreateError::SpecDiffers { .. }) => {
+                "`groups.count` and the set of peers are fixed when a cluster is first started; \
+                 restore what they were"
+            }
+            Self::LogFailed(_) => {
+                "check the disk (full? failing? `dmesg`), then start the node again: it recovers \
+                 what it had acknowledged"
+            }
+            Self::Admin(AdminError::Unreachable { .. } | AdminError::Timeout { .. }) => {
+                "is the node running, and is this the address in its `listen.admin`?"
+            }
+            Self::Demo(DemoError::NotReady { .. } | DemoError::Ended { .. }) => {
+                "the nodes' own logs are in the folder, one file per node"
+            }
+            _ => return None,
+        };
+        Some(help)
+    }
+
+    /// The whole story for standard error: what happened, because of what, and what to do.
+    pub(super) fn tell(&self) -> String {
+        if let Self::Config(problems) = self {
+            return problems.to_string();
+        }
+        let mut text = format!("error: {self}");
+        let mut source = self.source();
+        while let Some(error) = source {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n  because: {error}");
+            source = error.source();
+        }
+        if let Some(help) = self.help() {
+            let _ = write!(text, "\n  help: {help}");
+        }
+        text
+    }
+}
+
+impl From<Problems> for CliError {
+    fn from(problems: Problems) -> Self {
+        Self::Config(problems)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_why_and_what_to_do() {
+        let dir = "/data".to_owned();
+        let error = CliError::Start(StartError::Log(OpenError::NotInitialised { dir }));
+        assert_eq!(error.exit(), Exit::Data);
+        assert!(error.tell().contains("raftd init"), "{}", error.tell());
+        let address = SocketAddr::from(([127, 0, 0, 1], 6371));
+        let source = io::Error::from(io::ErrorKind::AddrInUse);
+        let error = CliError::Listen { address, purpose: "cluster clients", source };
+        assert_eq!(error.exit(), Exit::Usage);
+        let told = error.tell();
+        assert!(told.contains("127.0.0.1:6371") && told.contains("because: "), "{told}");
+        assert!(told.contains("help: "), "{told}");
+    }
+}

@@ -1,0 +1,310 @@
+//! `raftd serve`: one node, from its configuration file to an orderly end.
+//!
+//! Starts the engine, creates the groups (harmless if they exist), opens the client ports and
+//! the admin port, and says `ready`. Stops in order: hands leaderships over, then groups, port
+//! and log. A second signal ends the process at once, which is safe: it is what the log is for.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use raft_core::{GroupId, LogIndex};
+use raft_mux::{MuxConfig, MuxError};
+use raft_storage::LogOptions;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::error::{CliError, Exit};
+use super::signals::StopSignals;
+use super::stdin;
+use crate::config::{Environment, NodeConfig, load};
+use crate::group_spec::GroupSpec;
+use crate::kv::KvFactory;
+use crate::kv::slots::SlotMap;
+use crate::node::{
+    CreateError, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions, StartError,
+};
+use crate::resp::{FrontNode, Limits, Mode, NodeHostBackend, RespServer, Topology};
+use crate::status::{AdminServer, BoxFuture, StatusSource, StatusView};
+
+/// How long a port may be held by a process that is just ending, such as our own predecessor.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two tries to bind.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// How often the log's health is looked at. Nothing is acknowledged after a failure in any case.
+const HEALTH_PERIOD: Duration = Duration::from_millis(100);
+/// How long clients may take to read their last answers.
+const CLIENT_GRACE: Duration = Duration::from_millis(500);
+/// Groups that are created at a time, so that they share the log's flushes.
+const CREATORS: usize = 16;
+
+#[derive(Args, Debug)]
+pub(super) struct ServeArguments {
+    /// The node's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Also stop when standard input closes: for a parent that must not leave nodes behind.
+    #[arg(long)]
+    exit_with_stdin: bool,
+}
+
+pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
+    let loaded = load(&arguments.config, &Environment::of_process())?;
+    trace(&loaded.config);
+    for problem in loaded.warnings.iter() {
+        warn!(rule = problem.rule.id(), "{problem}");
+    }
+    let config = loaded.config;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("raftd-front")
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::System { what: "cannot start a runtime", source })?;
+    // Before anything else, so that no signal finds the process half-way.
+    let signals = {
+        let _runtime = runtime.enter();
+        StopSignals::new()
+            .map_err(|source| CliError::System { what: "cannot watch for signals", source })?
+    };
+    let slots = SlotMap::new(config.groups).map_err(|error| CliError::Front(error.to_string()))?;
+    let specs = specs(&config, slots);
+    let host = start(&config)?;
+    let served = create_groups(&host, &specs).and_then(|()| {
+        runtime.block_on(serve(&config, &host, slots, &specs, signals, arguments.exit_with_stdin))
+    });
+    host.stop();
+    // Tasks of clients that are gone hold nothing that matters.
+    runtime.shutdown_timeout(CLIENT_GRACE);
+    if served.is_ok() {
+        info!("stopped");
+    }
+    served
+}
+
+/// The groups of this cluster: one per range of hash slots, with a replica on every node.
+fn specs(config: &NodeConfig, slots: SlotMap) -> Vec<GroupSpec> {
+    slots
+        .groups()
+        .map(|group| {
+            GroupSpec::on_nodes(group, config.peers.iter().map(|peer| peer.id))
+                .with_label(slots.label_of(group).unwrap_or_default())
+        })
+        .collect()
+}
+
+fn start(config: &NodeConfig) -> Result<NodeHost, CliError> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match NodeHost::start(options(config), Arc::new(KvFactory)) {
+            Ok(host) => return Ok(host),
+            Err(StartError::Mux(MuxError::Bind { source, .. }))
+                if is_taken(&source) && Instant::now() < deadline =>
+            {
+                thread::sleep(BIND_PAUSE);
+            }
+            Err(error) => return Err(CliError::Start(error)),
+        }
+    }
+}
+
+fn options(config: &NodeConfig) -> NodeOptions {
+    let listen = config.listen.raft;
+    // A wildcard is never told to peers; our own entry says how they reach us.
+    let advertise = config.own_peer().raft.parse::<SocketAddr>().ok();
+    NodeOptions {
+        node: config.node,
+        cluster: config.cluster.clone(),
+        network: NetworkOptions::Tcp {
+            listen,
+            mux: MuxConfig {
+                prefix_timeout: config.prefix_timeout,
+                half_open_max: config.half_open_max,
+                advertise,
+                ..MuxConfig::default()
+            },
+        },
+        peers: config
+            .peers
+            .iter()
+            .filter(|peer| peer.id != config.node)
+            .map(|peer| PeerOptions { node: peer.id, address: peer.raft.clone() })
+            .collect(),
+        log: LogKind::Directory {
+            path: config.data_dir.clone(),
+            options: LogOptions { segment_bytes: config.segment_bytes, ..LogOptions::default() },
+        },
+        shards: config.shards,
+        apply_workers: config.apply_workers,
+        settings: config.settings.clone(),
+        lanes: config.lanes.clone(),
+        ..NodeOptions::default()
+    }
+}
+
+/// Creates what is missing, several at a time.
+fn create_groups(host: &NodeHost, specs: &[GroupSpec]) -> Result<(), CliError> {
+    let create = |part: &[GroupSpec]| -> Result<(), CreateError> {
+        part.iter().try_for_each(|spec| host.create_group(spec.clone()).map(drop))
+    };
+    let created = thread::scope(|scope| {
+        let creators: Vec<_> = specs
+            .chunks(specs.len().div_ceil(CREATORS).max(1))
+            .map(|part| scope.spawn(move || create(part)))
+            .collect();
+        creators
+            .into_iter()
+            .map(|creator| creator.join().expect("creating a group does not panic"))
+            .collect::<Result<Vec<()>, CreateError>>()
+    });
+    created.map(drop).map_err(CliError::Create)
+}
+
+async fn serve(
+    config: &NodeConfig,
+    host: &NodeHost,
+    slots: SlotMap,
+    specs: &[GroupSpec],
+    mut signals: StopSignals,
+    exit_with_stdin: bool,
+) -> Result<Exit, CliError> {
+    let topology = topology(config, host, slots, specs)?;
+    let front = |listener, mode| {
+        let backend = NodeHostBackend::new(host.clone());
+        RespServer::start(listener, backend, topology.clone(), mode, Limits::default())
+            .map_err(|error| CliError::Front(error.to_string()))
+    };
+    let listen = &config.listen;
+    let cluster = front(bind(listen.resp, "cluster clients").await?, Mode::Cluster)?;
+    let proxy = front(bind(listen.resp_proxy, "plain clients").await?, Mode::Proxy)?;
+    let admin = admin(listen.admin, host).await?;
+    let mut out = io::stdout().lock();
+    // Nobody may be reading.
+    let _ = writeln!(out, "ready node={} groups={}", config.node, specs.len());
+    for (name, address) in [
+        ("raft", host.listen_addr().unwrap_or(listen.raft)),
+        ("resp", cluster.address()),
+        ("resp_proxy", proxy.address()),
+        ("admin", admin.address()),
+    ] {
+        let _ = writeln!(out, "ready {name}={address}");
+    }
+    let _ = out.flush();
+    drop(out);
+
+    tokio::select! {
+        failure = log_failure(host) => return Err(CliError::LogFailed(failure)),
+        () = signals.next() => info!("asked to stop by a signal"),
+        () = stdin::closed(), if exit_with_stdin => info!("asked to stop: standard input closed"),
+    }
+    tokio::spawn(async move {
+        signals.next().await;
+        warn!("asked again: stopping at once");
+        process::exit(128 + 15);
+    });
+    let (draining, drain) = (host.clone(), config.drain);
+    let stopped = tokio::task::spawn_blocking(move || {
+        let led = draining.drain(drain);
+        if led > 0 {
+            info!(groups = led, "could not hand over every leadership in time");
+        }
+        draining.stop();
+    });
+    if stopped.await.is_err() {
+        warn!("stopping the node did not end well; the log is safe all the same");
+    }
+    tokio::join!(cluster.shutdown(CLIENT_GRACE), proxy.shutdown(CLIENT_GRACE));
+    Ok(Exit::Ok)
+}
+
+fn topology(
+    config: &NodeConfig,
+    host: &NodeHost,
+    slots: SlotMap,
+    specs: &[GroupSpec],
+) -> Result<Topology, CliError> {
+    let nodes = config
+        .peers
+        .iter()
+        .filter_map(|peer| {
+            // The check has seen that it is `host:port`.
+            let (name, port) = peer.resp.rsplit_once(':')?;
+            let host = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+            Some(FrontNode { node: peer.id, host, port: port.parse().ok()? })
+        })
+        .collect();
+    Topology::new(config.node, nodes, slots, specs, host.is_durable())
+        .map_err(|error| CliError::Front(error.to_string()))
+}
+
+async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, CliError> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if is_taken(&error) && Instant::now() < deadline => sleep(BIND_PAUSE).await,
+            Err(source) => {
+                return Err(CliError::Listen { address, purpose, source });
+            }
+        }
+    }
+}
+
+async fn admin(address: SocketAddr, host: &NodeHost) -> Result<AdminServer, CliError> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match AdminServer::start(address, Arc::new(Served(host.clone()))).await {
+            Ok(server) => return Ok(server),
+            Err(error) if is_taken(&error) && Instant::now() < deadline => sleep(BIND_PAUSE).await,
+            Err(source) => {
+                return Err(CliError::Listen { address, purpose: "operators", source });
+            }
+        }
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Done when the log failed, with the reason.
+async fn log_failure(host: &NodeHost) -> String {
+    loop {
+        if let Some(failure) = host.failure() {
+            return failure;
+        }
+        sleep(HEALTH_PERIOD).await;
+    }
+}
+
+/// What the admin port shows of a running node.
+struct Served(NodeHost);
+
+impl StatusSource for Served {
+    fn status(&self) -> StatusView {
+        StatusView::from(&self.0.status())
+    }
+
+    fn digest(&self, group: GroupId) -> BoxFuture<Option<(LogIndex, u64)>> {
+        let digest = self.0.digest(group);
+        Box::pin(async move { digest.await.ok() })
+    }
+}
+
+/// Events go to standard error. `RUST_LOG` goes before the configuration.
+fn trace(config: &NodeConfig) {
+    let filter = EnvFilter::try_from_default_env()
+        .or_else(|_| EnvFilter::try_new(&config.trace_filter))
+        .unwrap_or_default();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}

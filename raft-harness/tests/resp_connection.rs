@@ -1,0 +1,467 @@
+//! One client on a cluster port, against a scripted engine: order, refusals, limits.
+
+mod resp_support;
+
+use std::time::Duration;
+
+use raft_core::NodeId;
+use raft_harness::kv::key_slot;
+use raft_harness::resp::{Limits, OperationKind, Refusal};
+use resp_support::{Client, Engine, serve};
+use tokio::io::AsyncWriteExt;
+
+async fn alone(groups: u32) -> (Engine, raft_harness::resp::RespServer, Client) {
+    let engine = Engine::led_by(groups, &[1]);
+    let (server, client) = serve(&engine, groups, Limits::default()).await;
+    (engine, server, client)
+}
+
+#[tokio::test]
+async fn commands_answer_as_redis_does() {
+    let (_engine, _server, mut client) = alone(8).await;
+    let table = [
+        ("PING", "+PONG\r\n"),
+        ("PING hello", "$5\r\nhello\r\n"),
+        ("ECHO hi", "$2\r\nhi\r\n"),
+        ("SELECT 0", "+OK\r\n"),
+        ("SELECT 1", "-ERR DB index is out of range\r\n"),
+        ("GET k", "$-1\r\n"),
+        ("SET k v", "+OK\r\n"),
+        ("get k", "$1\r\nv\r\n"),
+        ("SET k w NX", "$-1\r\n"),
+        ("SET k w XX GET", "$1\r\nv\r\n"),
+        ("SETNX k x", ":0\r\n"),
+        ("SETNX fresh x", ":1\r\n"),
+        ("GETSET k y", "$1\r\nw\r\n"),
+        ("GETDEL k", "$1\r\ny\r\n"),
+        ("EXISTS k", ":0\r\n"),
+        ("TYPE k", "+none\r\n"),
+        ("INCR n", ":1\r\n"),
+        ("INCRBY n 41", ":42\r\n"),
+        ("DECR n", ":41\r\n"),
+        ("DECRBY n 40", ":1\r\n"),
+        ("TYPE n", "+string\r\n"),
+        ("APPEND s hello", ":5\r\n"),
+        ("STRLEN s", ":5\r\n"),
+        ("GETRANGE s 1 -2", "$3\r\nell\r\n"),
+        ("INCR s", "-ERR value is not an integer or out of range\r\n"),
+        ("MSET {t}a 1 {t}b 2", "+OK\r\n"),
+        ("MGET {t}a {t}x {t}b", "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n2\r\n"),
+        ("DEL {t}a {t}b {t}c", ":2\r\n"),
+        ("UNLINK s", ":1\r\n"),
+        ("TTL n", ":-1\r\n"),
+        ("TTL k", ":-2\r\n"),
+        ("EXPIRE n 100", ":1\r\n"),
+        ("TTL n", ":100\r\n"),
+        ("PTTL n", ":100000\r\n"),
+        ("PERSIST n", ":1\r\n"),
+        ("PTTL n", ":-1\r\n"),
+        ("PEXPIRE n 0", ":1\r\n"),
+        ("EXISTS n", ":0\r\n"),
+        ("DBSIZE", ":1\r\n"),
+        ("MSET a 1 b 2", "-CROSSSLOT Keys in request don't hash to the same slot\r\n"),
+        ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
+        ("SET k v EX 0", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k v WAT", "-ERR syntax error\r\n"),
+        ("LPUSH k v", "-ERR unknown command 'LPUSH'\r\n"),
+        ("CLIENT GETNAME", "$-1\r\n"),
+        ("CLIENT SETNAME me", "+OK\r\n"),
+        ("CLIENT GETNAME", "$2\r\nme\r\n"),
+        ("CLIENT ID", ":1\r\n"),
+        (
+            "CLIENT MAINT_NOTIFICATIONS ON",
+            "-ERR unknown subcommand 'MAINT_NOTIFICATIONS' of CLIENT\r\n",
+        ),
+        (
+            "CONFIG GET save appendonly",
+            "*4\r\n$4\r\nsave\r\n$0\r\n\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n",
+        ),
+        ("COMMAND GETKEYS MSET a 1 b 2", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+        ("CLUSTER KEYSLOT foo", ":12182\r\n"),
+        ("CLUSTER COUNTKEYSINSLOT 16384", "-ERR Invalid slot\r\n"),
+        ("READONLY", "+OK\r\n"),
+        ("FLUSHALL", "-ERR removing all keys at once is not supported\r\n"),
+        ("RESET", "+RESET\r\n"),
+        ("QUIT", "+OK\r\n"),
+    ];
+    for (line, reply) in table {
+        println!("{line}");
+        client.talk(&[line], reply).await;
+    }
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn replies_keep_request_order_though_groups_finish_in_another() {
+    let (engine, _server, mut client) = alone(64).await;
+    engine.hold(true, true);
+    let lines = ["SET a 1", "SET b 2", "PING", "GET c", "SET d 4"];
+    client.send(lines.map(|line| format!("{line}\r\n")).concat()).await;
+    engine.until_held(4).await;
+    // All four run at once; the last is finished first.
+    for index in [3, 1, 1, 0] {
+        engine.finish(index);
+    }
+    client.expect("+OK\r\n+OK\r\n+PONG\r\n$-1\r\n+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn a_read_sees_the_write_before_it_in_the_pipeline() {
+    let (engine, _server, mut client) = alone(8).await;
+    // Reads are answered at once, from whatever has been applied by then.
+    engine.hold(false, true);
+    client.send("SET k v\r\nSET k w\r\nGET k\r\nGET other\r\n").await;
+    engine.until_held(2).await;
+    let reads = engine.count(OperationKind::Read);
+    assert_eq!(reads, 1, "the read of another slot does not wait, that of the same slot does");
+    engine.finish(0);
+    engine.finish(0);
+    client.expect("+OK\r\n+OK\r\n$1\r\nw\r\n$-1\r\n").await;
+}
+
+#[tokio::test]
+async fn a_read_does_not_see_the_write_after_it_in_the_pipeline() {
+    let (engine, _server, mut client) = alone(8).await;
+    client.talk(&["SET k old"], "+OK\r\n").await;
+    engine.hold(true, false);
+    client.send("GET k\r\nSET k new\r\nGET k\r\n").await;
+    engine.until_held(1).await;
+    assert_eq!(engine.count(OperationKind::Write), 1, "the second write waits for the read");
+    engine.finish(0);
+    engine.until_held(1).await;
+    engine.finish(0);
+    client.expect("$3\r\nold\r\n+OK\r\n$3\r\nnew\r\n").await;
+}
+
+/// Pipelines of random commands, finished in random order, against the same commands one by one.
+#[tokio::test]
+async fn a_random_pipeline_answers_like_the_same_commands_one_by_one() {
+    for seed in 1..=30u64 {
+        println!("seed {seed}");
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut below = move |bound: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % bound
+        };
+        let mut lines = String::new();
+        let mut count = 0;
+        for number in 0..200 {
+            let key = ["a", "b", "{a}c", "d"][below(4) as usize];
+            let line = match below(6) {
+                0 => format!("SET {key} {number}"),
+                1 => format!("INCR {key}"),
+                2 => format!("APPEND {key} 1"),
+                3 => format!("DEL {key}"),
+                _ => format!("GET {key}"),
+            };
+            lines.push_str(&line);
+            lines.push_str("\r\n");
+            count += 1;
+        }
+        let (_, _one_by_one, mut model) = alone(4).await;
+        let mut expected = String::new();
+        for line in lines.lines() {
+            let mut reply = model.line(line).await;
+            if reply.starts_with('$') && reply != "$-1" {
+                model.send("PING\r\n").await;
+                let value = model.line("PING").await;
+                reply = format!("{reply}\r\n{value}");
+                model.expect("+PONG\r\n+PONG\r\n").await;
+            }
+            expected.push_str(&reply);
+            expected.push_str("\r\n");
+        }
+        let (engine, _server, mut client) = alone(4).await;
+        engine.hold(true, true);
+        client.send(&lines).await;
+        while engine.lock().history.len() < count || engine.held() > 0 {
+            // A group's writes are applied in order; everything else is chance.
+            let held = engine.held();
+            if held > 0 && below(3) == 0 {
+                let wanted = below(held as u64) as usize;
+                let index = {
+                    let inner = engine.lock();
+                    let operation = &inner.held[wanted].0;
+                    let same = |other: &(raft_harness::resp::Operation, _)| {
+                        operation.kind == OperationKind::Write
+                            && other.0.kind == OperationKind::Write
+                            && other.0.group == operation.group
+                    };
+                    inner.held.iter().position(same).unwrap_or(wanted)
+                };
+                engine.finish(index);
+            }
+            tokio::task::yield_now().await;
+        }
+        client.expect(expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slot_led_elsewhere_is_moved_and_one_led_by_nobody_is_down() {
+    let engine = Engine::led_by(2, &[1, 2]);
+    let (_server, mut client) = serve(&engine, 2, Limits::default()).await;
+    assert_eq!((key_slot(b"bar"), key_slot(b"foo")), (5061, 12182));
+    client.talk(&["SET bar 1", "SET foo 1"], "+OK\r\n-MOVED 12182 127.0.0.1:7002\r\n").await;
+    engine.set_leader(2, None);
+    let down = "-CLUSTERDOWN Hash slot not served: no leader is known\r\n";
+    client.talk(&["GET foo"], down).await;
+    assert_eq!(engine.count(OperationKind::Write), 1, "what is refused here goes no further");
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_reply() {
+    let (engine, _server, mut client) = alone(1).await;
+    let leader = Some(NodeId::new(3));
+    let table = [
+        (Refusal::NotLeader { leader }, "-MOVED 12182 127.0.0.1:7003"),
+        (
+            Refusal::NotLeader { leader: None },
+            "-CLUSTERDOWN Hash slot not served: no leader is known",
+        ),
+        (Refusal::Transferring, "-TRYAGAIN Leadership of the slot is being handed over"),
+        (
+            Refusal::Overloaded { uncommitted_bytes: 12_345 },
+            "-BUSY Not executed: 12345 bytes wait to be committed",
+        ),
+        (Refusal::NotExecuted, "-TRYAGAIN Not executed, try again"),
+        (
+            Refusal::Unavailable,
+            "-CLUSTERDOWN Hash slot not served: its group is not available here",
+        ),
+        (
+            Refusal::TooLarge { bytes: 9, max: 8 },
+            "-ERR Not executed: the command has 9 bytes, at most 8 are taken",
+        ),
+    ];
+    for (refusal, reply) in table {
+        engine.refuse_next([refusal]);
+        assert_eq!(client.line("SET foo 1").await, reply);
+    }
+    engine.refuse_next([Refusal::Unknown]);
+    assert_eq!(client.line("GET foo").await, "-TRYAGAIN Not answered, try again");
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_closes_the_connection_after_the_replies_before_it() {
+    let (engine, _server, mut client) = alone(1).await;
+    engine.hold(true, true);
+    client.send("SET a 1\r\nSET b 2\r\nSET c 3\r\nPING\r\n").await;
+    engine.until_held(3).await;
+    engine.finish(0);
+    {
+        let mut inner = engine.lock();
+        let (_, reply) = inner.held.pop_front().expect("two are held");
+        let _ = reply.send(Err(Refusal::Unknown));
+    }
+    client.expect("+OK\r\n").await;
+    client.expect_close().await;
+    assert_eq!(engine.count(OperationKind::Write), 3, "nothing is tried again");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_is_told_of_unknown_outcomes() {
+    let (engine, _server, mut client) = alone(1).await;
+    client.talk(&["CLIENT CAPA unknown"], "+OK\r\n").await;
+    engine.refuse_next([Refusal::Unknown]);
+    let reply = "-UNKNOWN outcome: the command may or may not have been executed\r\n+PONG\r\n";
+    client.talk(&["SET a 1", "PING"], reply).await;
+}
+
+#[tokio::test]
+async fn an_expired_key_is_not_served_though_log_time_stands_still() {
+    let (engine, _server, mut client) = alone(1).await;
+    client.talk(&["SET k v PX 500"], "+OK\r\n").await;
+    engine.lock().wall_time += 200;
+    client.talk(&["PTTL k"], ":300\r\n").await;
+    assert_eq!(engine.ticks(), 0, "a key with time left needs no tick");
+    engine.lock().wall_time += 300;
+    client.talk(&["GET k"], "$-1\r\n").await;
+    assert_eq!(engine.ticks(), 1, "log time was moved past the deadline first");
+    client.talk(&["GET k", "EXISTS k"], "$-1\r\n:0\r\n").await;
+    assert_eq!(engine.ticks(), 1, "and now every replica knows");
+}
+
+#[tokio::test]
+async fn a_pipeline_longer_than_the_limit_waits_in_the_socket() {
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { requests_in_flight_max: 10, ..Limits::default() };
+    let (_server, mut client) = serve(&engine, 1, limits).await;
+    engine.hold(true, true);
+    client.send("INCR n\r\n".repeat(100)).await;
+    engine.until_held(10).await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+        assert_eq!(engine.held(), 10);
+    }
+    let mut replies = String::new();
+    for number in 1..=100 {
+        while engine.held() == 0 {
+            tokio::task::yield_now().await;
+        }
+        engine.finish(0);
+        assert!(engine.held() <= 10);
+        replies.push_str(&format!(":{number}\r\n"));
+    }
+    client.expect(replies).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_a_bounded_amount_of_memory() {
+    const VALUE: usize = 1 << 20;
+    const GETS: usize = 300;
+    let (engine, _server, mut client) = alone(1).await;
+    let value = "x".repeat(VALUE);
+    client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{value}\r\n")).await;
+    client.expect("+OK\r\n").await;
+    client.send("GET k\r\n".repeat(GETS)).await;
+    // Wait until the server has done all it will do for a client that does not read.
+    let (mut reads, mut quiet) = (0, 0);
+    while quiet < 2000 {
+        tokio::task::yield_now().await;
+        let now = engine.count(OperationKind::Read);
+        quiet = if now == reads { quiet + 1 } else { 0 };
+        reads = now;
+    }
+    // Each value that left the engine lies in the server or in the sockets.
+    let bytes = engine.lock().read_bytes;
+    assert!(bytes < 24 << 20, "{bytes} bytes were read for a client that takes none");
+    let reply = format!("${VALUE}\r\n{value}\r\n");
+    for _ in 0..GETS {
+        client.expect(&reply).await;
+    }
+}
+
+#[tokio::test]
+async fn hello_switches_the_protocol_at_its_place_in_the_pipeline() {
+    let (engine, _server, mut client) = alone(1).await;
+    engine.hold(true, false);
+    client.send("GET k\r\nHELLO 3\r\nGET k\r\nHELLO 2\r\nGET k\r\n").await;
+    engine.until_held(3).await;
+    for _ in 0..3 {
+        engine.finish(0);
+    }
+    let fields = "$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:3\r\n\
+                  $2\r\nid\r\n:1\r\n$4\r\nmode\r\n$7\r\ncluster\r\n$4\r\nrole\r\n$6\r\nmaster\r\n\
+                  $7\r\nmodules\r\n*0\r\n";
+    client.expect(format!("$-1\r\n%7\r\n{fields}_\r\n*14\r\n")).await;
+    client.expect(fields.replace(":3", ":2")).await;
+    client.expect("$-1\r\n").await;
+    client.talk(&["HELLO 4"], "-NOPROTO unsupported protocol version\r\n").await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_request_are_answered_and_end_the_connection() {
+    let (_engine, _server, mut client) = alone(1).await;
+    client.send(b"PING\r\n*1\r\n+garbage\r\n").await;
+    client.expect("+PONG\r\n-ERR Protocol error: expected '$', got '+'\r\n").await;
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn what_was_asked_before_half_a_close_is_answered() {
+    let (engine, _server, mut client) = alone(1).await;
+    engine.hold(true, true);
+    client.send("INCR n\r\nPING\r\n").await;
+    client.stream.shutdown().await.expect("half a close");
+    engine.until_held(1).await;
+    engine.finish(0);
+    client.expect(":1\r\n+PONG\r\n").await;
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_told_so() {
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { connections_max: 1, ..Limits::default() };
+    let (server, mut client) = serve(&engine, 1, limits).await;
+    client.talk(&["PING"], "+PONG\r\n").await;
+    let mut second = Client::connect(server.address()).await;
+    second.expect("-ERR max number of clients reached\r\n").await;
+    second.expect_close().await;
+    client.talk(&["PING"], "+PONG\r\n").await;
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_what_was_read_and_closes() {
+    let (engine, server, mut client) = alone(1).await;
+    engine.hold(true, true);
+    client.send("INCR n\r\n").await;
+    engine.until_held(1).await;
+    let address = server.address();
+    let down = tokio::spawn(server.shutdown(Duration::from_secs(60)));
+    engine.finish(0);
+    client.expect(":1\r\n").await;
+    client.expect_close().await;
+    down.await.expect("no panic");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn stock_clients_get_through_their_first_words() {
+    // What redis-benchmark, redis-py, node-redis, ioredis and redis-rs send at connect.
+    let (_engine, _server, mut client) = alone(4).await;
+    for line in [
+        "CONFIG GET save",
+        "CONFIG GET appendonly",
+        "CLIENT SETINFO LIB-NAME redis-py",
+        "CLIENT SETINFO LIB-VER 1",
+        "COMMAND",
+        "COMMAND DOCS",
+        "CLUSTER SLOTS",
+        "CLUSTER SHARDS",
+        "CLUSTER NODES",
+        "CLUSTER INFO",
+        "INFO",
+        "DBSIZE",
+        "HELLO 3",
+    ] {
+        let mut client = Client::connect(client.stream.peer_addr().expect("connected")).await;
+        let reply = client.line(line).await;
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
+    let info = client.bulk("INFO").await;
+    for field in ["redis_version:7", "loading:0", "raft_groups:4", "raft_applied_commands:0"] {
+        assert!(info.contains(field), "{info}");
+    }
+    let stats = client.bulk("INFO stats").await;
+    assert!(stats.starts_with("# Stats\r\n") && !stats.contains("# Server"), "{stats}");
+}
+
+#[tokio::test]
+async fn the_cluster_is_described_by_who_leads_what() {
+    // Groups 1 and 2 are neighbours with one leader; group 3 has none; group 4 is led elsewhere.
+    let engine = Engine::led_by(4, &[1, 1, 1, 2]);
+    engine.set_leader(3, None);
+    let (server, mut client) = serve(&engine, 4, Limits::default()).await;
+    let port = server.address().port();
+    let names = [1, 2, 3].map(|node| format!("72616674{node:032}"));
+    let bus = port.checked_add(10_000).unwrap_or(port);
+    assert_eq!(
+        client.bulk("CLUSTER NODES").await,
+        format!(
+            "{} 127.0.0.1:{port}@{bus} myself,master - 0 0 1 connected 0-8191\n\
+             {} 127.0.0.1:7002@17002 master - 0 0 2 connected 12288-16383\n\
+             {} 127.0.0.1:7003@17003 master - 0 0 3 connected\n",
+            names[0], names[1], names[2]
+        )
+    );
+    assert_eq!(client.bulk("CLUSTER MYID").await, names[0]);
+    let info = client.bulk("CLUSTER INFO").await;
+    for field in ["cluster_state:fail", "cluster_slots_ok:12288", "cluster_size:2"] {
+        assert!(info.contains(field), "{info}");
+    }
+    let node = |port: u16, name: &str| {
+        let digits = port.to_string();
+        format!("*4\r\n$9\r\n127.0.0.1\r\n:{digits}\r\n$40\r\n{name}\r\n*0\r\n")
+    };
+    let own = node(port, &names[0]);
+    let (two, three) = (node(7002, &names[1]), node(7003, &names[2]));
+    let slots = format!(
+        "*2\r\n*5\r\n:0\r\n:8191\r\n{own}{two}{three}*5\r\n:12288\r\n:16383\r\n{two}{own}{three}"
+    );
+    client.talk(&["CLUSTER SLOTS"], &slots).await;
+    client.talk(&["SET bar 1", "CLUSTER COUNTKEYSINSLOT 5061"], "+OK\r\n:1\r\n").await;
+}

@@ -1,0 +1,221 @@
+//! A proxy port in front of other nodes' cluster ports: it forwards, follows, and knows when not
+//! to try again.
+
+mod resp_support;
+
+use std::time::Duration;
+
+use raft_core::NodeId;
+use raft_harness::resp::{Limits, Mode, OperationKind, Refusal, RespServer};
+use resp_support::{Client, Engine, listener, topology};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+// `bar` lies in the lower half of the slots, `foo` in the upper.
+
+/// Node 1's proxy port; the cluster ports of nodes 2 and 3 are served by other engines.
+struct Cluster {
+    engines: [Engine; 3],
+    client: Client,
+    proxy: RespServer,
+    _others: Vec<RespServer>,
+}
+
+impl Cluster {
+    async fn start(groups: u32, leaders: &[u64], retry: Duration) -> Self {
+        let engines = [1, 2, 3].map(|_| Engine::led_by(groups, leaders));
+        let (two, port_two) = listener().await;
+        let (three, port_three) = listener().await;
+        let ports = [7001, port_two, port_three];
+        let mut others = Vec::new();
+        for (node, listener) in [(2, two), (3, three)] {
+            let engine = engines[node as usize - 1].clone();
+            let topology = topology(node, groups, ports);
+            let server =
+                RespServer::start(listener, engine, topology, Mode::Cluster, Limits::default());
+            others.push(server.expect("a bound listener"));
+        }
+        let (proxy, client) = proxy(&engines[0], groups, ports, retry).await;
+        Self { engines, client, proxy, _others: others }
+    }
+
+    fn count(&self, node: usize, kind: OperationKind) -> usize {
+        self.engines[node - 1].count(kind)
+    }
+}
+
+async fn proxy(
+    engine: &Engine,
+    groups: u32,
+    ports: [u16; 3],
+    retry: Duration,
+) -> (RespServer, Client) {
+    let (listener, _) = listener().await;
+    let limits = Limits { proxy_retry_max: retry, ..Limits::default() };
+    let topology = topology(1, groups, ports);
+    let proxy = RespServer::start(listener, engine.clone(), topology, Mode::Proxy, limits)
+        .expect("a bound listener");
+    let client = Client::connect(proxy.address()).await;
+    (proxy, client)
+}
+
+const SHORT: Duration = Duration::from_millis(60);
+const LONG: Duration = Duration::from_secs(60);
+const DOWN: &str = "-CLUSTERDOWN Hash slot not served: no leader is known";
+
+#[tokio::test]
+async fn any_key_is_served_whoever_leads_it_and_replies_keep_their_order() {
+    let mut cluster = Cluster::start(64, &[1, 2, 3], LONG).await;
+    let mut lines = String::new();
+    let mut replies = String::new();
+    for key in 0..300 {
+        lines.push_str(&format!("SET key:{key} {key}\r\nGET key:{key}\r\n"));
+        replies.push_str(&format!("+OK\r\n${}\r\n{key}\r\n", key.to_string().len()));
+    }
+    cluster.client.send(lines).await;
+    cluster.client.expect(replies).await;
+    for node in 1..=3 {
+        assert!(cluster.count(node, OperationKind::Write) > 50, "node {node}");
+    }
+    cluster.client.talk(&["DBSIZE"], ":300\r\n").await;
+    cluster
+        .client
+        .talk(&["CLUSTER SLOTS"], "-ERR This instance has cluster support disabled\r\n")
+        .await;
+}
+
+#[tokio::test]
+async fn every_reply_passes_through_in_the_clients_protocol() {
+    let mut cluster = Cluster::start(1, &[2], LONG).await;
+    let lines = ["SET {t}a 1", "MGET {t}a {t}b", "INCR {t}a", "TYPE {t}a", "SET {t}a x EX 0"];
+    let error = "-ERR invalid expire time in 'set' command\r\n";
+    let replies = format!("+OK\r\n*2\r\n$1\r\n1\r\n$-1\r\n:2\r\n+string\r\n{error}");
+    cluster.client.talk(&lines, &replies).await;
+    let hello = cluster.client.line("HELLO 3").await;
+    assert_eq!(hello, "%7");
+    let mut client = Client::connect(cluster.proxy.address()).await;
+    client.send("HELLO 3\r\n").await;
+    let mut rest = vec![0; "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:2\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n".len()];
+    client.stream.read_exact(&mut rest).await.expect("the reply to HELLO");
+    client.talk(&["GET missing", "MGET missing"], "_\r\n*1\r\n_\r\n").await;
+}
+
+#[tokio::test]
+async fn a_stale_hint_is_followed_to_the_leader() {
+    let mut cluster = Cluster::start(1, &[3], LONG).await;
+    cluster.engines[0].set_leader(1, Some(2));
+    cluster.client.talk(&["SET k v", "GET k"], "+OK\r\n$1\r\nv\r\n").await;
+    assert_eq!(cluster.count(3, OperationKind::Write), 1);
+    assert_eq!(cluster.count(2, OperationKind::Write), 0);
+}
+
+#[tokio::test]
+async fn a_local_refusal_is_followed_to_the_new_leader() {
+    let mut cluster = Cluster::start(1, &[1], LONG).await;
+    cluster.engines[1].set_leader(1, Some(2));
+    let leader = Some(NodeId::new(2));
+    cluster.engines[0].refuse_next([Refusal::NotLeader { leader }]);
+    cluster.client.talk(&["SET k v"], "+OK\r\n").await;
+    assert_eq!(cluster.count(2, OperationKind::Write), 1);
+}
+
+#[tokio::test]
+async fn commands_wait_for_an_election_to_end() {
+    let mut cluster = Cluster::start(1, &[2], LONG).await;
+    for engine in &cluster.engines {
+        engine.set_leader(1, None);
+    }
+    cluster.client.send("SET k 1\r\nINCR k\r\nGET k\r\nSET other 1\r\n").await;
+    // The other node refuses what is forwarded on a stale hint, and then it leads.
+    cluster.engines[0].set_leader(1, Some(2));
+    cluster.engines[1].refuse_next([
+        Refusal::NotLeader { leader: None },
+        Refusal::Transferring,
+        Refusal::NotExecuted,
+    ]);
+    cluster.engines[1].set_leader(1, Some(2));
+    cluster.client.expect("+OK\r\n:2\r\n$1\r\n2\r\n+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn writes_of_one_key_that_were_all_refused_are_tried_again_in_order() {
+    let mut cluster = Cluster::start(1, &[1], LONG).await;
+    cluster.engines[0].refuse_next([Refusal::NotLeader { leader: None }; 5]);
+    let lines = ["APPEND k a", "APPEND k b", "APPEND k c", "APPEND k d", "APPEND k e", "GET k"];
+    cluster.client.talk(&lines, ":1\r\n:2\r\n:3\r\n:4\r\n:5\r\n$5\r\nabcde\r\n").await;
+}
+
+#[tokio::test]
+async fn a_refused_write_is_not_tried_again_once_a_later_one_has_happened() {
+    let mut cluster = Cluster::start(1, &[1], LONG).await;
+    cluster.engines[0].refuse_next([Refusal::NotLeader { leader: None }]);
+    let replies = format!("{DOWN}\r\n+OK\r\n$6\r\nsecond\r\n");
+    cluster.client.talk(&["SET k first", "SET k second", "GET k"], &replies).await;
+}
+
+#[tokio::test]
+async fn a_group_without_a_leader_is_given_up_in_time() {
+    let mut cluster = Cluster::start(2, &[1], SHORT).await;
+    for engine in &cluster.engines {
+        engine.set_leader(2, None);
+    }
+    let replies = format!("{DOWN}\r\n+OK\r\n");
+    cluster.client.talk(&["SET foo 1", "SET bar 1"], &replies).await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_reached_is_refused_without_effect() {
+    let engine = Engine::led_by(1, &[2]);
+    let (gone, port) = listener().await;
+    drop(gone);
+    let (_proxy, mut client) = proxy(&engine, 1, [7001, port, 7003], SHORT).await;
+    let reply = client.line("SET k v").await;
+    assert!(reply.starts_with("-CLUSTERDOWN"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_write_of_unknown_outcome_is_told_and_never_tried_again() {
+    let unknown = "-UNKNOWN outcome: the command may or may not have been executed";
+    for node in [1, 2] {
+        let mut cluster = Cluster::start(1, &[node], LONG).await;
+        let engine = cluster.engines[node as usize - 1].clone();
+        engine.refuse_next([Refusal::Unknown]);
+        assert_eq!(cluster.client.line("INCR k").await, unknown);
+        assert_eq!(engine.count(OperationKind::Write), 1);
+        // The connection to the other node is shared, so it survives.
+        cluster.client.talk(&["INCR k"], ":1\r\n").await;
+        engine.refuse_next([Refusal::Unknown]);
+        cluster.client.talk(&["GET k"], "$1\r\n1\r\n").await;
+    }
+}
+
+/// Accepts, greets as our nodes do, reads one request, and closes without a reply.
+async fn break_after_one_request(listener: &TcpListener) -> String {
+    let (mut stream, _) = listener.accept().await.expect("the proxy connects");
+    let mut seen = String::new();
+    let greeting = "*3\r\n$6\r\nCLIENT\r\n$4\r\nCAPA\r\n$7\r\nunknown\r\n";
+    stream.write_all(b"+OK\r\n").await.expect("the proxy reads");
+    while seen.len() <= greeting.len() || !seen.ends_with("\r\n") {
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).await.expect("the proxy writes");
+        assert_ne!(read, 0);
+        seen.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
+    }
+    seen.strip_prefix(greeting).expect("the greeting comes first").to_owned()
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_after_a_write_leaves_its_outcome_unknown() {
+    let engine = Engine::led_by(1, &[2]);
+    let (node, port) = listener().await;
+    let (_proxy, mut client) = proxy(&engine, 1, [7001, port, 7003], LONG).await;
+    client.send("INCR k\r\n").await;
+    assert_eq!(break_after_one_request(&node).await, "INCR k\r\n");
+    client.expect("-UNKNOWN outcome: the command may or may not have been executed\r\n").await;
+    // A read has no effect, so it is tried again: the node sees it a second time.
+    client.send("GET k\r\n").await;
+    assert_eq!(break_after_one_request(&node).await, "GET k\r\n");
+    assert_eq!(break_after_one_request(&node).await, "GET k\r\n");
+    engine.set_leader(1, Some(1));
+    client.expect("$-1\r\n").await;
+}

@@ -1,0 +1,321 @@
+//! Frames and peers for the tests of this crate.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use raft_core::{
+    Append, AppendReply, AppendResult, Campaign, Entry, EntryKind, GroupId, GroupIncarnation,
+    Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, Message, NodeId, ReplicaId, Session,
+    Term, TermRun, TimeoutNow, Verdict, VoteReply, VoteRequest,
+};
+
+use crate::{
+    ConnectionId, ConnectionSetup, Direction, Ends, Envelope, Frame, HeartbeatItem,
+    HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneEvent, PeerRegistry, Transmit, encode,
+};
+
+pub(crate) const SENDER: Ends = Ends { local: NodeId::new(1), remote: NodeId::new(2) };
+pub(crate) const RECEIVER: Ends = Ends { local: NodeId::new(2), remote: NodeId::new(1) };
+pub(crate) const FRAME_MAX: u64 = (64 << 20) + (64 << 10);
+
+pub(crate) fn envelope(message: Message) -> Envelope {
+    Envelope {
+        group: GroupId::new(7),
+        group_incarnation: GroupIncarnation::new(3),
+        from: ReplicaId::new(1),
+        to: ReplicaId::new(2),
+        message,
+        entries: Vec::new(),
+    }
+}
+
+/// An append after index 10 with a payload per entry, all of term 5.
+pub(crate) fn append(payloads: impl IntoIterator<Item = Bytes>) -> Envelope {
+    let term = Term::new(5);
+    let entries: Vec<_> = payloads
+        .into_iter()
+        .zip(11..)
+        .map(|(payload, index)| Entry {
+            index: LogIndex::new(index),
+            term,
+            kind: EntryKind::Command,
+            time: LogTime::new(1000 + index),
+            payload,
+        })
+        .collect();
+    let count = entries.len() as u64;
+    let runs = if count == 0 { vec![] } else { vec![TermRun { term, count }] };
+    let message = Message::Append(Append {
+        term,
+        session: Session::new(4),
+        prev_index: LogIndex::new(10),
+        prev_term: term,
+        runs,
+        commit: LogIndex::new(9),
+    });
+    Envelope { entries, ..envelope(message) }
+}
+
+pub(crate) fn heartbeat_item(group: u32, term: u64, commit: u64) -> HeartbeatItem {
+    HeartbeatItem {
+        group: GroupId::new(group),
+        group_incarnation: GroupIncarnation::new(1),
+        from: ReplicaId::new(1),
+        to: ReplicaId::new(2),
+        heartbeat: Heartbeat { term: Term::new(term), commit: LogIndex::new(commit), read_seq: 0 },
+    }
+}
+
+pub(crate) fn bytes_of(transmit: &mut Transmit) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !transmit.is_empty() {
+        let mut slices = [std::io::IoSlice::new(&[]); 8];
+        let filled = transmit.io_slices(&mut slices);
+        let count: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+        slices[..filled].iter().for_each(|slice| bytes.extend_from_slice(slice));
+        transmit.advance(count);
+    }
+    bytes
+}
+
+pub(crate) fn encoded(frame: &Frame) -> Vec<u8> {
+    let mut transmit = Transmit::new();
+    encode(&mut frame.clone(), SENDER, FRAME_MAX, &mut transmit).unwrap();
+    bytes_of(&mut transmit)
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn identity(node: u64) -> Identity {
+    Identity {
+        cluster: "c".to_owned(),
+        node: NodeId::new(node),
+        store: 0xA0 + u128::from(node),
+        incarnation: Incarnation::new(1),
+        shards: 1,
+        features: 0,
+    }
+}
+
+/// The registry of a node that knows nodes 1, 2 and 3.
+pub(crate) fn registry(identity: Identity) -> PeerRegistry {
+    let registry = PeerRegistry::new(identity, |_, _| {});
+    for peer in 1..=3 {
+        registry.set_peer(NodeId::new(peer), "");
+    }
+    registry
+}
+
+pub(crate) fn setup(
+    registry: &PeerRegistry,
+    config: &LaneConfig,
+    direction: Direction,
+) -> ConnectionSetup {
+    ConnectionSetup {
+        id: ConnectionId::new(1, direction),
+        lane: Lane::Control,
+        config: config.clone(),
+        registry: registry.clone(),
+        counters: Arc::default(),
+    }
+}
+
+pub(crate) fn frames_of(events: &mut VecDeque<LaneEvent>) -> Vec<(Frame, u64)> {
+    let frame = |event| match event {
+        LaneEvent::Frame { frame, bytes, .. } => Some((frame, bytes)),
+        LaneEvent::Up { .. } | LaneEvent::Down { .. } => None,
+    };
+    events.drain(..).filter_map(frame).collect()
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..300_u64, any::<u64>(), Just(u64::MAX)]
+}
+
+fn replica() -> impl Strategy<Value = ReplicaId> {
+    prop_oneof![Just(1), Just(2), number()].prop_map(ReplicaId::new)
+}
+
+fn term() -> impl Strategy<Value = Term> {
+    number().prop_map(Term::new)
+}
+
+fn index() -> impl Strategy<Value = LogIndex> {
+    number().prop_map(LogIndex::new)
+}
+
+prop_compose! {
+    fn heartbeat()(term in term(), commit in index(), read_seq in number()) -> Heartbeat {
+        Heartbeat { term, commit, read_seq }
+    }
+}
+
+prop_compose! {
+    fn heartbeat_reply()(term in term(), read_seq in number()) -> HeartbeatReply {
+        HeartbeatReply { term, read_seq }
+    }
+}
+
+prop_compose! {
+    fn vote_request()(
+        term in term(),
+        last_index in index(),
+        last_term in term(),
+        attempt in number(),
+        transfer in any::<bool>(),
+    ) -> VoteRequest {
+        let cause = if transfer { Campaign::Transfer } else { Campaign::Timeout };
+        VoteRequest { term, last_index, last_term, attempt, cause }
+    }
+}
+
+prop_compose! {
+    fn vote_reply()(term in term(), attempt in number(), granted in any::<bool>()) -> VoteReply {
+        let verdict = if granted { Verdict::Granted } else { Verdict::Refused };
+        VoteReply { term, attempt, verdict }
+    }
+}
+
+fn append_result() -> impl Strategy<Value = AppendResult> {
+    prop_oneof![
+        (index(), index(), index()).prop_map(|(durable, written, verified)| {
+            AppendResult::Accepted { durable, written, verified }
+        }),
+        (index(), index(), term()).prop_map(|(prev_index, hint_index, hint_term)| {
+            AppendResult::Rejected { prev_index, hint_index, hint_term }
+        }),
+        Just(AppendResult::StaleTerm),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        vote_request().prop_map(Message::PreVote),
+        vote_reply().prop_map(Message::PreVoteReply),
+        vote_request().prop_map(Message::Vote),
+        vote_reply().prop_map(Message::VoteReply),
+        (term(), number(), append_result()).prop_map(|(term, session, result)| {
+            Message::AppendReply(AppendReply { term, session: Session::new(session), result })
+        }),
+        heartbeat().prop_map(Message::Heartbeat),
+        heartbeat_reply().prop_map(Message::HeartbeatReply),
+        heartbeat().prop_map(Message::ReadConfirm),
+        (term(), number(), index()).prop_map(|(term, transfer, last_index)| {
+            Message::TimeoutNow(TimeoutNow { term, transfer, last_index })
+        }),
+    ]
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    let size = prop_oneof![
+        8 => 0..64_usize,
+        4 => 4000..4200_usize,
+        2 => 30_000..70_000_usize,
+        1 => 200_000..600_000_usize,
+    ];
+    (size, any::<u8>()).prop_map(|(size, byte)| {
+        (0..size).map(|i| (i as u8).wrapping_mul(31) ^ byte).collect::<Vec<_>>().into()
+    })
+}
+
+prop_compose! {
+    fn any_append()(
+        prev_index in 0..u64::MAX / 2,
+        numbers in (term(), number(), term(), index()),
+        runs in vec((number(), vec((any::<bool>(), number(), payload()), 1..6)), 0..5),
+    ) -> (Message, Vec<Entry>) {
+        let (term, session, prev_term, commit) = numbers;
+        let mut entries = Vec::new();
+        let mut term_runs = Vec::new();
+        for (run_term, run) in runs {
+            let term = Term::new(run_term);
+            term_runs.push(TermRun { term, count: run.len() as u64 });
+            for (noop, time, payload) in run {
+                let index = LogIndex::new(prev_index + 1 + entries.len() as u64);
+                let kind = if noop { EntryKind::Noop } else { EntryKind::Command };
+                entries.push(Entry { index, term, kind, time: LogTime::new(time), payload });
+            }
+        }
+        let message = Message::Append(Append {
+            term,
+            session: Session::new(session),
+            prev_index: LogIndex::new(prev_index),
+            prev_term,
+            runs: term_runs,
+            commit,
+        });
+        (message, entries)
+    }
+}
+
+prop_compose! {
+    fn any_envelope()(
+        group in any::<u32>(),
+        group_incarnation in any::<u32>(),
+        from in replica(),
+        to in replica(),
+        (message, entries) in prop_oneof![
+            message().prop_map(|message| (message, Vec::new())).boxed(),
+            any_append().boxed(),
+        ],
+    ) -> Envelope {
+        Envelope {
+            group: GroupId::new(group),
+            group_incarnation: GroupIncarnation::new(group_incarnation),
+            from,
+            to,
+            message,
+            entries,
+        }
+    }
+}
+
+prop_compose! {
+    fn item()(
+        group in prop_oneof![0..50_u32, any::<u32>()],
+        incarnation in prop_oneof![0..3_u32, any::<u32>()],
+        from in replica(),
+        to in replica(),
+        heartbeat in heartbeat(),
+    ) -> HeartbeatItem {
+        HeartbeatItem {
+            group: GroupId::new(group),
+            group_incarnation: GroupIncarnation::new(incarnation),
+            from,
+            to,
+            heartbeat,
+        }
+    }
+}
+
+fn reply_of(item: HeartbeatItem) -> HeartbeatReplyItem {
+    let HeartbeatItem { group, group_incarnation, from, to, heartbeat } = item;
+    let reply = HeartbeatReply { term: heartbeat.term, read_seq: heartbeat.read_seq };
+    HeartbeatReplyItem { group, group_incarnation, from, to, reply }
+}
+
+/// Any frame as it arrives: batches are sorted and not empty.
+pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
+    let items = vec(item(), 1..40)
+        .prop_map(|mut items| {
+            items.sort_by_key(|item| item.group);
+            items
+        })
+        .boxed();
+    prop_oneof![
+        6 => any_envelope().prop_map(Frame::Message).boxed(),
+        1 => items.clone().prop_map(Frame::Heartbeats),
+        1 => items.clone().prop_map(Frame::ReadConfirms),
+        1 => items.prop_map(|items| {
+            Frame::HeartbeatReplies(items.into_iter().map(reply_of).collect())
+        }),
+        1 => number().prop_map(|bytes| Frame::Credit { bytes }),
+        1 => number().prop_map(|nonce| Frame::Ping { nonce }),
+        1 => number().prop_map(|nonce| Frame::Pong { nonce }),
+    ]
+}
