@@ -54,8 +54,12 @@ struct Shared {
     watchers: Mutex<Vec<std::sync::Weak<Watcher>>>,
 }
 
+/// Kept when the peer is removed: should it come back, its store must still be the same, and our
+/// generations must not start over.
 #[derive(Default)]
 struct Peer {
+    /// Whether it is a peer now.
+    known: bool,
     addr: String,
     store: Option<u128>,
     incarnation: Incarnation,
@@ -131,31 +135,44 @@ impl PeerRegistry {
         if peer == self.shared.identity.node {
             return;
         }
-        self.shared.peers.lock().entry(peer).or_default().addr = addr.into();
+        {
+            let mut peers = self.shared.peers.lock();
+            let entry = peers.entry(peer).or_default();
+            entry.known = true;
+            entry.addr = addr.into();
+        }
         self.changed();
     }
 
-    /// The store id a peer showed in an earlier life of this node.
+    /// The store id a node showed in an earlier life of this one. Does not make it a peer.
     pub fn set_known_store(&self, peer: NodeId, store: u128) {
         self.shared.peers.lock().entry(peer).or_default().store = Some(store);
         self.changed();
     }
 
-    /// Forgets a peer: its connections are closed, it is refused and no longer dialed.
+    /// Makes a node no peer: its connections are closed, it is refused and no longer dialed. Its
+    /// store id stays bound to its name.
     pub fn remove_peer(&self, peer: NodeId) {
-        self.shared.peers.lock().remove(&peer);
+        if let Some(peer) = self.shared.peers.lock().get_mut(&peer) {
+            peer.known = false;
+        }
         self.changed();
     }
 
     /// The known peers.
     pub fn peers(&self) -> Vec<NodeId> {
-        self.shared.peers.lock().keys().copied().collect()
+        let peers = self.shared.peers.lock();
+        known(&peers).map(|(node, _)| node).collect()
     }
 
     /// Where to dial a peer.
     pub fn addr(&self, peer: NodeId) -> Option<String> {
         let peers = self.shared.peers.lock();
-        peers.get(&peer).map(|peer| peer.addr.clone()).filter(|addr| !addr.is_empty())
+        peers
+            .get(&peer)
+            .filter(|peer| peer.known)
+            .map(|peer| peer.addr.clone())
+            .filter(|addr| !addr.is_empty())
     }
 
     /// How many shards a peer has, once it has said so on any lane.
@@ -214,8 +231,10 @@ impl PeerRegistry {
         }
         let new_store = {
             let mut peers = self.shared.peers.lock();
-            let peer =
-                peers.get_mut(&hello.node).ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
+            let peer = peers
+                .get_mut(&hello.node)
+                .filter(|peer| peer.known)
+                .ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
             peer.check_life(hello.store, hello.incarnation)?;
             let same_life = peer.incarnation == hello.incarnation;
             let newest = peer.generations_in.get(&hello.lane).copied();
@@ -249,7 +268,10 @@ impl PeerRegistry {
         }
         let new_store = {
             let mut peers = self.shared.peers.lock();
-            let known = peers.get_mut(&peer).ok_or(HelloRefusal::UnknownNode { node: peer })?;
+            let known = peers
+                .get_mut(&peer)
+                .filter(|peer| peer.known)
+                .ok_or(HelloRefusal::UnknownNode { node: peer })?;
             known.check_life(welcome.store, welcome.incarnation)?;
             known.meet(welcome.store, welcome.incarnation, welcome.shards)
         };
@@ -265,7 +287,7 @@ impl PeerRegistry {
     pub(crate) fn view(&self) -> BTreeMap<NodeId, PeerView> {
         let peers = self.shared.peers.lock();
         let view = |peer: &Peer| PeerView { incarnation: peer.incarnation, hellos: peer.hellos };
-        peers.iter().map(|(&node, peer)| (node, view(peer))).collect()
+        known(&peers).map(|(node, peer)| (node, view(peer))).collect()
     }
 
     /// Whether no newer connection of this lane, and no newer life of the peer, has been taken.
@@ -301,6 +323,10 @@ impl PeerRegistry {
             watcher.wake();
         }
     }
+}
+
+fn known(peers: &BTreeMap<NodeId, Peer>) -> impl Iterator<Item = (NodeId, &Peer)> {
+    peers.iter().filter(|(_, peer)| peer.known).map(|(&node, peer)| (node, peer))
 }
 
 impl Peer {

@@ -91,3 +91,26 @@ fn node_is_no_peer_of_itself() {
     let registry = registry(identity(2));
     assert_eq!(registry.peers(), [NodeId::new(1), NodeId::new(3)]);
 }
+
+#[test]
+fn peer_that_comes_back_keeps_its_store_and_our_generations() {
+    let registry = registry(identity(2));
+    registry.check(&hello(1, 1)).unwrap();
+    let before = registry.hello(PEER, Lane::Control, 1).generation;
+    registry.remove_peer(PEER);
+    assert_eq!(registry.peers(), [NodeId::new(3)]);
+    registry.set_peer(PEER, "");
+    assert!(registry.hello(PEER, Lane::Control, 1).generation > before);
+    let refusal = HelloRefusal::StoreChanged { known: 0xA1, theirs: 0xBAD };
+    let wiped = Hello { store: 0xBAD, ..hello(2, 1) };
+    assert_eq!(registry.check(&wiped), Err(refusal));
+}
+
+#[test]
+fn remembered_store_makes_nobody_a_peer() {
+    let registry = PeerRegistry::new(identity(2), |_, _| {});
+    registry.set_known_store(PEER, 0xA1);
+    assert_eq!(registry.peers(), []);
+    let refusal = HelloRefusal::UnknownNode { node: PEER };
+    assert_eq!(registry.check(&hello(1, 1)), Err(refusal));
+}
