@@ -21,32 +21,24 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(size: u64) -> Result<Self, StartError> {
-        let voters: Vec<ReplicaId> = (1..=size).map(ReplicaId::new).collect();
-        let settings = Arc::new(Settings::default());
-        let replica = |me: &ReplicaId| {
+    fn new() -> Result<Self, StartError> {
+        let mut replicas = Vec::new();
+        for me in 1..=3 {
             let start = Start {
                 group: GroupId::new(7),
-                replica: *me,
+                replica: ReplicaId::new(me),
                 incarnation: LIFE,
-                voters: voters.clone(),
+                voters: (1..=3).map(ReplicaId::new).collect(),
                 seed: 42,
                 hard_state: HardState::default(),
                 term_runs: vec![],
                 last_index: LogIndex::ZERO,
                 applied: LogIndex::ZERO,
-                settings: Arc::clone(&settings),
+                settings: Arc::new(Settings::default()),
             };
-            Ok((Group::new(Micros::ZERO, start)?, Effects::default()))
-        };
-        Ok(Self {
-            now: Micros::ZERO,
-            replicas: voters
-                .iter()
-                .map(replica)
-                .collect::<Result<_, StartError>>()?,
-            network: VecDeque::new(),
-        })
+            replicas.push((Group::new(Micros::ZERO, start)?, Effects::default()));
+        }
+        Ok(Self { now: Micros::ZERO, replicas, network: VecDeque::new() })
     }
 
     /// One step of one replica, and everything it asks for. Its disk is fast and never fails.
@@ -60,17 +52,14 @@ impl Cluster {
             let durable = Durable::attest(persist.seq);
             group.step(self.now, Input::Persisted(persist.seq), effects);
             gated.extend(effects.messages.drain_gated());
-            for message in gated.drain(..).filter_map(|gate| gate.open(durable).ok()) {
-                self.network.push_back((me, message));
-            }
+            let open = gated.drain(..).filter_map(|gate| gate.open(durable).ok());
+            self.network.extend(open.map(|message| (me, message)));
         }
-        let ready = effects.messages.drain_ready().map(|message| (me, message));
-        self.network.extend(ready);
+        self.network.extend(effects.messages.drain_ready().map(|message| (me, message)));
         for to in (1..=3).map(ReplicaId::new) {
             // Entries have no payload here, so any budget does.
             while let Some(append) = group.make_append(self.now, to, u64::MAX, |_| Some(32)) {
-                let message = Message::Append(append);
-                self.network.push_back((me, Outgoing { to, message }));
+                self.network.push_back((me, Outgoing { to, message: Message::Append(append) }));
             }
         }
         for (token, outcome) in effects.outcomes.drain(..) {
@@ -82,75 +71,48 @@ impl Cluster {
     fn run_until(&mut self, done: impl Fn(&Self) -> bool) {
         while !done(self) {
             if let Some((from, outgoing)) = self.network.pop_front() {
+                let (message, from_incarnation, to_incarnation) = (outgoing.message, LIFE, LIFE);
+                let input = Input::Message { from, from_incarnation, to_incarnation, message };
                 let to = |(group, _): &(Group, Effects)| group.replica() == outgoing.to;
                 if let Some(at) = self.replicas.iter().position(to) {
-                    let message = Input::Message {
-                        from,
-                        from_incarnation: LIFE,
-                        to_incarnation: LIFE,
-                        message: outgoing.message,
-                    };
-                    self.step(at, message);
+                    self.step(at, input);
                 }
                 continue;
             }
             // Silence: virtual time jumps to the next deadline.
             let deadlines = self.replicas.iter().map(|(group, _)| group.next_deadline());
-            let next = deadlines
-                .enumerate()
-                .filter_map(|(at, due)| Some((due?, at)))
-                .min();
+            let next = deadlines.enumerate().filter_map(|(at, due)| Some((due?, at))).min();
             let (due, at) = next.expect("some replica waits for something");
             self.now = self.now.max(due);
             self.step(at, Input::Deadline);
         }
     }
 
-    fn leader(&self) -> Option<usize> {
-        self.replicas
-            .iter()
-            .position(|(group, _)| group.is_leader())
+    fn elect(&mut self) -> usize {
+        let leader = |cluster: &Self| cluster.replicas.iter().position(|(it, _)| it.is_leader());
+        self.run_until(|cluster| leader(cluster).is_some());
+        let leader = leader(self).expect("just elected");
+        println!("{:?}: replica {} leads", self.now, self.replicas[leader].0.replica());
+        leader
     }
 
     fn all_committed(&self, index: u64) -> bool {
-        self.replicas
-            .iter()
-            .all(|(group, _)| group.commit_index().get() == index)
+        self.replicas.iter().all(|(group, _)| group.commit_index().get() == index)
     }
 }
 
 fn main() -> Result<(), StartError> {
-    let mut cluster = Cluster::new(3)?;
-    cluster.run_until(|cluster| cluster.leader().is_some());
-    let leader = cluster.leader().expect("just elected");
-    println!(
-        "{:?}: replica {} leads",
-        cluster.now,
-        cluster.replicas[leader].0.replica()
-    );
-
+    let mut cluster = Cluster::new()?;
+    let leader = cluster.elect();
     for token in (1..=3).map(Token::new) {
         cluster.step(leader, Input::Propose { token, bytes: 32 });
     }
     // The no-op of the term, and the three.
     cluster.run_until(|cluster| cluster.all_committed(4));
-
     let (dead, _) = cluster.replicas.remove(leader);
     println!("{:?}: replica {} dies", cluster.now, dead.replica());
-    cluster.run_until(|cluster| cluster.leader().is_some());
-    let leader = cluster.leader().expect("just elected");
-    println!(
-        "{:?}: replica {} leads",
-        cluster.now,
-        cluster.replicas[leader].0.replica()
-    );
-
-    cluster.step(
-        leader,
-        Input::Read {
-            token: Token::new(4),
-        },
-    );
+    let leader = cluster.elect();
+    cluster.step(leader, Input::Read { token: Token::new(4) });
     cluster.run_until(|cluster| cluster.all_committed(5));
     let (group, _) = &cluster.replicas[leader];
     assert!((1..=4).all(|index| group.entry_term(LogIndex::new(index)) == Some(dead.term())));

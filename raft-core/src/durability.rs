@@ -21,9 +21,7 @@ struct Op {
 
 impl Op {
     fn advance(&self, mark: LogIndex) -> LogIndex {
-        let kept = self
-            .truncate_from
-            .map_or(mark, |from| mark.min(from.prev()));
+        let kept = self.truncate_from.map_or(mark, |from| mark.min(from.prev()));
         self.append_last.map_or(kept, |last| kept.max(last))
     }
 }
@@ -43,11 +41,7 @@ pub(crate) struct Durability {
 impl Durability {
     /// Everything recovered from disk is durable.
     pub(crate) fn recovered(last: LogIndex) -> Self {
-        Self {
-            written: last,
-            durable: last,
-            ..Self::default()
-        }
+        Self { written: last, durable: last, ..Self::default() }
     }
 
     pub(crate) fn durable(&self) -> LogIndex {
@@ -78,9 +72,7 @@ impl Durability {
                 append_last: None,
             });
         }
-        self.in_flight
-            .back_mut()
-            .expect("an operation was just found or pushed")
+        self.in_flight.back_mut().expect("an operation was just found or pushed")
     }
 
     pub(crate) fn hard_state(&mut self, open: Option<PersistSeq>) -> PersistSeq {
@@ -227,11 +219,7 @@ mod tests {
                 for (_, low) in &ops[acked..] {
                     want = want.min(low - 1);
                 }
-                assert_eq!(
-                    d.durable().get(),
-                    want,
-                    "seed {seed} ops {ops:?} acked {acked}"
-                );
+                assert_eq!(d.durable().get(), want, "seed {seed} ops {ops:?} acked {acked}");
             }
         }
     }

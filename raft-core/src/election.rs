@@ -24,10 +24,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     fn new(attempt: u64) -> Self {
-        Self {
-            attempt,
-            answers: Vec::new(),
-        }
+        Self { attempt, answers: Vec::new() }
     }
 
     /// Notes an answer. `false`: this voter had answered already.
@@ -40,11 +37,7 @@ impl Tally {
     }
 
     fn result(&self, voters: usize) -> VoteResult {
-        let granted = self
-            .answers
-            .iter()
-            .filter(|(_, v)| *v == Verdict::Granted)
-            .count();
+        let granted = self.answers.iter().filter(|(_, v)| *v == Verdict::Granted).count();
         vote_result(voters, granted, self.answers.len() - granted)
     }
 }
@@ -56,11 +49,7 @@ impl Group {
             mix(mix(u64::from(self.id.get())) ^ mix(voter.get().wrapping_add(0x5bd1_e995)))
         };
         let own = rank_of(self.me);
-        let rank = self
-            .voters
-            .iter()
-            .filter(|voter| rank_of(**voter) < own)
-            .count() as u32;
+        let rank = self.voters.iter().filter(|voter| rank_of(**voter) < own).count() as u32;
         let slice = self.settings.election_timeout_min / 2;
         let jitter = slice.as_micros() as u64 / 4;
         slice * (rank + 1) + Duration::from_micros(self.rng.below(jitter.max(1)))
@@ -99,10 +88,7 @@ impl Group {
     pub(crate) fn campaign(&mut self, cause: Campaign, effects: &mut Effects) {
         let term = self.hard_state.term.next();
         self.leader = None;
-        let own_vote = HardState {
-            term,
-            vote: Some(self.me),
-        };
+        let own_vote = HardState { term, vote: Some(self.me) };
         self.enter_term(own_vote, effects);
         self.reset_election_deadline();
         self.attempt += 1;
@@ -152,9 +138,7 @@ impl Group {
                 attempt: request.attempt,
                 verdict: Verdict::Granted,
             };
-            effects
-                .messages
-                .send(from, Message::PreVoteReply(reply), None);
+            effects.messages.send(from, Message::PreVoteReply(reply), None);
         } else {
             // Our term goes along: a candidate behind it must learn it, or two replicas, one with
             // the longer log and one with the higher term, refuse each other forever.
@@ -179,18 +163,12 @@ impl Group {
             return;
         }
         if self.hard_state.vote.is_none() {
-            let vote = HardState {
-                term: request.term,
-                vote: Some(from),
-            };
+            let vote = HardState { term: request.term, vote: Some(from) };
             self.set_hard_state(vote, effects);
         }
         self.reset_election_deadline();
-        let reply = VoteReply {
-            term: request.term,
-            attempt: request.attempt,
-            verdict: Verdict::Granted,
-        };
+        let reply =
+            VoteReply { term: request.term, attempt: request.attempt, verdict: Verdict::Granted };
         self.send_promise(from, Message::VoteReply(reply), effects);
     }
 

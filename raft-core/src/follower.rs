@@ -95,10 +95,7 @@ impl Group {
             }
         }
         if let Some(first) = received {
-            effects.log_changes.push(LogChange::Received {
-                first,
-                last: at.prev(),
-            });
+            effects.log_changes.push(LogChange::Received { first, last: at.prev() });
         }
         Ok(())
     }
@@ -118,10 +115,7 @@ impl Group {
             }
         }
         // To a stale leader the same reply says: this term is over.
-        let reply = HeartbeatReply {
-            term: self.hard_state.term,
-            read_seq: heartbeat.read_seq,
-        };
+        let reply = HeartbeatReply { term: self.hard_state.term, read_seq: heartbeat.read_seq };
         self.send_promise(from, Message::HeartbeatReply(reply), effects);
         Ok(())
     }
@@ -131,11 +125,7 @@ impl Group {
         if term == self.hard_state.term
             && let Some(first) = self.leader.filter(|leader| *leader != from)
         {
-            return Err(Fault::TwoLeaders {
-                term,
-                first,
-                second: from,
-            });
+            return Err(Fault::TwoLeaders { term, first, second: from });
         }
         if term > self.hard_state.term
             || self.leader != Some(from)
@@ -177,19 +167,9 @@ impl Group {
         let ours = self.log.term(index).unwrap_or(Term::ZERO);
         let leader_term = self.hard_state.term;
         if index <= self.commit {
-            Err(Fault::CommittedConflict {
-                index,
-                ours,
-                theirs,
-                leader_term,
-            })
+            Err(Fault::CommittedConflict { index, ours, theirs, leader_term })
         } else if index <= self.verified {
-            Err(Fault::LeaderRewrote {
-                index,
-                ours,
-                theirs,
-                leader_term,
-            })
+            Err(Fault::LeaderRewrote { index, ours, theirs, leader_term })
         } else {
             Ok(())
         }

@@ -90,10 +90,7 @@ pub(crate) struct Proposal {
 
 impl Proposal {
     fn committed(&self) -> Outcome {
-        Outcome::Committed {
-            index: self.index,
-            term: self.term,
-        }
+        Outcome::Committed { index: self.index, term: self.term }
     }
 }
 
@@ -113,10 +110,8 @@ impl Group {
         if voters.is_empty() || voters.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(StartError::Voters);
         }
-        let log =
-            TermLog::recover(start.term_runs, start.last_index).ok_or(StartError::TermRuns {
-                last: start.last_index,
-            })?;
+        let log = TermLog::recover(start.term_runs, start.last_index)
+            .ok_or(StartError::TermRuns { last: start.last_index })?;
         if start.applied > log.last_index() {
             return Err(StartError::AppliedBeyondLog {
                 applied: start.applied,
@@ -124,9 +119,7 @@ impl Group {
             });
         }
         if start.hard_state.term > Term::LIMIT {
-            return Err(StartError::TermOverflow {
-                term: start.hard_state.term,
-            });
+            return Err(StartError::TermOverflow { term: start.hard_state.term });
         }
         if log.last_term() > start.hard_state.term {
             return Err(StartError::TermBehindLog {
@@ -177,12 +170,9 @@ impl Group {
             return;
         }
         let result = match input {
-            Input::Message {
-                from,
-                from_incarnation,
-                to_incarnation,
-                message,
-            } => self.on_message(from, from_incarnation, to_incarnation, message, effects),
+            Input::Message { from, from_incarnation, to_incarnation, message } => {
+                self.on_message(from, from_incarnation, to_incarnation, message, effects)
+            }
             Input::Deadline => {
                 self.on_deadline(effects);
                 Ok(())
@@ -323,10 +313,7 @@ impl Group {
             return Ok(());
         }
         if message.term() > Term::LIMIT {
-            return Err(Fault::TermOverflow {
-                from,
-                term: message.term(),
-            });
+            return Err(Fault::TermOverflow { from, term: message.term() });
         }
         match message {
             Message::PreVote(request) => self.on_pre_vote(from, request, effects),
@@ -346,11 +333,7 @@ impl Group {
 
     /// Notes the life a peer speaks from. `false`: an earlier one than already met.
     fn meet(&mut self, peer: ReplicaId, incarnation: Incarnation) -> bool {
-        match self
-            .peer_incarnations
-            .iter_mut()
-            .find(|(known, _)| *known == peer)
-        {
+        match self.peer_incarnations.iter_mut().find(|(known, _)| *known == peer) {
             Some((_, known)) if *known == incarnation => true,
             Some((_, known)) if *known > incarnation => false,
             Some((_, known)) => {
@@ -387,19 +370,13 @@ impl Group {
         if is_taken(seq, effects) && self.durability.on_written(seq) {
             Ok(())
         } else {
-            Err(Fault::UnknownPersist {
-                seq,
-                last: self.durability.issued(),
-            })
+            Err(Fault::UnknownPersist { seq, last: self.durability.issued() })
         }
     }
 
     fn on_persisted(&mut self, seq: PersistSeq, effects: &mut Effects) -> Result<(), Fault> {
         if !is_taken(seq, effects) || !self.durability.on_persisted(seq) {
-            return Err(Fault::UnknownPersist {
-                seq,
-                last: self.durability.issued(),
-            });
+            return Err(Fault::UnknownPersist { seq, last: self.durability.issued() });
         }
         match &self.role {
             Role::Candidate(_) => self.count_own_vote(effects),
@@ -477,11 +454,8 @@ impl Group {
         self.log.truncate(from);
         let seq = self.durability.truncate(open_seq(effects), from);
         let persist = open(effects, seq);
-        persist.truncate_from = Some(
-            persist
-                .truncate_from
-                .map_or(from, |earlier| earlier.min(from)),
-        );
+        persist.truncate_from =
+            Some(persist.truncate_from.map_or(from, |earlier| earlier.min(from)));
         persist.append = persist
             .append
             .and_then(|(first, last)| (first < from).then(|| (first, last.min(from.prev()))));
@@ -497,9 +471,7 @@ impl Group {
         }
         self.commit = index;
         while let Some(proposal) = self.proposals.front().filter(|p| p.index <= index) {
-            effects
-                .outcomes
-                .push((proposal.token, proposal.committed()));
+            effects.outcomes.push((proposal.token, proposal.committed()));
             self.proposals.pop_front();
         }
         let log = &self.log;
@@ -530,9 +502,7 @@ impl Group {
 
     /// Sends what rests on term and vote: at once if they are durable, else gated.
     pub(crate) fn send_promise(&self, to: ReplicaId, message: Message, effects: &mut Effects) {
-        effects
-            .messages
-            .send(to, message, self.durability.hard_state_gate());
+        effects.messages.send(to, message, self.durability.hard_state_gate());
     }
 
     pub(crate) fn is_voter(&self) -> bool {
@@ -542,10 +512,7 @@ impl Group {
     /// The other voters.
     pub(crate) fn peers(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let me = self.me;
-        self.voters
-            .iter()
-            .copied()
-            .filter(move |voter| *voter != me)
+        self.voters.iter().copied().filter(move |voter| *voter != me)
     }
 
     /// Stands for election without asking first: only for a transfer.
@@ -572,9 +539,7 @@ impl Group {
             Input::Propose { token, .. }
             | Input::Read { token }
             | Input::Transfer { token, .. } => {
-                effects
-                    .outcomes
-                    .push((*token, Outcome::Refused(Refusal::Faulted)));
+                effects.outcomes.push((*token, Outcome::Refused(Refusal::Faulted)));
             }
             Input::Message { .. }
             | Input::Deadline
@@ -589,11 +554,7 @@ impl Group {
     #[cfg(debug_assertions)]
     fn check_invariants(&self) {
         let last = self.log.last_index();
-        debug_assert!(
-            self.appliable <= self.commit && self.commit <= last,
-            "{:?}",
-            self.status()
-        );
+        debug_assert!(self.appliable <= self.commit && self.commit <= last, "{:?}", self.status());
         debug_assert!(self.durability.durable() <= self.durability.written());
         debug_assert!(self.durability.written() <= last);
         debug_assert!(self.log.last_term() <= self.hard_state.term);
@@ -605,11 +566,7 @@ impl Group {
                 .all(|(a, b)| a.index < b.index)
         );
         debug_assert!(self.proposals.front().is_none_or(|p| p.index > self.commit));
-        debug_assert!(
-            self.proposals
-                .iter()
-                .all(|p| self.log.term(p.index) == Some(p.term))
-        );
+        debug_assert!(self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)));
         debug_assert!(self.orphans.iter().all(|p| p.index > self.commit));
         if let Role::Leader(leader) = &self.role {
             debug_assert_eq!(self.leader, Some(self.me));
@@ -631,10 +588,7 @@ fn is_taken(seq: PersistSeq, effects: &Effects) -> bool {
 
 /// The operation with this number, opened if it is new.
 fn open(effects: &mut Effects, seq: PersistSeq) -> &mut Persist {
-    let persist = effects.persist.get_or_insert_with(|| Persist {
-        seq,
-        ..Persist::default()
-    });
+    let persist = effects.persist.get_or_insert_with(|| Persist { seq, ..Persist::default() });
     debug_assert_eq!(persist.seq, seq, "an effects buffer belongs to one group");
     persist
 }

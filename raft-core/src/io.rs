@@ -295,11 +295,7 @@ impl Gated {
     /// # Errors
     /// The message itself, if the proof does not reach far enough.
     pub fn open(self, durable: Durable) -> Result<Outgoing, Self> {
-        if durable.seq >= self.until {
-            Ok(self.message)
-        } else {
-            Err(self)
-        }
+        if durable.seq >= self.until { Ok(self.message) } else { Err(self) }
     }
 }
 

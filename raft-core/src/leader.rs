@@ -19,6 +19,9 @@ use crate::message::{
 use crate::progress::{Progress, State};
 use crate::quorum::{majority, majority_reached};
 
+/// The most entries in one append, whatever their size: a transport may rely on it.
+const APPEND_ENTRIES_MAX: u64 = 1 << 16;
+
 #[derive(Debug)]
 pub(crate) struct Leader {
     pub(crate) term: Term,
@@ -59,19 +62,14 @@ struct Transfer {
 impl Leader {
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         let transfer = self.transfer.as_ref().map(|transfer| transfer.deadline);
-        [self.heartbeat_due, self.quorum_due, transfer]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.heartbeat_due, self.quorum_due, transfer].into_iter().flatten().min()
     }
 
     /// Ends everything that waits for this leadership. Proposals are not here: whether they
     /// happen is decided by the logs, not by the loss of office.
     pub(crate) fn fail_waiting(self, newer_term: bool, effects: &mut Effects) {
         for read in self.reads {
-            effects
-                .outcomes
-                .push((read.token, Outcome::Refused(Refusal::LeadershipLost)));
+            effects.outcomes.push((read.token, Outcome::Refused(Refusal::LeadershipLost)));
         }
         if let Some(transfer) = self.transfer {
             let outcome = if newer_term && transfer.asked {
@@ -84,9 +82,7 @@ impl Leader {
     }
 
     fn uncommitted_bytes(&self) -> u64 {
-        self.totals
-            .back()
-            .map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
+        self.totals.back().map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
     }
 
     fn peer(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
@@ -153,15 +149,10 @@ impl Group {
         self.append_entries(term, 1, effects);
         let index = self.log.last_index();
         if let Role::Leader(leader) = &mut self.role {
-            let total = leader
-                .totals
-                .back()
-                .map_or(leader.committed_total, |(_, total)| *total);
+            let total = leader.totals.back().map_or(leader.committed_total, |(_, total)| *total);
             leader.totals.push_back((index, total.wrapping_add(bytes)));
         }
-        effects
-            .log_changes
-            .push(LogChange::Appended { index, term, kind });
+        effects.log_changes.push(LogChange::Appended { index, term, kind });
         index
     }
 
@@ -181,9 +172,9 @@ impl Group {
                 }
                 Refusal::Overloaded { uncommitted_bytes }
             }
-            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => Refusal::NotLeader {
-                leader: self.leader,
-            },
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
+                Refusal::NotLeader { leader: self.leader }
+            }
         };
         effects.outcomes.push((token, Outcome::Refused(refusal)));
     }
@@ -221,10 +212,7 @@ impl Group {
             return None;
         };
         let term = leader.term;
-        let progress = leader
-            .peers
-            .iter_mut()
-            .find(|progress| progress.replica == peer)?;
+        let progress = leader.peers.iter_mut().find(|progress| progress.replica == peer)?;
         if !progress.may_send(last, &self.settings) {
             return None;
         }
@@ -235,7 +223,7 @@ impl Group {
         let mut end = prev_index;
         // A probe asks where the logs agree; entries would likely be sent in vain.
         let streams = matches!(progress.state, State::Replicate(_));
-        while streams && end < last {
+        while streams && end < last && end.since(prev_index) < APPEND_ENTRIES_MAX {
             let Some(cost) = cost_of(end.next()) else {
                 break;
             };
@@ -268,11 +256,7 @@ impl Group {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
-        leader
-            .peers
-            .iter()
-            .find(|progress| progress.replica == peer)
-            .map(|p| p.next_index)
+        leader.peers.iter().find(|progress| progress.replica == peer).map(|p| p.next_index)
     }
 
     /// Whether an append to this peer waits for its answer. A driver with several lanes changes
@@ -281,10 +265,7 @@ impl Group {
         let Role::Leader(leader) = &self.role else {
             return false;
         };
-        leader
-            .peers
-            .iter()
-            .any(|progress| progress.replica == peer && progress.in_flight())
+        leader.peers.iter().any(|progress| progress.replica == peer && progress.in_flight())
     }
 
     /// Whether appends to this peer carry entries: where the logs agree has been found.
@@ -304,13 +285,7 @@ impl Group {
             return None;
         };
         let own = self.durability.durable();
-        Some(
-            leader
-                .peers
-                .iter()
-                .map(|peer| peer.match_index)
-                .fold(own, LogIndex::min),
-        )
+        Some(leader.peers.iter().map(|peer| peer.match_index).fold(own, LogIndex::min))
     }
 
     pub(crate) fn on_append_reply(
@@ -337,9 +312,7 @@ impl Group {
         }
         progress.contact = now;
         match reply.result {
-            AppendResult::Accepted {
-                durable, verified, ..
-            } => {
+            AppendResult::Accepted { durable, verified, .. } => {
                 if durable > last || verified > last {
                     return Err(Fault::AckBeyondLog {
                         peer: from,
@@ -352,11 +325,7 @@ impl Group {
                     self.continue_transfer(effects);
                 }
             }
-            AppendResult::Rejected {
-                prev_index,
-                hint_index,
-                hint_term,
-            } => {
+            AppendResult::Rejected { prev_index, hint_index, hint_term } => {
                 // Only an answer about entries beyond `match` can be news.
                 let news = match &progress.state {
                     State::Probe { sent } => {
@@ -414,11 +383,7 @@ impl Group {
         };
         if leader.quorum_due.is_some_and(|due| now >= due) {
             let timeout = self.settings.election_timeout_min;
-            let heard = leader
-                .peers
-                .iter()
-                .filter(|p| now.since(p.contact) < timeout)
-                .count();
+            let heard = leader.peers.iter().filter(|p| now.since(p.contact) < timeout).count();
             if heard + 1 < majority(self.voters.len()) {
                 let term = leader.term;
                 self.become_follower(term, None, effects);
@@ -426,15 +391,10 @@ impl Group {
             }
             leader.quorum_due = Some(now.after(timeout / 2));
         }
-        if leader
-            .transfer
-            .as_ref()
-            .is_some_and(|transfer| now >= transfer.deadline)
+        if leader.transfer.as_ref().is_some_and(|transfer| now >= transfer.deadline)
             && let Some(transfer) = leader.transfer.take()
         {
-            effects
-                .outcomes
-                .push((transfer.token, Outcome::Refused(Refusal::TransferFailed)));
+            effects.outcomes.push((transfer.token, Outcome::Refused(Refusal::TransferFailed)));
             if transfer.asked {
                 // The target may still act on our request; a new entry makes it worthless.
                 self.append_own(EntryKind::Noop, 0, effects);
@@ -472,9 +432,7 @@ impl Group {
         };
         for peer in &leader.peers {
             let heartbeat = self.heartbeat_for(leader, peer);
-            effects
-                .messages
-                .send(peer.replica, Message::Heartbeat(heartbeat), None);
+            effects.messages.send(peer.replica, Message::Heartbeat(heartbeat), None);
         }
     }
 
@@ -514,33 +472,23 @@ impl Group {
 
     pub(crate) fn on_read(&mut self, token: Token, effects: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else {
-            let refusal = Refusal::NotLeader {
-                leader: self.leader,
-            };
+            let refusal = Refusal::NotLeader { leader: self.leader };
             effects.outcomes.push((token, Outcome::Refused(refusal)));
             return;
         };
         if leader.reads.len() >= self.settings.reads_pending_max {
-            effects
-                .outcomes
-                .push((token, Outcome::Refused(Refusal::TooManyReads)));
+            effects.outcomes.push((token, Outcome::Refused(Refusal::TooManyReads)));
             return;
         }
         leader.read_seq += 1;
         let index = (self.commit >= leader.term_start).then_some(self.commit);
-        leader.reads.push_back(PendingRead {
-            seq: leader.read_seq,
-            token,
-            index,
-        });
+        leader.reads.push_back(PendingRead { seq: leader.read_seq, token, index });
         let Role::Leader(leader) = &self.role else {
             return;
         };
         for peer in &leader.peers {
             let confirm = self.heartbeat_for(leader, peer);
-            effects
-                .messages
-                .send(peer.replica, Message::ReadConfirm(confirm), None);
+            effects.messages.send(peer.replica, Message::ReadConfirm(confirm), None);
         }
         self.settle_reads(effects);
     }
@@ -562,9 +510,7 @@ impl Group {
             // A read that came before our no-op was committed takes today's commit index: it may
             // only be newer.
             let index = read.index.unwrap_or(commit);
-            effects
-                .outcomes
-                .push((read.token, Outcome::ReadReady { index }));
+            effects.outcomes.push((read.token, Outcome::ReadReady { index }));
             leader.reads.pop_front();
         }
     }
@@ -579,31 +525,20 @@ impl Group {
         let refusal = match &mut self.role {
             Role::Leader(leader) if leader.transfer.is_some() => Some(Refusal::Transferring),
             Role::Leader(leader) => {
-                let longest = leader
-                    .peers
-                    .iter()
-                    .max_by_key(|p| (p.match_index, p.contact));
+                let longest = leader.peers.iter().max_by_key(|p| (p.match_index, p.contact));
                 let to = to.or_else(|| longest.map(|peer| peer.replica));
                 match to.filter(|to| leader.peers.iter().any(|peer| peer.replica == *to)) {
                     None => Some(Refusal::TransferFailed),
                     Some(to) => {
                         leader.transfers += 1;
                         let id = leader.transfers;
-                        leader.transfer = Some(Transfer {
-                            id,
-                            token,
-                            to,
-                            deadline,
-                            asked: false,
-                        });
+                        leader.transfer = Some(Transfer { id, token, to, deadline, asked: false });
                         None
                     }
                 }
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                Some(Refusal::NotLeader {
-                    leader: self.leader,
-                })
+                Some(Refusal::NotLeader { leader: self.leader })
             }
         };
         match refusal {
@@ -628,14 +563,8 @@ impl Group {
             .any(|peer| peer.replica == transfer.to && peer.match_index == last_index);
         if caught_up {
             transfer.asked = true;
-            let request = TimeoutNow {
-                term,
-                transfer: transfer.id,
-                last_index,
-            };
-            effects
-                .messages
-                .send(transfer.to, Message::TimeoutNow(request), None);
+            let request = TimeoutNow { term, transfer: transfer.id, last_index };
+            effects.messages.send(transfer.to, Message::TimeoutNow(request), None);
         }
     }
 

@@ -147,9 +147,7 @@ pub struct Append {
 impl Append {
     /// How many entries it carries.
     pub fn count(&self) -> u64 {
-        self.runs
-            .iter()
-            .fold(0, |sum, run| run.count.saturating_add(sum))
+        self.runs.iter().fold(0, |sum, run| run.count.saturating_add(sum))
     }
 
     /// The index of its last entry; the previous entry's if it carries none.
@@ -174,10 +172,7 @@ impl Append {
         if self.is_sound() {
             Ok(())
         } else {
-            Err(crate::Fault::UnsoundAppend {
-                term: self.term,
-                prev: self.prev_index,
-            })
+            Err(crate::Fault::UnsoundAppend { term: self.term, prev: self.prev_index })
         }
     }
 }

@@ -53,10 +53,7 @@ impl Window {
     }
 
     fn opened(now: Micros) -> Self {
-        Self {
-            moved: now,
-            ..Self::default()
-        }
+        Self { moved: now, ..Self::default() }
     }
 
     fn sent(&mut self, last: LogIndex, bytes: u64) {
@@ -171,12 +168,7 @@ impl Progress {
         if let State::Replicate(window) = &self.state {
             let sum: u64 = window.appends.iter().map(|(_, bytes)| bytes).sum();
             debug_assert_eq!(sum, window.bytes);
-            debug_assert!(
-                window
-                    .appends
-                    .iter()
-                    .all(|(last, _)| *last > self.match_index)
-            );
+            debug_assert!(window.appends.iter().all(|(last, _)| *last > self.match_index));
         }
     }
 }

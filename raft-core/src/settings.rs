@@ -65,9 +65,7 @@ impl Settings {
             return Err(SettingsError::DurationTooShort);
         }
         if self.election_timeout_max > Self::DURATION_MAX {
-            return Err(SettingsError::DurationTooLong {
-                election_max: self.election_timeout_max,
-            });
+            return Err(SettingsError::DurationTooLong { election_max: self.election_timeout_max });
         }
         if self.election_timeout_min < self.heartbeat_interval.saturating_mul(3) {
             return Err(SettingsError::HeartbeatTooSlow {

@@ -20,9 +20,8 @@ pub(crate) struct TermLog {
 impl TermLog {
     /// Takes a recovered log; `None` if the runs are not one contiguous log up to `last`.
     pub(crate) fn recover(runs: Vec<(LogIndex, Term)>, last: LogIndex) -> Option<Self> {
-        let starts_at_one = runs
-            .first()
-            .is_none_or(|(first, term)| first.get() == 1 && *term > Term::ZERO);
+        let starts_at_one =
+            runs.first().is_none_or(|(first, term)| first.get() == 1 && *term > Term::ZERO);
         let ascends = runs.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
         let ends = match runs.last() {
             None => last == LogIndex::ZERO,
@@ -89,10 +88,7 @@ impl TermLog {
             if run_term > term || first > index {
                 continue;
             }
-            let run_end = self
-                .runs
-                .get(run + 1)
-                .map_or(self.last, |(next, _)| next.prev());
+            let run_end = self.runs.get(run + 1).map_or(self.last, |(next, _)| next.prev());
             return run_end.min(index);
         }
         LogIndex::ZERO
@@ -101,20 +97,10 @@ impl TermLog {
     /// The terms of `first..=last` as runs, ready to travel in an append.
     pub(crate) fn runs(&self, first: LogIndex, last: LogIndex, out: &mut Vec<TermRun>) {
         let mut at = first;
-        let mut run = self
-            .runs
-            .partition_point(|(start, _)| *start <= first)
-            .saturating_sub(1);
+        let mut run = self.runs.partition_point(|(start, _)| *start <= first).saturating_sub(1);
         while at <= last && run < self.runs.len() {
-            let end = self
-                .runs
-                .get(run + 1)
-                .map_or(self.last, |(next, _)| next.prev())
-                .min(last);
-            out.push(TermRun {
-                term: self.runs[run].1,
-                count: end.since(at.prev()),
-            });
+            let end = self.runs.get(run + 1).map_or(self.last, |(next, _)| next.prev()).min(last);
+            out.push(TermRun { term: self.runs[run].1, count: end.since(at.prev()) });
             at = end.next();
             run += 1;
         }
@@ -139,10 +125,7 @@ mod tests {
         let terms = [1, 1, 2, 2, 2, 5, 9, 9];
         let log = log(&terms);
         for (at, term) in terms.iter().enumerate() {
-            assert_eq!(
-                log.term(LogIndex::new(at as u64 + 1)),
-                Some(Term::new(*term))
-            );
+            assert_eq!(log.term(LogIndex::new(at as u64 + 1)), Some(Term::new(*term)));
         }
         assert_eq!(log.term(LogIndex::ZERO), Some(Term::ZERO));
         assert_eq!(log.term(LogIndex::new(9)), None);

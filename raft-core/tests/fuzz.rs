@@ -60,26 +60,14 @@ fn message() -> impl Strategy<Value = Message> {
             last_index: LogIndex::new(b),
             last_term: Term::new(c),
             attempt: d,
-            cause: if d % 2 == 0 {
-                Campaign::Timeout
-            } else {
-                Campaign::Transfer
-            },
+            cause: if d % 2 == 0 { Campaign::Timeout } else { Campaign::Transfer },
         };
         let vote_reply = VoteReply {
             term: Term::new(a),
             attempt: b,
-            verdict: if c % 3 == 0 {
-                Verdict::Refused
-            } else {
-                Verdict::Granted
-            },
+            verdict: if c % 3 == 0 { Verdict::Refused } else { Verdict::Granted },
         };
-        let heartbeat = Heartbeat {
-            term: Term::new(a),
-            commit: LogIndex::new(b),
-            read_seq: c,
-        };
+        let heartbeat = Heartbeat { term: Term::new(a), commit: LogIndex::new(b), read_seq: c };
         let append_reply = |result| {
             Message::AppendReply(AppendReply {
                 term: Term::new(a),
@@ -93,10 +81,7 @@ fn message() -> impl Strategy<Value = Message> {
             2 => Message::PreVoteReply(vote_reply),
             3 => Message::VoteReply(vote_reply),
             4 | 5 => {
-                let run = |(term, count)| TermRun {
-                    term: Term::new(term),
-                    count,
-                };
+                let run = |(term, count)| TermRun { term: Term::new(term), count };
                 Message::Append(Append {
                     term: Term::new(a),
                     session: Session::new(d),
@@ -118,10 +103,7 @@ fn message() -> impl Strategy<Value = Message> {
             }),
             8 => append_reply(AppendResult::StaleTerm),
             9 => Message::Heartbeat(heartbeat),
-            10 => Message::HeartbeatReply(HeartbeatReply {
-                term: Term::new(a),
-                read_seq: b,
-            }),
+            10 => Message::HeartbeatReply(HeartbeatReply { term: Term::new(a), read_seq: b }),
             _ => Message::TimeoutNow(TimeoutNow {
                 term: Term::new(a),
                 transfer: b,
@@ -175,14 +157,8 @@ impl Driver {
             incarnation: Incarnation::new(1),
             voters: (1..=voters).map(ReplicaId::new).collect(),
             seed: 1,
-            hard_state: HardState {
-                term: Term::new(2),
-                vote: None,
-            },
-            term_runs: vec![
-                (LogIndex::new(1), Term::new(1)),
-                (LogIndex::new(3), Term::new(2)),
-            ],
+            hard_state: HardState { term: Term::new(2), vote: None },
+            term_runs: vec![(LogIndex::new(1), Term::new(1)), (LogIndex::new(3), Term::new(2))],
             last_index: LogIndex::new(4),
             applied: LogIndex::new(1),
             settings: Arc::new(Settings {
@@ -231,10 +207,7 @@ impl Driver {
             assert!(before.vote.is_none() || before.vote == after.vote);
         }
         for (token, _) in self.effects.outcomes.drain(..) {
-            assert!(
-                self.open.remove(&token),
-                "{token} ended twice, or was never asked"
-            );
+            assert!(self.open.remove(&token), "{token} ended twice, or was never asked");
         }
         if self.faulted {
             assert_eq!(self.group.next_deadline(), None);
@@ -244,11 +217,7 @@ impl Driver {
         }
         if after.fault.is_some() {
             self.faulted = true;
-            assert!(
-                self.open.is_empty(),
-                "requests without an end: {:?}",
-                self.open
-            );
+            assert!(self.open.is_empty(), "requests without an end: {:?}", self.open);
             assert!(!self.group.is_leader());
         }
         self.effects.messages.drain_ready().for_each(drop);
@@ -313,11 +282,7 @@ impl Driver {
                 let verified = append.last_index();
                 let durable = LogIndex::new(verified.get().saturating_sub(short));
                 let result = if accept {
-                    AppendResult::Accepted {
-                        durable,
-                        written: durable,
-                        verified,
-                    }
+                    AppendResult::Accepted { durable, written: durable, verified }
                 } else {
                     AppendResult::Rejected {
                         prev_index: append.prev_index,
@@ -325,22 +290,14 @@ impl Driver {
                         hint_term: append.prev_term,
                     }
                 };
-                let reply = AppendReply {
-                    term: append.term,
-                    session: append.session,
-                    result,
-                };
+                let reply = AppendReply { term: append.term, session: append.session, result };
                 self.hear(peer.get(), Message::AppendReply(reply));
             }
             Action::Elect => {
                 // The attempt is not visible from outside, but small.
                 for attempt in 0..6 {
                     let next = self.group.term().next();
-                    let grant = |term| VoteReply {
-                        term,
-                        attempt,
-                        verdict: Verdict::Granted,
-                    };
+                    let grant = |term| VoteReply { term, attempt, verdict: Verdict::Granted };
                     self.hear(2, Message::PreVoteReply(grant(next)));
                     self.hear(2, Message::VoteReply(grant(self.group.term())));
                 }

@@ -15,22 +15,14 @@ const ROUNDS: u64 = 20;
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     // A data directory is made once, and never by opening it.
-    init(
-        dir.path(),
-        "example",
-        NodeId::new(1),
-        &InitOptions::default(),
-    )?;
+    init(dir.path(), "example", NodeId::new(1), &InitOptions::default())?;
     let mut opened = Log::open(dir.path(), &Expected::default(), &LogOptions::default())?;
     let creates: Vec<GroupWrite> = (0..GROUPS).map(create).collect();
     opened.writer.append(&creates)?;
     opened.writer.sync()?;
 
     for per_sync in [1, 10, GROUPS] {
-        let base = opened
-            .reader
-            .last_index(GroupId::new(0))
-            .map_or(0, LogIndex::get);
+        let base = opened.reader.last_index(GroupId::new(0)).map_or(0, LogIndex::get);
         let (mut fsyncs, begin) = (0_u64, Instant::now());
         for round in 1..=ROUNDS {
             let writes: Vec<GroupWrite> = (0..GROUPS).map(|id| write(id, base + round)).collect();
@@ -50,20 +42,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     opened.writer.close()?;
 
     let again = Log::open(dir.path(), &Expected::default(), &LogOptions::default())?;
-    println!(
-        "reopened as incarnation {}: {:?}",
-        again.incarnation, again.report
-    );
+    println!("reopened as incarnation {}: {:?}", again.incarnation, again.report);
     Ok(())
 }
 
 fn create(id: u32) -> GroupWrite {
     let mut write = GroupWrite::new(GroupId::new(id));
     let incarnation = GroupIncarnation::new(1);
-    write.create = Some(GroupCreate {
-        incarnation,
-        spec: Bytes::from_static(b"example"),
-    });
+    write.create = Some(GroupCreate { incarnation, spec: Bytes::from_static(b"example") });
     write
 }
 

@@ -35,9 +35,7 @@ pub fn appended_entries_are_read_back(mut store: impl LogStore) {
     let mut write = create(1, 1);
     let sizes = [0, 1, 7, 8, 4095, 4096, 70_000, 5 << 20, 3];
     for (at, bytes) in sizes.into_iter().enumerate() {
-        write
-            .entries
-            .push(entry(at as u64 + 1, 1 + at as u64 / 3, bytes));
+        write.entries.push(entry(at as u64 + 1, 1 + at as u64 / 3, bytes));
     }
     let entries = write.entries.clone();
     expect(store.append(&[write]));
@@ -45,10 +43,7 @@ pub fn appended_entries_are_read_back(mut store: impl LogStore) {
     let reader = store.reader();
     let last = LogIndex::new(entries.len() as u64);
     let found = reader.entries(GroupId::new(1), LogIndex::new(1), last, u64::MAX);
-    assert!(
-        matches!(found, Ok(found) if found == entries),
-        "entries come back as they were"
-    );
+    assert!(matches!(found, Ok(found) if found == entries), "entries come back as they were");
     for entry in &entries {
         assert_eq!(reader.term(GroupId::new(1), entry.index), Some(entry.term));
     }
@@ -64,10 +59,7 @@ pub fn groups_do_not_see_each_other(mut store: impl LogStore) {
     let reader = store.reader();
     assert_eq!(last(&store, 1), Some(1));
     assert_eq!(last(&store, 2), Some(3));
-    assert_eq!(
-        reader.term(GroupId::new(2), LogIndex::new(2)),
-        Some(Term::new(9))
-    );
+    assert_eq!(reader.term(GroupId::new(2), LogIndex::new(2)), Some(Term::new(9)));
     assert_eq!(last(&store, 3), None);
     let unknown = reader.entries(GroupId::new(3), LogIndex::new(1), LogIndex::new(1), 1);
     assert!(matches!(unknown, Err(ReadError::UnknownGroup { .. })));
@@ -85,11 +77,7 @@ pub fn truncation_replaces_the_suffix_only(mut store: impl LogStore) {
         .collect();
     assert_eq!(terms, [Some(1), Some(1), Some(1), Some(2), Some(2), None]);
     expect(store.append(&[truncate(1, 100)]));
-    assert_eq!(
-        last(&store, 1),
-        Some(5),
-        "truncating beyond the end removes nothing"
-    );
+    assert_eq!(last(&store, 1), Some(5), "truncating beyond the end removes nothing");
     expect(store.append(&[truncate(1, 1)]));
     assert_eq!(last(&store, 1), Some(0));
     expect(store.append(&[run(1, 1, 1, 3)]));
@@ -109,18 +97,9 @@ pub fn operations_of_one_batch_take_effect_in_order(mut store: impl LogStore) {
     expect(store.append(&batch));
     assert_eq!(last(&store, 1), Some(4));
     assert_eq!(last(&store, 2), Some(1));
-    let found = store.reader().entries(
-        GroupId::new(1),
-        LogIndex::new(1),
-        LogIndex::new(4),
-        u64::MAX,
-    );
-    let terms = found.map(|found| {
-        found
-            .iter()
-            .map(|entry| entry.term.get())
-            .collect::<Vec<_>>()
-    });
+    let found =
+        store.reader().entries(GroupId::new(1), LogIndex::new(1), LogIndex::new(4), u64::MAX);
+    let terms = found.map(|found| found.iter().map(|entry| entry.term.get()).collect::<Vec<_>>());
     assert!(matches!(terms, Ok(terms) if terms == [1, 1, 2, 2]));
 }
 
@@ -144,29 +123,13 @@ pub fn refused_batches_change_nothing(mut store: impl LogStore) {
     let mut torn = run(1, 4, 3, 1);
     torn.entries.remove(1);
     assert!(matches!(refuse(&mut store, torn), LogError::Gap { .. }));
-    assert!(matches!(
-        refuse(&mut store, run(9, 1, 1, 1)),
-        LogError::UnknownGroup { .. }
-    ));
-    assert!(matches!(
-        refuse(&mut store, create(1, 3)),
-        LogError::GroupExists { .. }
-    ));
-    assert!(matches!(
-        refuse(&mut store, create(1, 2)),
-        LogError::GroupExists { .. }
-    ));
-    assert!(matches!(
-        refuse(&mut store, truncate(1, 0)),
-        LogError::TruncateBelowFirst { .. }
-    ));
+    assert!(matches!(refuse(&mut store, run(9, 1, 1, 1)), LogError::UnknownGroup { .. }));
+    assert!(matches!(refuse(&mut store, create(1, 3)), LogError::GroupExists { .. }));
+    assert!(matches!(refuse(&mut store, create(1, 2)), LogError::GroupExists { .. }));
+    assert!(matches!(refuse(&mut store, truncate(1, 0)), LogError::TruncateBelowFirst { .. }));
     assert!(!store.is_poisoned());
     assert_eq!((last(&store, 1), last(&store, 2)), (Some(2), None));
-    assert_eq!(
-        expect(store.append(&[])).end_lsn,
-        end,
-        "an empty batch writes nothing"
-    );
+    assert_eq!(expect(store.append(&[])).end_lsn, end, "an empty batch writes nothing");
     expect(store.append(&[create(2, 1), run(1, 3, 1, 1)]));
 }
 
@@ -177,27 +140,17 @@ pub fn a_new_life_of_a_group_begins_empty(mut store: impl LogStore) {
     expect(store.append(&[create(1, 2)]));
     assert_eq!(last(&store, 1), Some(0));
     expect(store.append(&[run(1, 1, 1, 1)]));
-    assert_eq!(
-        store.reader().term(GroupId::new(1), LogIndex::new(1)),
-        Some(Term::new(1))
-    );
+    assert_eq!(store.reader().term(GroupId::new(1), LogIndex::new(1)), Some(Term::new(1)));
 }
 
 /// An entry counts as durable after a sync and not before; replacing it takes that back.
 pub fn durable_index_waits_for_the_sync(mut store: impl LogStore) {
-    let durable = |store: &dyn LogStore| {
-        store
-            .reader()
-            .durable_index(GroupId::new(1))
-            .map(LogIndex::get)
-    };
+    let durable =
+        |store: &dyn LogStore| store.reader().durable_index(GroupId::new(1)).map(LogIndex::get);
     assert_eq!(durable(&store), None);
     let mut first = run(1, 1, 3, 1);
     first.create = create(1, 1).create;
-    first.hard_state = Some(HardState {
-        term: Term::new(1),
-        vote: Some(ReplicaId::new(2)),
-    });
+    first.hard_state = Some(HardState { term: Term::new(1), vote: Some(ReplicaId::new(2)) });
     let end = expect(store.append(&[first])).end_lsn;
     assert_eq!(durable(&store), Some(0));
     assert!(expect(store.sync()).durable_lsn >= end);
@@ -217,9 +170,7 @@ pub fn reads_are_bounded_and_never_empty_handed(mut store: impl LogStore) {
     let reader = store.reader();
     let read = |first: u64, last: u64, bytes_max: u64| {
         let (first, last) = (LogIndex::new(first), LogIndex::new(last));
-        reader
-            .entries(GroupId::new(1), first, last, bytes_max)
-            .map(|entries| entries.len())
+        reader.entries(GroupId::new(1), first, last, bytes_max).map(|entries| entries.len())
     };
     let cost = entry(1, 1, RUN_PAYLOAD_BYTES).cost();
     assert!(matches!(read(3, 40, 0), Ok(1)));
@@ -227,14 +178,8 @@ pub fn reads_are_bounded_and_never_empty_handed(mut store: impl LogStore) {
     assert!(matches!(read(3, 40, 5 * cost - 1), Ok(4)));
     assert!(matches!(read(3, 40, u64::MAX), Ok(38)));
     assert!(matches!(read(40, 3, u64::MAX), Ok(0)));
-    assert!(matches!(
-        read(0, 3, u64::MAX),
-        Err(ReadError::OutOfRange { .. })
-    ));
-    assert!(matches!(
-        read(50, 51, u64::MAX),
-        Err(ReadError::OutOfRange { .. })
-    ));
+    assert!(matches!(read(0, 3, u64::MAX), Err(ReadError::OutOfRange { .. })));
+    assert!(matches!(read(50, 51, u64::MAX), Err(ReadError::OutOfRange { .. })));
 }
 
 /// Readers run beside the writer and never see a part of a batch.
@@ -281,10 +226,7 @@ pub fn positions_never_run_backwards(mut store: impl LogStore) {
 fn create(group: u32, incarnation: u32) -> GroupWrite {
     let mut write = GroupWrite::new(GroupId::new(group));
     let incarnation = GroupIncarnation::new(incarnation);
-    write.create = Some(GroupCreate {
-        incarnation,
-        spec: Bytes::from_static(b"spec"),
-    });
+    write.create = Some(GroupCreate { incarnation, spec: Bytes::from_static(b"spec") });
     write
 }
 
@@ -296,34 +238,24 @@ fn truncate(group: u32, from: u64) -> GroupWrite {
 
 fn run(group: u32, first: u64, count: u64, term: u64) -> GroupWrite {
     let mut write = GroupWrite::new(GroupId::new(group));
-    write.entries = (first..first + count)
-        .map(|index| entry(index, term, RUN_PAYLOAD_BYTES))
-        .collect();
+    write.entries =
+        (first..first + count).map(|index| entry(index, term, RUN_PAYLOAD_BYTES)).collect();
     write
 }
 
 fn entry(index: u64, term: u64, bytes: usize) -> Entry {
-    let payload: Vec<u8> = (0..bytes)
-        .map(|at| (at as u64 * 31 + index * 7 + term) as u8)
-        .collect();
+    let payload: Vec<u8> = (0..bytes).map(|at| (at as u64 * 31 + index * 7 + term) as u8).collect();
     Entry {
         index: LogIndex::new(index),
         term: Term::new(term),
-        kind: if bytes == 0 {
-            EntryKind::Noop
-        } else {
-            EntryKind::Command
-        },
+        kind: if bytes == 0 { EntryKind::Noop } else { EntryKind::Command },
         time: LogTime::new(1_700_000_000_000 + index),
         payload: payload.into(),
     }
 }
 
 fn last(store: &impl LogStore, group: u32) -> Option<u64> {
-    store
-        .reader()
-        .last_index(GroupId::new(group))
-        .map(LogIndex::get)
+    store.reader().last_index(GroupId::new(group)).map(LogIndex::get)
 }
 
 fn expect<T>(outcome: Result<T, LogError>) -> T {

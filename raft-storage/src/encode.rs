@@ -72,15 +72,7 @@ impl FrameBuffer {
                     let spec = write.create.as_ref().map_or(&[][..], |create| &create.spec);
                     let code = RecordType::GroupCreate as u8;
                     let payload_bytes = spec.len() as u32;
-                    self.record(
-                        lsn,
-                        &RecordHeader {
-                            code,
-                            payload_bytes,
-                            ..header
-                        },
-                        spec,
-                    );
+                    self.record(lsn, &RecordHeader { code, payload_bytes, ..header }, spec);
                 }
                 Part::HardState => {
                     let state = write.hard_state.unwrap_or_default();
@@ -96,15 +88,7 @@ impl FrameBuffer {
                 Part::Truncate => {
                     let code = RecordType::TruncateSuffix as u8;
                     let index = write.truncate_from.unwrap_or_default().get();
-                    self.record(
-                        lsn,
-                        &RecordHeader {
-                            code,
-                            index,
-                            ..header
-                        },
-                        &[],
-                    );
+                    self.record(lsn, &RecordHeader { code, index, ..header }, &[]);
                 }
                 Part::Run(range) => self.run(cursor, header, &write.entries[range.clone()]),
             }
@@ -183,11 +167,7 @@ impl FrameBuffer {
         self.push(&header.encode(cursor.end(), &[]));
         for entry in entries {
             let length = entry.payload.len() as u64;
-            self.locations.push(Location::new(
-                cursor.slot,
-                cursor.offset + self.bytes,
-                length,
-            ));
+            self.locations.push(Location::new(cursor.slot, cursor.offset + self.bytes, length));
             let name = EntryName {
                 group: header.group,
                 incarnation: header.incarnation,
@@ -205,10 +185,7 @@ impl FrameBuffer {
             self.push(&item);
             if entry.payload.len() >= REFERENCE_BYTES_MIN {
                 let at = self.buffer.len();
-                self.references.push(Reference {
-                    at,
-                    payload: entry.payload.clone(),
-                });
+                self.references.push(Reference { at, payload: entry.payload.clone() });
                 self.bytes += length;
             } else {
                 self.push(&entry.payload);
@@ -220,9 +197,7 @@ impl FrameBuffer {
     fn finish(&mut self, cursor: &Cursor) {
         let body_bytes = self.bytes - FRAME_HEADER_BYTES as u64;
         let mut body_crc = 0;
-        self.for_each_part(FRAME_HEADER_BYTES, |part| {
-            body_crc = crc32c_append(body_crc, part)
-        });
+        self.for_each_part(FRAME_HEADER_BYTES, |part| body_crc = crc32c_append(body_crc, part));
         let header = FrameHeader {
             version: FRAME_VERSION,
             flags: 0,

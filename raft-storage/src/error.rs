@@ -1,9 +1,6 @@
 //! What can go wrong with a log, and whose fault it is.
 
-#![allow(
-    missing_docs,
-    reason = "the message of a variant says what its fields are"
-)]
+#![allow(missing_docs, reason = "the message of a variant says what its fields are")]
 
 use std::io;
 
@@ -21,47 +18,22 @@ pub enum LogError {
     UnknownGroup { group: GroupId },
     /// The caller's fault; the log is unchanged.
     #[error("group {group} exists with incarnation {incarnation}, asked for {asked}")]
-    GroupExists {
-        group: GroupId,
-        incarnation: GroupIncarnation,
-        asked: GroupIncarnation,
-    },
+    GroupExists { group: GroupId, incarnation: GroupIncarnation, asked: GroupIncarnation },
     /// The caller's fault; the log is unchanged.
     #[error("group {group}: the next entry is {expected}, got {got}")]
-    Gap {
-        group: GroupId,
-        expected: LogIndex,
-        got: LogIndex,
-    },
+    Gap { group: GroupId, expected: LogIndex, got: LogIndex },
     /// The caller's fault; the log is unchanged.
     #[error("group {group}: cannot truncate from {from}, the log begins at {first}")]
-    TruncateBelowFirst {
-        group: GroupId,
-        from: LogIndex,
-        first: LogIndex,
-    },
+    TruncateBelowFirst { group: GroupId, from: LogIndex, first: LogIndex },
     /// The caller's fault; the log is unchanged.
     #[error("group {group}: entry {index} has {bytes} bytes, the limit is {bytes_max}")]
-    EntryTooLarge {
-        group: GroupId,
-        index: LogIndex,
-        bytes: u64,
-        bytes_max: u64,
-    },
+    EntryTooLarge { group: GroupId, index: LogIndex, bytes: u64, bytes_max: u64 },
     /// The caller's fault; the log is unchanged.
     #[error("group {group}: its description has {bytes} bytes, the limit is {bytes_max}")]
-    SpecTooLarge {
-        group: GroupId,
-        bytes: u64,
-        bytes_max: u64,
-    },
+    SpecTooLarge { group: GroupId, bytes: u64, bytes_max: u64 },
     /// The caller's fault; the log is unchanged. Times have 56 bits on disk.
     #[error("group {group}: entry {index} has the impossible time {time} ms")]
-    TimeOutOfRange {
-        group: GroupId,
-        index: LogIndex,
-        time: LogTime,
-    },
+    TimeOutOfRange { group: GroupId, index: LogIndex, time: LogTime },
     /// No new segment could be made, most likely because the disk is full. The log is
     /// unchanged and the same append may be tried again.
     #[error("cannot prepare another segment")]
@@ -132,36 +104,19 @@ pub enum OpenError {
     Locked { dir: String },
     /// The directory belongs to another cluster.
     #[error("{dir} belongs to cluster {found:?}, expected {expected:?}")]
-    ForeignCluster {
-        dir: String,
-        expected: String,
-        found: String,
-    },
+    ForeignCluster { dir: String, expected: String, found: String },
     /// The directory belongs to another node.
     #[error("{dir} belongs to node {found}, expected {expected}")]
-    ForeignNode {
-        dir: String,
-        expected: NodeId,
-        found: NodeId,
-    },
+    ForeignNode { dir: String, expected: NodeId, found: NodeId },
     /// A segment was made by another store and copied here.
     #[error("segment {segment} belongs to store {found}, expected {expected}")]
-    ForeignSegment {
-        segment: u32,
-        expected: StoreId,
-        found: StoreId,
-    },
+    ForeignSegment { segment: u32, expected: StoreId, found: StoreId },
     /// One of the two small files that say who the store is cannot be read as such.
     #[error("{dir}: file {name} is damaged")]
     IdentityDamaged { dir: String, name: &'static str },
     /// A newer version wrote this. Use that version.
     #[error("segment {segment}, offset {offset}: unsupported {what} {value}")]
-    Unsupported {
-        segment: u32,
-        offset: u64,
-        what: Unsupported,
-        value: u64,
-    },
+    Unsupported { segment: u32, offset: u64, what: Unsupported, value: u64 },
     /// Bytes that were durable have changed or are gone. The promises made on them may be lost:
     /// never cut silently, left to the operator.
     #[error("segment {segment} is damaged at offset {offset}: {why}")]
@@ -308,17 +263,8 @@ pub enum ReadError {
     },
     /// What is on disk is not what was written.
     #[error("group {group}: entry {index} in segment {segment} at {offset} is damaged")]
-    Corrupt {
-        group: GroupId,
-        index: LogIndex,
-        segment: u32,
-        offset: u64,
-    },
+    Corrupt { group: GroupId, index: LogIndex, segment: u32, offset: u64 },
     /// The file system refused.
     #[error("group {group}: cannot read entry {index}")]
-    Io {
-        group: GroupId,
-        index: LogIndex,
-        source: io::Error,
-    },
+    Io { group: GroupId, index: LogIndex, source: io::Error },
 }

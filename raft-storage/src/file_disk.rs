@@ -98,12 +98,7 @@ impl Disk for FileDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<LogFile> {
-        Ok(LogFile(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(self.path(name))?,
-        ))
+        Ok(LogFile(OpenOptions::new().read(true).write(true).open(self.path(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -68,11 +68,7 @@ impl FrameHeader {
             || u32_at(block, 36) != 0
             || u32_at(block, 56) != 0;
         let header = Self {
-            version: if foreign {
-                block[4].max(FRAME_VERSION + 1)
-            } else {
-                block[4]
-            },
+            version: if foreign { block[4].max(FRAME_VERSION + 1) } else { block[4] },
             flags: block[5],
             lsn: Lsn::new(u64_at(block, 8)),
             synced: Lsn::new(u64_at(block, 16)),
@@ -144,10 +140,7 @@ mod tests {
                 "50000000000000000403020108070605090000000000000000000000fa7d5ba9",
             )
         );
-        assert_eq!(
-            FrameHeader::decode(&block, 0x1234_5678),
-            Ok((header(), sum))
-        );
+        assert_eq!(FrameHeader::decode(&block, 0x1234_5678), Ok((header(), sum)));
     }
 
     #[test]
@@ -158,9 +151,6 @@ mod tests {
             block[bit / 8] ^= 1 << (bit % 8);
             assert!(FrameHeader::decode(&block, 7).is_err(), "bit {bit}");
         }
-        assert_eq!(
-            FrameHeader::decode(&block, 8),
-            Err(FrameFault::HeaderChecksum)
-        );
+        assert_eq!(FrameHeader::decode(&block, 8), Err(FrameFault::HeaderChecksum));
     }
 }

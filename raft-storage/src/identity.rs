@@ -39,9 +39,8 @@ impl StoreId {
     /// [`InitError::Randomness`] if the system has none to give.
     pub fn random() -> Result<Self, InitError> {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| InitError::Randomness {
-            reason: error.to_string(),
-        })?;
+        getrandom::fill(&mut bytes)
+            .map_err(|error| InitError::Randomness { reason: error.to_string() })?;
         Ok(Self(u128::from_le_bytes(bytes)))
     }
 }
@@ -114,10 +113,7 @@ pub(crate) struct Life {
 
 impl Life {
     /// A directory that was never opened.
-    pub(crate) const UNBORN: Self = Self {
-        incarnation: Incarnation::new(0),
-        durable: Lsn::ZERO,
-    };
+    pub(crate) const UNBORN: Self = Self { incarnation: Incarnation::new(0), durable: Lsn::ZERO };
 
     /// Makes this life the noted one; durable on return.
     pub(crate) fn store<D: Disk>(self, disk: &D) -> io::Result<()> {
@@ -147,27 +143,19 @@ impl Life {
 
 /// Writes both files into an empty directory. The caller holds the lock.
 pub(crate) fn write_new<D: Disk>(disk: &D, identity: &Identity) -> Result<(), InitError> {
-    let io = |source| InitError::Io {
-        dir: disk.describe(),
-        source,
-    };
+    let io = |source| InitError::Io { dir: disk.describe(), source };
     let bytes = identity.cluster.len();
     if bytes == 0 || bytes > 255 {
         return Err(InitError::ClusterName { bytes });
     }
     for found in disk.list().map_err(io)? {
         if found == IDENTITY_NAME {
-            return Err(InitError::AlreadyInitialised {
-                dir: disk.describe(),
-            });
+            return Err(InitError::AlreadyInitialised { dir: disk.describe() });
         }
         // What an interrupted `init` leaves behind is no obstacle to repeating it.
         let own = found.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(&found);
         if ![IDENTITY_NAME, INCARNATION_NAME, LOCK_NAME].contains(&own) {
-            return Err(InitError::NotEmpty {
-                dir: disk.describe(),
-                found,
-            });
+            return Err(InitError::NotEmpty { dir: disk.describe(), found });
         }
     }
     Life::UNBORN.store(disk).map_err(io)?;
@@ -176,14 +164,8 @@ pub(crate) fn write_new<D: Disk>(disk: &D, identity: &Identity) -> Result<(), In
 
 /// Reads both files, or `None` if there is no `identity`.
 pub(crate) fn read<D: Disk>(disk: &D) -> Result<Option<(Identity, Life)>, OpenError> {
-    let io = |source| OpenError::Io {
-        dir: disk.describe(),
-        source,
-    };
-    let damaged = |name| OpenError::IdentityDamaged {
-        dir: disk.describe(),
-        name,
-    };
+    let io = |source| OpenError::Io { dir: disk.describe(), source };
+    let damaged = |name| OpenError::IdentityDamaged { dir: disk.describe(), name };
     let Some(bytes) = read_file(disk, IDENTITY_NAME, IDENTITY_BYTES_MAX).map_err(io)? else {
         return Ok(None);
     };
@@ -210,17 +192,11 @@ mod tests {
 
     #[test]
     fn identity_and_life_round_trip_and_every_flipped_bit_is_seen() {
-        let identity = Identity {
-            cluster: "orders".into(),
-            node: NodeId::new(7),
-            store: StoreId::new(42),
-        };
+        let identity =
+            Identity { cluster: "orders".into(), node: NodeId::new(7), store: StoreId::new(42) };
         let bytes = identity.encode();
         assert_eq!(Identity::decode(&bytes), Some(identity));
-        let life = Life {
-            incarnation: Incarnation::new(9),
-            durable: Lsn::new(4096),
-        };
+        let life = Life { incarnation: Incarnation::new(9), durable: Lsn::new(4096) };
         assert_eq!(Life::decode(&life.encode()), Some(life));
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();

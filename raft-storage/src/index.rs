@@ -61,9 +61,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn group(&self, group: GroupId) -> Option<&GroupIndex> {
-        self.slots
-            .get(&group)
-            .map(|slot| &self.groups[*slot as usize])
+        self.slots.get(&group).map(|slot| &self.groups[*slot as usize])
     }
 
     /// Begins a group, or its next life; returns its slot.
@@ -91,12 +89,7 @@ pub(crate) struct GroupIndex {
 
 impl GroupIndex {
     fn new(incarnation: GroupIncarnation) -> Self {
-        Self {
-            incarnation,
-            first: LogIndex::new(1),
-            locations: VecDeque::new(),
-            runs: Vec::new(),
-        }
+        Self { incarnation, first: LogIndex::new(1), locations: VecDeque::new(), runs: Vec::new() }
     }
 
     pub(crate) fn last(&self) -> LogIndex {
@@ -165,25 +158,18 @@ mod tests {
     use super::*;
 
     fn places(count: u64) -> Vec<Location> {
-        (0..count)
-            .map(|i| Location::new(0, 4096 + i * 16, 0))
-            .collect()
+        (0..count).map(|i| Location::new(0, 4096 + i * 16, 0)).collect()
     }
 
     #[test]
     fn terms_follow_appends_and_truncations() {
         let mut group = GroupIndex::new(GroupIncarnation::new(1));
-        assert_eq!(
-            (group.last(), group.term(LogIndex::new(1))),
-            (LogIndex::ZERO, None)
-        );
+        assert_eq!((group.last(), group.term(LogIndex::new(1))), (LogIndex::ZERO, None));
         group.append(Term::new(2), &places(3));
         group.append(Term::new(2), &places(1));
         group.append(Term::new(5), &places(2));
         let terms = |group: &GroupIndex| -> Vec<u64> {
-            (1..=group.last().get())
-                .map(|i| group.term(LogIndex::new(i)).unwrap().get())
-                .collect()
+            (1..=group.last().get()).map(|i| group.term(LogIndex::new(i)).unwrap().get()).collect()
         };
         assert_eq!(terms(&group), [2, 2, 2, 2, 5, 5]);
         assert_eq!(group.runs.len(), 2);

@@ -51,13 +51,7 @@ mod tests {
     fn extremes_survive_packing() {
         for slot in [0, 1, SLOTS_MAX - 1] {
             for offset in [0, 8, 4096, SEGMENT_BYTES_MAX - 8] {
-                for bytes in [
-                    0,
-                    1,
-                    LENGTH_SATURATED - 1,
-                    LENGTH_SATURATED,
-                    u64::from(u32::MAX),
-                ] {
+                for bytes in [0, 1, LENGTH_SATURATED - 1, LENGTH_SATURATED, u64::from(u32::MAX)] {
                     let location = Location::new(slot, offset, bytes);
                     assert_eq!((location.slot(), location.offset()), (slot, offset));
                     let kept = (bytes < LENGTH_SATURATED).then_some(bytes);

@@ -95,10 +95,7 @@ pub fn init(
     node: NodeId,
     options: &InitOptions,
 ) -> Result<Identity, InitError> {
-    let io = |source| InitError::Io {
-        dir: dir.display().to_string(),
-        source,
-    };
+    let io = |source| InitError::Io { dir: dir.display().to_string(), source };
     init_on(&FileDisk::create(dir).map_err(io)?, cluster, node, options)
 }
 
@@ -112,25 +109,14 @@ pub fn init_on<D: Disk>(
     node: NodeId,
     options: &InitOptions,
 ) -> Result<Identity, InitError> {
-    let io = |source| InitError::Io {
-        dir: disk.describe(),
-        source,
-    };
-    let _lock = disk
-        .try_lock()
-        .map_err(io)?
-        .ok_or_else(|| InitError::Locked {
-            dir: disk.describe(),
-        })?;
+    let io = |source| InitError::Io { dir: disk.describe(), source };
+    let _lock =
+        disk.try_lock().map_err(io)?.ok_or_else(|| InitError::Locked { dir: disk.describe() })?;
     let store = match options.store {
         Some(store) => store,
         None => StoreId::random()?,
     };
-    let identity = Identity {
-        cluster: cluster.to_owned(),
-        node,
-        store,
-    };
+    let identity = Identity { cluster: cluster.to_owned(), node, store };
     identity::write_new(disk, &identity)?;
     Ok(identity)
 }
@@ -174,10 +160,7 @@ impl Log {
         options: &LogOptions,
     ) -> Result<Opened<D>, OpenError> {
         let dir = || disk.describe();
-        let io = |source| OpenError::Io {
-            dir: disk.describe(),
-            source,
-        };
+        let io = |source| OpenError::Io { dir: disk.describe(), source };
         let segment_bytes = options.segment_bytes;
         let allowed = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
             && segment_bytes.is_multiple_of(BLOCK_BYTES);
@@ -188,10 +171,7 @@ impl Log {
         if identity::read(&disk)?.is_none() {
             return Err(OpenError::NotInitialised { dir: dir() });
         }
-        let lock = disk
-            .try_lock()
-            .map_err(io)?
-            .ok_or_else(|| OpenError::Locked { dir: dir() })?;
+        let lock = disk.try_lock().map_err(io)?.ok_or_else(|| OpenError::Locked { dir: dir() })?;
         let (identity, life) =
             identity::read(&disk)?.ok_or_else(|| OpenError::NotInitialised { dir: dir() })?;
         check_expected(&dir(), &identity, expected)?;
@@ -201,12 +181,7 @@ impl Log {
         // The new life begins before the log is touched: whatever bears its number was written
         // after everybody could know it.
         let durable = recovered.report.end_lsn;
-        Life {
-            incarnation,
-            durable,
-        }
-        .store(&disk)
-        .map_err(io)?;
+        Life { incarnation, durable }.store(&disk).map_err(io)?;
 
         let preparation = options.preparation;
         let mut spares = Spares::new(
@@ -219,19 +194,13 @@ impl Log {
         .map_err(io)?;
         let mut files = recovered.files;
         let cursor = match recovered.cursor {
-            Some(cursor) => Cursor {
-                incarnation: incarnation.get(),
-                ..cursor
-            },
+            Some(cursor) => Cursor { incarnation: incarnation.get(), ..cursor },
             None => {
                 let spare = spares.take(segment_bytes).map_err(io)?;
                 let header = first_header(identity.store, incarnation, spare.bytes);
                 write_segment_header(&spare.file, &header).map_err(io)?;
                 spare.file.sync_data().map_err(io)?;
-                let segment = SegmentFile {
-                    file: Arc::new(spare.file),
-                    base: header.base,
-                };
+                let segment = SegmentFile { file: Arc::new(spare.file), base: header.base };
                 files.insert(spare.slot, segment);
                 first_cursor(spare.slot, &header)
             }
@@ -242,9 +211,8 @@ impl Log {
         };
         let tails = Tails::from_index(&recovered.index);
         let shared = Arc::new(Shared::new(recovered.index, files, cursor.synced));
-        let frame_bytes_max = options
-            .frame_bytes_max
-            .clamp(2 * BLOCK_BYTES, segment_bytes - BLOCK_BYTES);
+        let frame_bytes_max =
+            options.frame_bytes_max.clamp(2 * BLOCK_BYTES, segment_bytes - BLOCK_BYTES);
         debug_assert!(frame_bytes_max > FRAME_HEADER_BYTES as u64);
         let store = identity.store;
         let writer = LogWriter::new(WriterParts {
@@ -264,10 +232,7 @@ impl Log {
             groups: recovered.groups,
             reader: writer.reader(),
             writer,
-            report: RecoveryReport {
-                end_lsn: cursor.end(),
-                ..recovered.report
-            },
+            report: RecoveryReport { end_lsn: cursor.end(), ..recovered.report },
         })
     }
 }
@@ -286,11 +251,7 @@ fn check_expected(dir: &str, identity: &Identity, expected: &Expected) -> Result
         && node != identity.node
     {
         let (expected, found) = (node, identity.node);
-        return Err(OpenError::ForeignNode {
-            dir: dir.to_owned(),
-            expected,
-            found,
-        });
+        return Err(OpenError::ForeignNode { dir: dir.to_owned(), expected, found });
     }
     Ok(())
 }

@@ -116,11 +116,7 @@ impl MemDisk {
             file.seen.clone_from(&file.durable);
         }
         let mut names = state.durable_names.clone();
-        let changed: Vec<&String> = state
-            .names
-            .keys()
-            .chain(state.durable_names.keys())
-            .collect();
+        let changed: Vec<&String> = state.names.keys().chain(state.durable_names.keys()).collect();
         for name in changed {
             let keep = match policy {
                 CrashPolicy::DropUnsynced => false,
@@ -135,15 +131,8 @@ impl MemDisk {
             }
         }
         let durable_names = names.clone();
-        let state = State {
-            files,
-            names,
-            durable_names,
-            ..State::default()
-        };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-        }
+        let state = State { files, names, durable_names, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Lets the `operation`th change from now on fail; the next one has number 0.
@@ -165,10 +154,7 @@ impl MemDisk {
     /// The content of a file as readers see it.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state.lock();
-        state
-            .names
-            .get(name)
-            .map(|file| state.files[*file].seen.clone())
+        state.names.get(name).map(|file| state.files[*file].seen.clone())
     }
 
     /// Replaces the content of a file, durably: for tests that damage what is at rest.
@@ -185,11 +171,7 @@ impl MemDisk {
             }
         };
         let file = &mut state.files[file];
-        *file = FileState {
-            seen: content.into(),
-            durable: content.into(),
-            pending: Vec::new(),
-        };
+        *file = FileState { seen: content.into(), durable: content.into(), pending: Vec::new() };
     }
 }
 
@@ -211,10 +193,7 @@ impl State {
     }
 
     fn file(&self, name: &str) -> io::Result<usize> {
-        self.names
-            .get(name)
-            .copied()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -232,9 +211,7 @@ impl Disk for MemDisk {
             return Ok(None);
         }
         state.locked = true;
-        Ok(Some(MemLock {
-            state: Arc::clone(&self.state),
-        }))
+        Ok(Some(MemLock { state: Arc::clone(&self.state) }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -250,18 +227,12 @@ impl Disk for MemDisk {
         let file = state.files.len();
         state.files.push(FileState::default());
         state.names.insert(name.to_owned(), file);
-        Ok(MemFile {
-            state: Arc::clone(&self.state),
-            file,
-        })
+        Ok(MemFile { state: Arc::clone(&self.state), file })
     }
 
     fn open(&self, name: &str) -> io::Result<MemFile> {
         let file = self.state.lock().file(name)?;
-        Ok(MemFile {
-            state: Arc::clone(&self.state),
-            file,
-        })
+        Ok(MemFile { state: Arc::clone(&self.state), file })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -305,9 +276,7 @@ impl DiskFile for MemFile {
         let state = self.state.lock();
         let seen = &state.files[self.file].seen;
         let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let bytes = begin
-            .checked_add(buffer.len())
-            .and_then(|end| seen.get(begin..end));
+        let bytes = begin.checked_add(buffer.len()).and_then(|end| seen.get(begin..end));
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }

@@ -70,11 +70,7 @@ impl LogStore for MemoryLog {
             self.touched.push(write.group);
         }
         self.end = self.end.plus(bytes);
-        Ok(AppendInfo {
-            end_lsn: self.end,
-            bytes,
-            frames: u64::from(!writes.is_empty()),
-        })
+        Ok(AppendInfo { end_lsn: self.end, bytes, frames: u64::from(!writes.is_empty()) })
     }
 
     fn sync(&mut self) -> Result<SyncInfo, LogError> {
@@ -85,9 +81,7 @@ impl LogStore for MemoryLog {
             }
         }
         self.durable = self.end;
-        Ok(SyncInfo {
-            durable_lsn: self.durable,
-        })
+        Ok(SyncInfo { durable_lsn: self.durable })
     }
 
     fn idle(&mut self) -> Result<(), LogError> {
@@ -133,9 +127,7 @@ impl EntrySource for RwLock<Groups> {
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
         let groups = self.read();
-        let known = groups
-            .get(&group)
-            .ok_or(ReadError::UnknownGroup { group })?;
+        let known = groups.get(&group).ok_or(ReadError::UnknownGroup { group })?;
         if first > last {
             return Ok(Vec::new());
         }
@@ -164,19 +156,11 @@ impl EntrySource for RwLock<Groups> {
         let groups = self.read();
         let known = groups.get(&group)?;
         let durable = LogIndex::new(known.durable as u64);
-        Some(Bounds {
-            first: LogIndex::new(1),
-            last: known.last(),
-            durable,
-        })
+        Some(Bounds { first: LogIndex::new(1), last: known.last(), durable })
     }
 
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
         let at = usize::try_from(index.get().checked_sub(1)?).ok()?;
-        self.read()
-            .get(&group)?
-            .entries
-            .get(at)
-            .map(|entry| entry.term)
+        self.read().get(&group)?.entries.get(at).map(|entry| entry.term)
     }
 }

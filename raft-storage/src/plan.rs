@@ -112,10 +112,7 @@ impl Plan {
                 frame.body_bytes += bytes;
                 frame.pieces.end = at + 1;
             }
-            _ => self.frames.push(FramePlan {
-                pieces: at..at + 1,
-                body_bytes: bytes,
-            }),
+            _ => self.frames.push(FramePlan { pieces: at..at + 1, body_bytes: bytes }),
         }
     }
 }
@@ -151,10 +148,7 @@ mod tests {
         let pieces = |frame: &FramePlan| {
             assert_eq!(
                 frame.body_bytes,
-                plan.pieces[frame.pieces.clone()]
-                    .iter()
-                    .map(|piece| piece.bytes)
-                    .sum::<u64>()
+                plan.pieces[frame.pieces.clone()].iter().map(|piece| piece.bytes).sum::<u64>()
             );
             plan.pieces[frame.pieces.clone()]
                 .iter()
@@ -181,15 +175,11 @@ mod tests {
     fn frames_are_filled_to_the_cap_and_a_larger_entry_travels_alone() {
         // 40 + 2 * (16 + 8) = 88 bytes fit, a third entry does not.
         let small = [(1, 8); 5];
-        let runs: Vec<_> = [0..2, 2..4, 4..5]
-            .map(|run| vec![(0, Part::Run(run))])
-            .into_iter()
-            .collect();
+        let runs: Vec<_> =
+            [0..2, 2..4, 4..5].map(|run| vec![(0, Part::Run(run))]).into_iter().collect();
         assert_eq!(frames(&[write(&small)], 90), runs);
-        let runs: Vec<_> = [0..1, 1..2, 2..3]
-            .map(|run| vec![(0, Part::Run(run))])
-            .into_iter()
-            .collect();
+        let runs: Vec<_> =
+            [0..1, 1..2, 2..3].map(|run| vec![(0, Part::Run(run))]).into_iter().collect();
         assert_eq!(frames(&[write(&[(1, 8), (1, 5000), (1, 8)])], 90), runs);
     }
 }

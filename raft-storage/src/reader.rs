@@ -110,9 +110,7 @@ impl<F: DiskFile> EntrySource for Shared<F> {
     ) -> Result<Vec<Entry>, ReadError> {
         let (incarnation, wanted) = {
             let index = self.index.read();
-            let known = index
-                .group(group)
-                .ok_or(ReadError::UnknownGroup { group })?;
+            let known = index.group(group).ok_or(ReadError::UnknownGroup { group })?;
             if first > last {
                 return Ok(Vec::new());
             }
@@ -158,11 +156,7 @@ impl<F: DiskFile> EntrySource for Shared<F> {
                 .is_some_and(|segment| segment.base.plus(location.offset()) < durable)
         });
         let (first, last) = (known.first, known.last());
-        Some(Bounds {
-            first,
-            last,
-            durable: LogIndex::new(first.get() - 1 + count as u64),
-        })
+        Some(Bounds { first, last, durable: LogIndex::new(first.get() - 1 + count as u64) })
     }
 
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
@@ -179,9 +173,7 @@ impl<F: DiskFile> Shared<F> {
     ) -> Result<Vec<Entry>, ReadError> {
         let [first, .., last] = stretch else {
             return match stretch {
-                [one] => self
-                    .read_one(group, incarnation, *one)
-                    .map(|entry| vec![entry]),
+                [one] => self.read_one(group, incarnation, *one).map(|entry| vec![entry]),
                 _ => Ok(Vec::new()),
             };
         };
@@ -213,12 +205,7 @@ impl<F: DiskFile> Shared<F> {
         if payload_bytes > ENTRY_BYTES_MAX {
             return Err(corrupt(group, wanted));
         }
-        let buffer = self.read(
-            group,
-            wanted,
-            begin,
-            ITEM_HEADER_BYTES as u64 + payload_bytes,
-        )?;
+        let buffer = self.read(group, wanted, begin, ITEM_HEADER_BYTES as u64 + payload_bytes)?;
         decode_entry(group, incarnation, wanted, &buffer)
     }
 
@@ -230,21 +217,13 @@ impl<F: DiskFile> Shared<F> {
         bytes: u64,
     ) -> Result<Bytes, ReadError> {
         let slot = wanted.location.slot();
-        let file = self
-            .files
-            .read()
-            .get(&slot)
-            .map(|segment| Arc::clone(&segment.file));
+        let file = self.files.read().get(&slot).map(|segment| Arc::clone(&segment.file));
         let mut buffer = vec![0; bytes as usize];
         file.ok_or_else(|| io::ErrorKind::NotFound.into())
             .and_then(|file| file.read_exact_at(&mut buffer, offset))
             .map_err(|source| match source.kind() {
                 io::ErrorKind::UnexpectedEof => corrupt(group, wanted),
-                _ => ReadError::Io {
-                    group,
-                    index: wanted.index,
-                    source,
-                },
+                _ => ReadError::Io { group, index: wanted.index, source },
             })?;
         Ok(buffer.into())
     }
@@ -264,21 +243,13 @@ fn wanted(group: &GroupIndex, first: LogIndex, last: LogIndex, bytes_max: u64) -
         if cost > bytes_max && !wanted.is_empty() {
             break;
         }
-        while group
-            .runs
-            .get(run)
-            .is_some_and(|(start, _)| *start <= index)
-        {
+        while group.runs.get(run).is_some_and(|(start, _)| *start <= index) {
             run += 1;
         }
         let Some((_, term)) = run.checked_sub(1).and_then(|run| group.runs.get(run)) else {
             break;
         };
-        wanted.push(Wanted {
-            index,
-            term: *term,
-            location,
-        });
+        wanted.push(Wanted { index, term: *term, location });
         if index == index.next() {
             break;
         }
@@ -327,12 +298,7 @@ fn decode_entry(
         return Err(damaged());
     }
     let payload = buffer.slice(ITEM_HEADER_BYTES..end);
-    let name = EntryName {
-        group,
-        incarnation,
-        index: wanted.index,
-        term: wanted.term,
-    };
+    let name = EntryName { group, incarnation, index: wanted.index, term: wanted.term };
     if name.entry_crc(item.kind, item.time, &payload) != item.crc {
         return Err(damaged());
     }

@@ -117,11 +117,7 @@ impl ItemHeader {
         let mut block = [0; ITEM_HEADER_BYTES];
         put(&mut block, 0, &self.payload_bytes.to_le_bytes());
         put(&mut block, 4, &self.crc.to_le_bytes());
-        put(
-            &mut block,
-            8,
-            &pack_time(self.kind, self.time).to_le_bytes(),
-        );
+        put(&mut block, 8, &pack_time(self.kind, self.time).to_le_bytes());
         block
     }
 
@@ -171,10 +167,7 @@ pub(crate) fn entry_kind(code: u8) -> Option<EntryKind> {
 }
 
 fn record_crc(frame: Lsn, block: &[u8], payload: &[u8]) -> u32 {
-    crc32c_append(
-        crc32c_append(frame.get() as u32, &block[..RECORD_CRC_AT]),
-        payload,
-    )
+    crc32c_append(crc32c_append(frame.get() as u32, &block[..RECORD_CRC_AT]), payload)
 }
 
 fn pack_time(kind: u8, time: LogTime) -> u64 {
@@ -238,27 +231,19 @@ mod tests {
             term: Term::new(5),
         };
         let (kind, time) = (EntryKind::Command.code(), LogTime::new(0x0102_0304_0506));
-        let item = ItemHeader {
-            payload_bytes: 3,
-            crc: name.entry_crc(kind, time, b"abc"),
-            kind,
-            time,
-        };
+        let item =
+            ItemHeader { payload_bytes: 3, crc: name.entry_crc(kind, time, b"abc"), kind, time };
         assert_eq!(hex(&item.encode()), "03000000b5c6f5420605040302010001");
         assert_eq!(ItemHeader::decode(&item.encode()), item);
     }
 
     #[test]
     fn types_read_back_as_written_and_reserved_ones_are_unknown() {
-        let known: Vec<u8> = (0..=u8::MAX)
-            .filter(|c| RecordType::from_code(*c).is_some())
-            .collect();
+        let known: Vec<u8> =
+            (0..=u8::MAX).filter(|c| RecordType::from_code(*c).is_some()).collect();
         assert_eq!(known, [2, 3, 4, 8, 12]);
         for code in known {
-            assert_eq!(
-                RecordType::from_code(code).map(|kind| kind as u8),
-                Some(code)
-            );
+            assert_eq!(RecordType::from_code(code).map(|kind| kind as u8), Some(code));
         }
     }
 }

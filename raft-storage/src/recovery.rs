@@ -101,10 +101,7 @@ pub(crate) fn recover<D: Disk>(
     life: Life,
     segment_bytes: u64,
 ) -> Result<Recovered<D>, OpenError> {
-    let io = |source| OpenError::Io {
-        dir: disk.describe(),
-        source,
-    };
+    let io = |source| OpenError::Io { dir: disk.describe(), source };
     let mut found = find_segments(disk, identity, segment_bytes)?;
     check_sequence(&found.segments)?;
 
@@ -153,10 +150,7 @@ pub(crate) fn recover<D: Disk>(
             offset: cursor.map_or(0, |cursor| cursor.offset),
             lsn: Some(end),
             groups: None,
-            why: Damage::LogEndsEarly {
-                end,
-                promised: life.durable,
-            },
+            why: Damage::LogEndsEarly { end, promised: life.durable },
         });
     }
     // Only now is it certain that what follows was never promised to anybody.
@@ -170,13 +164,7 @@ pub(crate) fn recover<D: Disk>(
     replay.report.end_lsn = end;
 
     let files = found.segments.drain(..).map(|segment| {
-        (
-            segment.slot,
-            SegmentFile {
-                file: Arc::new(segment.file),
-                base: segment.header.base,
-            },
-        )
+        (segment.slot, SegmentFile { file: Arc::new(segment.file), base: segment.header.base })
     });
     let files = files.collect();
     Ok(Recovered {
@@ -200,13 +188,7 @@ struct Segment<F> {
 impl<F> Segment<F> {
     fn corrupt(&self, offset: u64, groups: Option<Vec<GroupId>>, why: Damage) -> OpenError {
         let lsn = Some(self.header.base.plus(offset));
-        OpenError::Corrupt {
-            segment: self.slot,
-            offset,
-            lsn,
-            groups,
-            why,
-        }
+        OpenError::Corrupt { segment: self.slot, offset, lsn, groups, why }
     }
 
     fn ahead(&self, offset: u64, found: u64, life: Life) -> OpenError {
@@ -215,12 +197,7 @@ impl<F> Segment<F> {
     }
 
     fn unsupported(&self, offset: u64, what: Unsupported, value: u64) -> OpenError {
-        OpenError::Unsupported {
-            segment: self.slot,
-            offset,
-            what,
-            value,
-        }
+        OpenError::Unsupported { segment: self.slot, offset, what, value }
     }
 }
 
@@ -237,22 +214,10 @@ fn find_segments<D: Disk>(
     identity: &Identity,
     segment_bytes: u64,
 ) -> Result<Found<D::File>, OpenError> {
-    let io = |source| OpenError::Io {
-        dir: disk.describe(),
-        source,
-    };
-    let mut slots: Vec<u32> = disk
-        .list()
-        .map_err(io)?
-        .iter()
-        .filter_map(|n| slot_of(n))
-        .collect();
+    let io = |source| OpenError::Io { dir: disk.describe(), source };
+    let mut slots: Vec<u32> = disk.list().map_err(io)?.iter().filter_map(|n| slot_of(n)).collect();
     slots.sort_unstable();
-    let mut found = Found {
-        segments: Vec::new(),
-        spares: VecDeque::new(),
-        next_slot: 0,
-    };
+    let mut found = Found { segments: Vec::new(), spares: VecDeque::new(), next_slot: 0 };
     for slot in slots {
         if slot >= SLOTS_MAX {
             // The index cannot name it, so this software has never written it.
@@ -271,11 +236,7 @@ fn find_segments<D: Disk>(
                 let header = &segment.header;
                 if header.store != identity.store {
                     let (expected, found) = (identity.store, header.store);
-                    return Err(OpenError::ForeignSegment {
-                        segment: slot,
-                        expected,
-                        found,
-                    });
+                    return Err(OpenError::ForeignSegment { segment: slot, expected, found });
                 }
                 if bytes < header.bytes {
                     let expected = header.bytes;
@@ -397,42 +358,27 @@ fn scan<F: DiskFile>(
                 let lsn = header.base.plus(scanned.end);
                 let blank = window.is_blank(scanned.end, limit).map_err(ScanFault::Io)?;
                 if !blank {
-                    replay.report.torn_tail = Some(TornTail {
-                        lsn,
-                        blocks: 0,
-                        fault,
-                    });
+                    replay.report.torn_tail = Some(TornTail { lsn, blocks: 0, fault });
                 }
                 return Ok(scanned);
             }
         };
         if frame.version != FRAME_VERSION {
             let (what, value) = (Unsupported::FrameVersion, u64::from(frame.version));
-            return Err(ScanFault::Open(segment.unsupported(
-                scanned.end,
-                what,
-                value,
-            )));
+            return Err(ScanFault::Open(segment.unsupported(scanned.end, what, value)));
         }
         if frame.flags != 0 {
             let (what, value) = (Unsupported::FrameFlags, u64::from(frame.flags));
-            return Err(ScanFault::Open(segment.unsupported(
-                scanned.end,
-                what,
-                value,
-            )));
+            return Err(ScanFault::Open(segment.unsupported(scanned.end, what, value)));
         }
         if frame.incarnation > replay.life.incarnation.get() {
             let ahead = segment.ahead(scanned.end, frame.incarnation, replay.life);
             return Err(ScanFault::Open(ahead));
         }
-        let bytes = window
-            .get(scanned.end, frame.bytes())
-            .map_err(ScanFault::Io)?;
+        let bytes = window.get(scanned.end, frame.bytes()).map_err(ScanFault::Io)?;
         let body = &bytes[FRAME_HEADER_BYTES..][..frame.body_bytes as usize];
-        let content = replay
-            .apply_frame(segment.slot, scanned.end, &frame, body)
-            .map_err(|(offset, groups, fault)| {
+        let content = replay.apply_frame(segment.slot, scanned.end, &frame, body).map_err(
+            |(offset, groups, fault)| {
                 ScanFault::Open(match fault {
                     ApplyFault::Record(fault) => {
                         segment.corrupt(offset, groups, Damage::Record { fault })
@@ -441,7 +387,8 @@ fn scan<F: DiskFile>(
                         segment.unsupported(offset, what, value)
                     }
                 })
-            })?;
+            },
+        )?;
         replay.report.frames += 1;
         replay.report.bytes += frame.bytes();
         scanned.end += frame.bytes();
@@ -474,9 +421,7 @@ fn next_frame<F: DiskFile>(
         return Ok(Err(FrameFault::Length));
     }
     let bytes = window.get(offset, frame.bytes())?;
-    Ok(frame
-        .check_body(&bytes[FRAME_HEADER_BYTES..])
-        .map(|()| (frame, crc)))
+    Ok(frame.check_body(&bytes[FRAME_HEADER_BYTES..]).map(|()| (frame, crc)))
 }
 
 /// A header that is valid in itself and lies where it says.
@@ -575,4 +520,48 @@ fn zero_tail<F: DiskFile>(segment: &Segment<F>, from: u64) -> io::Result<u64> {
     }
     segment.file.sync_data()?;
     Ok(blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::StoreId;
+
+    #[test]
+    fn a_frame_is_only_valid_where_and_in_the_segment_it_was_written_for() {
+        let segment = SegmentHeader {
+            store: StoreId::new(1),
+            seq: 2,
+            base: Lsn::new(0x10_0000),
+            prev_end: Lsn::new(0x10_0000),
+            prev_crc: 0,
+            salt: 9,
+            incarnation: 1,
+            bytes: 0x4000,
+        };
+        let header = FrameHeader {
+            version: FRAME_VERSION,
+            flags: 0,
+            lsn: Lsn::new(0x10_1000),
+            synced: Lsn::new(0x10_0000),
+            seg_seq: 2,
+            records: 0,
+            body_bytes: 0,
+            prev_crc: 0,
+            body_crc: 0,
+            incarnation: 1,
+        };
+        let (block, _) = header.encode(segment.frame_seed());
+        let judge = |segment: &SegmentHeader, offset| {
+            frame_header(segment, &block, offset).map(|(header, _)| header)
+        };
+        assert_eq!(judge(&segment, 0x1000), Ok(header));
+        assert_eq!(judge(&segment, 0x2000), Err(FrameFault::Position));
+        let moved = SegmentHeader { base: Lsn::new(0x20_0000), ..segment };
+        assert_eq!(judge(&moved, 0x1000), Err(FrameFault::Position));
+        let reused = SegmentHeader { seq: 3, ..segment };
+        assert_eq!(judge(&reused, 0x1000), Err(FrameFault::Position));
+        let salted = SegmentHeader { salt: 10, ..segment };
+        assert_eq!(judge(&salted, 0x1000), Err(FrameFault::HeaderChecksum));
+    }
 }

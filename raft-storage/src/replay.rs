@@ -52,10 +52,7 @@ pub(crate) type Failed = (u64, Option<Vec<GroupId>>, ApplyFault);
 
 impl Replay {
     pub(crate) fn new(life: Life) -> Self {
-        Self {
-            life,
-            ..Self::default()
-        }
+        Self { life, ..Self::default() }
     }
 
     /// Applies a frame whose checksums hold; returns whether it had content.
@@ -77,11 +74,7 @@ impl Replay {
                 let fault = ApplyFault::Unsupported(Unsupported::RecordType, record.code.into());
                 return Err((at, None, fault));
             };
-            let covered = if kind == RecordType::EntryRun {
-                &[]
-            } else {
-                payload
-            };
+            let covered = if kind == RecordType::EntryRun { &[] } else { payload };
             if !RecordHeader::matches(&rest[..RECORD_HEADER_BYTES], frame.lsn, covered) {
                 return Err(fail(RecordFault::Checksum));
             }
@@ -128,10 +121,7 @@ impl Replay {
         let state = &mut self.groups[slot];
         if kind == RecordType::HardState {
             let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
-            state.hard_state = HardState {
-                term: Term::new(record.term),
-                vote,
-            };
+            state.hard_state = HardState { term: Term::new(record.term), vote };
         } else {
             let from = LogIndex::new(record.index);
             if from < self.index.groups[slot].first {
@@ -144,11 +134,7 @@ impl Replay {
     }
 
     fn create(&mut self, record: &RecordHeader, spec: &[u8]) -> Result<(), ApplyFault> {
-        if self
-            .index
-            .group(record.group)
-            .is_some_and(|g| g.incarnation >= record.incarnation)
-        {
+        if self.index.group(record.group).is_some_and(|g| g.incarnation >= record.incarnation) {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
         let slot = self.index.create(record.group, record.incarnation) as usize;
@@ -207,27 +193,23 @@ impl Replay {
         &mut self,
         files: &BTreeMap<u32, SegmentFile<F>>,
     ) -> io::Result<BTreeMap<GroupId, RecoveredGroup>> {
-        let groups = self
-            .groups
-            .drain(..)
-            .zip(&self.index.groups)
-            .map(|(state, index)| {
-                let last_time = match (state.last_time, index.location(index.last())) {
-                    (Some(time), Some(_)) => time,
-                    (None, Some(location)) => read_time(files, location)?,
-                    (_, None) => LogTime::new(0),
-                };
-                let group = RecoveredGroup {
-                    spec: state.spec,
-                    incarnation: index.incarnation,
-                    hard_state: state.hard_state,
-                    first_index: index.first,
-                    last_index: index.last(),
-                    term_runs: index.runs.clone(),
-                    last_time,
-                };
-                Ok((state.id, group))
-            });
+        let groups = self.groups.drain(..).zip(&self.index.groups).map(|(state, index)| {
+            let last_time = match (state.last_time, index.location(index.last())) {
+                (Some(time), Some(_)) => time,
+                (None, Some(location)) => read_time(files, location)?,
+                (_, None) => LogTime::new(0),
+            };
+            let group = RecoveredGroup {
+                spec: state.spec,
+                incarnation: index.incarnation,
+                hard_state: state.hard_state,
+                first_index: index.first,
+                last_index: index.last(),
+                term_runs: index.runs.clone(),
+                last_time,
+            };
+            Ok((state.id, group))
+        });
         groups.collect()
     }
 }
@@ -245,20 +227,14 @@ fn read_time<F: DiskFile>(
 
 /// The record at the beginning of `bytes`: header, payload, and what follows.
 pub(crate) fn split_record(bytes: &[u8]) -> Result<(RecordHeader, &[u8], &[u8]), RecordFault> {
-    let block = bytes
-        .get(..RECORD_HEADER_BYTES)
-        .ok_or(RecordFault::Length)?;
+    let block = bytes.get(..RECORD_HEADER_BYTES).ok_or(RecordFault::Length)?;
     let record = RecordHeader::decode(block);
     let length = record.bytes as usize;
     let payload_end = RECORD_HEADER_BYTES + record.payload_bytes as usize;
     if payload_end > length || length > bytes.len() || !length.is_multiple_of(8) {
         return Err(RecordFault::Length);
     }
-    Ok((
-        record,
-        &bytes[RECORD_HEADER_BYTES..payload_end],
-        &bytes[length..],
-    ))
+    Ok((record, &bytes[RECORD_HEADER_BYTES..payload_end], &bytes[length..]))
 }
 
 /// The entries of a run.
@@ -280,21 +256,14 @@ pub(crate) struct Item<'a> {
 
 impl Item<'_> {
     pub(crate) fn is_sound(&self) -> bool {
-        let ItemHeader {
-            kind, time, crc, ..
-        } = self.header;
+        let ItemHeader { kind, time, crc, .. } = self.header;
         self.name.entry_crc(kind, time, self.payload) == crc
     }
 }
 
 impl<'a> Items<'a> {
     pub(crate) fn new(record: &'a RecordHeader, payload: &'a [u8]) -> Self {
-        Self {
-            record,
-            payload,
-            at: 0,
-            index: LogIndex::new(record.index),
-        }
+        Self { record, payload, at: 0, index: LogIndex::new(record.index) }
     }
 }
 
@@ -323,12 +292,7 @@ impl<'a> Iterator for Items<'a> {
             index: self.index,
             term: Term::new(self.record.term),
         };
-        let item = Item {
-            header,
-            name,
-            payload,
-            at: self.at,
-        };
+        let item = Item { header, name, payload, at: self.at };
         self.at += bytes;
         self.index = self.index.next();
         Some(Ok(item))

@@ -89,10 +89,7 @@ impl SegmentHeader {
 
     /// What the header checksums of the frames in this segment start from.
     pub(crate) fn frame_seed(&self) -> u32 {
-        crc32c_append(
-            crc32c(&self.salt.to_le_bytes()),
-            &self.store.get().to_le_bytes(),
-        )
+        crc32c_append(crc32c(&self.salt.to_le_bytes()), &self.store.get().to_le_bytes())
     }
 }
 
@@ -127,11 +124,7 @@ pub(crate) fn file_name(slot: u32) -> String {
 
 /// The slot of the file with this name, or `None` if it is no segment.
 pub(crate) fn slot_of(name: &str) -> Option<u32> {
-    let slot = name
-        .strip_prefix("log-")?
-        .strip_suffix(".seg")?
-        .parse()
-        .ok()?;
+    let slot = name.strip_prefix("log-")?.strip_suffix(".seg")?.parse().ok()?;
     (file_name(slot) == name).then_some(slot)
 }
 
@@ -194,10 +187,7 @@ mod tests {
     #[test]
     fn segment_header_has_its_golden_bytes() {
         let block = header().encode();
-        let hex: String = block[..92]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = block[..92].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
@@ -216,11 +206,7 @@ mod tests {
         for bit in 0..block.len() * 8 {
             let mut block = block.clone();
             block[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                SegmentHeader::decode(&block),
-                Err(HeaderFault::Damaged),
-                "bit {bit}"
-            );
+            assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Damaged), "bit {bit}");
         }
     }
 
@@ -229,13 +215,9 @@ mod tests {
         for slot in [0, 7, 1 << 20, u32::MAX] {
             assert_eq!(slot_of(&file_name(slot)), Some(slot));
         }
-        for name in [
-            "log-1.seg",
-            "log-0000000x.seg",
-            "lock",
-            "log-00000001.seg.tmp",
-            "log--0000001.seg",
-        ] {
+        for name in
+            ["log-1.seg", "log-0000000x.seg", "lock", "log-00000001.seg.tmp", "log--0000001.seg"]
+        {
             assert_eq!(slot_of(name), None, "{name}");
         }
     }

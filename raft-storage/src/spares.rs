@@ -63,13 +63,7 @@ impl<D: Disk> Spares<D> {
             Preparation::Background => Some(Helper::start(disk.clone(), segment_bytes)?),
             Preparation::OnDemand => None,
         };
-        let mut spares = Self {
-            disk,
-            segment_bytes,
-            next_slot,
-            ready,
-            helper,
-        };
+        let mut spares = Self { disk, segment_bytes, next_slot, ready, helper };
         spares.order();
         Ok(spares)
     }
@@ -111,10 +105,7 @@ impl<D: Disk> Spares<D> {
 
     fn number(&mut self) -> io::Result<u32> {
         if self.next_slot >= SLOTS_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                "all segment slots are used",
-            ));
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "all segment slots are used"));
         }
         let slot = self.next_slot;
         self.next_slot += 1;
@@ -126,29 +117,19 @@ impl<F: Send + 'static> Helper<F> {
     fn start<D: Disk<File = F>>(disk: D, segment_bytes: u64) -> io::Result<Self> {
         let (orders, inbox) = channel::<u32>();
         let (outbox, done) = channel();
-        let thread = thread::Builder::new()
-            .name("raft-log-spares".into())
-            .spawn(move || {
-                for slot in inbox {
-                    if outbox.send(make(&disk, slot, segment_bytes)).is_err() {
-                        return;
-                    }
+        let thread = thread::Builder::new().name("raft-log-spares".into()).spawn(move || {
+            for slot in inbox {
+                if outbox.send(make(&disk, slot, segment_bytes)).is_err() {
+                    return;
                 }
-            })?;
-        Ok(Self {
-            orders: Some(orders),
-            done,
-            ordered: false,
-            thread: Some(thread),
-        })
+            }
+        })?;
+        Ok(Self { orders: Some(orders), done, ordered: false, thread: Some(thread) })
     }
 
     fn order(&mut self, slot: u32) {
         // A thread that is gone has panicked; spares are then made on demand.
-        self.ordered = self
-            .orders
-            .as_ref()
-            .is_some_and(|orders| orders.send(slot).is_ok());
+        self.ordered = self.orders.as_ref().is_some_and(|orders| orders.send(slot).is_ok());
     }
 
     /// The spare under way, or `None` if there is none.
@@ -172,9 +153,5 @@ impl<F> Drop for Helper<F> {
 }
 
 fn make<D: Disk>(disk: &D, slot: u32, bytes: u64) -> io::Result<Spare<D::File>> {
-    Ok(Spare {
-        slot,
-        file: make_spare(disk, slot, bytes)?,
-        bytes,
-    })
+    Ok(Spare { slot, file: make_spare(disk, slot, bytes)?, bytes })
 }

@@ -50,11 +50,7 @@ impl Tails {
             first: group.first,
             last: group.last(),
         });
-        Self {
-            slots: index.slots.clone(),
-            tails: tails.collect(),
-            ..Self::default()
-        }
+        Self { slots: index.slots.clone(), tails: tails.collect(), ..Self::default() }
     }
 
     /// Admits all operations or none.
@@ -95,11 +91,7 @@ impl Tails {
                 let bytes = create.spec.len() as u64;
                 if bytes > SPEC_BYTES_MAX {
                     let bytes_max = SPEC_BYTES_MAX;
-                    return Err(LogError::SpecTooLarge {
-                        group,
-                        bytes,
-                        bytes_max,
-                    });
+                    return Err(LogError::SpecTooLarge { group, bytes, bytes_max });
                 }
                 let fresh = Tail {
                     incarnation: create.incarnation,
@@ -110,11 +102,7 @@ impl Tails {
                     let incarnation = self.tails[slot as usize].incarnation;
                     let asked = create.incarnation;
                     if asked <= incarnation {
-                        return Err(LogError::GroupExists {
-                            group,
-                            incarnation,
-                            asked,
-                        });
+                        return Err(LogError::GroupExists { group, incarnation, asked });
                     }
                     (slot, fresh)
                 } else {
@@ -128,32 +116,19 @@ impl Tails {
         };
         if let Some(from) = write.truncate_from {
             if from < tail.first {
-                return Err(LogError::TruncateBelowFirst {
-                    group,
-                    from,
-                    first: tail.first,
-                });
+                return Err(LogError::TruncateBelowFirst { group, from, first: tail.first });
             }
             tail.last = tail.last.min(from.prev());
         }
         for entry in &write.entries {
             let expected = tail.last.next();
             if entry.index != expected || expected == tail.last {
-                return Err(LogError::Gap {
-                    group,
-                    expected,
-                    got: entry.index,
-                });
+                return Err(LogError::Gap { group, expected, got: entry.index });
             }
             let bytes = entry.payload.len() as u64;
             if bytes > ENTRY_BYTES_MAX {
                 let (index, bytes_max) = (entry.index, ENTRY_BYTES_MAX);
-                return Err(LogError::EntryTooLarge {
-                    group,
-                    index,
-                    bytes,
-                    bytes_max,
-                });
+                return Err(LogError::EntryTooLarge { group, index, bytes, bytes_max });
             }
             if entry.time.get() > TIME_MAX {
                 let (index, time) = (entry.index, entry.time);
@@ -163,9 +138,6 @@ impl Tails {
         }
         let before = std::mem::replace(&mut self.tails[slot as usize], tail);
         self.undo.push(Undo::Restore { slot, tail: before });
-        Ok(Admitted {
-            slot,
-            incarnation: tail.incarnation,
-        })
+        Ok(Admitted { slot, incarnation: tail.incarnation })
     }
 }

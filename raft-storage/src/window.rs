@@ -16,12 +16,7 @@ pub(crate) struct Window<'a, F> {
 
 impl<'a, F: DiskFile> Window<'a, F> {
     pub(crate) fn new(file: &'a F, limit: u64) -> Self {
-        Self {
-            file,
-            limit,
-            buffer: Vec::new(),
-            begin: 0,
-        }
+        Self { file, limit, buffer: Vec::new(), begin: 0 }
     }
 
     /// The bytes `[offset, offset + bytes)`; `UnexpectedEof` beyond the limit.

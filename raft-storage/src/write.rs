@@ -23,13 +23,7 @@ pub struct GroupWrite {
 impl GroupWrite {
     /// An operation that does nothing yet; set the fields it needs.
     pub const fn new(group: GroupId) -> Self {
-        Self {
-            group,
-            create: None,
-            hard_state: None,
-            truncate_from: None,
-            entries: Vec::new(),
-        }
+        Self { group, create: None, hard_state: None, truncate_from: None, entries: Vec::new() }
     }
 }
 

@@ -105,11 +105,7 @@ impl<D: Disk> LogWriter<D> {
         self.tails.admit(writes)?;
         self.plan.build(writes, self.body_bytes_max);
         self.frame.locations.clear();
-        let mut info = AppendInfo {
-            end_lsn: self.cursor.end(),
-            bytes: 0,
-            frames: 0,
-        };
+        let mut info = AppendInfo { end_lsn: self.cursor.end(), bytes: 0, frames: 0 };
         for at in 0..self.plan.frames.len() {
             let bytes = self.plan.frames[at].bytes();
             if bytes > self.cursor.room()
@@ -118,8 +114,7 @@ impl<D: Disk> LogWriter<D> {
                 return Err(self.refuse(error, at));
             }
             let pieces = &self.plan.pieces[self.plan.frames[at].pieces.clone()];
-            self.frame
-                .encode(&self.cursor, pieces, writes, &self.tails.admitted);
+            self.frame.encode(&self.cursor, pieces, writes, &self.tails.admitted);
             self.submit_frame()?;
             self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
             info.bytes += self.frame.bytes();
@@ -141,9 +136,7 @@ impl<D: Disk> LogWriter<D> {
         if self.cursor.content_end > self.cursor.synced {
             self.submit_sync()?;
         }
-        Ok(SyncInfo {
-            durable_lsn: self.cursor.synced,
-        })
+        Ok(SyncInfo { durable_lsn: self.cursor.synced })
     }
 
     /// Call this when nothing was appended for about 100 ms after a sync. If the last synced
@@ -173,11 +166,7 @@ impl<D: Disk> LogWriter<D> {
         self.write_marker(FLAG_CLEAN)?;
         self.submit_sync()?;
         let incarnation = Incarnation::new(self.cursor.incarnation);
-        let noted = Life {
-            incarnation,
-            durable: self.cursor.synced,
-        }
-        .store(&self.disk);
+        let noted = Life { incarnation, durable: self.cursor.synced }.store(&self.disk);
         self.poison_on_error(DiskOp::Write, noted)
     }
 
@@ -227,10 +216,7 @@ impl<D: Disk> LogWriter<D> {
         let synced = spare.file.sync_data();
         self.poison_on_error(DiskOp::Sync, synced)?;
         self.file = Arc::new(spare.file);
-        let segment = SegmentFile {
-            file: Arc::clone(&self.file),
-            base: header.base,
-        };
+        let segment = SegmentFile { file: Arc::clone(&self.file), base: header.base };
         self.shared.files.write().insert(spare.slot, segment);
         self.cursor = self.cursor.rotated(spare.slot, &header);
         // The header belongs to what is durable, so that "all is synced" compares equal again.

@@ -16,10 +16,7 @@ fn promised_log() -> (MemDisk, Model, usize) {
     let disk = new_disk();
     let mut opened = open_with(&disk, &tiny()).unwrap();
     let mut model = Model::default();
-    for batch in [
-        vec![create(1), create(2)],
-        vec![append(1, 1, 3, 1), append(2, 1, 1, 1)],
-    ] {
+    for batch in [vec![create(1), create(2)], vec![append(1, 1, 3, 1), append(2, 1, 1, 1)]] {
         opened.writer.append(&batch).unwrap();
         opened.writer.sync().unwrap();
         model.apply(&batch);
@@ -42,12 +39,7 @@ fn a_flipped_bit_anywhere_is_seen_and_cuts_nothing_that_was_promised() {
         bytes[at] ^= 1 << (at % 8);
         copy.overwrite(FIRST, &bytes);
         match open_with(&copy, &tiny()) {
-            Err(OpenError::Corrupt {
-                segment: 0,
-                offset,
-                why,
-                ..
-            }) => {
+            Err(OpenError::Corrupt { segment: 0, offset, why, .. }) => {
                 assert!(at < end, "byte {at}");
                 assert!(offset as usize <= at, "byte {at}");
                 let expected = match at {
@@ -82,10 +74,7 @@ fn every_bit_of_the_frames_counts() {
             copy.overwrite(FIRST, &bytes);
             assert!(bit / 8 < end);
             let outcome = open_with(&copy, &tiny());
-            assert!(
-                matches!(outcome, Err(OpenError::Corrupt { .. })),
-                "bit {bit}"
-            );
+            assert!(matches!(outcome, Err(OpenError::Corrupt { .. })), "bit {bit}");
         }
     }
 }
@@ -96,26 +85,14 @@ fn a_damaged_payload_names_its_group_and_no_other() {
     let mut bytes = disk.read(FIRST).unwrap();
     // Group 2 was written last.
     let payload = &model.groups[&group(2)].entries[0].payload;
-    let at = bytes
-        .windows(payload.len())
-        .rposition(|window| window == payload)
-        .unwrap();
+    let at = bytes.windows(payload.len()).rposition(|window| window == payload).unwrap();
     bytes[at] ^= 1;
     disk.overwrite(FIRST, &bytes);
-    let Err(OpenError::Corrupt {
-        groups, why, lsn, ..
-    }) = open_with(&disk, &tiny())
-    else {
+    let Err(OpenError::Corrupt { groups, why, lsn, .. }) = open_with(&disk, &tiny()) else {
         panic!("damage was not seen")
     };
     assert_eq!(groups, Some(vec![group(2)]));
-    assert!(matches!(
-        why,
-        Damage::FrameLost {
-            fault: FrameFault::BodyChecksum,
-            ..
-        }
-    ));
+    assert!(matches!(why, Damage::FrameLost { fault: FrameFault::BodyChecksum, .. }));
     assert_eq!(lsn.map(|lsn| lsn.get()), Some(8192));
 }
 
@@ -125,16 +102,10 @@ fn a_read_of_a_damaged_entry_is_an_error_and_the_neighbours_are_not() {
     let mut opened = open(&disk);
     let mut long = append(1, 1, 2, 1);
     long.entries.push(entry(3, 1, 3_000_000));
-    opened
-        .writer
-        .append(&[create(1), create(2), long, append(2, 1, 1, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), create(2), long, append(2, 1, 1, 1)]).unwrap();
     let flip = |name: &str, payload: &[u8]| {
         let mut bytes = disk.read(name).unwrap();
-        let at = bytes
-            .windows(8)
-            .position(|window| window == &payload[..8])
-            .unwrap();
+        let at = bytes.windows(8).position(|window| window == &payload[..8]).unwrap();
         bytes[at + 5] ^= 4;
         disk.overwrite(name, &bytes);
     };
@@ -145,10 +116,7 @@ fn a_read_of_a_damaged_entry_is_an_error_and_the_neighbours_are_not() {
     flip(FIRST, &entry(2, 1, 40).payload);
     flip("log-00000001.seg", &entry(3, 1, 3_000_000).payload);
     for index in [2, 3] {
-        assert!(
-            matches!(read(1, index), Err(ReadError::Corrupt { .. })),
-            "{index}"
-        );
+        assert!(matches!(read(1, index), Err(ReadError::Corrupt { .. })), "{index}");
     }
     assert_eq!(read(1, 1).unwrap(), [entry(1, 1, 40)]);
     assert_eq!(read(2, 1).unwrap(), [entry(1, 1, 40)]);
@@ -185,11 +153,7 @@ fn old_frames_behind_the_end_are_never_taken_for_new() {
         assert!(opened.report.torn_tail.is_some());
         drop(opened);
         // And they are gone for good, not only skipped.
-        assert!(
-            copy.read(FIRST).unwrap()[tail + 4096..]
-                .iter()
-                .all(|byte| *byte == 0)
-        );
+        assert!(copy.read(FIRST).unwrap()[tail + 4096..].iter().all(|byte| *byte == 0));
         assert_eq!(open(&copy).report.torn_tail, None);
     }
 }
@@ -236,14 +200,9 @@ fn a_lost_segment_is_never_taken_for_the_end() {
         let copy = disk.crash(CrashPolicy::KeepAll);
         raft_storage::Disk::remove(&copy, &format!("log-{slot:08}.seg")).unwrap();
         let outcome = open_with(&copy, &tiny());
-        let Err(OpenError::Corrupt { why, .. }) = outcome else {
-            panic!("slot {slot}")
-        };
+        let Err(OpenError::Corrupt { why, .. }) = outcome else { panic!("slot {slot}") };
         match slot {
-            2 => assert!(matches!(
-                why,
-                Damage::FrameLost { .. } | Damage::LogEndsEarly { .. }
-            )),
+            2 => assert!(matches!(why, Damage::FrameLost { .. } | Damage::LogEndsEarly { .. })),
             _ => assert!(matches!(why, Damage::SegmentSequence { .. }), "{why:?}"),
         }
     }
@@ -272,29 +231,18 @@ fn a_sealed_segment_is_judged_by_the_next_one() {
     let short = copy.read(FIRST).unwrap()[..8192].to_vec();
     copy.overwrite(FIRST, &short);
     let outcome = open_with(&copy, &tiny());
-    assert!(matches!(
-        outcome,
-        Err(OpenError::Corrupt {
-            why: Damage::SegmentShort { .. },
-            ..
-        })
-    ));
+    assert!(matches!(outcome, Err(OpenError::Corrupt { why: Damage::SegmentShort { .. }, .. })));
 }
 
 #[test]
 fn a_segment_of_another_store_is_refused() {
     let disk = three_segments();
     let other = MemDisk::new();
-    let options = raft_storage::InitOptions {
-        store: Some(StoreId::new(0x0bad)),
-    };
+    let options = raft_storage::InitOptions { store: Some(StoreId::new(0x0bad)) };
     raft_storage::init_on(&other, "test", raft_core::NodeId::new(1), &options).unwrap();
     other.overwrite(FIRST, &disk.read(FIRST).unwrap());
     let outcome = open_with(&other, &tiny());
-    assert!(matches!(
-        outcome,
-        Err(OpenError::ForeignSegment { segment: 0, .. })
-    ));
+    assert!(matches!(outcome, Err(OpenError::ForeignSegment { segment: 0, .. })));
 }
 
 /// Rewrites the record at the beginning of the first frame, with all checksums made good.
@@ -331,19 +279,10 @@ fn an_unknown_or_reserved_record_type_is_named_and_not_skipped() {
         let disk = one_record(create(1));
         forge(&disk, |record| record[4] = code);
         let outcome = open_with(&disk, &tiny());
-        let Err(OpenError::Unsupported {
-            what,
-            value,
-            segment: 0,
-            offset,
-        }) = outcome
-        else {
+        let Err(OpenError::Unsupported { what, value, segment: 0, offset }) = outcome else {
             panic!("type {code} was taken")
         };
-        assert_eq!(
-            (what, value, offset),
-            (Unsupported::RecordType, code.into(), 4096 + 64)
-        );
+        assert_eq!((what, value, offset), (Unsupported::RecordType, code.into(), 4096 + 64));
     }
 }
 
@@ -351,15 +290,9 @@ fn an_unknown_or_reserved_record_type_is_named_and_not_skipped() {
 fn records_that_make_no_sense_are_errors_although_their_checksums_hold() {
     type Change = fn(&mut [u8]);
     let change: [(&str, Change); 5] = [
-        ("length beyond the body", |record| {
-            record[0..4].copy_from_slice(&4000_u32.to_le_bytes())
-        }),
-        ("length below its header", |record| {
-            record[0..4].copy_from_slice(&8_u32.to_le_bytes())
-        }),
-        ("length not aligned", |record| {
-            record[0..4].copy_from_slice(&63_u32.to_le_bytes())
-        }),
+        ("length beyond the body", |record| record[0..4].copy_from_slice(&4000_u32.to_le_bytes())),
+        ("length below its header", |record| record[0..4].copy_from_slice(&8_u32.to_le_bytes())),
+        ("length not aligned", |record| record[0..4].copy_from_slice(&63_u32.to_le_bytes())),
         ("hard state of an unknown group", |record| record[4] = 3),
         ("entries of an unknown group", |record| record[4] = 2),
     ];
@@ -367,13 +300,7 @@ fn records_that_make_no_sense_are_errors_although_their_checksums_hold() {
         let disk = one_record(create(1));
         forge(&disk, change);
         let outcome = open_with(&disk, &tiny());
-        let record = matches!(
-            outcome,
-            Err(OpenError::Corrupt {
-                why: Damage::Record { .. },
-                ..
-            })
-        );
+        let record = matches!(outcome, Err(OpenError::Corrupt { why: Damage::Record { .. }, .. }));
         assert!(record, "{what}");
     }
     // The forger itself is sound: unchanged, the log opens.

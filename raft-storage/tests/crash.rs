@@ -3,9 +3,10 @@
 mod common;
 
 use common::*;
-use raft_core::{HardState, ReplicaId, Term};
+use raft_core::{HardState, NodeId, ReplicaId, Term};
 use raft_storage::{
-    CrashPolicy, DiskOp, Fault, GroupWrite, LogError, LogOptions, MemDisk, TornTail,
+    CrashPolicy, DiskOp, Fault, GroupWrite, InitError, InitOptions, LogError, LogOptions, MemDisk,
+    OpenError, StoreId, TornTail, init_on,
 };
 
 /// A log with one synced batch and one that is only written, and the two states.
@@ -18,10 +19,7 @@ fn half_synced() -> (MemDisk, Model, Model, u64) {
     let mut before = Model::default();
     before.apply(&first);
     let mut vote = append(1, 4, 2, 2);
-    vote.hard_state = Some(HardState {
-        term: Term::new(2),
-        vote: Some(ReplicaId::new(3)),
-    });
+    vote.hard_state = Some(HardState { term: Term::new(2), vote: Some(ReplicaId::new(3)) });
     let second = [vote, append(2, 1, 1, 2)];
     let info = opened.writer.append(&second).unwrap();
     let mut after = before.clone();
@@ -43,18 +41,10 @@ fn a_batch_cut_at_every_byte_is_there_whole_or_not_at_all() {
             assert_eq!(found, before, "cut at {cut}");
             let torn = opened.report.torn_tail;
             // What was written may happen to be zeros only at its very beginning.
-            assert!(
-                cut == 0 || matches!(torn, Some(TornTail { blocks: 1, .. })),
-                "cut at {cut}"
-            );
+            assert!(cut == 0 || matches!(torn, Some(TornTail { blocks: 1, .. })), "cut at {cut}");
         }
         // The log goes on behind the cut, and a further crash does not bring the rest back.
-        let next = [append(
-            2,
-            found.groups[&group(2)].entries.len() as u64 + 1,
-            1,
-            7,
-        )];
+        let next = [append(2, found.groups[&group(2)].entries.len() as u64 + 1, 1, 7)];
         opened.writer.append(&next).unwrap();
         opened.writer.sync().unwrap();
         let mut expected = found;
@@ -86,10 +76,7 @@ fn a_power_cut_at_every_operation_of_many_rotations_loses_nothing_synced() {
                 .unwrap_or_else(|error| panic!("operation {operation}, {policy:?}: {error:?}"));
             let found = Model::of(&opened);
             let at = states.iter().rposition(|state| *state == found);
-            assert!(
-                at >= Some(synced),
-                "operation {operation}, {policy:?}: {at:?} {synced}"
-            );
+            assert!(at >= Some(synced), "operation {operation}, {policy:?}: {at:?} {synced}");
             opened.writer.append(&[create(77)]).unwrap();
             opened.writer.sync().unwrap();
             let again = open_with(&crashed.crash(CrashPolicy::DropUnsynced), &tiny()).unwrap();
@@ -145,40 +132,18 @@ fn a_failed_sync_poisons_the_writer_for_good() {
     opened.writer.append(&[append(1, 4, 1, 1)]).unwrap();
     crashed.fail_at(0, Fault::Error);
     let failed = opened.writer.sync();
-    assert!(matches!(
-        failed,
-        Err(LogError::Io {
-            op: DiskOp::Sync,
-            ..
-        })
-    ));
+    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Sync, .. })));
     assert!(opened.writer.is_poisoned());
     let operations = crashed.operations();
     let poisoned = |outcome: Result<(), LogError>| {
-        assert!(matches!(
-            outcome,
-            Err(LogError::Poisoned {
-                op: DiskOp::Sync,
-                ..
-            })
-        ));
+        assert!(matches!(outcome, Err(LogError::Poisoned { op: DiskOp::Sync, .. })));
     };
     poisoned(opened.writer.sync().map(drop));
     poisoned(opened.writer.append(&[append(1, 5, 1, 1)]).map(drop));
     poisoned(opened.writer.idle());
-    assert_eq!(
-        opened
-            .reader
-            .durable_index(group(1))
-            .map(|index| index.get()),
-        Some(3)
-    );
+    assert_eq!(opened.reader.durable_index(group(1)).map(|index| index.get()), Some(3));
     poisoned(opened.writer.close());
-    assert_eq!(
-        crashed.operations(),
-        operations,
-        "a poisoned writer leaves the disk alone"
-    );
+    assert_eq!(crashed.operations(), operations, "a poisoned writer leaves the disk alone");
 }
 
 #[test]
@@ -188,51 +153,25 @@ fn a_failed_write_poisons_the_writer_for_good() {
     opened.writer.append(&[create(1)]).unwrap();
     disk.fail_at(0, Fault::Error);
     let failed = opened.writer.append(&[append(1, 1, 1, 1)]);
-    assert!(matches!(
-        failed,
-        Err(LogError::Io {
-            op: DiskOp::Write,
-            ..
-        })
-    ));
-    assert!(matches!(
-        opened.writer.sync(),
-        Err(LogError::Poisoned {
-            op: DiskOp::Write,
-            ..
-        })
-    ));
-    assert_eq!(
-        opened.reader.last_index(group(1)).map(|index| index.get()),
-        Some(0)
-    );
+    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Write, .. })));
+    assert!(matches!(opened.writer.sync(), Err(LogError::Poisoned { op: DiskOp::Write, .. })));
+    assert_eq!(opened.reader.last_index(group(1)).map(|index| index.get()), Some(0));
 }
 
 #[test]
 fn a_segment_that_cannot_be_made_leaves_the_log_unchanged_and_may_be_tried_again() {
     let disk = new_disk();
     let mut opened = open_with(&disk, &tiny()).unwrap();
-    opened
-        .writer
-        .append(&[create(1), append(1, 1, 1, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 1, 1)]).unwrap();
     let mut large = GroupWrite::new(group(1));
     large.entries.push(entry(2, 1, 50_000));
     disk.fail_at(0, Fault::Error);
-    assert!(matches!(
-        opened.writer.append(&[large.clone()]),
-        Err(LogError::NoSegment { .. })
-    ));
+    assert!(matches!(opened.writer.append(&[large.clone()]), Err(LogError::NoSegment { .. })));
     assert!(!opened.writer.is_poisoned());
     opened.writer.append(&[large]).unwrap();
     opened.writer.sync().unwrap();
     drop(opened);
-    assert_eq!(
-        open_with(&disk, &tiny()).unwrap().groups[&group(1)]
-            .last_index
-            .get(),
-        2
-    );
+    assert_eq!(open_with(&disk, &tiny()).unwrap().groups[&group(1)].last_index.get(), 2);
 }
 
 #[test]
@@ -244,13 +183,7 @@ fn half_a_batch_that_found_no_segment_poisons_the_writer() {
     // The write of the first frame is operation 0, the file of the second segment number 1.
     disk.fail_at(1, Fault::Error);
     let failed = opened.writer.append(&[create(1), batch]);
-    assert!(matches!(
-        failed,
-        Err(LogError::Io {
-            op: DiskOp::Prepare,
-            ..
-        })
-    ));
+    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Prepare, .. })));
     assert!(opened.writer.is_poisoned());
 }
 
@@ -270,22 +203,14 @@ fn random_history(seed: u64) {
     // The state after every batch that may be found, the oldest one being durable.
     let mut states = vec![Model::default()];
     for life in 1..=6 {
-        let options = if random.below(2) == 0 {
-            tiny()
-        } else {
-            options()
-        };
+        let options = if random.below(2) == 0 { tiny() } else { options() };
         let mut opened = open_with(&disk, &options).unwrap();
         assert_eq!(opened.incarnation.get(), life);
         let found = Model::of(&opened);
         assert!(states.contains(&found), "seed {seed:#x}, life {life}");
         states = vec![found];
         if random.below(4) == 0 {
-            let fault = if random.below(2) == 0 {
-                Fault::Error
-            } else {
-                Fault::PowerCut
-            };
+            let fault = if random.below(2) == 0 { Fault::Error } else { Fault::PowerCut };
             disk.fail_at(random.below(30), fault);
         }
         for _ in 0..random.below(12) {
@@ -320,12 +245,8 @@ fn random_history(seed: u64) {
         let policy = match random.below(4) {
             0 => CrashPolicy::DropUnsynced,
             1 => CrashPolicy::KeepAll,
-            2 => CrashPolicy::RandomSectors {
-                seed: random.next(),
-            },
-            _ => CrashPolicy::Prefix {
-                bytes: random.below(20_000),
-            },
+            2 => CrashPolicy::RandomSectors { seed: random.next() },
+            _ => CrashPolicy::Prefix { bytes: random.below(20_000) },
         };
         disk = disk.crash(policy);
     }
@@ -347,10 +268,7 @@ fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) 
         let term = 1 + random.below(4);
         if random.below(3) == 0 {
             let vote = (random.below(2) == 0).then(|| ReplicaId::new(random.next()));
-            write.hard_state = Some(HardState {
-                term: Term::new(term),
-                vote,
-            });
+            write.hard_state = Some(HardState { term: Term::new(term), vote });
         }
         if last > 0 && random.below(4) == 0 {
             last = random.below(last);
@@ -364,4 +282,69 @@ fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) 
         batch.push(write);
     }
     (batch, state)
+}
+
+#[test]
+fn what_a_process_crash_left_in_memory_is_durable_before_it_is_believed() {
+    let (disk, _, after, _) = half_synced();
+    // Only the process dies: the machine still holds the unsynced batch, and open finds it.
+    let opened = open(&disk);
+    assert_eq!(Model::of(&opened), after);
+    drop(opened);
+    // Then the machine dies as well.
+    let again = open(&disk.crash(CrashPolicy::DropUnsynced));
+    assert_eq!(Model::of(&again), after);
+}
+
+#[test]
+fn every_open_begins_a_new_life_that_no_crash_takes_back() {
+    let mut disk = new_disk();
+    for life in 1..6 {
+        let opened = open(&disk);
+        assert_eq!(opened.incarnation.get(), life);
+        // Power is lost before anything was written.
+        disk = disk.crash(CrashPolicy::DropUnsynced);
+    }
+}
+
+#[test]
+fn a_power_cut_at_every_operation_of_init_leaves_nothing_or_a_whole_directory() {
+    let policies = [
+        CrashPolicy::DropUnsynced,
+        CrashPolicy::KeepAll,
+        CrashPolicy::RandomSectors { seed: 1 },
+        CrashPolicy::RandomSectors { seed: 2 },
+    ];
+    let init = |disk: &MemDisk| {
+        init_on(disk, "test", NodeId::new(1), &InitOptions { store: Some(StoreId::new(7)) })
+    };
+    for operation in 0.. {
+        let disk = MemDisk::new();
+        disk.fail_at(operation, Fault::PowerCut);
+        let finished = init(&disk).is_ok();
+        for policy in policies {
+            let crashed = disk.crash(policy);
+            match init(&crashed) {
+                Ok(_) => assert!(!finished, "what init has reported is durable"),
+                Err(InitError::AlreadyInitialised { .. }) => {}
+                Err(other) => panic!("operation {operation}, {policy:?}: {other:?}"),
+            }
+            assert_eq!(open(&crashed).incarnation.get(), 1);
+        }
+        if finished {
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_an_open_has_found_durable_needs_no_later_frame_to_be_missed() {
+    let (disk, ..) = half_synced();
+    // The last batch is followed by nothing; the open itself notes how far the log reached.
+    drop(open(&disk));
+    let name = "log-00000000.seg";
+    let mut bytes = disk.read(name).unwrap();
+    bytes[8192..].fill(0);
+    disk.overwrite(name, &bytes);
+    assert!(matches!(open_with(&disk, &options()), Err(OpenError::Corrupt { offset: 8192, .. })));
 }

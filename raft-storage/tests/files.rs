@@ -13,10 +13,7 @@ use raft_storage::{
 };
 
 fn small() -> LogOptions {
-    LogOptions {
-        segment_bytes: 64 << 10,
-        ..Default::default()
-    }
+    LogOptions { segment_bytes: 64 << 10, ..Default::default() }
 }
 
 fn open_dir(dir: &Path) -> Result<Opened<FileDisk>, OpenError> {
@@ -35,9 +32,7 @@ fn opening_never_makes_a_data_directory() {
     let missing = dir.path().join("missing");
     for path in [&missing, &dir.path().to_path_buf()] {
         let outcome = open_dir(path);
-        let Err(error @ OpenError::NotInitialised { .. }) = outcome else {
-            panic!("opened")
-        };
+        let Err(error @ OpenError::NotInitialised { .. }) = outcome else { panic!("opened") };
         assert!(error.to_string().contains("run `init`"));
     }
     assert!(!missing.exists());
@@ -50,26 +45,12 @@ fn init_makes_missing_parents_and_refuses_what_is_not_empty() {
     let nested = dir.path().join("a/b/c");
     let make = |path: &Path| init(path, "test", NodeId::new(1), &InitOptions::default());
     let first = make(&nested).unwrap();
-    assert!(matches!(
-        make(&nested),
-        Err(InitError::AlreadyInitialised { .. })
-    ));
+    assert!(matches!(make(&nested), Err(InitError::AlreadyInitialised { .. })));
     assert_eq!(open_dir(&nested).unwrap().identity, first);
-    assert!(matches!(
-        make(&dir.path().join("a")),
-        Err(InitError::NotEmpty { .. })
-    ));
+    assert!(matches!(make(&dir.path().join("a")), Err(InitError::NotEmpty { .. })));
     let second = make(&dir.path().join("other")).unwrap();
-    assert_ne!(
-        first.store, second.store,
-        "two directories never share an id"
-    );
-    let unnamed = init(
-        &dir.path().join("x"),
-        "",
-        NodeId::new(1),
-        &InitOptions::default(),
-    );
+    assert_ne!(first.store, second.store, "two directories never share an id");
+    let unnamed = init(&dir.path().join("x"), "", NodeId::new(1), &InitOptions::default());
     assert!(matches!(unnamed, Err(InitError::ClusterName { bytes: 0 })));
 }
 
@@ -77,10 +58,7 @@ fn init_makes_missing_parents_and_refuses_what_is_not_empty() {
 fn an_interrupted_init_can_be_repeated() {
     let dir = new_dir();
     fs::rename(dir.path().join("identity"), dir.path().join("identity.tmp")).unwrap();
-    assert!(matches!(
-        open_dir(dir.path()),
-        Err(OpenError::NotInitialised { .. })
-    ));
+    assert!(matches!(open_dir(dir.path()), Err(OpenError::NotInitialised { .. })));
     init(dir.path(), "test", NodeId::new(1), &InitOptions::default()).unwrap();
     open_dir(dir.path()).unwrap();
 }
@@ -89,23 +67,14 @@ fn an_interrupted_init_can_be_repeated() {
 fn a_directory_of_another_cluster_or_node_is_refused_with_both_names() {
     let dir = new_dir();
     let ask = |cluster: &str, node| {
-        let expected = Expected {
-            cluster: Some(cluster.into()),
-            node: Some(NodeId::new(node)),
-        };
+        let expected = Expected { cluster: Some(cluster.into()), node: Some(NodeId::new(node)) };
         Log::open(dir.path(), &expected, &small())
     };
-    let Err(OpenError::ForeignCluster {
-        expected, found, ..
-    }) = ask("other", 1)
-    else {
+    let Err(OpenError::ForeignCluster { expected, found, .. }) = ask("other", 1) else {
         panic!("opened")
     };
     assert_eq!((expected.as_str(), found.as_str()), ("other", "test"));
-    let Err(OpenError::ForeignNode {
-        expected, found, ..
-    }) = ask("test", 2)
-    else {
+    let Err(OpenError::ForeignNode { expected, found, .. }) = ask("test", 2) else {
         panic!("opened")
     };
     assert_eq!((expected.get(), found.get()), (2, 1));
@@ -117,10 +86,7 @@ fn a_directory_of_another_cluster_or_node_is_refused_with_both_names() {
 fn a_directory_is_open_once() {
     let dir = new_dir();
     let first = open_dir(dir.path()).unwrap();
-    assert!(matches!(
-        open_dir(dir.path()),
-        Err(OpenError::Locked { .. })
-    ));
+    assert!(matches!(open_dir(dir.path()), Err(OpenError::Locked { .. })));
     drop(first.writer);
     assert_eq!(open_dir(dir.path()).unwrap().incarnation.get(), 2);
 }
@@ -148,10 +114,7 @@ fn many_rotations_with_the_helper_thread_keep_everything() {
     let mut model = Model::default();
     let mut batches = vec![vec![create(1), create(2)]];
     for round in 0..60 {
-        batches.push(vec![
-            append(1, round * 20 + 1, 20, 1),
-            append(2, round + 1, 1, 1),
-        ]);
+        batches.push(vec![append(1, round * 20 + 1, 20, 1), append(2, round + 1, 1, 1)]);
     }
     for batch in &batches {
         opened.writer.append(batch).unwrap();
@@ -181,27 +144,13 @@ fn an_entry_of_20_mib_is_written_read_and_recovered() {
     }
     opened.writer.sync().unwrap();
     let mut all = GroupWrite::new(group(1));
-    all.entries = vec![
-        entry(1, 1, 20 << 20),
-        entry(2, 1, 10),
-        entry(3, 1, 70 << 20),
-    ];
+    all.entries = vec![entry(1, 1, 20 << 20), entry(2, 1, 10), entry(3, 1, 70 << 20)];
     model.apply(&[create(1), all]);
     let (first, last) = (LogIndex::new(1), LogIndex::new(3));
-    let read = opened
-        .reader
-        .entries(group(1), first, last, u64::MAX)
-        .unwrap();
+    let read = opened.reader.entries(group(1), first, last, u64::MAX).unwrap();
     assert!(read == model.groups[&group(1)].entries);
     // What cannot be paid for is left out, also where the index does not know the length.
-    assert_eq!(
-        opened
-            .reader
-            .entries(group(1), first, last, 30 << 20)
-            .unwrap()
-            .len(),
-        2
-    );
+    assert_eq!(opened.reader.entries(group(1), first, last, 30 << 20).unwrap().len(), 2);
     drop(opened);
     let again = Log::open(dir.path(), &Expected::default(), &options).unwrap();
     assert!(Model::of(&again) == model);
@@ -210,15 +159,9 @@ fn an_entry_of_20_mib_is_written_read_and_recovered() {
 #[test]
 fn a_file_cut_at_every_byte_of_the_last_batch_opens_to_the_synced_state() {
     let dir = new_dir();
-    let on_demand = LogOptions {
-        preparation: Preparation::OnDemand,
-        ..small()
-    };
+    let on_demand = LogOptions { preparation: Preparation::OnDemand, ..small() };
     let mut opened = Log::open(dir.path(), &Expected::default(), &on_demand).unwrap();
-    opened
-        .writer
-        .append(&[create(1), append(1, 1, 2, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 2, 1)]).unwrap();
     opened.writer.sync().unwrap();
     let begin = opened.writer.end_lsn().get() as usize;
     opened.writer.append(&[append(1, 3, 2, 1)]).unwrap();

@@ -12,10 +12,7 @@ fn everything_synced_is_found_again_with_a_larger_incarnation() {
     let mut model = Model::default();
     let mut batches = vec![vec![create(1), create(2), append(1, 1, 3, 1)]];
     let mut vote = GroupWrite::new(group(2));
-    vote.hard_state = Some(HardState {
-        term: Term::new(4),
-        vote: Some(ReplicaId::new(u64::MAX)),
-    });
+    vote.hard_state = Some(HardState { term: Term::new(4), vote: Some(ReplicaId::new(u64::MAX)) });
     batches.push(vec![vote, append(2, 1, 2, 4), append(1, 4, 1, 2)]);
     let mut first = open(&disk);
     assert_eq!(first.incarnation.get(), 1);
@@ -37,10 +34,7 @@ fn everything_synced_is_found_again_with_a_larger_incarnation() {
 fn truncated_entries_are_replaced_and_stay_so() {
     let disk = new_disk();
     let mut opened = open(&disk);
-    opened
-        .writer
-        .append(&[create(1), append(1, 1, 10, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 10, 1)]).unwrap();
     let mut replace = append(1, 4, 3, 2);
     replace.truncate_from = Some(LogIndex::new(4));
     let mut only_truncate = GroupWrite::new(group(1));
@@ -87,16 +81,10 @@ fn a_thousand_groups_over_many_segments_come_back() {
     let disk = new_disk();
     let mut opened = open(&disk);
     let mut model = Model::default();
-    let mut batches: Vec<Vec<GroupWrite>> = (0..10)
-        .map(|part| (0..100).map(|i| create(part * 100 + i)).collect())
-        .collect();
+    let mut batches: Vec<Vec<GroupWrite>> =
+        (0..10).map(|part| (0..100).map(|i| create(part * 100 + i)).collect()).collect();
     for round in 0..10 {
-        batches.push(
-            (0..1000)
-                .step_by(2)
-                .map(|id| append(id, round + 1, 1, 1))
-                .collect(),
-        );
+        batches.push((0..1000).step_by(2).map(|id| append(id, round + 1, 1, 1)).collect());
     }
     for batch in &batches {
         opened.writer.append(batch).unwrap();
@@ -115,10 +103,7 @@ fn a_batch_larger_than_a_frame_or_a_segment_is_split_and_an_entry_is_not() {
     let disk = new_disk();
     let mut opened = open_with(&disk, &tiny()).unwrap();
     let mut write = GroupWrite::new(group(1));
-    for (at, bytes) in [10, 5_000, 12_000, 100_000, 0, 3_000_000, 30]
-        .into_iter()
-        .enumerate()
-    {
+    for (at, bytes) in [10, 5_000, 12_000, 100_000, 0, 3_000_000, 30].into_iter().enumerate() {
         write.entries.push(entry(at as u64 + 1, 1, bytes));
     }
     let batch = [create(1), write];
@@ -127,9 +112,7 @@ fn a_batch_larger_than_a_frame_or_a_segment_is_split_and_an_entry_is_not() {
     let mut model = Model::default();
     model.apply(&batch);
     let all = |reader: &raft_storage::LogReader| {
-        reader
-            .entries(group(1), LogIndex::new(1), LogIndex::new(7), u64::MAX)
-            .unwrap()
+        reader.entries(group(1), LogIndex::new(1), LogIndex::new(7), u64::MAX).unwrap()
     };
     assert_eq!(all(&opened.reader), model.groups[&group(1)].entries);
     opened.writer.append(&[append(1, 8, 3, 1)]).unwrap();
@@ -145,17 +128,9 @@ fn a_batch_larger_than_a_frame_or_a_segment_is_split_and_an_entry_is_not() {
 fn a_read_is_bounded_by_bytes_yet_returns_at_least_one_entry() {
     let disk = new_disk();
     let mut opened = open(&disk);
-    opened
-        .writer
-        .append(&[create(1), append(1, 1, 100, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 100, 1)]).unwrap();
     let read = |first, last, bytes_max| {
-        opened.reader.entries(
-            group(1),
-            LogIndex::new(first),
-            LogIndex::new(last),
-            bytes_max,
-        )
+        opened.reader.entries(group(1), LogIndex::new(first), LogIndex::new(last), bytes_max)
     };
     assert_eq!(read(5, 50, 0).unwrap().len(), 1);
     assert_eq!(read(5, 50, 72 * 3).unwrap().len(), 3);
@@ -164,14 +139,9 @@ fn a_read_is_bounded_by_bytes_yet_returns_at_least_one_entry() {
     assert_eq!(read(50, 5, u64::MAX).unwrap().len(), 0);
     for (first, last) in [(0, 1), (100, 101), (101, 101), (1, u64::MAX)] {
         let outcome = read(first, last, 1);
-        assert!(
-            matches!(outcome, Err(ReadError::OutOfRange { .. })),
-            "{first} {last}"
-        );
+        assert!(matches!(outcome, Err(ReadError::OutOfRange { .. })), "{first} {last}");
     }
-    let unknown = opened
-        .reader
-        .entries(group(9), LogIndex::new(1), LogIndex::new(1), 1);
+    let unknown = opened.reader.entries(group(9), LogIndex::new(1), LogIndex::new(1), 1);
     assert!(matches!(unknown, Err(ReadError::UnknownGroup { .. })));
 }
 
@@ -179,10 +149,7 @@ fn a_read_is_bounded_by_bytes_yet_returns_at_least_one_entry() {
 fn a_refused_batch_changes_nothing() {
     let disk = new_disk();
     let mut opened = open(&disk);
-    opened
-        .writer
-        .append(&[create(1), append(1, 1, 3, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 3, 1)]).unwrap();
     opened.writer.sync().unwrap();
     let end = opened.writer.end_lsn();
     let operations = disk.operations();
@@ -195,30 +162,17 @@ fn a_refused_batch_changes_nothing() {
     if let Some(create) = &mut long.create {
         create.spec = vec![0; (1 << 20) + 1].into();
     }
-    let bad = [
-        append(1, 7, 1, 1),
-        append(1, 4, 1, 1),
-        append(7, 1, 1, 1),
-        create(1),
-        below,
-        late,
-        long,
-    ];
+    let bad =
+        [append(1, 7, 1, 1), append(1, 4, 1, 1), append(7, 1, 1, 1), create(1), below, late, long];
     for write in bad {
         let batch = [create(2), append(2, 1, 1, 1), good(), write];
         assert!(opened.writer.append(&batch).is_err());
-        assert_eq!(
-            (opened.writer.end_lsn(), disk.operations()),
-            (end, operations)
-        );
+        assert_eq!((opened.writer.end_lsn(), disk.operations()), (end, operations));
         assert_eq!(opened.reader.last_index(group(2)), None);
         assert_eq!(opened.reader.last_index(group(1)), Some(LogIndex::new(3)));
     }
     // And the log goes on as if they had never been asked.
-    opened
-        .writer
-        .append(&[create(2), append(2, 1, 1, 1), good()])
-        .unwrap();
+    opened.writer.append(&[create(2), append(2, 1, 1, 1), good()]).unwrap();
 }
 
 #[test]
@@ -229,10 +183,7 @@ fn durable_index_follows_the_sync_and_never_counts_replaced_entries() {
         opened.reader.durable_index(group(1)).map(LogIndex::get)
     };
     assert_eq!(durable(&opened), None);
-    opened
-        .writer
-        .append(&[create(1), append(1, 1, 5, 1)])
-        .unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 5, 1)]).unwrap();
     assert_eq!(durable(&opened), Some(0));
     opened.writer.sync().unwrap();
     assert_eq!(durable(&opened), Some(5));

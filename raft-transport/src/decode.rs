@@ -16,6 +16,7 @@ use raft_core::{
     Term, TermRun,
 };
 
+use crate::chunks::{CHUNK, Chunks};
 use crate::envelope::Envelope;
 use crate::frame::{
     APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
@@ -28,9 +29,6 @@ use crate::wire::{
     TermRunWire, TimeoutNowWire, VoteReplyWire, VoteRequestWire, take,
 };
 
-/// Bytes of a read buffer.
-const CHUNK: usize = 256 << 10;
-
 /// Less room than this is not worth a read.
 const READ_MIN: usize = 16 << 10;
 
@@ -42,6 +40,7 @@ const SLICE_MAX: usize = 32 << 10;
 pub struct Decoder {
     frame_bytes_max: u64,
     buffer: BytesMut,
+    chunks: Chunks,
     /// The buffer must hold so many bytes before decoding can go on.
     needed: usize,
     append: Option<OpenAppend>,
@@ -86,7 +85,13 @@ struct EntryHead {
 impl Decoder {
     /// A decoder that refuses frames of more bytes than this.
     pub fn new(frame_bytes_max: u64) -> Self {
-        Self { frame_bytes_max, buffer: BytesMut::new(), needed: HEADER_LEN, append: None }
+        Self {
+            frame_bytes_max,
+            buffer: BytesMut::new(),
+            chunks: Chunks::default(),
+            needed: HEADER_LEN,
+            append: None,
+        }
     }
 
     /// Where the next bytes belong; never without room.
@@ -100,7 +105,7 @@ impl Decoder {
         let large = self.needed > CHUNK;
         let wanted = if large { missing.min(self.buffer.len().max(CHUNK)) } else { missing };
         let wanted = wanted.max(if large { 1 } else { READ_MIN });
-        make_room(&mut self.buffer, wanted);
+        self.chunks.make_room(&mut self.buffer, wanted);
         let spare = self.buffer.capacity() - self.buffer.len();
         let limit = if large { spare.min(missing.max(1)) } else { spare.min(CHUNK) };
         (&mut self.buffer).limit(limit)
@@ -491,16 +496,6 @@ fn take_count(append: &Append, body: &mut &[u8]) -> Option<u64> {
 fn take_number(mut body: &[u8]) -> Option<u64> {
     let NumberWire { number } = take(&mut body)?;
     body.is_empty().then_some(number)
-}
-
-/// Makes room for `wanted` more bytes, in place if nobody holds a slice, else in a fresh chunk.
-fn make_room(buffer: &mut BytesMut, wanted: usize) {
-    if buffer.capacity() - buffer.len() >= wanted || buffer.try_reclaim(wanted) {
-        return;
-    }
-    let mut fresh = BytesMut::with_capacity((buffer.len() + wanted).max(CHUNK));
-    fresh.extend_from_slice(buffer);
-    *buffer = fresh;
 }
 
 #[cfg(test)]

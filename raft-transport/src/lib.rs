@@ -33,6 +33,7 @@ mod envelope;
 
 mod frame;
 
+mod chunks;
 mod decode;
 mod encode;
 mod heartbeat_batch;

@@ -57,10 +57,7 @@ impl Checker {
 
     /// Log matching: an index and a term name one entry and, by induction, all before it.
     pub(crate) fn holds(&mut self, index: LogIndex, record: Record, before: Term) {
-        let seen = *self
-            .entries
-            .entry((index, record.term))
-            .or_insert((record.identity, before));
+        let seen = *self.entries.entry((index, record.term)).or_insert((record.identity, before));
         assert_eq!(seen, (record.identity, before), "log matching at {index}");
     }
 
@@ -80,11 +77,7 @@ impl Checker {
     pub(crate) fn applies(&self, replica: ReplicaId, index: LogIndex, disk: &Image) {
         let committed = self.committed.get(index.get() as usize - 1).copied();
         assert!(committed.is_some(), "{replica} applies {index} too early");
-        assert_eq!(
-            disk.record(index),
-            committed,
-            "{replica} applies {index} before it is durable"
-        );
+        assert_eq!(disk.record(index), committed, "{replica} applies {index} before it is durable");
     }
 
     /// A leader commits only what a majority has on disk.
@@ -99,10 +92,7 @@ impl Checker {
             all += 1;
             holding += usize::from(disk.record(index) == Some(record));
         }
-        assert!(
-            holding > all / 2,
-            "{index} is committed, but on {holding} of {all} disks"
-        );
+        assert!(holding > all / 2, "{index} is committed, but on {holding} of {all} disks");
     }
 
     pub(crate) fn reads(&mut self, token: Token) {
@@ -117,19 +107,13 @@ impl Checker {
         match outcome {
             Outcome::Committed { index, term } => {
                 let record = self.committed.get(index.get() as usize - 1);
-                let want = Record {
-                    term,
-                    identity: token.get(),
-                };
+                let want = Record { term, identity: token.get() };
                 assert_eq!(record, Some(&want), "{token} is said to be committed");
                 self.told = self.told.max(index);
             }
             Outcome::ReadReady { index } => {
                 let floor = floor.expect("only a read ends in ReadReady, and only once");
-                assert!(
-                    index >= floor,
-                    "{token} reads at {index}, {floor} was told before"
-                );
+                assert!(index >= floor, "{token} reads at {index}, {floor} was told before");
                 self.told = self.told.max(index);
                 self.reads_answered += 1;
             }

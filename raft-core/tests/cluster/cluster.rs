@@ -114,11 +114,7 @@ impl Cluster {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let size = 1 + rng.pick(5);
-        let size = if size == 1 || size == 2 && rng.per_mille(500) {
-            3
-        } else {
-            size
-        };
+        let size = if size == 1 || size == 2 && rng.per_mille(500) { 3 } else { size };
         let size = if seed % 16 == 7 { 1 } else { size };
         let settings = Settings {
             heartbeat_interval: Duration::from_millis(40),
@@ -180,13 +176,7 @@ impl Cluster {
         self.expect_agreement("after the trouble, with no new proposal");
         let leader = self.leader().expect("a leader after the trouble");
         let write = self.token();
-        self.input(
-            leader,
-            Input::Propose {
-                token: write,
-                bytes: 40,
-            },
-        );
+        self.input(leader, Input::Propose { token: write, bytes: 40 });
         self.run_until(self.now + 500 * MS);
         let read = self.token();
         self.input(leader, Input::Read { token: read });
@@ -204,12 +194,7 @@ impl Cluster {
         self.expect_agreement("after a write in peace");
         for node in &self.nodes {
             let live = node.live.as_ref().expect("everyone is up in peace");
-            assert!(
-                live.open.is_empty(),
-                "{} never ended {:?}",
-                node.id,
-                live.open
-            );
+            assert!(live.open.is_empty(), "{} never ended {:?}", node.id, live.open);
         }
         self.checker.settle();
         self.seen.elections = self.checker.elections() as u64;
@@ -240,13 +225,7 @@ impl Cluster {
         self.run_until(self.now + 2_500 * MS);
         let leader = self.leader().expect("a leader of the connected majority");
         let write = self.token();
-        self.input(
-            leader,
-            Input::Propose {
-                token: write,
-                bytes: 40,
-            },
-        );
+        self.input(leader, Input::Propose { token: write, bytes: 40 });
         self.run_until(self.now + 300 * MS);
         let outcome = self.checker.outcome(write);
         assert!(
@@ -258,9 +237,7 @@ impl Cluster {
     fn run_until(&mut self, end: u64) {
         loop {
             let event_at = self.queue.keys().next().map(|(at, _)| *at);
-            let wake = (0..self.nodes.len())
-                .filter_map(|at| Some((self.deadline(at)?, at)))
-                .min();
+            let wake = (0..self.nodes.len()).filter_map(|at| Some((self.deadline(at)?, at))).min();
             let wake_at = wake.map(|(at, _)| at);
             let next = [event_at, wake_at].into_iter().flatten().min();
             let Some(next) = next.filter(|next| *next <= end) else {
@@ -343,17 +320,11 @@ impl Cluster {
         for _ in 0..self.rng.range(1, 4) {
             let token = self.token();
             let input = match self.rng.range(0, 20) {
-                0..12 => Input::Propose {
-                    token,
-                    bytes: self.rng.range(32, 300),
-                },
+                0..12 => Input::Propose { token, bytes: self.rng.range(32, 300) },
                 12..19 => Input::Read { token },
                 _ => Input::Transfer {
                     token,
-                    to: self
-                        .rng
-                        .per_mille(500)
-                        .then(|| ReplicaId::new(1 + self.rng.range(0, 5))),
+                    to: self.rng.per_mille(500).then(|| ReplicaId::new(1 + self.rng.range(0, 5))),
                 },
             };
             self.input(at, input);
@@ -541,10 +512,7 @@ impl Cluster {
             | Input::Campaign => {}
         }
         let after_prev = match &input {
-            Input::Message {
-                message: Message::Append(append),
-                ..
-            } => append.prev_index,
+            Input::Message { message: Message::Append(append), .. } => append.prev_index,
             _ => LogIndex::ZERO,
         };
         if self.trace {
@@ -611,11 +579,7 @@ impl Cluster {
         if let Some(last) = status.durable_index.get().checked_sub(1) {
             let disk = &self.nodes[at].disk.durable;
             let own = live.log.get(last as usize).copied();
-            assert_eq!(
-                disk.record(status.durable_index),
-                own,
-                "{id} claims too much"
-            );
+            assert_eq!(disk.record(status.durable_index), own, "{id} claims too much");
         }
         live.term = status.term;
         if status.role == RoleKind::Leader && live.effects.role_changed {
@@ -801,10 +765,7 @@ impl Cluster {
             | Message::TimeoutNow(_) => true,
         };
         if promises {
-            assert!(
-                message.term() <= durable.term,
-                "{id} speaks too early: {message:?}"
-            );
+            assert!(message.term() <= durable.term, "{id} speaks too early: {message:?}");
         }
         let current = message.term() == durable.term;
         match message {
@@ -826,10 +787,7 @@ impl Cluster {
             | Message::Heartbeat(_)
             | Message::ReadConfirm(_)
             | Message::TimeoutNow(_) => {
-                assert!(
-                    self.checker.is_leader_of(id, message.term()),
-                    "{id} {message:?}"
-                );
+                assert!(self.checker.is_leader_of(id, message.term()), "{id} {message:?}");
             }
             Message::PreVote(_)
             | Message::PreVoteReply(_)
@@ -910,20 +868,12 @@ impl Cluster {
         let leader = self.leader().expect("a leader in peace");
         let live = |at: usize| self.nodes[at].live.as_ref().expect("all are up in peace");
         let log = &live(leader).log;
-        assert_eq!(
-            log[..],
-            *self.checker.committed(),
-            "{when}: all is committed"
-        );
+        assert_eq!(log[..], *self.checker.committed(), "{when}: all is committed");
         for (at, node) in self.nodes.iter().enumerate() {
             assert_eq!(live(at).log, *log, "{when}: the log of {}", node.id);
             let status = live(at).group.status();
             assert_eq!(status.leader, Some(self.nodes[leader].id), "{when}");
-            assert_eq!(
-                status.appliable_index.get() as usize,
-                log.len(),
-                "{when}: {status:?}"
-            );
+            assert_eq!(status.appliable_index.get() as usize, log.len(), "{when}: {status:?}");
         }
     }
 

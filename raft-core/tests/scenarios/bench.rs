@@ -41,10 +41,7 @@ pub(crate) fn start(me: ReplicaId, terms: &[u64]) -> Start {
         incarnation: FIRST_LIFE,
         voters: vec![ONE, TWO, THREE],
         seed: me.get(),
-        hard_state: HardState {
-            term: term(terms.last().copied().unwrap_or(0)),
-            vote: None,
-        },
+        hard_state: HardState { term: term(terms.last().copied().unwrap_or(0)), vote: None },
         term_runs,
         last_index: index(terms.len() as u64),
         applied: LogIndex::ZERO,
@@ -159,8 +156,7 @@ impl Bench {
 
     /// The next append for a peer; entries cost 100 bytes each.
     pub(crate) fn append_for(&mut self, peer: ReplicaId) -> Option<Append> {
-        self.group
-            .make_append(self.now, peer, u64::MAX, |_| Some(100))
+        self.group.make_append(self.now, peer, u64::MAX, |_| Some(100))
     }
 
     /// A peer acknowledges everything this leader has, over a fresh probe.
@@ -207,28 +203,15 @@ impl Bench {
     /// The terms of the whole log.
     pub(crate) fn terms(&self) -> Vec<u64> {
         (1..=self.group.last_index().get())
-            .map(|i| {
-                self.group
-                    .entry_term(index(i))
-                    .expect("within the log")
-                    .get()
-            })
+            .map(|i| self.group.entry_term(index(i)).expect("within the log").get())
             .collect()
     }
 }
 
 /// Whether the answer is to the pre-vote is the first argument.
 pub(crate) fn vote_reply(pre: bool, of: Term, attempt: u64, verdict: Verdict) -> Message {
-    let reply = VoteReply {
-        term: of,
-        attempt,
-        verdict,
-    };
-    if pre {
-        Message::PreVoteReply(reply)
-    } else {
-        Message::VoteReply(reply)
-    }
+    let reply = VoteReply { term: of, attempt, verdict };
+    if pre { Message::PreVoteReply(reply) } else { Message::VoteReply(reply) }
 }
 
 pub(crate) fn vote_request(of: u64, last_index: u64, last_term: u64) -> VoteRequest {
@@ -247,10 +230,7 @@ pub(crate) fn append(of: u64, prev: (u64, u64), terms: &[u64], commit: u64) -> A
     for entry in terms {
         match runs.last_mut().filter(|run| run.term == term(*entry)) {
             Some(run) => run.count += 1,
-            None => runs.push(TermRun {
-                term: term(*entry),
-                count: 1,
-            }),
+            None => runs.push(TermRun { term: term(*entry), count: 1 }),
         }
     }
     Append {
@@ -276,18 +256,11 @@ pub(crate) fn accepted(append: &Append, durable: u64) -> Message {
 }
 
 pub(crate) fn heartbeat(of: u64, commit: u64) -> Message {
-    Message::Heartbeat(Heartbeat {
-        term: term(of),
-        commit: index(commit),
-        read_seq: 0,
-    })
+    Message::Heartbeat(Heartbeat { term: term(of), commit: index(commit), read_seq: 0 })
 }
 
 pub(crate) fn heartbeat_reply(of: u64, read_seq: u64) -> Message {
-    Message::HeartbeatReply(HeartbeatReply {
-        term: term(of),
-        read_seq,
-    })
+    Message::HeartbeatReply(HeartbeatReply { term: term(of), read_seq })
 }
 
 /// Replicas joined by a perfect network and prompt disks, save those that are away.
@@ -300,9 +273,7 @@ impl Trio {
     pub(crate) fn new(logs: [&[u64]; 3]) -> Self {
         let replicas = [ONE, TWO, THREE].into_iter().zip(logs);
         Self {
-            replicas: replicas
-                .map(|(me, log)| Bench::new(start(me, log)))
-                .collect(),
+            replicas: replicas.map(|(me, log)| Bench::new(start(me, log))).collect(),
             away: Vec::new(),
         }
     }

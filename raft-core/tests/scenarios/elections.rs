@@ -45,10 +45,7 @@ fn first_campaigns_spread_over_replicas() {
         *leads.entry(first.get()).or_default() += 1;
     }
     for (replica, groups) in leads {
-        assert!(
-            (51..=120).contains(&groups),
-            "{replica} leads {groups} of 256"
-        );
+        assert!((51..=120).contains(&groups), "{replica} leads {groups} of 256");
     }
 }
 
@@ -100,11 +97,7 @@ fn votes_go_only_to_logs_at_least_as_current() {
         let mut bench = Bench::follower(&[1, 2, 2]);
         bench.hear(TWO, Message::Vote(vote_request(4, last, of)));
         bench.sync();
-        assert_eq!(
-            verdict(&bench, TWO),
-            (want, 4),
-            "candidate ends at {last}, term {of}"
-        );
+        assert_eq!(verdict(&bench, TWO), (want, 4), "candidate ends at {last}, term {of}");
     }
 }
 
@@ -129,10 +122,7 @@ fn one_vote_a_term_also_after_stepping_down_in_it() {
 fn old_grant_after_restart_in_the_same_term_does_not_count() {
     let mut second_life = start(ONE, &[1]);
     second_life.incarnation = Incarnation::new(2);
-    second_life.hard_state = HardState {
-        term: term(2),
-        vote: Some(ONE),
-    };
+    second_life.hard_state = HardState { term: term(2), vote: Some(ONE) };
     let mut bench = Bench::new(second_life);
     let hear = |bench: &mut Bench, to: u64, message: Message| {
         bench.input(Input::Message {
@@ -144,44 +134,16 @@ fn old_grant_after_restart_in_the_same_term_does_not_count() {
     };
     bench.input(Input::Campaign);
     // A grant of the pre-vote that the former life asked for.
-    hear(
-        &mut bench,
-        1,
-        vote_reply(true, term(3), 1, Verdict::Granted),
-    );
+    hear(&mut bench, 1, vote_reply(true, term(3), 1, Verdict::Granted));
     assert_eq!(bench.role(), RoleKind::PreCandidate);
-    hear(
-        &mut bench,
-        2,
-        vote_reply(true, term(3), 1, Verdict::Granted),
-    );
+    hear(&mut bench, 2, vote_reply(true, term(3), 1, Verdict::Granted));
     bench.sync();
     assert_eq!(bench.role(), RoleKind::Candidate);
-    hear(
-        &mut bench,
-        1,
-        vote_reply(false, term(3), 2, Verdict::Granted),
-    );
-    hear(
-        &mut bench,
-        2,
-        vote_reply(false, term(2), 2, Verdict::Granted),
-    );
-    hear(
-        &mut bench,
-        2,
-        vote_reply(false, term(3), 1, Verdict::Granted),
-    );
-    assert_eq!(
-        bench.role(),
-        RoleKind::Candidate,
-        "former life, term, attempt"
-    );
-    hear(
-        &mut bench,
-        2,
-        vote_reply(false, term(3), 2, Verdict::Granted),
-    );
+    hear(&mut bench, 1, vote_reply(false, term(3), 2, Verdict::Granted));
+    hear(&mut bench, 2, vote_reply(false, term(2), 2, Verdict::Granted));
+    hear(&mut bench, 2, vote_reply(false, term(3), 1, Verdict::Granted));
+    assert_eq!(bench.role(), RoleKind::Candidate, "former life, term, attempt");
+    hear(&mut bench, 2, vote_reply(false, term(3), 2, Verdict::Granted));
     assert_eq!(bench.role(), RoleKind::Leader);
 }
 
@@ -267,25 +229,16 @@ fn a_former_leader_that_stands_again_is_not_refused_for_its_own_sake() {
 fn leader_without_quorum_steps_down_and_is_silent() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
-    bench.input(Input::Propose {
-        token: token(1),
-        bytes: 100,
-    });
+    bench.input(Input::Propose { token: token(1), bytes: 100 });
     bench.input(Input::Read { token: token(2) });
     bench.live(TIMEOUT_MIN * 2);
     assert_ne!(bench.role(), RoleKind::Leader);
     let lost = Outcome::Refused(Refusal::LeadershipLost);
-    assert_eq!(
-        bench.take_outcomes(),
-        [(token(2), lost)],
-        "the proposal is open"
-    );
+    assert_eq!(bench.take_outcomes(), [(token(2), lost)], "the proposal is open");
     bench.sent.clear();
     bench.live(Duration::from_secs(5));
-    let all_pre_votes = bench
-        .sent
-        .iter()
-        .all(|outgoing| matches!(outgoing.message, Message::PreVote(_)));
+    let all_pre_votes =
+        bench.sent.iter().all(|outgoing| matches!(outgoing.message, Message::PreVote(_)));
     assert!(all_pre_votes, "{:?}", bench.sent);
     assert_eq!(bench.append_for(TWO), None);
     assert_eq!(bench.group.term(), term(1));
@@ -307,20 +260,13 @@ fn returning_node_does_not_depose_but_catches_up() {
     trio.elect(ONE);
     trio.away = vec![THREE];
     for of in 1..=3 {
-        trio.of(ONE).input(Input::Propose {
-            token: token(of),
-            bytes: 100,
-        });
+        trio.of(ONE).input(Input::Propose { token: token(of), bytes: 100 });
         trio.live(Duration::from_secs(2));
     }
     trio.away.clear();
     trio.live(Duration::from_secs(2));
     assert_eq!(trio.leaders(), [ONE]);
-    assert_eq!(
-        trio.of(ONE).group.term(),
-        term(1),
-        "nobody had to be elected"
-    );
+    assert_eq!(trio.of(ONE).group.term(), term(1), "nobody had to be elected");
     assert_eq!(trio.of(THREE).terms(), trio.of(ONE).terms());
     assert_eq!(trio.of(THREE).commit(), 4);
 }
@@ -331,22 +277,12 @@ fn returning_node_with_higher_term_is_taken_in_with_a_new_election() {
     trio.elect(ONE);
     // It had won its pre-vote and raised its term just before it was cut off.
     let mut ahead = start(THREE, &[]);
-    ahead.hard_state = HardState {
-        term: term(5),
-        vote: Some(THREE),
-    };
+    ahead.hard_state = HardState { term: term(5), vote: Some(THREE) };
     trio.replicas[2] = Bench::new(ahead);
     trio.live(Duration::from_secs(4));
     assert_eq!(trio.leaders().len(), 1);
-    let terms: Vec<_> = trio
-        .replicas
-        .iter()
-        .map(|bench| bench.group.term())
-        .collect();
-    assert!(
-        terms.iter().all(|of| *of == terms[0] && *of > term(5)),
-        "{terms:?}"
-    );
+    let terms: Vec<_> = trio.replicas.iter().map(|bench| bench.group.term()).collect();
+    assert!(terms.iter().all(|of| *of == terms[0] && *of > term(5)), "{terms:?}");
     assert_eq!(trio.of(THREE).terms(), trio.of(ONE).terms());
     assert_eq!(trio.of(THREE).terms()[0], 1);
 }
@@ -359,10 +295,7 @@ fn disk_slower_than_the_election_timeout_still_elects() {
     bench.live(Duration::from_secs(1));
     let own_vote = bench.take();
     bench.live(Duration::from_secs(10));
-    assert!(
-        bench.effects.persist.is_none(),
-        "no further attempt queues up"
-    );
+    assert!(bench.effects.persist.is_none(), "no further attempt queues up");
     bench.persisted(own_vote.seq);
     assert_eq!(bench.role(), RoleKind::Leader);
     assert_eq!(bench.group.term(), term(1));
@@ -376,10 +309,7 @@ fn candidate_waits_a_full_timeout_from_the_moment_it_could_ask() {
     let own_vote = bench.take();
     bench.live(Duration::from_secs(3));
     bench.persisted(own_vote.seq);
-    let due = bench
-        .group
-        .next_deadline()
-        .expect("a candidate has a deadline");
+    let due = bench.group.next_deadline().expect("a candidate has a deadline");
     assert!(due.since(bench.now) >= TIMEOUT_MIN);
 }
 
@@ -390,11 +320,7 @@ fn two_leaders_in_one_term_mute_the_group() {
     bench.hear(THREE, heartbeat(1, 0));
     assert!(matches!(
         bench.fault(),
-        Some(raft_core::Fault::TwoLeaders {
-            first: TWO,
-            second: THREE,
-            ..
-        })
+        Some(raft_core::Fault::TwoLeaders { first: TWO, second: THREE, .. })
     ));
 }
 

@@ -14,10 +14,7 @@ fn vote_request_waits_for_its_own_term_to_be_durable() {
     assert!(bench.sent.is_empty(), "{:?}", bench.sent);
     assert_eq!(bench.gated.len(), 2);
     let own_vote = bench.take();
-    let want = HardState {
-        term: term(2),
-        vote: Some(ONE),
-    };
+    let want = HardState { term: term(2), vote: Some(ONE) };
     assert_eq!(own_vote.hard_state, Some(want));
     bench.persisted(own_vote.seq);
     assert!(matches!(bench.messages_to(TWO)[..], [Message::Vote(_)]));
@@ -37,9 +34,7 @@ fn a_gate_stays_closed_for_an_earlier_proof() {
     bench.hear(THREE, Message::Vote(vote_request(2, 0, 0)));
     let gate = bench.gated.pop().expect("a grant waits");
     assert!(gate.until() > first.seq);
-    let closed = gate
-        .open(Durable::attest(first.seq))
-        .expect_err("too early");
+    let closed = gate.open(Durable::attest(first.seq)).expect_err("too early");
     let second = bench.take();
     assert!(closed.open(Durable::attest(second.seq)).is_ok());
 }
@@ -95,9 +90,7 @@ fn append_acknowledgement_names_only_what_is_durable() {
         .iter()
         .map(|message| match message {
             Message::AppendReply(reply) => match reply.result {
-                AppendResult::Accepted {
-                    durable, verified, ..
-                } => (durable.get(), verified.get()),
+                AppendResult::Accepted { durable, verified, .. } => (durable.get(), verified.get()),
                 AppendResult::Rejected { .. } | AppendResult::StaleTerm => (0, 0),
             },
             _ => panic!("{message:?}"),
@@ -141,10 +134,7 @@ fn leader_counts_itself_only_when_durable() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 1);
-    bench.input(Input::Propose {
-        token: token(1),
-        bytes: 100,
-    });
+    bench.input(Input::Propose { token: token(1), bytes: 100 });
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 1, "one disk of three");
     bench.sync();

@@ -96,10 +96,7 @@ fn pending_reads_end_with_leadership() {
 #[test]
 fn reads_beyond_the_limit_are_refused_and_the_others_answered() {
     let mut limited = start(ONE, &[]);
-    limited.settings = Arc::new(Settings {
-        reads_pending_max: 1,
-        ..Settings::default()
-    });
+    limited.settings = Arc::new(Settings { reads_pending_max: 1, ..Settings::default() });
     let mut bench = Bench::leader_of(limited);
     bench.catch_up(TWO);
     read(&mut bench, 1);
@@ -120,10 +117,7 @@ fn deposed_leader_cannot_confirm_a_read() {
     trio.settle();
     trio.live(std::time::Duration::from_millis(200));
     if trio.of(TWO).group.is_leader() {
-        trio.of(TWO).input(Input::Propose {
-            token: token(1),
-            bytes: 100,
-        });
+        trio.of(TWO).input(Input::Propose { token: token(1), bytes: 100 });
         trio.settle();
     }
     trio.away.clear();
@@ -133,10 +127,7 @@ fn deposed_leader_cannot_confirm_a_read() {
     trio.settle();
     trio.live(std::time::Duration::from_millis(1_000));
     let outcomes = trio.of(ONE).take_outcomes();
-    assert!(
-        matches!(outcomes[..], [(_, Outcome::Refused(_))]),
-        "{outcomes:?}"
-    );
+    assert!(matches!(outcomes[..], [(_, Outcome::Refused(_))]), "{outcomes:?}");
 }
 
 #[test]

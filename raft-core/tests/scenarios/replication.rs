@@ -11,10 +11,7 @@ use raft_core::{
 use crate::bench::*;
 
 fn propose(bench: &mut Bench, of: u64) {
-    bench.input(Input::Propose {
-        token: token(of),
-        bytes: 100,
-    });
+    bench.input(Input::Propose { token: token(of), bytes: 100 });
 }
 
 fn narrow(terms: &[u64]) -> Start {
@@ -56,11 +53,7 @@ fn duplicate_append_never_truncates_matching_entries() {
     bench.hear(TWO, Message::Append(long.clone()));
     bench.sync();
     bench.take_log_changes();
-    for late in [
-        long,
-        append(2, (1, 1), &[2], 4),
-        append(2, (0, 0), &[1, 2], 4),
-    ] {
+    for late in [long, append(2, (1, 1), &[2], 4), append(2, (0, 0), &[1, 2], 4)] {
         bench.hear(TWO, Message::Append(late));
         assert!(bench.take_log_changes().is_empty());
         assert!(bench.effects.persist.is_none());
@@ -75,10 +68,7 @@ fn conflict_cuts_exactly_the_differing_tail() {
     assert_eq!(bench.terms(), [1, 1, 3, 3, 4]);
     let changes = [
         LogChange::Truncated { from: index(3) },
-        LogChange::Received {
-            first: index(3),
-            last: index(5),
-        },
+        LogChange::Received { first: index(3), last: index(5) },
     ];
     assert_eq!(bench.take_log_changes(), changes);
 }
@@ -206,10 +196,7 @@ fn lost_appends_are_sent_again() {
     let probe = bench.append_for(TWO).expect("a probe");
     assert_ne!(probe.session, lost.session);
     bench.hear(TWO, accepted(&probe, 1));
-    assert_eq!(
-        bench.append_for(TWO).map(|append| append.last_index()),
-        Some(index(2))
-    );
+    assert_eq!(bench.append_for(TWO).map(|append| append.last_index()), Some(index(2)));
 }
 
 #[test]
@@ -217,10 +204,7 @@ fn lost_acknowledgement_of_what_a_probe_had_found_is_asked_for_again() {
     let mut bench = Bench::leader(&[]);
     let probe = bench.append_for(TWO).expect("a probe");
     let mut in_memory = probe.clone();
-    in_memory.runs.push(raft_core::TermRun {
-        term: term(1),
-        count: 1,
-    });
+    in_memory.runs.push(raft_core::TermRun { term: term(1), count: 1 });
     // The peer holds the no-op in memory; that it became durable was said, but lost.
     bench.hear(TWO, accepted(&in_memory, 0));
     assert_eq!(bench.append_for(TWO), None);
@@ -309,11 +293,7 @@ fn probing_ends_for_every_pair_of_logs() {
                     leader.hear(TWO, answer.message);
                 }
             }
-            assert_eq!(
-                other.terms(),
-                leader.terms(),
-                "{leader_log:?} over {other_log:?}"
-            );
+            assert_eq!(other.terms(), leader.terms(), "{leader_log:?} over {other_log:?}");
             assert_eq!(leader.commit() as usize, leader.terms().len());
         }
     }
@@ -325,22 +305,15 @@ fn uncommitted_bytes_are_capped_and_freed_exactly() {
     for of in 1..=11 {
         propose(&mut bench, of);
     }
-    let refused = Outcome::Refused(Refusal::Overloaded {
-        uncommitted_bytes: 1_000,
-    });
+    let refused = Outcome::Refused(Refusal::Overloaded { uncommitted_bytes: 1_000 });
     assert_eq!(bench.take_outcomes(), [(token(11), refused)]);
     bench.sync();
     bench.catch_up(TWO);
     assert_eq!(bench.take_outcomes().len(), 10);
     // Into an empty window goes one proposal of any size, and then none.
-    bench.input(Input::Propose {
-        token: token(20),
-        bytes: u64::MAX,
-    });
+    bench.input(Input::Propose { token: token(20), bytes: u64::MAX });
     propose(&mut bench, 21);
-    let refused = Outcome::Refused(Refusal::Overloaded {
-        uncommitted_bytes: u64::MAX,
-    });
+    let refused = Outcome::Refused(Refusal::Overloaded { uncommitted_bytes: u64::MAX });
     assert_eq!(bench.take_outcomes(), [(token(21), refused)]);
     bench.sync();
     bench.catch_up(TWO);
@@ -354,10 +327,7 @@ fn uncommitted_bytes_are_capped_and_freed_exactly() {
 fn proposals_without_size_find_a_limit_too() {
     let mut bench = Bench::leader_of(narrow(&[]));
     for of in 1..=100 {
-        bench.input(Input::Propose {
-            token: token(of),
-            bytes: 0,
-        });
+        bench.input(Input::Propose { token: token(of), bytes: 0 });
     }
     assert!(bench.take_outcomes().len() > 60);
 }
@@ -375,10 +345,7 @@ fn a_replaced_proposal_can_return_and_be_committed() {
     bench.hear(THREE, Message::Append(append(3, (1, 1), &[1, 3], 0)));
     assert!(bench.take_outcomes().is_empty());
     bench.hear(THREE, Message::Append(append(3, (3, 3), &[], 3)));
-    let committed = Outcome::Committed {
-        index: index(2),
-        term: term(1),
-    };
+    let committed = Outcome::Committed { index: index(2), term: term(1) };
     assert_eq!(bench.take_outcomes(), [(token(1), committed)]);
 }
 
@@ -405,10 +372,7 @@ fn a_proposal_is_superseded_once_another_entry_is_committed_in_its_place() {
     bench.hear(THREE, Message::Append(append(2, (1, 1), &[1, 2], 0)));
     assert!(bench.take_outcomes().is_empty());
     bench.hear(THREE, Message::Append(append(2, (3, 2), &[], 3)));
-    let committed = Outcome::Committed {
-        index: index(2),
-        term: term(1),
-    };
+    let committed = Outcome::Committed { index: index(2), term: term(1) };
     // The first was committed by another leader.
     let ends = [(token(1), committed), (token(2), Outcome::Superseded)];
     assert_eq!(bench.take_outcomes(), ends);
@@ -458,15 +422,9 @@ fn claims_at_the_end_of_the_number_range_are_faults_and_cost_no_memory() {
     bench.hear(TWO, Message::Append(huge));
     bench.sync();
     bench.input(Input::Campaign);
-    bench.hear(
-        THREE,
-        vote_reply(true, term(2), 1, raft_core::Verdict::Granted),
-    );
+    bench.hear(THREE, vote_reply(true, term(2), 1, raft_core::Verdict::Granted));
     bench.sync();
-    bench.hear(
-        THREE,
-        vote_reply(false, term(2), 2, raft_core::Verdict::Granted),
-    );
+    bench.hear(THREE, vote_reply(false, term(2), 2, raft_core::Verdict::Granted));
     bench.sync();
     bench.catch_up_from_the_end(THREE);
     assert_eq!(bench.commit(), (1 << 60) + 1);

@@ -23,31 +23,19 @@ fn contradicting_parts_are_refused() {
 
     let mut endless = start(ONE, &[1]);
     endless.last_index = index(u64::MAX);
-    assert!(matches!(
-        refusal(endless),
-        Some(StartError::TermRuns { .. })
-    ));
+    assert!(matches!(refusal(endless), Some(StartError::TermRuns { .. })));
 
     let mut applied = start(ONE, &[1]);
     applied.applied = index(2);
-    assert!(matches!(
-        refusal(applied),
-        Some(StartError::AppliedBeyondLog { .. })
-    ));
+    assert!(matches!(refusal(applied), Some(StartError::AppliedBeyondLog { .. })));
 
     let mut behind = start(ONE, &[1, 3]);
     behind.hard_state.term = term(2);
-    assert!(matches!(
-        refusal(behind),
-        Some(StartError::TermBehindLog { .. })
-    ));
+    assert!(matches!(refusal(behind), Some(StartError::TermBehindLog { .. })));
 
     let mut overflow = start(ONE, &[]);
     overflow.hard_state.term = term(u64::MAX);
-    assert!(matches!(
-        refusal(overflow),
-        Some(StartError::TermOverflow { .. })
-    ));
+    assert!(matches!(refusal(overflow), Some(StartError::TermOverflow { .. })));
 }
 
 #[test]
@@ -62,27 +50,16 @@ fn what_was_applied_is_committed() {
 #[test]
 fn settings_that_would_spin_stall_or_overflow_are_refused() {
     let default = Settings::default();
-    let sub_microsecond = Settings {
-        heartbeat_interval: Duration::from_nanos(10),
-        ..default.clone()
-    };
-    assert_eq!(
-        sub_microsecond.validate(),
-        Err(SettingsError::DurationTooShort)
-    );
+    let sub_microsecond =
+        Settings { heartbeat_interval: Duration::from_nanos(10), ..default.clone() };
+    assert_eq!(sub_microsecond.validate(), Err(SettingsError::DurationTooShort));
     let endless = Settings {
         election_timeout_min: Duration::MAX / 2,
         election_timeout_max: Duration::MAX,
         ..default.clone()
     };
-    assert!(matches!(
-        endless.validate(),
-        Err(SettingsError::DurationTooLong { .. })
-    ));
-    let closed = Settings {
-        inflight_bytes_max: 0,
-        ..default.clone()
-    };
+    assert!(matches!(endless.validate(), Err(SettingsError::DurationTooLong { .. })));
+    let closed = Settings { inflight_bytes_max: 0, ..default.clone() };
     assert_eq!(closed.validate(), Err(SettingsError::ZeroWindow));
     let mut start = start(ONE, &[]);
     start.settings = Arc::new(closed);

@@ -7,21 +7,14 @@ use raft_core::{Campaign, Input, Message, Outcome, Refusal, RoleKind, TimeoutNow
 use crate::bench::*;
 
 fn timeout_now(of: u64, last: u64) -> Message {
-    Message::TimeoutNow(TimeoutNow {
-        term: term(of),
-        transfer: 1,
-        last_index: index(last),
-    })
+    Message::TimeoutNow(TimeoutNow { term: term(of), transfer: 1, last_index: index(last) })
 }
 
 #[test]
 fn transfer_hands_over_without_waiting_for_a_timeout() {
     let mut trio = Trio::new([&[], &[], &[]]);
     trio.elect(ONE);
-    trio.of(ONE).input(Input::Transfer {
-        token: token(1),
-        to: Some(THREE),
-    });
+    trio.of(ONE).input(Input::Transfer { token: token(1), to: Some(THREE) });
     trio.settle();
     assert_eq!(trio.leaders(), [THREE]);
     let outcomes = trio.of(ONE).take_outcomes();
@@ -31,10 +24,7 @@ fn transfer_hands_over_without_waiting_for_a_timeout() {
 #[test]
 fn target_is_asked_only_when_it_holds_everything() {
     let mut bench = Bench::leader(&[]);
-    bench.input(Input::Transfer {
-        token: token(1),
-        to: Some(TWO),
-    });
+    bench.input(Input::Transfer { token: token(1), to: Some(TWO) });
     assert!(bench.sent.is_empty());
     bench.catch_up(TWO);
     assert!(matches!(
@@ -46,31 +36,19 @@ fn target_is_asked_only_when_it_holds_everything() {
 #[test]
 fn proposals_during_a_transfer_are_refused() {
     let mut bench = Bench::leader(&[]);
-    let transfer = |of| Input::Transfer {
-        token: token(of),
-        to: None,
-    };
+    let transfer = |of| Input::Transfer { token: token(of), to: None };
     bench.input(transfer(1));
-    bench.input(Input::Propose {
-        token: token(2),
-        bytes: 100,
-    });
+    bench.input(Input::Propose { token: token(2), bytes: 100 });
     bench.input(transfer(3));
     let refused = Outcome::Refused(Refusal::Transferring);
-    assert_eq!(
-        bench.take_outcomes(),
-        [(token(2), refused), (token(3), refused)]
-    );
+    assert_eq!(bench.take_outcomes(), [(token(2), refused), (token(3), refused)]);
 }
 
 #[test]
 fn failed_transfer_ends_and_makes_its_request_worthless() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
-    bench.input(Input::Transfer {
-        token: token(1),
-        to: Some(TWO),
-    });
+    bench.input(Input::Transfer { token: token(1), to: Some(TWO) });
     let last = bench.group.last_index();
     for _ in 0..6 {
         bench.live(Duration::from_millis(100));
@@ -79,14 +57,8 @@ fn failed_transfer_ends_and_makes_its_request_worthless() {
     let failed = Outcome::Refused(Refusal::TransferFailed);
     assert_eq!(bench.take_outcomes(), [(token(1), failed)]);
     assert_eq!(bench.group.last_index(), last.next(), "a new no-op");
-    bench.input(Input::Propose {
-        token: token(2),
-        bytes: 100,
-    });
-    assert!(
-        bench.take_outcomes().is_empty(),
-        "proposals are taken again"
-    );
+    bench.input(Input::Propose { token: token(2), bytes: 100 });
+    assert!(bench.take_outcomes().is_empty(), "proposals are taken again");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod cluster;
 mod counters;
 mod error;
+mod events;
 mod folder;
 mod load;
 mod options;
@@ -35,6 +36,7 @@ pub(crate) use report::Report;
 
 use cluster::Cluster;
 use counters::{Lives, connections_per_pair, heartbeat_frames_per_second};
+use events::Event;
 use folder::Folder;
 use load::{Load, LoadResult};
 use outage::{Outage, Probes};
@@ -108,22 +110,7 @@ pub(crate) async fn hold(
 ) -> Result<Vec<String>, DemoError> {
     let folder = Folder::make(options)?;
     let (cluster, _) = start_cluster(options, &folder, &Progress::start()).await?;
-    let nodes: Vec<serde_json::Value> = cluster
-        .nodes()
-        .iter()
-        .map(|node| {
-            serde_json::json!({
-                "id": node.id,
-                "pid": node.pid(),
-                "raft": node.raft.to_string(),
-                "resp": node.resp.to_string(),
-                "proxy": node.proxy.to_string(),
-                "admin": node.admin_address.to_string(),
-            })
-        })
-        .collect();
-    let directory = cluster.directory().display().to_string();
-    let line = serde_json::json!({ "event": "ready", "data_dir": directory, "nodes": nodes });
+    let line = Event::ready(&cluster).line();
     // Nobody may be listening; the cluster is held all the same.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
     tokio::select! {
@@ -267,9 +254,7 @@ impl<'a> Demo<'a> {
         self.progress.say("SIGKILL all nodes at once");
         self.cluster.kill_all();
         if self.options.attack_pause_ms > 0 {
-            let directory = self.cluster.directory().display().to_string();
-            let line = serde_json::json!({ "event": "all-killed", "data_dir": directory });
-            eprintln!("{line}");
+            eprintln!("{}", Event::all_killed(&self.cluster).line());
             sleep(self.options.attack_pause()).await;
         } else {
             sleep(ALL_AWAY).await;

@@ -9,6 +9,9 @@ use super::shard_engine::ShardEngine;
 /// The most entries given to a state machine in one piece.
 const APPLY_ENTRIES_MAX: u64 = 4096;
 
+/// A group's share of the window is never smaller, however many groups there are.
+const WINDOW_BYTES_MIN: u64 = 64 << 10;
+
 impl ShardEngine {
     /// Hands entries that may be applied to the state machine, and reads that may be answered.
     pub(super) fn dispatch_applies(&mut self, at: u32, out: &mut TurnOutput) {
@@ -71,7 +74,13 @@ impl ShardEngine {
             }
         }
         if let Some(window) = window {
-            slot.payloads.evict(slot.dispatched, window);
+            // The shard's window, shared out evenly among the groups that use it.
+            let share = (window / self.windows.max(1)).max(WINDOW_BYTES_MIN);
+            slot.payloads.evict(slot.dispatched, share);
+            let uses = !slot.payloads.is_empty();
+            if uses != std::mem::replace(&mut slot.uses_window, uses) {
+                self.windows = if uses { self.windows + 1 } else { self.windows - 1 };
+            }
         }
     }
 }

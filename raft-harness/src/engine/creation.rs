@@ -113,6 +113,7 @@ impl ShardEngine {
             core,
             peers,
             payloads: Payloads::after(last_index, last_time),
+            uses_window: false,
             cold: Vec::new(),
             fetching: false,
             persist: None,

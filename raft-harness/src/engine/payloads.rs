@@ -71,6 +71,10 @@ impl Payloads {
         Some(self.entries.range(from..=to))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(crate) fn last_time(&self) -> LogTime {
         self.last_time
     }

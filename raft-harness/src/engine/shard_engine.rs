@@ -42,7 +42,7 @@ pub(crate) struct EngineOptions {
     pub(crate) durability: Durability,
     /// Commands larger than this are refused.
     pub(crate) command_bytes_max: u64,
-    /// Applied entries of a group kept at hand for peers, in bytes; `None` keeps all.
+    /// Applied entries kept at hand for peers, in bytes over all groups; `None` keeps all.
     pub(crate) window_bytes: Option<u64>,
     /// Requests under way in this shard at once.
     pub(crate) requests_max: usize,
@@ -91,6 +91,8 @@ pub(crate) struct ShardEngine {
     /// How answers to the input being handled travel.
     pub(super) route: Route,
     pub(super) apply_scratch: Vec<Entry>,
+    /// Groups with entries at hand.
+    pub(super) windows: u64,
 }
 
 impl ShardEngine {
@@ -126,6 +128,7 @@ impl ShardEngine {
             incoming: Vec::new(),
             route: Route::Control,
             apply_scratch: Vec::new(),
+            windows: 0,
         }
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Slot {
     pub(crate) core: Group,
     pub(crate) peers: Vec<Peer>,
     pub(crate) payloads: Payloads,
+    /// Counted among the groups that share the shard's window.
+    pub(crate) uses_window: bool,
     /// Entries read back from the log, contiguous: for replay and for peers far behind.
     pub(crate) cold: Vec<Entry>,
     /// The log is being read for this group.

@@ -33,8 +33,9 @@ pub struct NodeOptions {
     pub lanes: LaneConfigs,
     /// The largest command taken, in bytes. Default 64 MiB.
     pub command_bytes_max: u64,
-    /// Newest entries of each group kept in memory for peers and replay, in bytes; older ones are
-    /// read back from the log. Default 8 MiB.
+    /// Applied entries that a shard keeps in memory for peers that lag, in bytes, shared by its
+    /// groups (each keeps at least 64 KiB); older ones are read back from the log.
+    /// Default 8 MiB.
     pub window_bytes: u64,
     /// Requests under way in one shard; beyond it they are refused as overloaded.
     /// Default 131,072.
@@ -77,8 +78,8 @@ pub enum LogKind {
     /// Nowhere: class C, a restart forgets everything. For tests and benches. A node that
     /// restarts with an empty memory must not come back under its old id.
     Memory {
-        /// Applied entries of each group kept for peers, in bytes. `None` keeps everything. With a
-        /// limit a replica that falls further behind cannot catch up any more.
+        /// Applied entries that a shard keeps for peers, in bytes over its groups. `None` keeps
+        /// everything. With a limit a replica that falls further behind cannot catch up any more.
         keep_bytes: Option<u64>,
     },
 }

@@ -119,10 +119,10 @@ mod tests {
         assert!(order.admit(7, Write, 2));
         assert!(!order.admit(7, Read, 3));
         assert!(order.admit(8, Read, 4));
-        assert_eq!(finish(&mut order, 7, Write), []);
+        assert!(finish(&mut order, 7, Write).is_empty());
         assert_eq!(finish(&mut order, 7, Write), [3]);
-        assert_eq!(finish(&mut order, 7, Read), []);
-        assert_eq!(finish(&mut order, 8, Read), []);
+        assert!(finish(&mut order, 7, Read).is_empty());
+        assert!(finish(&mut order, 8, Read).is_empty());
         assert!(order.is_idle());
     }
 
@@ -136,11 +136,11 @@ mod tests {
         assert!(!order.admit(7, Read, 5));
         assert!(!order.admit(7, Write, 6));
         assert_eq!(finish(&mut order, 7, Read), [2, 3]);
-        assert_eq!(finish(&mut order, 7, Write), []);
+        assert!(finish(&mut order, 7, Write).is_empty());
         assert_eq!(finish(&mut order, 7, Write), [4, 5]);
-        assert_eq!(finish(&mut order, 7, Read), []);
+        assert!(finish(&mut order, 7, Read).is_empty());
         assert_eq!(finish(&mut order, 7, Read), [6]);
-        assert_eq!(finish(&mut order, 7, Write), []);
+        assert!(finish(&mut order, 7, Write).is_empty());
         assert!(order.is_idle());
     }
 
@@ -154,7 +154,7 @@ mod tests {
         assert!(!order.admit(7, Write, 4));
         assert_eq!(finish(&mut order, 7, Write), [2, 3, 4]);
         for _ in 0..3 {
-            assert_eq!(finish(&mut order, 7, Write), []);
+            assert!(finish(&mut order, 7, Write).is_empty());
         }
         assert!(order.is_idle());
     }

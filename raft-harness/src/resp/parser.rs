@@ -338,20 +338,7 @@ fn unquote<'a>(
         let (byte, length) = match rest {
             [] => return Err(ProtocolError::UnbalancedQuotes),
             [byte, after @ ..] if *byte == quote => return Ok(after),
-            [b'\\', b'x', high, low, ..] if quote == b'"' && hex(*high, *low).is_some() => {
-                (hex(*high, *low).unwrap_or_default(), 4)
-            }
-            [b'\\', escaped, ..] if quote == b'"' => {
-                let byte = match escaped {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'b' => 0x08,
-                    b'a' => 0x07,
-                    other => *other,
-                };
-                (byte, 2)
-            }
+            [b'\\', escaped @ ..] if quote == b'"' => unescape(escaped),
             [b'\\', b'\'', ..] => (b'\'', 2),
             [byte, ..] => (*byte, 1),
         };
@@ -360,10 +347,22 @@ fn unquote<'a>(
     }
 }
 
-fn hex(high: u8, low: u8) -> Option<u8> {
-    let high = char::from(high).to_digit(16)?;
-    let low = char::from(low).to_digit(16)?;
-    Some((high * 16 + low) as u8)
+/// What follows a backslash: the byte meant, and the length of all including the backslash.
+fn unescape(escaped: &[u8]) -> (u8, usize) {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    match escaped {
+        [b'x', high, low, ..] => match (digit(*high), digit(*low)) {
+            (Some(high), Some(low)) => (high * 16 + low, 4),
+            (None, _) | (_, None) => (b'x', 2),
+        },
+        [b'n', ..] => (b'\n', 2),
+        [b'r', ..] => (b'\r', 2),
+        [b't', ..] => (b'\t', 2),
+        [b'b', ..] => (0x08, 2),
+        [b'a', ..] => (0x07, 2),
+        [other, ..] => (*other, 2),
+        [] => (b'\\', 1),
+    }
 }
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ pub enum Reply {
     /// Nothing.
     Null,
     /// A list.
-    Array(Vec<Reply>),
+    Array(Vec<Self>),
     /// Pairs; in RESP2 a list of twice the length.
-    Map(Vec<(Reply, Reply)>),
+    Map(Vec<(Self, Self)>),
 }
 
 impl Reply {

@@ -171,7 +171,7 @@ pub(super) fn translate(
             write(increment(by), Shape::Plain, out)
         }
         D::MSet => {
-            if request.len() % 2 == 0 {
+            if request.len().is_multiple_of(2) {
                 return Err(ArgumentError::Arity(spec.name));
             }
             let pairs = request.from(1).collect();

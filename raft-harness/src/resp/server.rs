@@ -39,7 +39,8 @@ pub struct Limits {
     /// from it. Default 1,024.
     pub requests_in_flight_max: usize,
     /// Most bytes of one client's requests and expected replies in memory; then we stop reading
-    /// from it. A single larger request is taken when nothing else is in flight. Default 8 MiB.
+    /// from it. A single larger request is taken when nothing else is in flight. Replies that
+    /// another node makes for a proxy port are counted as large as recent ones were. Default 8 MiB.
     pub bytes_in_flight_max: usize,
     /// How long a proxy port goes on trying a command that was refused without effect. Longer
     /// than an election, shorter than a client's patience. Default 5 s.

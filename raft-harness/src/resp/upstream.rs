@@ -28,6 +28,8 @@ const LANES_PER_NODE: u64 = 4;
 const LANE_CALLS_MAX: usize = 16_384;
 /// Most calls sent and not yet answered, per lane.
 const LANE_IN_FLIGHT_MAX: usize = 16_384;
+/// Bytes on their way out beyond which further calls stay in the queue.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// A node that does not take the connection in this time is not there.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Replies of other commands wait behind the oldest, so one that takes longer loses the lane.
@@ -96,15 +98,12 @@ impl Upstream {
 async fn run(front: FrontNode, mut calls: mpsc::Receiver<Call>) {
     while let Some(first) = calls.recv().await {
         let connecting = TcpStream::connect((front.host.as_str(), front.port));
-        let stream = match timeout(CONNECT_MAX, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) | Err(_) => {
-                let _ = first.reply.send(Err(UpstreamError::NotSent));
-                while let Ok(call) = calls.try_recv() {
-                    let _ = call.reply.send(Err(UpstreamError::NotSent));
-                }
-                continue;
+        let Ok(Ok(stream)) = timeout(CONNECT_MAX, connecting).await else {
+            let _ = first.reply.send(Err(UpstreamError::NotSent));
+            while let Ok(call) = calls.try_recv() {
+                let _ = call.reply.send(Err(UpstreamError::NotSent));
             }
+            continue;
         };
         let mut lane = Lane::new(stream, first);
         let ended = lane.serve(&mut calls).await;
@@ -143,7 +142,11 @@ impl Lane {
         const BATCH: usize = 256;
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let room = LANE_IN_FLIGHT_MAX.saturating_sub(self.waiting.len()).min(BATCH);
+            let room = if self.output.len() < OUTPUT_BYTES_MAX {
+                LANE_IN_FLIGHT_MAX.saturating_sub(self.waiting.len()).min(BATCH)
+            } else {
+                0
+            };
             tokio::select! {
                 taken = calls.recv_many(&mut batch, room), if room > 0 => {
                     if taken == 0 && self.waiting.is_empty() {

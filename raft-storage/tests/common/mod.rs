@@ -15,26 +15,17 @@ use raft_storage::{
 
 /// Segments of 64 KiB, made on demand: every run is the same.
 pub(crate) fn options() -> LogOptions {
-    LogOptions {
-        segment_bytes: 64 << 10,
-        preparation: Preparation::OnDemand,
-        ..Default::default()
-    }
+    LogOptions { segment_bytes: 64 << 10, preparation: Preparation::OnDemand, ..Default::default() }
 }
 
 /// Segments of 16 KiB: a segment holds three small frames.
 pub(crate) fn tiny() -> LogOptions {
-    LogOptions {
-        segment_bytes: 16 << 10,
-        ..options()
-    }
+    LogOptions { segment_bytes: 16 << 10, ..options() }
 }
 
 pub(crate) fn new_disk() -> MemDisk {
     let disk = MemDisk::new();
-    let options = InitOptions {
-        store: Some(StoreId::new(0x5eed)),
-    };
+    let options = InitOptions { store: Some(StoreId::new(0x5eed)) };
     init_on(&disk, "test", NodeId::new(1), &options).expect("an empty disk");
     disk
 }
@@ -69,11 +60,7 @@ pub(crate) fn entry(index: u64, term: u64, bytes: usize) -> Entry {
     Entry {
         index: LogIndex::new(index),
         term: Term::new(term),
-        kind: if bytes == 0 {
-            EntryKind::Noop
-        } else {
-            EntryKind::Command
-        },
+        kind: if bytes == 0 { EntryKind::Noop } else { EntryKind::Command },
         time: LogTime::new(1_000 + index),
         payload: random.bytes(bytes),
     }
@@ -82,9 +69,7 @@ pub(crate) fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 /// `count` entries of 40 bytes from `first` on.
 pub(crate) fn append(id: u32, first: u64, count: u64, term: u64) -> GroupWrite {
     let mut write = GroupWrite::new(group(id));
-    write.entries = (first..first + count)
-        .map(|index| entry(index, term, 40))
-        .collect();
+    write.entries = (first..first + count).map(|index| entry(index, term, 40)).collect();
     write
 }
 
@@ -162,10 +147,7 @@ impl Model {
             assert_eq!(entries.len() as u64, last.next().since(first), "{id:?}");
             assert_eq!(opened.reader.last_index(*id), Some(last));
             assert_eq!(opened.reader.durable_index(*id), Some(last));
-            assert_eq!(
-                found.last_time,
-                entries.last().map_or(LogTime::new(0), |e| e.time)
-            );
+            assert_eq!(found.last_time, entries.last().map_or(LogTime::new(0), |e| e.time));
             let mut runs: Vec<(LogIndex, Term)> = Vec::new();
             for entry in &entries {
                 assert_eq!(opened.reader.term(*id, entry.index), Some(entry.term));
