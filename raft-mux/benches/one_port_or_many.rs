@@ -66,16 +66,8 @@ async fn main() -> Result<()> {
     }
 
     let mut sides = [
-        (
-            "port per group",
-            Layout::PortPerGroup(ports),
-            Measured::default(),
-        ),
-        (
-            "one port",
-            Layout::OnePort(acceptor.local_addr()),
-            Measured::default(),
-        ),
+        ("port per group", Layout::PortPerGroup(ports), Measured::default()),
+        ("one port", Layout::OnePort(acceptor.local_addr()), Measured::default()),
     ];
     for round in 0..ROUNDS {
         // Who goes first alternates as well.
@@ -133,15 +125,9 @@ async fn run(layout: &Layout, measured: &mut Measured) -> Result<()> {
             }
         });
     }
-    let connected = connecting
-        .join_all()
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let connected = connecting.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
     let connects = connected.len() * CONNECTS;
-    measured
-        .connects_per_second
-        .push(connects as f64 / start.elapsed().as_secs_f64());
+    measured.connects_per_second.push(connects as f64 / start.elapsed().as_secs_f64());
 
     let mut trips = JoinSet::new();
     for (mut stream, times) in connected {
@@ -156,12 +142,7 @@ async fn run(layout: &Layout, measured: &mut Measured) -> Result<()> {
             Ok(times)
         });
     }
-    for times in trips
-        .join_all()
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?
-    {
+    for times in trips.join_all().await.into_iter().collect::<Result<Vec<_>>>()? {
         measured.round_trips.extend(times);
     }
     Ok(())

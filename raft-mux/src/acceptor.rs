@@ -125,9 +125,7 @@ where
             local_addr,
             handoff: Handoff::new(config.queue_max),
             half_open: HalfOpen::new(),
-            permits: Arc::new(Semaphore::new(
-                config.half_open_max.min(Semaphore::MAX_PERMITS),
-            )),
+            permits: Arc::new(Semaphore::new(config.half_open_max.min(Semaphore::MAX_PERMITS))),
             counters: Counters::default(),
             limits: LogLimits::default(),
             closing,
@@ -135,9 +133,7 @@ where
         });
         let closes = CloseOnDrop(shared.clone());
         tokio::spawn(accept_all(closed, closes, listener, Arc::new(handshake)));
-        Self {
-            owner: Arc::new(Owner { shared }),
-        }
+        Self { owner: Arc::new(Owner { shared }) }
     }
 }
 
@@ -220,9 +216,7 @@ impl<S> MuxAcceptor<S> {
 
 impl<S> Clone for MuxAcceptor<S> {
     fn clone(&self) -> Self {
-        Self {
-            owner: self.owner.clone(),
-        }
+        Self { owner: self.owner.clone() }
     }
 }
 
@@ -297,10 +291,8 @@ async fn accept_all<S, L, H, F>(
     let accepting = async move {
         // Moved in here, the socket is gone before `closing` is, which `closed` waits for.
         let mut listener = listener;
-        let mut backoff = Backoff::new(
-            shared.config.accept_backoff_min,
-            shared.config.accept_backoff_max,
-        );
+        let mut backoff =
+            Backoff::new(shared.config.accept_backoff_min, shared.config.accept_backoff_max);
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
@@ -377,14 +369,7 @@ impl<S> HalfOpenGuard<S> {
             }
         };
         let (ticket, cut) = shared.half_open.admit()?;
-        Some((
-            Self {
-                shared: shared.clone(),
-                ticket,
-                _permit: permit,
-            },
-            cut,
-        ))
+        Some((Self { shared: shared.clone(), ticket, _permit: permit }, cut))
     }
 }
 

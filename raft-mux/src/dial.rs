@@ -54,16 +54,8 @@ where
     };
     match tokio::time::timeout(timeout, dialing).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) => Err(MuxError::Dial {
-            addr,
-            group,
-            source,
-        }),
-        Err(_) => Err(MuxError::DialTimeout {
-            addr,
-            group,
-            timeout,
-        }),
+        Ok(Err(source)) => Err(MuxError::Dial { addr, group, source }),
+        Err(_) => Err(MuxError::DialTimeout { addr, group, timeout }),
     }
 }
 

@@ -31,14 +31,8 @@ struct State {
 
 impl HalfOpen {
     pub(crate) fn new() -> Self {
-        let state = State {
-            closed: false,
-            next_ticket: 0,
-            signals: BTreeMap::new(),
-        };
-        Self {
-            state: Mutex::new(state),
-        }
+        let state = State { closed: false, next_ticket: 0, signals: BTreeMap::new() };
+        Self { state: Mutex::new(state) }
     }
 
     /// Lets a connection in: its ticket, and the signal it must obey. `None` after `close`.

@@ -82,16 +82,8 @@ pub(crate) enum Gone {
 
 impl<T> Handoff<T> {
     pub(crate) fn new(queue_max: usize) -> Self {
-        let state = State {
-            closed: false,
-            next_number: 0,
-            groups: BTreeMap::new(),
-            queued: 0,
-        };
-        Self {
-            queue_max,
-            state: Mutex::new(state),
-        }
+        let state = State { closed: false, next_number: 0, groups: BTreeMap::new(), queued: 0 };
+        Self { queue_max, state: Mutex::new(state) }
     }
 
     pub(crate) fn register(&self, group: GroupId) -> Result<Registration, RegisterRefusal> {
@@ -103,11 +95,7 @@ impl<T> Handoff<T> {
             return Err(RegisterRefusal::AlreadyRegistered);
         }
         let registration = Registration(state.take_number());
-        let queue = Queue {
-            registration,
-            items: VecDeque::new(),
-            accepts: BTreeMap::new(),
-        };
+        let queue = Queue { registration, items: VecDeque::new(), accepts: BTreeMap::new() };
         state.groups.insert(group, queue);
         Ok(registration)
     }
@@ -154,10 +142,7 @@ impl<T> Handoff<T> {
                 None => (Poll::Ready(Err(Gone::Unregistered)), None),
                 Some(queue) => match queue.items.pop_front() {
                     Some(item) => {
-                        let stale = turn
-                            .0
-                            .take()
-                            .and_then(|number| queue.accepts.remove(&number));
+                        let stale = turn.0.take().and_then(|number| queue.accepts.remove(&number));
                         state.queued -= 1;
                         (Poll::Ready(Ok(item)), stale)
                     }
@@ -176,9 +161,7 @@ impl<T> Handoff<T> {
         let Some(number) = turn.0.take() else { return };
         let _stale = {
             let mut state = self.state.lock();
-            state
-                .queue_mut(group, registration)
-                .and_then(|queue| queue.accepts.remove(&number))
+            state.queue_mut(group, registration).and_then(|queue| queue.accepts.remove(&number))
         };
     }
 
@@ -236,9 +219,7 @@ impl<T> State<T> {
     }
 
     fn queue_mut(&mut self, group: GroupId, registration: Registration) -> Option<&mut Queue<T>> {
-        self.groups
-            .get_mut(&group)
-            .filter(|queue| queue.registration == registration)
+        self.groups.get_mut(&group).filter(|queue| queue.registration == registration)
     }
 }
 

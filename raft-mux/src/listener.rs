@@ -27,11 +27,7 @@ impl<S> GroupListener<S> {
         group: GroupId,
         registration: Registration,
     ) -> Self {
-        Self {
-            acceptor,
-            group,
-            registration,
-        }
+        Self { acceptor, group, registration }
     }
 
     /// The next connection of this group and the address of its dialer, in order of arrival. The
@@ -42,10 +38,7 @@ impl<S> GroupListener<S> {
     /// # Errors
     /// [`MuxError::Unregistered`] or [`MuxError::Closed`], at once and from then on.
     pub async fn accept(&self) -> Result<(S, SocketAddr), MuxError> {
-        let mut pending = PendingAccept {
-            listener: self,
-            turn: Turn::default(),
-        };
+        let mut pending = PendingAccept { listener: self, turn: Turn::default() };
         poll_fn(|context| pending.poll(context)).await
     }
 
@@ -64,8 +57,7 @@ impl<S> GroupListener<S> {
 
 impl<S> Drop for GroupListener<S> {
     fn drop(&mut self) {
-        self.acceptor
-            .discard_queue(self.group, Some(self.registration));
+        self.acceptor.discard_queue(self.group, Some(self.registration));
     }
 }
 
@@ -77,15 +69,9 @@ struct PendingAccept<'a, S> {
 
 impl<S> PendingAccept<'_, S> {
     fn poll(&mut self, context: &Context<'_>) -> Poll<Result<(S, SocketAddr), MuxError>> {
-        let GroupListener {
-            acceptor,
-            group,
-            registration,
-        } = self.listener;
+        let GroupListener { acceptor, group, registration } = self.listener;
         let shared = acceptor.shared();
-        let taken = shared
-            .handoff
-            .poll_accept(*group, *registration, &mut self.turn, context);
+        let taken = shared.handoff.poll_accept(*group, *registration, &mut self.turn, context);
         taken.map(|taken| match taken {
             Ok(connection) => {
                 shared.counters.handed_off.bump();
@@ -99,14 +85,7 @@ impl<S> PendingAccept<'_, S> {
 
 impl<S> Drop for PendingAccept<'_, S> {
     fn drop(&mut self) {
-        let GroupListener {
-            acceptor,
-            group,
-            registration,
-        } = self.listener;
-        acceptor
-            .shared()
-            .handoff
-            .forget(*group, *registration, &mut self.turn);
+        let GroupListener { acceptor, group, registration } = self.listener;
+        acceptor.shared().handoff.forget(*group, *registration, &mut self.turn);
     }
 }

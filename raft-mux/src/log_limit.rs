@@ -27,10 +27,7 @@ impl LogLimit {
     /// `Some(suppressed)` if a warning may be written now; `suppressed` are those since the last.
     pub(crate) fn permit(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
-        if state
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
-        {
+        if state.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             state.suppressed += 1;
             return None;
         }

@@ -56,10 +56,7 @@ impl PrefixDecoder {
     /// A decoder that has seen nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; PREFIX_LEN],
-            filled: 0,
-        }
+        Self { bytes: [0; PREFIX_LEN], filled: 0 }
     }
 
     /// How many bytes are still to come, 0 to [`PREFIX_LEN`]. Reading more than this from a socket

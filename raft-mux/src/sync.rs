@@ -23,9 +23,7 @@ mod model {
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0
-                .lock()
-                .expect("a model that panicked has failed already")
+            self.0.lock().expect("a model that panicked has failed already")
         }
     }
 }

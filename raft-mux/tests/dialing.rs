@@ -19,9 +19,7 @@ const TIMEOUT: Duration = Duration::from_millis(100);
 async fn dialed_stream_has_no_delay_set() {
     let acceptor = loopback().await;
     let listener = acceptor.register(group(1)).unwrap();
-    let client = dial(acceptor.local_addr(), group(1), PATIENCE)
-        .await
-        .unwrap();
+    let client = dial(acceptor.local_addr(), group(1), PATIENCE).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     assert!(client.nodelay().unwrap());
     assert!(stream.nodelay().unwrap());
@@ -33,11 +31,7 @@ async fn refused_dial_says_who_was_dialed() {
     let addr = port.local_addr().unwrap();
     drop(port);
     match dial(addr, group(7), PATIENCE).await.unwrap_err() {
-        MuxError::Dial {
-            addr: dialed,
-            group: id,
-            source,
-        } => {
+        MuxError::Dial { addr: dialed, group: id, source } => {
             assert_eq!((dialed, id), (addr, group(7)));
             assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused);
         }
@@ -64,9 +58,7 @@ async fn timeout_covers_the_prefix_write() {
     let addr = listener.local_addr().unwrap();
     // A real socket always has room for four bytes; a stream in front of it may not.
     let (near, _far) = tokio::io::duplex(3);
-    let error = dial_with(addr, group(1), TIMEOUT, |_tcp| ready(Ok(near)))
-        .await
-        .unwrap_err();
+    let error = dial_with(addr, group(1), TIMEOUT, |_tcp| ready(Ok(near))).await.unwrap_err();
     assert!(matches!(error, MuxError::DialTimeout { .. }), "{error:?}");
 }
 
@@ -93,7 +85,5 @@ async fn failed_or_timed_out_dial_leaves_no_socket() {
 async fn peer_that_never_reads_does_not_hold_the_dial() {
     let listener = TcpListener::bind(any_port()).await.unwrap();
     // Nobody ever accepts or reads, yet the kernel takes the prefix.
-    dial(listener.local_addr().unwrap(), group(1), PATIENCE)
-        .await
-        .unwrap();
+    dial(listener.local_addr().unwrap(), group(1), PATIENCE).await.unwrap();
 }

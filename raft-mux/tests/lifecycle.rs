@@ -16,9 +16,7 @@ async fn registering_twice_fails_and_leaves_the_first_intact() {
     let first = acceptor.register(group(5)).unwrap();
     let second = acceptor.register(group(5));
     assert!(matches!(second, Err(MuxError::AlreadyRegistered { group: g }) if g == group(5)));
-    let _client = dial(acceptor.local_addr(), group(5), PATIENCE)
-        .await
-        .unwrap();
+    let _client = dial(acceptor.local_addr(), group(5), PATIENCE).await.unwrap();
     first.accept().await.unwrap();
 }
 
@@ -29,14 +27,9 @@ async fn unregistering_frees_the_id_and_the_old_listener_cannot_harm_the_new() {
     assert!(acceptor.unregister(group(5)));
     assert!(!acceptor.unregister(group(5)));
     let new = acceptor.register(group(5)).unwrap();
-    assert!(matches!(
-        old.accept().await,
-        Err(MuxError::Unregistered { .. })
-    ));
+    assert!(matches!(old.accept().await, Err(MuxError::Unregistered { .. })));
     drop(old);
-    let _client = dial(acceptor.local_addr(), group(5), PATIENCE)
-        .await
-        .unwrap();
+    let _client = dial(acceptor.local_addr(), group(5), PATIENCE).await.unwrap();
     new.accept().await.unwrap();
     assert_eq!(acceptor.stats().groups, 1);
 }
@@ -57,9 +50,8 @@ async fn dropping_a_listener_frees_the_id_and_closes_its_queue() {
 async fn unregistering_wakes_every_pending_accept() {
     let acceptor = loopback().await;
     let listener = acceptor.register(group(5)).unwrap();
-    let (one, two, freed) = tokio::join!(listener.accept(), listener.accept(), async {
-        acceptor.unregister(group(5))
-    });
+    let (one, two, freed) =
+        tokio::join!(listener.accept(), listener.accept(), async { acceptor.unregister(group(5)) });
     assert!(matches!(one, Err(MuxError::Unregistered { .. })));
     assert!(matches!(two, Err(MuxError::Unregistered { .. })));
     assert!(freed);
@@ -80,9 +72,7 @@ async fn closing_wakes_pending_accepts_of_all_groups_and_frees_the_port() {
         assert!(matches!(accept.await.unwrap(), Err(MuxError::Closed)));
     }
     acceptor.closed().await;
-    TcpListener::bind(acceptor.local_addr())
-        .await
-        .expect("the port is free");
+    TcpListener::bind(acceptor.local_addr()).await.expect("the port is free");
 }
 
 #[tokio::test]
@@ -138,27 +128,18 @@ async fn dropping_the_last_handle_closes_and_a_listener_counts_as_one() {
     let client = dial(addr, group(1), PATIENCE).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     drop(listener);
-    eventually("the port is closed", || {
-        std::net::TcpStream::connect(addr).is_err()
-    })
-    .await;
+    eventually("the port is closed", || std::net::TcpStream::connect(addr).is_err()).await;
     assert!(!is_closed(&client), "handed off, so not ours to close");
     drop(stream);
 }
 
 #[test]
 fn end_of_the_runtime_closes_the_acceptor() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let acceptor: MuxAcceptor = runtime.block_on(loopback());
     let listener = acceptor.register(group(1)).unwrap();
     drop(runtime);
-    let other = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     other.block_on(async {
         assert!(matches!(listener.accept().await, Err(MuxError::Closed)));
         acceptor.closed().await;
@@ -176,22 +157,13 @@ async fn port_zero_is_reported_and_advertised_as_the_real_port() {
 async fn wildcard_is_never_advertised() {
     let any = "0.0.0.0:0".parse().unwrap();
     let acceptor = MuxAcceptor::bind(any, MuxConfig::default()).await.unwrap();
-    assert!(matches!(
-        acceptor.advertised_addr(),
-        Err(MuxError::WildcardAddress { .. })
-    ));
+    assert!(matches!(acceptor.advertised_addr(), Err(MuxError::WildcardAddress { .. })));
 
     for wildcard in ["0.0.0.0:7000", "[::]:7000", "[::ffff:0.0.0.0]:7000"] {
         let advertise = Some(wildcard.parse().unwrap());
-        let config = MuxConfig {
-            advertise,
-            ..MuxConfig::default()
-        };
+        let config = MuxConfig { advertise, ..MuxConfig::default() };
         let bound = MuxAcceptor::bind(any, config).await;
-        assert!(
-            matches!(bound, Err(MuxError::WildcardAddress { .. })),
-            "{wildcard}"
-        );
+        assert!(matches!(bound, Err(MuxError::WildcardAddress { .. })), "{wildcard}");
     }
 }
 
@@ -200,17 +172,11 @@ async fn advertised_address_is_the_configured_one_and_its_port_zero_the_bound_on
     let any = "0.0.0.0:0".parse().unwrap();
     for (advertise, port) in [("192.0.2.1:7000", Some(7000)), ("192.0.2.1:0", None)] {
         let advertise = Some(advertise.parse().unwrap());
-        let config = MuxConfig {
-            advertise,
-            ..MuxConfig::default()
-        };
+        let config = MuxConfig { advertise, ..MuxConfig::default() };
         let acceptor = MuxAcceptor::bind(any, config).await.unwrap();
         let advertised = acceptor.advertised_addr().unwrap();
         assert_eq!(advertised.ip().to_string(), "192.0.2.1");
-        assert_eq!(
-            advertised.port(),
-            port.unwrap_or_else(|| acceptor.local_addr().port())
-        );
+        assert_eq!(advertised.port(), port.unwrap_or_else(|| acceptor.local_addr().port()));
     }
 }
 
@@ -221,27 +187,9 @@ async fn port_in_use_and_zero_limits_are_typed_errors() {
     assert!(matches!(again, Err(MuxError::Bind { addr, .. }) if addr == acceptor.local_addr()));
 
     let zeros = [
-        (
-            "half_open_max",
-            MuxConfig {
-                half_open_max: 0,
-                ..MuxConfig::default()
-            },
-        ),
-        (
-            "queue_max",
-            MuxConfig {
-                queue_max: 0,
-                ..MuxConfig::default()
-            },
-        ),
-        (
-            "listen_backlog",
-            MuxConfig {
-                listen_backlog: 0,
-                ..MuxConfig::default()
-            },
-        ),
+        ("half_open_max", MuxConfig { half_open_max: 0, ..MuxConfig::default() }),
+        ("queue_max", MuxConfig { queue_max: 0, ..MuxConfig::default() }),
+        ("listen_backlog", MuxConfig { listen_backlog: 0, ..MuxConfig::default() }),
     ];
     for (name, config) in zeros {
         let refused = MuxAcceptor::bind(any_port(), config).await;

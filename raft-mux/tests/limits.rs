@@ -42,9 +42,7 @@ async fn peer_that_drips_bytes_is_held_to_one_deadline_for_all_four() {
     eventually("it is half-open", || acceptor.stats().half_open == 1).await;
     for _ in 0..3 {
         advance(Duration::from_millis(300)).await;
-        busily("one byte leaves", dripping.write_all(&[0]))
-            .await
-            .unwrap();
+        busily("one byte leaves", dripping.write_all(&[0])).await.unwrap();
     }
     advance(Duration::from_millis(100) + SLACK).await;
     until_closed(&dripping).await;
@@ -64,13 +62,9 @@ async fn deadline_is_gone_after_the_hand_off() {
     advance(Duration::from_secs(3600)).await;
     assert!(!is_closed(&queued) && !is_closed(&first));
 
-    busily("bytes leave", client.write_all(b"late"))
-        .await
-        .unwrap();
+    busily("bytes leave", client.write_all(b"late")).await.unwrap();
     let mut bytes = [0; 4];
-    busily("bytes arrive", second.read_exact(&mut bytes))
-        .await
-        .unwrap();
+    busily("bytes arrive", second.read_exact(&mut bytes)).await.unwrap();
     assert_eq!(&bytes, b"late");
 }
 
@@ -86,24 +80,17 @@ async fn peer_that_hangs_up_within_the_prefix_is_counted() {
 async fn silent_peers_do_not_delay_a_talking_one() {
     let acceptor = loopback().await;
     let listener = acceptor.register(group(1)).unwrap();
-    let silent: Vec<_> = (0..100)
-        .map(|_| connect_raw(acceptor.local_addr(), &[]))
-        .collect();
+    let silent: Vec<_> = (0..100).map(|_| connect_raw(acceptor.local_addr(), &[])).collect();
     let _client = connect_group(acceptor.local_addr(), 1);
     // The clock stands still, so no silent peer can have run into its deadline.
-    busily("the talking peer is served", listener.accept())
-        .await
-        .unwrap();
+    busily("the talking peer is served", listener.accept()).await.unwrap();
     eventually("the silent ones wait", || acceptor.stats().half_open == 100).await;
     assert!(silent.iter().all(|stream| !is_closed(stream)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_half_open_connection_too_many_closes_the_oldest() {
-    let config = MuxConfig {
-        half_open_max: 3,
-        ..MuxConfig::default()
-    };
+    let config = MuxConfig { half_open_max: 3, ..MuxConfig::default() };
     let acceptor = loopback_with(config).await;
     let listener = acceptor.register(group(1)).unwrap();
     let mut silent = Vec::new();
@@ -119,20 +106,14 @@ async fn one_half_open_connection_too_many_closes_the_oldest() {
 
     // A live peer gets in all the same: it is the newest, and needs only a moment.
     let _client = connect_group(acceptor.local_addr(), 1);
-    busily("the live peer is served", listener.accept())
-        .await
-        .unwrap();
+    busily("the live peer is served", listener.accept()).await.unwrap();
     until_closed(&silent[2]).await;
     assert_eq!(acceptor.stats().half_open, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_silent_connections_stays_within_the_cap_and_locks_no_live_peer_out() {
-    let config = MuxConfig {
-        half_open_max: 8,
-        prefix_timeout: PATIENCE,
-        ..MuxConfig::default()
-    };
+    let config = MuxConfig { half_open_max: 8, prefix_timeout: PATIENCE, ..MuxConfig::default() };
     let acceptor = loopback_with(config).await;
     let listener = acceptor.register(group(1)).unwrap();
     let mut silent = Vec::new();
@@ -223,9 +204,7 @@ async fn prefix_deadline_starts_after_the_handshake_which_has_its_own() {
     advance(Duration::from_secs(4) + SLACK).await;
     eventually("the prefix is awaited", || slow.stats().half_open == 1).await;
     advance(Duration::from_millis(900)).await;
-    busily("prefix leaves", client.write_all(&[0, 0, 0, 1]))
-        .await
-        .unwrap();
+    busily("prefix leaves", client.write_all(&[0, 0, 0, 1])).await.unwrap();
     busily("it is handed off", listener.accept()).await.unwrap();
 }
 
@@ -260,9 +239,8 @@ fn disguise(tcp: TcpStream) -> DuplexStream {
 
 #[tokio::test]
 async fn wrapped_stream_carries_the_prefix_inside() {
-    let acceptor = MuxAcceptor::bind_with(any_port(), MuxConfig::default(), |tcp, _| {
-        ready(Ok(disguise(tcp)))
-    });
+    let acceptor =
+        MuxAcceptor::bind_with(any_port(), MuxConfig::default(), |tcp, _| ready(Ok(disguise(tcp))));
     let acceptor = acceptor.await.unwrap();
     let listener = acceptor.register(group(99)).unwrap();
     let addr = acceptor.local_addr();

@@ -22,11 +22,7 @@ async fn closing_at_any_moment_leaves_no_socket_and_accounts_for_every_connectio
     let mut handed_off = 0;
     let mut discarded = 0;
     for round in 0..60 {
-        let config = MuxConfig {
-            half_open_max: 6,
-            queue_max: 2,
-            ..MuxConfig::default()
-        };
+        let config = MuxConfig { half_open_max: 6, queue_max: 2, ..MuxConfig::default() };
         let acceptor = loopback_with(config).await;
         let addr = acceptor.local_addr();
         let mut tasks = tokio::task::JoinSet::new();
@@ -73,25 +69,14 @@ async fn closing_at_any_moment_leaves_no_socket_and_accounts_for_every_connectio
         acceptor.close();
         acceptor.closed().await;
         let stats = acceptor.stats();
-        assert_eq!(
-            (stats.half_open, stats.queued, stats.groups),
-            (0, 0, 0),
-            "round {round}"
-        );
-        assert_eq!(
-            stats.accepted,
-            stats.accounted(),
-            "round {round}: {stats:?}"
-        );
+        assert_eq!((stats.half_open, stats.queued, stats.groups), (0, 0, 0), "round {round}");
+        assert_eq!(stats.accepted, stats.accounted(), "round {round}: {stats:?}");
         handed_off += stats.handed_off;
         discarded += stats.discarded;
         drop(acceptor);
         tasks.join_all().await;
     }
     println!("{handed_off} handed off, {discarded} discarded");
-    assert!(
-        handed_off > 0 && discarded > 0,
-        "the rounds must see connections of both kinds"
-    );
+    assert!(handed_off > 0 && discarded > 0, "the rounds must see connections of both kinds");
     eventually("all descriptors are gone", || descriptors() <= before).await;
 }

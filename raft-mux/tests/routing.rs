@@ -27,14 +27,7 @@ async fn dial_writes_the_prefix_and_nothing_else() {
     let addr = listener.local_addr().unwrap();
     drop(dial(addr, group(99), PATIENCE).await.unwrap());
     let mut bytes = Vec::new();
-    listener
-        .accept()
-        .await
-        .unwrap()
-        .0
-        .read_to_end(&mut bytes)
-        .await
-        .unwrap();
+    listener.accept().await.unwrap().0.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(bytes, [0x00, 0x00, 0x00, 0x63]);
 }
 
@@ -61,9 +54,7 @@ async fn no_id_is_special() {
     let acceptor = loopback().await;
     for id in [0, 1, 0xffff_ff00, u32::MAX] {
         let listener = acceptor.register(group(id)).unwrap();
-        let _client = dial(acceptor.local_addr(), group(id), PATIENCE)
-            .await
-            .unwrap();
+        let _client = dial(acceptor.local_addr(), group(id), PATIENCE).await.unwrap();
         listener.accept().await.unwrap();
         assert_eq!(listener.group(), group(id));
     }
@@ -106,9 +97,7 @@ async fn unknown_group_is_closed_and_the_others_are_served_on() {
         let lost = connect_group(acceptor.local_addr(), 2);
         until_closed(&lost).await;
     }
-    let _client = dial(acceptor.local_addr(), group(1), PATIENCE)
-        .await
-        .unwrap();
+    let _client = dial(acceptor.local_addr(), group(1), PATIENCE).await.unwrap();
     listener.accept().await.unwrap();
     let stats = settled(&acceptor, 4).await;
     assert_eq!((stats.unknown_group, stats.handed_off), (3, 1));
@@ -124,10 +113,7 @@ async fn foreign_line_protocol_runs_unchanged_beside_a_binary_one() {
         let (read, mut write) = stream.into_split();
         let mut requests = BufReader::new(read).lines();
         while let Some(line) = requests.next_line().await.unwrap() {
-            write
-                .write_all(format!("+{}\r\n", line.to_uppercase()).as_bytes())
-                .await
-                .unwrap();
+            write.write_all(format!("+{}\r\n", line.to_uppercase()).as_bytes()).await.unwrap();
         }
     });
     tokio::spawn(async move {
@@ -136,9 +122,7 @@ async fn foreign_line_protocol_runs_unchanged_beside_a_binary_one() {
         tokio::io::copy(&mut read, &mut write).await.unwrap();
     });
 
-    let client = dial(acceptor.local_addr(), group(1), PATIENCE)
-        .await
-        .unwrap();
+    let client = dial(acceptor.local_addr(), group(1), PATIENCE).await.unwrap();
     let (read, mut write) = client.into_split();
     write.write_all(b"ping\r\nquit\r\n").await.unwrap();
     let mut replies = BufReader::new(read).lines();
@@ -146,9 +130,7 @@ async fn foreign_line_protocol_runs_unchanged_beside_a_binary_one() {
     assert_eq!(replies.next_line().await.unwrap().unwrap(), "+QUIT");
 
     let sent = Noise::new(0x6d75_7831).bytes(1 << 20);
-    let client = dial(acceptor.local_addr(), group(2), PATIENCE)
-        .await
-        .unwrap();
+    let client = dial(acceptor.local_addr(), group(2), PATIENCE).await.unwrap();
     let (mut read, mut write) = client.into_split();
     let mut echoed = Vec::new();
     let (written, received) = tokio::join!(
@@ -176,10 +158,7 @@ async fn accept_keeps_the_order_of_arrival_and_cancelling_it_loses_nothing() {
             () = tokio::task::yield_now() => {}
         }
         dialers.push(connect_group(acceptor.local_addr(), 1));
-        eventually("the connection is queued", || {
-            acceptor.stats().queued == count
-        })
-        .await;
+        eventually("the connection is queued", || acceptor.stats().queued == count).await;
     }
     for dialer in &dialers {
         let (_, peer) = listener.accept().await.unwrap();
@@ -189,20 +168,13 @@ async fn accept_keeps_the_order_of_arrival_and_cancelling_it_loses_nothing() {
 
 #[test]
 fn registering_and_closing_work_from_threads_without_a_runtime() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let acceptor: MuxAcceptor = runtime.block_on(loopback());
     let remote = acceptor.clone();
-    let listener = std::thread::spawn(move || remote.register(group(1)).unwrap())
-        .join()
-        .unwrap();
+    let listener = std::thread::spawn(move || remote.register(group(1)).unwrap()).join().unwrap();
     let remote = acceptor.clone();
     runtime.block_on(async {
-        let _client = dial(acceptor.local_addr(), group(1), PATIENCE)
-            .await
-            .unwrap();
+        let _client = dial(acceptor.local_addr(), group(1), PATIENCE).await.unwrap();
         listener.accept().await.unwrap();
         std::thread::spawn(move || remote.close()).join().unwrap();
         acceptor.closed().await;

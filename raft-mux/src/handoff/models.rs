@@ -23,17 +23,14 @@ struct Item;
 
 fn handoff() -> (Arc<Handoff<Item>>, Registration) {
     let handoff = Handoff::new(1);
-    let registration = handoff
-        .register(GROUP)
-        .expect("a new hand-off has no groups");
+    let registration = handoff.register(GROUP).expect("a new hand-off has no groups");
     (Arc::new(handoff), registration)
 }
 
 fn accept(handoff: &Handoff<Item>, registration: Registration) -> Result<Item, Gone> {
     let mut turn = Turn::default();
-    let taken = block_on(poll_fn(|context| {
-        handoff.poll_accept(GROUP, registration, &mut turn, context)
-    }));
+    let taken =
+        block_on(poll_fn(|context| handoff.poll_accept(GROUP, registration, &mut turn, context)));
     handoff.forget(GROUP, registration, &mut turn);
     taken
 }
@@ -66,9 +63,7 @@ fn push_racing_unregister_and_register_ends_in_exactly_one_place() {
             let handoff = handoff.clone();
             move || push(&handoff)
         });
-        let first = handoff
-            .unregister(GROUP, None)
-            .map_or(0, |items| items.len());
+        let first = handoff.unregister(GROUP, None).map_or(0, |items| items.len());
         handoff.register(GROUP).expect("the id is free again");
         let refused = pusher.join().unwrap();
         let second = handoff.close().len();
@@ -116,10 +111,7 @@ fn push_accept_and_close_at_once_lose_no_item_and_leave_no_one_waiting() {
             move || usize::from(accept(&handoff, registration).is_ok())
         });
         let closed = handoff.close().len();
-        assert_eq!(
-            pusher.join().unwrap() + accepter.join().unwrap() + closed,
-            1
-        );
+        assert_eq!(pusher.join().unwrap() + accepter.join().unwrap() + closed, 1);
     });
 }
 
@@ -161,9 +153,7 @@ fn late_drop_of_an_old_listener_leaves_the_new_one_registered() {
             move || handoff.unregister(GROUP, Some(old)).is_some()
         });
         let freed_here = handoff.unregister(GROUP, None).is_some();
-        let new = handoff
-            .register(GROUP)
-            .expect("one of the two has freed the id");
+        let new = handoff.register(GROUP).expect("one of the two has freed the id");
         assert!(freed_here != dropper.join().unwrap());
         assert_ne!(old, new);
         assert_eq!(handoff.counts(), (1, 0));

@@ -4,10 +4,7 @@
 //! hanging. It also works under tokio's paused clock: the runtime never goes idle, so it never
 //! advances that clock by itself.
 
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this module"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 #![cfg(not(loom_model))]
 
 use std::future::Future;
@@ -33,9 +30,7 @@ pub(crate) async fn loopback() -> MuxAcceptor {
 }
 
 pub(crate) async fn loopback_with(config: MuxConfig) -> MuxAcceptor {
-    MuxAcceptor::bind(any_port(), config)
-        .await
-        .expect("loopback has a free port")
+    MuxAcceptor::bind(any_port(), config).await.expect("loopback has a free port")
 }
 
 pub(crate) fn any_port() -> SocketAddr {
@@ -46,8 +41,7 @@ pub(crate) fn any_port() -> SocketAddr {
 pub(crate) fn connect_raw(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut tcp = std::net::TcpStream::connect(addr).expect("the kernel accepts on its own");
     tcp.set_nodelay(true).unwrap();
-    tcp.write_all(bytes)
-        .expect("a fresh socket takes a few bytes");
+    tcp.write_all(bytes).expect("a fresh socket takes a few bytes");
     tcp.set_nonblocking(true).unwrap();
     TcpStream::from_std(tcp).unwrap()
 }

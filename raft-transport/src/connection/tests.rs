@@ -1,3 +1,5 @@
+//! A connection between two ends in memory, on virtual time.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Frames cut from bytes, however they arrive.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Frames as bytes: golden bytes of each kind.
+
 use bytes::Bytes;
 use raft_core::{
     AppendReply, AppendResult, Campaign, EntryKind, Heartbeat, HeartbeatReply, LogTime, ReplicaId,

@@ -1,3 +1,5 @@
+//! Batches of heartbeats: size, order, splitting.
+
 use super::*;
 use crate::Decoder;
 use crate::frame::Frame;

@@ -1,3 +1,5 @@
+//! Handshakes as bytes, and what is refused.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

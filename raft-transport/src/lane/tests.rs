@@ -1,3 +1,5 @@
+//! Which message goes on which lane.
+
 use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Heartbeat, HeartbeatReply, LogIndex, Session,
     Term, TimeoutNow, Verdict, VoteReply, VoteRequest,

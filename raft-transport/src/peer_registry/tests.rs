@@ -1,3 +1,5 @@
+//! Who may speak.
+
 use super::*;
 use crate::testing::{identity, registry};
 
