@@ -1,6 +1,8 @@
 //! A cluster of whole nodes in this process, for tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 
+pub mod relay;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,6 +149,20 @@ impl Cluster {
             self.start(node)?;
         }
         Ok(())
+    }
+
+    /// Starts a node again with other addresses for its peers, as long as it hosts no group.
+    pub fn restarted_via(mut self, node: NodeId, via: &[(u64, String)]) -> anyhow::Result<Self> {
+        self.stop(node);
+        let direct = self.addresses.clone();
+        for (peer, address) in via {
+            self.addresses.insert(NodeId::new(*peer), address.clone());
+        }
+        self.start(node)?;
+        let own = self.addresses.get(&node).cloned();
+        self.addresses = direct;
+        self.addresses.extend(own.map(|own| (node, own)));
+        Ok(self)
     }
 
     pub fn remove_dir(&self, node: NodeId) -> anyhow::Result<()> {
