@@ -115,6 +115,11 @@ impl Life {
     /// A directory that was never opened.
     pub(crate) const UNBORN: Self = Self { incarnation: Incarnation::new(0), durable: Lsn::ZERO };
 
+    /// The number of the life after this one; `None` if there is none, which no honest file says.
+    pub(crate) fn next(self) -> Option<Incarnation> {
+        self.incarnation.get().checked_add(1).map(Incarnation::new)
+    }
+
     /// Makes this life the noted one; durable on return.
     pub(crate) fn store<D: Disk>(self, disk: &D) -> io::Result<()> {
         replace_file(disk, INCARNATION_NAME, &self.encode())
@@ -178,7 +183,7 @@ pub(crate) fn read<D: Disk>(disk: &D) -> Result<Option<(Identity, Life)>, OpenEr
 }
 
 const IDENTITY_NAME: &str = "identity";
-const INCARNATION_NAME: &str = "incarnation";
+pub(crate) const INCARNATION_NAME: &str = "incarnation";
 const IDENTITY_MAGIC: u64 = u64::from_le_bytes(*b"RAFTIDEN");
 const INCARNATION_MAGIC: u64 = u64::from_le_bytes(*b"RAFTLIFE");
 const FORMAT: u16 = 1;

@@ -177,7 +177,10 @@ impl Log {
         check_expected(&dir(), &identity, expected)?;
 
         let recovered = recover(&disk, &identity, life, segment_bytes)?;
-        let incarnation = Incarnation::new(life.incarnation.get() + 1);
+        let incarnation = life.next().ok_or_else(|| OpenError::IdentityDamaged {
+            dir: dir(),
+            name: identity::INCARNATION_NAME,
+        })?;
         // The new life begins before the log is touched: whatever bears its number was written
         // after everybody could know it.
         let durable = recovered.report.end_lsn;
