@@ -19,7 +19,7 @@ use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Term};
 
 use crate::cursor::Cursor;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, fill_with_zeros};
 use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::field::is_zero;
 use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
@@ -29,9 +29,7 @@ use crate::location::SLOTS_MAX;
 use crate::lsn::Lsn;
 use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
 use crate::replay::{ApplyFault, Items, Replay, split_record};
-use crate::segment::{
-    BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, fill_with_zeros, slot_of,
-};
+use crate::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, slot_of};
 use crate::spares::Spare;
 use crate::window::Window;
 

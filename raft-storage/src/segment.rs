@@ -5,7 +5,7 @@
 //! *spare*. The header is durable before the first frame is written behind it: a file with
 //! content and without a valid header has therefore lost it, which is never normal.
 
-use std::io::{self, IoSlice};
+use std::io;
 
 use crate::checksum::{crc32c, crc32c_append};
 use crate::disk::{Disk, DiskFile};
@@ -134,32 +134,14 @@ pub(crate) fn slot_of(name: &str) -> Option<u32> {
 pub(crate) fn make_spare<D: Disk>(disk: &D, slot: u32, bytes: u64) -> io::Result<D::File> {
     let name = file_name(slot);
     let file = disk.create(&name)?;
-    let filled = fill_with_zeros(&file, 0, bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| disk.sync_dir());
+    let filled =
+        file.write_zeros(bytes).and_then(|()| file.sync_all()).and_then(|()| disk.sync_dir());
     if let Err(error) = filled {
         // If even this fails, the next open finds a short blank file and removes it.
         let _ = disk.remove(&name);
         return Err(error);
     }
     Ok(file)
-}
-
-/// Overwrites `[from, to)` with zeros.
-pub(crate) fn fill_with_zeros<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<()> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    let mut offset = from;
-    while offset < to {
-        let mut parts = Vec::with_capacity(16);
-        let begin = offset;
-        while offset < to && parts.len() < 16 {
-            let bytes = (to - offset).min(ZEROS.len() as u64);
-            parts.push(IoSlice::new(&ZEROS[..bytes as usize]));
-            offset += bytes;
-        }
-        file.write_vectored_at(&mut parts, begin)?;
-    }
-    Ok(())
 }
 
 const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"RAFTSEGM");
