@@ -288,7 +288,8 @@ impl Check<'_> {
         };
         if heartbeat.saturating_mul(3) > min {
             let message = format!(
-                "three heartbeats of {heartbeat} ms do not fit into the election timeout of {min} ms"
+                "three heartbeats of {heartbeat} ms do not fit into the election timeout \
+                 of {min} ms"
             );
             let help = format!("at most {} ms, or raise `raft.election_timeout_min_ms`", min / 3);
             self.report(Rule::Timing, "raft.heartbeat_interval_ms", message, help);

@@ -83,9 +83,12 @@ pub(super) async fn read_back(
                 for n in from..to {
                     let key = workload.key(&stream.name, n);
                     let mute = &mute[router.group_of(&key).get() as usize - 1];
-                    // Once a group gave no answer for that long, its other keys wait no longer.
-                    let limit = if mute.load(Relaxed) { Duration::ZERO } else { limit };
-                    let found = read(&router, &workload, &key, reader, limit).await;
+                    // A group that gave no answer for that long is not asked for each other key.
+                    let found = if mute.load(Relaxed) {
+                        Found::Unreadable
+                    } else {
+                        read(&router, &workload, &key, reader, limit).await
+                    };
                     mute.fetch_or(found == Found::Unreadable, Relaxed);
                     findings.judge(&router, key, stream.outcomes[n], found);
                 }

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, LogTime, NodeId, Term};
@@ -22,6 +23,10 @@ use raft_harness::{GroupSpec, StateMachine};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// A test that waits longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub type Answer = Result<Bytes, Refusal>;
 
@@ -92,9 +97,13 @@ impl Engine {
 
     /// Lets the other tasks run until so many operations are held.
     pub async fn until_held(&self, count: usize) {
-        while self.held() != count {
-            tokio::task::yield_now().await;
-        }
+        let held = async {
+            while self.held() != count {
+                assert!(self.held() < count, "{} operations are held", self.held());
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, held).await.expect("the server hands over what was sent");
     }
 
     /// How many operations of a kind have been handed over, ticks aside.
@@ -227,12 +236,16 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).await.expect("the server reads");
     }
 
+    async fn read(&mut self) -> usize {
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
+        read.expect("the server answers").expect("the server writes")
+    }
+
     /// The next bytes are exactly these.
     pub async fn expect(&mut self, bytes: impl AsRef<[u8]>) {
         let expected = bytes.as_ref();
         while self.buffer.len() < expected.len() {
-            let read = self.stream.read_buf(&mut self.buffer).await.expect("the server writes");
-            if read == 0 {
+            if self.read().await == 0 {
                 break;
             }
         }
@@ -254,8 +267,7 @@ impl Client {
                 let reply = self.buffer.split_to(end + 2);
                 return String::from_utf8_lossy(&reply[..end]).into_owned();
             }
-            let read = self.stream.read_buf(&mut self.buffer).await.expect("the server writes");
-            assert_ne!(read, 0, "the server closed");
+            assert_ne!(self.read().await, 0, "the server closed");
         }
     }
 
@@ -264,7 +276,7 @@ impl Client {
         let header = self.line(line).await;
         let length: usize = header.strip_prefix('$').expect(&header).parse().expect("a length");
         while self.buffer.len() < length + 2 {
-            self.stream.read_buf(&mut self.buffer).await.expect("the server writes");
+            assert_ne!(self.read().await, 0, "the server closed");
         }
         let bulk = self.buffer.split_to(length + 2);
         String::from_utf8_lossy(&bulk[..length]).into_owned()
@@ -272,8 +284,8 @@ impl Client {
 
     /// Nothing more comes, and the server has closed.
     pub async fn expect_close(&mut self) {
-        let read = self.stream.read_buf(&mut self.buffer).await;
-        assert!(matches!(read, Ok(0) | Err(_)), "the server is still there");
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
+        assert!(matches!(read, Ok(Ok(0) | Err(_))), "the server is still there");
         assert_eq!(self.buffer.escape_ascii().to_string(), "");
     }
 }
