@@ -191,6 +191,7 @@ impl Group {
             }
             Input::Written(seq) => self.on_written(seq, effects),
             Input::Persisted(seq) => self.on_persisted(seq, effects),
+            Input::LogUnreadable(index) => Err(Fault::LogUnreadable { index }),
             Input::PeerUnreachable(peer) => {
                 self.on_peer_unreachable(peer);
                 Ok(())
@@ -546,6 +547,7 @@ impl Group {
             | Input::Written(_)
             | Input::Persisted(_)
             | Input::PeerUnreachable(_)
+            | Input::LogUnreadable(_)
             | Input::Campaign => {}
         }
     }

@@ -50,6 +50,9 @@ pub enum Input {
     Persisted(PersistSeq),
     /// Messages to this peer may have been lost: its connection broke or it is not there.
     PeerUnreachable(ReplicaId),
+    /// The log cannot be read back at this index: what this replica promised to hold is not at
+    /// hand. The group goes mute with [`Fault::LogUnreadable`], and another replica can lead it.
+    LogUnreadable(LogIndex),
     /// Stand for election now, without waiting for the timeout. Ignored by a leader.
     Campaign,
 }
@@ -239,6 +242,12 @@ pub enum Fault {
         acknowledged: LogIndex,
         /// Where our log ends.
         last: LogIndex,
+    },
+    /// The log cannot be read back.
+    #[error("the log cannot be read back at {index}")]
+    LogUnreadable {
+        /// Where.
+        index: LogIndex,
     },
     /// The driver acknowledged an operation that it was never given or has not taken yet.
     #[error("{seq} was acknowledged, but the last operation is {last}")]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 mod bench_peers;
 mod ci;
+mod durability;
 mod help;
 mod interop;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let result = match command {
         "ci" => ci::run(rest),
         "interop" => interop::run(rest),
+        "durability" => durability::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!(

@@ -509,6 +509,7 @@ impl Cluster {
             | Input::Written(_)
             | Input::Persisted(_)
             | Input::PeerUnreachable(_)
+            | Input::LogUnreadable(_)
             | Input::Campaign => {}
         }
         let after_prev = match &input {

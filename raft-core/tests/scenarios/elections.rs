@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    GroupId, HardState, Incarnation, Input, Message, Micros, Outcome, Refusal, RoleKind, Settings,
-    Verdict,
+    Fault, GroupId, HardState, Incarnation, Input, Message, Micros, Outcome, Refusal, RoleKind,
+    Settings, Verdict,
 };
 
 use crate::bench::*;
@@ -336,4 +336,15 @@ fn heartbeats_fall_on_the_grid_of_the_node() {
     bench.hear(TWO, vote_reply(false, term(1), 2, Verdict::Granted));
     assert_eq!(bench.role(), RoleKind::Leader);
     assert_eq!(bench.group.next_deadline(), Some(Micros::new(200_000)));
+}
+
+#[test]
+fn leader_that_cannot_read_its_log_goes_mute_with_evidence() {
+    let mut bench = Bench::leader(&[1]);
+    bench.input(Input::Propose { token: token(9), bytes: 1 });
+    bench.input(Input::LogUnreadable(index(1)));
+    assert!(!bench.group.is_leader());
+    assert_eq!(bench.fault(), Some(Fault::LogUnreadable { index: index(1) }));
+    assert_eq!(bench.group.next_deadline(), None, "it does not campaign either");
+    assert!(bench.take_outcomes().contains(&(token(9), Outcome::Unknown)));
 }

@@ -46,6 +46,8 @@ pub(crate) enum EngineInput {
     Persisted(Vec<(GroupId, PersistTicket)>),
     /// An apply worker got so far.
     Applied(GroupId, Applied),
+    /// The log cannot be read back from this index on.
+    FetchFailed(GroupId, LogIndex),
     /// The log was read.
     Fetched(GroupId, Vec<Entry>),
     /// A lane to a peer works (again).

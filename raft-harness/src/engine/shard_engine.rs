@@ -166,6 +166,11 @@ impl ShardEngine {
                     self.slots[at as usize].applied = applied;
                 }
             }
+            EngineInput::FetchFailed(group, index) => {
+                if let Some(at) = self.slot_of(group) {
+                    self.step(at, Input::LogUnreadable(index), out);
+                }
+            }
             EngineInput::Fetched(group, entries) => self.on_fetched(group, entries),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
             EngineInput::LaneDown(peer, lane) => self.on_lane_down(peer, lane, out),

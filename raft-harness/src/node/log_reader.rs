@@ -26,11 +26,9 @@ pub(crate) fn run(
                 let _ = shards[shard].push(input);
             }
             Err(error) => {
-                // The group asks no more: it stays where it is, and the others go on.
-                error!(
-                    group = %fetch.group, first = %fetch.first, %error,
-                    "the log cannot be read back; the group is stuck on this node"
-                );
+                error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
+                let failed = EngineInput::FetchFailed(fetch.group, fetch.first);
+                let _ = shards[shard].push(ShardInput::Engine(failed));
             }
         }
     }
