@@ -9,7 +9,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile, LOCK_NAME, fill_with_zeros};
+#[cfg(target_os = "linux")]
+use crate::direct::DirectFile;
+#[cfg(target_os = "linux")]
+use crate::disk::fill_with_zeros;
+use crate::disk::{Disk, DiskFile, LOCK_NAME};
 
 /// A [`Disk`] in a directory of the file system.
 #[derive(Clone, Debug)]
@@ -94,11 +98,13 @@ impl Disk for FileDisk {
     fn create(&self, name: &str) -> io::Result<LogFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
-        Ok(LogFile(options.open(self.path(name))?))
+        let path = self.path(name);
+        Ok(LogFile::new(options.open(&path)?, &path))
     }
 
     fn open(&self, name: &str) -> io::Result<LogFile> {
-        Ok(LogFile(OpenOptions::new().read(true).write(true).open(self.path(name))?))
+        let path = self.path(name);
+        Ok(LogFile::new(OpenOptions::new().read(true).write(true).open(&path)?, &path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -116,24 +122,44 @@ impl Disk for FileDisk {
 
 /// An open file of a [`FileDisk`].
 #[derive(Debug)]
-pub struct LogFile(File);
+pub struct LogFile {
+    file: File,
+    #[cfg(target_os = "linux")]
+    direct: Option<DirectFile>,
+}
+
+impl LogFile {
+    fn new(file: File, path: &Path) -> Self {
+        #[cfg(not(target_os = "linux"))]
+        let _ = path;
+        Self {
+            file,
+            #[cfg(target_os = "linux")]
+            direct: DirectFile::open(path),
+        }
+    }
+}
 
 impl DiskFile for LogFile {
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut parts = parts;
         let mut offset = offset;
+        #[cfg(target_os = "linux")]
+        if let Some(direct) = &self.direct {
+            offset += direct.write(&self.file, &mut parts, offset)?;
+        }
         // The kernel may take less than it is given; what is left is offered again.
         while !parts.is_empty() {
             let few = &parts[..parts.len().min(PARTS_MAX)];
-            let taken = match rustix::io::pwritev(&self.0, few, offset) {
+            let taken = match rustix::io::pwritev(&self.file, few, offset) {
                 Ok(0) if few.iter().all(|part| part.is_empty()) => {
                     let skipped = few.len();
                     parts = &mut parts[skipped..];
@@ -150,59 +176,28 @@ impl DiskFile for LogFile {
         Ok(())
     }
 
-    /// Around the page cache where the file system allows it: copying zeros into memory that
-    /// nobody will read took a third of the processor time of a busy log.
     #[cfg(target_os = "linux")]
     fn write_zeros(&self, bytes: u64) -> io::Result<()> {
-        use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-        let aligned = bytes.is_multiple_of(DIRECT_ALIGNMENT);
-        let Ok(flags) = fcntl_getfl(&self.0) else { return fill_with_zeros(self, 0, bytes) };
-        if !aligned || fcntl_setfl(&self.0, flags | OFlags::DIRECT).is_err() {
-            return fill_with_zeros(self, 0, bytes);
-        }
-        let mut written = Ok(());
-        let mut offset = 0;
-        while offset < bytes && written.is_ok() {
-            let count = (bytes - offset).min(ZEROS.0.len() as u64);
-            let mut parts = [IoSlice::new(&ZEROS.0[..count as usize])];
-            written = self.write_vectored_at(&mut parts, offset);
-            offset += count;
-        }
-        fcntl_setfl(&self.0, flags)?;
-        match written {
-            // The flag was taken, but not this alignment or this file system after all.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                fill_with_zeros(self, 0, bytes)
-            }
-            other => other,
+        match &self.direct {
+            Some(direct) if direct.write_zeros(bytes)? => Ok(()),
+            _ => fill_with_zeros(self, 0, bytes),
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn drop_cache(&self) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?;
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?;
         Ok(())
     }
 }
-
-/// Address, length and offset of a direct write are multiples of this on every common device.
-#[cfg(target_os = "linux")]
-const DIRECT_ALIGNMENT: u64 = 4096;
-
-#[cfg(target_os = "linux")]
-#[repr(align(4096))]
-struct Zeros([u8; 1 << 20]);
-
-#[cfg(target_os = "linux")]
-static ZEROS: Zeros = Zeros([0; 1 << 20]);
 
 /// Parts per system call; Linux and the BSDs take 1024 (`IOV_MAX`).
 const PARTS_MAX: usize = 1024;

@@ -14,6 +14,8 @@ mod checksum;
 mod field;
 mod lsn;
 
+#[cfg(target_os = "linux")]
+mod direct;
 mod disk;
 #[cfg(unix)]
 mod file_disk;
