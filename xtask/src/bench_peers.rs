@@ -10,16 +10,10 @@ use anyhow::{Context, Result};
 use crate::cargo::Workspace;
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
-    let script = Workspace::load()?
-        .root
-        .join("raft-harness/benches/peers/run.sh");
+    let script = Workspace::load()?.root.join("raft-harness/benches/peers/run.sh");
     let status = Command::new(&script)
         .args(arguments)
         .status()
         .with_context(|| format!("cannot start {}", script.display()))?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -72,10 +72,8 @@ impl Workspace {
     }
 
     pub(crate) fn from_json(value: &Value) -> Result<Self> {
-        let ids: BTreeSet<&str> = array(value, "workspace_members")?
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let ids: BTreeSet<&str> =
+            array(value, "workspace_members")?.iter().filter_map(Value::as_str).collect();
         let mut names = BTreeMap::new();
         let mut members = BTreeMap::new();
         for package in array(value, "packages")? {
@@ -119,11 +117,7 @@ impl Workspace {
             }
         }
         reached.remove(member.id.as_str());
-        reached
-            .iter()
-            .filter_map(|id| self.graph.get(*id))
-            .map(|node| &*node.name)
-            .collect()
+        reached.iter().filter_map(|id| self.graph.get(*id)).map(|node| &*node.name).collect()
     }
 
     /// A cargo command in the workspace's root.
@@ -138,16 +132,9 @@ impl Package {
     fn from_json(value: &Value) -> Result<Self> {
         let manifest = Path::new(string(value, "manifest_path")?);
         let mut features = BTreeMap::new();
-        for (name, enabled) in value["features"]
-            .as_object()
-            .context("`features` is missing")?
-        {
+        for (name, enabled) in value["features"].as_object().context("`features` is missing")? {
             let enabled = enabled.as_array().context("a feature is not a list")?;
-            let enabled = enabled
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect();
+            let enabled = enabled.iter().filter_map(Value::as_str).map(str::to_owned).collect();
             features.insert(name.clone(), enabled);
         }
         let mut dependencies = Vec::new();
@@ -170,10 +157,7 @@ impl Package {
         }
         Ok(Self {
             id: string(value, "id")?.to_owned(),
-            directory: manifest
-                .parent()
-                .context("a manifest has no directory")?
-                .into(),
+            directory: manifest.parent().context("a manifest has no directory")?.into(),
             features,
             dependencies,
             examples,
@@ -189,10 +173,7 @@ pub(crate) fn build(mut command: Command) -> Result<Result<Vec<Executable>, Fini
     let finished = Job::new(command).apart()?;
     if !finished.success() {
         // Standard output is machine-readable here; a person wants the rendered part.
-        return Ok(Err(Finished {
-            stdout: String::new(),
-            ..finished
-        }));
+        return Ok(Err(Finished { stdout: String::new(), ..finished }));
     }
     Ok(Ok(finished.stdout.lines().filter_map(executable).collect()))
 }
@@ -205,11 +186,7 @@ fn executable(line: &str) -> Option<Executable> {
         Some(true) => "test",
         Some(false) | None => target["kind"][0].as_str()?,
     };
-    Some(Executable {
-        name: target["name"].as_str()?.into(),
-        kind: kind.into(),
-        path,
-    })
+    Some(Executable { name: target["name"].as_str()?.into(), kind: kind.into(), path })
 }
 
 /// Whether a user of the package gets this dependency. Model checkers are not for users, and
@@ -225,13 +202,9 @@ pub(crate) fn program() -> String {
 }
 
 fn array<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
-    value[key]
-        .as_array()
-        .with_context(|| format!("cargo told no list `{key}`"))
+    value[key].as_array().with_context(|| format!("cargo told no list `{key}`"))
 }
 
 fn string<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
-    value[key]
-        .as_str()
-        .with_context(|| format!("cargo told no text `{key}`"))
+    value[key].as_str().with_context(|| format!("cargo told no text `{key}`"))
 }

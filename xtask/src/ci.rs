@@ -23,6 +23,7 @@ mod fmt_check;
 mod hygiene;
 mod layering;
 mod loom;
+mod requirements;
 mod tests_run;
 
 mod source;
@@ -34,12 +35,8 @@ struct Step {
     run: fn(&Workspace) -> Result<Report>,
 }
 
-const STEPS: [Step; 10] = [
-    Step {
-        name: "fmt",
-        about: "rustfmt would change nothing",
-        run: fmt_check::run,
-    },
+const STEPS: [Step; 11] = [
+    Step { name: "fmt", about: "rustfmt would change nothing", run: fmt_check::run },
     Step {
         name: "clippy",
         about: "no warning, with each crate alone and with no, each and all of its features",
@@ -56,35 +53,16 @@ const STEPS: [Step; 10] = [
         run: hygiene::run,
     },
     Step {
-        name: "docs",
-        about: "the documentation builds without a warning",
-        run: docs::run,
+        name: "requirements",
+        about: "docs/REQUIREMENTS.md is complete, and every test and command it names is there",
+        run: requirements::run,
     },
-    Step {
-        name: "test",
-        about: "unit and integration tests",
-        run: tests_run::tests,
-    },
-    Step {
-        name: "doctest",
-        about: "the examples in the documentation",
-        run: tests_run::doctests,
-    },
-    Step {
-        name: "examples",
-        about: "every example builds, runs and exits 0",
-        run: examples::run,
-    },
-    Step {
-        name: "loom",
-        about: "every interleaving of raft-mux's models",
-        run: loom::run,
-    },
-    Step {
-        name: "demo",
-        about: "raftd demo loses no write",
-        run: demo::run,
-    },
+    Step { name: "docs", about: "the documentation builds without a warning", run: docs::run },
+    Step { name: "test", about: "unit and integration tests", run: tests_run::tests },
+    Step { name: "doctest", about: "the examples in the documentation", run: tests_run::doctests },
+    Step { name: "examples", about: "every example builds, runs and exits 0", run: examples::run },
+    Step { name: "loom", about: "every interleaving of raft-mux's models", run: loom::run },
+    Step { name: "demo", about: "raftd demo loses no write", run: demo::run },
 ];
 
 /// What a step found out.
@@ -112,10 +90,7 @@ impl Report {
     }
 
     fn failed(note: impl Into<String>, evidence: impl Into<String>) -> Self {
-        Self {
-            evidence: evidence.into(),
-            ..Self::new(Verdict::Failed, note)
-        }
+        Self { evidence: evidence.into(), ..Self::new(Verdict::Failed, note) }
     }
 
     /// The tool this step needs is missing; `install` is the command that brings it.
@@ -125,12 +100,7 @@ impl Report {
 
     fn new(verdict: Verdict, note: impl Into<String>) -> Self {
         let note = note.into();
-        Self {
-            verdict,
-            note,
-            evidence: String::new(),
-            skipped_parts: Vec::new(),
-        }
+        Self { verdict, note, evidence: String::new(), skipped_parts: Vec::new() }
     }
 
     /// Passed if nothing was found, and otherwise failed with the findings as evidence.
@@ -159,10 +129,7 @@ impl Report {
             Verdict::Failed => false,
         };
         if incomplete {
-            self.evidence = format!(
-                "not all was checked, as --strict asks: {}",
-                self.full_note()
-            );
+            self.evidence = format!("not all was checked, as --strict asks: {}", self.full_note());
             self.verdict = Verdict::Failed;
         }
         self
@@ -244,10 +211,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let options = Options::parse(arguments)?;
     let steps: Vec<&Step> = STEPS.iter().filter(|step| options.wants(step)).collect();
     if options.list {
-        let rows: Vec<_> = steps
-            .iter()
-            .map(|step| [step.name.to_owned(), step.about.to_owned()])
-            .collect();
+        let rows: Vec<_> =
+            steps.iter().map(|step| [step.name.to_owned(), step.about.to_owned()]).collect();
         println!("{}", table::render(["step", "checks that"], &rows));
         return Ok(ExitCode::SUCCESS);
     }
@@ -271,37 +236,19 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         if verdict == Verdict::Failed {
             println!("{}", report.evidence);
         }
-        let remark = if note.is_empty() {
-            String::new()
-        } else {
-            format!(" ({note})")
-        };
+        let remark = if note.is_empty() { String::new() } else { format!(" ({note})") };
         println!("-- {}: {verdict} in {seconds} s{remark}", step.name);
         rows.push([step.name.to_owned(), verdict.to_string(), seconds, note]);
         verdicts.push(verdict);
     }
-    println!(
-        "\n{}",
-        table::render(["step", "result", "seconds", "note"], &rows)
-    );
-    println!(
-        "\n{:.0} s in all, {}",
-        start.elapsed().as_secs_f64(),
-        skipped(&verdicts)
-    );
+    println!("\n{}", table::render(["step", "result", "seconds", "note"], &rows));
+    println!("\n{:.0} s in all, {}", start.elapsed().as_secs_f64(), skipped(&verdicts));
     println!("{}", summary(&verdicts));
-    Ok(if verdicts.contains(&Verdict::Failed) {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if verdicts.contains(&Verdict::Failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn count(verdicts: &[Verdict], wanted: Verdict) -> usize {
-    verdicts
-        .iter()
-        .filter(|verdict| **verdict == wanted)
-        .count()
+    verdicts.iter().filter(|verdict| **verdict == wanted).count()
 }
 
 fn skipped(verdicts: &[Verdict]) -> String {
@@ -310,10 +257,7 @@ fn skipped(verdicts: &[Verdict]) -> String {
 
 /// The last line, which programs read.
 fn summary(verdicts: &[Verdict]) -> String {
-    let (passed, failed) = (
-        count(verdicts, Verdict::Passed),
-        count(verdicts, Verdict::Failed),
-    );
+    let (passed, failed) = (count(verdicts, Verdict::Passed), count(verdicts, Verdict::Failed));
     format!("{passed} passed, {failed} failed")
 }
 
@@ -322,31 +266,17 @@ mod tests {
     use super::{Options, Report, STEPS, Verdict, skipped, summary};
 
     fn parse(line: &str) -> anyhow::Result<Options> {
-        Options::parse(
-            &line
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
+        Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     fn wanted(line: &str) -> Vec<&'static str> {
         let options = parse(line).unwrap();
-        STEPS
-            .iter()
-            .filter(|step| options.wants(step))
-            .map(|step| step.name)
-            .collect()
+        STEPS.iter().filter(|step| options.wants(step)).map(|step| step.name).collect()
     }
 
     #[test]
     fn the_summary_counts_a_skipped_step_as_neither_passed_nor_failed() {
-        let verdicts = [
-            Verdict::Passed,
-            Verdict::Failed,
-            Verdict::Skipped,
-            Verdict::Passed,
-        ];
+        let verdicts = [Verdict::Passed, Verdict::Failed, Verdict::Skipped, Verdict::Passed];
         assert_eq!(summary(&verdicts), "2 passed, 1 failed");
         assert_eq!(skipped(&verdicts), "1 skipped");
         assert_eq!(summary(&[]), "0 passed, 0 failed");
@@ -357,13 +287,8 @@ mod tests {
         assert_eq!(Report::passed("").strictly().verdict, Verdict::Passed);
         assert_eq!(Report::skipped("apt").strictly().verdict, Verdict::Failed);
         let mut partly = Report::passed("fine");
-        partly
-            .skipped_parts
-            .push("bare metal (install with x)".into());
-        assert_eq!(
-            partly.full_note(),
-            "fine; part SKIPPED: bare metal (install with x)"
-        );
+        partly.skipped_parts.push("bare metal (install with x)".into());
+        assert_eq!(partly.full_note(), "fine; part SKIPPED: bare metal (install with x)");
         assert_eq!(partly.strictly().verdict, Verdict::Failed);
     }
 
@@ -378,10 +303,7 @@ mod tests {
     #[test]
     fn a_misspelt_step_or_option_is_an_error_that_names_the_choices() {
         let error = parse("--only fmt,tset").unwrap_err().to_string();
-        assert!(
-            error.contains("no step `tset`") && error.contains("doctest"),
-            "{error}"
-        );
+        assert!(error.contains("no step `tset`") && error.contains("doctest"), "{error}");
         assert!(parse("--only").is_err());
         assert!(parse("--strict=yes").is_err());
         assert!(parse("fmt").is_err());

@@ -19,7 +19,7 @@ cargo xtask <command>
   durability [--only a,b] [--rounds N] [--raftd <binary>]
       Shows from outside that acknowledged means on disk: strace (order of system calls),
       powercut (as root; N cuts of a whole site, default 20, and a quarter as many of one
-      node), cut-tails (the demo can fail), kill9. Builds raftd in release unless given one.
+      node and of two), cut-tails (the demo can fail), kill9. Builds raftd in release unless given one.
 
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.

@@ -56,24 +56,12 @@ impl Check {
             }
         };
         let what = what.into();
-        Self {
-            client,
-            what,
-            verdict,
-            note,
-            evidence,
-        }
+        Self { client, what, verdict, note, evidence }
     }
 
     fn skipped(client: &'static str, what: impl Into<String>, install: &str) -> Self {
         let note = format!("install with {install}");
-        Self {
-            client,
-            what: what.into(),
-            verdict: Verdict::Skipped,
-            note,
-            evidence: None,
-        }
+        Self { client, what: what.into(), verdict: Verdict::Skipped, note, evidence: None }
     }
 }
 
@@ -110,16 +98,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
             [check.client.to_owned(), what, verdict, check.note.clone()]
         })
         .collect();
-    println!(
-        "{}",
-        table::render(["client", "what", "result", "note"], &rows)
-    );
-    let count = |verdict| {
-        checks
-            .iter()
-            .filter(|check| check.verdict == verdict)
-            .count()
-    };
+    println!("{}", table::render(["client", "what", "result", "note"], &rows));
+    let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let failed = count(Verdict::Failed);
     println!("\n{} passed, {failed} failed", count(Verdict::Passed));
     if failed == 0 {
@@ -132,25 +112,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
 /// The line of a failure that most likely names it. Programs that fail say why at the end; the
 /// exit status stands after that in parentheses, and tells more only if we ended the program.
 fn gist(evidence: &str) -> &str {
-    let mut lines = evidence
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty());
-    lines
-        .rfind(|line| !line.starts_with("(exit"))
-        .unwrap_or(evidence)
+    let mut lines = evidence.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.rfind(|line| !line.starts_with("(exit")).unwrap_or(evidence)
 }
 
 fn build_raftd(workspace: &Workspace) -> Result<PathBuf> {
     println!("building raftd");
-    let arguments = [
-        "build",
-        "--release",
-        "-p",
-        "raft-harness",
-        "--all-features",
-        "--bins",
-    ];
+    let arguments = ["build", "--release", "-p", "raft-harness", "--all-features", "--bins"];
     let built = match build(workspace.cargo(arguments))? {
         Ok(built) => built,
         Err(finished) => bail!("raftd does not build:\n{}", finished.evidence()),
@@ -166,27 +134,15 @@ fn check_all(server: Server) -> Vec<Check> {
         checks.extend(redis_cli::cluster(&server));
         checks.push(redis_cli::cluster_check(&server));
     } else {
-        checks.push(Check::skipped(
-            "redis-cli",
-            "everything",
-            "apt install redis-tools",
-        ));
+        checks.push(Check::skipped("redis-cli", "everything", "apt install redis-tools"));
     }
     if available("redis-benchmark", &["--version"]) {
         checks.push(redis_benchmark::every_set_is_applied_once(&server));
     } else {
-        checks.push(Check::skipped(
-            "redis-benchmark",
-            "everything",
-            "apt install redis-tools",
-        ));
+        checks.push(Check::skipped("redis-benchmark", "everything", "apt install redis-tools"));
     }
     checks.extend(libraries::all(&server));
-    checks.push(Check::new(
-        "-",
-        "raftd stops when told, exit code 0",
-        server.stop(),
-    ));
+    checks.push(Check::new("-", "raftd stops when told, exit code 0", server.stop()));
     checks
 }
 
@@ -196,10 +152,7 @@ mod tests {
 
     #[test]
     fn the_gist_of_a_failure_is_its_last_line_but_the_status() {
-        assert_eq!(
-            gist("trace\n  at x\nNoSuchKey: y\n\n(exit status: 1)"),
-            "NoSuchKey: y"
-        );
+        assert_eq!(gist("trace\n  at x\nNoSuchKey: y\n\n(exit status: 1)"), "NoSuchKey: y");
         assert_eq!(gist("one line"), "one line");
         assert_eq!(gist("(exit status: 1)"), "(exit status: 1)");
     }

@@ -37,12 +37,7 @@ pub(crate) struct Finished {
 
 impl Job {
     pub(crate) fn new(command: Command) -> Self {
-        Self {
-            command,
-            input: String::new(),
-            limit: None,
-            show: |_| false,
-        }
+        Self { command, input: String::new(), limit: None, show: |_| false }
     }
 
     /// Writes this to the program's standard input; without it the input is empty.
@@ -66,9 +61,7 @@ impl Job {
     /// Runs it with both output streams in one, in the order they were written.
     pub(crate) fn merged(mut self) -> Result<Finished> {
         let (reader, writer) = io::pipe().context("cannot open a pipe")?;
-        self.command
-            .stdout(writer.try_clone().context("cannot clone a pipe")?)
-            .stderr(writer);
+        self.command.stdout(writer.try_clone().context("cannot clone a pipe")?).stderr(writer);
         let mut child = self.spawn()?;
         // Only the child may hold the pipe's other end, or its end would never be seen.
         self.command = Command::new("");
@@ -80,25 +73,14 @@ impl Job {
     pub(crate) fn apart(mut self) -> Result<Finished> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn()?;
-        let stdout = child
-            .stdout
-            .take()
-            .context("standard output is not piped")?;
+        let stdout = child.stdout.take().context("standard output is not piped")?;
         let stderr = child.stderr.take().context("standard error is not piped")?;
         let stdout = Collector::start(stdout, self.show);
-        self.finish(
-            &mut child,
-            stdout,
-            Some(Collector::start(stderr, |_| false)),
-        )
+        self.finish(&mut child, stdout, Some(Collector::start(stderr, |_| false)))
     }
 
     fn spawn(&mut self) -> Result<Child> {
-        let stdin = if self.input.is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        };
+        let stdin = if self.input.is_empty() { Stdio::null() } else { Stdio::piped() };
         let mut child =
             self.command.stdin(stdin).spawn().with_context(|| {
                 format!("cannot start {}", self.command.get_program().display())
@@ -122,9 +104,7 @@ impl Job {
         Ok(Finished {
             status,
             stdout: stdout.take(patience),
-            stderr: stderr
-                .map(|stderr| stderr.take(patience))
-                .unwrap_or_default(),
+            stderr: stderr.map(|stderr| stderr.take(patience)).unwrap_or_default(),
         })
     }
 }
@@ -172,11 +152,7 @@ pub(crate) fn wait(child: &mut Child, limit: Option<Duration>) -> Result<Option<
 /// Whether a program can be started at all and likes these arguments.
 pub(crate) fn available(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -194,18 +170,12 @@ impl Collector {
         thread::spawn(move || {
             let mut reader = BufReader::new(stream);
             let mut bytes = Vec::new();
-            while reader
-                .read_until(b'\n', &mut bytes)
-                .is_ok_and(|count| count > 0)
-            {
+            while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
                 let line = String::from_utf8_lossy(&bytes);
                 if show(line.trim_end()) {
                     println!("{}", line.trim_end());
                 }
-                shared
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_str(&line);
+                shared.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
                 bytes.clear();
             }
             // Nobody listens any more if the job was given up; that is no failure.
@@ -239,35 +209,23 @@ mod tests {
 
     #[test]
     fn merged_streams_keep_the_order_of_writing() {
-        let finished = shell("echo a; echo b >&2; echo c; exit 3")
-            .merged()
-            .unwrap();
+        let finished = shell("echo a; echo b >&2; echo c; exit 3").merged().unwrap();
         assert_eq!(finished.stdout, "a\nb\nc\n");
         assert!(!finished.success());
-        assert!(
-            finished.evidence().contains("exit status: 3"),
-            "{}",
-            finished.evidence()
-        );
+        assert!(finished.evidence().contains("exit status: 3"), "{}", finished.evidence());
     }
 
     #[test]
     fn input_is_passed_on_and_streams_stay_apart() {
         let finished = shell("cat; echo err >&2").input("in").apart().unwrap();
-        assert_eq!(
-            (finished.stdout.as_str(), finished.stderr.as_str()),
-            ("in", "err\n")
-        );
+        assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("in", "err\n"));
     }
 
     #[test]
     fn a_grandchild_holding_the_pipe_does_not_outlast_the_limit() {
         let start = Instant::now();
         let script = "echo early; sleep 20 & wait";
-        let finished = shell(script)
-            .limit(Duration::from_millis(100))
-            .merged()
-            .unwrap();
+        let finished = shell(script).limit(Duration::from_millis(100)).merged().unwrap();
         assert!(finished.status.is_none());
         assert_eq!(finished.stdout, "early\n");
         assert!(start.elapsed() < Duration::from_secs(10));

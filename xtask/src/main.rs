@@ -16,6 +16,9 @@ mod cargo;
 mod job;
 mod table;
 
+/// What `cargo xtask` is asked for. The table of requirements may name these.
+const COMMANDS: [&str; 5] = ["ci", "interop", "durability", "bench-peers", "help"];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let (command, rest) = match arguments.split_first() {
@@ -28,9 +31,7 @@ fn main() -> ExitCode {
         "durability" => durability::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
-        unknown => Err(anyhow::anyhow!(
-            "unknown command `{unknown}`; try `cargo xtask help`"
-        )),
+        unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

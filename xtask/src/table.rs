@@ -35,13 +35,7 @@ mod tests {
 
     #[test]
     fn columns_fit_their_widest_cell_and_lines_end_without_blanks() {
-        let rows = [
-            ["clippy".to_owned(), "passed".to_owned()],
-            ["x".to_owned(), String::new()],
-        ];
-        assert_eq!(
-            render(["step", "is"], &rows),
-            "step    is\nclippy  passed\nx"
-        );
+        let rows = [["clippy".to_owned(), "passed".to_owned()], ["x".to_owned(), String::new()]];
+        assert_eq!(render(["step", "is"], &rows), "step    is\nclippy  passed\nx");
     }
 }

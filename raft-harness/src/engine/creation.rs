@@ -7,32 +7,44 @@ use raft_core::{Group, LogIndex, Start, StartError};
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
 
-use super::io::{ApplyJob, ApplyTask, CreateGroup, Created, PersistTicket, SendLane, TurnOutput};
+use super::io::{
+    ApplyJob, ApplyTask, CreateGroup, CreateRefusal, Created, MakeMachine, PersistTicket, SendLane,
+    TurnOutput,
+};
 use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::{Peer, Slot};
 use super::timers::Armed;
 use crate::group_spec::GroupSpec;
-use crate::state_machine::{ApplyMode, StateMachine};
+use crate::state_machine::ApplyMode;
 
 impl ShardEngine {
     pub(super) fn on_create(&mut self, create: CreateGroup, out: &mut TurnOutput) {
         let CreateGroup { spec, machine, recovered, done } = create;
-        if let Some(at) = self.slot_of(spec.group) {
-            let known = &self.slots[at as usize].spec;
-            if **known == spec {
+        let group = spec.group;
+        if let Some(at) = self.slot_of(group) {
+            let slot = &mut self.slots[at as usize];
+            if *slot.spec != spec {
+                done(Err(CreateRefusal::SpecDiffers(GroupSpec::clone(&slot.spec))));
+            } else if slot.is_on_disk {
                 done(Ok(Created::Existed));
             } else {
-                done(Err(GroupSpec::clone(known)));
+                slot.created.push((done, Created::Existed));
             }
             return;
         }
+        if self.unusable.contains(&group) {
+            done(Err(CreateRefusal::Unusable));
+            return;
+        }
         let is_new = recovered.is_none();
-        match self.add_slot(spec.clone(), machine, recovered, out) {
+        match self.add_slot(spec, machine, recovered, out) {
             Ok(at) => {
-                self.by_group.insert(spec.group, at);
+                self.by_group.insert(group, at);
                 self.touch(at);
+                let slot = &mut self.slots[at as usize];
+                slot.is_on_disk = !is_new || self.options.durability == Durability::Memory;
                 if !is_new {
                     done(Ok(Created::Existed));
                     return;
@@ -40,22 +52,24 @@ impl ShardEngine {
                 match self.options.durability {
                     Durability::Memory => done(Ok(Created::New)),
                     Durability::Log => {
-                        let mut write = GroupWrite::new(spec.group);
+                        let mut write = GroupWrite::new(group);
                         write.create = Some(GroupCreate {
-                            incarnation: spec.incarnation,
-                            spec: spec.encode(),
+                            incarnation: slot.incarnation,
+                            spec: slot.spec.encode(),
                         });
                         out.persist.push(write);
-                        out.persist_tickets.push((spec.group, PersistTicket::Create));
-                        self.slots[at as usize].created = Some(done);
+                        out.persist_tickets.push((group, PersistTicket::Create));
+                        slot.created.push((done, Created::New));
                     }
                 }
             }
             Err(error) => {
                 // The spec was checked before it came here; this is a recovered log that
-                // contradicts itself, and the group stays down while the others go on.
-                error!(group = %spec.group, %error, "cannot start the group");
-                done(Err(spec));
+                // contradicts itself or names nodes that are peers no more, and the group stays
+                // down while the others go on.
+                error!(%group, %error, "cannot start the group");
+                self.unusable.insert(group);
+                done(Err(CreateRefusal::Unusable));
             }
         }
     }
@@ -63,7 +77,7 @@ impl ShardEngine {
     pub(super) fn add_slot(
         &mut self,
         spec: GroupSpec,
-        machine: Box<dyn StateMachine>,
+        machine: MakeMachine,
         recovered: Option<RecoveredGroup>,
         out: &mut TurnOutput,
     ) -> Result<u32, StartError> {
@@ -98,6 +112,7 @@ impl ShardEngine {
             })
             .collect::<Option<Vec<Peer>>>()
             .ok_or(StartError::Voters)?;
+        let machine = machine(&spec);
         let inline = match machine.mode() {
             ApplyMode::Inline => Some(MachineHost::new(machine)),
             ApplyMode::Worker => {
@@ -131,7 +146,8 @@ impl ShardEngine {
             touched: false,
             was_leader: false,
             known_leader: None,
-            created: None,
+            is_on_disk: false,
+            created: Vec::new(),
         });
         Ok(at)
     }

@@ -74,14 +74,28 @@ pub(crate) enum SendLane {
 /// A group to be started.
 pub(crate) struct CreateGroup {
     pub(crate) spec: GroupSpec,
-    pub(crate) machine: Box<dyn StateMachine>,
+    /// Makes the state machine; asked only if the group is not here yet.
+    pub(crate) machine: MakeMachine,
     pub(crate) recovered: Option<raft_storage::RecoveredGroup>,
-    /// Told when the group is on disk, or why it is not.
+    /// Told when the group is on disk, or why it is not. Dropped if the node stops first.
     pub(crate) done: CreateDone,
 }
 
+/// Makes a group's state machine.
+pub(crate) type MakeMachine = Box<dyn FnOnce(&GroupSpec) -> Box<dyn StateMachine> + Send>;
+
 /// Says how a creation ended.
-pub(crate) type CreateDone = Box<dyn FnOnce(Result<Created, GroupSpec>) + Send>;
+pub(crate) type CreateDone = Box<dyn FnOnce(Result<Created, CreateRefusal>) + Send>;
+
+/// Why a group was not created.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum CreateRefusal {
+    /// The id is in use by this group.
+    SpecDiffers(GroupSpec),
+    /// The log holds the group, and it could not be started from what the log holds. A new one
+    /// must not take its place: it would not remember what the old one promised.
+    Unusable,
+}
 
 /// Whether a creation made something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

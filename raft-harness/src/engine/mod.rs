@@ -20,8 +20,11 @@ mod work;
 
 pub use io::Created;
 pub(crate) use io::{
-    ApplyJob, ApplyTask, CreateDone, CreateGroup, EngineInput, Fetch, PersistTicket, Route,
-    SendLane, Source, TurnOutput,
+    ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, PersistTicket,
+    Route, SendLane, Source, TurnOutput,
 };
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@
 //! Invariants: what waits for the log leaves only against its proof; a group's payloads always
 //! match its core's metadata; an append never overtakes another of its group.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -21,7 +21,7 @@ use raft_storage::GroupWrite;
 use raft_transport::LanePolicy;
 use tracing::{error, info};
 
-use super::io::{Created, EngineInput, PersistTicket, Route, TurnOutput};
+use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::replies::Replies;
 use super::requests::{READ_TOKEN, TRANSFER_TOKEN};
 use super::slot::Slot;
@@ -66,6 +66,8 @@ pub(crate) struct ShardEngine {
     pub(super) wall: LogTime,
     pub(super) slots: Vec<Slot>,
     pub(super) by_group: HashMap<GroupId, u32>,
+    /// Groups in the log that could not be started from it.
+    pub(super) unusable: HashSet<GroupId>,
     pub(super) touched: Vec<u32>,
     pub(super) touched_spare: Vec<u32>,
     pub(super) timers: Timers,
@@ -114,6 +116,7 @@ impl ShardEngine {
             wall: LogTime::default(),
             slots: Vec::new(),
             by_group: HashMap::new(),
+            unusable: HashSet::new(),
             touched: Vec::new(),
             touched_spare: Vec::new(),
             timers: Timers::default(),
@@ -289,8 +292,10 @@ impl ShardEngine {
         };
         let seq = match ticket {
             PersistTicket::Create => {
-                if let Some(done) = self.slots[at as usize].created.take() {
-                    done(Ok(Created::New));
+                let slot = &mut self.slots[at as usize];
+                slot.is_on_disk = true;
+                for (done, created) in slot.created.drain(..) {
+                    done(Ok(created));
                 }
                 return;
             }

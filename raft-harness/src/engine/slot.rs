@@ -8,7 +8,7 @@ use raft_core::{
     Entry, Gated, Group, GroupIncarnation, LogIndex, NodeId, Persist, ReplicaId, Token,
 };
 
-use super::io::{CreateDone, Route, SendLane};
+use super::io::{CreateDone, Created, Route, SendLane};
 use super::machine::{Applied, MachineHost};
 use super::payloads::Payloads;
 use super::timers::Armed;
@@ -50,7 +50,10 @@ pub(crate) struct Slot {
     pub(crate) touched: bool,
     pub(crate) was_leader: bool,
     pub(crate) known_leader: Option<NodeId>,
-    pub(crate) created: Option<CreateDone>,
+    /// Whether the log holds the group.
+    pub(crate) is_on_disk: bool,
+    /// Who waits for that.
+    pub(crate) created: Vec<(CreateDone, Created)>,
 }
 
 /// Another replica of the group.

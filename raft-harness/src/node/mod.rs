@@ -46,7 +46,7 @@ use self::shard_thread::{ShardInput, shard_of};
 use self::starting::Starting;
 use self::threads::Threads;
 use crate::counters::Counters;
-use crate::engine::{CreateGroup, Created, EngineInput};
+use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput};
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus};
 use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
@@ -105,6 +105,7 @@ impl NodeHost {
     /// [`CreateError`]; nothing was created then.
     pub fn create_group(&self, spec: GroupSpec) -> Result<Created, CreateError> {
         self.check_spec(&spec)?;
+        let group = spec.group;
         let (done, result) = bounded(1);
         self.create(
             spec,
@@ -115,7 +116,13 @@ impl NodeHost {
         )?;
         match result.recv() {
             Ok(Ok(created)) => Ok(created),
-            Ok(Err(existing)) => Err(CreateError::SpecDiffers { existing: Box::new(existing) }),
+            Ok(Err(CreateRefusal::SpecDiffers(existing))) => {
+                Err(CreateError::SpecDiffers { existing: Box::new(existing) })
+            }
+            Ok(Err(CreateRefusal::Unusable)) => Err(CreateError::BadSpec {
+                group,
+                why: "the log holds this group, and it could not be started from it",
+            }),
             Err(_) => Err(CreateError::Stopping),
         }
     }
@@ -128,7 +135,8 @@ impl NodeHost {
     ) -> Result<(), CreateError> {
         let group = spec.group;
         self.inner.directory.add(group);
-        let machine = self.inner.factory.create(group, &spec);
+        let factory = Arc::clone(&self.inner.factory);
+        let machine = Box::new(move |spec: &GroupSpec| factory.create(group, spec));
         let create = CreateGroup { spec, machine, recovered, done };
         self.shard(group)
             .push(ShardInput::Engine(EngineInput::Create(Box::new(create))))

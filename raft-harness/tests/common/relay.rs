@@ -103,8 +103,7 @@ impl Reader {
                 let lane = self.lane.expect("nodes dial lanes only");
                 self.count(|seen| *seen.open.entry(lane.to_string()).or_default() += 1);
             }
-            if self.lane.is_some()
-                && decode_handshake(&mut self.start).expect("a Hello").is_some()
+            if self.lane.is_some() && decode_handshake(&mut self.start).expect("a Hello").is_some()
             {
                 self.greeted = true;
             }

@@ -34,10 +34,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
         }
     }
     if failed > 0 {
-        return Ok(Report::failed(
-            format!("{failed} of {} builds", runs.len()),
-            evidence,
-        ));
+        return Ok(Report::failed(format!("{failed} of {} builds", runs.len()), evidence));
     }
     Ok(Report::passed(format!("{} builds", runs.len())))
 }
@@ -50,9 +47,7 @@ fn runs(workspace: &Workspace) -> Vec<Vec<String>> {
         runs.push(words(&format!("-p {name} --no-default-features")));
         let sets = feature_sets(&package.features);
         if !sets.is_empty() {
-            runs.push(words(&format!(
-                "-p {name} --no-default-features --all-targets"
-            )));
+            runs.push(words(&format!("-p {name} --no-default-features --all-targets")));
         }
         for feature in sets {
             let arguments = format!("-p {name} --no-default-features --all-targets --features");
@@ -108,10 +103,8 @@ mod tests {
 
     fn sets(features: &[(&str, &[&str])]) -> Vec<String> {
         let own = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
-        let features: BTreeMap<String, Vec<String>> = features
-            .iter()
-            .map(|(name, list)| ((*name).to_owned(), own(list)))
-            .collect();
+        let features: BTreeMap<String, Vec<String>> =
+            features.iter().map(|(name, list)| ((*name).to_owned(), own(list))).collect();
         feature_sets(&features)
     }
 
@@ -128,10 +121,7 @@ mod tests {
 
     #[test]
     fn a_feature_that_enables_all_others_is_covered_by_the_run_with_all() {
-        assert_eq!(
-            sets(&[("all", &["a", "b"]), ("a", &[]), ("b", &[])]),
-            ["a", "b"]
-        );
+        assert_eq!(sets(&[("all", &["a", "b"]), ("a", &[]), ("b", &[])]), ["a", "b"]);
         assert!(sets(&[("only", &[])]).is_empty());
     }
 
@@ -140,9 +130,6 @@ mod tests {
         let features: [(&str, &[&str]); 4] =
             [("a", &[]), ("b", &[]), ("c", &[]), ("default", &["a", "b"])];
         assert_eq!(sets(&features), ["a", "b", "c", "default"]);
-        assert_eq!(
-            sets(&[("a", &[]), ("b", &[]), ("default", &["a"])]),
-            ["a", "b"]
-        );
+        assert_eq!(sets(&[("a", &[]), ("b", &[]), ("default", &["a"])]), ["a", "b"]);
     }
 }

@@ -45,12 +45,8 @@ fn raftd(workspace: &Workspace) -> Result<Result<PathBuf, Finished>> {
         Ok(built) => built,
         Err(finished) => return Ok(Err(finished)),
     };
-    let raftd = built
-        .into_iter()
-        .find(|built| built.kind == "bin" && built.name == "raftd");
-    Ok(Ok(raftd
-        .context("the workspace has no binary `raftd`")?
-        .path))
+    let raftd = built.into_iter().find(|built| built.kind == "bin" && built.name == "raftd");
+    Ok(Ok(raftd.context("the workspace has no binary `raftd`")?.path))
 }
 
 /// The field `lost` of the last JSON document in the output that has one: either the whole output
@@ -67,10 +63,7 @@ mod tests {
     #[test]
     fn lost_is_found_in_one_document_or_in_the_last_line_that_has_it() {
         assert_eq!(lost("{\n \"acked\": 5,\n \"lost\": 0\n}\n"), Some(0));
-        assert_eq!(
-            lost("{\"event\":\"up\"}\n{\"lost\":1}\n{\"lost\":2}\nbye\n"),
-            Some(2)
-        );
+        assert_eq!(lost("{\"event\":\"up\"}\n{\"lost\":1}\n{\"lost\":2}\nbye\n"), Some(2));
         assert_eq!(lost("lost 0\n"), None);
         assert_eq!(lost(""), None);
     }

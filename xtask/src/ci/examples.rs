@@ -27,43 +27,22 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
         let mut command = Command::new(&example.path);
         command.current_dir(&workspace.root);
         let finished = Job::new(command).limit(LIMIT).merged()?;
-        println!(
-            "example {} in {:.1} s",
-            example.name,
-            start.elapsed().as_secs_f64()
-        );
+        println!("example {} in {:.1} s", example.name, start.elapsed().as_secs_f64());
         if !finished.success() {
-            findings.push(format!(
-                "example {}:\n{}",
-                example.name,
-                finished.evidence()
-            ));
+            findings.push(format!("example {}:\n{}", example.name, finished.evidence()));
         }
         ran.push(&example.name);
     }
-    for (package, examples) in workspace
-        .members
-        .iter()
-        .map(|(name, p)| (name, &p.examples))
-    {
+    for (package, examples) in workspace.members.iter().map(|(name, p)| (name, &p.examples)) {
         for missed in examples.iter().filter(|example| !ran.contains(example)) {
             findings.push(format!("example {missed} of {package} was not built"));
         }
     }
-    Ok(Report::from_findings(
-        &findings,
-        format!("{} examples", ran.len()),
-    ))
+    Ok(Report::from_findings(&findings, format!("{} examples", ran.len())))
 }
 
 /// Builds the binaries and examples with the features the tests had, so that nothing but these
 /// themselves is left to compile.
 pub(super) fn build_all(workspace: &Workspace) -> Result<Result<Vec<Executable>, Finished>> {
-    build(workspace.cargo([
-        "build",
-        "--workspace",
-        "--all-features",
-        "--bins",
-        "--examples",
-    ]))
+    build(workspace.cargo(["build", "--workspace", "--all-features", "--bins", "--examples"]))
 }

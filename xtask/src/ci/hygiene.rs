@@ -24,16 +24,10 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
         return Ok(Report::skipped("apt install git"));
     }
     let mut findings = Vec::new();
-    if !files(&workspace.root, &["--cached"])?
-        .iter()
-        .any(|path| path == "Cargo.lock")
-    {
+    if !files(&workspace.root, &["--cached"])?.iter().any(|path| path == "Cargo.lock") {
         findings.push("Cargo.lock is not tracked".to_owned());
     }
-    let paths = files(
-        &workspace.root,
-        &["--cached", "--others", "--exclude-standard"],
-    )?;
+    let paths = files(&workspace.root, &["--cached", "--others", "--exclude-standard"])?;
     let mut read = 0;
     for path in &paths {
         let bytes = match fs::read(workspace.root.join(path)) {
@@ -53,10 +47,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
 
 fn files(root: &Path, which: &[&str]) -> Result<Vec<String>> {
     let mut command = std::process::Command::new("git");
-    command
-        .current_dir(root)
-        .args(["ls-files", "-z"])
-        .args(which);
+    command.current_dir(root).args(["ls-files", "-z"]).args(which);
     let finished = Job::new(command).apart()?;
     if !finished.success() {
         bail!("git ls-files failed: {}", finished.stderr.trim());
@@ -139,9 +130,7 @@ fn bracketed(text: &str) -> &str {
 
 fn leading_word(content: &str) -> &str {
     let content = content.trim_start();
-    let end = content
-        .find(|c: char| !c.is_alphanumeric() && c != '_')
-        .unwrap_or(content.len());
+    let end = content.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(content.len());
     &content[..end]
 }
 
@@ -171,10 +160,7 @@ mod tests {
 
     #[test]
     fn ignored_tests_are_found_with_and_without_an_excuse() {
-        assert_eq!(
-            found("#[test]\n#[ignore]\nfn f() {}"),
-            ["a/src/b.rs:3: ignored test"]
-        );
+        assert_eq!(found("#[test]\n#[ignore]\nfn f() {}"), ["a/src/b.rs:3: ignored test"]);
         assert_eq!(found("#[ignore = \"slow\"]").len(), 1);
         assert!(found("#[serde(ignore)]").is_empty());
     }
@@ -206,11 +192,7 @@ mod tests {
         for root in ["home", "root", "work", "Users"] {
             let path = format!("/{root}/me/x");
             assert_eq!(scan("README.md", &format!("see {path}")).len(), 1, "{path}");
-            assert_eq!(
-                scan("a.toml", &format!("p = \"{path}\"")).len(),
-                1,
-                "{path}"
-            );
+            assert_eq!(scan("a.toml", &format!("p = \"{path}\"")).len(), 1, "{path}");
             assert!(scan("a.md", &format!("https://example.org{path}")).is_empty());
             assert!(scan("a.sh", &format!("$(pwd){path} ~{path} ..{path}")).is_empty());
         }

@@ -28,36 +28,16 @@ struct Layer {
 }
 
 const LAYERS: [Layer; 6] = [
-    Layer {
-        name: CORE,
-        uses: &[],
-        tests_use: &[],
-    },
-    Layer {
-        name: "raft-mux",
-        uses: &[CORE],
-        tests_use: &[],
-    },
-    Layer {
-        name: "raft-storage",
-        uses: &[CORE],
-        tests_use: &[],
-    },
-    Layer {
-        name: "raft-transport",
-        uses: &[CORE, "raft-mux"],
-        tests_use: &["raft-storage"],
-    },
+    Layer { name: CORE, uses: &[], tests_use: &[] },
+    Layer { name: "raft-mux", uses: &[CORE], tests_use: &[] },
+    Layer { name: "raft-storage", uses: &[CORE], tests_use: &[] },
+    Layer { name: "raft-transport", uses: &[CORE, "raft-mux"], tests_use: &["raft-storage"] },
     Layer {
         name: "raft-harness",
         uses: &[CORE, "raft-mux", "raft-storage", "raft-transport"],
         tests_use: &[],
     },
-    Layer {
-        name: "xtask",
-        uses: &[],
-        tests_use: &[],
-    },
+    Layer { name: "xtask", uses: &[], tests_use: &[] },
 ];
 
 const CORE: &str = "raft-core";
@@ -106,10 +86,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
     let mut findings = arrows(workspace);
     findings.extend(forced_dependencies(workspace));
     findings.extend(source_arrows(workspace)?);
-    let core = workspace
-        .members
-        .get(CORE)
-        .context("the workspace has no raft-core")?;
+    let core = workspace.members.get(CORE).context("the workspace has no raft-core")?;
     let library = core.directory.join("src/lib.rs");
     let library = fs::read_to_string(&library).with_context(|| library.display().to_string())?;
     if !declares_no_std(&library) {
@@ -140,9 +117,7 @@ fn arrows(workspace: &Workspace) -> Vec<String> {
     let mut findings = Vec::new();
     for (name, package) in &workspace.members {
         let Some(layer) = LAYERS.iter().find(|layer| layer.name == name) else {
-            findings.push(format!(
-                "{name} has no place in the layers of xtask/src/ci/layering.rs"
-            ));
+            findings.push(format!("{name} has no place in the layers of xtask/src/ci/layering.rs"));
             continue;
         };
         for dependency in &package.dependencies {
@@ -175,11 +150,7 @@ fn forced_dependencies(workspace: &Workspace) -> Vec<String> {
             findings.push(format!("{name} forces {forced} on its users"));
         }
         let links = |kind| kind != DependencyKind::Dev;
-        if package
-            .dependencies
-            .iter()
-            .any(|d| d.name == "anyhow" && links(d.kind))
-        {
+        if package.dependencies.iter().any(|d| d.name == "anyhow" && links(d.kind)) {
             findings.push(format!("{name} uses anyhow; a library's errors are typed"));
         }
     }
@@ -204,15 +175,10 @@ fn source_arrows(workspace: &Workspace) -> Result<Vec<String>> {
             for path in rust_files(&package.directory.join(directory))? {
                 let text = fs::read_to_string(&path)
                     .with_context(|| format!("cannot read {}", path.display()))?;
-                let shown = path
-                    .strip_prefix(&workspace.root)
-                    .unwrap_or(&path)
-                    .display();
+                let shown = path.strip_prefix(&workspace.root).unwrap_or(&path).display();
                 let found = uses(&text, &strangers);
                 findings.extend(
-                    found
-                        .into_iter()
-                        .map(|(line, used)| format!("{shown}:{line}: {used}")),
+                    found.into_iter().map(|(line, used)| format!("{shown}:{line}: {used}")),
                 );
             }
         }
@@ -259,9 +225,7 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn declares_no_std(library: &str) -> bool {
-    code_of(library)
-        .lines()
-        .any(|line| line.trim() == "#![no_std]")
+    code_of(library).lines().any(|line| line.trim() == "#![no_std]")
 }
 
 /// What is linked into `raft-core`, one line `name version ...|feature,feature` each.
@@ -281,18 +245,14 @@ fn core_links(tree: &str) -> Vec<String> {
         let (package, features) = line.split_once('|').unwrap_or((line, ""));
         let name = package.split(' ').next().unwrap_or(package);
         if !CORE_LINKS.contains(&name) {
-            findings.push(format!(
-                "raft-core links {name}, which is not on the list for no_std"
-            ));
+            findings.push(format!("raft-core links {name}, which is not on the list for no_std"));
         }
         let features = features.trim_end_matches(" (*)").split(',');
         // The core's own default features are its business, as long as `std` is none of them.
         let suspect =
             |feature: &&str| STD_FEATURES.contains(feature) && (name != CORE || *feature == "std");
         for feature in features.filter(suspect) {
-            findings.push(format!(
-                "raft-core links {name} with its feature `{feature}`"
-            ));
+            findings.push(format!("raft-core links {name} with its feature `{feature}`"));
         }
     }
     findings
@@ -320,20 +280,13 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     fs::write(directory.join("Cargo.toml"), manifest)?;
     fs::write(directory.join("src/lib.rs"), LIBRARY)?;
     // With our lock file it resolves to the same versions, and without a network.
-    fs::copy(
-        workspace.root.join("Cargo.lock"),
-        directory.join("Cargo.lock"),
-    )?;
+    fs::copy(workspace.root.join("Cargo.lock"), directory.join("Cargo.lock"))?;
     let mut command = workspace.cargo(["check", "--offline", "--manifest-path"]);
     command.arg(directory.join("Cargo.toml"));
     command.arg("--target-dir").arg(&workspace.target_directory);
     let finished = Job::new(command).merged()?;
-    let failed = || {
-        format!(
-            "the proof that raft-core does without std failed:\n{}",
-            finished.evidence()
-        )
-    };
+    let failed =
+        || format!("the proof that raft-core does without std failed:\n{}", finished.evidence());
     Ok((!finished.success()).then(failed))
 }
 
@@ -344,9 +297,7 @@ fn bare_metal_target() -> Result<Option<&'static str>> {
     command.args(["--print", "sysroot"]);
     let finished = Job::new(command).apart()?;
     let libraries = Path::new(finished.stdout.trim()).join("lib/rustlib");
-    Ok(BARE_METAL
-        .into_iter()
-        .find(|target| libraries.join(target).join("lib").is_dir()))
+    Ok(BARE_METAL.into_iter().find(|target| libraries.join(target).join("lib").is_dir()))
 }
 
 #[cfg(test)]
@@ -401,14 +352,8 @@ mod tests {
         }
     }
 
-    const ALL: [&str; 6] = [
-        "raft-core",
-        "raft-mux",
-        "raft-transport",
-        "raft-storage",
-        "raft-harness",
-        "xtask",
-    ];
+    const ALL: [&str; 6] =
+        ["raft-core", "raft-mux", "raft-transport", "raft-storage", "raft-harness", "xtask"];
 
     #[test]
     fn each_arrow_of_the_drawing_is_permitted() {
@@ -442,10 +387,7 @@ mod tests {
         ] {
             let found = arrows(&workspace(&ALL, &[(from, to, kind)]));
             assert_eq!(found.len(), 1, "{from} -> {to}");
-            assert!(
-                found[0].starts_with(&format!("{from} -> {to}")),
-                "{found:?}"
-            );
+            assert!(found[0].starts_with(&format!("{from} -> {to}")), "{found:?}");
         }
     }
 
@@ -458,28 +400,16 @@ mod tests {
 
     #[test]
     fn a_forced_dependency_is_found_through_others_but_not_among_tests() {
-        let through = [
-            ("raft-mux", "mid", None),
-            ("raft-transport", "raft-mux", None),
-        ];
+        let through = [("raft-mux", "mid", None), ("raft-transport", "raft-mux", None)];
         assert_eq!(
             forced_dependencies(&workspace(&ALL, &through)),
-            [
-                "raft-mux forces hyper on its users",
-                "raft-transport forces hyper on its users"
-            ]
+            ["raft-mux forces hyper on its users", "raft-transport forces hyper on its users"]
         );
-        let tests = [
-            ("raft-mux", "hyper", Some("dev")),
-            ("raft-harness", "hyper", None),
-        ];
+        let tests = [("raft-mux", "hyper", Some("dev")), ("raft-harness", "hyper", None)];
         assert_eq!(forced_dependencies(&workspace(&ALL, &tests)), [""; 0]);
         let models = [("raft-mux", "hyper", Some("loom"))];
         assert_eq!(forced_dependencies(&workspace(&ALL, &models)), [""; 0]);
-        let untyped = [
-            ("raft-core", "anyhow", None),
-            ("raft-mux", "anyhow", Some("dev")),
-        ];
+        let untyped = [("raft-core", "anyhow", None), ("raft-mux", "anyhow", Some("dev"))];
         assert_eq!(forced_dependencies(&workspace(&ALL, &untyped)).len(), 1);
     }
 
@@ -491,10 +421,7 @@ mod tests {
         assert_eq!(found("pub use ::raft_harness as h;"), 1);
         assert_eq!(found("extern crate raft_harness;"), 1);
         assert_eq!(found("let x = raft_harness :: f();"), 1);
-        assert_eq!(
-            found("// use raft_harness::Node;\nlet s = \"raft_harness::x\";"),
-            0
-        );
+        assert_eq!(found("// use raft_harness::Node;\nlet s = \"raft_harness::x\";"), 0);
         assert_eq!(found("let raft_harness = 1; raft_harness_x::f()"), 0);
     }
 
@@ -510,11 +437,7 @@ mod tests {
 
     #[test]
     fn no_std_must_be_said_without_condition() {
-        assert!(declares_no_std(
-            "//! Core.\n\n#![no_std]\nextern crate alloc;"
-        ));
-        assert!(!declares_no_std(
-            "//! #![no_std]\n#![cfg_attr(not(test), no_std)]"
-        ));
+        assert!(declares_no_std("//! Core.\n\n#![no_std]\nextern crate alloc;"));
+        assert!(!declares_no_std("//! #![no_std]\n#![cfg_attr(not(test), no_std)]"));
     }
 }

@@ -32,13 +32,11 @@ pub(super) fn code_of(text: &str) -> String {
 
 /// Where in `code` the identifier `word` stands, as byte offsets.
 pub(super) fn identifiers<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    code.match_indices(word)
-        .map(|(at, _)| at)
-        .filter(move |at| {
-            let before = code[..*at].chars().next_back();
-            let after = code[at + word.len()..].chars().next();
-            !before.is_some_and(is_word) && !after.is_some_and(is_word)
-        })
+    code.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let before = code[..*at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        !before.is_some_and(is_word) && !after.is_some_and(is_word)
+    })
 }
 
 /// The line, counted from one, of a byte offset.
@@ -51,10 +49,7 @@ fn is_word(c: char) -> bool {
 }
 
 fn line_end(chars: &[char], at: usize) -> usize {
-    chars[at..]
-        .iter()
-        .position(|c| *c == '\n')
-        .map_or(chars.len(), |length| at + length)
+    chars[at..].iter().position(|c| *c == '\n').map_or(chars.len(), |length| at + length)
 }
 
 fn block_end(chars: &[char], start: usize) -> usize {
@@ -100,12 +95,7 @@ fn raw_string_end(chars: &[char], start: usize) -> Option<usize> {
     }
     let closes = |at: usize| {
         chars[at] == '"'
-            && chars[at + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
+            && chars[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes
     };
     let end = (open + 1..chars.len()).find(|at| closes(*at));
     Some(end.map_or(chars.len(), |at| at + 1 + hashes))
@@ -145,10 +135,7 @@ mod tests {
             ("a /* x /* y */\n z */ b", "a             \n      b"),
             ("f(\"x\\\"y\", 1)", "f(      , 1)"),
             ("r#\"a\"b\"# + br\"q\" + 1", "         + b     + 1"),
-            (
-                "'x' '\\'' '\\u{1}' 'a: 'static",
-                "                 'a: 'static",
-            ),
+            ("'x' '\\'' '\\u{1}' 'a: 'static", "                 'a: 'static"),
             ("r#type bar\"s\"", "r#type bar   "),
             ("\"never closed", "             "),
         ];

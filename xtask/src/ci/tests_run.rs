@@ -33,9 +33,7 @@ fn run(workspace: &Workspace, targets: &[&str], least: u64) -> Result<Report> {
 /// The lines that say which binary ran, and how it ended.
 fn closing(line: &str) -> bool {
     let line = line.trim_start();
-    ["test result:", "Running ", "Doc-tests "]
-        .iter()
-        .any(|start| line.starts_with(start))
+    ["test result:", "Running ", "Doc-tests "].iter().any(|start| line.starts_with(start))
 }
 
 /// How many tests ended how, over all binaries.
@@ -50,14 +48,8 @@ impl Tally {
     /// Adds up the `test result:` lines.
     pub(super) fn of(output: &str) -> Self {
         let mut tally = Self::default();
-        for line in output
-            .lines()
-            .filter_map(|line| line.strip_prefix("test result:"))
-        {
-            let words: Vec<&str> = line
-                .split([' ', ';', '.'])
-                .filter(|w| !w.is_empty())
-                .collect();
+        for line in output.lines().filter_map(|line| line.strip_prefix("test result:")) {
+            let words: Vec<&str> = line.split([' ', ';', '.']).filter(|w| !w.is_empty()).collect();
             for pair in words.windows(2) {
                 let Ok(count) = pair[0].parse::<u64>() else {
                     continue;
@@ -74,10 +66,7 @@ impl Tally {
     }
 
     fn to_note(&self) -> String {
-        format!(
-            "{} passed, {} failed, {} ignored",
-            self.passed, self.failed, self.ignored
-        )
+        format!("{} passed, {} failed, {} ignored", self.passed, self.failed, self.ignored)
     }
 }
 
@@ -90,22 +79,13 @@ mod tests {
         let output = "test a ... ok\n\
             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; 1.5s\n\
             test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        assert_eq!(
-            Tally::of(output),
-            Tally {
-                passed: 13,
-                failed: 2,
-                ignored: 1
-            }
-        );
+        assert_eq!(Tally::of(output), Tally { passed: 13, failed: 2, ignored: 1 });
         assert_eq!(Tally::of("no test"), Tally::default());
     }
 
     #[test]
     fn only_closing_lines_are_let_through() {
-        assert!(closing(
-            "     Running unittests src/lib.rs (target/debug/deps/x)"
-        ));
+        assert!(closing("     Running unittests src/lib.rs (target/debug/deps/x)"));
         assert!(closing("test result: ok. 3 passed; 0 failed"));
         assert!(!closing("test lane::tests::full ... ok"));
         assert!(!closing("running 3 tests"));

@@ -1,9 +1,12 @@
-//! A file system of its own in a file, whose power can be cut.
+//! A file system on a device with a volatile cache, in a file, whose power can be cut.
 //!
-//! The shutdown ioctl of the file system (as the tests of ext4 and XFS use it) drops whatever is
-//! not on the device, without flushing its journal: what a mount finds afterwards is what a
-//! machine finds after a power cut. It does not show that the *device* keeps what a flush
-//! promised; the loop device beneath keeps everything.
+//! Two file systems, one inside the other: the inner one, where data lie, is an image that is a
+//! file of the outer one. The page cache of the outer one plays the cache of the device: what the
+//! inner one writes, directly or not, stays there until the inner one asks for a flush, which the
+//! loop device turns into a sync. The cut is the shutdown ioctl of ext4 (as its own tests use it)
+//! on the outer, then on the inner one: whatever was not flushed is gone, journals included.
+//!
+//! It does not show that a real device keeps what it said was flushed.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,67 +19,97 @@ use anyhow::{Context, Result, ensure};
 
 use crate::job::{Finished, Job};
 
-/// Sparse: it takes what is written to it.
-const IMAGE_BYTES: u64 = 2 << 30;
+/// The device, as large as it can get: it is sparse.
+const OUTER_BYTES: u64 = 3 << 30;
+/// The file system on it, likewise.
+const INNER_BYTES: u64 = 2 << 30;
 const LIMIT: Duration = Duration::from_secs(60);
 /// A file system is busy for a moment after its users were killed.
 const UNMOUNT_TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
-/// Where images are mounted, next to them.
-const MOUNT_SUFFIX: &str = "mounted";
+/// Where the file systems are mounted, next to the outer image. The inner one goes first when
+/// they are unmounted.
+const MOUNT_SUFFIXES: [&str; 2] = ["mounted", "mounted-device"];
 
-/// A mounted image. Unmounted when dropped.
+/// Both file systems, mounted. Unmounted when dropped.
 pub(super) struct Image {
+    /// The file that holds everything.
     file: PathBuf,
-    mount_point: PathBuf,
+    outer: PathBuf,
+    inner: PathBuf,
 }
 
 impl Image {
     /// Makes and mounts a new one.
     pub(super) fn make(directory: &Path, name: &str) -> Result<Self> {
-        let file = directory.join(format!("{name}.ext4"));
-        let mount_point = directory.join(format!("{name}.{MOUNT_SUFFIX}"));
-        File::create(&file)?.set_len(IMAGE_BYTES)?;
-        fs::create_dir_all(&mount_point)?;
-        let mut mkfs = Command::new("mkfs.ext4");
-        mkfs.args(["-q", "-F"]).arg(&file);
-        must(mkfs).context("mkfs.ext4")?;
-        let image = Self { file, mount_point };
-        image.mount()?;
+        let [inner, outer] =
+            MOUNT_SUFFIXES.map(|suffix| directory.join(format!("{name}.{suffix}")));
+        let image = Self { file: directory.join(format!("{name}.ext4")), outer, inner };
+        fs::create_dir_all(&image.outer)?;
+        fs::create_dir_all(&image.inner)?;
+        make_file_system(&image.file, OUTER_BYTES)?;
+        mount(&image.file, &image.outer)?;
+        make_file_system(&image.device(), INNER_BYTES)?;
+        File::open(image.device())?.sync_all()?;
+        mount(&image.device(), &image.inner)?;
         Ok(image)
     }
 
+    /// Where data lie.
     pub(super) fn path(&self) -> &Path {
-        &self.mount_point
+        &self.inner
     }
 
-    /// Cuts the power: nothing reaches the device from here on.
+    /// Where a file lies as bytes lie in the cache of the device.
+    pub(super) fn device_cache(&self) -> &Path {
+        &self.outer
+    }
+
+    /// Cuts the power: nothing becomes durable from here on.
     pub(super) fn cut_power(&self) -> Result<()> {
-        shutdown(&self.mount_point)
-            .with_context(|| format!("cannot shut down {}", self.mount_point.display()))
+        [&self.outer, &self.inner].into_iter().try_for_each(|mounted| {
+            shutdown(mounted).with_context(|| format!("cannot shut down {}", mounted.display()))
+        })
     }
 
-    /// What a reboot does: everything in memory is gone, the journal is replayed. Nobody may have
-    /// a file open.
+    /// What a reboot does: everything in memory is gone, journals are replayed. Nobody may have a
+    /// file open.
     pub(super) fn power_up(&self) -> Result<()> {
-        unmount(&self.mount_point)?;
-        self.mount()
+        unmount(&self.inner)?;
+        unmount(&self.outer)?;
+        mount(&self.file, &self.outer)?;
+        mount(&self.device(), &self.inner)
     }
 
-    fn mount(&self) -> Result<()> {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "loop"]).arg(&self.file).arg(&self.mount_point);
-        must(mount).context("mount").map(drop)
+    /// The file that plays the device.
+    fn device(&self) -> PathBuf {
+        self.outer.join("device.ext4")
     }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
-        if unmount(&self.mount_point).is_ok() {
+        // Also after a failure half-way, when only some of it is mounted.
+        for mounted in [&self.inner, &self.outer] {
+            let _ = unmount(mounted);
+        }
+        if fs::remove_dir(&self.inner).and_then(|()| fs::remove_dir(&self.outer)).is_ok() {
             let _ = fs::remove_file(&self.file);
-            let _ = fs::remove_dir(&self.mount_point);
         }
     }
+}
+
+fn make_file_system(file: &Path, bytes: u64) -> Result<()> {
+    File::create(file)?.set_len(bytes)?;
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-F"]).arg(file);
+    must(mkfs).context("mkfs.ext4").map(drop)
+}
+
+fn mount(file: &Path, at: &Path) -> Result<()> {
+    let mut mount = Command::new("mount");
+    mount.args(["-o", "loop"]).arg(file).arg(at);
+    must(mount).context("mount").map(drop)
 }
 
 /// Why images cannot be used here, if so.
@@ -92,10 +125,12 @@ pub(super) fn obstacle(directory: &Path) -> Option<String> {
 
 /// Unmounts what an interrupted run has left mounted below `directory`.
 pub(super) fn release_leftovers(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.path().extension().is_some_and(|suffix| suffix == MOUNT_SUFFIX) {
-            // Mostly it is not mounted.
-            let _ = umount(&entry.path());
+    for suffix in MOUNT_SUFFIXES {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|found| found == suffix) {
+                // Mostly it is not mounted.
+                let _ = umount(&entry.path());
+            }
         }
     }
 }
@@ -106,7 +141,8 @@ fn one_line(error: &anyhow::Error) -> String {
 
 fn unmount(mount_point: &Path) -> Result<()> {
     for _ in 1..UNMOUNT_TRIES {
-        if umount(mount_point)?.success() {
+        let finished = umount(mount_point)?;
+        if finished.success() || finished.evidence().contains("not mounted") {
             return Ok(());
         }
         thread::sleep(PAUSE);

@@ -1,14 +1,15 @@
 //! Check `powercut`: a power cut loses nothing acknowledged.
 //!
 //! Nodes keep their data on an ext4 image, clients write unique keys, and in the middle the file
-//! system is shut down below the nodes: what was not on the device is gone. Two variants: the
-//! whole site at the same instant (all nodes on one image), and one node after the other while
-//! its peers go on. The control: a file overwritten in place without a sync, just before the
-//! cut, must be as it was, and a synced one must not; else the cut was none.
+//! system is shut down below the nodes: what was not on the device is gone. Three scenes: the
+//! whole site at the same instant (all nodes on one image); one node while its peers go on; two
+//! nodes, which must then do without the third, whose copy could hide what they forgot. The
+//! controls, one in the file system and one in the cache of its device: a file overwritten in
+//! place without a sync, just before the cut, must be as it was, and a synced one must not; else
+//! the cut was none.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,8 +32,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const LOAD: Duration = Duration::from_millis(700);
 /// Nodes run on after the cut, so that one that lies has the time to.
 const AFTERMATH: Duration = Duration::from_millis(50);
-/// The survivors go on for so long while one node is gone.
-const ALONE: Duration = Duration::from_millis(500);
+/// The survivors go on for so long while one node is gone: enough to elect other leaders.
+const ALONE: Duration = Duration::from_millis(1500);
 /// Between two looks at something that takes a moment.
 const PAUSE: Duration = Duration::from_millis(10);
 const CONTROL_BYTES: usize = 1 << 20;
@@ -41,17 +42,60 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>> {
     if let Some(obstacle) = obstacle(&setting.directory) {
         return Ok(vec![Outcome::skipped("everything", obstacle)]);
     }
-    let site = Plan { name: "whole site", images: 1, rounds: setting.rounds };
-    let single =
-        Plan { name: "one node, peers go on", images: NODES, rounds: setting.rounds.div_ceil(4) };
-    Ok([site, single].into_iter().map(|plan| plan.carry_out(setting)).collect())
+    let few = setting.rounds.div_ceil(4);
+    let plans = [(Scene::Site, setting.rounds), (Scene::One, few), (Scene::Two, few)];
+    Ok(plans.map(|(scene, rounds)| Plan { scene, rounds }.carry_out(setting)).into())
 }
 
-/// One variant.
+/// Whose power is cut.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Scene {
+    /// All nodes', at one instant.
+    Site,
+    /// One node's; its peers go on.
+    One,
+    /// Two nodes'; the third is killed and stays away until everything is read back from the two.
+    Two,
+}
+
+impl Scene {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Site => "whole site",
+            Self::One => "one node, its peers go on",
+            Self::Two => "two nodes, the third stays away",
+        }
+    }
+
+    fn images(self) -> usize {
+        match self {
+            Self::Site => 1,
+            Self::One | Self::Two => NODES,
+        }
+    }
+
+    /// The images whose power is cut in a round.
+    fn cut(self, round: u32) -> Vec<usize> {
+        let first = round as usize % NODES;
+        match self {
+            Self::Site => vec![0],
+            Self::One => vec![first],
+            Self::Two => vec![first, (first + 1) % NODES],
+        }
+    }
+
+    /// The nodes on them.
+    fn victims(self, round: u32) -> Vec<usize> {
+        match self {
+            Self::Site => (0..NODES).collect(),
+            Self::One | Self::Two => self.cut(round),
+        }
+    }
+}
+
+/// One scene, several times.
 struct Plan {
-    name: &'static str,
-    /// One for all nodes, or one for each.
-    images: usize,
+    scene: Scene,
     rounds: u32,
 }
 
@@ -73,10 +117,10 @@ impl Plan {
             .try_for_each(|first| self.live(setting, first, &mut total));
         let Total { findings, controls, noticed } = total;
         let Findings { acked, unknown, unknown_present, lost, named } = findings;
-        let what = format!("{} cuts, {}", self.rounds, self.name);
+        let what = format!("{} cuts, {}", self.rounds, self.scene.name());
         let note = format!(
             "{acked} acknowledged, lost {lost}; {unknown} unknown, {unknown_present} of them \
-             happened; {controls} controls gone; {noticed} nodes stopped by themselves"
+             happened; control gone in {controls} cuts; {noticed} nodes stopped by themselves"
         );
         match carried_out {
             Err(error) => Outcome::failed(what, note, format!("{error:#}")),
@@ -87,32 +131,38 @@ impl Plan {
 
     /// The rounds from `first` on that one cluster lives through.
     fn live(&self, setting: &Setting, first: u32, total: &mut Total) -> Result<()> {
-        let mut site = Site::prepare(setting, self)?;
+        let lost_before = total.findings.lost;
+        let mut site = Site::prepare(setting, self.scene)?;
         for round in first..self.rounds.min(first + LIVES) {
             site.round(round, total).with_context(|| {
-                format!("{}, round {} of {}", self.name, round + 1, self.rounds)
+                format!("{}, round {} of {}", self.scene.name(), round + 1, self.rounds)
             })?;
         }
         // Once more, since later lives of the log must not lose what earlier ones kept.
         let again = read_back(&site.cluster.proxies(), &site.written)?;
-        total.findings.lost += again.lost;
-        total.findings.named.extend(again.named);
+        let newly = again.lost.saturating_sub(total.findings.lost - lost_before);
+        total.findings.lost += newly;
+        if newly > 0 {
+            total.findings.named.extend(again.named);
+        }
         Ok(())
     }
 }
 
 /// A cluster on images, and what was written to it. Fields are dropped in this order.
 struct Site {
+    scene: Scene,
     cluster: Cluster,
-    controls: Vec<Control>,
+    /// Of each image.
+    controls: Vec<[Control; 2]>,
     images: Vec<Image>,
     written: Vec<Writes>,
 }
 
 impl Site {
-    fn prepare(setting: &Setting, plan: &Plan) -> Result<Self> {
+    fn prepare(setting: &Setting, scene: Scene) -> Result<Self> {
         let directory = &setting.directory;
-        let images: Vec<Image> = (1..=plan.images)
+        let images: Vec<Image> = (1..=scene.images())
             .map(|number| Image::make(directory, &format!("image-{number}")))
             .collect::<Result<_>>()?;
         let data: Vec<PathBuf> = (0..NODES)
@@ -120,45 +170,55 @@ impl Site {
             .collect();
         let controls = images
             .iter()
-            .map(|image| Control::make(image.path()))
+            .map(|image| Ok([Control::make(image.path())?, Control::make(image.device_cache())?]))
             .collect::<io::Result<_>>()
             .context("cannot write the controls")?;
         let mut cluster = Cluster::prepare(&setting.raftd, directory, &data, GROUPS)?;
         cluster.start_all()?;
-        Ok(Self { cluster, controls, images, written: Vec::new() })
+        Ok(Self { scene, cluster, controls, images, written: Vec::new() })
     }
 
     fn round(&mut self, round: u32, total: &mut Total) -> Result<()> {
         let proxies = self.cluster.proxies();
-        let cut = round as usize % self.images.len();
-        let victims = if self.images.len() == 1 { 0..NODES } else { cut..cut + 1 };
+        let (cut, victims) = (self.scene.cut(round), self.scene.victims(round));
         let load = Load::start(&proxies, CLIENTS, &format!("r{round}"));
         self.wait_for_acks(&load, 0)?;
         thread::sleep(LOAD + LOAD * (round * 7 % 10) / 10);
 
-        self.controls[cut].overwrite(round).context("cannot write the controls")?;
-        self.images[cut].cut_power()?;
+        for image in &cut {
+            for control in &self.controls[*image] {
+                control.overwrite(round).context("cannot write the controls")?;
+            }
+        }
+        cut.iter().try_for_each(|image| self.images[*image].cut_power())?;
         let at_the_cut = load.acked();
         thread::sleep(AFTERMATH);
         let ended = self.cluster.ended();
         if let Some((_, last_words)) = ended.iter().find(|(node, _)| !victims.contains(node)) {
             bail!("the power of another node was cut, but {last_words}");
         }
-        victims.clone().for_each(|node| self.cluster.kill(node));
-        if victims.len() < NODES {
-            thread::sleep(ALONE);
+        match self.scene {
+            Scene::Site | Scene::Two => self.cluster.kill_all(),
+            Scene::One => {
+                victims.iter().for_each(|node| self.cluster.kill(*node));
+                thread::sleep(ALONE);
+            }
         }
         let meanwhile = load.acked() - at_the_cut;
-        self.images[cut].power_up()?;
-        self.controls[cut].check(round)?;
+        for image in cut {
+            self.images[image].power_up()?;
+            self.controls[image].iter().try_for_each(|control| control.check(round))?;
+        }
         victims.into_iter().try_for_each(|node| self.cluster.start(node))?;
         self.wait_for_acks(&load, load.acked())?;
 
         let writes = load.stop();
         let findings = read_back(&proxies, &writes)?;
+        // Whoever stayed away comes back for the next round.
+        self.cluster.start_all()?;
         println!(
             "round {}: cut after {at_the_cut} acknowledgements, {meanwhile} until the power was \
-             back, {} nodes stopped by themselves; {} acknowledged, {} unknown, lost {}",
+             back, nodes that stopped by themselves: {}; {} acknowledged, {} unknown, lost {}",
             round + 1,
             ended.len(),
             findings.acked,
@@ -207,8 +267,8 @@ impl Control {
         let mut synced = File::create(&self.synced)?;
         synced.write_all(&round.to_le_bytes())?;
         synced.sync_all()?;
-        let unsynced = File::options().write(true).open(&self.unsynced)?;
-        unsynced.write_all_at(&vec![1; CONTROL_BYTES], 0)
+        let mut unsynced = File::options().write(true).open(&self.unsynced)?;
+        unsynced.write_all(&vec![1; CONTROL_BYTES])
     }
 
     /// After the power is back.
@@ -222,9 +282,21 @@ impl Control {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
-    use super::Control;
+    use super::{Control, NODES, Scene};
+
+    #[test]
+    fn every_node_loses_its_power_in_turn() {
+        for scene in [Scene::One, Scene::Two] {
+            let mut cuts = [0; NODES];
+            (0..3).flat_map(|round| scene.victims(round)).for_each(|node| cuts[node] += 1);
+            let each = scene.victims(0).len();
+            assert_eq!(cuts, [each; NODES], "{scene:?}");
+        }
+        assert_eq!(Scene::Site.victims(5), [0, 1, 2]);
+        assert_eq!(Scene::Site.cut(5), [0]);
+    }
 
     #[test]
     fn without_a_cut_the_control_says_so() {

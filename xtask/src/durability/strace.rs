@@ -31,6 +31,9 @@ const DEPTH: usize = 16;
 /// Bytes of each buffer in the trace; a frame of a pipeline has less than half of it.
 const SHOWN_BYTES: usize = 4096;
 
+/// Violations that are printed.
+const SHOWN_MAX: usize = 20;
+
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>> {
     let clusters = [("one node, one group", 1, 1, 1), ("three nodes, four groups", 3, 4, 2)];
     if !available("strace", &["-V"]) {
@@ -84,11 +87,11 @@ fn check(
     );
     if blind.violations.len() != markers.len() {
         let note = "the judge is blind: it does not miss the syncs when they are taken out";
-        return Ok(Outcome::failed(what, note, blind.violations.join("\n")));
+        return Ok(Outcome::failed(what, note, some(&blind.violations)));
     }
     if !judgement.violations.is_empty() {
         let note = format!("{} violations", judgement.violations.len());
-        return Ok(Outcome::failed(what, note, judgement.violations.join("\n")));
+        return Ok(Outcome::failed(what, note, some(&judgement.violations)));
     }
     let note = format!(
         "{} acknowledgements, {} in batches, none before a quorum of {quorum} had synced it ({} \
@@ -96,6 +99,10 @@ fn check(
         judgement.acks, judgement.batched, judgement.syncs
     );
     Ok(Outcome::passed(what, note))
+}
+
+fn some(violations: &[String]) -> String {
+    violations[..violations.len().min(SHOWN_MAX)].join("\n")
 }
 
 fn start(

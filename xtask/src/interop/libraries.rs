@@ -89,20 +89,10 @@ pub(super) fn all(server: &Server) -> Vec<Check> {
 fn run(library: &Library, address: SocketAddr) -> Result<String> {
     let mut command = Command::new(library.program);
     command.args(["-", &address.ip().to_string(), &address.port().to_string()]);
-    let finished = Job::new(command)
-        .input(library.script)
-        .limit(LIMIT)
-        .apart()?;
+    let finished = Job::new(command).input(library.script).limit(LIMIT).apart()?;
     ensure!(finished.success(), "{}", finished.evidence());
-    let held: Vec<_> = finished
-        .stdout
-        .lines()
-        .filter_map(|line| line.strip_prefix("ok "))
-        .collect();
-    ensure!(
-        !held.is_empty(),
-        "the script checked nothing: {}",
-        finished.evidence()
-    );
+    let held: Vec<_> =
+        finished.stdout.lines().filter_map(|line| line.strip_prefix("ok ")).collect();
+    ensure!(!held.is_empty(), "the script checked nothing: {}", finished.evidence());
     Ok(held.join(", "))
 }

@@ -25,31 +25,16 @@ fn measured(server: &Server) -> Result<String> {
     let before = server.applied()?;
     let mut command = Command::new("redis-benchmark");
     let proxy = server.proxy();
-    command.args([
-        "-h",
-        &proxy.ip().to_string(),
-        "-p",
-        &proxy.port().to_string(),
-    ]);
+    command.args(["-h", &proxy.ip().to_string(), "-p", &proxy.port().to_string()]);
     command.args(["-r", &KEY_SPACE.to_string(), "-n", &REQUESTS.to_string()]);
     command.args(["-t", "set,get", "-P", &PIPELINE.to_string(), "--csv"]);
     let finished = Job::new(command).limit(LIMIT).apart()?;
     ensure!(finished.success(), "{}", finished.evidence());
     let rates = rates(&finished.stdout);
-    ensure!(
-        rates.len() == 2,
-        "wanted a line for SET and one for GET: {}",
-        finished.evidence()
-    );
+    ensure!(rates.len() == 2, "wanted a line for SET and one for GET: {}", finished.evidence());
     let applied = server.applied()?.saturating_sub(before);
-    ensure!(
-        applied == REQUESTS,
-        "{REQUESTS} SETs were sent, {applied} commands applied"
-    );
-    Ok(format!(
-        "{applied} applied; per second: {}",
-        rates.join(", ")
-    ))
+    ensure!(applied == REQUESTS, "{REQUESTS} SETs were sent, {applied} commands applied");
+    Ok(format!("{applied} applied; per second: {}", rates.join(", ")))
 }
 
 /// Name and rate of each test in the CSV output.

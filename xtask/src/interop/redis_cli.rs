@@ -26,10 +26,7 @@ pub(super) fn plain(server: &Server) -> Vec<Check> {
     use Want::{Between, Error, Text};
     let script: [(&str, &[(&str, Want)]); 8] = [
         ("PING", &[("PING", Text("PONG"))]),
-        (
-            "SET, GET",
-            &[("SET x:1 one", Text("OK")), ("GET x:1", Text("one"))],
-        ),
+        ("SET, GET", &[("SET x:1 one", Text("OK")), ("GET x:1", Text("one"))]),
         (
             "INCR",
             &[
@@ -39,14 +36,7 @@ pub(super) fn plain(server: &Server) -> Vec<Check> {
                 ("GET x:n", Text("2")),
             ],
         ),
-        (
-            "DEL",
-            &[
-                ("DEL x:1", Text("1")),
-                ("DEL x:1", Text("0")),
-                ("GET x:1", Text("")),
-            ],
-        ),
+        ("DEL", &[("DEL x:1", Text("1")), ("DEL x:1", Text("0")), ("GET x:1", Text(""))]),
         (
             "SET EX, TTL",
             &[
@@ -65,14 +55,8 @@ pub(super) fn plain(server: &Server) -> Vec<Check> {
                 ("MGET {x}a {x}none {x}b", Text("1  2")),
             ],
         ),
-        (
-            "MGET across slots is refused",
-            &[("MGET a b", Error("CROSSSLOT"))],
-        ),
-        (
-            "an unknown command is refused",
-            &[("NOSUCHCOMMAND", Error("ERR"))],
-        ),
+        ("MGET across slots is refused", &[("MGET a b", Error("CROSSSLOT"))]),
+        ("an unknown command is refused", &[("NOSUCHCOMMAND", Error("ERR"))]),
     ];
     script
         .iter()
@@ -89,25 +73,15 @@ pub(super) fn plain(server: &Server) -> Vec<Check> {
 
 /// Writes keys over all slots through the first node and reads them back through each.
 pub(super) fn cluster(server: &Server) -> Vec<Check> {
-    let sets: String = (0..KEYS)
-        .map(|i| format!("SET key:{i} value:{i}\n"))
-        .collect();
+    let sets: String = (0..KEYS).map(|i| format!("SET key:{i} value:{i}\n")).collect();
     let gets: String = (0..KEYS).map(|i| format!("GET key:{i}\n")).collect();
     let written = || -> Result<String> {
         let answer = redis_cli(server.nodes[0].resp, &["-c"], &[], &sets)?;
         let oks = answer.lines().filter(|line| *line == "OK").count();
-        ensure!(
-            oks == KEYS,
-            "{oks} of {KEYS} were OK; first other: {:?}",
-            other(&answer, "OK")
-        );
+        ensure!(oks == KEYS, "{oks} of {KEYS} were OK; first other: {:?}", other(&answer, "OK"));
         Ok(format!("{KEYS} keys"))
     };
-    let mut checks = vec![Check::new(
-        "redis-cli -c",
-        "SET over all slots, node 1",
-        written(),
-    )];
+    let mut checks = vec![Check::new("redis-cli -c", "SET over all slots, node 1", written())];
     for (number, node) in (1..).zip(&server.nodes) {
         let read = || -> Result<String> {
             let answer = redis_cli(node.resp, &["-c"], &[], &gets)?;
@@ -118,11 +92,7 @@ pub(super) fn cluster(server: &Server) -> Vec<Check> {
             }
             Ok(format!("{KEYS} keys"))
         };
-        checks.push(Check::new(
-            "redis-cli -c",
-            format!("GET all, node {number}"),
-            read(),
-        ));
+        checks.push(Check::new("redis-cli -c", format!("GET all, node {number}"), read()));
     }
     checks
 }
@@ -135,11 +105,7 @@ pub(super) fn cluster_check(server: &Server) -> Check {
         let covered = "All 16384 slots covered";
         let said = |words| finished.stdout.contains(words);
         let holds = finished.success() && said(covered) && !said("[ERR]");
-        ensure!(
-            holds,
-            "{}\nwanted `{covered}` and no [ERR]",
-            finished.evidence()
-        );
+        ensure!(holds, "{}\nwanted `{covered}` and no [ERR]", finished.evidence());
         Ok(covered.to_owned())
     };
     Check::new("redis-cli", "--cluster check", checked())
@@ -158,10 +124,7 @@ fn redis_cli(at: SocketAddr, options: &[&str], words: &[&str], input: &str) -> R
 fn judge(answer: &str, want: &Want) -> Result<()> {
     match want {
         Want::Text(text) => {
-            ensure!(
-                answer.lines().collect::<Vec<_>>().join(" ") == *text,
-                "wanted `{text}`"
-            );
+            ensure!(answer.lines().collect::<Vec<_>>().join(" ") == *text, "wanted `{text}`");
         }
         Want::Between(low, high) => {
             let number: i64 = answer.parse().context("not a number")?;
@@ -178,9 +141,7 @@ fn redirect(line: &str) -> bool {
 }
 
 fn other<'a>(answer: &'a str, expected: &str) -> Option<&'a str> {
-    answer
-        .lines()
-        .find(|line| *line != expected && !redirect(line) && !line.is_empty())
+    answer.lines().find(|line| *line != expected && !redirect(line) && !line.is_empty())
 }
 
 #[cfg(test)]

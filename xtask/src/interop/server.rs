@@ -60,10 +60,7 @@ impl Server {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot start {}", raftd.display()))?;
-        let stdout = child
-            .stdout
-            .take()
-            .context("standard output is not piped")?;
+        let stdout = child.stdout.take().context("standard output is not piped")?;
         let (sender, ready) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -75,10 +72,7 @@ impl Server {
             }
         });
         match ready.recv_timeout(START_LIMIT) {
-            Ok(nodes) => Ok(Self {
-                child,
-                nodes: nodes?,
-            }),
+            Ok(nodes) => Ok(Self { child, nodes: nodes? }),
             Err(_) => {
                 let _ = child.kill();
                 let status = child.wait()?;
@@ -97,11 +91,8 @@ impl Server {
     ///
     /// Every node tells its own count for a group; the furthest one, which is the leader's, counts.
     pub(super) fn applied(&self) -> Result<u64> {
-        let pages: Vec<Value> = self
-            .nodes
-            .iter()
-            .map(|node| status(node.admin))
-            .collect::<Result<_>>()?;
+        let pages: Vec<Value> =
+            self.nodes.iter().map(|node| status(node.admin)).collect::<Result<_>>()?;
         applied(&pages)
     }
 
@@ -128,9 +119,7 @@ impl Drop for Server {
 fn ready_line(line: &str) -> Option<Result<Vec<Node>>> {
     let value: Value = serde_json::from_str(line).ok()?;
     (value["event"] == "ready").then(|| {
-        let nodes = value["nodes"]
-            .as_array()
-            .context("the ready line has no `nodes`")?;
+        let nodes = value["nodes"].as_array().context("the ready line has no `nodes`")?;
         ensure!(!nodes.is_empty(), "the ready line has no node");
         nodes.iter().map(node).collect()
     })
@@ -138,17 +127,10 @@ fn ready_line(line: &str) -> Option<Result<Vec<Node>>> {
 
 fn node(value: &Value) -> Result<Node> {
     let address = |name: &str| -> Result<SocketAddr> {
-        let text = value[name]
-            .as_str()
-            .with_context(|| format!("a node has no `{name}`"))?;
-        text.parse()
-            .with_context(|| format!("`{name}` is no address: {text}"))
+        let text = value[name].as_str().with_context(|| format!("a node has no `{name}`"))?;
+        text.parse().with_context(|| format!("`{name}` is no address: {text}"))
     };
-    Ok(Node {
-        resp: address("resp")?,
-        proxy: address("proxy")?,
-        admin: address("admin")?,
-    })
+    Ok(Node { resp: address("resp")?, proxy: address("proxy")?, admin: address("admin")? })
 }
 
 fn status(admin: SocketAddr) -> Result<Value> {
@@ -171,14 +153,9 @@ fn status(admin: SocketAddr) -> Result<Value> {
 fn applied(pages: &[Value]) -> Result<u64> {
     let mut furthest: BTreeMap<u64, u64> = BTreeMap::new();
     for page in pages {
-        for group in page["groups"]
-            .as_array()
-            .context("the status has no `groups`")?
-        {
+        for group in page["groups"].as_array().context("the status has no `groups`")? {
             let number = |name: &str| {
-                group[name]
-                    .as_u64()
-                    .with_context(|| format!("a group's status has no `{name}`"))
+                group[name].as_u64().with_context(|| format!("a group's status has no `{name}`"))
             };
             let count = number("applied_commands_total")?;
             let known = furthest.entry(number("id")?).or_default();
@@ -202,16 +179,8 @@ mod tests {
         assert_eq!(nodes[0].proxy, "127.0.0.1:2".parse().unwrap());
         assert!(ready_line("starting").is_none());
         assert!(ready_line(r#"{"event":"started"}"#).is_none());
-        assert!(
-            ready_line(r#"{"event":"ready","nodes":[]}"#)
-                .unwrap()
-                .is_err()
-        );
-        assert!(
-            ready_line(r#"{"event":"ready","nodes":[{"resp":"x"}]}"#)
-                .unwrap()
-                .is_err()
-        );
+        assert!(ready_line(r#"{"event":"ready","nodes":[]}"#).unwrap().is_err());
+        assert!(ready_line(r#"{"event":"ready","nodes":[{"resp":"x"}]}"#).unwrap().is_err());
     }
 
     #[test]

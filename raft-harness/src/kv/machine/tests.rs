@@ -1,3 +1,5 @@
+//! The machine against plain semantics, and digests against histories.
+
 use proptest::prelude::*;
 use raft_core::{LogIndex, LogTime, Term};
 

@@ -1,3 +1,5 @@
+//! Requests however they arrive, and bytes that are none.
+
 use bytes::{Buf, BytesMut};
 use proptest::prelude::*;
 

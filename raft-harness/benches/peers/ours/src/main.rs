@@ -82,7 +82,13 @@ fn start(node: u64, dir: Option<&Path>) -> NodeHost {
         None => LogKind::Memory { keep_bytes: Some(4 << 20) },
         Some(dir) => {
             let path = dir.join(format!("n{node}"));
-            raft_storage::init(&path, "bench", NodeId::new(node), &raft_storage::InitOptions::default()).expect("init");
+            raft_storage::init(
+                &path,
+                "bench",
+                NodeId::new(node),
+                &raft_storage::InitOptions::default(),
+            )
+            .expect("init");
             LogKind::Directory { path, options: raft_storage::LogOptions::default() }
         }
     };
@@ -164,6 +170,9 @@ fn run(args: &Args, rep: &Reporter, durable: bool) {
             sweep(&cluster, rep, name, extra.clone(), &clients, payload, span, reps, &[]).await;
         }
         // Over the whole sweep, warm-up included: what one committed entry cost all three nodes.
+        if !matches!(op, Op::Write) {
+            return;
+        }
         let after = counters(&hosts);
         let entries = (after.entries - before.entries).max(1) as f64 / 3.0;
         for (metric, count) in [

@@ -1,0 +1,81 @@
+//! Engines without threads: whole clusters in virtual time, one history per seed.
+
+mod cluster;
+mod disk;
+mod journal;
+mod network;
+mod node;
+mod rng;
+
+use self::cluster::{Cluster, Weather};
+use super::Durability;
+
+const CALM: Weather = Weather {
+    durability: Durability::Log,
+    crashes: false,
+    breaks: false,
+    hostile: false,
+    bad_ms: 2500,
+};
+
+/// Runs so many seeds; the failing one is named. What happened at all is summed up, so that a
+/// test that tests nothing fails.
+fn live(seeds: std::ops::Range<u64>, weather: Weather) {
+    let (mut succeeded, mut unknown, mut over_bulk, mut reads_back) = (0, 0, 0, 0);
+    let count = (seeds.end - seeds.start) as usize;
+    for seed in seeds {
+        let lived = std::panic::catch_unwind(|| {
+            let mut cluster = Cluster::new(seed, weather);
+            cluster.live();
+            (cluster.succeeded, cluster.unknown, cluster.over_bulk, cluster.reads_back)
+        });
+        match lived {
+            Ok(lived) => {
+                succeeded += lived.0;
+                unknown += lived.1;
+                over_bulk += lived.2;
+                reads_back += lived.3;
+            }
+            Err(panic) => {
+                println!("seed {seed} with {weather:?}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    println!(
+        "{count} seeds: {succeeded} commands, {unknown} unknown, {over_bulk} bulk appends, \
+         {reads_back} reads of the log"
+    );
+    assert!(succeeded > 50 * count, "only {succeeded} commands in {count} seeds");
+    if !weather.hostile {
+        assert!(over_bulk > count, "only {over_bulk} appends took the bulk lane");
+    }
+    if weather.durability == Durability::Log && weather.crashes {
+        assert!(reads_back > count, "the log was read back only {reads_back} times");
+    }
+}
+
+#[test]
+fn in_good_weather_nothing_is_unknown() {
+    live(0..30, CALM);
+}
+
+#[test]
+fn lanes_break_and_come_back() {
+    live(1000..1060, Weather { breaks: true, bad_ms: 4000, ..CALM });
+}
+
+#[test]
+fn nodes_crash_and_come_back() {
+    live(2000..2060, Weather { breaks: true, crashes: true, bad_ms: 5000, ..CALM });
+}
+
+#[test]
+fn frames_are_lost_and_overtake_each_other() {
+    live(3000..3040, Weather { breaks: true, crashes: true, hostile: true, bad_ms: 4000, ..CALM });
+}
+
+#[test]
+fn groups_in_memory_live_through_broken_lanes() {
+    live(4000..4030, Weather { breaks: true, durability: Durability::Memory, ..CALM });
+}

@@ -1,0 +1,150 @@
+//! A log whose completions come late: what is written can be read back, what is synced survives
+//! a crash. It refuses, by panic, what the real log refuses.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime};
+use raft_storage::{GroupWrite, RecoveredGroup};
+
+use super::rng::Rng;
+use crate::engine::{Fetch, PersistTicket};
+use crate::group_spec::GroupSpec;
+
+type Tickets = Vec<(GroupId, PersistTicket)>;
+
+#[derive(Default)]
+pub(super) struct Disk {
+    written: Groups,
+    durable: Groups,
+    waiting: VecDeque<(Vec<GroupWrite>, Tickets)>,
+    syncing: Vec<(Vec<GroupWrite>, Tickets)>,
+}
+
+type Groups = BTreeMap<GroupId, Stored>;
+
+#[derive(Clone)]
+struct Stored {
+    spec: Bytes,
+    incarnation: GroupIncarnation,
+    hard_state: HardState,
+    entries: Vec<Entry>,
+}
+
+impl Disk {
+    pub(super) fn submit(&mut self, writes: Vec<GroupWrite>, tickets: Tickets) {
+        assert_eq!(writes.len(), tickets.len(), "each write has its ticket");
+        self.waiting.push_back((writes, tickets));
+    }
+
+    /// Writes what waits, if nothing is being synced. Returns whether a sync is under way now
+    /// that was not before.
+    pub(super) fn start(&mut self) -> bool {
+        if !self.syncing.is_empty() || self.waiting.is_empty() {
+            return false;
+        }
+        self.syncing = self.waiting.drain(..).collect();
+        for (writes, _) in &self.syncing {
+            apply(&mut self.written, writes);
+        }
+        true
+    }
+
+    /// The sync returned: what may be acknowledged, batch by batch.
+    pub(super) fn finish(&mut self) -> Vec<Tickets> {
+        let synced = self.syncing.drain(..);
+        let tickets = synced.map(|(writes, tickets)| {
+            apply(&mut self.durable, &writes);
+            tickets
+        });
+        tickets.collect()
+    }
+
+    /// Forgets what was not synced; of what was being synced, a part may have made it.
+    pub(super) fn crash(&mut self, rng: &mut Rng) {
+        let survive = rng.below(self.syncing.len() as u64 + 1) as usize;
+        for (writes, _) in &self.syncing[..survive] {
+            apply(&mut self.durable, writes);
+        }
+        self.syncing.clear();
+        self.waiting.clear();
+        self.written = self.durable.clone();
+    }
+
+    /// What the log thread's reader would find: an error if the range is not there.
+    pub(super) fn read(&self, fetch: Fetch, bytes_max: u64) -> Option<Vec<Entry>> {
+        let entries = &self.written.get(&fetch.group)?.entries;
+        if fetch.first == LogIndex::ZERO || fetch.last.get() > entries.len() as u64 {
+            return None;
+        }
+        let mut cost = 0;
+        let range = entries.get(fetch.first.prev().get() as usize..fetch.last.get() as usize)?;
+        let read = range.iter().take_while(|entry| {
+            let first = cost == 0;
+            cost += entry.cost();
+            first || cost <= bytes_max
+        });
+        Some(read.cloned().collect())
+    }
+
+    pub(super) fn holds(&self, group: GroupId) -> bool {
+        self.durable.contains_key(&group)
+    }
+
+    pub(super) fn recovered(&self) -> Vec<(GroupSpec, RecoveredGroup)> {
+        let groups = self.durable.values().map(|stored| {
+            let mut term_runs = Vec::new();
+            for entry in &stored.entries {
+                if term_runs.last().is_none_or(|(_, term)| *term != entry.term) {
+                    term_runs.push((entry.index, entry.term));
+                }
+            }
+            let last = stored.entries.last();
+            let recovered = RecoveredGroup {
+                spec: stored.spec.clone(),
+                incarnation: stored.incarnation,
+                hard_state: stored.hard_state,
+                first_index: LogIndex::new(1),
+                last_index: last.map_or(LogIndex::ZERO, |entry| entry.index),
+                term_runs,
+                last_time: last.map_or(LogTime::default(), |entry| entry.time),
+            };
+            (GroupSpec::decode(&stored.spec).expect("it was encoded by us"), recovered)
+        });
+        groups.collect()
+    }
+}
+
+fn apply(groups: &mut Groups, writes: &[GroupWrite]) {
+    for write in writes {
+        if let Some(create) = &write.create {
+            let fresh = Stored {
+                spec: create.spec.clone(),
+                incarnation: create.incarnation,
+                hard_state: HardState::default(),
+                entries: Vec::new(),
+            };
+            let existing = groups.insert(write.group, fresh);
+            assert!(existing.is_none(), "group {} is created over its own log", write.group);
+        }
+        let stored = groups.get_mut(&write.group).expect("created before anything is written");
+        if let Some(hard_state) = write.hard_state {
+            assert!(hard_state.term >= stored.hard_state.term, "terms do not fall");
+            stored.hard_state = hard_state;
+        }
+        if let Some(from) = write.truncate_from {
+            stored.entries.truncate(from.prev().get() as usize);
+        }
+        for entry in &write.entries {
+            assert_eq!(entry.index.get(), stored.entries.len() as u64 + 1, "no gap in the log");
+            assert!(
+                stored
+                    .entries
+                    .last()
+                    .is_none_or(|last| { last.term <= entry.term && last.time <= entry.time }),
+                "terms and log time do not fall"
+            );
+            stored.entries.push(entry.clone());
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! One node: an engine with the drivers' part played by plain data.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use raft_core::{GroupId, Incarnation, LogTime, Micros, NodeId, Settings};
+use raft_transport::{Envelope, LanePolicy};
+
+use super::disk::Disk;
+use super::journal::Journal;
+use crate::counters::Counters;
+use crate::engine::{
+    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, MachineHost, ShardEngine,
+    TurnOutput,
+};
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// Counts restarts; events of an earlier life are dropped.
+    pub(super) life: u64,
+    pub(super) engine: Option<ShardEngine>,
+    pub(super) inbox: Vec<EngineInput>,
+    pub(super) out: TurnOutput,
+    /// The next turn that is planned.
+    pub(super) turn_at: Option<Micros>,
+    pub(super) disk: Disk,
+    pub(super) journals: BTreeMap<GroupId, Journal>,
+    pub(super) worker: Worker,
+    /// Appends the bulk lane has not taken yet.
+    pub(super) bulk: BTreeMap<NodeId, VecDeque<(Envelope, u64)>>,
+    /// The term in which each group is led here.
+    pub(super) leads: BTreeMap<GroupId, u64>,
+    /// How often each group's leadership was lost here, and how often the node crashed.
+    pub(super) losses: BTreeMap<GroupId, u64>,
+    pub(super) crashes: u64,
+    pub(super) turns: u64,
+}
+
+/// The apply worker: one thread's worth of work, in order.
+#[derive(Default)]
+pub(super) struct Worker {
+    machines: BTreeMap<GroupId, MachineHost>,
+    pub(super) jobs: VecDeque<ApplyJob>,
+    pub(super) busy: bool,
+}
+
+impl Worker {
+    /// Does the oldest job; returns what the shard is told.
+    pub(super) fn work(&mut self) -> Option<EngineInput> {
+        let ApplyJob { group, task } = self.jobs.pop_front()?;
+        match task {
+            ApplyTask::Start(machine) => {
+                self.machines.insert(group, MachineHost::new(machine));
+            }
+            ApplyTask::Entries(entries, waiters) => {
+                let machine = self.machines.get_mut(&group).expect("started first");
+                machine.apply(&entries, waiters);
+                return Some(EngineInput::Applied(group, machine.applied()));
+            }
+            ApplyTask::Reads(reads) => {
+                let machine = self.machines.get(&group).expect("started first");
+                reads.into_iter().for_each(|(query, reply)| machine.read(&query, reply));
+            }
+            ApplyTask::Digest(reply) => {
+                self.machines.get(&group).expect("started first").digest(reply);
+            }
+        }
+        None
+    }
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            life: 0,
+            engine: None,
+            inbox: Vec::new(),
+            out: TurnOutput::default(),
+            turn_at: None,
+            disk: Disk::default(),
+            journals: BTreeMap::new(),
+            worker: Worker::default(),
+            bulk: BTreeMap::new(),
+            leads: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            crashes: 0,
+            turns: 0,
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> Incarnation {
+        Incarnation::new(self.life)
+    }
+
+    pub(super) fn start(&mut self, seed: u64, durability: Durability, peers: &[NodeId]) {
+        self.life += 1;
+        let options = EngineOptions {
+            node: self.id,
+            incarnation: self.incarnation(),
+            settings: Arc::new(Settings {
+                append_bytes_max: 16 << 10,
+                inflight_appends_max: 4,
+                inflight_bytes_max: 32 << 10,
+                uncommitted_bytes_max: 96 << 10,
+                reads_pending_max: 8,
+                ..Settings::default()
+            }),
+            lane_policy: LanePolicy { bulk_append_min: Some(4 << 10) },
+            seed,
+            durability,
+            command_bytes_max: 32 << 10,
+            window_bytes: match durability {
+                // As small as it gets: entries are read back all the time.
+                Durability::Log => Some(0),
+                Durability::Memory => None,
+            },
+            requests_max: 64,
+            bulk_bytes_max: 16 << 10,
+        };
+        let others = peers.iter().copied().filter(|peer| *peer != self.id);
+        self.engine = Some(ShardEngine::new(options, Arc::new(Counters::default()), others));
+    }
+
+    /// The process dies: what is not on disk is gone, and every promise to a client with it.
+    pub(super) fn crash(&mut self) {
+        self.engine = None;
+        self.inbox.clear();
+        self.out = TurnOutput::default();
+        self.turn_at = None;
+        self.journals.clear();
+        self.worker = Worker::default();
+        self.bulk.clear();
+        self.leads.clear();
+        self.crashes += 1;
+    }
+
+    /// The wall clocks of the nodes differ by seconds.
+    pub(super) fn wall(&self, now: Micros) -> LogTime {
+        LogTime::new(1_000_000 + now.get() / 1000 + self.id.get() * 1500)
+    }
+
+    /// Notes who leads, to judge later which answers may be unknown.
+    pub(super) fn note_roles(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        for status in engine.statuses() {
+            let leads = matches!(status.role, crate::node_status::Role::Leader);
+            let term = status.term.get();
+            match self.leads.get(&status.group).copied() {
+                Some(led) if !leads || led != term => {
+                    *self.losses.entry(status.group).or_default() += 1;
+                    self.leads.remove(&status.group);
+                }
+                Some(_) | None => {}
+            }
+            if leads {
+                self.leads.insert(status.group, term);
+            }
+            assert_eq!(status.fault, None, "node {} group {}", self.id, status.group);
+        }
+    }
+}
