@@ -130,7 +130,7 @@ impl ShardEngine {
             payloads: Payloads::after(last_index, last_time),
             uses_window: false,
             cold: Vec::new(),
-            fetching: false,
+            fetching: None,
             persist: None,
             gated: Vec::new(),
             ack_route: None,

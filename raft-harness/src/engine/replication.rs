@@ -8,7 +8,7 @@ use raft_transport::{Envelope, Frame, LaneClass};
 
 use super::io::{Fetch, SendLane, TurnOutput};
 use super::shard_engine::ShardEngine;
-use super::slot::{Peer, Slot};
+use super::slot::{Fetching, Peer, Slot};
 
 impl ShardEngine {
     /// Builds the next append for a peer's data lane, of at most `budget` bytes unless a single
@@ -127,7 +127,7 @@ impl ShardEngine {
             return;
         };
         let slot = &mut self.slots[at as usize];
-        slot.fetching = false;
+        slot.fetching = None;
         // The log may have been cut meanwhile: keep what is still so.
         let mut entries = entries;
         let sound = entries
@@ -137,6 +137,24 @@ impl ShardEngine {
         entries.truncate(sound);
         slot.cold = entries;
         self.touch(at);
+    }
+
+    pub(super) fn on_fetch_failed(
+        &mut self,
+        group: GroupId,
+        index: LogIndex,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(group) else {
+            return;
+        };
+        let fetching = self.slots[at as usize].fetching.take();
+        if fetching.is_some_and(|fetching| fetching.cut) {
+            // The log got shorter while it was read. Whoever still needs entries asks again.
+            self.touch(at);
+        } else {
+            self.step(at, Input::LogUnreadable(index), out);
+        }
     }
 
     pub(super) fn on_lane_up(&mut self, peer: NodeId, lane: SendLane) {
@@ -193,10 +211,10 @@ fn cold_entry(cold: &[Entry], index: LogIndex) -> Option<&Entry> {
 
 /// Asks for entries from `first` on, unless the log is being read for this group already.
 pub(super) fn fetch(slot: &mut Slot, first: LogIndex, out: &mut TurnOutput) {
-    if !slot.fetching {
-        slot.fetching = true;
+    if slot.fetching.is_none() {
         // What is newer is still in the window.
         let last = slot.core.written_index();
+        slot.fetching = Some(Fetching { last, cut: false });
         out.fetches.push(Fetch { group: slot.spec.group, first, last });
     }
 }

@@ -169,11 +169,7 @@ impl ShardEngine {
                     self.slots[at as usize].applied = applied;
                 }
             }
-            EngineInput::FetchFailed(group, index) => {
-                if let Some(at) = self.slot_of(group) {
-                    self.step(at, Input::LogUnreadable(index), out);
-                }
-            }
+            EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
             EngineInput::Fetched(group, entries) => self.on_fetched(group, entries),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
             EngineInput::LaneDown(peer, lane) => self.on_lane_down(peer, lane, out),
@@ -356,6 +352,9 @@ impl ShardEngine {
                 LogChange::Truncated { from } => {
                     slot.payloads.truncate(from);
                     slot.cold.retain(|entry| entry.index < from);
+                    if let Some(fetching) = &mut slot.fetching {
+                        fetching.cut |= from <= fetching.last;
+                    }
                 }
                 LogChange::Appended { index, term, kind } => {
                     let payload = match kind {

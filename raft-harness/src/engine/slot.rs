@@ -25,8 +25,8 @@ pub(crate) struct Slot {
     pub(crate) uses_window: bool,
     /// Entries read back from the log, contiguous: for replay and for peers far behind.
     pub(crate) cold: Vec<Entry>,
-    /// The log is being read for this group.
-    pub(crate) fetching: bool,
+    /// The read of the log that is under way.
+    pub(crate) fetching: Option<Fetching>,
     /// The core's operation that the log has not been given yet.
     pub(crate) persist: Option<Persist>,
     /// Messages that wait for the log.
@@ -54,6 +54,16 @@ pub(crate) struct Slot {
     pub(crate) is_on_disk: bool,
     /// Who waits for that.
     pub(crate) created: Vec<(CreateDone, Created)>,
+}
+
+/// A read of the log under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetching {
+    /// Up to here it was asked for.
+    pub(crate) last: LogIndex,
+    /// Whether the log was cut at or before `last` since then: the reader may find less than it
+    /// was asked for, and that is no damage.
+    pub(crate) cut: bool,
 }
 
 /// Another replica of the group.

@@ -38,7 +38,34 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
             findings.push(format!("example {missed} of {package} was not built"));
         }
     }
+    findings.extend(embedder(workspace)?);
     Ok(Report::from_findings(&findings, format!("{} examples", ran.len())))
+}
+
+/// The engine as an embedder takes it, without what `raftd` needs: its example runs, and none of
+/// the binary's dependencies comes along.
+fn embedder(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut findings = Vec::new();
+    let bare = ["--package", "raft-harness", "--no-default-features"];
+    let mut run = workspace.cargo(["run", "--quiet", "--example", "embedded"]);
+    run.args(bare);
+    // The time to build it counts too.
+    let finished = Job::new(run).limit(LIMIT * 5).merged()?;
+    if !finished.success() {
+        findings.push(format!("embedded without default features:\n{}", finished.evidence()));
+    }
+    let mut tree = workspace.cargo(["tree", "--edges", "normal", "--prefix", "none"]);
+    tree.args(bare);
+    let finished = Job::new(tree).limit(LIMIT).merged()?;
+    if !finished.success() {
+        findings.push(format!("cargo tree:\n{}", finished.evidence()));
+    }
+    for binary_only in ["clap", "hyper", "toml", "indicatif", "tracing-subscriber", "serde_json"] {
+        if finished.stdout.lines().any(|line| line.split(' ').next() == Some(binary_only)) {
+            findings.push(format!("raft-harness without default features needs {binary_only}"));
+        }
+    }
+    Ok(findings)
 }
 
 /// Builds the binaries and examples with the features the tests had, so that nothing but these
