@@ -142,6 +142,31 @@ fn a_missing_locked_or_foreign_data_directory_is_a_typed_error() -> anyhow::Resu
     Ok(())
 }
 
+/// Found by an attack: a node that had stopped in order started with an empty log, silently, and
+/// what it had acknowledged was gone.
+#[test]
+fn a_node_whose_log_vanished_after_an_orderly_stop_does_not_start() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=1)?;
+    for number in 0..20 {
+        cluster.propose(group(1), command(number))?;
+    }
+    let node = NodeId::new(2);
+    cluster.stop(node);
+    for entry in std::fs::read_dir(cluster.dir(node))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    let refused = cluster.try_start(node).map(|_| ());
+    assert!(
+        matches!(refused, Err(StartError::Log(raft_storage::OpenError::Corrupt { .. }))),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn a_drained_node_leads_nothing_and_its_groups_go_on() -> anyhow::Result<()> {
     let cluster = Cluster::durable(3)?;

@@ -73,6 +73,10 @@ impl LogStore for MemoryLog {
         Ok(AppendInfo { end_lsn: self.end, bytes, frames: u64::from(!writes.is_empty()) })
     }
 
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<SyncInfo, LogError> {
         let mut groups = self.shared.write();
         for group in self.touched.drain(..) {

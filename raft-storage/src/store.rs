@@ -26,6 +26,13 @@ pub trait LogStore: Send {
     /// As [`Self::append`].
     fn idle(&mut self) -> Result<(), LogError>;
 
+    /// Ends the log in order: everything is made durable and that is noted, so that whatever is
+    /// missing at the next open is known to be missing.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    fn close(self: Box<Self>) -> Result<(), LogError>;
+
     /// Whether the store has failed for good.
     fn is_poisoned(&self) -> bool;
 

@@ -165,9 +165,7 @@ impl<D: Disk> LogWriter<D> {
         self.sync()?;
         self.write_marker(FLAG_CLEAN)?;
         self.submit_sync()?;
-        let incarnation = Incarnation::new(self.cursor.incarnation);
-        let noted = Life { incarnation, durable: self.cursor.synced }.store(&self.disk);
-        self.poison_on_error(DiskOp::Write, noted)
+        self.note_durable()
     }
 
     /// Where the log ends: everything below is written.
@@ -222,7 +220,15 @@ impl<D: Disk> LogWriter<D> {
         // The header belongs to what is durable, so that "all is synced" compares equal again.
         self.cursor.synced(self.cursor.end());
         self.shared.set_durable(self.cursor.synced);
-        Ok(())
+        // From here on a log that ends before this segment is known to lack it.
+        self.note_durable()
+    }
+
+    /// Notes beside the log how far it is durable, durably.
+    fn note_durable(&mut self) -> Result<(), LogError> {
+        let incarnation = Incarnation::new(self.cursor.incarnation);
+        let noted = Life { incarnation, durable: self.cursor.synced }.store(&self.disk);
+        self.poison_on_error(DiskOp::Write, noted)
     }
 
     /// What a failed rotation means: before the first frame of the batch was written nothing has
@@ -325,6 +331,10 @@ impl<D: Disk> LogStore for LogWriter<D> {
 
     fn idle(&mut self) -> Result<(), LogError> {
         self.idle()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Self::close(*self)
     }
 
     fn is_poisoned(&self) -> bool {

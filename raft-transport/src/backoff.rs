@@ -18,6 +18,10 @@ impl Backoff {
         Self { min, max, next: min, random: seed | 1 }
     }
 
+    pub(crate) fn max(&self) -> Duration {
+        self.max
+    }
+
     pub(crate) fn reset(&mut self) {
         self.next = self.min;
     }

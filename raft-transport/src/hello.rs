@@ -127,12 +127,14 @@ pub enum HelloRefusal {
         theirs: u64,
     },
     /// The node comes with another data directory than before: it was wiped, and has forgotten
-    /// its promises. It needs a new id.
-    #[error("store {theirs:032x} under the name of a node whose store is {known:032x}")]
+    /// its promises. It must be removed and come back under a new id. The directory remembered is
+    /// not told: whoever knows it could pass for the node.
+    #[error(
+        "data directory {theirs:032x} is not the one this node had before: a wiped node cannot \
+         come back under its old id"
+    )]
     StoreChanged {
-        /// The data directory the refuser remembers.
-        known: u128,
-        /// The one offered.
+        /// The data directory offered.
         theirs: u128,
     },
     /// A process from before the node's last restart.
@@ -377,7 +379,7 @@ enum RefusalWire<'a> {
     UnknownNode { node: u64 },
     WrongLane { ours: u32, theirs: u32 },
     ReplayedGeneration { newest: u64, theirs: u64 },
-    StoreChanged { known: [u8; 16], theirs: [u8; 16] },
+    StoreChanged { theirs: [u8; 16] },
     OldIncarnation { newest: u64, theirs: u64 },
     ShuttingDown,
 }
@@ -401,8 +403,8 @@ impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
             HelloRefusal::ReplayedGeneration { newest, theirs } => {
                 Self::ReplayedGeneration { newest: *newest, theirs: *theirs }
             }
-            HelloRefusal::StoreChanged { known, theirs } => {
-                Self::StoreChanged { known: known.to_le_bytes(), theirs: theirs.to_le_bytes() }
+            HelloRefusal::StoreChanged { theirs } => {
+                Self::StoreChanged { theirs: theirs.to_le_bytes() }
             }
             HelloRefusal::OldIncarnation { newest, theirs } => {
                 Self::OldIncarnation { newest: newest.get(), theirs: theirs.get() }
@@ -429,10 +431,9 @@ impl RefusalWire<'_> {
             Self::ReplayedGeneration { newest, theirs } => {
                 HelloRefusal::ReplayedGeneration { newest, theirs }
             }
-            Self::StoreChanged { known, theirs } => HelloRefusal::StoreChanged {
-                known: u128::from_le_bytes(known),
-                theirs: u128::from_le_bytes(theirs),
-            },
+            Self::StoreChanged { theirs } => {
+                HelloRefusal::StoreChanged { theirs: u128::from_le_bytes(theirs) }
+            }
             Self::OldIncarnation { newest, theirs } => HelloRefusal::OldIncarnation {
                 newest: Incarnation::new(newest),
                 theirs: Incarnation::new(theirs),

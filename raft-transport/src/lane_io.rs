@@ -95,6 +95,8 @@ struct Outgoing {
     backoff: Backoff,
     hellos: u64,
     was_up: bool,
+    /// When a greeting last made us dial at once.
+    reset_at: Option<Micros>,
 }
 
 enum OutgoingState {
@@ -632,6 +634,7 @@ impl Outgoing {
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
             hellos: 0,
             was_up: false,
+            reset_at: None,
         }
     }
 
@@ -641,7 +644,13 @@ impl Outgoing {
             return;
         }
         self.hellos = view.hellos;
-        if let OutgoingState::Waiting { until } = &mut self.state {
+        // Only once in a while: two nodes that greet and then refuse each other would otherwise
+        // keep one another dialing without a pause.
+        let rested = self.reset_at.is_none_or(|at| now.since(at) >= self.backoff.max());
+        if let OutgoingState::Waiting { until } = &mut self.state
+            && rested
+        {
+            self.reset_at = Some(now);
             self.backoff.reset();
             *until = now;
         }

@@ -331,8 +331,8 @@ fn known(peers: &BTreeMap<NodeId, Peer>) -> impl Iterator<Item = (NodeId, &Peer)
 
 impl Peer {
     fn check_life(&self, store: u128, incarnation: Incarnation) -> Result<(), HelloRefusal> {
-        if let Some(known) = self.store.filter(|&known| known != store) {
-            return Err(HelloRefusal::StoreChanged { known, theirs: store });
+        if self.store.is_some_and(|known| known != store) {
+            return Err(HelloRefusal::StoreChanged { theirs: store });
         }
         if incarnation < self.incarnation {
             let (newest, theirs) = (self.incarnation, incarnation);

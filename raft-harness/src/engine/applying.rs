@@ -4,7 +4,7 @@
 
 use super::io::{ApplyJob, ApplyTask, TurnOutput};
 use super::replication::fetch;
-use super::shard_engine::ShardEngine;
+use super::shard_engine::{Durability, ShardEngine};
 
 /// The most entries given to a state machine in one piece.
 const APPLY_ENTRIES_MAX: u64 = 4096;
@@ -17,7 +17,7 @@ impl ShardEngine {
     pub(super) fn dispatch_applies(&mut self, at: u32, out: &mut TurnOutput) {
         let window = self.options.window_bytes;
         let slot = &mut self.slots[at as usize];
-        while slot.dispatched < slot.appliable {
+        while slot.dispatched < slot.appliable && slot.takes_work() {
             let first = slot.dispatched.next();
             let last = slot.appliable.min(slot.dispatched.plus(APPLY_ENTRIES_MAX));
             self.apply_scratch.clear();
@@ -41,7 +41,9 @@ impl ShardEngine {
                 break;
             };
             slot.dispatched = last;
+            debug_assert!(slot.waiters.iter().is_sorted_by_key(|(index, _)| *index));
             let due = slot.waiters.partition_point(|(index, _)| *index <= last);
+            self.waiting -= due;
             let waiters = slot.waiters.drain(..due);
             match &mut slot.inline {
                 Some(machine) => {
@@ -52,11 +54,13 @@ impl ShardEngine {
                     let entries = self.apply_scratch.clone();
                     let task = ApplyTask::Entries(entries, waiters.collect());
                     out.apply.push(ApplyJob { group: slot.spec.group, task });
+                    slot.jobs += 1;
                 }
             }
         }
         self.apply_scratch.clear();
-        while let Some((index, _)) = slot.reads_confirmed.front()
+        while slot.takes_work()
+            && let Some((index, _)) = slot.reads_confirmed.front()
             && *index <= slot.dispatched
             && let Some((_, reads)) = slot.reads_confirmed.pop_front()
         {
@@ -70,13 +74,19 @@ impl ShardEngine {
                 None => {
                     let task = ApplyTask::Reads(reads);
                     out.apply.push(ApplyJob { group: slot.spec.group, task });
+                    slot.jobs += 1;
                 }
             }
         }
         if let Some(window) = window {
             // The shard's window, shared out evenly among the groups that use it.
             let share = (window / self.windows.max(1)).max(WINDOW_BYTES_MIN);
-            slot.payloads.evict(slot.dispatched, share);
+            // What waits for a slow machine is in the log already, and can be read back.
+            let kept_from = match self.options.durability {
+                Durability::Log => slot.appliable,
+                Durability::Memory => slot.dispatched,
+            };
+            slot.payloads.evict(kept_from, share);
             let uses = !slot.payloads.is_empty();
             if uses != std::mem::replace(&mut slot.uses_window, uses) {
                 self.windows = if uses { self.windows + 1 } else { self.windows - 1 };

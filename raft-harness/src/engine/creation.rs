@@ -108,7 +108,13 @@ impl ShardEngine {
             .filter(|(other, _)| *other != replica)
             .map(|(replica, node)| {
                 let at = self.peers.iter().position(|peer| peer == node);
-                at.map(|at| Peer { replica: *replica, node: *node, at, lane: SendLane::Data })
+                at.map(|at| Peer {
+                    replica: *replica,
+                    node: *node,
+                    at,
+                    lane: SendLane::Data,
+                    ack_route: None,
+                })
             })
             .collect::<Option<Vec<Peer>>>()
             .ok_or(StartError::Voters)?;
@@ -133,7 +139,6 @@ impl ShardEngine {
             fetching: None,
             persist: None,
             gated: Vec::new(),
-            ack_route: None,
             appliable: LogIndex::ZERO,
             dispatched: LogIndex::ZERO,
             waiters: VecDeque::new(),
@@ -142,6 +147,7 @@ impl ShardEngine {
             reads_confirmed: VecDeque::new(),
             inline,
             applied: Default::default(),
+            jobs: 0,
             armed: Armed::default(),
             touched: false,
             was_leader: false,

@@ -142,7 +142,8 @@ pub(crate) struct TurnOutput {
     pub(crate) leaders: Vec<(GroupId, Option<NodeId>)>,
 }
 
-/// Work for an apply worker, in order per group.
+/// Work for an apply worker, in order per group. Entries and reads wait with the shard once a few
+/// jobs of the group are under way: a slow machine slows down its own clients, and no queue grows.
 pub(crate) struct ApplyJob {
     pub(crate) group: GroupId,
     pub(crate) task: ApplyTask,

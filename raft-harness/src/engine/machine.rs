@@ -16,6 +16,7 @@ pub(crate) struct MachineHost {
     applied: LogIndex,
     log_time: LogTime,
     commands: u64,
+    jobs: u64,
     /// Proposals of this node that are committed, by index.
     waiters: VecDeque<(LogIndex, Reply)>,
     outputs: Vec<Bytes>,
@@ -33,6 +34,8 @@ pub(crate) struct Applied {
     pub(crate) index: LogIndex,
     pub(crate) log_time: LogTime,
     pub(crate) commands: u64,
+    /// Jobs an apply worker has done for it.
+    pub(crate) jobs: u64,
 }
 
 impl MachineHost {
@@ -42,6 +45,7 @@ impl MachineHost {
             applied: LogIndex::ZERO,
             log_time: LogTime::default(),
             commands: 0,
+            jobs: 0,
             waiters: VecDeque::new(),
             outputs: Vec::new(),
         }
@@ -69,8 +73,8 @@ impl MachineHost {
             && *index <= last.index
             && let Some((index, reply)) = self.waiters.pop_front()
         {
-            let at = index.since(first) as usize;
-            match self.outputs.get_mut(at).map(std::mem::take) {
+            let at = (index >= first).then(|| index.since(first) as usize);
+            match at.and_then(|at| self.outputs.get_mut(at)).map(std::mem::take) {
                 Some(output) => reply.send(Ok(Proposed { index, output })),
                 // A machine that broke its contract: say what is true.
                 None => reply.send(Err(RequestError::Unknown)),
@@ -89,8 +93,18 @@ impl MachineHost {
         reply.send(Ok(Proposed { index: self.applied, output: Bytes::copy_from_slice(&digest) }));
     }
 
+    /// Notes that a job of the shard is done: it may hand over another one.
+    pub(crate) fn job_done(&mut self) {
+        self.jobs += 1;
+    }
+
     pub(crate) fn applied(&self) -> Applied {
-        Applied { index: self.applied, log_time: self.log_time, commands: self.commands }
+        Applied {
+            index: self.applied,
+            log_time: self.log_time,
+            commands: self.commands,
+            jobs: self.jobs,
+        }
     }
 }
 

@@ -5,12 +5,15 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use raft_core::{GroupId, GroupIncarnation, Input, Message, Outgoing, ReplicaId};
+use raft_core::{GroupId, GroupIncarnation, Input, LogTime, Message, Outgoing, ReplicaId};
 use raft_transport::{Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 use tracing::warn;
 
 use super::io::{Route, Source, TurnOutput};
 use super::shard_engine::ShardEngine;
+
+/// The latest time the log can store: 56 bits of milliseconds.
+const LOG_TIME_MAX: LogTime = LogTime::new((1 << 56) - 1);
 
 impl ShardEngine {
     pub(super) fn on_message(&mut self, source: Source, envelope: Envelope, out: &mut TurnOutput) {
@@ -33,14 +36,21 @@ impl ShardEngine {
             let sound = envelope.entries.len() as u64 == append.count()
                 && envelope.entries.iter().all(|entry| {
                     index = index.next();
-                    entry.index == index && runs.next() == Some(entry.term)
+                    entry.index == index
+                        && runs.next() == Some(entry.term)
+                        // The log refuses these, and a node whose log refuses is lost.
+                        && entry.time <= LOG_TIME_MAX
+                        && entry.payload.len() as u64 <= raft_storage::ENTRY_BYTES_MAX
                 });
             if !sound {
                 warn!(group = %envelope.group, peer = %source.node, "append without its entries");
                 self.counters.messages_dropped.fetch_add(1, Relaxed);
                 return;
             }
-            self.slots[at as usize].ack_route = Some(source.route);
+            let peers = &mut self.slots[at as usize].peers;
+            if let Some(peer) = peers.iter_mut().find(|peer| peer.replica == envelope.from) {
+                peer.ack_route = Some(source.route);
+            }
             self.incoming = envelope.entries;
         }
         let input = Input::Message {
@@ -140,7 +150,9 @@ impl ShardEngine {
             message @ Message::AppendReply(_) => {
                 let envelope =
                     Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
-                match slot.ack_route {
+                // Two leaders may speak in turn; each is answered its own way.
+                let peer = slot.peers.iter().find(|peer| peer.replica == to);
+                match peer.and_then(|peer| peer.ack_route) {
                     Some(route @ (Route::Data { .. } | Route::Bulk { .. })) => {
                         out.replies.push((route, Frame::Message(envelope)));
                     }

@@ -116,7 +116,7 @@ impl ShardEngine {
             return LaneNow::Wait;
         }
         if lane == SendLane::Bulk && self.bulk_bytes[at_peer] >= self.options.bulk_bytes_max {
-            self.bulk_parked[at_peer].push(at);
+            self.bulk_parked[at_peer].mark(at);
             return LaneNow::Wait;
         }
         LaneNow::Send(lane)
@@ -172,7 +172,7 @@ impl ShardEngine {
         if lane == SendLane::Bulk {
             self.bulk_up[at_peer] = false;
             self.bulk_bytes[at_peer] = 0;
-            for at in std::mem::take(&mut self.bulk_parked[at_peer]) {
+            while let Some(at) = self.bulk_parked[at_peer].pop() {
                 self.touch(at);
             }
         }
@@ -193,7 +193,7 @@ impl ShardEngine {
             return;
         };
         self.bulk_bytes[at_peer] = self.bulk_bytes[at_peer].saturating_sub(bytes);
-        for at in std::mem::take(&mut self.bulk_parked[at_peer]) {
+        while let Some(at) = self.bulk_parked[at_peer].pop() {
             self.touch(at);
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use raft_core::{Entry, GroupId, Input, NodeId, Outcome, Refusal, ReplicaId, Token};
 use tracing::info;
 
-use super::io::{ApplyJob, ApplyTask, TurnOutput};
+use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 use crate::request::{Answer, Proposed, Reply, Request, RequestError, RequestKind};
@@ -30,7 +30,7 @@ impl ShardEngine {
                     reply.send(Err(RequestError::TooLarge { bytes, max }));
                     return;
                 }
-                if self.replies.len() >= self.options.requests_max {
+                if self.replies.len() + self.waiting >= self.options.requests_max {
                     reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
                     return;
                 }
@@ -43,8 +43,11 @@ impl ShardEngine {
             RequestKind::Read(query) => {
                 let slot = &mut self.slots[at as usize];
                 if !slot.core.is_leader() {
-                    let leader = slot.known_leader;
-                    reply.send(Err(RequestError::NotLeader { leader }));
+                    let error = match slot.core.status().fault {
+                        Some(_) => RequestError::Faulted(group),
+                        None => RequestError::NotLeader { leader: slot.known_leader },
+                    };
+                    reply.send(Err(error));
                     return;
                 }
                 if self.reads_open >= self.options.requests_max {
@@ -105,7 +108,10 @@ impl ShardEngine {
             match outcome {
                 Outcome::Committed { index, .. } => {
                     if let Some(reply) = self.replies.take(token) {
-                        slot.waiters.push_back((index, reply));
+                        // In order but for proposals that were cut from the log and came back.
+                        let at = slot.waiters.partition_point(|(other, _)| *other < index);
+                        slot.waiters.insert(at, (index, reply));
+                        self.waiting += 1;
                     }
                 }
                 Outcome::Unknown => self.replies.answer(token, Err(RequestError::Unknown)),
@@ -150,17 +156,59 @@ impl ShardEngine {
     /// Answers everything that is owed: the node stops, or its log failed. What may have reached
     /// the log may still happen.
     pub(crate) fn abandon_all(&mut self, error: &RequestError) {
-        self.reads_open = 0;
-        for slot in &mut self.slots {
-            self.replies.abandon(slot.spec.group);
-            let reads = slot.reads_new.drain(..);
-            let asked = slot.reads_asked.drain(..).flat_map(|(_, reads)| reads);
-            let confirmed = slot.reads_confirmed.drain(..).flat_map(|(_, reads)| reads);
-            for (_, reply) in reads.chain(asked).chain(confirmed) {
-                reply.send(Err(error.clone()));
+        for at in 0..self.slots.len() as u32 {
+            self.abandon_slot(at, error);
+            // Whoever waits for a creation learns by this that the node stops.
+            self.slots[at as usize].created.clear();
+        }
+        for (_, reply) in self.transfer_replies.drain(..) {
+            reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Answers what a group owes: reads with `error`, as they have no effect; commands as unknown.
+    pub(super) fn abandon_slot(&mut self, at: u32, error: &RequestError) {
+        let slot = &mut self.slots[at as usize];
+        self.replies.abandon(slot.spec.group);
+        let new = slot.reads_new.drain(..);
+        let asked = slot.reads_asked.drain(..).flat_map(|(_, reads)| reads);
+        let confirmed = slot.reads_confirmed.drain(..).flat_map(|(_, reads)| reads);
+        for (_, reply) in new.chain(asked).chain(confirmed) {
+            self.reads_open -= 1;
+            reply.send(Err(error.clone()));
+        }
+        // Dropped replies say "unknown".
+        self.waiting -= slot.waiters.len();
+        slot.waiters.clear();
+    }
+
+    /// The log failed: from now on the engine takes nothing in, so that it promises nothing. Its
+    /// timers go on; hearing no one, its leaders step down.
+    pub(crate) fn fail(&mut self) {
+        self.is_deaf = true;
+        self.abandon_all(&RequestError::LogFailed);
+    }
+
+    /// What becomes of an input after the log failed.
+    pub(super) fn handle_deaf(&mut self, input: EngineInput, out: &mut TurnOutput) {
+        match input {
+            EngineInput::Request(Request { reply, .. }) | EngineInput::Transfer(_, _, reply) => {
+                reply.send(Err(RequestError::LogFailed));
             }
-            // Dropped replies say "unknown".
-            slot.waiters.clear();
+            EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
+            // Its drop tells whoever waits.
+            EngineInput::Create(_)
+            | EngineInput::Message(..)
+            | EngineInput::Heartbeats(..)
+            | EngineInput::HeartbeatReplies(..)
+            | EngineInput::Persisted(_)
+            | EngineInput::Applied(..)
+            | EngineInput::FetchFailed(..)
+            | EngineInput::Fetched(..)
+            | EngineInput::LaneUp(..)
+            | EngineInput::LaneDown(..)
+            | EngineInput::BulkSent(..)
+            | EngineInput::HandOver => {}
         }
     }
 }

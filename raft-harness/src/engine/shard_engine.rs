@@ -29,7 +29,7 @@ use super::timers::Timers;
 use super::work::WorkQueue;
 use crate::counters::Counters;
 use crate::node_status::GroupStatus;
-use crate::request::Reply;
+use crate::request::{Reply, RequestError};
 
 /// How a shard's engine behaves.
 #[derive(Clone, Debug)]
@@ -75,6 +75,8 @@ pub(crate) struct ShardEngine {
     pub(super) read_tokens: u64,
     /// Reads taken and not yet answered or handed to a state machine.
     pub(super) reads_open: usize,
+    /// Commands that are committed and not yet handed to a state machine.
+    pub(super) waiting: usize,
     pub(super) transfers: u64,
     pub(super) transfer_replies: Vec<(Token, Reply)>,
     /// The other nodes; `work` and the `bulk_` fields are parallel to it.
@@ -82,7 +84,8 @@ pub(crate) struct ShardEngine {
     pub(super) work: Vec<WorkQueue>,
     pub(super) bulk_bytes: Vec<u64>,
     pub(super) bulk_up: Vec<bool>,
-    pub(super) bulk_parked: Vec<Vec<u32>>,
+    /// Groups that wait until the bulk lane has taken something.
+    pub(super) bulk_parked: Vec<WorkQueue>,
     /// Groups that lost leadership, with the time at which what they owe becomes unknown.
     pub(super) abandons: VecDeque<(Micros, u32)>,
     pub(super) effects: Effects,
@@ -95,6 +98,8 @@ pub(crate) struct ShardEngine {
     pub(super) apply_scratch: Vec<Entry>,
     /// Groups with entries at hand.
     pub(super) windows: u64,
+    /// The log failed.
+    pub(super) is_deaf: bool,
 }
 
 impl ShardEngine {
@@ -108,7 +113,7 @@ impl ShardEngine {
             work: peers.iter().map(|_| WorkQueue::default()).collect(),
             bulk_bytes: vec![0; peers.len()],
             bulk_up: vec![false; peers.len()],
-            bulk_parked: vec![Vec::new(); peers.len()],
+            bulk_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             peers,
             options,
             counters,
@@ -123,6 +128,7 @@ impl ShardEngine {
             replies: Replies::default(),
             read_tokens: 0,
             reads_open: 0,
+            waiting: 0,
             transfers: 0,
             transfer_replies: Vec::new(),
             abandons: VecDeque::new(),
@@ -132,6 +138,7 @@ impl ShardEngine {
             route: Route::Control,
             apply_scratch: Vec::new(),
             windows: 0,
+            is_deaf: false,
         }
     }
 
@@ -145,6 +152,10 @@ impl ShardEngine {
     /// Takes one input. What follows from it comes with [`finish_turn`](Self::finish_turn).
     pub(crate) fn handle(&mut self, input: EngineInput, out: &mut TurnOutput) {
         self.route = Route::Control;
+        if self.is_deaf {
+            self.handle_deaf(input, out);
+            return;
+        }
         match input {
             EngineInput::Create(create) => self.on_create(*create, out),
             EngineInput::Request(request) => self.on_request(request, out),
@@ -167,6 +178,7 @@ impl ShardEngine {
             EngineInput::Applied(group, applied) => {
                 if let Some(at) = self.slot_of(group) {
                     self.slots[at as usize].applied = applied;
+                    self.touch(at);
                 }
             }
             EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
@@ -218,6 +230,11 @@ impl ShardEngine {
         [self.timers.next(), abandon].into_iter().flatten().min()
     }
 
+    /// Whether some group waits for the end of the turn.
+    pub(crate) fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     /// Ends the turn: gathers what all touched groups want persisted, applied and sent.
     pub(crate) fn finish_turn(&mut self, out: &mut TurnOutput) {
         self.route = Route::Control;
@@ -267,6 +284,7 @@ impl ShardEngine {
         }
         self.dispatch_applies(at, out);
         let slot = &mut self.slots[at as usize];
+        slot.forget_cold();
         self.timers.arm(at, &mut slot.armed, slot.core.next_deadline());
         if slot.core.is_leader() {
             for peer in &slot.peers {
@@ -401,7 +419,9 @@ impl ShardEngine {
         let slot = &self.slots[at as usize];
         error!(group = %slot.spec.group, %fault, "the group is mute: something impossible came");
         self.counters.groups_faulted.fetch_add(1, Relaxed);
-        self.replies.abandon(slot.spec.group);
+        // What it committed and cannot apply any more is owed as well.
+        let error = RequestError::Faulted(slot.spec.group);
+        self.abandon_slot(at, &error);
     }
 
     pub(super) fn slot_of(&self, group: GroupId) -> Option<u32> {

@@ -15,6 +15,9 @@ use super::timers::Armed;
 use crate::group_spec::GroupSpec;
 use crate::request::Reply;
 
+/// Jobs of one group under way at an apply worker: enough to keep it busy while it reports.
+const APPLY_JOBS_MAX: u64 = 4;
+
 pub(crate) struct Slot {
     pub(crate) spec: Arc<GroupSpec>,
     pub(crate) incarnation: GroupIncarnation,
@@ -31,8 +34,6 @@ pub(crate) struct Slot {
     pub(crate) persist: Option<Persist>,
     /// Messages that wait for the log.
     pub(crate) gated: Vec<Gated>,
-    /// By which way the newest append came: its answer goes back there.
-    pub(crate) ack_route: Option<Route>,
     pub(crate) appliable: LogIndex,
     /// Up to here entries were given to the state machine.
     pub(crate) dispatched: LogIndex,
@@ -46,6 +47,8 @@ pub(crate) struct Slot {
     /// The state machine, if it runs here; otherwise it is with an apply worker.
     pub(crate) inline: Option<MachineHost>,
     pub(crate) applied: Applied,
+    /// Jobs given to the apply worker.
+    pub(crate) jobs: u64,
     pub(crate) armed: Armed,
     pub(crate) touched: bool,
     pub(crate) was_leader: bool,
@@ -75,6 +78,8 @@ pub(crate) struct Peer {
     pub(crate) at: usize,
     /// The lane appends travel on at the moment.
     pub(crate) lane: SendLane,
+    /// By which way its newest append came: the answer goes back there.
+    pub(crate) ack_route: Option<Route>,
 }
 
 impl Slot {
@@ -89,6 +94,24 @@ impl Slot {
             return None;
         }
         self.cold.get(index.since(first) as usize)
+    }
+
+    /// Whether the state machine takes more: at once if it is here, else if the apply worker is
+    /// not too far behind.
+    pub(crate) fn takes_work(&self) -> bool {
+        self.inline.is_some() || self.jobs - self.applied.jobs < APPLY_JOBS_MAX
+    }
+
+    /// Drops what was read back from the log once nobody here needs it.
+    pub(crate) fn forget_cold(&mut self) {
+        let Some(last) = self.cold.last().map(|entry| entry.index) else { return };
+        let needed = |peer: &Peer| {
+            self.core.streams_to(peer.replica)
+                && self.core.next_index(peer.replica).is_some_and(|next| next <= last)
+        };
+        if last <= self.dispatched && !self.peers.iter().any(needed) {
+            self.cold = Vec::new();
+        }
     }
 
     pub(crate) fn peer_on(&self, at: usize) -> Option<&Peer> {

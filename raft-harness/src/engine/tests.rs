@@ -6,6 +6,7 @@ mod journal;
 mod network;
 mod node;
 mod rng;
+mod single;
 
 use self::cluster::{Cluster, Weather};
 use super::Durability;

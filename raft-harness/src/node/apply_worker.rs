@@ -14,6 +14,9 @@ use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
 use crate::engine::{Applied, ApplyJob, ApplyTask, EngineInput, MachineHost};
 
+/// After work for so many groups their shards are told, even if more is waiting.
+const GROUPS_PER_REPORT: usize = 64;
+
 pub(crate) fn run(
     jobs: &Receiver<ApplyJob>,
     shards: &[Arc<Inbox<ShardInput>>],
@@ -31,15 +34,17 @@ pub(crate) fn run(
                 ApplyTask::Entries(entries, waiters) => {
                     if let Some(machine) = machines.get_mut(&group) {
                         machine.apply(&entries, waiters);
-                        progressed.retain(|(other, _)| *other != group);
-                        progressed.push((group, machine.applied()));
+                        machine.job_done();
+                        note(&mut progressed, group, machine.applied());
                     }
                 }
                 ApplyTask::Reads(reads) => {
-                    if let Some(machine) = machines.get(&group) {
+                    if let Some(machine) = machines.get_mut(&group) {
                         for (query, reply) in reads {
                             machine.read(&query, reply);
                         }
+                        machine.job_done();
+                        note(&mut progressed, group, machine.applied());
                     }
                 }
                 ApplyTask::Digest(reply) => {
@@ -48,11 +53,17 @@ pub(crate) fn run(
                     }
                 }
             }
-            next = if progressed.len() < 64 { jobs.try_recv().ok() } else { None };
+            next = if progressed.len() < GROUPS_PER_REPORT { jobs.try_recv().ok() } else { None };
         }
         for (group, applied) in progressed.drain(..) {
             let input = ShardInput::Engine(EngineInput::Applied(group, applied));
             let _ = shards[shard_of(group)].push(input);
         }
     }
+}
+
+/// Keeps the newest report of each group.
+fn note(progressed: &mut Vec<(GroupId, Applied)>, group: GroupId, applied: Applied) {
+    progressed.retain(|(other, _)| *other != group);
+    progressed.push((group, applied));
 }

@@ -6,7 +6,7 @@
 //! frame per peer and interval, however many groups and shards; a shard that is stuck hands in
 //! nothing and so loses its own groups, and only those.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub(crate) struct Control {
     gather: Duration,
     heartbeat_interval: Duration,
     heartbeats: Vec<(NodeId, HeartbeatItem)>,
+    /// How often shards handed in since the last departure.
+    hand_ins: usize,
     heartbeats_due: Option<Micros>,
     items: Vec<ControlInput>,
     events: VecDeque<LaneEvent>,
@@ -68,6 +70,7 @@ impl Control {
             gather: heartbeat_interval / 10,
             heartbeat_interval,
             heartbeats: Vec::new(),
+            hand_ins: 0,
             heartbeats_due: None,
             items: Vec::new(),
             events: VecDeque::new(),
@@ -91,6 +94,7 @@ impl Control {
                 }
                 ControlInput::Heartbeats(items) => {
                     self.heartbeats.extend(items);
+                    self.hand_ins += 1;
                     if self.heartbeats_due.is_none() {
                         self.heartbeats_due = Some(self.next_departure(now));
                     }
@@ -111,6 +115,9 @@ impl Control {
         if self.heartbeats_due.is_some_and(|due| due <= now) {
             self.heartbeats_due = None;
             worked = true;
+            if std::mem::take(&mut self.hand_ins) > self.shards.len() {
+                keep_newest(&mut self.heartbeats);
+            }
             for (peer, items) in by_node(std::mem::take(&mut self.heartbeats).into_iter()) {
                 self.send(peer, Frame::Heartbeats(items));
             }
@@ -197,5 +204,36 @@ impl Future for Control {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+}
+
+/// A shard that was late has handed in twice before one departure: what it said last counts.
+fn keep_newest(heartbeats: &mut Vec<(NodeId, HeartbeatItem)>) {
+    let mut seen = HashSet::with_capacity(heartbeats.len());
+    heartbeats.reverse();
+    heartbeats.retain(|(peer, item)| seen.insert((*peer, item.group)));
+    heartbeats.reverse();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_core::{GroupId, GroupIncarnation, Heartbeat, LogIndex, ReplicaId, Term};
+
+    #[test]
+    fn of_two_beats_of_a_group_to_a_peer_the_newer_one_leaves() {
+        let beat = |peer: u64, group: u32, read_seq: u64| {
+            let item = HeartbeatItem {
+                group: GroupId::new(group),
+                group_incarnation: GroupIncarnation::new(1),
+                from: ReplicaId::new(1),
+                to: ReplicaId::new(peer),
+                heartbeat: Heartbeat { term: Term::new(1), commit: LogIndex::ZERO, read_seq },
+            };
+            (NodeId::new(peer), item)
+        };
+        let mut beats = vec![beat(2, 7, 1), beat(3, 7, 1), beat(2, 8, 1), beat(2, 7, 2)];
+        keep_newest(&mut beats);
+        assert_eq!(beats, vec![beat(3, 7, 1), beat(2, 8, 1), beat(2, 7, 2)]);
     }
 }

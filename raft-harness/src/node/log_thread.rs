@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use raft_core::GroupId;
-use raft_storage::{GroupWrite, LogError, LogStore};
+use raft_storage::{AppendInfo, GroupWrite, LogError, LogStore};
 use tracing::{error, warn};
 
 use super::inbox::Inbox;
@@ -26,6 +26,10 @@ pub(crate) struct LogBatch {
 
 /// After so long without work, the log says in a frame of its own that all is durable.
 const IDLE_AFTER: Duration = Duration::from_millis(100);
+
+/// A node without a segment for longer than an election timeout had better let others lead.
+const NO_SEGMENT_TRIES: u32 = 10;
+const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Operations taken into one write at most, so that the first does not wait for a flood.
 const WRITES_MAX: usize = 16 << 10;
@@ -44,7 +48,8 @@ pub(crate) fn run(
             Ok(batch) => batch,
             Err(RecvTimeoutError::Timeout) => {
                 if !idle && let Err(failure) = store.idle() {
-                    warn!(%failure, "the log cannot write its idle marker");
+                    give_up(&failure, shards);
+                    return;
                 }
                 idle = true;
                 continue;
@@ -59,11 +64,7 @@ pub(crate) fn run(
             next = if writes.len() < WRITES_MAX { batches.try_recv().ok() } else { None };
         }
         if let Err(failure) = make_durable(&mut *store, &writes, counters) {
-            error!(%failure, "the log failed: this node acknowledges nothing any more");
-            let failure = failure.to_string();
-            for shard in shards {
-                let _ = shard.push(ShardInput::LogFailed(failure.clone()));
-            }
+            give_up(&failure, shards);
             return;
         }
         writes.clear();
@@ -73,9 +74,44 @@ pub(crate) fn run(
             let _ = shards[shard].push(input);
         }
     }
-    if let Err(failure) = store.idle() {
-        warn!(%failure, "the log was not closed cleanly");
+    if let Err(failure) = store.close() {
+        warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
+}
+
+fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
+    let failure = chain(failure);
+    error!(failure, "the log failed: this node acknowledges nothing any more");
+    for shard in shards {
+        let _ = shard.push(ShardInput::LogFailed(failure.clone()));
+    }
+}
+
+/// Appends, waiting a while for a segment if none can be made: descriptors or space may come free.
+fn append(store: &mut dyn LogStore, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+    let mut tries = 0;
+    loop {
+        match store.append(writes) {
+            Err(LogError::NoSegment { source }) if tries < NO_SEGMENT_TRIES => {
+                tries += 1;
+                warn!(%source, tries, "no new segment for the log; trying again");
+                std::thread::sleep(NO_SEGMENT_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn make_durable(
@@ -83,7 +119,7 @@ fn make_durable(
     writes: &[GroupWrite],
     counters: &Counters,
 ) -> Result<(), LogError> {
-    let info = store.append(writes)?;
+    let info = append(store, writes)?;
     store.sync()?;
     let entries: usize = writes.iter().map(|write| write.entries.len()).sum();
     Counters::add(&counters.log_appends, 1);
@@ -92,4 +128,90 @@ fn make_durable(
     Counters::add(&counters.log_entries, entries as u64);
     Counters::add(&counters.log_bytes, info.bytes);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam::channel::unbounded;
+    use raft_core::LogTime;
+    use raft_storage::{LogReader, MemoryLog, SyncInfo};
+
+    /// Fails at its `fails_at`-th sync, or when it is idle.
+    struct Failing {
+        log: MemoryLog,
+        syncs: usize,
+        fails_at: usize,
+    }
+
+    fn refused() -> LogError {
+        let group = GroupId::new(1);
+        LogError::TimeOutOfRange { group, index: Default::default(), time: LogTime::default() }
+    }
+
+    impl LogStore for Failing {
+        fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+            self.log.append(writes)
+        }
+
+        fn sync(&mut self) -> Result<SyncInfo, LogError> {
+            self.syncs += 1;
+            if self.syncs == self.fails_at { Err(refused()) } else { self.log.sync() }
+        }
+
+        fn idle(&mut self) -> Result<(), LogError> {
+            Err(refused())
+        }
+
+        fn close(&mut self) -> Result<(), LogError> {
+            self.log.close()
+        }
+
+        fn is_poisoned(&self) -> bool {
+            false
+        }
+
+        fn reader(&self) -> LogReader {
+            self.log.reader()
+        }
+    }
+
+    /// What the shards hear of so many batches, one sync each.
+    fn heard(batches: usize, fails_at: usize) -> (usize, usize) {
+        let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default(), Arc::default()];
+        let log = MemoryLog::new();
+        let (send, receive) = unbounded();
+        for _ in 0..batches {
+            let ticket = (GroupId::new(1), PersistTicket::Create);
+            let batch = LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] };
+            let _ = send.send(batch);
+        }
+        // The sender lives on: an idle log is not an ending one.
+        let store = Box::new(Failing { log, syncs: 0, fails_at });
+        run(store, &receive, &shards, &Counters::default());
+        let (mut persisted, mut failed) = (0, 0);
+        for shard in &shards {
+            let mut items = Vec::new();
+            shard.drain(&mut items);
+            for item in items {
+                match item {
+                    ShardInput::Engine(EngineInput::Persisted(_)) => persisted += 1,
+                    ShardInput::LogFailed(_) => failed += 1,
+                    _ => {}
+                }
+            }
+        }
+        drop(send);
+        (persisted, failed)
+    }
+
+    #[test]
+    fn a_failed_sync_acknowledges_nothing_and_every_shard_is_told() {
+        assert_eq!(heard(3, 1), (0, 2));
+    }
+
+    #[test]
+    fn a_log_that_fails_when_idle_has_failed() {
+        assert_eq!(heard(3, usize::MAX), (3, 2));
+    }
 }

@@ -11,6 +11,7 @@
 //! Every thread owns its state; they talk through inboxes. Stopping goes in order: groups, then
 //! lanes and port, then the log; a start that fails half-way is taken back in the same order.
 
+mod alarm;
 mod apply_worker;
 mod bulk_thread;
 mod clock;
@@ -198,10 +199,7 @@ impl NodeHost {
         let inbox = &self.inner.shards[shard];
         let result = inbox.push_within(ShardInput::Requests(requests), self.inner.requests_max);
         if let Err((ShardInput::Requests(requests), why)) = result {
-            let error = match why {
-                PushError::Closed => RequestError::Stopping,
-                PushError::Full => RequestError::Overloaded { pending_bytes: 0 },
-            };
+            let error = refusal(why);
             for request in requests {
                 request.reply.send(Err(error.clone()));
             }
@@ -212,10 +210,10 @@ impl NodeHost {
     pub fn digest(&self, group: GroupId) -> Ticket<(LogIndex, u64)> {
         let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Digest(group, request.reply));
-        if let Err(ShardInput::Engine(EngineInput::Digest(_, reply))) =
-            self.shard(group).push(input)
+        if let Err((ShardInput::Engine(EngineInput::Digest(_, reply)), why)) =
+            self.shard(group).push_within(input, self.inner.requests_max)
         {
-            reply.send(Err(RequestError::Stopping));
+            reply.send(Err(refusal(why)));
         }
         ticket
     }
@@ -226,10 +224,10 @@ impl NodeHost {
     pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) -> Ticket<()> {
         let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Transfer(group, to, request.reply));
-        if let Err(ShardInput::Engine(EngineInput::Transfer(.., reply))) =
-            self.shard(group).push(input)
+        if let Err((ShardInput::Engine(EngineInput::Transfer(.., reply)), why)) =
+            self.shard(group).push_within(input, self.inner.requests_max)
         {
-            reply.send(Err(RequestError::Stopping));
+            reply.send(Err(refusal(why)));
         }
         ticket
     }
@@ -344,5 +342,12 @@ impl NodeHost {
 
     fn shard(&self, group: GroupId) -> &Inbox<ShardInput> {
         &self.inner.shards[shard_of(group, self.inner.shards.len())]
+    }
+}
+
+fn refusal(why: PushError) -> RequestError {
+    match why {
+        PushError::Closed => RequestError::Stopping,
+        PushError::Full => RequestError::Overloaded { pending_bytes: 0 },
     }
 }

@@ -117,12 +117,15 @@ impl Shard {
         let mut items = std::mem::take(&mut self.items);
         self.inbox.drain(&mut items);
         worked |= !items.is_empty();
-        for item in items.drain(..) {
+        let mut taken = items.drain(..);
+        while let Some(item) = taken.next() {
             if let ShardInput::Stop = item {
+                refuse_requests(taken);
                 return Round::Stop;
             }
             self.take(item);
         }
+        drop(taken);
         self.items = items;
 
         self.lanes.poll(cx, now, &mut self.events);
@@ -135,7 +138,9 @@ impl Shard {
             self.engine.fire_timers(&mut self.out);
             worked = true;
         }
-        if !worked {
+        // A lane tells nobody that it has room again, and what filling the lanes found out about
+        // one of them is still to be acted upon.
+        if !worked && !self.engine.has_touched() && !self.can_fill_lanes() {
             return Round::Idle;
         }
         self.engine.finish_turn(&mut self.out);
@@ -152,11 +157,7 @@ impl Shard {
             ShardInput::Requests(requests) => {
                 Counters::add(&self.links.counters.requests, requests.len() as u64);
                 for request in requests {
-                    if self.failed {
-                        request.reply.send(Err(RequestError::LogFailed));
-                    } else {
-                        self.engine.handle(EngineInput::Request(request), &mut self.out);
-                    }
+                    self.engine.handle(EngineInput::Request(request), &mut self.out);
                 }
             }
             ShardInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
@@ -169,7 +170,7 @@ impl Shard {
             ShardInput::LogFailed(why) => {
                 self.links.failure.lock().get_or_insert(why);
                 self.failed = true;
-                self.engine.abandon_all(&RequestError::LogFailed);
+                self.engine.fail();
             }
             ShardInput::Stop => {}
         }
@@ -303,6 +304,11 @@ impl Shard {
         }
     }
 
+    fn can_fill_lanes(&self) -> bool {
+        let can = |peer: &NodeId| self.engine.has_work(*peer) && self.lanes.budget(*peer) > 0;
+        self.peers.iter().any(can)
+    }
+
     /// Lets each lane pull as much as it has room for.
     fn fill_lanes(&mut self) {
         for at in 0..self.peers.len() {
@@ -329,15 +335,27 @@ impl Shard {
     }
 
     fn stop(&mut self) {
-        for item in self.inbox.close() {
-            if let ShardInput::Requests(requests) = item {
-                for request in requests {
-                    request.reply.send(Err(RequestError::Stopping));
-                }
-            }
-        }
+        refuse_requests(self.inbox.close().into_iter());
         self.engine.abandon_all(&RequestError::Stopping);
         self.lanes.close();
+    }
+}
+
+impl Drop for Shard {
+    /// Whatever ended this shard, nobody shall wait for an answer from it.
+    fn drop(&mut self) {
+        refuse_requests(self.inbox.close().into_iter());
+    }
+}
+
+/// Answers requests that the engine never saw.
+fn refuse_requests(items: impl Iterator<Item = ShardInput>) {
+    for item in items {
+        if let ShardInput::Requests(requests) = item {
+            for request in requests {
+                request.reply.send(Err(RequestError::Stopping));
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use raft_transport::{
 };
 use tracing::warn;
 
+use super::alarm::Alarm;
 use super::bulk_thread::{Bulk, BulkInput};
 use super::clock::Clock;
 use super::control_thread::{Control, ControlInput};
@@ -86,6 +87,7 @@ impl Starting {
         if options.apply_workers == 0 {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
         }
+        check_sizes(&options)?;
         let OpenLog { store, incarnation, store_id, groups, known } = open_log(&options)?;
         let durable = store.is_some();
         let specs = read_specs(groups)?;
@@ -139,8 +141,11 @@ impl Starting {
             let lane = Lane::Data { shard: index as u8 };
             let make = lanes.for_lane(&network, lane, &options.lanes.data);
             let peers = peers.clone();
-            self.threads.shards.push(spawn_loop(format!("raft-shard-{index}"), move || {
-                Shard::new(index, peers, engine, make(), links, clock)
+            let name = format!("raft-shard-{index}");
+            let alarm = Alarm::new(&name, &inboxes);
+            self.threads.shards.push(spawn_loop(name, move || async move {
+                let _alarm = alarm;
+                Shard::new(index, peers, engine, make(), links, clock).await;
             })?);
         }
         drop((log, appliers));
@@ -191,7 +196,9 @@ impl Starting {
         let make = lanes.maker(Lane::Control, &options.lanes.control);
         let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
         let interval = options.settings.heartbeat_interval;
+        let alarm = Alarm::new("raft-control", &shards);
         let run = move || {
+            let _alarm = alarm;
             let runtime = match runtime() {
                 Ok(runtime) => runtime,
                 Err(error) => {
@@ -243,8 +250,10 @@ impl Starting {
         let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
         let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
         let peers = peers.to_vec();
-        let thread = spawn_loop("raft-bulk".to_owned(), move || {
-            Bulk::new(inbox, shards, make(), clock, &peers)
+        let alarm = Alarm::new("raft-bulk", &shards);
+        let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
+            let _alarm = alarm;
+            Bulk::new(inbox, shards, make(), clock, &peers).await;
         })?;
         self.threads.lanes.push(thread);
         Ok(())
@@ -261,11 +270,15 @@ impl Starting {
         let (fetches, fetches_out) = unbounded();
         let reader = store.reader();
         let (inboxes, counters) = (Arc::clone(shards), Arc::clone(counters));
+        let alarm = Alarm::new("raft-log", shards);
         self.threads.log.push(spawn("raft-log".to_owned(), move || {
+            let _alarm = alarm;
             log_thread::run(store, &batches_out, &inboxes, &counters);
         })?);
         let inboxes = Arc::clone(shards);
+        let alarm = Alarm::new("raft-log-reader", shards);
         self.threads.log.push(spawn("raft-log-reader".to_owned(), move || {
+            let _alarm = alarm;
             log_reader::run(&reader, &fetches_out, &inboxes);
         })?);
         Ok((batches, fetches))
@@ -281,7 +294,10 @@ impl Starting {
             let (jobs, jobs_out) = unbounded();
             let inboxes = Arc::clone(shards);
             let count = inboxes.len();
-            self.threads.appliers.push(spawn(format!("raft-apply-{worker}"), move || {
+            let name = format!("raft-apply-{worker}");
+            let alarm = Alarm::new(&name, shards);
+            self.threads.appliers.push(spawn(name, move || {
+                let _alarm = alarm;
                 apply_worker::run(&jobs_out, &inboxes, |group| shard_of(group, count));
             })?);
             appliers.push(jobs);
@@ -289,6 +305,24 @@ impl Starting {
         Ok(appliers)
     }
 }
+
+/// A command that is taken must fit into the log, and into a frame of the lanes that carry it.
+fn check_sizes(options: &NodeOptions) -> Result<(), StartError> {
+    let max = options.command_bytes_max;
+    let lanes = &options.lanes;
+    let frame = lanes.data.frame_bytes_max.min(lanes.bulk.frame_bytes_max);
+    if max > raft_storage::ENTRY_BYTES_MAX || max.saturating_add(FRAME_OVERHEAD) > frame {
+        return Err(StartError::Options(format!(
+            "commands of {max} bytes: the log takes {}, frames of {frame} bytes take {}",
+            raft_storage::ENTRY_BYTES_MAX,
+            frame.saturating_sub(FRAME_OVERHEAD),
+        )));
+    }
+    Ok(())
+}
+
+/// What a frame of a single entry holds beside the payload, at most.
+const FRAME_OVERHEAD: u64 = 64 << 10;
 
 async fn open_port(
     listen: SocketAddr,

@@ -137,7 +137,7 @@ fn acceptor_with_a_changed_store_is_not_taken() {
     let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
     pair.a.setup.registry.set_known_store(PEER, 0xBAD);
     let errors = pair.exchange(at(0));
-    let refusal = HelloRefusal::StoreChanged { known: 0xBAD, theirs: 0xA2 };
+    let refusal = HelloRefusal::StoreChanged { theirs: 0xA2 };
     assert_eq!(errors[0], Some(LaneError::Refused(refusal)));
 }
 

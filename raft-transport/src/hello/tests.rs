@@ -34,7 +34,7 @@ fn welcome() -> Welcome {
 }
 
 fn golden() -> Vec<(Handshake, &'static str)> {
-    let (node, known, theirs) = (NodeId::new(9), 1, 2);
+    let (node, theirs) = (NodeId::new(9), 2);
     let mut list = vec![
         (
             Handshake::Hello(hello()),
@@ -71,11 +71,8 @@ fn golden() -> Vec<(Handshake, &'static str)> {
             "524c414e01000300040000009294530305ac0202",
         ),
         (
-            HelloRefusal::StoreChanged { known, theirs },
-            concat!(
-                "524c414e0100030021000000d88ab4d206010000",
-                "0000000000000000000000000002000000000000000000000000000000"
-            ),
+            HelloRefusal::StoreChanged { theirs },
+            "524c414e01000300110000000f5a74440602000000000000000000000000000000",
         ),
         (
             HelloRefusal::OldIncarnation {

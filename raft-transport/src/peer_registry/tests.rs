@@ -60,7 +60,7 @@ fn wiped_node_under_its_old_name_is_refused_and_the_first_store_is_told_once() {
     registry.check(&hello(1, 2)).unwrap();
     assert_eq!(*told.lock(), [(PEER, 0xA1)]);
     let wiped = Hello { store: 0xBAD, ..hello(2, 1) };
-    let refusal = HelloRefusal::StoreChanged { known: 0xA1, theirs: 0xBAD };
+    let refusal = HelloRefusal::StoreChanged { theirs: 0xBAD };
     assert_eq!(registry.check(&wiped), Err(refusal));
     assert_eq!(registry.peer_incarnation(PEER), Some(Incarnation::new(1)), "and changes nothing");
 }
@@ -69,7 +69,7 @@ fn wiped_node_under_its_old_name_is_refused_and_the_first_store_is_told_once() {
 fn store_known_from_before_a_restart_binds() {
     let registry = registry(identity(2));
     registry.set_known_store(PEER, 0xBAD);
-    let refusal = HelloRefusal::StoreChanged { known: 0xBAD, theirs: 0xA1 };
+    let refusal = HelloRefusal::StoreChanged { theirs: 0xA1 };
     assert_eq!(registry.check(&hello(1, 1)), Err(refusal));
 }
 
@@ -103,7 +103,7 @@ fn peer_that_comes_back_keeps_its_store_and_our_generations() {
     assert_eq!(registry.peers(), [NodeId::new(3)]);
     registry.set_peer(PEER, "");
     assert!(registry.hello(PEER, Lane::Control, 1).generation > before);
-    let refusal = HelloRefusal::StoreChanged { known: 0xA1, theirs: 0xBAD };
+    let refusal = HelloRefusal::StoreChanged { theirs: 0xBAD };
     let wiped = Hello { store: 0xBAD, ..hello(2, 1) };
     assert_eq!(registry.check(&wiped), Err(refusal));
 }

@@ -55,11 +55,14 @@ impl Worker {
             ApplyTask::Entries(entries, waiters) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
                 machine.apply(&entries, waiters);
+                machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
             ApplyTask::Reads(reads) => {
-                let machine = self.machines.get(&group).expect("started first");
+                let machine = self.machines.get_mut(&group).expect("started first");
                 reads.into_iter().for_each(|(query, reply)| machine.read(&query, reply));
+                machine.job_done();
+                return Some(EngineInput::Applied(group, machine.applied()));
             }
             ApplyTask::Digest(reply) => {
                 self.machines.get(&group).expect("started first").digest(reply);

@@ -1,0 +1,389 @@
+//! Whole nodes with what the engine's simulation cannot have: real threads, several shards,
+//! apply workers that break.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use raft_core::{Entry, EntryKind, GroupId, NodeId};
+use raft_harness::{
+    ApplyMode, CreateError, Created, GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions,
+    RequestError, StartError, StateMachine,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Counts commands; the output is the count. `boom` breaks it.
+struct Counter {
+    mode: ApplyMode,
+    count: u64,
+    hash: u64,
+}
+
+impl StateMachine for Counter {
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+        for entry in entries {
+            if entry.kind == EntryKind::Command {
+                assert_ne!(&entry.payload[..], b"boom", "as asked");
+                self.count += 1;
+                for byte in &entry.payload {
+                    self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+                }
+            }
+            outputs.push(Bytes::copy_from_slice(&self.count.to_le_bytes()));
+        }
+    }
+
+    fn read(&self, _query: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.count.to_le_bytes())
+    }
+
+    fn digest(&self) -> u64 {
+        self.hash ^ self.count
+    }
+
+    fn mode(&self) -> ApplyMode {
+        self.mode
+    }
+}
+
+/// Groups with an even id apply inline, the others on a worker.
+fn mode(group: GroupId) -> ApplyMode {
+    if group.get().is_multiple_of(2) { ApplyMode::Inline } else { ApplyMode::Worker }
+}
+
+fn group(id: u32) -> GroupId {
+    GroupId::new(id)
+}
+
+fn nodes(count: u64) -> impl Iterator<Item = NodeId> + Clone {
+    (1..=count).map(NodeId::new)
+}
+
+fn number(bytes: &Bytes) -> anyhow::Result<u64> {
+    Ok(u64::from_le_bytes(bytes[..].try_into()?))
+}
+
+fn directory(root: &Path, node: NodeId) -> LogKind {
+    LogKind::Directory {
+        path: root.join(node.to_string()),
+        options: raft_storage::LogOptions {
+            segment_bytes: 1 << 20,
+            ..raft_storage::LogOptions::default()
+        },
+    }
+}
+
+fn options(node: NodeId, peers: impl Iterator<Item = NodeId>) -> NodeOptions {
+    let peers = peers.filter(|peer| *peer != node);
+    let peers = peers.map(|node| PeerOptions { node, address: String::new() });
+    NodeOptions { node, peers: peers.collect(), apply_workers: 2, ..NodeOptions::default() }
+}
+
+fn start(options: NodeOptions) -> Result<NodeHost, StartError> {
+    let factory = |group: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> {
+        Box::new(Counter { mode: mode(group), count: 0, hash: 7 })
+    };
+    NodeHost::start(options, Arc::new(factory))
+}
+
+struct Cluster(BTreeMap<NodeId, NodeHost>);
+
+impl Cluster {
+    /// One node for each number, with so many shards; in memory without a `root`.
+    fn start(shards: &[usize], root: Option<&Path>) -> anyhow::Result<Self> {
+        let ids = nodes(shards.len() as u64);
+        let mut hosts = BTreeMap::new();
+        for (node, shards) in ids.clone().zip(shards) {
+            let mut options = options(node, ids.clone());
+            options.shards = *shards;
+            if let Some(root) = root {
+                options.log = directory(root, node);
+            }
+            hosts.insert(node, start(options)?);
+        }
+        for host in hosts.values() {
+            for other in hosts.values() {
+                let address = other.listen_addr().context("it listens on TCP")?;
+                host.set_peer_address(other.node(), &address.to_string());
+            }
+        }
+        Ok(Self(hosts))
+    }
+
+    fn init(root: &Path, count: u64) -> anyhow::Result<()> {
+        for node in nodes(count) {
+            let path = root.join(node.to_string());
+            raft_storage::init(&path, "cluster", node, &raft_storage::InitOptions::default())?;
+        }
+        Ok(())
+    }
+
+    fn create(&self, ids: impl Iterator<Item = u32> + Clone) -> anyhow::Result<()> {
+        for host in self.0.values() {
+            for id in ids.clone() {
+                host.create_group(GroupSpec::on_nodes(group(id), self.0.keys().copied()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask<T>(
+        &self,
+        group: GroupId,
+        ask: impl Fn(&NodeHost) -> Result<T, RequestError>,
+    ) -> anyhow::Result<T> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.0.values().find(|host| host.leader_of(group) == Some(host.node()));
+            match leader.map(&ask) {
+                Some(Ok(answer)) => return Ok(answer),
+                Some(Err(error)) if !error.is_safe_to_retry() => bail!("group {group}: {error}"),
+                Some(Err(_)) | None if Instant::now() < end => {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+                Some(Err(error)) => bail!("group {group}: {error}"),
+                None => bail!("group {group} has no leader"),
+            }
+        }
+    }
+
+    fn propose(&self, group: GroupId, command: Bytes) -> anyhow::Result<u64> {
+        number(&self.ask(group, |host| host.propose(group, command.clone()).wait())?.output)
+    }
+
+    fn count(&self, group: GroupId) -> anyhow::Result<u64> {
+        number(&self.ask(group, |host| host.read(group, Bytes::new()).wait())?)
+    }
+
+    /// Waits until all replicas are equal, in what they say of themselves as well.
+    fn agree(&self, group: GroupId) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut views = Vec::new();
+            for host in self.0.values() {
+                let (index, digest) = host.digest(group).wait()?;
+                let status = host.group_status(group).context("the group is here")?;
+                views.push((index, digest, status.applied_index, status.applied_commands));
+            }
+            let settled = views.iter().all(|view| *view == views[0]) && views[0].0 == views[0].2;
+            if settled {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("group {group}: {views:?}");
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    fn stop(self) {
+        self.0.values().for_each(NodeHost::stop);
+    }
+}
+
+#[test]
+fn nodes_with_two_shards_each_serve_all_groups() -> anyhow::Result<()> {
+    let cluster = Cluster::start(&[2, 2, 2], None)?;
+    cluster.create(1..=8)?;
+    for round in 1..=10 {
+        for id in 1..=8 {
+            assert_eq!(cluster.propose(group(id), Bytes::from_static(b"x"))?, round);
+        }
+    }
+    for id in 1..=8 {
+        assert_eq!(cluster.count(group(id))?, 10);
+        cluster.agree(group(id))?;
+    }
+    cluster.stop();
+    Ok(())
+}
+
+/// Messages arrive on lanes of other shards than the ones that own the groups, and answers find
+/// their way back; on both apply modes, with appends large and small, and across a restart that
+/// deals the groups out anew.
+#[test]
+fn nodes_with_different_shard_counts_pass_messages_on() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    Cluster::init(root.path(), 3)?;
+    let cluster = Cluster::start(&[1, 2, 3], Some(root.path()))?;
+    cluster.create(1..=6)?;
+    for node in nodes(3) {
+        for id in 1..=6 {
+            let end = Instant::now() + PATIENCE;
+            while cluster.0[&node].leader_of(group(id)) != Some(node) {
+                // Refused while it is caught up with or another transfer runs: asked again.
+                cluster.ask(group(id), |host| {
+                    let _ = host.transfer_leadership(group(id), Some(node)).wait();
+                    Ok(())
+                })?;
+                anyhow::ensure!(Instant::now() < end, "group {id} cannot be led by {node}");
+            }
+            cluster.propose(group(id), Bytes::from_static(b"small"))?;
+            cluster.propose(group(id), Bytes::from(vec![3; 300 << 10]))?;
+        }
+    }
+    for id in 1..=6 {
+        assert_eq!(cluster.count(group(id))?, 6);
+        cluster.agree(group(id))?;
+    }
+    cluster.stop();
+    let cluster = Cluster::start(&[3, 1, 2], Some(root.path()))?;
+    for id in 1..=6 {
+        assert_eq!(cluster.propose(group(id), Bytes::from_static(b"more"))?, 7);
+        assert_eq!(cluster.count(group(id))?, 7);
+        cluster.agree(group(id))?;
+    }
+    cluster.stop();
+    Ok(())
+}
+
+/// Replay fills the window of what an apply worker takes many times over.
+#[test]
+fn a_machine_on_a_worker_is_replayed_after_a_restart() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    Cluster::init(root.path(), 1)?;
+    let cluster = Cluster::start(&[1], Some(root.path()))?;
+    cluster.create(1..=1)?;
+    cluster.propose(group(1), Bytes::from_static(b"first"))?;
+    let host = &cluster.0[&NodeId::new(1)];
+    let tickets: Vec<_> =
+        (0..6000).map(|_| host.propose(group(1), Bytes::from(vec![1; 200]))).collect();
+    for (at, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(number(&ticket.wait()?.output)?, at as u64 + 2);
+    }
+    cluster.agree(group(1))?;
+    let before = cluster.ask(group(1), |host| host.digest(group(1)).wait())?;
+    cluster.stop();
+
+    let cluster = Cluster::start(&[1], Some(root.path()))?;
+    assert_eq!(cluster.count(group(1))?, 6001);
+    let after = cluster.ask(group(1), |host| host.digest(group(1)).wait())?;
+    assert_eq!(after.1, before.1);
+    cluster.agree(group(1))?;
+    cluster.stop();
+    Ok(())
+}
+
+#[test]
+fn a_node_without_work_turns_for_heartbeats_alone() -> anyhow::Result<()> {
+    let cluster = Cluster::start(&[1, 1, 1], None)?;
+    cluster.create(1..=20)?;
+    for id in 1..=20 {
+        cluster.propose(group(id), Bytes::from_static(b"x"))?;
+        cluster.agree(group(id))?;
+    }
+    let turns = |cluster: &Cluster| -> u64 {
+        cluster.0.values().map(|host| host.status().counters.turns).sum()
+    };
+    let before = turns(&cluster);
+    std::thread::park_timeout(Duration::from_secs(1));
+    let turned = turns(&cluster) - before;
+    // Ten intervals and three nodes: one turn for the own beats, one for those of each peer, one
+    // for each peer's answers, and timers that wake in vain.
+    assert!(turned < 450, "{turned} turns in an idle second");
+    cluster.stop();
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_panics_ends_the_node_and_everything_is_answered() -> anyhow::Result<()> {
+    for id in [1, 2] {
+        let mut options = options(NodeId::new(1), nodes(1));
+        options.shards = 2;
+        let host = start(options)?;
+        for id in 1..=4 {
+            host.create_group(GroupSpec::on_nodes(group(id), nodes(1)))?;
+        }
+        let end = Instant::now() + PATIENCE;
+        while host.propose(group(id), Bytes::from_static(b"fine")).wait().is_err() {
+            anyhow::ensure!(Instant::now() < end, "no leader");
+        }
+        let boom = host.propose(group(id), Bytes::from_static(b"boom"));
+        let after: Vec<_> =
+            (0..100).map(|_| host.propose(group(id), Bytes::from_static(b"late"))).collect();
+        let reads: Vec<_> = (0..100).map(|_| host.read(group(id), Bytes::new())).collect();
+        assert_eq!(boom.wait().unwrap_err(), RequestError::Unknown);
+        for ticket in after {
+            assert!(ticket.wait().is_err());
+        }
+        for ticket in reads {
+            let _ = ticket.wait();
+        }
+        while host.failure().is_none() {
+            anyhow::ensure!(Instant::now() < end, "nobody says that it failed");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        for id in 1..=4 {
+            let refused = host.propose(group(id), Bytes::from_static(b"x")).wait().unwrap_err();
+            assert!(
+                matches!(refused, RequestError::LogFailed | RequestError::Stopping),
+                "{refused}"
+            );
+        }
+        let late = host.create_group(GroupSpec::on_nodes(group(9), nodes(1)));
+        assert!(matches!(late, Err(CreateError::Stopping)), "{late:?}");
+        host.stop();
+    }
+    Ok(())
+}
+
+/// A node that comes up without one of a group's peers must not let a new group take the place
+/// of the one in its log: that one has voted.
+#[test]
+fn a_group_that_cannot_be_started_is_not_created_anew() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    Cluster::init(root.path(), 3)?;
+    let cluster = Cluster::start(&[1, 1, 1], Some(root.path()))?;
+    cluster.create(1..=1)?;
+    cluster.propose(group(1), Bytes::from_static(b"kept"))?;
+    cluster.agree(group(1))?;
+    cluster.stop();
+
+    let mut without = options(NodeId::new(1), nodes(2));
+    without.log = directory(root.path(), NodeId::new(1));
+    let host = start(without)?;
+    let again = host.create_group(GroupSpec::on_nodes(group(1), nodes(2)));
+    assert!(matches!(again, Err(CreateError::BadSpec { .. })), "{again:?}");
+    host.stop();
+
+    let cluster = Cluster::start(&[1, 1, 1], Some(root.path()))?;
+    assert_eq!(cluster.count(group(1))?, 1);
+    cluster.agree(group(1))?;
+    cluster.stop();
+    Ok(())
+}
+
+#[test]
+fn the_factory_is_asked_once_for_each_group() -> anyhow::Result<()> {
+    let made = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&made);
+    let factory = move |group: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> {
+        count.fetch_add(1, Relaxed);
+        Box::new(Counter { mode: mode(group), count: 0, hash: 7 })
+    };
+    let host = NodeHost::start(options(NodeId::new(1), nodes(1)), Arc::new(factory))?;
+    let spec = GroupSpec::on_nodes(group(1), nodes(1));
+    let created = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| host.create_group(spec.clone()))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    let new = created.iter().filter(|created| matches!(created, Ok(Created::New))).count();
+    let old = created.iter().filter(|created| matches!(created, Ok(Created::Existed))).count();
+    assert_eq!((new, old, made.load(Relaxed)), (1, 3, 1));
+    host.stop();
+    Ok(())
+}
+
+#[test]
+fn a_command_limit_beyond_frames_is_refused_at_the_start() {
+    let mut options = options(NodeId::new(1), nodes(1));
+    options.command_bytes_max = 65 << 20;
+    let refused = start(options).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StartError::Options(_)), "{refused}");
+}
