@@ -209,6 +209,26 @@ fn a_lost_segment_is_never_taken_for_the_end() {
 }
 
 #[test]
+fn a_newest_segment_lost_after_a_crash_is_noticed() {
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &tiny()).unwrap();
+    opened.writer.append(&[create(1)]).unwrap();
+    for index in 1..=7 {
+        opened.writer.append(&[append(1, index, 1, 1)]).unwrap();
+        opened.writer.sync().unwrap();
+    }
+    // Not closed: the process is killed.
+    drop(opened);
+    let copy = disk.crash(CrashPolicy::KeepAll);
+    raft_storage::Disk::remove(&copy, "log-00000002.seg").unwrap();
+    let outcome = open_with(&copy, &tiny());
+    assert!(matches!(
+        outcome,
+        Err(OpenError::Corrupt { why: Damage::FrameLost { .. } | Damage::LogEndsEarly { .. }, .. })
+    ));
+}
+
+#[test]
 fn a_sealed_segment_is_judged_by_the_next_one() {
     let disk = three_segments();
     for (slot, zeroed) in [(0, 4096..8192), (0, 12288..16384), (1, 4096..16384)] {

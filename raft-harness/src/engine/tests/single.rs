@@ -81,9 +81,9 @@ impl Solo {
 
     /// Lets time pass until the group, which has one voter, leads.
     fn lead(&mut self) {
-        let engine = self.node.engine.as_mut().expect("it runs");
-        self.now = engine.next_deadline().expect("a voter has a deadline");
+        self.now = self.engine().next_deadline().expect("a voter has a deadline");
         let wall = self.node.wall(self.now);
+        let engine = self.node.engine.as_mut().expect("it runs");
         engine.set_time(self.now, wall);
         engine.fire_timers(&mut self.node.out);
         engine.finish_turn(&mut self.node.out);
