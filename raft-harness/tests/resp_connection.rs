@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use raft_core::NodeId;
 use raft_harness::kv::key_slot;
-use raft_harness::resp::{Limits, OperationKind, Refusal};
-use resp_support::{Client, Engine, serve};
+use raft_harness::resp::{ClientBudget, Limits, Mode, OperationKind, Refusal, RespServer};
+use resp_support::{Client, Engine, listener, serve, topology};
 use tokio::io::AsyncWriteExt;
 
 async fn alone(groups: u32) -> (Engine, raft_harness::resp::RespServer, Client) {
@@ -62,6 +62,10 @@ async fn commands_answer_as_redis_does() {
         ("MSET a 1 b 2", "-CROSSSLOT Keys in request don't hash to the same slot\r\n"),
         ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
         ("SET k v EX 0", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k v EX 9223372036854775", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k v PX 9223372036854775807", "-ERR invalid expire time in 'set' command\r\n"),
+        ("EXPIRE k 9223372036854775", "-ERR invalid expire time in 'expire' command\r\n"),
+        ("DECRBY k -9223372036854775808", "-ERR decrement would overflow\r\n"),
         ("SET k v WAT", "-ERR syntax error\r\n"),
         ("LPUSH k v", "-ERR unknown command 'LPUSH'\r\n"),
         ("CLIENT GETNAME", "$-1\r\n"),
@@ -335,6 +339,104 @@ async fn a_client_that_does_not_read_costs_a_bounded_amount_of_memory() {
 }
 
 #[tokio::test]
+async fn an_answer_beyond_the_cap_is_refused_and_never_made() {
+    const VALUE: usize = 1 << 20;
+    let (engine, _server, mut client) = alone(1).await;
+    let value = "x".repeat(VALUE);
+    client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{value}\r\n")).await;
+    client.expect("+OK\r\n").await;
+    client
+        .talk(
+            &[&format!("MGET{}", " k".repeat(3000)), "PING"],
+            "-ERR the answer has 3145728000 bytes, at most 67108864 are sent at once\r\n+PONG\r\n",
+        )
+        .await;
+    let bytes = engine.lock().read_bytes;
+    assert!(bytes < 1 << 10, "{bytes} bytes were made");
+    // As much as the cap is sent.
+    client.send(format!("MGET{}\r\n", " k".repeat(64))).await;
+    client.expect(format!("*64\r\n{}", format!("${VALUE}\r\n{value}\r\n").repeat(64))).await;
+}
+
+#[tokio::test]
+async fn old_values_that_stay_are_not_copied_without_end() {
+    const VALUE: usize = 1 << 20;
+    let (engine, _server, mut client) = alone(1).await;
+    let value = "x".repeat(VALUE);
+    client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{value}\r\n")).await;
+    client.expect("+OK\r\n").await;
+    engine.hold(false, true);
+    client.send("SET k v NX GET\r\n".repeat(100)).await;
+    engine.until_held(1).await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+        assert_eq!(engine.held(), 1, "the next waits for the answer to the first");
+    }
+    engine.hold(false, false);
+    engine.finish(0);
+    for _ in 0..100 {
+        client.expect(format!("${VALUE}\r\n{value}\r\n")).await;
+    }
+}
+
+#[tokio::test]
+async fn long_answers_to_short_local_commands_count() {
+    let (_engine, server, mut client) = alone(1).await;
+    let line = format!("COMMAND INFO{}\r\n", " get".repeat(10_000));
+    client.send(line.repeat(2)).await;
+    client.expect("*10000\r\n").await;
+    drop(client);
+    let mut client = Client::connect(server.address()).await;
+    client.talk(&["PING"], "+PONG\r\n").await;
+}
+
+#[tokio::test]
+async fn unfinished_input_beyond_the_budget_of_all_clients_is_refused() {
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { buffered_bytes_max: 4 << 20, ..Limits::default() };
+    let (server, mut first) = serve(&engine, 1, limits).await;
+    let mut second = Client::connect(server.address()).await;
+    let part = "x".repeat(3 << 20);
+    let start = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 6 << 20);
+    first.send(format!("{start}{part}")).await;
+    // It is read to its end before the second begins: the whole part lies in the server.
+    while server.buffered_bytes() < 2 << 20 {
+        tokio::task::yield_now().await;
+    }
+    second.send(format!("{start}{part}")).await;
+    second.expect("-ERR too many bytes of unfinished requests, try again later\r\n").await;
+    second.expect_close().await;
+    drop(first);
+    while server.buffered_bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn ports_that_share_a_budget_share_its_connections() {
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits::default();
+    let budget = ClientBudget::new(1, limits.buffered_bytes_max);
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        let (listener, port) = listener().await;
+        let topology = topology(1, 1, [port, 7002, 7003]);
+        let mode = Mode::Cluster;
+        let server =
+            RespServer::start_within(listener, engine.clone(), topology, mode, limits, &budget);
+        servers.push(server.expect("a bound listener"));
+    }
+    let mut first = Client::connect(servers[0].address()).await;
+    first.talk(&["PING"], "+PONG\r\n").await;
+    let mut second = Client::connect(servers[1].address()).await;
+    second.expect("-ERR max number of clients reached\r\n").await;
+    second.expect_close().await;
+    first.talk(&["QUIT"], "+OK\r\n").await;
+    first.expect_close().await;
+    while Client::connect(servers[1].address()).await.line("PING").await != "+PONG" {}
+}
+
+#[tokio::test]
 async fn hello_switches_the_protocol_at_its_place_in_the_pipeline() {
     let (engine, _server, mut client) = alone(1).await;
     engine.hold(true, false);
@@ -358,6 +460,62 @@ async fn bytes_that_are_no_request_are_answered_and_end_the_connection() {
     client.send(b"PING\r\n*1\r\n+garbage\r\n").await;
     client.expect("+PONG\r\n-ERR Protocol error: expected '$', got '+'\r\n").await;
     client.expect_close().await;
+}
+
+#[tokio::test]
+async fn first_bytes_that_are_no_request_are_answered_and_end_the_connection() {
+    let (_engine, server, _client) = alone(1).await;
+    let inline = "x".repeat(70 << 10);
+    let table = [
+        ("*x\r\n", "invalid multibulk length"),
+        (
+            "*1\r\n$9000000000000000000\r\n",
+            "9000000000000000000 bytes, at most 67108864 are allowed",
+        ),
+        (&inline, "too big inline request"),
+    ];
+    for (bytes, reply) in table {
+        let mut client = Client::connect(server.address()).await;
+        client.send(bytes).await;
+        client.expect(format!("-ERR Protocol error: {reply}\r\n")).await;
+        client.expect_close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_to_close_does_not_wait_for_ever() {
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { drain_stall_max: Duration::from_millis(50), ..Limits::default() };
+    let (_server, mut client) = serve(&engine, 1, limits).await;
+    // The client has said all it will say, and the engine never answers.
+    engine.hold(true, true);
+    client.send("INCR n\r\n").await;
+    client.stream.shutdown().await.expect("half a close");
+    engine.until_held(1).await;
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_none_of_its_last_replies_is_cut_off() {
+    const VALUE: usize = 16 << 20;
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits {
+        drain_stall_max: Duration::from_millis(50),
+        connections_max: 1,
+        ..Limits::default()
+    };
+    let (server, mut client) = serve(&engine, 1, limits).await;
+    let value = "x".repeat(VALUE);
+    client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{value}\r\n")).await;
+    client.expect("+OK\r\n").await;
+    client.send("GET k\r\nGET k\r\n*x\r\n").await;
+    // Its place is free again once it is gone.
+    loop {
+        let mut next = Client::connect(server.address()).await;
+        if next.line("PING").await == "+PONG" {
+            break;
+        }
+    }
 }
 
 #[tokio::test]

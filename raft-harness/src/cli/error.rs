@@ -170,6 +170,11 @@ impl CliError {
                 "`groups.count` and the set of peers are fixed when a cluster is first started; \
                  restore what they were"
             }
+            Self::LogFailed(failure) if is_descriptors(failure) => {
+                "the process ran out of file descriptors; the disk is not to blame. Raise the \
+                 limit (`ulimit -Hn`, or `LimitNOFILE=` of systemd), then start the node again: \
+                 it recovers what it had acknowledged"
+            }
             Self::LogFailed(_) => {
                 "check the disk (full? failing? `dmesg`), then start the node again: it recovers \
                  what it had acknowledged"
@@ -204,6 +209,11 @@ impl CliError {
     }
 }
 
+/// Whether a failure, told with its causes, is for lack of file descriptors (`EMFILE`, `ENFILE`).
+fn is_descriptors(failure: &str) -> bool {
+    failure.to_ascii_lowercase().contains("too many open files")
+}
+
 impl From<Problems> for CliError {
     fn from(problems: Problems) -> Self {
         Self::Config(problems)
@@ -213,6 +223,18 @@ impl From<Problems> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_disk_is_not_blamed_for_a_lack_of_file_descriptors() {
+        for code in [24, 23] {
+            let system = io::Error::from_raw_os_error(code);
+            let told = CliError::LogFailed(format!("cannot prepare a segment: {system}")).tell();
+            assert!(told.contains("LimitNOFILE") && !told.contains("dmesg"), "{told}");
+            assert!(told.contains(&system.to_string()), "{told}");
+        }
+        let told = CliError::LogFailed("cannot flush: no space left on device".to_owned()).tell();
+        assert!(told.contains("dmesg"), "{told}");
+    }
 
     #[test]
     fn an_error_says_what_why_and_what_to_do() {

@@ -13,6 +13,7 @@
 
 mod config;
 mod demo;
+mod descriptors;
 mod error;
 pub(crate) mod init;
 mod serve;

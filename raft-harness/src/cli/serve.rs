@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use super::descriptors;
 use super::error::{CliError, Exit};
 use super::signals::StopSignals;
 use super::stdin;
@@ -31,7 +32,9 @@ use crate::kv::slots::SlotMap;
 use crate::node::{
     CreateError, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions, StartError,
 };
-use crate::resp::{FrontNode, Limits, Mode, NodeHostBackend, RespServer, Topology};
+use crate::resp::{
+    ClientBudget, FrontNode, Limits, Mode, NodeHostBackend, RespServer, Topology, listen,
+};
 use crate::status::{AdminServer, BoxFuture, StatusSource, StatusView};
 
 /// How long a port may be held by a process that is just ending, such as our own predecessor.
@@ -62,6 +65,8 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
         warn!(rule = problem.rule.id(), "{problem}");
     }
     let config = loaded.config;
+    // Before anything is opened.
+    let limits = limits(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("raftd-front")
         .enable_all()
@@ -77,7 +82,8 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
     let specs = specs(&config, slots);
     let host = start(&config)?;
     let served = create_groups(&host, &specs).and_then(|()| {
-        runtime.block_on(serve(&config, &host, slots, &specs, signals, arguments.exit_with_stdin))
+        let exit_with_stdin = arguments.exit_with_stdin;
+        runtime.block_on(serve(&config, limits, &host, slots, &specs, signals, exit_with_stdin))
     });
     host.stop();
     // Tasks of clients that are gone hold nothing that matters.
@@ -86,6 +92,28 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
         info!("stopped");
     }
     served
+}
+
+/// What clients may take: no more connections than there are file descriptors for. The log and
+/// the peers come first, for a log that cannot open its next segment ends the node.
+fn limits(config: &NodeConfig) -> Limits {
+    let mut limits = Limits::default();
+    let reserve = descriptors::reserve(config.peers.len(), config.half_open_max);
+    if let Some(limit) = descriptors::raise() {
+        let wanted = limits.connections_max;
+        limits.connections_max = descriptors::clients_max(wanted, limit, reserve);
+        if limits.connections_max < wanted {
+            warn!(
+                limit,
+                reserve,
+                clients = limits.connections_max,
+                wanted,
+                "the limit of open files (`ulimit -Hn`) allows fewer clients than wanted; the \
+                 reserve is for the log and the peers"
+            );
+        }
+    }
+    limits
 }
 
 /// The groups of this cluster: one per range of hash slots, with a replica on every node.
@@ -168,6 +196,7 @@ fn create_groups(host: &NodeHost, specs: &[GroupSpec]) -> Result<(), CliError> {
 
 async fn serve(
     config: &NodeConfig,
+    limits: Limits,
     host: &NodeHost,
     slots: SlotMap,
     specs: &[GroupSpec],
@@ -175,20 +204,21 @@ async fn serve(
     exit_with_stdin: bool,
 ) -> Result<Exit, CliError> {
     let topology = topology(config, host, slots, specs)?;
+    let budget = ClientBudget::new(limits.connections_max, limits.buffered_bytes_max);
     let front = |listener, mode| {
-        let backend = NodeHostBackend::new(host.clone());
-        RespServer::start(listener, backend, topology.clone(), mode, Limits::default())
+        let (backend, topology) = (NodeHostBackend::new(host.clone()), topology.clone());
+        RespServer::start_within(listener, backend, topology, mode, limits, &budget)
             .map_err(|error| CliError::Front(error.to_string()))
     };
-    let listen = &config.listen;
-    let cluster = front(bind(listen.resp, "cluster clients").await?, Mode::Cluster)?;
-    let proxy = front(bind(listen.resp_proxy, "plain clients").await?, Mode::Proxy)?;
-    let admin = admin(listen.admin, host).await?;
+    let ports = &config.listen;
+    let cluster = front(bind(ports.resp, "cluster clients").await?, Mode::Cluster)?;
+    let proxy = front(bind(ports.resp_proxy, "plain clients").await?, Mode::Proxy)?;
+    let admin = admin(ports.admin, host).await?;
     let mut out = io::stdout().lock();
     // Nobody may be reading.
     let _ = writeln!(out, "ready node={} groups={}", config.node, specs.len());
     for (name, address) in [
-        ("raft", host.listen_addr().unwrap_or(listen.raft)),
+        ("raft", host.listen_addr().unwrap_or(ports.raft)),
         ("resp", cluster.address()),
         ("resp_proxy", proxy.address()),
         ("admin", admin.address()),
@@ -246,7 +276,7 @@ fn topology(
 async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, CliError> {
     let deadline = Instant::now() + BIND_PATIENCE;
     loop {
-        match TcpListener::bind(address).await {
+        match listen(address) {
             Ok(listener) => return Ok(listener),
             Err(error) if is_taken(&error) && Instant::now() < deadline => sleep(BIND_PAUSE).await,
             Err(source) => {

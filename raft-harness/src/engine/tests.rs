@@ -22,6 +22,7 @@ const CALM: Weather = Weather {
 /// Runs so many seeds; the failing one is named. What happened at all is summed up, so that a
 /// test that tests nothing fails.
 fn live(seeds: std::ops::Range<u64>, weather: Weather) {
+    let seeds = seeds.start..seeds.start + (seeds.end - seeds.start) * times();
     let (mut succeeded, mut unknown, mut over_bulk, mut reads_back) = (0, 0, 0, 0);
     let count = (seeds.end - seeds.start) as usize;
     for seed in seeds {
@@ -54,6 +55,11 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
     if weather.durability == Durability::Log && weather.crashes {
         assert!(reads_back > count, "the log was read back only {reads_back} times");
     }
+}
+
+/// `ENGINE_SEEDS_TIMES=10` tries ten times as many seeds.
+fn times() -> u64 {
+    std::env::var("ENGINE_SEEDS_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
 #[test]

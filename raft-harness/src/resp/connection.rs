@@ -6,7 +6,8 @@
 //!
 //! Invariants: replies leave in request order. What is read and not yet answered is bounded by
 //! [`Limits`](super::server::Limits): a client that does not read its replies is not read from
-//! either. Commands on one slot keep their order (see [`super::order`]).
+//! either. Commands on one slot keep their order (see [`super::order`]). A connection that is to
+//! close makes progress or ends.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -19,8 +20,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 
 use super::backend::{Backend, Operation, OperationKind, Refusal};
+use super::budget::Charge;
 use super::cluster::{Leader, moved};
 use super::commands::{self, Handler};
 use super::order::SlotOrder;
@@ -35,6 +38,8 @@ use crate::kv::{Query, QueryKind};
 
 /// Room for one read from the socket.
 const READ_BYTES: usize = 16 << 10;
+/// Said to a client whose unfinished request is too much for all of them together.
+const OVER_BUDGET: &str = "ERR too many bytes of unfinished requests, try again later";
 /// Most that is reserved at once for an argument whose length was announced.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// Replies beyond this wait in the queue until the client has taken some.
@@ -44,6 +49,10 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const ARENA_BYTES: usize = 4 << 10;
 /// What a request costs beside its bytes.
 const REQUEST_OVERHEAD: usize = 64;
+/// Input and output up to these sizes are not charged to the budget of all clients: most never
+/// have more, and the number that all share is left alone.
+const INPUT_BYTES_FREE: usize = 64 << 10;
+const OUTPUT_BYTES_FREE: usize = 2 * OUTPUT_BYTES_MAX;
 /// Smallest and largest room for the answer of one read.
 const REPLY_BYTES_MIN: usize = 8 << 10;
 const REPLY_BYTES_MAX: usize = 4 << 20;
@@ -70,7 +79,11 @@ pub(super) struct Connection<B: Backend> {
     arena: BytesMut,
     /// The size of recent replies: a maximum that fades.
     reply_estimate: usize,
+    /// What it holds of the budget of all clients.
+    charge: Charge,
     phase: Phase,
+    /// When it is to close and nothing moves, it waits for this and no longer.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,6 +129,7 @@ impl<B: Backend> Connection<B> {
         session: Session,
     ) -> Self {
         let parser = RequestParser::new(shared.limits().parser);
+        let charge = shared.budget().charge();
         Self {
             id,
             shared,
@@ -134,7 +148,9 @@ impl<B: Backend> Connection<B> {
             released: Vec::new(),
             arena: BytesMut::new(),
             reply_estimate: REPLY_BYTES_MIN * 4,
+            charge,
             phase: Phase::Open,
+            stall: None,
         }
     }
 
@@ -160,6 +176,7 @@ impl<B: Backend> Connection<B> {
             let Ok(wrote) = self.write(cx) else {
                 return Poll::Ready(());
             };
+            self.charge();
             let over = match self.phase {
                 Phase::Open => false,
                 Phase::Draining => self.queue.is_empty(),
@@ -171,11 +188,31 @@ impl<B: Backend> Connection<B> {
             let Ok(read) = self.fill(cx) else {
                 return Poll::Ready(());
             };
+            if answered || wrote {
+                self.stall = None;
+            }
             // A write may have made room for what has been waiting here.
             if !(answered || decoded || wrote || read) {
-                return Poll::Pending;
+                return self.poll_stall(cx);
             }
         }
+    }
+
+    /// Ends a connection that is to close once nothing has moved for long enough: its client may
+    /// be gone, and it is not read from any more, so nothing else would tell.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.phase == Phase::Open {
+            return Poll::Pending;
+        }
+        let max = self.shared.limits().drain_stall_max;
+        self.stall.get_or_insert_with(|| Box::pin(sleep(max))).as_mut().poll(cx)
+    }
+
+    /// Tells the budget what lies in the buffers. Whether all clients together keep to it.
+    fn charge(&mut self) -> bool {
+        let input = self.input.len().saturating_sub(INPUT_BYTES_FREE);
+        let output = self.output.len().saturating_sub(OUTPUT_BYTES_FREE);
+        self.charge.set((input + output) as u64)
     }
 
     /// Whether another request may be taken.
@@ -187,11 +224,12 @@ impl<B: Backend> Connection<B> {
             && self.output.len() < OUTPUT_BYTES_MAX
     }
 
-    /// Takes all complete requests that there is room for. Whether there were any.
+    /// Takes all complete requests that there is room for. Whether there is anything to answer.
     fn decode(&mut self) -> bool {
         let mut input = mem::take(&mut self.input);
         let mut parser = mem::take(&mut self.parser);
         let mut commands = 0;
+        let mut broken = false;
         while self.has_room() && !input.is_empty() {
             let consumed = match parser.next(&input) {
                 Ok(None) => break,
@@ -205,17 +243,19 @@ impl<B: Backend> Connection<B> {
                 Err(error) => {
                     self.push_reply(Reply::error(format!("ERR {error}")), 0);
                     self.close_after_replies();
+                    broken = true;
                     break;
                 }
             };
             input.advance(consumed);
         }
-        self.input = input;
+        // What follows bytes that are no request has no meaning.
+        self.input = if broken { BytesMut::new() } else { input };
         self.parser = parser;
         if commands > 0 {
             self.shared.counters().commands.fetch_add(commands, Relaxed);
         }
-        commands > 0
+        broken || commands > 0
     }
 
     fn take(&mut self, request: &Request<'_>) {
@@ -275,7 +315,8 @@ impl<B: Backend> Connection<B> {
                     self.arena = BytesMut::with_capacity(ARENA_BYTES.max(bytes + REQUEST_OVERHEAD));
                 }
                 let room = reply_bytes_max as u64;
-                let translated = translate(command, spec, request, room, &mut self.arena);
+                let clock = || self.shared.backend().wall_time();
+                let translated = translate(command, spec, request, room, &clock, &mut self.arena);
                 // What an error left behind must not precede the next command.
                 let payload = self.arena.split().freeze();
                 let (kind, shape) = translated?;
@@ -297,19 +338,27 @@ impl<B: Backend> Connection<B> {
         Ok(())
     }
 
-    /// How long an answer a read may have now. Longer ones are read again, one at a time, when
-    /// their turn has come; so what waits here is bounded however long the values are.
+    /// How long an answer a read may have now. Longer ones are read again, one at a time and up to
+    /// the cap, when their turn has come; so what waits here is bounded however long values are.
     fn reply_room(&self) -> usize {
         self.reply_estimate.saturating_mul(2).clamp(REPLY_BYTES_MIN, REPLY_BYTES_MAX)
     }
 
     fn push_reply(&mut self, reply: Reply, bytes: usize) {
+        // Some local answers are a thousand times as long as their request.
+        let bytes = bytes + reply.held_bytes();
         self.push(Work::Ended(Outcome::Reply(reply)), None, bytes);
     }
 
     fn push_job(&mut self, job: Job) {
         let reply = match job.kind {
             OperationKind::Read => self.reply_room(),
+            // Its answer may be as long as a value and cannot be asked for again: nothing else is
+            // read until it has been given.
+            OperationKind::Write if job.shape == Shape::Copied => {
+                self.shared.limits().bytes_in_flight_max
+            }
+            // A value that is answered with is one that left the machine.
             OperationKind::Write => 0,
         };
         let bytes = job.payload.len() + job.frame.len() + reply;
@@ -558,6 +607,11 @@ impl<B: Backend> Connection<B> {
                 }
                 Ok(count) => {
                     self.shared.counters().bytes_in.fetch_add(count as u64, Relaxed);
+                    if !self.charge() && self.input.len() > INPUT_BYTES_FREE {
+                        self.input = BytesMut::new();
+                        self.push_reply(Reply::error(OVER_BUDGET), 0);
+                        self.close_after_replies();
+                    }
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -63,7 +63,7 @@ pub(super) fn text<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> Str
         "clients",
         &[
             ("connected_clients", count(&counters.connected)),
-            ("maxclients", shared.limits().connections_max.to_string()),
+            ("maxclients", shared.budget().connections_max().to_string()),
         ],
     );
     let aof_enabled = u8::from(shared.topology().is_durable()).to_string();

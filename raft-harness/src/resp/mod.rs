@@ -11,9 +11,11 @@
 //!
 //! Reading order: [`parser`] and [`reply`] (bytes), [`commands`] (the table), [`backend`] (what
 //! we ask of the engine), `request` (arguments to commands), `connection` (one client),
-//! [`cluster`] (who leads what), `proxy` and `upstream` (forwarding), [`server`].
+//! [`cluster`] (who leads what), `proxy` and `upstream` (forwarding), [`budget`] (what all clients
+//! may take together), [`server`].
 
 pub mod backend;
+pub mod budget;
 pub mod cluster;
 pub mod commands;
 pub mod node_host;
@@ -31,6 +33,7 @@ mod session;
 mod upstream;
 
 pub use backend::{Backend, BackendStats, Operation, OperationKind, Refusal};
+pub use budget::ClientBudget;
 pub use cluster::{FrontNode, Topology, TopologyError};
 pub use node_host::NodeHostBackend;
-pub use server::{Limits, Mode, RespServer, ServeError};
+pub use server::{Limits, Mode, RespServer, ServeError, listen};

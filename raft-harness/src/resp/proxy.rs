@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::backend::{Backend, Operation, OperationKind, Refusal};
 use super::cluster::{FrontNode, Leader, moved};
 use super::reply::Reply;
-use super::request::{Shape, read_reply, without_limit, write_reply};
+use super::request::{Shape, read_reply, with_limit, write_reply};
 use super::server::{Mode, Shared};
 use super::upstream::{UpstreamError, UpstreamReply};
 use crate::kv::{Command, Output, Query, QueryKind, ReadOutput};
@@ -56,7 +56,7 @@ pub(super) type BoxedOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 pub(super) enum Landing {
     /// The job has ended.
     Ended(Outcome),
-    /// The read must be repeated: after moving log time past a deadline, or without a limit.
+    /// The read must be repeated: after moving log time past a deadline, or with more room.
     Again {
         /// Whether a deadline has passed that log time has not reached.
         overdue: bool,
@@ -118,7 +118,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Repeats a read: once log time has passed the deadline it met, and with room for any answer.
+    /// Repeats a read: once log time has passed the deadline it met, and with as much room as any
+    /// answer gets.
     pub(super) async fn read_again(self: Arc<Self>, job: Job, overdue: bool) -> Outcome {
         if overdue {
             // Expiry is judged by log time alone, and nothing but an entry moves that.
@@ -134,12 +135,18 @@ impl<B: Backend> Shared<B> {
                 });
             }
         }
-        let operation = Operation { payload: without_limit(&job.payload), ..job.operation() };
+        // When clients that do not read hold all there is, an answer that is large waits for none
+        // of them; it is refused.
+        let max = self.limits().reply_bytes_max.min(self.budget().bytes_left());
+        let operation = Operation { payload: with_limit(&job.payload, max), ..job.operation() };
         let answer = match self.execute(operation).await {
             Ok(answer) => answer,
             Err(refusal) => return Outcome::Refused(refusal),
         };
         Outcome::Reply(match ReadOutput::decode(&answer) {
+            Ok(ReadOutput { output: Output::TooLarge { bytes }, .. }) => Reply::error(format!(
+                "ERR the answer has {bytes} bytes, at most {max} are sent at once"
+            )),
             Ok(read) => read_reply(read, job.shape, self.backend().wall_time()),
             Err(error) => Reply::error(format!("ERR undecodable output: {error}")),
         })

@@ -47,6 +47,20 @@ impl Reply {
         Self::Error(message.into())
     }
 
+    /// How much memory it holds, about: what it is made of and what that points to.
+    pub(super) fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Simple(_) | Self::Integer(_) | Self::Null => 0,
+                Self::Error(message) => message.len(),
+                Self::Bulk(bytes) => bytes.len(),
+                Self::Array(items) => items.iter().map(Self::held_bytes).sum(),
+                Self::Map(pairs) => {
+                    pairs.iter().map(|(key, value)| key.held_bytes() + value.held_bytes()).sum()
+                }
+            }
+    }
+
     /// Appends the reply as the protocol writes it.
     pub fn encode(&self, protocol: Protocol, out: &mut BytesMut) {
         match self {

@@ -49,6 +49,8 @@ pub(super) enum DataCommand {
 pub(super) enum Shape {
     /// As it is.
     Plain,
+    /// As it is: a copy of a value that stays, so the next command like it has one as well.
+    Copied,
     /// `SETNX`: done or not, as 1 or 0.
     Flag,
     /// `TYPE`: how many exist, as a word.
@@ -105,12 +107,14 @@ pub(super) fn slot_of(spec: &CommandSpec, request: &Request<'_>) -> Result<u16, 
 
 /// Encodes the command or query of a request into `out`.
 ///
-/// `reply_bytes_max` is the room for a read's answer, as in [`Query`].
+/// `reply_bytes_max` is the room for a read's answer, as in [`Query`]. A time from now on must
+/// end, by `wall_time`, before milliseconds have no number any more.
 pub(super) fn translate(
     command: DataCommand,
     spec: &CommandSpec,
     request: &Request<'_>,
     reply_bytes_max: u64,
+    wall_time: &dyn Fn() -> u64,
     out: &mut BytesMut,
 ) -> Result<(OperationKind, Shape), ArgumentError> {
     use DataCommand as D;
@@ -146,14 +150,24 @@ pub(super) fn translate(
         D::StrLen => read(QueryKind::Length { key }, Shape::Plain, out),
         D::Ttl => read(QueryKind::Deadline { key }, Shape::Seconds, out),
         D::PTtl => read(QueryKind::Deadline { key }, Shape::Milliseconds, out),
-        D::Set => write(set_with_options(key, request)?, Shape::Plain, out),
+        D::Set => {
+            let set = set_with_options(key, request, wall_time)?;
+            let shape = match set {
+                Command::Set { condition: Condition::IfAbsent, return_old: true, .. } => {
+                    Shape::Copied
+                }
+                _ => Shape::Plain,
+            };
+            write(set, shape, out)
+        }
         D::SetNx => {
             let set = set(argument(2)?, Expiry::Never, Condition::IfAbsent, false);
             write(set, Shape::Flag, out)
         }
         D::SetEx | D::PSetEx => {
             let unit = if command == D::SetEx { Unit::Seconds } else { Unit::Milliseconds };
-            let expiry = Expiry::After(positive_time(argument(2)?, unit, spec.name)?);
+            let ms = positive_time(argument(2)?, unit, spec.name)?;
+            let expiry = after(ms, wall_time, spec.name)?;
             write(set(argument(3)?, expiry, Condition::Always, false), Shape::Plain, out)
         }
         D::GetSet => {
@@ -189,7 +203,7 @@ pub(super) fn translate(
             // A time that has passed is legal here, and deletes the key.
             let ms = time(argument(2)?, unit, spec.name)?.max(0) as u64;
             let expiry = match command {
-                D::Expire | D::PExpire => Expiry::After(ms),
+                D::Expire | D::PExpire => after(ms, wall_time, spec.name)?,
                 _ => Expiry::At(ms),
             };
             let condition = deadline_condition(request)?;
@@ -198,11 +212,11 @@ pub(super) fn translate(
     }
 }
 
-/// A query that differs from an encoded one in having no limit on its answer.
-pub(super) fn without_limit(query: &[u8]) -> Bytes {
+/// A query that differs from an encoded one in the room for its answer.
+pub(super) fn with_limit(query: &[u8], reply_bytes_max: u64) -> Bytes {
     let mut out = BytesMut::with_capacity(query.len());
     match Query::decode(query) {
-        Ok(query) => Query { reply_bytes_max: 0, ..query }.encode(&mut out),
+        Ok(query) => Query { reply_bytes_max, ..query }.encode(&mut out),
         // It is our own; if it were not, the machine would say so.
         Err(_) => out.extend_from_slice(query),
     }
@@ -277,6 +291,7 @@ fn part(value: Bytes, start: i64, end: i64) -> Bytes {
 fn set_with_options<'a>(
     key: &'a [u8],
     request: &Request<'a>,
+    wall_time: &dyn Fn() -> u64,
 ) -> Result<Command<'a>, ArgumentError> {
     let value = request.argument(2).ok_or(ArgumentError::Arity("set"))?;
     let mut condition = Condition::Always;
@@ -297,8 +312,8 @@ fn set_with_options<'a>(
             b"XX" if condition == Condition::Always => condition = Condition::IfPresent,
             b"GET" => return_old = true,
             b"KEEPTTL" => once(Expiry::Keep)?,
-            b"EX" => once(Expiry::After(number(Unit::Seconds)?))?,
-            b"PX" => once(Expiry::After(number(Unit::Milliseconds)?))?,
+            b"EX" => once(after(number(Unit::Seconds)?, wall_time, "set")?)?,
+            b"PX" => once(after(number(Unit::Milliseconds)?, wall_time, "set")?)?,
             b"EXAT" => once(Expiry::At(number(Unit::Seconds)?))?,
             b"PXAT" => once(Expiry::At(number(Unit::Milliseconds)?))?,
             _ => return Err(ArgumentError::Syntax),
@@ -343,6 +358,18 @@ fn positive_time(bytes: &[u8], unit: Unit, command: &'static str) -> Result<u64,
     }
 }
 
+/// So many milliseconds from now on, if the moment can be told in 63 bits, as in Redis.
+fn after(
+    ms: u64,
+    wall_time: &dyn Fn() -> u64,
+    command: &'static str,
+) -> Result<Expiry, ArgumentError> {
+    match wall_time().checked_add(ms) {
+        Some(at) if at <= i64::MAX as u64 => Ok(Expiry::After(ms)),
+        Some(_) | None => Err(ArgumentError::InvalidExpiry(command)),
+    }
+}
+
 pub(super) fn integer(bytes: &[u8]) -> Result<i64, ArgumentError> {
     core::str::from_utf8(bytes)
         .ok()
@@ -367,6 +394,9 @@ mod tests {
     use super::super::parser::RequestParser;
     use super::*;
 
+    /// The wall clock of these tests.
+    const NOW: u64 = 1_000;
+
     fn translated(line: &str) -> Result<(OperationKind, Shape, BytesMut), ArgumentError> {
         let line = format!("{line}\r\n");
         let mut parser = RequestParser::default();
@@ -376,7 +406,7 @@ mod tests {
         let Handler::Data(command) = spec.handler else { panic!("{line} has no keys") };
         slot_of(spec, &request)?;
         let mut out = BytesMut::new();
-        let (kind, shape) = translate(command, spec, &request, 0, &mut out)?;
+        let (kind, shape) = translate(command, spec, &request, 0, &|| NOW, &mut out)?;
         Ok((kind, shape, out))
     }
 
@@ -404,6 +434,7 @@ mod tests {
             ("SET k v KEEPTTL XX", Expiry::Keep),
             ("SET k v EXAT 5", Expiry::At(5000)),
             ("SET k v PXAT 5", Expiry::At(5)),
+            ("SET k v PX 9223372036854774807", Expiry::After(i64::MAX as u64 - NOW)),
             ("SETEX k 2 v", Expiry::After(2000)),
             ("PSETEX k 2 v", Expiry::After(2)),
         ];
@@ -417,7 +448,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_before_it_reaches_the_log() {
-        use ArgumentError::{Arity, CrossSlot, InvalidExpiry, NotAnInteger, Syntax};
+        use ArgumentError::{Arity, CrossSlot, InvalidExpiry, NotAnInteger, Other, Syntax};
         let table = [
             ("SET k v NX XX", Syntax),
             ("SET k v EX 1 PX 1", Syntax),
@@ -427,6 +458,12 @@ mod tests {
             ("SET k v EX 0", InvalidExpiry("set")),
             ("SET k v EX -1", InvalidExpiry("set")),
             ("SET k v EX 9223372036854775807", InvalidExpiry("set")),
+            ("SET k v EX 9223372036854775", InvalidExpiry("set")),
+            ("SET k v PX 9223372036854775807", InvalidExpiry("set")),
+            ("SET k v PX 9223372036854774808", InvalidExpiry("set")),
+            ("PSETEX k 9223372036854774808 v", InvalidExpiry("psetex")),
+            ("PEXPIRE k 9223372036854774808", InvalidExpiry("pexpire")),
+            ("DECRBY k -9223372036854775808", Other("ERR decrement would overflow")),
             ("SET k v EX x", NotAnInteger),
             ("INCRBY k 1.5", NotAnInteger),
             ("EXPIRE k 1 ZZ", Syntax),

@@ -8,18 +8,20 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 use super::backend::Backend;
+use super::budget::ClientBudget;
 use super::cluster::Topology;
 use super::connection::Connection;
 use super::info::Counters;
 use super::parser::ParserLimits;
 use super::session::Session;
 use super::upstream::Upstream;
+use crate::kv::machine::VALUE_BYTES_MAX;
 
 /// What a port does with a key whose group is led elsewhere.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,11 +32,35 @@ pub enum Mode {
     Proxy,
 }
 
+/// Connections that wait in the kernel for us to accept them; the kernel's own limit
+/// (`net.core.somaxconn`) may be lower. Many clients come at once after a node was down.
+const BACKLOG: u32 = 1024;
+/// After a failed accept, most likely for lack of file descriptors; doubled while it goes on.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Between two complaints about failed accepts.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+
 /// How much clients may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most clients at once; one more is told so and closed. Default 10,000, as in Redis.
+    /// Most clients at once; one more is told so and closed. Default 10,000, as in Redis. Not
+    /// used by [`RespServer::start_within`], whose budget says it.
     pub connections_max: usize,
+    /// Most bytes in the buffers of all clients together: requests that have not come to their
+    /// end, and replies that were not taken. Beyond it, an unfinished request that is large is
+    /// refused and its connection closed, and a large answer is refused. The first 64 KiB of
+    /// requests and 2 MiB of replies of each client do not count. Default 1 GiB. Not used by
+    /// [`RespServer::start_within`].
+    pub buffered_bytes_max: u64,
+    /// Longest answer to one read, all its values together; a longer one is refused with `-ERR`.
+    /// Zero means any length. Default 64 MiB, the longest value, so every value can be read. One
+    /// client has at most one such answer in memory, and what it is written from.
+    pub reply_bytes_max: u64,
+    /// How long a connection that is to close (its client broke the protocol, said goodbye or
+    /// closed its half) may go without an answer or a byte that the client takes. Default 10 s,
+    /// which is longer than `proxy_retry_max`.
+    pub drain_stall_max: Duration,
     /// Most requests of one client that are read and not yet answered; then we stop reading
     /// from it. Default 1,024.
     pub requests_in_flight_max: usize,
@@ -53,6 +79,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            buffered_bytes_max: 1 << 30,
+            reply_bytes_max: VALUE_BYTES_MAX,
+            drain_stall_max: Duration::from_secs(10),
             requests_in_flight_max: 1024,
             bytes_in_flight_max: 8 << 20,
             proxy_retry_max: Duration::from_secs(5),
@@ -79,6 +108,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct RespServer {
     address: SocketAddr,
+    budget: ClientBudget,
     shutdown: watch::Sender<bool>,
     accepting: JoinHandle<()>,
 }
@@ -90,6 +120,7 @@ pub(super) struct Shared<B> {
     topology: Topology,
     mode: Mode,
     limits: Limits,
+    budget: ClientBudget,
     counters: Counters,
     upstream: Option<Upstream>,
     started: Instant,
@@ -111,6 +142,10 @@ impl<B> Shared<B> {
 
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    pub(super) fn budget(&self) -> &ClientBudget {
+        &self.budget
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -140,7 +175,7 @@ impl RespServer {
         limits: Limits,
     ) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen(address).map_err(failed)?;
         Self::start(listener, backend, topology, mode, limits)
     }
 
@@ -156,6 +191,22 @@ impl RespServer {
         mode: Mode,
         limits: Limits,
     ) -> Result<Self, ServeError> {
+        let budget = ClientBudget::new(limits.connections_max, limits.buffered_bytes_max);
+        Self::start_within(listener, backend, topology, mode, limits, &budget)
+    }
+
+    /// Like [`start`](Self::start), with a budget that may be shared with other ports.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn start_within<B: Backend>(
+        listener: TcpListener,
+        backend: B,
+        topology: Topology,
+        mode: Mode,
+        limits: Limits,
+        budget: &ClientBudget,
+    ) -> Result<Self, ServeError> {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         let failed = |source| ServeError::Listen { address: unspecified, source };
         let address = listener.local_addr().map_err(failed)?;
@@ -168,6 +219,7 @@ impl RespServer {
             topology,
             mode,
             limits,
+            budget: budget.clone(),
             counters: Counters::default(),
             upstream,
             started: Instant::now(),
@@ -176,12 +228,17 @@ impl RespServer {
         let (shutdown, stopping) = watch::channel(false);
         info!(%address, ?mode, "serving Redis protocol");
         let accepting = tokio::spawn(accept(listener, shared, stopping));
-        Ok(Self { address, shutdown, accepting })
+        Ok(Self { address, budget: budget.clone(), shutdown, accepting })
     }
 
     /// The address clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How much of the budget's bytes is taken now, by all ports that share it.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.budget.bytes()
     }
 
     /// Stops accepting and reading, answers what was read for at most `grace`, then closes.
@@ -200,6 +257,21 @@ impl Drop for RespServer {
     }
 }
 
+/// Binds an address for clients. Port 0 takes a free one. Must be called within a tokio runtime.
+///
+/// # Errors
+/// What the system says, if the address cannot be bound.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of our predecessor that are still dying do not keep us out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn accept<B: Backend>(
     listener: TcpListener,
     shared: Arc<Shared<B>>,
@@ -207,23 +279,34 @@ async fn accept<B: Backend>(
 ) {
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop_signal(stopping.clone()));
+    let mut trouble = AcceptTrouble::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
+                    trouble.over();
                     shared.counters.accepted.fetch_add(1, Relaxed);
-                    if connections.len() >= shared.limits.connections_max {
+                    if let Some(place) = shared.budget.connection() {
+                        let served = serve(stream, address, shared.clone(), stopping.clone());
+                        connections.spawn(async move {
+                            served.await;
+                            drop(place);
+                        });
+                    } else {
                         shared.counters.rejected.fetch_add(1, Relaxed);
                         // Best effort: a client that never reads must not hold us up.
                         let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-                    } else {
-                        connections.spawn(serve(stream, address, shared.clone(), stopping.clone()));
                     }
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely; the others go on meanwhile.
-                    warn!(%error, "cannot accept a client");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    if let Some(suppressed) = trouble.complaint(Instant::now()) {
+                        warn!(%error, suppressed, "cannot accept a client");
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(trouble.pause()) => {}
+                        () = &mut stop => break,
+                    }
                 }
             },
             Some(_) = connections.join_next() => {}
@@ -233,6 +316,37 @@ async fn accept<B: Backend>(
     drop(listener);
     // The connections are told as well and finish by themselves; the caller sets the deadline.
     while connections.join_next().await.is_some() {}
+}
+
+/// Failed accepts: how long to wait after one, and whether to say so.
+#[derive(Debug, Default)]
+struct AcceptTrouble {
+    failures: u32,
+    complained: Option<Instant>,
+    suppressed: u64,
+}
+
+impl AcceptTrouble {
+    /// Whether to complain now, and about how many failures nobody has heard of.
+    fn complaint(&mut self, now: Instant) -> Option<u64> {
+        if self.complained.is_some_and(|at| now.duration_since(at) < COMPLAINT_PERIOD) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.complained = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+
+    /// Twice as long after each failure in a row.
+    fn pause(&mut self) -> Duration {
+        let factor = 1 << self.failures.min(16);
+        self.failures += 1;
+        (ACCEPT_PAUSE_MIN * factor).min(ACCEPT_PAUSE_MAX)
+    }
+
+    fn over(&mut self) {
+        self.failures = 0;
+    }
 }
 
 async fn serve<B: Backend>(
@@ -261,5 +375,29 @@ struct Connected<B>(Arc<Shared<B>>);
 impl<B> Drop for Connected<B> {
     fn drop(&mut self) {
         self.0.counters.connected.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_accepts_are_told_of_once_in_a_while_and_slow_us_down() {
+        let start = Instant::now();
+        let mut trouble = AcceptTrouble::default();
+        assert_eq!(trouble.complaint(start), Some(0));
+        for second in 1..10 {
+            assert_eq!(trouble.complaint(start + Duration::from_secs(second)), None);
+        }
+        assert_eq!(trouble.complaint(start + COMPLAINT_PERIOD), Some(9));
+        assert_eq!(trouble.complaint(start + COMPLAINT_PERIOD * 2), Some(0));
+        assert_eq!(trouble.pause(), ACCEPT_PAUSE_MIN);
+        assert_eq!(trouble.pause(), ACCEPT_PAUSE_MIN * 2);
+        for _ in 0..100 {
+            assert!(trouble.pause() <= ACCEPT_PAUSE_MAX);
+        }
+        trouble.over();
+        assert_eq!(trouble.pause(), ACCEPT_PAUSE_MIN);
     }
 }

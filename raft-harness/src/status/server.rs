@@ -18,7 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use raft_core::{GroupId, LogIndex};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
@@ -32,8 +32,12 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A digest is computed behind the entries before it; later it is of no use to anybody.
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a failed accept, most likely for lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After a failed accept, most likely for lack of file descriptors; doubled while it goes on, and
+/// told of each time.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Connections that wait in the kernel for their turn.
+const BACKLOG: u32 = 1024;
 
 /// A future that a trait object can return.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -64,7 +68,7 @@ impl AdminServer {
         if !address.ip().to_canonical().is_loopback() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let listener = TcpListener::bind(address).await?;
+        let listener = listen(address)?;
         let address = listener.local_addr()?;
         Ok(Self { address, task: tokio::spawn(serve(listener, source)) })
     }
@@ -81,8 +85,20 @@ impl Drop for AdminServer {
     }
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of our predecessor that are still dying do not keep us out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut pause = ACCEPT_PAUSE_MIN;
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             return;
@@ -91,10 +107,12 @@ async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 warn!(%error, "the admin port cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
                 continue;
             }
         };
+        pause = ACCEPT_PAUSE_MIN;
         let source = Arc::clone(&source);
         tokio::spawn(async move {
             let service = service_fn(|request| answer(Arc::clone(&source), request));
