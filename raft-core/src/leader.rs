@@ -192,7 +192,7 @@ impl Group {
     }
 
     /// Builds the next append for a peer, when a lane has room for it: at most `budget` bytes
-    /// and [`Settings::append_bytes_max`], but always at least one entry if one is due.
+    /// and [`append_bytes_max`](crate::Settings::append_bytes_max), but always at least one entry if one is due.
     ///
     /// `cost_of` tells an entry's [`cost`](crate::Entry::cost); it is a lookup in the driver's
     /// index and must not block. `None` from it ends the append before that entry: the driver

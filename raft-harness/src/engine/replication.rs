@@ -40,8 +40,14 @@ impl ShardEngine {
             let slot = &mut self.slots[at as usize];
             // The closure needs the payloads while the core is borrowed; they are other fields.
             let (core, payloads, cold) = (&mut slot.core, &slot.payloads, &slot.cold);
+            let first = core.next_index(replica).unwrap_or_default();
+            let (policy, bulk_up) = (self.options.lane_policy, self.bulk_up[at_peer]);
             let append = core.make_append(now, replica, budget, |index| {
-                payloads.get(index).or_else(|| cold_entry(cold, index)).map(Entry::cost)
+                let entry = payloads.get(index).or_else(|| cold_entry(cold, index))?;
+                // A large entry does not ride behind small ones: the next append is its own.
+                let is_large = policy.append_class(entry.payload.len() as u64) == LaneClass::Bulk;
+                let waits = is_large && bulk_up && lane == SendLane::Data && index > first;
+                (!waits).then(|| entry.cost())
             });
             let Some(append) = append else { continue };
             let mut entries = Vec::with_capacity(append.count() as usize);

@@ -29,6 +29,9 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
         let lived = std::panic::catch_unwind(|| {
             let mut cluster = Cluster::new(seed, weather);
             cluster.live();
+            if !weather.breaks {
+                assert_eq!(cluster.rode_along, 0, "the bulk lane was there all the time");
+            }
             (cluster.succeeded, cluster.unknown, cluster.over_bulk, cluster.reads_back)
         });
         match lived {

@@ -19,7 +19,7 @@ use raft_transport::{ConnectionId, Frame, HeartbeatItem};
 
 use super::journal::{Applied, command, number};
 use super::network::{LinkId, Network, Wire};
-use super::node::Node;
+use super::node::{BULK_BYTES, Node};
 use super::rng::Rng;
 use crate::engine::{
     CreateGroup, Created, Durability, EngineInput, Fetch, Route, SendLane, Source,
@@ -113,6 +113,9 @@ struct Pending {
     asked: Asked,
 }
 
+/// A creation that was answered: on which node, in which of its lives, of which group.
+type Creation = (NodeId, u64, GroupId, Created);
+
 /// One session's appends as they arrived: where the newest ended.
 type Stream = (NodeId, u64, GroupId, ReplicaId, Term, Session);
 
@@ -129,7 +132,7 @@ pub(super) struct Cluster {
     cuts: BTreeMap<u64, (NodeId, NodeId)>,
     cut_count: u64,
     groups: Vec<GroupSpec>,
-    created: Arc<Mutex<Vec<(NodeId, u64, GroupId, Created)>>>,
+    created: Arc<Mutex<Vec<Creation>>>,
     creations: usize,
     calm: bool,
     clients_until: Micros,
@@ -144,6 +147,8 @@ pub(super) struct Cluster {
     pub(super) unknown: usize,
     pub(super) succeeded: usize,
     pub(super) over_bulk: usize,
+    /// Large entries that took the data lane behind small ones.
+    pub(super) rode_along: usize,
     pub(super) reads_back: usize,
 }
 
@@ -180,6 +185,7 @@ impl Cluster {
             unknown: 0,
             succeeded: 0,
             over_bulk: 0,
+            rode_along: 0,
             reads_back: 0,
         };
         for id in cluster.ids.clone() {
@@ -395,6 +401,9 @@ impl Cluster {
         }
         if wire.link.bulk {
             self.over_bulk += 1;
+        } else {
+            let large = envelope.entries.iter().skip(1).filter(|e| e.payload.len() >= BULK_BYTES);
+            self.rode_along += large.count();
         }
         let life = self.node(to).life;
         let stream = (to, life, envelope.group, envelope.from, append.term, append.session);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime};
+use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex};
 use raft_storage::{GroupWrite, RecoveredGroup};
 
 use super::rng::Rng;
@@ -107,7 +107,7 @@ impl Disk {
                 first_index: LogIndex::new(1),
                 last_index: last.map_or(LogIndex::ZERO, |entry| entry.index),
                 term_runs,
-                last_time: last.map_or(LogTime::default(), |entry| entry.time),
+                last_time: last.map(|entry| entry.time).unwrap_or_default(),
             };
             (GroupSpec::decode(&stored.spec).expect("it was encoded by us"), recovered)
         });

@@ -14,6 +14,9 @@ use crate::engine::{
     TurnOutput,
 };
 
+/// Entries with a payload of this size take the bulk lane.
+pub(super) const BULK_BYTES: usize = 4 << 10;
+
 pub(super) struct Node {
     pub(super) id: NodeId,
     /// Counts restarts; events of an earlier life are dropped.
@@ -109,7 +112,7 @@ impl Node {
                 reads_pending_max: 8,
                 ..Settings::default()
             }),
-            lane_policy: LanePolicy { bulk_append_min: Some(4 << 10) },
+            lane_policy: LanePolicy { bulk_append_min: Some(BULK_BYTES as u64) },
             seed,
             durability,
             command_bytes_max: 32 << 10,
