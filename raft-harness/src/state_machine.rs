@@ -20,6 +20,10 @@ pub enum ApplyMode {
 /// Every replica applies the same entries in the same order, so the outcome may depend on the
 /// entries alone: not on the clock, not on randomness, not on the node. [`Entry::time`] is the
 /// one clock all replicas agree on.
+///
+/// A panic in a state machine ends the node: everything waiting is answered as unknown, and
+/// [`NodeHost::failure`](crate::NodeHost::failure) names the thread. A command that cannot be
+/// carried out is an output that says so.
 pub trait StateMachine: Send + 'static {
     /// Applies committed entries in order and pushes exactly one output per entry; the output
     /// goes to whoever proposed the command. No-ops come too, with an empty payload: they carry
@@ -40,7 +44,8 @@ pub trait StateMachine: Send + 'static {
 
 /// Makes the state machine of a group, empty: the log is replayed into it.
 pub trait StateMachineFactory: Send + Sync + 'static {
-    /// Called once for each group, at creation and at every restart.
+    /// Called once for each group, at creation and at every restart, on the thread that will own
+    /// the group; it should not take long.
     fn create(&self, group: GroupId, spec: &GroupSpec) -> Box<dyn StateMachine>;
 }
 
