@@ -31,10 +31,10 @@ pub(super) fn reserve(peers: usize, half_open_max: usize) -> usize {
     RESERVE.saturating_add(RESERVE_PER_PEER.saturating_mul(peers)).saturating_add(half_open_max)
 }
 
-/// How many of the `wanted` clients may connect at once.
+/// How many of the `wanted` clients may connect at once. The reserve gets no more than half.
 pub(super) fn clients_max(wanted: usize, limit: u64, reserve: usize) -> usize {
-    let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(reserve);
-    wanted.min(left.max(CLIENTS_MIN))
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    wanted.min((limit - reserve.min(limit / 2)).max(CLIENTS_MIN))
 }
 
 #[cfg(test)]
@@ -47,9 +47,10 @@ mod tests {
         assert_eq!(reserve, 256 + 3 * 32 + 64);
         assert_eq!(clients_max(10_000, 1_048_576, reserve), 10_000);
         assert_eq!(clients_max(10_000, 1024, reserve), 1024 - reserve);
-        assert_eq!(clients_max(10_000, 100, reserve), CLIENTS_MIN);
-        assert_eq!(clients_max(8, 100, reserve), 8);
-        assert_eq!(clients_max(10_000, u64::MAX, usize::MAX), CLIENTS_MIN);
+        assert_eq!(clients_max(10_000, 100, reserve), 50);
+        assert_eq!(clients_max(10_000, 1024, usize::MAX), 512);
+        assert_eq!(clients_max(10_000, 10, reserve), CLIENTS_MIN);
+        assert_eq!(clients_max(8, 10, reserve), 8);
     }
 
     #[test]
