@@ -236,7 +236,7 @@ impl Group {
         if streams && end == prev_index {
             return None;
         }
-        progress.sent(self.now, end, bytes, commit);
+        progress.sent(self.now, end, bytes);
         let mut append = Append {
             term,
             session: progress.session,

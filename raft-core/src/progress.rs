@@ -22,8 +22,6 @@ pub(crate) struct Progress {
     pub(crate) contact: Micros,
     /// The newest read confirmation it answered.
     pub(crate) read_acked: u64,
-    /// The commit index it was last told in an append.
-    pub(crate) commit_sent: LogIndex,
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +77,6 @@ impl Progress {
             state: State::Probe { sent: None },
             contact: now,
             read_acked: 0,
-            commit_sent: LogIndex::ZERO,
         }
     }
 
@@ -89,7 +86,6 @@ impl Progress {
         self.match_index = LogIndex::ZERO;
         self.next_index = next;
         self.state = State::Probe { sent: None };
-        self.commit_sent = LogIndex::ZERO;
     }
 
     /// Something in flight may be lost: ask again where the logs agree.
@@ -115,8 +111,7 @@ impl Progress {
     }
 
     /// An append `next_index..=last` leaves.
-    pub(crate) fn sent(&mut self, now: Micros, last: LogIndex, bytes: u64, commit: LogIndex) {
-        self.commit_sent = self.commit_sent.max(commit);
+    pub(crate) fn sent(&mut self, now: Micros, last: LogIndex, bytes: u64) {
         match &mut self.state {
             State::Probe { sent } => *sent = Some(now),
             State::Replicate(window) => {

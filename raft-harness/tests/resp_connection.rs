@@ -474,7 +474,10 @@ async fn bytes_that_are_no_request_are_answered_and_end_the_connection() {
 
 #[tokio::test]
 async fn first_bytes_that_are_no_request_are_answered_and_end_the_connection() {
-    let (_engine, server, _client) = alone(1).await;
+    // The deadline for connections that are to close must not be what ends them here.
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { drain_stall_max: Duration::from_secs(3600), ..Limits::default() };
+    let (server, _client) = serve(&engine, 1, limits).await;
     let inline = "x".repeat(70 << 10);
     let table = [
         ("*x\r\n", "invalid multibulk length"),
