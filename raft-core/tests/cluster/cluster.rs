@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendResult, Durable, Effects, EntryKind, Gated, Group, GroupId, Incarnation, Input,
-    LogChange, LogIndex, Message, Micros, Outcome, Outgoing, PersistSeq, ReplicaId, RoleKind,
-    Settings, Start, Term, Token, Verdict,
+    AppendResult, Base, Durable, Effects, EntryKind, Gated, Group, GroupId, Incarnation, Input,
+    LogChange, LogIndex, LogTime, Membership, Message, Micros, Outcome, Outgoing, PersistSeq,
+    PromiseRecord, ReadPath, ReplicaId, RoleKind, Settings, Start, Term, Token, Verdict,
 };
 
 use crate::checker::Checker;
@@ -176,10 +176,10 @@ impl Cluster {
         self.expect_agreement("after the trouble, with no new proposal");
         let leader = self.leader().expect("a leader after the trouble");
         let write = self.token();
-        self.input(leader, Input::Propose { token: write, bytes: 40 });
+        self.input(leader, Input::Propose { token: write, bytes: 40, time: LogTime::default() });
         self.run_until(self.now + 500 * MS);
         let read = self.token();
-        self.input(leader, Input::Read { token: read });
+        self.input(leader, Input::Read { token: read, path: ReadPath::Quorum });
         self.run_until(self.now + 500 * MS);
         let outcome = self.checker.outcome(write);
         assert!(
@@ -225,7 +225,7 @@ impl Cluster {
         self.run_until(self.now + 2_500 * MS);
         let leader = self.leader().expect("a leader of the connected majority");
         let write = self.token();
-        self.input(leader, Input::Propose { token: write, bytes: 40 });
+        self.input(leader, Input::Propose { token: write, bytes: 40, time: LogTime::default() });
         self.run_until(self.now + 300 * MS);
         let outcome = self.checker.outcome(write);
         assert!(
@@ -320,8 +320,12 @@ impl Cluster {
         for _ in 0..self.rng.range(1, 4) {
             let token = self.token();
             let input = match self.rng.range(0, 20) {
-                0..12 => Input::Propose { token, bytes: self.rng.range(32, 300) },
-                12..19 => Input::Read { token },
+                0..12 => Input::Propose {
+                    token,
+                    bytes: self.rng.range(32, 300),
+                    time: LogTime::default(),
+                },
+                12..19 => Input::Read { token, path: ReadPath::Quorum },
                 _ => Input::Transfer {
                     token,
                     to: self.rng.per_mille(500).then(|| ReplicaId::new(1 + self.rng.range(0, 5))),
@@ -443,7 +447,10 @@ impl Cluster {
             group: GroupId::new(7),
             replica: node.id,
             incarnation: node.incarnation,
-            voters,
+            base: Base::first(Membership::of_voters(voters).expect("distinct voters")),
+            configs: Vec::new(),
+            log_time: LogTime::default(),
+            promise: PromiseRecord::default(),
             seed: self.rng.next(),
             hard_state: image.hard_state,
             term_runs: image.term_runs(),
@@ -497,7 +504,7 @@ impl Cluster {
                 command = Some(*token);
                 live.open.insert(*token);
             }
-            Input::Read { token } => {
+            Input::Read { token, path: ReadPath::Quorum } => {
                 self.checker.reads(*token);
                 live.open.insert(*token);
             }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Durable, Effects, Fault, Gated, Group, GroupId,
-    HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex, Message, Micros,
-    Outcome, Outgoing, Persist, PersistSeq, ReplicaId, RoleKind, Session, Settings, Start, Term,
-    TermRun, Token, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Base, Campaign, Durable, Effects, Fault, Gated, Group,
+    GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex,
+    LogTime, Membership, Message, Micros, Outcome, Outgoing, Persist, PersistSeq, PromiseRecord,
+    ReplicaId, Rest, RoleKind, Session, Settings, Start, Term, TermRun, Token, Verdict, VoteReply,
+    VoteRequest,
 };
 
 pub(crate) const ONE: ReplicaId = ReplicaId::new(1);
@@ -39,7 +40,10 @@ pub(crate) fn start(me: ReplicaId, terms: &[u64]) -> Start {
         group: GroupId::new(7),
         replica: me,
         incarnation: FIRST_LIFE,
-        voters: vec![ONE, TWO, THREE],
+        base: Base::first(Membership::of_voters(vec![ONE, TWO, THREE]).expect("distinct voters")),
+        configs: Vec::new(),
+        log_time: LogTime::default(),
+        promise: PromiseRecord::default(),
         seed: me.get(),
         hard_state: HardState { term: term(terms.last().copied().unwrap_or(0)), vote: None },
         term_runs,

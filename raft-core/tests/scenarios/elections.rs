@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Fault, GroupId, HardState, Incarnation, Input, Message, Micros, Outcome, Refusal, RoleKind,
-    Settings, Verdict,
+    Fault, GroupId, HardState, Incarnation, Input, LogTime, Message, Micros, Outcome, ReadPath,
+    Refusal, RoleKind, Settings, Verdict,
 };
 
 use crate::bench::*;
@@ -229,8 +229,8 @@ fn a_former_leader_that_stands_again_is_not_refused_for_its_own_sake() {
 fn leader_without_quorum_steps_down_and_is_silent() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
-    bench.input(Input::Propose { token: token(1), bytes: 100 });
-    bench.input(Input::Read { token: token(2) });
+    bench.input(Input::Propose { token: token(1), bytes: 100, time: LogTime::default() });
+    bench.input(Input::Read { token: token(2), path: ReadPath::Quorum });
     bench.live(TIMEOUT_MIN * 2);
     assert_ne!(bench.role(), RoleKind::Leader);
     let lost = Outcome::Refused(Refusal::LeadershipLost);
@@ -260,7 +260,11 @@ fn returning_node_does_not_depose_but_catches_up() {
     trio.elect(ONE);
     trio.away = vec![THREE];
     for of in 1..=3 {
-        trio.of(ONE).input(Input::Propose { token: token(of), bytes: 100 });
+        trio.of(ONE).input(Input::Propose {
+            token: token(of),
+            bytes: 100,
+            time: LogTime::default(),
+        });
         trio.live(Duration::from_secs(2));
     }
     trio.away.clear();
@@ -341,7 +345,7 @@ fn heartbeats_fall_on_the_grid_of_the_node() {
 #[test]
 fn leader_that_cannot_read_its_log_goes_mute_with_evidence() {
     let mut bench = Bench::leader(&[1]);
-    bench.input(Input::Propose { token: token(9), bytes: 1 });
+    bench.input(Input::Propose { token: token(9), bytes: 1, time: LogTime::default() });
     bench.input(Input::LogUnreadable(index(1)));
     assert!(!bench.group.is_leader());
     assert_eq!(bench.fault(), Some(Fault::LogUnreadable { index: index(1) }));

@@ -1,6 +1,6 @@
 //! Nothing that promises something leaves before it is durable (thesis 3.8).
 
-use raft_core::{AppendResult, Durable, HardState, Input, Message, RoleKind, Verdict};
+use raft_core::{AppendResult, Durable, HardState, Input, LogTime, Message, RoleKind, Verdict};
 
 use crate::bench::*;
 
@@ -134,7 +134,7 @@ fn leader_counts_itself_only_when_durable() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 1);
-    bench.input(Input::Propose { token: token(1), bytes: 100 });
+    bench.input(Input::Propose { token: token(1), bytes: 100, time: LogTime::default() });
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 1, "one disk of three");
     bench.sync();

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use raft_core::{Input, Message, Outcome, Refusal, Settings, Verdict};
+use raft_core::{Input, LogTime, Message, Outcome, ReadPath, Refusal, Settings, Verdict};
 
 use crate::bench::*;
 
 fn read(bench: &mut Bench, of: u64) {
-    bench.input(Input::Read { token: token(of) });
+    bench.input(Input::Read { token: token(of), path: ReadPath::Quorum });
 }
 
 #[test]
@@ -117,7 +117,11 @@ fn deposed_leader_cannot_confirm_a_read() {
     trio.settle();
     trio.live(std::time::Duration::from_millis(200));
     if trio.of(TWO).group.is_leader() {
-        trio.of(TWO).input(Input::Propose { token: token(1), bytes: 100 });
+        trio.of(TWO).input(Input::Propose {
+            token: token(1),
+            bytes: 100,
+            time: LogTime::default(),
+        });
         trio.settle();
     }
     trio.away.clear();
