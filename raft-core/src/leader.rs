@@ -261,8 +261,13 @@ impl Group {
             }
         }
         let alone = leader.peers.is_empty();
-        leader.heartbeat_due = (!alone).then_some(leader.heartbeat_due.unwrap_or(now));
-        leader.quorum_due = (!alone).then_some(leader.quorum_due.unwrap_or(now.after(timeout)));
+        if alone {
+            leader.heartbeat_due = None;
+            leader.quorum_due = None;
+        } else {
+            leader.heartbeat_due.get_or_insert(now);
+            leader.quorum_due.get_or_insert(now.after(timeout));
+        }
     }
 
     pub(crate) fn append_own(

@@ -163,7 +163,7 @@ fn grants_elect_nobody_whose_own_vote_is_not_durable() {
 #[test]
 fn a_voter_is_counted_once_and_a_stranger_never() {
     let mut five = start(ONE, &[]);
-    five.voters = (1..=5).map(raft_core::ReplicaId::new).collect();
+    five.base = base((1..=5).map(raft_core::ReplicaId::new));
     let mut bench = Bench::new(five);
     bench.input(Input::Campaign);
     for from in [TWO, TWO, TWO, raft_core::ReplicaId::new(9)] {
@@ -294,7 +294,7 @@ fn returning_node_with_higher_term_is_taken_in_with_a_new_election() {
 #[test]
 fn disk_slower_than_the_election_timeout_still_elects() {
     let mut alone = start(ONE, &[]);
-    alone.voters = vec![ONE];
+    alone.base = base([ONE]);
     let mut bench = Bench::new(alone);
     bench.live(Duration::from_secs(1));
     let own_vote = bench.take();
