@@ -266,7 +266,7 @@ impl Group {
             leader.quorum_due = None;
         } else {
             leader.heartbeat_due.get_or_insert(now);
-            leader.quorum_due.get_or_insert(now.after(timeout));
+            leader.quorum_due.get_or_insert_with(|| now.after(timeout));
         }
     }
 
