@@ -87,6 +87,9 @@ pub use message::{
     Append, AppendReply, AppendResult, Campaign, Heartbeat, HeartbeatReply, Message, Session,
     TermRun, TimeoutNow, Verdict, VoteReply, VoteRequest,
 };
-pub use quorum::{VoteResult, committed, majority, majority_reached, vote_result};
+pub use quorum::{
+    Half, Joint, MEMBERS_MAX, VoteResult, committed, joint_committed, joint_reached,
+    joint_vote_result, majority, majority_reached, vote_result,
+};
 pub use settings::{Settings, SettingsError, Start, StartError};
 pub use status::{RoleKind, Status};
