@@ -13,7 +13,7 @@ use crate::id::{LogIndex, ReplicaId, Term};
 use crate::io::Effects;
 use crate::membership::Membership;
 use crate::message::{Campaign, Message, Promise, Verdict, VoteReply, VoteRequest};
-use crate::quorum::{VoteResult, vote_result};
+use crate::quorum::{Half, VoteResult};
 use crate::rng::mix;
 use crate::settings::PRIORITY_MAX;
 
@@ -40,31 +40,12 @@ impl Tally {
 
     /// Both halves of a membership must grant (thesis 4.3).
     fn result(&self, membership: &Membership) -> VoteResult {
+        let answers = self.answers.iter().copied();
         if crate::planted!(JointByUnion) {
-            return self.half(membership.voters());
+            let union: Vec<ReplicaId> = membership.voters().collect();
+            return Half::new(&union).vote_result(answers);
         }
-        let incoming = self.half(membership.incoming());
-        if !membership.is_joint() {
-            return incoming;
-        }
-        match (incoming, self.half(membership.outgoing())) {
-            (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
-            (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
-            (VoteResult::Pending, _) | (_, VoteResult::Pending) => VoteResult::Pending,
-        }
-    }
-
-    fn half(&self, voters: impl Iterator<Item = ReplicaId>) -> VoteResult {
-        let (mut all, mut granted, mut refused) = (0, 0, 0);
-        for voter in voters {
-            all += 1;
-            match self.answers.iter().find(|(replica, _)| *replica == voter) {
-                Some((_, Verdict::Granted)) => granted += 1,
-                Some((_, Verdict::Refused)) => refused += 1,
-                None => {}
-            }
-        }
-        vote_result(all, granted, refused)
+        membership.joint().vote_result(answers)
     }
 }
 
