@@ -465,7 +465,7 @@ impl Group {
                 if self.awaits_own_vote() {
                     self.reset_election_deadline();
                 } else {
-                    if self.promise.promise == Promise::Lost {
+                    if self.is_lost() && !crate::planted!(LostReplicaVotes) {
                         // The only voter: there is nobody to learn from.
                         self.accept_loss(effects);
                     }
@@ -729,9 +729,13 @@ impl Group {
     pub(crate) fn may_vote(&self) -> bool {
         self.is_voter()
             && self.disk == DiskSpace::Ample
-            && (self.promise.promise == Promise::Kept
-                || crate::planted!(LostReplicaVotes)
-                || self.membership().is_sole_voter(self.me))
+            && match self.promise.promise {
+                Promise::Kept => true,
+                Promise::Lost => {
+                    crate::planted!(LostReplicaVotes) || self.membership().is_sole_voter(self.me)
+                }
+                Promise::Damaged => crate::planted!(LostReplicaVotes),
+            }
     }
 
     /// Whether it stands by itself when it hears no leader.
