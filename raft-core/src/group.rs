@@ -331,6 +331,16 @@ impl Group {
         self.me
     }
 
+    /// This life of the replica's node.
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The term of the last entry.
+    pub fn last_term(&self) -> Term {
+        self.log.last_term()
+    }
+
     /// Who belongs to the group: the newest membership in the log, committed or not.
     pub fn membership(&self) -> &Arc<Membership> {
         self.configs.active().1
