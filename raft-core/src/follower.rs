@@ -193,7 +193,7 @@ impl Group {
         {
             self.become_follower(term, Some(from), effects);
         }
-        self.leader_contact = Some(self.now);
+        self.leader_contact = Some((from, self.now));
         self.reset_election_deadline();
         Ok(())
     }

@@ -62,8 +62,9 @@ pub struct Group {
     pub(crate) role: Role,
     /// Who leads this term, as far as known.
     pub(crate) leader: Option<ReplicaId>,
-    /// When that leader was last heard.
-    pub(crate) leader_contact: Option<Micros>,
+    /// Which leader was last heard, and when. Outlives its term: whoever answered a leader owes it
+    /// patience, whatever else it hears of.
+    pub(crate) leader_contact: Option<(ReplicaId, Micros)>,
     /// The leader's session with us, echoed in replies.
     pub(crate) leader_session: Session,
     /// Up to here our log is known to equal this term's leader's.
@@ -558,10 +559,10 @@ impl Group {
         }
     }
 
-    /// Raises the term and forgets all that was known of the leader of the last one.
+    /// Raises the term and forgets all that was known of the leader of the last one, except that
+    /// it was heard.
     pub(crate) fn enter_term(&mut self, hard_state: HardState, effects: &mut Effects) {
         self.verified = LogIndex::ZERO;
-        self.leader_contact = None;
         self.leader_session = Session::default();
         self.ack_owed = false;
         self.fence = None;

@@ -494,9 +494,11 @@ impl Group {
 
     pub(crate) fn on_peer_unreachable(&mut self, peer: ReplicaId) {
         if self.asleep && self.leader == Some(peer) {
+            // What is gone is not given the time to speak up, but the lease it may still hold is
+            // respected.
+            let heard = self.leader_contact;
             self.wake();
-            // Nobody heard it go; nobody owes it patience either.
-            self.leader_contact = None;
+            self.leader_contact = heard;
         }
         let session = self.sessions.bump();
         let base = self.log.base();
