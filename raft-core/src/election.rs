@@ -40,6 +40,10 @@ impl Tally {
 
     /// Both halves of a membership must grant (thesis 4.3).
     fn result(&self, membership: &Membership) -> VoteResult {
+        if membership.is_unknown() {
+            // An empty half objects to nothing, but nobody is elected by nobody.
+            return VoteResult::Lost;
+        }
         let answers = self.answers.iter().copied();
         if crate::planted!(JointByUnion) {
             let union: Vec<ReplicaId> = membership.voters().collect();

@@ -224,7 +224,8 @@ impl Group {
             sessions: Session::default(),
             receiving: None,
             forwarded: Vec::new(),
-            forwards: 0,
+            // A late answer to a former life must not be taken for one to this.
+            forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Vec::new(),
             peer_incarnations: Vec::new(),
@@ -562,6 +563,9 @@ impl Group {
     /// Raises the term and forgets all that was known of the leader of the last one, except that
     /// it was heard.
     pub(crate) fn enter_term(&mut self, hard_state: HardState, effects: &mut Effects) {
+        if crate::planted!(PatienceEndsWithTerm) {
+            self.leader_contact = None;
+        }
         self.verified = LogIndex::ZERO;
         self.leader_session = Session::default();
         self.ack_owed = false;
@@ -758,6 +762,15 @@ impl Group {
     pub(crate) fn peers(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let me = self.me;
         self.membership().voters().filter(move |voter| *voter != me)
+    }
+
+    /// Requests that have not ended.
+    pub(crate) fn open_requests(&self) -> usize {
+        let leading = match &self.role {
+            Role::Leader(leader) => leader.open_requests(),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => 0,
+        };
+        self.proposals.len() + self.orphans.len() + self.forwarded.len() + leading
     }
 
     /// Stands for election without asking first: only for a transfer.
