@@ -26,6 +26,7 @@ pub mod linearizability;
 pub mod marks;
 pub mod observe;
 pub mod outcomes;
+pub(crate) mod protocol;
 pub mod rng;
 pub mod trace;
 pub mod violation;

@@ -47,6 +47,12 @@ pub(crate) struct Client {
     believes: BTreeMap<u8, Option<u64>>,
 }
 
+impl Client {
+    pub(crate) const fn group(&self) -> GroupId {
+        self.group
+    }
+}
+
 /// All of them, and the record of everything they did.
 #[derive(Debug)]
 pub(crate) struct Clients {
@@ -202,10 +208,10 @@ impl Clients {
         let nodes = self.nodes as u64;
         let client = &mut self.clients[at];
         client.node = match refusal {
-            Refusal::NotLeader { .. } => {
-                leads.unwrap_or_else(|| client.rng.below(nodes) as usize)
+            Refusal::NotLeader { .. } => leads.unwrap_or_else(|| client.rng.below(nodes) as usize),
+            Refusal::Overloaded { .. } | Refusal::TooManyReads | Refusal::Transferring => {
+                client.node
             }
-            Refusal::Overloaded { .. } | Refusal::TooManyReads | Refusal::Transferring => client.node,
             Refusal::LeadershipLost
             | Refusal::TransferFailed
             | Refusal::Faulted
@@ -216,6 +222,13 @@ impl Clients {
             | Refusal::InvalidChange(_) => client.rng.below(nodes) as usize,
         };
         self.woken.push(at);
+    }
+
+    /// The node a client goes to is not there, or knows nothing of its group.
+    pub(crate) fn looks_elsewhere(&mut self, at: usize) {
+        let nodes = self.nodes as u64;
+        let client = &mut self.clients[at];
+        client.node = client.rng.below(nodes) as usize;
     }
 
     /// It never happened and never will: the same operation may be asked again.

@@ -1,8 +1,9 @@
 //! Trouble as data: what goes wrong, when, and for how long.
 
 use std::fmt;
+use std::sync::Arc;
 
-use raft_core::{DiskSpace, GroupId};
+use raft_core::{DiskSpace, GroupId, Membership, Promise, ReplicaId};
 
 use super::disk::Stop;
 use super::network::NodeAt;
@@ -10,6 +11,7 @@ use super::node::Running;
 use super::world::{Event, World};
 use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
+use crate::sim::trace::EventKind;
 
 /// One piece of trouble.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -169,9 +171,7 @@ fn halves(mask: u64, nodes: usize) -> Vec<(NodeAt, NodeAt)> {
 /// Two halves that only one node connects.
 fn bridge(node: NodeAt, nodes: usize) -> Vec<(NodeAt, NodeAt)> {
     let side = |other: NodeAt| (other + nodes - node) % nodes * 2 > nodes;
-    all_pairs(nodes)
-        .filter(|(a, b)| *a != node && *b != node && side(*a) != side(*b))
-        .collect()
+    all_pairs(nodes).filter(|(a, b)| *a != node && *b != node && side(*a) != side(*b)).collect()
 }
 
 /// Each speaks with its neighbours only.
@@ -189,7 +189,7 @@ impl World {
         let fault = self.faults[at].clone();
         self.queue.push(self.now + fault.lasts, Event::FaultEnds(at));
         *self.injected.entry(fault.kind.name()).or_default() += 1;
-        self.trace.note(self.now, 0, "fault", format_args!("{fault}"));
+        self.tell(0, None, EventKind::Fault, at as u64, || fault.to_string());
         match &fault.kind {
             FaultKind::Cut(_, Shape::LeaderCutOff) => {
                 let group = self.groups[0];
@@ -219,7 +219,6 @@ impl World {
                 let node = &mut self.nodes[*node];
                 if node.running == Running::Up {
                     node.running = Running::Paused;
-                    self.mark(Mark::NodePaused);
                 }
             }
             FaultKind::DiskStall(node) => self.nodes[*node].disk_weather.stalled = true,
@@ -283,6 +282,47 @@ impl World {
                 self.start(node);
             }
             FaultKind::Storm(_) | FaultKind::WallJump(..) => {}
+        }
+    }
+
+    /// Whether a group survives it that one more of its replicas forgets: fewer than half of its
+    /// voters, in either half of a membership, may be without their promises at any time.
+    fn may_lose(&self, at: NodeAt, group: GroupId) -> bool {
+        let Some(image) = self.nodes[at].disk.images.get(&group) else { return true };
+        let lost = |replica: ReplicaId| {
+            replica == image.replica
+                || !self.nodes.iter().any(|node| {
+                    node.disk.images.get(&group).is_some_and(|image| {
+                        image.replica == replica && image.promise.promise == Promise::Kept
+                    })
+                })
+        };
+        // Every membership that anybody may act under.
+        let disks = self.nodes.iter().filter_map(|node| node.disk.images.get(&group));
+        let mut known: Vec<Arc<Membership>> = disks
+            .flat_map(|image| {
+                let logged = image.configs().into_iter().map(|(_, membership)| membership);
+                logged.chain(image.base.membership.clone())
+            })
+            .collect();
+        let live = self.nodes.iter().filter_map(|node| node.replicas.get(&group));
+        known.extend(live.map(|replica| Arc::clone(replica.core.membership())));
+        let unharmed = |half: &[ReplicaId]| {
+            let gone = half.iter().filter(|replica| lost(**replica)).count();
+            half.is_empty() || half.len() >= 3 && gone * 2 < half.len()
+        };
+        // Memberships long left name replicas long gone; only the newest few matter, and a group
+        // that is in the middle of a change is left alone.
+        let newest = known.iter().map(|membership| membership.last_replica()).max();
+        known
+            .iter()
+            .filter(|membership| Some(membership.last_replica()) == newest)
+            .all(|membership| unharmed(membership.incoming()) && unharmed(membership.outgoing()))
+    }
+
+    fn damage(&mut self, at: NodeAt, group: GroupId) {
+        if self.nodes[at].disk.damage(group, &mut self.rng_crash) {
+            self.mark(Mark::DamageReported);
         }
     }
 

@@ -5,7 +5,6 @@ use raft_core::{
     GroupId, Input, LogIndex, MemberChange, Membership, NodeId, ReplicaId, Standing, Tombstone,
 };
 
-use super::disk::Op;
 use super::network::NodeAt;
 use super::world::{Event, World};
 use crate::sim::marks::Mark;
@@ -25,7 +24,9 @@ impl World {
             self.nodes[*at].is_up()
                 && self.nodes[*at].replicas.get(&group).is_some_and(|r| r.core.is_leader())
         };
-        (0..self.nodes.len()).filter(leads).max_by_key(|at| self.nodes[*at].replicas[&group].core.term())
+        (0..self.nodes.len())
+            .filter(leads)
+            .max_by_key(|at| self.nodes[*at].replicas[&group].core.term())
     }
 
     /// One of the things operators do.
@@ -56,7 +57,6 @@ impl World {
             let to = members[rng.below(members.len() as u64) as usize].replica;
             let to = rng.chance(3, 4).then_some(to);
             let token = self.token();
-            self.mark(Mark::TransferAsked);
             self.step(at, group, Input::Transfer { token, to }, &[]);
         } else if operations.members {
             let membership = self.nodes[at].replicas[&group].core.membership().clone();
@@ -133,7 +133,7 @@ impl World {
         if !status.removed || !settled || status.commit_index > replica.machine.applied {
             return;
         }
-        self.mark(Mark::ReplicaDeleted);
+        self.marks.hit(Mark::ReplicaDeleted);
         let tombstone: Tombstone = replica.core.tombstone();
         let id = replica.id();
         let node = &mut self.nodes[at];
@@ -141,7 +141,6 @@ impl World {
         node.disk.images.remove(&group);
         node.disk.tombstones.insert(group, tombstone);
         self.checker.destroyed(group, id);
-        let _ = Op::is_for;
     }
 
     /// Replaces members whose disks are gone, one step at a time.
@@ -155,11 +154,12 @@ impl World {
             let gone = membership.members().iter().find(|member| {
                 let home = self.node_at(member.node);
                 let image = self.nodes[home].disk.images.get(&group);
-                self.nodes[home].wiped && image.is_none_or(|image| image.replica != member.replica)
+                self.nodes[home].wiped
+                    && image.is_none_or(|image| image.replica != member.replica)
                     && !self.operator_expects_new(group, member.replica, home)
             });
             let Some(gone) = gone.copied() else { continue };
-            self.mark(Mark::WipedReplaced);
+            self.mark(Mark::ReplicaReplaced);
             if membership.incoming() == [gone.replica] {
                 continue;
             }

@@ -80,7 +80,6 @@ impl Setup {
             Lease::Never
         };
         let tiny = rng.chance(1, 3);
-        let defaults = Settings::default();
         let settings = Settings {
             heartbeat_interval: Duration::from_millis(heartbeat),
             election_timeout_min: Duration::from_millis(min),
@@ -91,16 +90,11 @@ impl Setup {
             uncommitted_bytes_max: if tiny { 500 + rng.below(8000) } else { 1 << 20 },
             reads_pending_max: if tiny { 1 + rng.below(8) as usize } else { 1 << 12 },
             lease,
-            acknowledge: if rng.chance(1, 4) {
-                Acknowledge::Written
-            } else {
-                Acknowledge::Durable
-            },
+            acknowledge: if rng.chance(1, 4) { Acknowledge::Written } else { Acknowledge::Durable },
             promotion_lag_max: rng.below(64),
             disk_stall_max: Duration::from_millis(max * (1 + rng.below(4))),
             quiesce_after: rng.chance(1, 4).then(|| Duration::from_millis(min + rng.below(500))),
             priority: PRIORITY_MAX,
-            ..defaults
         };
         let lossy = rng.chance(1, 2);
         let weather = Weather {
