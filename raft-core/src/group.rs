@@ -90,6 +90,8 @@ pub struct Group {
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
     orphans: Vec<Proposal>,
+    /// This replica was removed, and learned it from others than its leader.
+    pub(crate) expelled: bool,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
     fault: Option<Fault>,
@@ -228,6 +230,7 @@ impl Group {
             forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Vec::new(),
+            expelled: false,
             peer_incarnations: Vec::new(),
             fault: None,
             #[cfg(debug_assertions)]
@@ -743,6 +746,7 @@ impl Group {
     /// may not, unless nobody else could know; nor one that could not even write its no-op.
     pub(crate) fn may_vote(&self) -> bool {
         self.is_voter()
+            && !self.expelled
             && self.disk == DiskSpace::Ample
             && match self.promise.promise {
                 Promise::Kept => true,
@@ -790,15 +794,20 @@ impl Group {
         }
         self.fail_forwarded(effects);
         self.abort_receiving(effects);
-        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
-            effects.outcomes.push((proposal.token, Outcome::Unknown));
-        }
+        self.give_up_proposals(effects);
         // A mute replica says nothing any more, least of all what it had not promised yet.
         effects.messages.clear();
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
         self.fault = Some(fault);
+    }
+
+    /// Nobody will say here what becomes of these.
+    pub(crate) fn give_up_proposals(&mut self, effects: &mut Effects) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
+            effects.outcomes.push((proposal.token, Outcome::Unknown));
+        }
     }
 
     fn refuse_when_mute(&mut self, input: &Input, effects: &mut Effects) {
@@ -852,7 +861,12 @@ impl Group {
                 .all(|(a, b)| a.index < b.index)
         );
         debug_assert!(self.proposals.front().is_none_or(|p| p.index > self.commit));
-        debug_assert!(self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)));
+        debug_assert!(
+            self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)),
+            "{:?} {:?}",
+            self.proposals,
+            self.log
+        );
         debug_assert!(self.orphans.iter().all(|p| p.index > self.commit));
         let hard = self.hard_state;
         debug_assert!(hard.term >= seen.term, "the term fell");

@@ -208,11 +208,9 @@ impl Disk {
         (file.meta.term == meta.term).then(|| file.clone())
     }
 
-    /// Forgets snapshots older than these: the newest, and the one a log begins after.
-    pub(crate) fn clean(&mut self, group: GroupId, oldest: LogIndex) {
-        if let Some(files) = self.files.get_mut(&group) {
-            *files = files.split_off(&oldest);
-        }
+    /// Forgets a group's snapshots.
+    pub(crate) fn clean(&mut self, group: GroupId) {
+        self.files.remove(&group);
     }
 
     /// What a replica starts from: the newest snapshot that its log goes on from. A snapshot
