@@ -256,6 +256,7 @@ impl Group {
             self.go_mute(fault, effects);
         } else {
             self.leave_recovery(effects);
+            self.settle_after_removal(effects);
         }
         self.advance_appliable(effects);
         #[cfg(debug_assertions)]
@@ -309,6 +310,8 @@ impl Group {
             return None;
         }
         let role = match &self.role {
+            // Nothing that matters is on its way.
+            _ if self.asleep => None,
             Role::Leader(leader) => {
                 let stalls = self
                     .durability
@@ -319,7 +322,7 @@ impl Group {
                 [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                (self.may_campaign() && !self.asleep).then_some(self.election_deadline)
+                self.may_campaign().then_some(self.election_deadline)
             }
         };
         let forwarded = self.forwarded.first().map(|read| read.deadline);
@@ -477,7 +480,8 @@ impl Group {
                 if self.asleep || !self.may_campaign() || self.now < self.election_deadline {
                     return;
                 }
-                if self.awaits_own_vote() {
+                if self.awaits_own_vote() || self.disk == DiskSpace::Full {
+                    // It has asked nobody yet, or could not even write its no-op.
                     self.reset_election_deadline();
                 } else {
                     if self.is_lost() && !crate::planted!(LostReplicaVotes) {
@@ -493,7 +497,8 @@ impl Group {
     fn on_campaign(&mut self, effects: &mut Effects) {
         let free =
             !self.is_leader() && !self.hears_a_leader(self.me) && self.now >= self.votes_from;
-        if free && self.may_vote() && !self.awaits_own_vote() {
+        let able = self.may_vote() && self.disk == DiskSpace::Ample;
+        if free && able && !self.awaits_own_vote() {
             self.wake();
             self.pre_campaign(effects);
         }
@@ -743,11 +748,10 @@ impl Group {
     }
 
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
-    /// may not, unless nobody else could know; nor one that could not even write its no-op.
+    /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
         self.is_voter()
             && !self.expelled
-            && self.disk == DiskSpace::Ample
             && match self.promise.promise {
                 Promise::Kept => true,
                 Promise::Lost => {
