@@ -306,6 +306,9 @@ pub enum Refusal {
         /// Which learner.
         replica: ReplicaId,
     },
+    /// After the change no majority of the voters would be at hand, as far as the leader hears
+    /// from them and may count them: it would stop the group.
+    QuorumAtRisk,
     /// The change makes no sense.
     InvalidChange(MembershipError),
 }

@@ -12,10 +12,12 @@ use alloc::sync::Arc;
 
 use crate::entry::EntryKind;
 use crate::group::{Group, Proposal, Role};
-use crate::id::{LogIndex, LogTime, Token};
+use crate::id::{LogIndex, LogTime, ReplicaId, Token};
 use crate::io::{DiskSpace, Effects, Outcome, Refusal};
 use crate::membership::{MemberChange, Membership, Standing};
+use crate::message::Promise;
 use crate::progress::State;
+use crate::quorum::majority;
 
 impl Group {
     pub(crate) fn on_change_membership(
@@ -66,6 +68,18 @@ impl Group {
             if !caught_up {
                 return Err(Refusal::NotCaughtUp { replica });
             }
+        }
+        // The old half decides now, and would have stopped the group already.
+        let at_hand = |replica: &ReplicaId| {
+            *replica == self.me
+                || leader.peer(*replica).is_some_and(|peer| {
+                    peer.promise == Promise::Kept
+                        && self.now.since(peer.contact) < self.settings.election_timeout_min
+                })
+        };
+        let voters = changed.incoming();
+        if voters.iter().filter(|voter| at_hand(voter)).count() < majority(voters.len()) {
+            return Err(Refusal::QuorumAtRisk);
         }
         Ok(changed)
     }
