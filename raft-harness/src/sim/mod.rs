@@ -12,6 +12,8 @@
 //! | `history` | what clients asked, when, and what they were told; the reference model |
 //! | `linearizability` | is that explained by one order: by the log's, by any, per session |
 //! | `outcomes` | every request ends once |
+//! | `schedule` | faults and operators' actions as data, one a line |
+//! | `swarm` | what kind of run a seed is, and the schedule it draws |
 //! | `marks` | rare states a sweep must have been to |
 //! | `trace` | a hash over everything that happened, and the last events in words |
 //! | `diagram` | those events as a space-time diagram, in text and as SVG |
@@ -27,5 +29,7 @@ pub mod marks;
 pub mod observe;
 pub mod outcomes;
 pub mod rng;
+pub mod schedule;
+pub mod swarm;
 pub mod trace;
 pub mod violation;
