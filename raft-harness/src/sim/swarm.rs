@@ -263,6 +263,58 @@ impl Swarm {
         if damages { 2 * self.damaged_max() + 1 } else { 1 }
     }
 
+    /// Passes every number of this swarm to `each` by its name and takes back what it answers.
+    ///
+    /// Troubles and directed sequences are not among them: they are what the schedule was drawn
+    /// from, and a saved run has its schedule.
+    pub(super) fn numbers(&mut self, mut each: impl FnMut(&'static str, u64) -> u64) {
+        let mut visit = |name, value: &mut u64| *value = each(name, *value);
+        visit("nodes", &mut self.nodes);
+        visit("spares", &mut self.spares);
+        visit("groups", &mut self.groups);
+        visit("faults_us", &mut self.faults_us);
+        visit("healing_us", &mut self.healing_us);
+        let Workload { clients, keys, think_us_max, value_bytes_max, mix } = &mut self.workload;
+        visit("clients", clients);
+        visit("keys", keys);
+        visit("think_us_max", think_us_max);
+        visit("value_bytes_max", value_bytes_max);
+        let Mix { read, follower_read, stale_read, set, append, compare_and_set, delete } = mix;
+        let mut share = |name, value: &mut u32| {
+            let mut wide = u64::from(*value);
+            visit(name, &mut wide);
+            *value = u32::try_from(wide).unwrap_or(u32::MAX);
+        };
+        share("mix_read", read);
+        share("mix_follower_read", follower_read);
+        share("mix_stale_read", stale_read);
+        share("mix_set", set);
+        share("mix_append", append);
+        share("mix_compare_and_set", compare_and_set);
+        share("mix_delete", delete);
+        let knobs = &mut self.knobs;
+        visit("election_ms", &mut knobs.election_ms);
+        visit("heartbeats", &mut knobs.heartbeats);
+        visit("inflight_appends_max", &mut knobs.inflight_appends_max);
+        visit("inflight_bytes_max", &mut knobs.inflight_bytes_max);
+        visit("append_bytes_max", &mut knobs.append_bytes_max);
+        visit("uncommitted_bytes_max", &mut knobs.uncommitted_bytes_max);
+        visit("reads_pending_max", &mut knobs.reads_pending_max);
+        visit("lane_credit_bytes", &mut knobs.lane_credit_bytes);
+        visit("snapshot_every", &mut knobs.snapshot_every);
+        visit("compact_keeps", &mut knobs.compact_keeps);
+        visit("drift_ppm_max", &mut knobs.drift_ppm_max);
+        visit("latency_us", &mut knobs.latency_us);
+        visit("sync_us", &mut knobs.sync_us);
+        let mut choice = |name, value: &mut Choice| {
+            let mut wide = u64::from(*value == Choice::On);
+            visit(name, &mut wide);
+            *value = if wide == 0 { Choice::Off } else { Choice::On };
+        };
+        choice("leases", &mut knobs.leases);
+        choice("quiescence", &mut knobs.quiescence);
+    }
+
     fn some_group(&self, rng: &mut Rng) -> GroupId {
         GroupId::new(1 + rng.below(self.groups.max(1)) as u32)
     }
