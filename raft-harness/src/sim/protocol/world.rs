@@ -770,8 +770,10 @@ impl World {
         let mut done = Vec::new();
         self.nodes[at].disk.write(count, &mut done);
         // Only a group that counts written entries wants to hear of each.
-        for Completion { group, seq } in done {
-            self.step(at, group, Input::Written(seq), &[]);
+        for Completion { group, replica, seq } in done {
+            if self.is_here(at, group, replica) {
+                self.step(at, group, Input::Written(seq), &[]);
+            }
         }
     }
 
@@ -807,8 +809,10 @@ impl World {
             self.nodes[at].disk.sync(count, &mut done);
         }
         let mut last: BTreeMap<GroupId, raft_core::PersistSeq> = BTreeMap::new();
-        for Completion { group, seq } in done {
-            last.insert(group, seq);
+        for Completion { group, replica, seq } in done {
+            if self.is_here(at, group, replica) {
+                last.insert(group, seq);
+            }
         }
         for (group, seq) in last {
             self.open_gates(at, group, seq);
@@ -818,6 +822,11 @@ impl World {
             self.step(at, group, Input::Persisted(seq), &[]);
         }
         self.kick_disk(at);
+    }
+
+    /// Whether a replica is the one of its group here, and not a successor of it.
+    fn is_here(&self, at: NodeAt, group: GroupId, replica: ReplicaId) -> bool {
+        self.nodes[at].replicas.get(&group).is_some_and(|here| here.id() == replica)
     }
 
     fn open_gates(&mut self, at: NodeAt, group: GroupId, seq: raft_core::PersistSeq) {
