@@ -132,6 +132,8 @@ pub(crate) struct World {
     pub(crate) faults: Vec<Fault>,
     /// How often each kind of fault began.
     pub(crate) injected: BTreeMap<&'static str, u64>,
+    /// The largest replica id that operators have used in each group.
+    pub(crate) last_replica: BTreeMap<GroupId, ReplicaId>,
     /// Faults are over.
     pub(crate) healed: bool,
     /// Operators are at work.
@@ -215,6 +217,7 @@ impl World {
             violation: None,
             faults: Vec::new(),
             injected: BTreeMap::new(),
+            last_replica: BTreeMap::new(),
             healed: false,
             operating: true,
             rng_turn: seeds.stream("turn", &[]),
