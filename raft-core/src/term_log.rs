@@ -97,7 +97,8 @@ impl TermLog {
             return;
         }
         debug_assert!(term >= self.last_term(), "terms fall along the log");
-        if term > self.last_term() {
+        // After a base whose entries are all gone, a run begins even in the base's own term.
+        if self.runs.is_empty() || term > self.last_term() {
             self.runs.push((self.last.next(), term));
         }
         self.last = self.last.plus(count);
@@ -235,6 +236,10 @@ mod tests {
             }
             let again = TermLog::recover((log.base, log.base_term), log.runs.clone(), log.last);
             assert!(again.is_some(), "base {base}: {log:?}");
+            log.append(Term::new(9), 1);
+            log.append(Term::new(11), 1);
+            assert_eq!(log.term(LogIndex::new(9)), Some(Term::new(9)), "base {base}");
+            assert_eq!(log.term(LogIndex::new(10)), Some(Term::new(11)), "base {base}");
         }
     }
 }
