@@ -174,8 +174,8 @@ pub(crate) fn numbers<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let units: [(&str, fn(u64) -> Duration); 3] =
-        [("us", Duration::from_micros), ("ms", Duration::from_millis), ("s", Duration::from_secs)];
+    let units: [(&str, fn(u64) -> Duration); 4] =
+        [("us", Duration::from_micros), ("ms", Duration::from_millis), ("h", |hours| Duration::from_secs(hours * 3600)), ("s", Duration::from_secs)];
     for (unit, of) in units {
         if let Some(amount) = text.strip_suffix(unit) {
             return number(amount).map(of);

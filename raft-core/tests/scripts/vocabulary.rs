@@ -400,7 +400,9 @@ impl Stage {
             let told = describe::packet(&packet);
             match command {
                 "deliver" => {
-                    self.cluster.lines.push(told);
+                    if !self.cluster.shows_messages {
+                        self.cluster.lines.push(told);
+                    }
                     self.cluster.deliver(packet);
                 }
                 "drop" => self.cluster.lines.push(format!("{told} is lost")),
