@@ -94,6 +94,13 @@ impl Leader {
         }
     }
 
+    /// Reads and hand-overs the driver waits for.
+    pub(crate) fn open_requests(&self) -> usize {
+        let reads = self.reads.iter().filter(|read| matches!(read.asker, Asker::Driver(_)));
+        let transfer = self.transfer.as_ref().and_then(|transfer| transfer.token);
+        reads.count() + usize::from(transfer.is_some())
+    }
+
     fn uncommitted_bytes(&self) -> u64 {
         self.totals.back().map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
     }
@@ -412,6 +419,7 @@ impl Group {
             .peers
             .retain(|peer| peer.standing.is_some() || peer.leaves.is_some_and(|until| now < until));
         self.offer_snapshots(effects);
+        self.repeat_timeout_now(effects);
         self.tend_membership(effects);
         if self.disk == DiskSpace::Full {
             self.hand_over(effects);
@@ -453,10 +461,7 @@ impl Group {
     }
 
     pub(crate) fn heartbeat_for(&self, leader: &Leader, peer: &Progress, rest: Rest) -> Heartbeat {
-        let mut commit = self.commit.min(peer.match_index);
-        if crate::planted!(HeartbeatCommitBeyondMatch) {
-            commit = self.commit;
-        }
+        let commit = self.commit.min(peer.match_index);
         Heartbeat { term: leader.term, commit, read_seq: leader.read_seq, sent: self.now, rest }
     }
 
@@ -494,9 +499,14 @@ impl Group {
 
     pub(crate) fn on_peer_unreachable(&mut self, peer: ReplicaId) {
         if self.asleep && self.leader == Some(peer) {
+            // What is gone is not given the time to speak up, but the lease it may still hold is
+            // respected.
+            let heard = self.leader_contact;
             self.wake();
-            // Nobody heard it go; nobody owes it patience either.
-            self.leader_contact = None;
+            self.leader_contact = heard;
+            if crate::planted!(PatienceEndsWithConnection) {
+                self.leader_contact = None;
+            }
         }
         let session = self.sessions.bump();
         let base = self.log.base();
