@@ -61,8 +61,8 @@ pub(crate) struct Cluster {
     pub(crate) history: History,
     /// Links without room for appends.
     pub(crate) held_lanes: Vec<Link>,
-    /// What a request is called, by its token.
-    requests: BTreeMap<Token, String>,
+    /// Who was asked, and what the request is called, by its token.
+    requests: BTreeMap<Token, (Key, String)>,
     requests_made: u64,
     /// Whether messages are told as they are delivered.
     pub(crate) shows_messages: bool,
@@ -71,10 +71,10 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// A token for a request that scripts call by this name.
-    pub(crate) fn token(&mut self, name: String) -> Token {
+    pub(crate) fn token(&mut self, key: Key, name: String) -> Token {
         self.requests_made += 1;
         let token = Token::new(self.requests_made);
-        self.requests.insert(token, name);
+        self.requests.insert(token, (key, name));
         token
     }
 
@@ -130,16 +130,20 @@ impl Cluster {
         let name = self.name(key);
         self.lines.extend(told.lines.into_iter().map(|line| format!("{name} {line}")));
         for (token, outcome) in told.outcomes {
-            let request = self.requests.remove(&token).expect("every token has one outcome");
+            let (_, request) = self.requests.remove(&token).expect("a token has one outcome");
             self.lines.push(format!("{name} {request}: {}", describe::outcome(&outcome)));
         }
         for (index, record) in told.committed {
             self.history.commits(key.0, index, &record);
         }
-        let live = self.replicas.get(&key).and_then(|replica| replica.live.as_ref());
-        if let Some(live) = live.filter(|live| live.group.is_leader()) {
+        let Some(live) = self.replicas.get(&key).and_then(|replica| replica.live.as_ref()) else {
+            return;
+        };
+        if live.group.is_leader() {
             self.history.leads(key.0, live.group.term(), key.1);
         }
+        let asked = self.requests.values().filter(|(asked, _)| *asked == key).count();
+        assert_eq!(live.group.status().open_requests, asked, "a request ended without an outcome");
     }
 
     /// What a driver does after a step: messages leave, appends are pulled, the disk works.
@@ -283,6 +287,7 @@ impl Cluster {
 
     pub(crate) fn crash(&mut self, key: Key) -> Result<(), String> {
         self.replica(key)?.crash();
+        self.requests.retain(|_, (asked, _)| *asked != key);
         Ok(())
     }
 }

@@ -92,10 +92,10 @@ pub(crate) fn message(message: &Message, names: &[&str]) -> String {
         },
         Message::TimeoutNow(request) => format!("log ends at {}", request.last_index),
         Message::TransferRefused(_) => String::new(),
-        Message::ReadIndex(request) => format!("read {}", request.id),
+        Message::ReadIndex(_) => String::new(),
         Message::ReadIndexReply(reply) => match reply.index {
-            Some(index) => format!("read {} at {index}", reply.id),
-            None => format!("read {} nowhere", reply.id),
+            Some(index) => format!("read at {index}"),
+            None => String::from("read elsewhere"),
         },
         Message::Snapshot(offer) => snapshot(&offer.meta),
         Message::Recover(request) => format!("life {}", request.incarnation),
@@ -126,11 +126,13 @@ fn append_result(result: &AppendResult) -> String {
                 if written > durable { format!(", written {written}") } else { String::new() };
             let verified =
                 if verified > durable { format!(", holds {verified}") } else { String::new() };
-            let lost = match promise {
-                Promise::Kept => "",
-                Promise::Lost => ", promise lost",
+            let promise = match promise {
+                Promise::Kept => String::new(),
+                Promise::Lost | Promise::Damaged => {
+                    format!(", promise {}", self::promise(*promise))
+                }
             };
-            format!("durable {durable}{written}{verified}{lost}")
+            format!("durable {durable}{written}{verified}{promise}")
         }
         AppendResult::Rejected { prev_index, hint_index, hint_term } => {
             format!("not after {prev_index}, perhaps after {hint_index}@{hint_term}")
@@ -139,6 +141,14 @@ fn append_result(result: &AppendResult) -> String {
         AppendResult::Receiving { index } => format!("fetching snapshot {index}"),
         AppendResult::Declined(Declined::DiskFull) => String::from("disk full"),
         AppendResult::Declined(Declined::SnapshotFailed) => String::from("snapshot failed"),
+    }
+}
+
+pub(crate) fn promise(promise: Promise) -> &'static str {
+    match promise {
+        Promise::Kept => "kept",
+        Promise::Lost => "lost",
+        Promise::Damaged => "damaged",
     }
 }
 
@@ -297,10 +307,12 @@ pub(crate) fn status(group: &Group) -> String {
     } else if status.standing.is_none() {
         text += ", no member";
     }
-    text += match status.promise.promise {
-        Promise::Kept => "",
-        Promise::Lost => ", promise lost",
-    };
+    match status.promise.promise {
+        Promise::Kept => {}
+        lost @ (Promise::Lost | Promise::Damaged) => {
+            text += &format!(", promise {}", promise(lost))
+        }
+    }
     if status.promise.loss_epoch > 0 {
         text += &format!(", loss epoch {}", status.promise.loss_epoch);
     }

@@ -262,8 +262,9 @@ impl Replica {
         Ok(Input::SnapshotTaken(index))
     }
 
-    pub(crate) fn loses_promises(&mut self) {
-        self.disk.image.promise.promise = Promise::Lost;
+    /// What its log says about its promises at the next start.
+    pub(crate) fn judge(&mut self, promise: Promise) {
+        self.disk.image.promise.promise = promise;
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -363,9 +364,8 @@ impl Live {
             told.lines.push(format!("may apply up to {} only", after.appliable));
         }
         if after.promise != before.promise {
-            let told_as = |record: PromiseRecord| match record.promise {
-                Promise::Kept => format!("kept, loss epoch {}", record.loss_epoch),
-                Promise::Lost => format!("lost, loss epoch {}", record.loss_epoch),
+            let told_as = |record: PromiseRecord| {
+                format!("{}, loss epoch {}", describe::promise(record.promise), record.loss_epoch)
             };
             let (old, new) = (told_as(before.promise), told_as(after.promise));
             told.lines.push(format!("promise {old} -> {new}"));

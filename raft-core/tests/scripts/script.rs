@@ -174,11 +174,11 @@ pub(crate) fn numbers<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let units: [(&str, fn(u64) -> Duration); 4] =
-        [("us", Duration::from_micros), ("ms", Duration::from_millis), ("h", |hours| Duration::from_secs(hours * 3600)), ("s", Duration::from_secs)];
-    for (unit, of) in units {
+    // Those that end like another come first.
+    let units = [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("h", 3_600_000_000)];
+    for (unit, micros) in units {
         if let Some(amount) = text.strip_suffix(unit) {
-            return number(amount).map(of);
+            return number::<u64>(amount).map(|amount| Duration::from_micros(amount * micros));
         }
     }
     Err(format!("{text} is no duration: 100us, 100ms, 1s"))
