@@ -739,10 +739,17 @@ impl Group {
         self.membership().is_voter(self.me)
     }
 
+    /// Whether this replica was a voter, and is none by a membership that may yet be uncommitted.
+    /// Those who lack that entry cannot win against those who hold it, so one who left stands all
+    /// the same, without counting itself, until it is certain that it left (thesis 4.2.2).
+    fn may_be_needed(&self) -> bool {
+        self.membership_index() > self.commit && self.configs.previous().is_voter(self.me)
+    }
+
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
     /// may not, unless nobody else could know; nor one that could not even write its no-op.
     pub(crate) fn may_vote(&self) -> bool {
-        self.is_voter()
+        (self.is_voter() || self.may_be_needed())
             && self.disk == DiskSpace::Ample
             && match self.promise.promise {
                 Promise::Kept => true,
