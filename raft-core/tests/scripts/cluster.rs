@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use raft_core::{
-    GroupId, Incarnation, Input, Message, Micros, Outgoing, PersistSeq, ReplicaId, Token,
+    GroupId, Incarnation, Input, LogIndex, Message, Micros, Outcome, Outgoing, PersistSeq,
+    ReplicaId, Token,
 };
 
 use crate::describe;
@@ -51,6 +52,15 @@ impl Clock {
     }
 }
 
+struct Request {
+    /// Who was asked.
+    key: Key,
+    /// What scripts call it.
+    name: String,
+    /// Up to where anybody had committed when it came.
+    floor: LogIndex,
+}
+
 #[derive(Default)]
 pub(crate) struct Cluster {
     /// True time in microseconds.
@@ -61,8 +71,8 @@ pub(crate) struct Cluster {
     pub(crate) history: History,
     /// Links without room for appends.
     pub(crate) held_lanes: Vec<Link>,
-    /// Who was asked, and what the request is called, by its token.
-    requests: BTreeMap<Token, (Key, String)>,
+    /// Requests that have not ended, by token.
+    requests: BTreeMap<Token, Request>,
     requests_made: u64,
     /// Whether messages are told as they are delivered.
     pub(crate) shows_messages: bool,
@@ -74,7 +84,8 @@ impl Cluster {
     pub(crate) fn token(&mut self, key: Key, name: String) -> Token {
         self.requests_made += 1;
         let token = Token::new(self.requests_made);
-        self.requests.insert(token, (key, name));
+        let floor = self.history.committed_upto(key.0);
+        self.requests.insert(token, Request { key, name, floor });
         token
     }
 
@@ -130,8 +141,11 @@ impl Cluster {
         let name = self.name(key);
         self.lines.extend(told.lines.into_iter().map(|line| format!("{name} {line}")));
         for (token, outcome) in told.outcomes {
-            let (_, request) = self.requests.remove(&token).expect("a token has one outcome");
-            self.lines.push(format!("{name} {request}: {}", describe::outcome(&outcome)));
+            let request = self.requests.remove(&token).expect("a token has one outcome");
+            self.lines.push(format!("{name} {}: {}", request.name, describe::outcome(&outcome)));
+            if let Outcome::ReadReady { index } = outcome {
+                self.history.reads(index, request.floor);
+            }
         }
         for (index, record) in told.committed {
             self.history.commits(key.0, index, &record);
@@ -142,7 +156,7 @@ impl Cluster {
         if live.group.is_leader() {
             self.history.leads(key.0, live.group.term(), key.1);
         }
-        let asked = self.requests.values().filter(|(asked, _)| *asked == key).count();
+        let asked = self.requests.values().filter(|request| request.key == key).count();
         assert_eq!(live.group.status().open_requests, asked, "a request ended without an outcome");
     }
 
@@ -287,7 +301,7 @@ impl Cluster {
 
     pub(crate) fn crash(&mut self, key: Key) -> Result<(), String> {
         self.replica(key)?.crash();
-        self.requests.retain(|_, (asked, _)| *asked != key);
+        self.requests.retain(|_, request| request.key != key);
         Ok(())
     }
 }

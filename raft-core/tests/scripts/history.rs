@@ -1,4 +1,5 @@
-//! What may never change in any script: who led a term, and what was committed where.
+//! What may never change in any script: who led a term, and what was committed where; and that no
+//! read misses what was committed before it came.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,19 @@ impl History {
     pub(crate) fn leads(&mut self, group: GroupId, term: Term, replica: ReplicaId) {
         let first = *self.leaders.entry((group, term)).or_insert(replica);
         assert!(first == replica || self.broken_on_purpose, "{first} and {replica} lead {term}");
+    }
+
+    /// Up to where anybody has committed.
+    pub(crate) fn committed_upto(&self, group: GroupId) -> LogIndex {
+        let of_group =
+            self.committed.range((group, LogIndex::ZERO)..).map(|((of, at), _)| (*of, *at));
+        of_group.take_while(|(of, _)| *of == group).last().map_or(LogIndex::ZERO, |(_, at)| at)
+    }
+
+    /// A read may be served after this index. It came when `floor` was committed.
+    pub(crate) fn reads(&self, index: LogIndex, floor: LogIndex) {
+        let missed = index < floor && !self.broken_on_purpose;
+        assert!(!missed, "a read at {index} misses what was committed up to {floor}");
     }
 
     pub(crate) fn commits(&mut self, group: GroupId, index: LogIndex, record: &Record) {

@@ -34,6 +34,7 @@
 mod cluster;
 mod describe;
 mod disk;
+mod explore;
 mod history;
 mod network;
 mod questions;

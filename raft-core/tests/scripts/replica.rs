@@ -58,7 +58,7 @@ pub(crate) struct Told {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct View {
     role: String,
-    vote: Option<ReplicaId>,
+    vote: Option<(Term, ReplicaId)>,
     commit: LogIndex,
     appliable: LogIndex,
     promise: PromiseRecord,
@@ -70,7 +70,7 @@ impl View {
         let status = group.status();
         Self {
             role: describe::role(group),
-            vote: status.vote,
+            vote: status.vote.map(|vote| (status.term, vote)),
             commit: status.commit_index,
             appliable: status.appliable_index,
             promise: status.promise,
@@ -278,8 +278,8 @@ impl Live {
             told.lines.push(format!("{} -> {}", before.role, after.role));
         }
         match after.vote {
-            Some(vote) if after.vote != before.vote && vote != me => {
-                told.lines.push(format!("votes for n{vote} in term {}", self.group.term()));
+            Some((term, vote)) if after.vote != before.vote && vote != me => {
+                told.lines.push(format!("votes for n{vote} in term {term}"));
             }
             _ => {}
         }

@@ -2,7 +2,6 @@
 
 use raft_core::{Input, Promise, ReplicaId};
 
-use crate::cluster::Cluster;
 use crate::describe;
 use crate::disk::Pace;
 use crate::network::{Link, Packet};
@@ -26,7 +25,8 @@ impl Stage {
         };
         let (from, to) = (side(from)?, side(to)?);
         let pairs = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
-        Ok(pairs.filter(|(from, to)| from != to).collect())
+        let links: Vec<Link> = pairs.filter(|(from, to)| from != to).collect();
+        if links.is_empty() { Err(format!("{text} is no link")) } else { Ok(links) }
     }
 
     /// `isolate 1`, `cut 1->2`, `partition 1,2 3,4,5`, `heal`
@@ -74,31 +74,30 @@ impl Stage {
         if let Some(kind) = kind.filter(|kind| !describe::KINDS.contains(kind)) {
             return Err(format!("{kind} is no kind of message"));
         }
-        for link in links {
+        let mut packets = 0;
+        for link in &links {
             match command {
-                "hold" => self.cluster.network.hold(link, kind),
-                "release" => self.cluster.network.release(link),
-                _ => self.single_messages(command, link, kind, every)?,
+                "hold" => self.cluster.network.hold(*link, kind),
+                "release" => self.cluster.network.release(*link),
+                _ => packets += self.single_messages(command, *link, kind, every),
             }
         }
-        Ok(())
+        let needs_some = command != "hold" && command != "release";
+        if needs_some && packets == 0 { Err(String::from("no such message")) } else { Ok(()) }
     }
 
+    /// How many messages it was done to.
     fn single_messages(
         &mut self,
         command: &str,
         link: Link,
         kind: Option<&str>,
         every: bool,
-    ) -> Result<(), String> {
-        let take = |cluster: &mut Cluster| cluster.network.take(link, kind);
-        let first = take(&mut self.cluster);
-        let first =
-            first.ok_or_else(|| format!("no such message from {} to {}", link.0, link.1))?;
-        let mut packets: Vec<Packet> = vec![first];
-        while let Some(packet) = every.then(|| take(&mut self.cluster)).flatten() {
-            packets.push(packet);
-        }
+    ) -> usize {
+        let most = if every { usize::MAX } else { 1 };
+        let next = || self.cluster.network.take(link, kind);
+        let packets: Vec<Packet> = std::iter::from_fn(next).take(most).collect();
+        let count = packets.len();
         for packet in packets {
             let told = describe::packet(&packet);
             match command {
@@ -116,7 +115,7 @@ impl Stage {
                 }
             }
         }
-        Ok(())
+        count
     }
 
     /// `hold-lane 1->2`, `pull 1->2 [bytes=300]`, `release-lane 1->2`
