@@ -147,6 +147,11 @@ impl Cluster {
                 self.history.reads(index, request.floor);
             }
         }
+        let live = self.replicas.get(&key).and_then(|replica| replica.live.as_ref());
+        if live.is_some_and(|live| live.group.status().promise.loss_epoch > 0) {
+            // A sole voter went on alone, or an operator said so.
+            self.history.broken_on_purpose = true;
+        }
         for (index, record) in told.committed {
             self.history.commits(key.0, index, &record);
         }

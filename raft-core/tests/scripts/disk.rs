@@ -117,6 +117,11 @@ impl Image {
         all.filter_map(|(index, record)| Some((index, record.membership.clone()?))).collect()
     }
 
+    /// Entries that were durable are gone; what a snapshot covers is not.
+    pub(crate) fn damage(&mut self, last: LogIndex) {
+        self.log.truncate(last.max(self.snapshot()).next());
+    }
+
     fn apply(&mut self, operation: Operation) {
         let persist = operation.persist;
         if let Some(promise) = persist.promise {

@@ -38,6 +38,10 @@ struct Explorer {
     newest: u64,
     /// A crash may take what was acknowledged: replicas come back with lost promises.
     forgets: bool,
+    /// What was durable may be gone after a crash.
+    damages: bool,
+    /// Clocks differ by as much as leases allow for.
+    drifts: bool,
 }
 
 impl Drop for Explorer {
@@ -72,7 +76,10 @@ impl Explorer {
             cluster.push_str(" acknowledge=written");
         }
         let (stage, script) = (Stage::default(), Vec::new());
-        let mut explorer = Self { rng, stage, script, proposals: 0, newest: voters, forgets };
+        let drifts = cluster.contains("lease-drift");
+        let damages = !forgets && rng.below(4) == 0;
+        let (proposals, newest) = (0, voters);
+        let mut explorer = Self { rng, stage, script, proposals, newest, forgets, damages, drifts };
         explorer.play(&cluster);
         explorer
     }
@@ -126,7 +133,7 @@ impl Explorer {
     fn command(&mut self) -> String {
         let leader = self.likely_leader();
         let node = self.node();
-        match self.rng.below(44) {
+        match self.rng.below(45) {
             0..6 => {
                 self.proposals += 1;
                 let bytes = 40 + self.rng.below(400);
@@ -168,6 +175,9 @@ impl Explorer {
             40 => self.crash_or_restart(leader),
             41 => format!("unreachable {node} at {}", self.node()),
             42 => format!("{} {node}", self.rng.pick(&["campaign", "wake"])),
+            43 if self.drifts => {
+                format!("clock {node} {}", self.rng.pick(&["99%", "100%", "101%"]))
+            }
             _ => self.join(),
         }
     }
@@ -192,8 +202,15 @@ impl Explorer {
         }
     }
 
+    /// Where disks do not lie, a log is damaged now and then.
     fn restart(&mut self, node: u64) -> String {
-        format!("restart {node}{}", if self.forgets { " lost" } else { "" })
+        if self.forgets {
+            format!("restart {node} lost")
+        } else if self.damages && self.rng.below(3) == 0 {
+            format!("restart {node} damaged keeping={}", self.rng.below(10))
+        } else {
+            format!("restart {node}")
+        }
     }
 
     /// A newcomer starts and is asked for.
@@ -222,7 +239,7 @@ impl Explorer {
             }
         }
         self.live_on();
-        if self.forgets && self.leader().is_none() {
+        if (self.forgets || self.damages) && self.leader().is_none() {
             self.expect_that_too_many_forgot();
             return;
         }

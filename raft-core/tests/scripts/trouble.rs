@@ -1,6 +1,6 @@
 //! Words for what goes wrong or slow: links, single messages, lanes, disks, restarts.
 
-use raft_core::{Input, Promise, ReplicaId};
+use raft_core::{Input, LogIndex, Promise, ReplicaId};
 
 use crate::describe;
 use crate::disk::Pace;
@@ -175,7 +175,8 @@ impl Stage {
         Ok(())
     }
 
-    /// `restart 2`, `restart 2 lost | damaged`: its log says that promises may be lost, or anything;
+    /// `restart 2`, `restart 2 lost | damaged`: its log says that promises may be lost, or anything,
+    /// with `keeping=3` that nothing is left beyond index 3;
     /// `restart 2 wiped`: under its old name with an empty disk, which nobody should do.
     pub(crate) fn restart(&mut self, args: &mut Args<'_>) -> Result<(), String> {
         let key = self.key(args)?;
@@ -185,6 +186,9 @@ impl Stage {
             replica.judge(Promise::Lost);
         } else if args.says("damaged") {
             replica.judge(Promise::Damaged);
+            if let Some(last) = args.value("keeping").map(number).transpose()? {
+                replica.disk.image.damage(LogIndex::new(last));
+            }
         } else if args.says("wiped") {
             replica.wipe();
             self.cluster.history.broken_on_purpose = true;
