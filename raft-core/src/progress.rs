@@ -232,6 +232,8 @@ impl Progress {
                     // It took what was offered, and we have compacted on since.
                     *offered = None;
                 }
+                // A late word about what it had taken before it fell behind is true as well.
+                self.next_index = self.next_index.max(self.match_index.next());
             }
         }
         grew
