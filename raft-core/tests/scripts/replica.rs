@@ -254,7 +254,9 @@ impl Replica {
     pub(crate) fn take_snapshot(&mut self, at: Option<LogIndex>) -> Result<Input, String> {
         let live = self.live.as_ref().ok_or("it is down")?;
         let index = at.unwrap_or(live.applied);
-        if index > live.applied || live.group.snapshot_meta(index).is_none() {
+        // An installed snapshot may be applied once the disk has the log that begins after it.
+        let appliable = live.group.status().appliable_index;
+        if index > live.applied.min(appliable) || live.group.snapshot_meta(index).is_none() {
             return Err(format!("there is no state at {index}"));
         }
         let state = live.state.iter().filter(|(at, _)| *at <= index).cloned().collect();
