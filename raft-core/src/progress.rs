@@ -224,6 +224,7 @@ impl Progress {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
             State::Snapshot { offered } => {
+                self.next_index = self.next_index.max(self.match_index.next());
                 if verified >= base {
                     // Whatever it is that reconnects the logs will do.
                     self.next_index = verified.max(self.match_index).next();
@@ -232,8 +233,6 @@ impl Progress {
                     // It took what was offered, and we have compacted on since.
                     *offered = None;
                 }
-                // A late word about what it had taken before it fell behind is true as well.
-                self.next_index = self.next_index.max(self.match_index.next());
             }
         }
         grew

@@ -97,7 +97,6 @@ impl TermLog {
             return;
         }
         debug_assert!(term >= self.last_term(), "terms fall along the log");
-        // After a base whose entries are all gone, a run begins even in the base's own term.
         if self.runs.is_empty() || term > self.last_term() {
             self.runs.push((self.last.next(), term));
         }
@@ -236,10 +235,12 @@ mod tests {
             }
             let again = TermLog::recover((log.base, log.base_term), log.runs.clone(), log.last);
             assert!(again.is_some(), "base {base}: {log:?}");
-            log.append(Term::new(9), 1);
-            log.append(Term::new(11), 1);
-            assert_eq!(log.term(LogIndex::new(9)), Some(Term::new(9)), "base {base}");
-            assert_eq!(log.term(LogIndex::new(10)), Some(Term::new(11)), "base {base}");
+            // It goes on, in the same term and in the next.
+            for term in [9, 9, 10] {
+                log.append(Term::new(term), 1);
+                assert_eq!(log.term(log.last_index()), Some(Term::new(term)), "base {base}");
+            }
+            assert_eq!(log.last_index(), LogIndex::new(11));
         }
     }
 }

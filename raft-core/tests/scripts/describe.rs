@@ -116,6 +116,7 @@ fn verdict(reply: &VoteReply) -> &'static str {
     match reply.verdict {
         Verdict::Granted => "granted",
         Verdict::Refused => "refused",
+        Verdict::Removed => "refused, it was removed",
     }
 }
 
@@ -267,6 +268,7 @@ fn refusal(refusal: &Refusal) -> String {
         Refusal::DiskFull => String::from("the disk is full"),
         Refusal::ChangePending => String::from("a change is pending"),
         Refusal::TermTooYoung => String::from("nothing of this term is committed"),
+        Refusal::QuorumAtRisk => String::from("no majority would be at hand"),
         Refusal::NotCaughtUp { replica } => format!("n{replica} is not caught up"),
         Refusal::InvalidChange(error) => error.to_string(),
     }
