@@ -30,12 +30,6 @@ impl Configs {
         (*index, membership)
     }
 
-    /// The membership that was in force before that one, as far back as the history goes.
-    pub(crate) fn previous(&self) -> &Arc<Membership> {
-        let before = self.later.len().checked_sub(2);
-        &before.map_or(&self.base, |at| &self.later[at]).1
-    }
-
     /// The membership in force at `index`, and where it stands; of the base for anything earlier.
     pub(crate) fn at(&self, index: LogIndex) -> (LogIndex, &Arc<Membership>) {
         let after = self.later.partition_point(|(at, _)| *at <= index);
@@ -103,16 +97,6 @@ mod tests {
         assert!(!configs.truncate(index(5)));
         assert!(configs.truncate(index(3)));
         assert_eq!(configs.active(), (index(0), &of(1)));
-    }
-
-    #[test]
-    fn the_membership_before_the_newest_is_known() {
-        let mut configs = Configs::new(index(0), of(1));
-        assert_eq!(configs.previous(), &of(1));
-        assert!(configs.push(index(3), of(2)));
-        assert_eq!(configs.previous(), &of(1));
-        assert!(configs.push(index(4), of(3)));
-        assert_eq!(configs.previous(), &of(2));
     }
 
     #[test]

@@ -162,8 +162,8 @@ impl Group {
         }
         let membership = match base.membership {
             Some(membership) => membership,
-            // A joining replica may have got the log from its very first entry on, and the entry
-            // that names the members may still be to come.
+            // A joining replica gets the log from its first entry on, and meets a membership
+            // somewhere on the way.
             None if base.index == LogIndex::ZERO => Arc::new(Membership::unknown()),
             None => return Err(StartError::NoMembership),
         };
@@ -741,21 +741,19 @@ impl Group {
         effects.messages.send(to, message, self.durability.hard_state_gate());
     }
 
-    pub(crate) fn is_voter(&self) -> bool {
-        self.membership().is_voter(self.me)
-    }
-
-    /// Whether this replica was a voter, and is none by a membership that may yet be uncommitted.
-    /// Those who lack that entry cannot win against those who hold it, so one who left stands all
-    /// the same, without counting itself, until it is certain that it left (thesis 4.2.2).
-    fn may_be_needed(&self) -> bool {
-        self.membership_index() > self.commit && self.configs.previous().is_voter(self.me)
+    /// Whether this replica's membership lets it stand. A voter whose removal is in its log and
+    /// not committed stands as well, without counting itself: if its log is the longest, nobody
+    /// else can be elected to commit that entry (thesis 4.2.2).
+    fn stands(&self) -> bool {
+        let (index, membership) = self.configs.active();
+        membership.is_voter(self.me)
+            || (index > self.commit && self.configs.at(index.prev()).1.is_voter(self.me))
     }
 
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
     /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
-        (self.is_voter() || self.may_be_needed())
+        self.stands()
             && !self.expelled
             && match self.promise.promise {
                 Promise::Kept => true,

@@ -14,9 +14,10 @@ fn refusal(start: Start) -> Option<StartError> {
 #[test]
 fn contradicting_parts_are_refused() {
     let mut nobody = start(ONE, &[]);
-    nobody.hard_state.term = term(1);
     nobody.base = Base { index: index(1), term: term(1), snapshot: index(1), ..Base::default() };
-    (nobody.last_index, nobody.applied) = (index(1), index(1));
+    nobody.last_index = index(1);
+    nobody.applied = index(1);
+    nobody.hard_state.term = term(1);
     assert_eq!(refusal(nobody), Some(StartError::NoMembership));
 
     let mut stray = start(ONE, &[1]);

@@ -107,15 +107,23 @@ impl World {
             3 if !learners.is_empty() => {
                 changes.extend(any(&learners, rng).map(MemberChange::Remove));
             }
-            4 if voters.len() > 3 => {
+            4 if voters.len() > self.voters_min() => {
                 changes.extend(any(&voters, rng).map(MemberChange::Remove));
             }
-            _ if voters.len() > 2 => {
+            _ if voters.len() > self.voters_min() => {
                 changes.extend(any(&voters, rng).map(MemberChange::Demote));
             }
             _ => {}
         }
         changes
+    }
+
+    /// Operators do not shrink a group to where one more loss would end it, in runs that know such
+    /// losses.
+    fn voters_min(&self) -> usize {
+        let losing = self.faults.iter().any(|fault| fault.kind.forgets());
+        let written = self.settings.acknowledge == raft_core::Acknowledge::Written;
+        if losing || written { 3 } else { 1 }
     }
 
     /// Forgets most of what a snapshot covers.

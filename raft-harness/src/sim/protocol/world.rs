@@ -444,8 +444,9 @@ impl World {
         self.crash(at, Stop::Power);
         let node = &mut self.nodes[at];
         let id = node.id;
-        for (group, image) in std::mem::take(&mut node.disk).images {
-            node.lost_replicas.insert(group, image.replica);
+        for (group, replica) in node.disk.wipe() {
+            let lost = node.lost_replicas.entry(group).or_insert(replica);
+            *lost = replica.max(*lost);
         }
         node.wiped = true;
         self.checker.wiped(id);
@@ -1243,6 +1244,9 @@ impl World {
         let node = &mut self.nodes[at];
         if node.running == Running::Paused {
             node.running = Running::Up;
+            // What became of its disk meanwhile it hears now.
+            let full = node.disk_weather.full;
+            self.disk_space(at, if full { DiskSpace::Full } else { DiskSpace::Ample });
         }
     }
 
