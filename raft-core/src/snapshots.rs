@@ -160,15 +160,18 @@ impl Group {
             self.answer_append(from, session, result, effects);
             return Ok(());
         }
-        let receiving = AppendResult::Receiving { index: meta.index };
-        self.answer_append(from, session, receiving, effects);
         if let Some(current) = self.receiving.as_mut()
             && current.from == from
-            && (current.meta.index, current.meta.term) == (meta.index, meta.term)
         {
+            // What is on its way is finished first, however new the leader's newest is by now:
+            // where snapshots are taken faster than they move, nothing else would ever arrive.
             current.session = session;
+            let receiving = AppendResult::Receiving { index: current.meta.index };
+            self.answer_append(from, session, receiving, effects);
             return Ok(());
         }
+        let receiving = AppendResult::Receiving { index: meta.index };
+        self.answer_append(from, session, receiving, effects);
         effects.snapshot = Some(SnapshotEffect::Fetch { from, meta: meta.clone() });
         self.receiving = Some(Box::new(Receiving { from, session, meta }));
         Ok(())
