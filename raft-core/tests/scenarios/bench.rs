@@ -72,6 +72,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(start: Start) -> Self {
+        crate::planted::plant();
         Self {
             group: Group::new(Micros::ZERO, start).expect("a sound start"),
             effects: Effects::default(),

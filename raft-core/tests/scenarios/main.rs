@@ -2,7 +2,10 @@
 
 mod bench;
 mod elections;
+mod fleet;
 mod gates;
+mod partitions;
+mod planted;
 mod reads;
 mod replication;
 mod start;
