@@ -107,6 +107,32 @@ impl Bench {
         bench
     }
 
+    /// Campaigns, and is elected by these voters beside itself. Its no-op is on no disk yet.
+    pub(crate) fn stand(&mut self, voters: &[ReplicaId]) {
+        self.input(Input::Campaign);
+        let attempt = self.attempt();
+        let next = self.group.term().next();
+        for voter in voters {
+            self.hear(*voter, vote_reply(true, next, attempt, Verdict::Granted));
+        }
+        self.sync();
+        let attempt = self.attempt();
+        for voter in voters {
+            self.hear(*voter, vote_reply(false, next, attempt, Verdict::Granted));
+        }
+        assert_eq!((self.role(), self.group.term()), (RoleKind::Leader, next));
+        self.sent.clear();
+    }
+
+    /// The number of the newest attempt anybody was asked about.
+    pub(crate) fn attempt(&self) -> u64 {
+        let asked = self.sent.iter().rev().find_map(|outgoing| match &outgoing.message {
+            Message::PreVote(request) | Message::Vote(request) => Some(request.attempt),
+            _ => None,
+        });
+        asked.expect("a campaign")
+    }
+
     pub(crate) fn input(&mut self, input: Input) {
         self.group.step(self.now, input, &mut self.effects);
         self.sent.extend(self.effects.messages.drain_ready());
@@ -162,6 +188,15 @@ impl Bench {
             self.input(Input::Deadline);
         }
         self.now = end;
+    }
+
+    /// The same for a leader whose heartbeats this peer answers.
+    pub(crate) fn live_with(&mut self, peer: ReplicaId, duration: Duration) {
+        let end = self.now.after(duration);
+        while self.now < end {
+            self.live(Duration::from_millis(50));
+            self.hear(peer, heartbeat_reply(self.group.term().get(), 0));
+        }
     }
 
     /// The next append for a peer; entries cost 100 bytes each.

@@ -1,5 +1,6 @@
 //! Scenarios: one claim each, driven by hand, message by message.
 
+mod answers;
 mod bench;
 mod elections;
 mod fleet;
@@ -10,3 +11,4 @@ mod reads;
 mod replication;
 mod start;
 mod transfer;
+mod votes;
