@@ -434,6 +434,20 @@ impl Fleet {
         assert!(self.group(id).is_leader(), "{id} is not elected");
     }
 
+    /// Everybody's patience with the last leader ends, and this one stands before anybody else.
+    pub(crate) fn stand_first(&mut self, id: ReplicaId) {
+        let others: Vec<ReplicaId> = self.ids().into_iter().filter(|other| *other != id).collect();
+        for other in &others {
+            self.pause(*other);
+        }
+        self.live(Duration::from_millis(500));
+        for other in others {
+            self.resume(other);
+        }
+        self.input(id, Input::Campaign);
+        self.settle();
+    }
+
     /// A write goes through whoever leads.
     pub(crate) fn works(&mut self) {
         let leader = self.leader().expect("somebody leads");

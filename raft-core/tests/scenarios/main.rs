@@ -2,6 +2,8 @@
 
 mod answers;
 mod bench;
+mod commits;
+mod crashes;
 mod elections;
 mod fleet;
 mod gates;

@@ -215,15 +215,7 @@ fn a_candidate_that_is_not_current_deposes_nobody_and_raises_no_term() {
     fleet.crash(ONE);
     fleet.held.clear();
     fleet.let_pass();
-    for other in [2, 3, 4].map(ReplicaId::new) {
-        fleet.pause(other);
-    }
-    fleet.live(Duration::from_millis(600));
-    for other in [2, 3, 4].map(ReplicaId::new) {
-        fleet.resume(other);
-    }
-    fleet.input(five, Input::Campaign);
-    fleet.settle();
+    fleet.stand_first(five);
     let terms: Vec<_> = fleet.ids()[1..].iter().map(|id| fleet.group(*id).term()).collect();
     assert_eq!(terms, [before; 4]);
     fleet.live(Duration::from_secs(3));
