@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use raft_core::{
     Durable, Effects, EntryKind, Gated, Group, GroupId, Incarnation, Input, LogChange, LogIndex,
-    LogTime, MemberChange, Membership, Message, Micros, Outcome, Outgoing, Persist, ReadPath,
+    LogTime, MemberChange, Membership, Message, Micros, NodeId, Outcome, Outgoing, Persist, ReadPath,
     ReplicaId, Settings, SnapshotEffect, SnapshotMeta, Start, Token,
 };
 
@@ -64,8 +64,11 @@ struct Up {
     effects: Effects,
     log: Log,
     gated: Vec<Gated>,
+    /// What the checker saw last.
     commit_seen: LogIndex,
     applied_seen: LogIndex,
+    led: bool,
+    in_force: Option<Arc<Membership>>,
     fetch: Option<(ReplicaId, SnapshotMeta)>,
 }
 
@@ -129,6 +132,22 @@ impl Fleet {
             fleet.add(id, first.clone(), Arc::clone(&settings), disk);
         }
         fleet
+    }
+
+    /// A learner that starts with nothing, and catches up.
+    pub(crate) fn add_learner(&mut self, id: ReplicaId) {
+        self.add_joining(id);
+        let leader = self.leader().expect("somebody leads");
+        let node = NodeId::new(id.get());
+        let change = self.change(leader, &[MemberChange::AddLearner { replica: id, node }]);
+        self.settle();
+        assert!(self.is_committed(change), "{:?}", self.outcome(change));
+        assert_eq!(self.last(id), self.last(leader));
+    }
+
+    /// The memberships among the committed entries, in order.
+    pub(crate) fn memberships(&self) -> Vec<Arc<Membership>> {
+        self.checker.committed.iter().filter_map(|record| record.membership.clone()).collect()
     }
 
     /// A replica that knows nothing of the group yet.
@@ -360,9 +379,17 @@ impl Fleet {
         let group = Group::new(now, start).expect("a sound start");
         let commit_seen = group.commit_index();
         let log = node.disk.log.clone();
-        let effects = Effects::default();
-        let gated = Vec::new();
-        node.up = Some(Up { group, effects, log, gated, commit_seen, applied_seen, fetch: None });
+        node.up = Some(Up {
+            group,
+            effects: Effects::default(),
+            log,
+            gated: Vec::new(),
+            commit_seen,
+            applied_seen,
+            led: false,
+            in_force: None,
+            fetch: None,
+        });
     }
 
     /// What [`restart`](Self::restart) starts from.
@@ -557,6 +584,8 @@ impl Fleet {
         if let Some(up) = &mut self.nodes[at].up {
             up.commit_seen = up.group.commit_index();
             up.applied_seen = up.group.status().appliable_index;
+            up.led = up.group.is_leader();
+            up.in_force = Some(Arc::clone(up.group.membership()));
         }
         for outgoing in outgoing {
             self.post(id, outgoing);
@@ -611,7 +640,12 @@ impl Fleet {
 
     /// Delivers and syncs until nothing moves.
     pub(crate) fn settle(&mut self) {
-        for _ in 0..STEPS_MAX {
+        assert!(self.settle_for(STEPS_MAX), "it does not come to rest: {:?}", self.wire);
+    }
+
+    /// The same, but at most so many messages arrive. `true`: nothing moves any more.
+    pub(crate) fn settle_for(&mut self, messages: usize) -> bool {
+        for _ in 0..=messages {
             let mut moved = false;
             for id in self.ids() {
                 if self.node(id).paused.is_some() || self.node(id).up.is_none() {
@@ -628,10 +662,10 @@ impl Fleet {
                 moved = true;
             }
             if !moved {
-                return;
+                return true;
             }
         }
-        panic!("it does not come to rest: {:?}", self.wire);
+        false
     }
 
     /// Lets time pass for all; whoever asked to be woken is.

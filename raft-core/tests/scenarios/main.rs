@@ -3,10 +3,12 @@
 mod answers;
 mod bench;
 mod commits;
+mod confirmations;
 mod crashes;
 mod elections;
 mod fleet;
 mod gates;
+mod membership;
 mod partitions;
 mod planted;
 mod reads;

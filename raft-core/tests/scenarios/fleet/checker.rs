@@ -104,9 +104,11 @@ impl Checker {
             return;
         }
         assert_eq!(position, self.committed.len(), "a commit skips {at}");
-        assert!(up.group.is_leader(), "{} commits {at} before any leader", node.id);
+        assert!(up.led || up.group.is_leader(), "{} commits {at} before any leader", node.id);
         if node.settings.acknowledge == Acknowledge::Durable {
-            let membership = up.group.membership();
+            // A joint membership is left in the very step that commits it.
+            let joint = up.in_force.as_ref().filter(|membership| membership.is_joint());
+            let membership = joint.unwrap_or(up.group.membership());
             for half in [membership.incoming(), membership.outgoing()] {
                 let holds = |voter: &&ReplicaId| {
                     fleet.iter().any(|other| other.id == **voter && counts(&other.disk, at, record))
