@@ -13,6 +13,7 @@ mod partitions;
 mod planted;
 mod reads;
 mod replication;
+mod snapshots;
 mod start;
 mod transfer;
 mod votes;
