@@ -79,6 +79,24 @@ impl Group {
         index
     }
 
+    /// Whether this replica was removed, for certain.
+    pub(crate) fn is_removed(&self) -> bool {
+        let membership = self.membership();
+        // A newcomer that catches up meets memberships from before it was added.
+        self.expelled
+            || (self.membership_index() <= self.commit
+                && membership.last_replica() >= self.me
+                && membership.member(self.me).is_none()
+                && !membership.is_unknown())
+    }
+
+    /// Nobody tells a removed replica what became of its last proposals.
+    pub(crate) fn settle_after_removal(&mut self, effects: &mut Effects) {
+        if !self.proposals.is_empty() && !self.is_leader() && self.is_removed() {
+            self.give_up_proposals(effects);
+        }
+    }
+
     /// What follows from a committed membership: a joint one is left, and a leader that is not in
     /// it hands over.
     pub(crate) fn tend_membership(&mut self, effects: &mut Effects) {

@@ -147,11 +147,7 @@ impl Replica {
             last: status.last_index,
             base: status.base_index,
             base_term: self.core.entry_term(status.base_index).unwrap_or_default(),
-            verified: if self.core.is_leader() {
-                status.last_index
-            } else {
-                status.verified_index
-            },
+            verified: if self.core.is_leader() { status.last_index } else { status.verified_index },
             membership: MembershipView {
                 index: self.core.membership_index(),
                 voters: self.core.membership().incoming(),
@@ -160,7 +156,8 @@ impl Replica {
             },
             lease_until,
             activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
-            next_deadline: self.core.next_deadline(),
+            // Who was told of its removal by others waits for nothing but its deletion.
+            next_deadline: self.core.next_deadline().or(status.removed.then_some(Micros::ZERO)),
             in_flight: 0,
             promises: match status.promise.promise {
                 raft_core::Promise::Kept => Promises::Kept,
