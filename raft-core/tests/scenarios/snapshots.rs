@@ -74,7 +74,7 @@ fn a_crash_at_any_moment_of_an_installation_leaves_the_old_log_or_the_snapshot()
         fleet.compact(ONE);
         fleet.join();
         fleet.hold_snapshots = true;
-        fleet.live(Duration::from_millis(100));
+        fleet.live(Duration::from_secs(1));
         fleet.hold_disk(THREE);
         assert!(fleet.arrive_snapshot(THREE), "it is under way");
         fleet.settle();
@@ -425,4 +425,31 @@ fn a_restart_from_a_compacted_log_knows_no_term_below_its_base() {
     let terms = (0..=8).map(|at| bench.group.entry_term(index(at)).map(|of| of.get()));
     let known = [None, None, None, None, None, Some(3), Some(3), Some(3), None];
     assert!(terms.eq(known));
+}
+
+/// The leader compacts what a follower has long got, but could never acknowledge: it is offered a
+/// snapshot that tells it nothing new.
+#[test]
+fn a_follower_that_holds_the_snapshots_last_entry_goes_on_without_it() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    fleet.hold(|packet| packet.from == THREE && matches!(packet.message, Message::AppendReply(_)));
+    for _ in 0..3 {
+        fleet.works();
+    }
+    fleet.input(ONE, Input::PeerUnreachable(THREE));
+    fleet.settle();
+    assert_eq!(fleet.last(THREE), fleet.last(ONE), "it has everything");
+    fleet.compact(ONE);
+    fleet.settle();
+    assert_eq!(fleet.group(ONE).snapshot_offered(), Some(index(5)));
+    fleet.held.clear();
+    fleet.let_pass();
+    fleet.live(Duration::from_secs(3));
+    fleet.works();
+    fleet.live(Duration::from_millis(100));
+    fleet.agree();
+    assert_eq!(fleet.group(THREE).base_index(), index(0), "it needed no snapshot");
+    assert_eq!(fleet.group(ONE).snapshot_offered(), None);
 }
