@@ -333,6 +333,14 @@ impl Fleet {
         true
     }
 
+    /// What the replica writes next is not made durable, now or later.
+    pub(crate) fn fail_disk(&mut self, id: ReplicaId) {
+        let disk = &mut self.node_mut(id).disk;
+        disk.held = true;
+        let failed = disk.pending.front().map(|operation| operation.persist.seq);
+        self.input(id, Input::PersistFailed(failed.expect("something to be written")));
+    }
+
     pub(crate) fn release_disk(&mut self, id: ReplicaId) {
         self.node_mut(id).disk.held = false;
     }
