@@ -5,6 +5,7 @@ mod bench;
 mod commits;
 mod confirmations;
 mod crashes;
+mod design;
 mod disks;
 mod elections;
 mod fleet;

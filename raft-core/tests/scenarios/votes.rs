@@ -222,3 +222,19 @@ fn a_candidate_that_is_not_current_deposes_nobody_and_raises_no_term() {
     fleet.works();
     assert_eq!(fleet.group(five).term(), before.next(), "one election was enough");
 }
+
+#[test]
+fn a_candidate_of_a_term_that_is_over_gets_no_vote() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(THREE, vote_reply(true, term(5), 1, Verdict::Refused));
+    bench.sync();
+    for of in [2, 4] {
+        bench.sent.clear();
+        bench.hear(TWO, Message::Vote(vote_request(of, 9, 1)));
+        bench.sync();
+        let status = bench.group.status();
+        assert_eq!((status.term, status.vote), (term(5), None), "term {of}");
+        assert!(matches!(bench.messages_to(TWO)[..], [Message::VoteReply(reply)]
+            if (reply.term, reply.verdict) == (term(5), Verdict::Refused)));
+    }
+}
