@@ -341,6 +341,12 @@ impl Fleet {
         self.input(id, Input::PersistFailed(failed.expect("something to be written")));
     }
 
+    /// What the replica has written is in its page cache, and it hears of it.
+    pub(crate) fn report_written(&mut self, id: ReplicaId) {
+        let newest = self.node(id).disk.pending.back().map(|operation| operation.persist.seq);
+        self.input(id, Input::Written(newest.expect("something was written")));
+    }
+
     pub(crate) fn release_disk(&mut self, id: ReplicaId) {
         self.node_mut(id).disk.held = false;
     }

@@ -14,6 +14,7 @@ mod leases;
 mod membership;
 mod partitions;
 mod planted;
+mod promises;
 mod reads;
 mod replication;
 mod snapshots;
