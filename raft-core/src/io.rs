@@ -437,6 +437,14 @@ pub struct Outgoing {
 }
 
 /// A message that may not leave before an operation is durable.
+///
+/// There is no way to it but [`open`](Self::open), which asks for the proof:
+///
+/// ```compile_fail
+/// fn leaves_early(gate: raft_core::Gated) -> raft_core::Outgoing {
+///     gate.message
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Gated {
     until: PersistSeq,

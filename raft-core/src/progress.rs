@@ -75,6 +75,8 @@ impl Window {
     }
 
     fn sent(&mut self, last: LogIndex, bytes: u64) {
+        // What an entry costs is the driver's word: the sum must stay one that can be taken back.
+        let bytes = bytes.min(u64::MAX - self.bytes);
         self.appends.push_back((last, bytes));
         self.bytes += bytes;
     }
