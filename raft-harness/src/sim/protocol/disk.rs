@@ -26,8 +26,6 @@ pub(crate) struct Image {
     pub(crate) log: Vec<Record>,
     pub(crate) promise: PromiseRecord,
     pub(crate) log_time: LogTime,
-    /// The snapshot the machine starts from.
-    pub(crate) snapshot: Option<Snapshot>,
 }
 
 /// A snapshot file.
@@ -46,7 +44,6 @@ impl Image {
             log: Vec::new(),
             promise: PromiseRecord::default(),
             log_time: LogTime::default(),
-            snapshot: None,
         }
     }
 
@@ -127,6 +124,7 @@ impl Image {
 #[derive(Clone, Debug)]
 pub(crate) struct Op {
     pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
     pub(crate) persist: Persist,
     /// The entries it appends.
     pub(crate) records: Vec<Record>,
@@ -153,6 +151,8 @@ pub(crate) enum Stop {
 pub(crate) struct Disk {
     pub(crate) images: BTreeMap<GroupId, Image>,
     pub(crate) tombstones: BTreeMap<GroupId, Tombstone>,
+    /// Snapshot files, by the index they reach.
+    files: BTreeMap<GroupId, BTreeMap<LogIndex, Snapshot>>,
     queue: VecDeque<Op>,
     /// So many operations at the front are in the page cache.
     written: usize,
@@ -181,10 +181,63 @@ impl Disk {
         for op in self.queue.drain(..count.min(self.queue.len())) {
             self.written = self.written.saturating_sub(1);
             out.push(Completion { group: op.group, seq: op.persist.seq });
-            if let Some(image) = self.images.get_mut(&op.group) {
+            // What was meant for a replica that is deleted meanwhile is not its successor's.
+            let image = self.images.get_mut(&op.group);
+            if let Some(image) = image.filter(|image| image.replica == op.replica) {
                 image.apply(&op);
             }
         }
+    }
+
+    /// The first `count` operations are told as durable and are nowhere: a planted bug.
+    pub(crate) fn forget(&mut self, count: usize, out: &mut Vec<Completion>) {
+        for op in self.queue.drain(..count.min(self.queue.len())) {
+            self.written = self.written.saturating_sub(1);
+            out.push(Completion { group: op.group, seq: op.persist.seq });
+        }
+    }
+
+    /// The files of a snapshot are durable.
+    pub(crate) fn keep(&mut self, group: GroupId, snapshot: Snapshot) {
+        self.files.entry(group).or_default().insert(snapshot.meta.index, snapshot);
+    }
+
+    /// The snapshot of this name, if it is here.
+    pub(crate) fn file(&self, group: GroupId, meta: &SnapshotMeta) -> Option<Snapshot> {
+        let file = self.files.get(&group)?.get(&meta.index)?;
+        (file.meta.term == meta.term).then(|| file.clone())
+    }
+
+    /// Forgets snapshots older than these: the newest, and the one a log begins after.
+    pub(crate) fn clean(&mut self, group: GroupId, oldest: LogIndex) {
+        if let Some(files) = self.files.get_mut(&group) {
+            *files = files.split_off(&oldest);
+        }
+    }
+
+    /// What a replica starts from: the newest snapshot that its log goes on from. A snapshot
+    /// beyond the end of a damaged log takes the log's place.
+    pub(crate) fn recover(&mut self, group: GroupId) -> Option<Arc<Machine>> {
+        let image = self.images.get_mut(&group)?;
+        let files = self.files.get(&group)?;
+        let fits = |snapshot: &&Snapshot| {
+            snapshot.meta.index > image.last_index()
+                || image.term(snapshot.meta.index) == Some(snapshot.meta.term)
+        };
+        let newest = files.values().rev().find(fits)?;
+        let meta = &newest.meta;
+        if meta.index > image.last_index() {
+            image.log.clear();
+            image.base = Base {
+                index: meta.index,
+                term: meta.term,
+                config_index: meta.config_index,
+                membership: Some(Arc::clone(&meta.membership)),
+                snapshot: meta.index,
+            };
+        }
+        image.base.snapshot = meta.index;
+        Some(Arc::clone(&newest.state))
     }
 
     /// The node stops. Returns the groups whose written operations were lost.
@@ -205,7 +258,13 @@ impl Disk {
     }
 
     /// Whether an entry would be found after a power cut at this moment.
-    pub(crate) fn holds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+    pub(crate) fn holds(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        index: LogIndex,
+        term: Term,
+    ) -> bool {
         self.images.get(&group).is_some_and(|image| {
             image.replica == replica
                 && (index <= image.base.index || image.term(index) == Some(term))

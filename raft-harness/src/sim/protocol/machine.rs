@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use raft_core::LogIndex;
 
+use crate::sim::history::Value;
 use crate::sim::rng::mix;
 
 /// A command for the machine.
@@ -17,6 +18,8 @@ pub(crate) struct Command {
     pub(crate) action: Action,
     /// What its payload would weigh.
     pub(crate) bytes: u32,
+    /// The client's operation it stands for.
+    pub(crate) op: u64,
 }
 
 /// What a command does.
@@ -36,14 +39,12 @@ impl Command {
     }
 }
 
-/// What a command or a read answers.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// What a command answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Answer {
     Done,
     /// Whether the compare-and-set took effect.
     Swapped(bool),
-    Register(Option<u64>),
-    List(Vec<u64>),
 }
 
 /// Keys below this are registers, the others lists.
@@ -87,11 +88,11 @@ impl Machine {
         }
     }
 
-    pub(crate) fn read(&self, key: u8) -> Answer {
+    pub(crate) fn read(&self, key: u8) -> Value {
         if key < REGISTERS {
-            Answer::Register(self.registers.get(&key).copied())
+            self.registers.get(&key).map_or(Value::Absent, |serial| Value::Register(*serial))
         } else {
-            Answer::List(self.lists.get(&key).cloned().unwrap_or_default())
+            self.lists.get(&key).map_or(Value::Absent, |list| Value::List(list.clone()))
         }
     }
 

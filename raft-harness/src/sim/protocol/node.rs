@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{GroupId, Incarnation, Micros, NodeId};
+use raft_core::{GroupId, Incarnation, Micros, NodeId, ReplicaId};
 
 use super::disk::Disk;
 use super::replica::Replica;
@@ -77,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) crash_after: Option<u64>,
     /// Its data directory is new: what lived here under old names is somebody else's.
     pub(crate) wiped: bool,
+    /// The replicas that went with it.
+    pub(crate) lost_replicas: BTreeMap<GroupId, ReplicaId>,
 }
 
 impl Node {

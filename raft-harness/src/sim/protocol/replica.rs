@@ -147,11 +147,7 @@ impl Replica {
             last: status.last_index,
             base: status.base_index,
             base_term: self.core.entry_term(status.base_index).unwrap_or_default(),
-            verified: if self.core.is_leader() {
-                status.last_index
-            } else {
-                status.verified_index
-            },
+            verified: if self.core.is_leader() { status.last_index } else { status.verified_index },
             membership: MembershipView {
                 index: self.core.membership_index(),
                 voters: self.core.membership().incoming(),

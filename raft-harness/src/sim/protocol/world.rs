@@ -13,20 +13,23 @@ use raft_core::{
     Settings, SnapshotEffect, SnapshotMeta, Start, Term, Token, Verdict,
 };
 
-use super::clients::Clients;
+use super::clients::{Clients, PATIENCE_US, TaskKind, hinted};
 use super::disk::{Completion, Disk, Image, Op, Snapshot, Stop};
 use super::events::EventQueue;
+use super::faults::Fault;
 use super::machine::{Command, Machine};
-use super::network::{Network, NodeAt, Weather};
+use super::network::{Network, NodeAt};
 use super::node::{Clock, DiskWeather, Node, Running};
+use super::notes::Before;
 use super::record::{Payload, Record};
 use super::replica::{MembershipLists, Replica, WaitingRead};
 use super::setup::Setup;
+use crate::sim::history::OpId;
 use crate::sim::invariants::Checker;
 use crate::sim::marks::{Mark, Marks};
 use crate::sim::observe::{Disks, Promise};
 use crate::sim::rng::{Rng, Streams};
-use crate::sim::trace::Trace;
+use crate::sim::trace::{EventKind, Trace};
 use crate::sim::violation::{Check, Violation};
 
 /// A message on its way, with the entries its driver attached.
@@ -48,19 +51,58 @@ pub(crate) struct Packet {
 #[derive(Debug)]
 pub(crate) enum Event {
     Packet(Box<Packet>),
-    Deadline { node: NodeAt, life: Incarnation, group: GroupId },
-    Turn { node: NodeAt, life: Incarnation },
-    Written { node: NodeAt, life: Incarnation, count: usize },
-    Synced { node: NodeAt, life: Incarnation, count: usize },
-    SnapshotPart { node: NodeAt, life: Incarnation, group: GroupId, from: NodeAt, meta: SnapshotMeta, parts: u32, tries: u32 },
-    SnapshotTaken { node: NodeAt, life: Incarnation, group: GroupId, snapshot: Snapshot },
-    Client { client: usize },
-    ClientTimeout { client: usize, op: u64 },
+    Deadline {
+        node: NodeAt,
+        life: Incarnation,
+        group: GroupId,
+    },
+    Turn {
+        node: NodeAt,
+        life: Incarnation,
+    },
+    Written {
+        node: NodeAt,
+        life: Incarnation,
+        count: usize,
+    },
+    Synced {
+        node: NodeAt,
+        life: Incarnation,
+        count: usize,
+    },
+    SnapshotPart {
+        node: NodeAt,
+        life: Incarnation,
+        group: GroupId,
+        from: NodeAt,
+        meta: SnapshotMeta,
+        parts: u32,
+        tries: u32,
+    },
+    SnapshotTaken {
+        node: NodeAt,
+        life: Incarnation,
+        group: GroupId,
+        snapshot: Snapshot,
+    },
+    Client {
+        client: usize,
+    },
+    ClientTimeout {
+        client: usize,
+        op: OpId,
+    },
     Fault(usize),
     FaultEnds(usize),
-    Restart { node: NodeAt },
-    Resume { node: NodeAt },
-    Operator { group: GroupId },
+    Restart {
+        node: NodeAt,
+    },
+    Resume {
+        node: NodeAt,
+    },
+    Operator {
+        group: GroupId,
+    },
     Sweep,
 }
 
@@ -87,6 +129,13 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) counts: Counts,
     pub(crate) violation: Option<Violation>,
+    pub(crate) faults: Vec<Fault>,
+    /// How often each kind of fault began.
+    pub(crate) injected: BTreeMap<&'static str, u64>,
+    /// Faults are over.
+    pub(crate) healed: bool,
+    /// Operators are at work.
+    pub(crate) operating: bool,
     rng_turn: Rng,
     rng_disk: Rng,
     pub(crate) rng_crash: Rng,
@@ -142,13 +191,18 @@ impl World {
                 turn_due: false,
                 crash_after: None,
                 wiped: false,
+                lost_replicas: BTreeMap::new(),
             })
             .collect();
         let groups: Vec<GroupId> = (1..=setup.groups as u32).map(GroupId::new).collect();
         let network = Network::new(seeds, nodes.len(), setup.weather);
         let mut world = Self {
             clients: Clients::new(seeds, &setup, &groups),
-            trace: Trace::new(setup.nodes, setup.trace_events),
+            trace: if setup.trace_events > 0 {
+                Trace::keeping(setup.trace_events)
+            } else {
+                Trace::hash_only()
+            },
             settings,
             now: 0,
             queue: EventQueue::default(),
@@ -159,6 +213,10 @@ impl World {
             marks: Marks::default(),
             counts: Counts::default(),
             violation: None,
+            faults: Vec::new(),
+            injected: BTreeMap::new(),
+            healed: false,
+            operating: true,
             rng_turn: seeds.stream("turn", &[]),
             rng_disk: seeds.stream("disk", &[]),
             rng_crash: seeds.stream("crash", &[]),
@@ -179,13 +237,12 @@ impl World {
             rng.shuffle(&mut places);
             places.truncate(self.setup.voters);
             places.sort_unstable();
-            let membership = Membership::new(places.iter().enumerate().map(|(at, place)| {
-                raft_core::Member {
+            let membership =
+                Membership::new(places.iter().enumerate().map(|(at, place)| raft_core::Member {
                     replica: ReplicaId::new(at as u64 + 1),
                     node: self.nodes[*place].id,
                     standing: raft_core::Standing::Voter,
-                }
-            }));
+                }));
             let Ok(membership) = membership else { continue };
             for member in membership.members() {
                 let base = raft_core::Base::first(membership.clone());
@@ -246,8 +303,8 @@ impl World {
         let (now, common) = (self.nodes[at].local(self.now), self.now);
         let node = &mut self.nodes[at];
         let incarnation = node.incarnation;
+        let state = node.disk.recover(group);
         let Some(image) = node.disk.images.get_mut(&group) else { return };
-        let state = image.recover();
         let start = Start {
             group,
             replica: image.replica,
@@ -320,7 +377,7 @@ impl World {
         node.running = Running::Down;
         let lost = node.disk.crash(stop, &mut self.rng_crash);
         if !lost.is_empty() {
-            self.marks.hit(Mark::WrittenLost);
+            self.marks.hit(Mark::UnsyncedLost);
         }
         if counts_written && stop == Stop::Power {
             // Nobody can tell what was acknowledged from the page cache (rule R2).
@@ -344,7 +401,7 @@ impl World {
                 self.clients.lost(read.token, self.now);
             }
         }
-        self.trace.note(self.now, at, "crash", format_args!("{stop:?}"));
+        self.tell(at, None, EventKind::Process, stop as u64, || format!("crash: {stop:?}"));
         // Those who can tell hear that their connections broke.
         for other in 0..self.nodes.len() {
             if other != at && self.nodes[other].is_up() {
@@ -377,10 +434,12 @@ impl World {
         self.crash(at, Stop::Power);
         let node = &mut self.nodes[at];
         let id = node.id;
-        node.disk = Disk::default();
+        for (group, image) in std::mem::take(&mut node.disk).images {
+            node.lost_replicas.insert(group, image.replica);
+        }
         node.wiped = true;
         self.checker.wiped(id);
-        self.trace.note(self.now, at, "wipe", format_args!("the disk is empty"));
+        self.tell(at, None, EventKind::Process, 9, || "the disk is empty".to_owned());
     }
 
     // Steps.
@@ -432,20 +491,17 @@ impl World {
             }
             _ => {}
         }
-        self.trace.input(self.now, at, group, &input);
-        let was = replica.core.role_kind();
+        let before = Before::of(&replica.core, &input);
         replica.core.step(local, input, &mut replica.effects);
         let log = replica.follow_log(proposed, prev, records);
-        self.note_step(&replica, was, log);
+        self.note_step(at, &replica, before, log);
         // A lease ends by the leader's own clock; the checks know only the common one.
-        let lease = replica.core.lease_until().map(|until| {
-            Micros::new(self.nodes[at].clock.common(until))
-        });
+        let lease =
+            replica.core.lease_until().map(|until| Micros::new(self.nodes[at].clock.common(until)));
         let lists = MembershipLists::of(&replica.core);
         let view = replica.view(self.nodes[at].id, lease, &lists);
         let platters = Platters { nodes: &self.nodes, counts_written: self.counts_written() };
         let seen = self.checker.observe(Micros::new(self.now), &view, &platters);
-        self.trace.state(self.now, at, &view);
         self.check(seen);
         self.nodes[at].replicas.insert(group, replica);
         self.touch(at, group);
@@ -511,7 +567,8 @@ impl World {
             Some((first, last)) => replica.records(first, last),
             None => Vec::new(),
         };
-        node.disk.submit(Op { group, persist, records });
+        let id = replica.id();
+        node.disk.submit(Op { group, replica: id, persist, records });
     }
 
     fn send_ready(&mut self, at: NodeAt, group: GroupId) {
@@ -547,8 +604,7 @@ impl World {
                 });
                 let Some(mut append) = append else { break };
                 let (first, last) = (append.prev_index.next(), append.last_index());
-                let records =
-                    if last >= first { replica.records(first, last) } else { Vec::new() };
+                let records = if last >= first { replica.records(first, last) } else { Vec::new() };
                 append.time = records.last().map(|record| record.time).unwrap_or_default();
                 if self.dies(at) {
                     return;
@@ -556,7 +612,8 @@ impl World {
                 let outgoing = Outgoing { to: peer, message: Message::Append(append) };
                 self.send(at, group, outgoing, records);
             }
-            let more = self.nodes[at].replicas.get(&group).is_some_and(|r| r.core.wants_append(peer));
+            let more =
+                self.nodes[at].replicas.get(&group).is_some_and(|r| r.core.wants_append(peer));
             if more {
                 self.touch(at, group);
             }
@@ -592,18 +649,17 @@ impl World {
             records,
         };
         self.counts.messages += 1;
-        self.trace.sent(self.now, &packet);
+        self.tell_sent(&packet);
         if to_node == at {
             return;
         }
         let (once, again) = self.network.send(at, to_node);
         if let Some(delay) = again {
             self.queue.push(self.now + delay, Event::Packet(Box::new(packet.clone())));
-            self.marks.hit(Mark::MessageDuplicated);
         }
         match once {
             Some(delay) => self.queue.push(self.now + delay, Event::Packet(Box::new(packet))),
-            None => self.marks.hit(Mark::MessageLost),
+            None => {}
         }
     }
 
@@ -633,13 +689,9 @@ impl World {
             return;
         }
         let Packet { from, from_life, to_life, message, records, id, .. } = packet;
-        self.trace.received(self.now, at, group, id);
-        let input = Input::Message {
-            from,
-            from_incarnation: from_life,
-            to_incarnation: to_life,
-            message,
-        };
+        self.tell_received(at, group, id, from, &message);
+        let input =
+            Input::Message { from, from_incarnation: from_life, to_incarnation: to_life, message };
         self.step(at, group, input, &records);
     }
 
@@ -682,7 +734,7 @@ impl World {
 
     // Disks.
 
-    fn kick_disk(&mut self, at: NodeAt) {
+    pub(crate) fn kick_disk(&mut self, at: NodeAt) {
         let node = &mut self.nodes[at];
         if node.disk_busy || node.disk.pending() == 0 || node.disk_weather.stalled {
             return;
@@ -692,7 +744,8 @@ impl World {
         let slowness = node.disk_weather.slowness.max(1);
         let count = node.disk.pending();
         let write = 10 + self.rng_disk.below(60);
-        let sync = (self.setup.sync_us / 2 + self.rng_disk.below(self.setup.sync_us + 1)) * slowness;
+        let sync =
+            (self.setup.sync_us / 2 + self.rng_disk.below(self.setup.sync_us + 1)) * slowness;
         self.queue.push(self.now + write, Event::Written { node: at, life, count });
         self.queue.push(self.now + write + sync, Event::Synced { node: at, life, count });
     }
@@ -708,17 +761,16 @@ impl World {
 
     fn synced(&mut self, at: NodeAt, count: usize) {
         if self.nodes[at].disk_weather.stalled {
-            self.queue.push(self.now + 50_000, Event::Synced {
-                node: at,
-                life: self.nodes[at].incarnation,
-                count,
-            });
+            self.queue.push(
+                self.now + 50_000,
+                Event::Synced { node: at, life: self.nodes[at].incarnation, count },
+            );
             return;
         }
         self.nodes[at].disk_busy = false;
         let fails = std::mem::take(&mut self.nodes[at].disk_weather.fails_next);
         if fails && !raft_core::planted!(SyncErrorIgnored) {
-            self.marks.hit(Mark::SyncFailed);
+            self.marks.hit(Mark::FsyncFailed);
             // The whole node is poisoned: its groups hear it, and then it stops (rule F1).
             let groups: Vec<GroupId> = self.nodes[at].replicas.keys().copied().collect();
             for group in groups {
@@ -799,15 +851,16 @@ impl World {
                 Outcome::ReadReady { index } => {
                     replica.reads.push(WaitingRead { index, token });
                 }
-                Outcome::Superseded => self.clients.superseded(token, self.now),
+                Outcome::Superseded => self.clients.superseded(token),
                 Outcome::Unknown => self.clients.lost(token, self.now),
                 Outcome::Transferred => {
-                    self.marks.hit(Mark::TransferSucceeded);
+                    self.marks.hit(Mark::TransferDone);
                     self.clients.committed(token, self.now);
                 }
                 Outcome::Refused(refusal) => {
                     self.note_refusal(refusal);
-                    self.clients.refused(token, refusal, self.now);
+                    let leads = self.hinted_node(group, at, refusal);
+                    self.clients.refused(token, leads, refusal);
                 }
             }
         }
@@ -832,7 +885,8 @@ impl World {
             let Some(replica) = self.nodes[at].replicas.get_mut(&group) else { return };
             let index = replica.machine.applied.next();
             let Some(record) = replica.record(index).cloned() else {
-                let evidence = format!("{:?} cannot apply {index:?}: it is not there", replica.id());
+                let evidence =
+                    format!("{:?} cannot apply {index:?}: it is not there", replica.id());
                 self.fail(Violation::of_group(Check::StateMachineSafety, group, evidence));
                 return;
             };
@@ -851,7 +905,7 @@ impl World {
                 self.clients.applied(group, index, &command);
             }
             if let Some((_, token)) = waiter {
-                self.clients.answered(token, answer, index, self.now);
+                self.clients.answered(token, answer, self.now);
             }
         }
         let Some(replica) = self.nodes[at].replicas.get_mut(&group) else { return };
@@ -865,7 +919,12 @@ impl World {
             waits
         });
         for read in ready {
-            self.clients.read(read.token, applied, &self.nodes[at].replicas[&group].machine, self.now);
+            self.clients.read(
+                read.token,
+                applied,
+                &self.nodes[at].replicas[&group].machine,
+                self.now,
+            );
         }
         let Some(replica) = self.nodes[at].replicas.get(&group) else { return };
         if replica.machine.applied < replica.appliable {
@@ -912,16 +971,17 @@ impl World {
         let Some(replica) = self.nodes[at].replicas.get_mut(&group) else { return };
         match replica.effects.snapshot.take() {
             None => {}
-            Some(SnapshotEffect::Abort { .. }) => self.marks.hit(Mark::SnapshotAborted),
+            Some(SnapshotEffect::Abort { .. }) => self.marks.hit(Mark::SnapshotInterrupted),
             Some(SnapshotEffect::Fetch { from, meta }) => {
-                self.marks.hit(Mark::SnapshotOffered);
+                self.marks.hit(Mark::SnapshotSent);
                 let membership = replica.core.membership();
                 let node = membership.member(from).map(|member| member.node);
                 let node = node.or_else(|| self.home_of(group, from));
                 let Some(node) = node else { return };
                 let from = self.node_at(node);
                 let life = self.nodes[at].incarnation;
-                let part = Event::SnapshotPart { node: at, life, group, from, meta, parts: 3, tries: 0 };
+                let part =
+                    Event::SnapshotPart { node: at, life, group, from, meta, parts: 3, tries: 0 };
                 self.queue.push(self.now + 2_000, part);
             }
         }
@@ -945,24 +1005,37 @@ impl World {
         let life = self.nodes[at].incarnation;
         match (reachable, file) {
             (true, Some(_)) if parts > 0 => {
-                let part =
-                    Event::SnapshotPart { node: at, life, group, from, meta, parts: parts - 1, tries };
+                let part = Event::SnapshotPart {
+                    node: at,
+                    life,
+                    group,
+                    from,
+                    meta,
+                    parts: parts - 1,
+                    tries,
+                };
                 self.queue.push(self.now + 5_000, part);
             }
             (true, Some(snapshot)) => {
                 let (index, term) = (meta.index, meta.term);
                 self.nodes[at].disk.keep(group, snapshot);
-                self.marks.hit(Mark::SnapshotReceived);
                 self.step(at, group, Input::SnapshotReceived { index, term }, &[]);
             }
             (false, _) if tries < 20 => {
-                self.marks.hit(Mark::SnapshotResumed);
-                let part =
-                    Event::SnapshotPart { node: at, life, group, from, meta, parts, tries: tries + 1 };
+                self.marks.hit(Mark::SnapshotInterrupted);
+                let part = Event::SnapshotPart {
+                    node: at,
+                    life,
+                    group,
+                    from,
+                    meta,
+                    parts,
+                    tries: tries + 1,
+                };
                 self.queue.push(self.now + 100_000, part);
             }
             (false, _) | (true, None) => {
-                self.marks.hit(Mark::SnapshotRejected);
+                self.marks.hit(Mark::SnapshotRefused);
                 self.step(at, group, Input::SnapshotFailed { index: meta.index }, &[]);
             }
         }
@@ -1013,12 +1086,68 @@ impl World {
         }
     }
 
+    // Clients.
+
+    pub(crate) fn client_acts(&mut self, client: usize) {
+        if !self.clients.active && self.clients.clients[client].task.is_none() {
+            return;
+        }
+        let task = match self.clients.clients[client].task {
+            Some(task) if task.token.is_some() => return,
+            Some(task) => task,
+            None => {
+                let task = self.clients.begin(client, self.now);
+                let gives_up = Event::ClientTimeout { client, op: task.op };
+                self.queue.push(self.now + PATIENCE_US, gives_up);
+                task
+            }
+        };
+        let at = self.clients.clients[client].node;
+        if !self.nodes[at].is_up() || !self.nodes[at].replicas.contains_key(&task.group) {
+            self.clients.looks_elsewhere(client);
+            self.queue.push(self.now + 20_000, Event::Client { client });
+            return;
+        }
+        let token = self.token();
+        self.clients.tries(client, token);
+        match task.kind {
+            TaskKind::Write(command) => self.propose(at, task.group, token, command),
+            TaskKind::Read { path, .. } => {
+                self.step(at, task.group, Input::Read { token, path }, &[]);
+            }
+        }
+    }
+
+    /// Those whose attempt ended go on, at once or after some thought.
+    fn wake_clients(&mut self) {
+        while let Some(client) = self.clients.woken.pop() {
+            let wait = match self.clients.clients[client].task {
+                Some(_) => 10_000,
+                None => self.clients.thinks(client),
+            };
+            self.queue.push(self.now + 1 + wait, Event::Client { client });
+        }
+    }
+
+    /// Where the replica lives that a refusal names as leader.
+    fn hinted_node(
+        &self,
+        group: GroupId,
+        at: NodeAt,
+        refusal: raft_core::Refusal,
+    ) -> Option<NodeAt> {
+        let leader = hinted(refusal)?;
+        let membership = self.nodes[at].replicas.get(&group)?.core.membership();
+        membership.member(leader).map(|member| self.node_at(member.node))
+    }
+
     /// Lets the world run up to a moment, or to a violation.
     pub(crate) fn run_until(&mut self, end: u64) {
         while self.violation.is_none() {
             let Some((at, event)) = self.queue.pop(end) else { break };
             self.now = at;
             self.happen(event);
+            self.wake_clients();
         }
         self.now = self.now.max(end);
     }
@@ -1075,7 +1204,7 @@ impl World {
                 }
             }
             Event::Client { client } => self.client_acts(client),
-            Event::ClientTimeout { client, op } => self.client_gives_up(client, op),
+            Event::ClientTimeout { client, op } => self.clients.gives_up(client, op, self.now),
             Event::Fault(fault) => self.fault_begins(fault),
             Event::FaultEnds(fault) => self.fault_ends(fault),
             Event::Restart { node } => self.start(node),
@@ -1085,7 +1214,7 @@ impl World {
         }
     }
 
-    fn resume(&mut self, at: NodeAt) {
+    pub(crate) fn resume(&mut self, at: NodeAt) {
         let node = &mut self.nodes[at];
         if node.running == Running::Paused {
             node.running = Running::Up;
@@ -1093,25 +1222,20 @@ impl World {
     }
 
     fn sweep(&mut self) {
-        let lists: Vec<MembershipLists> = Vec::new();
-        drop(lists);
         self.queue.push(self.now + 1_000_000, Event::Sweep);
         self.sweep_now();
     }
 
     /// Compares whole logs, now and then.
     pub(crate) fn sweep_now(&mut self) {
-        let mut seen = Ok(());
         let lists: Vec<(NodeId, &Replica, MembershipLists)> = self
             .nodes
             .iter()
             .flat_map(|node| node.replicas.values().map(move |replica| (node.id, replica)))
             .map(|(node, replica)| (node, replica, MembershipLists::of(&replica.core)))
             .collect();
-        if seen.is_ok() {
-            let views = lists.iter().map(|(node, replica, lists)| replica.view(*node, None, lists));
-            seen = self.checker.sweep(views);
-        }
+        let views = lists.iter().map(|(node, replica, lists)| replica.view(*node, None, lists));
+        let seen = self.checker.sweep(views);
         self.check(seen);
     }
 
@@ -1149,9 +1273,7 @@ fn promises_of(
             Verdict::Granted => [None, None],
             Verdict::Refused => [term, None],
         },
-        Message::Vote(request) => {
-            [term, Some(Promise::Vote { term: request.term, candidate: me })]
-        }
+        Message::Vote(request) => [term, Some(Promise::Vote { term: request.term, candidate: me })],
         Message::VoteReply(reply) => match reply.verdict {
             Verdict::Granted => [term, Some(Promise::Vote { term: reply.term, candidate: to })],
             Verdict::Refused => [term, None],
@@ -1159,7 +1281,11 @@ fn promises_of(
         Message::AppendReply(reply) => {
             let held = match reply.result {
                 AppendResult::Accepted { durable, promise: Kept::Kept, .. } => {
-                    replica.core.entry_term(durable).map(|term| Promise::Held { index: durable, term })
+                    // An acknowledgement that waited while its term passed speaks of a log that may
+                    // be gone; it was true when it was made.
+                    let current = replica.core.term() == reply.term;
+                    let term = replica.core.entry_term(durable).filter(|_| current);
+                    term.map(|term| Promise::Held { index: durable, term })
                 }
                 AppendResult::Accepted { .. }
                 | AppendResult::Rejected { .. }
@@ -1167,7 +1293,12 @@ fn promises_of(
                 | AppendResult::Receiving { .. }
                 | AppendResult::Declined(_) => None,
             };
-            [term, held.filter(|held| *held != Promise::Held { index: LogIndex::ZERO, term: Term::ZERO })]
+            [
+                term,
+                held.filter(|held| {
+                    *held != Promise::Held { index: LogIndex::ZERO, term: Term::ZERO }
+                }),
+            ]
         }
         Message::Append(_)
         | Message::Heartbeat(_)
@@ -1182,6 +1313,3 @@ fn promises_of(
         | Message::Fence(_) => [term, None],
     }
 }
-
-#[allow(unused_imports, reason = "named in signatures above")]
-use Weather as _;
