@@ -7,27 +7,38 @@
 //!
 //! Invariant: `durable <= written <= last index of the log`, and both fall only at a truncation.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::id::{LogIndex, Micros, PersistSeq};
 
 /// What one operation does to the log's end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Op {
     seq: PersistSeq,
     issued: Micros,
-    /// The log begins anew after the first index; of the old one, what is up to the second is in
-    /// the snapshot too.
-    reset: Option<(LogIndex, LogIndex)>,
-    truncate_from: Option<LogIndex>,
-    append_last: Option<LogIndex>,
+    reset: Option<Box<Reset>>,
+    /// What is up to here stays; everything, if nothing is cut.
+    kept: LogIndex,
+    /// The last entry appended; zero if none is.
+    appended: LogIndex,
+}
+
+/// The log begins anew.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    /// After this index.
+    base: LogIndex,
+    /// Of the old log, what is up to here is in the snapshot too.
+    kept: LogIndex,
 }
 
 impl Op {
+    const UNCUT: LogIndex = LogIndex::new(u64::MAX);
+
     fn advance(&self, mark: LogIndex) -> LogIndex {
-        let begun = self.reset.map_or(mark, |(base, _)| base);
-        let kept = self.truncate_from.map_or(begun, |from| begun.min(from.prev()));
-        self.append_last.map_or(kept, |last| kept.max(last))
+        let begun = self.reset.as_ref().map_or(mark, |reset| reset.base);
+        begun.min(self.kept).max(self.appended)
     }
 }
 
@@ -76,8 +87,8 @@ impl Durability {
                 seq: self.issued,
                 issued: self.now,
                 reset: None,
-                truncate_from: None,
-                append_last: None,
+                kept: Op::UNCUT,
+                appended: LogIndex::ZERO,
             });
         }
         self.in_flight.back_mut().expect("an operation was just found or pushed")
@@ -107,9 +118,9 @@ impl Durability {
         kept: LogIndex,
     ) -> PersistSeq {
         let op = self.op(open);
-        op.reset = Some((base, kept));
-        op.truncate_from = None;
-        op.append_last = None;
+        op.reset = Some(Box::new(Reset { base, kept }));
+        op.kept = Op::UNCUT;
+        op.appended = LogIndex::ZERO;
         let seq = op.seq;
         self.durable = self.durable.min(kept);
         self.written = self.written.min(kept);
@@ -124,8 +135,8 @@ impl Durability {
 
     pub(crate) fn truncate(&mut self, open: Option<PersistSeq>, from: LogIndex) -> PersistSeq {
         let op = self.op(open);
-        op.truncate_from = Some(op.truncate_from.map_or(from, |earlier| earlier.min(from)));
-        op.append_last = op.append_last.map(|last| last.min(from.prev()));
+        op.kept = op.kept.min(from.prev());
+        op.appended = op.appended.min(from.prev());
         let seq = op.seq;
         // From now on nothing at or after `from` may be vouched for.
         self.durable = self.durable.min(from.prev());
@@ -135,7 +146,7 @@ impl Durability {
 
     pub(crate) fn append(&mut self, open: Option<PersistSeq>, last: LogIndex) -> PersistSeq {
         let op = self.op(open);
-        op.append_last = Some(last);
+        op.appended = last;
         op.seq
     }
 
@@ -158,26 +169,35 @@ impl Durability {
 
     /// Takes an acknowledgement from the disk. `false`: no such operation was issued.
     pub(crate) fn on_persisted(&mut self, seq: PersistSeq) -> bool {
-        if !self.on_written(seq) {
+        if seq > self.issued {
             return false;
         }
         if crate::planted!(PersistAckWithoutClip) {
-            return self.on_persisted_unclipped(seq);
+            return self.on_written(seq) && self.on_persisted_unclipped(seq);
         }
-        let mut mark = self.durable;
+        // What is durable is written, too. Both marks move in one pass, nearly always over the
+        // only operation in flight.
+        let (mut durable, mut written) = (self.durable, self.written);
         while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
-            mark = op.advance(mark);
+            durable = op.advance(durable);
+            if op.seq > self.written_seq {
+                written = op.advance(written);
+            }
             self.in_flight.pop_front();
         }
-        self.durable = Self::clip(&self.in_flight, seq, mark);
+        self.durable = Self::clip(&self.in_flight, seq, durable);
         self.durable_seq = self.durable_seq.max(seq);
+        if seq > self.written_seq {
+            self.written = Self::clip(&self.in_flight, seq, written);
+            self.written_seq = seq;
+        }
         true
     }
 
     /// The planted bug: entries that a later operation replaces count all the same.
     fn on_persisted_unclipped(&mut self, seq: PersistSeq) -> bool {
         while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
-            self.durable = self.durable.max(op.append_last.unwrap_or_default());
+            self.durable = self.durable.max(op.appended);
             self.in_flight.pop_front();
         }
         self.durable_seq = self.durable_seq.max(seq);
@@ -187,8 +207,8 @@ impl Durability {
     /// What a later operation removes is not vouched for by an earlier one.
     fn clip(ops: &VecDeque<Op>, seq: PersistSeq, mark: LogIndex) -> LogIndex {
         ops.iter().filter(|op| op.seq > seq).fold(mark, |mark, op| {
-            let kept = op.reset.map_or(mark, |(_, kept)| mark.min(kept));
-            op.truncate_from.map_or(kept, |from| kept.min(from.prev()))
+            let kept = op.reset.as_ref().map_or(mark, |reset| mark.min(reset.kept));
+            kept.min(op.kept)
         })
     }
 }

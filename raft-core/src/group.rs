@@ -123,6 +123,8 @@ pub(crate) struct Proposal {
     pub(crate) index: LogIndex,
     pub(crate) term: Term,
     pub(crate) token: Token,
+    /// What the proposals of its term cost up to and with this one.
+    pub(crate) total: u64,
 }
 
 impl Proposal {
@@ -509,7 +511,7 @@ impl Group {
         }
         if self.settings.acknowledge == Acknowledge::Written {
             if self.is_leader() {
-                self.advance_commit(effects);
+                self.advance_commit(self.durability.written(), effects);
             }
             self.send_owed_ack(effects);
         }
@@ -522,7 +524,7 @@ impl Group {
         }
         match &self.role {
             Role::Candidate(_) => self.count_own_vote(effects),
-            Role::Leader(_) => self.advance_commit(effects),
+            Role::Leader(_) => self.advance_commit(self.durability.written(), effects),
             Role::Follower | Role::PreCandidate(_) => {}
         }
         self.send_owed_ack(effects);
@@ -687,18 +689,19 @@ impl Group {
         effects.log_changes.push(LogChange::Compacted { upto: base });
     }
 
-    /// Raises the commit index and settles the proposals it covers.
-    pub(crate) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) {
+    /// Raises the commit index and settles the proposals it covers. Returns the newest of them.
+    pub(crate) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) -> Option<Proposal> {
         if index <= self.commit {
-            return;
+            return None;
         }
         self.commit = index;
+        let mut newest = None;
         while let Some(proposal) = self.proposals.front().filter(|p| p.index <= index) {
             effects.outcomes.push((proposal.token, proposal.committed()));
-            self.proposals.pop_front();
+            newest = self.proposals.pop_front();
         }
         if self.orphans.is_empty() {
-            return;
+            return newest;
         }
         let log = &self.log;
         self.orphans.retain(|orphan| {
@@ -714,6 +717,7 @@ impl Group {
             effects.outcomes.push((orphan.token, outcome));
             false
         });
+        newest
     }
 
     /// Entries may be applied once committed and durable here, so that a state machine never

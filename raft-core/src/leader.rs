@@ -33,10 +33,11 @@ pub(crate) struct Leader {
     pub(crate) peers: Vec<Progress>,
     pub(crate) heartbeat_due: Option<Micros>,
     pub(crate) quorum_due: Option<Micros>,
-    /// Running totals of entry costs, by index, for the entries of this term that are not
-    /// committed yet. The bytes uncommitted are a difference of two totals, so they cannot drift;
-    /// the totals wrap around, the difference does not.
-    totals: VecDeque<(LogIndex, u64)>,
+    /// Running totals of what this term's proposals cost: of those appended, and of those
+    /// committed. The bytes uncommitted are their difference, so they cannot drift; the totals
+    /// wrap around, the difference does not. Each [`Proposal`] remembers the total at its place;
+    /// an entry without a proposal costs nothing.
+    pub(crate) appended_total: u64,
     committed_total: u64,
     /// Entries that count only when durable, whatever the strategy: the first of the term, and
     /// memberships. Ascending, uncommitted ones only.
@@ -102,7 +103,7 @@ impl Leader {
     }
 
     fn uncommitted_bytes(&self) -> u64 {
-        self.totals.back().map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
+        self.appended_total.wrapping_sub(self.committed_total)
     }
 
     pub(crate) fn peer(&self, replica: ReplicaId) -> Option<&Progress> {
@@ -150,15 +151,9 @@ impl Leader {
         }
         debug_assert_eq!(self.standing, membership.standing(group.me));
         debug_assert_eq!(self.is_joint, membership.is_joint());
-        let uncommitted = group.last_index().since(group.commit);
-        debug_assert!(self.totals.len() as u64 <= uncommitted);
-        debug_assert!(
-            self.totals
-                .iter()
-                .rev()
-                .zip(0..)
-                .all(|((index, _), back)| index.plus(back) == group.last_index())
-        );
+        let newest = group.proposals.back().filter(|proposal| proposal.term == self.term);
+        let newest = newest.map_or(self.committed_total, |proposal| proposal.total);
+        debug_assert_eq!(newest, self.appended_total, "only proposals have a cost");
         // What the hot path computes, counted again from the membership itself.
         let held = |replica: ReplicaId| {
             if replica == group.me {
@@ -177,6 +172,8 @@ impl Leader {
         }
         let own = group.durability.durable();
         debug_assert_eq!(self.quorum(group, own, Progress::counted_durable), naive);
+        let due = group.committable(self);
+        debug_assert!(due <= group.commit || due < self.term_start, "{due} is not committed");
     }
 }
 
@@ -194,7 +191,7 @@ impl Group {
             quorum_due: None,
             // Uncommitted entries of earlier terms cost nothing here: their sizes are the
             // driver's knowledge.
-            totals: VecDeque::new(),
+            appended_total: 0,
             committed_total: 0,
             durable_only: VecDeque::new(),
             reads: VecDeque::new(),
@@ -216,10 +213,10 @@ impl Group {
         if let Role::Leader(leader) = &mut self.role {
             leader.durable_only = open;
         }
-        self.append_own(EntryKind::Noop, 0, LogTime::default(), effects);
+        self.append_own(EntryKind::Noop, LogTime::default(), effects);
         // The probes announce the new leader; heartbeats keep to the node's grid.
         self.schedule_heartbeat();
-        self.advance_commit(effects);
+        self.advance_commit(self.log.last_index(), effects);
     }
 
     /// Takes the membership in force into what is known of the peers: newcomers are probed, those
@@ -266,7 +263,6 @@ impl Group {
     pub(crate) fn append_own(
         &mut self,
         kind: EntryKind,
-        bytes: u64,
         time: LogTime,
         effects: &mut Effects,
     ) -> LogIndex {
@@ -276,8 +272,6 @@ impl Group {
         self.log_time = self.log_time.max(time);
         let now = self.now;
         if let Role::Leader(leader) = &mut self.role {
-            let total = leader.totals.back().map_or(leader.committed_total, |(_, total)| *total);
-            leader.totals.push_back((index, total.wrapping_add(bytes)));
             if kind != EntryKind::Command {
                 leader.durable_only.push_back(index);
             }
@@ -297,14 +291,15 @@ impl Group {
         let cap = self.settings.uncommitted_bytes_max;
         // Whatever the driver says, a proposal of no cost would find no limit.
         let bytes = bytes.max(Entry::OVERHEAD);
-        let refusal = match &self.role {
+        let refusal = match &mut self.role {
             Role::Leader(leader) if leader.transfer.is_some() => Refusal::Transferring,
             Role::Leader(leader) if self.disk == DiskSpace::Ample => {
                 let uncommitted_bytes = leader.uncommitted_bytes();
                 if uncommitted_bytes == 0 || uncommitted_bytes.saturating_add(bytes) <= cap {
-                    let index = self.append_own(EntryKind::Command, bytes, time, effects);
-                    let term = self.hard_state.term;
-                    self.proposals.push_back(Proposal { index, term, token });
+                    leader.appended_total = leader.appended_total.wrapping_add(bytes);
+                    let (term, total) = (leader.term, leader.appended_total);
+                    let index = self.append_own(EntryKind::Command, time, effects);
+                    self.proposals.push_back(Proposal { index, term, token, total });
                     return;
                 }
                 Refusal::Overloaded { uncommitted_bytes }
@@ -318,47 +313,52 @@ impl Group {
     }
 
     /// Commits what a quorum holds (paper, 5.3 and 5.4.2; thesis 10.2.1 for the leader's own
-    /// part).
-    pub(crate) fn advance_commit(&mut self, effects: &mut Effects) {
-        let index = {
-            let Role::Leader(leader) = &self.role else {
-                return;
-            };
-            match self.settings.acknowledge {
-                Acknowledge::Durable => self.quorum_index(leader, Mark::Durable),
-                Acknowledge::Written => {
-                    let written = self.quorum_index(leader, Mark::Written);
-                    // Term starts and memberships wait for the disks, and hold back what follows.
-                    match leader.durable_only.front() {
-                        Some(first) if *first <= written => {
-                            let durable = self.quorum_index(leader, Mark::Durable);
-                            let open = leader.durable_only.iter().find(|at| **at > durable);
-                            open.map_or(written, |at| written.min(at.prev()))
-                        }
-                        _ => written,
-                    }
-                }
-            }
-        };
-        let Role::Leader(leader) = &mut self.role else {
+    /// part), after some replica's marks moved: to `moved`, or less far. Up to the commit index
+    /// such a move decides nothing, and the last acknowledgement of an entry moves no further.
+    /// Whatever changes who counts passes the log's end.
+    pub(crate) fn advance_commit(&mut self, moved: LogIndex, effects: &mut Effects) {
+        if moved <= self.commit {
+            return;
+        }
+        let Role::Leader(leader) = &self.role else {
             return;
         };
+        let index = self.committable(leader);
         let is_own = index >= leader.term_start || crate::planted!(CommitsOlderTerms);
         if index <= self.commit || !is_own {
             return;
         }
-        while let Some((_, total)) = leader.totals.front().filter(|(at, _)| *at <= index) {
-            if !crate::planted!(UncommittedBytesDrift) {
-                leader.committed_total = *total;
+        let settled = self.commit_to(index, effects);
+        if let Role::Leader(leader) = &mut self.role {
+            let settled = settled.filter(|newest| newest.term == leader.term);
+            if let Some(newest) = settled.filter(|_| !crate::planted!(UncommittedBytesDrift)) {
+                leader.committed_total = newest.total;
             }
-            leader.totals.pop_front();
+            while leader.durable_only.front().is_some_and(|at| *at <= index) {
+                leader.durable_only.pop_front();
+            }
         }
-        while leader.durable_only.front().is_some_and(|at| *at <= index) {
-            leader.durable_only.pop_front();
-        }
-        self.commit_to(index, effects);
         self.settle_reads(effects);
         self.tend_membership(effects);
+    }
+
+    /// Up to where a quorum holds the log as the strategy demands.
+    fn committable(&self, leader: &Leader) -> LogIndex {
+        match self.settings.acknowledge {
+            Acknowledge::Durable => self.quorum_index(leader, Mark::Durable),
+            Acknowledge::Written => {
+                let written = self.quorum_index(leader, Mark::Written);
+                // Term starts and memberships wait for the disks, and hold back what follows.
+                match leader.durable_only.front() {
+                    Some(first) if *first <= written => {
+                        let durable = self.quorum_index(leader, Mark::Durable);
+                        let open = leader.durable_only.iter().find(|at| **at > durable);
+                        open.map_or(written, |at| written.min(at.prev()))
+                    }
+                    _ => written,
+                }
+            }
+        }
     }
 
     fn quorum_index(&self, leader: &Leader, mark: Mark) -> LogIndex {

@@ -170,7 +170,8 @@ impl Group {
                 progress.promise = promise;
                 let grew = progress.accepted(now, durable, written, verified, base);
                 if grew || changed {
-                    self.advance_commit(effects);
+                    let moved = progress.match_index.max(progress.written_index);
+                    self.advance_commit(moved, effects);
                     self.continue_transfer(effects);
                 }
             }

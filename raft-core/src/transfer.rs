@@ -204,9 +204,9 @@ impl Group {
             self.renew_lease_from(self.log.last_index().next());
         } else {
             // The target may still act on our request; a new entry makes it worthless.
-            let index = self.append_own(EntryKind::Noop, 0, LogTime::default(), effects);
+            let index = self.append_own(EntryKind::Noop, LogTime::default(), effects);
             self.renew_lease_from(index);
-            self.advance_commit(effects);
+            self.advance_commit(index, effects);
         }
         self.tend_membership(effects);
     }
