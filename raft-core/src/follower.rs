@@ -19,7 +19,7 @@ impl Group {
     pub(crate) fn on_append(
         &mut self,
         from: ReplicaId,
-        append: Append,
+        append: &Append,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         if append.term < self.hard_state.term {
@@ -54,7 +54,7 @@ impl Group {
             return Ok(());
         }
 
-        self.take_entries(&append, effects)?;
+        self.take_entries(append, effects)?;
         self.log_time = self.log_time.max(append.time);
         self.verified = self.verified.max(last_new.max(self.log.base()).min(self.log.last_index()));
         self.commit_to(append.commit.min(self.commit_limit()), effects);

@@ -250,7 +250,7 @@ impl Group {
             self.refuse_when_mute(&input, effects);
             return;
         }
-        let result = self.dispatch(input, effects);
+        let result = self.dispatch(&input, effects);
         if let Err(fault) = result {
             self.go_mute(fault, effects);
         } else {
@@ -261,9 +261,10 @@ impl Group {
         self.check_invariants();
     }
 
-    fn dispatch(&mut self, input: Input, effects: &mut Effects) -> Result<(), Fault> {
-        match input {
-            Input::Message { from, from_incarnation, to_incarnation, message } => {
+    /// By reference, because every move of an input would copy a whole message.
+    fn dispatch(&mut self, input: &Input, effects: &mut Effects) -> Result<(), Fault> {
+        match *input {
+            Input::Message { from, from_incarnation, to_incarnation, ref message } => {
                 return self.on_message(from, from_incarnation, to_incarnation, message, effects);
             }
             Input::Deadline => self.on_deadline(effects),
@@ -279,9 +280,9 @@ impl Group {
                 self.wake();
                 self.on_transfer(token, to, effects);
             }
-            Input::ChangeMembership { token, changes } => {
+            Input::ChangeMembership { token, ref changes } => {
                 self.wake();
-                self.on_change_membership(token, &changes, effects);
+                self.on_change_membership(token, changes, effects);
             }
             Input::Written(seq) => return self.on_written(seq, effects),
             Input::Persisted(seq) => return self.on_persisted(seq, effects),
@@ -410,7 +411,7 @@ impl Group {
         from: ReplicaId,
         from_incarnation: Incarnation,
         to_incarnation: Incarnation,
-        message: Message,
+        message: &Message,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         // Late words of an earlier life, theirs or ours, answer promises that are no longer held.
@@ -425,14 +426,14 @@ impl Group {
             return Err(Fault::TermOverflow { from, term: message.term() });
         }
         if self.asleep {
-            self.wake_for(&message);
+            self.wake_for(message);
         }
-        match message {
+        match *message {
             Message::PreVote(request) => self.on_pre_vote(from, request, effects),
             Message::PreVoteReply(reply) => self.on_pre_vote_reply(from, reply, effects),
             Message::Vote(request) => self.on_vote(from, request, effects),
             Message::VoteReply(reply) => self.on_vote_reply(from, reply, effects),
-            Message::Append(append) => return self.on_append(from, append, effects),
+            Message::Append(ref append) => return self.on_append(from, append, effects),
             Message::AppendReply(reply) => return self.on_append_reply(from, reply, effects),
             Message::Heartbeat(heartbeat) | Message::ReadConfirm(heartbeat) => {
                 return self.on_heartbeat(from, heartbeat, effects);
@@ -442,7 +443,7 @@ impl Group {
             Message::TransferRefused(refused) => self.on_transfer_refused(from, refused, effects),
             Message::ReadIndex(request) => self.on_read_index(from, request, effects),
             Message::ReadIndexReply(reply) => self.on_read_index_reply(reply, effects),
-            Message::Snapshot(offer) => return self.on_snapshot_offer(from, offer, effects),
+            Message::Snapshot(ref offer) => return self.on_snapshot_offer(from, offer, effects),
             Message::Recover(request) => self.on_recover(from, request, effects),
             Message::Fence(fence) => self.on_fence(from, fence),
         }
@@ -656,7 +657,7 @@ impl Group {
         persist.truncate_from = None;
         persist.append = None;
         persist.compact = None;
-        persist.install = Some(meta.clone());
+        persist.install = Some(Box::new(meta.clone()));
         effects.log_changes.push(LogChange::Reset { meta });
         // What lay in the covered part cannot be looked up any more, unless its term says enough.
         for proposal in self.proposals.drain(..).chain(core::mem::take(&mut self.orphans)) {
@@ -685,7 +686,7 @@ impl Group {
             snapshot: self.snapshot,
         };
         let seq = self.durability.record(open_seq(effects));
-        open(effects, seq).compact = Some(record);
+        open(effects, seq).compact = Some(Box::new(record));
         effects.log_changes.push(LogChange::Compacted { upto: base });
     }
 
