@@ -7,37 +7,31 @@
 //!
 //! Invariant: `durable <= written <= last index of the log`, and both fall only at a truncation.
 
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::id::{LogIndex, Micros, PersistSeq};
 
-/// What one operation does to the log's end.
-#[derive(Clone, Debug)]
+/// What one operation does to the log's end, in this order: it may begin anew, be cut, and be
+/// appended to.
+#[derive(Clone, Copy, Debug)]
 struct Op {
     seq: PersistSeq,
     issued: Micros,
-    reset: Option<Box<Reset>>,
-    /// What is up to here stays; everything, if nothing is cut.
+    /// Where the log begins anew; [`NEVER`](Self::NEVER) if it goes on.
+    begins: LogIndex,
+    /// Of the log before the operation, what is up to here stays or is in a snapshot too.
+    stays: LogIndex,
+    /// Of the log as it then is, what is up to here stays.
     kept: LogIndex,
     /// The last entry appended; zero if none is.
     appended: LogIndex,
 }
 
-/// The log begins anew.
-#[derive(Clone, Copy, Debug)]
-struct Reset {
-    /// After this index.
-    base: LogIndex,
-    /// Of the old log, what is up to here is in the snapshot too.
-    kept: LogIndex,
-}
-
 impl Op {
-    const UNCUT: LogIndex = LogIndex::new(u64::MAX);
+    const NEVER: LogIndex = LogIndex::new(u64::MAX);
 
     fn advance(&self, mark: LogIndex) -> LogIndex {
-        let begun = self.reset.as_ref().map_or(mark, |reset| reset.base);
+        let begun = if self.begins == Self::NEVER { mark } else { self.begins };
         begun.min(self.kept).max(self.appended)
     }
 }
@@ -52,6 +46,8 @@ pub(crate) struct Durability {
     /// The operation that carries the current term and vote.
     hard_state_seq: PersistSeq,
     in_flight: VecDeque<Op>,
+    /// The newest operation when spare room was last looked for.
+    idle_since: PersistSeq,
     now: Micros,
 }
 
@@ -59,6 +55,17 @@ impl Durability {
     /// Everything recovered from disk is durable.
     pub(crate) fn recovered(last: LogIndex) -> Self {
         Self { written: last, durable: last, ..Self::default() }
+    }
+
+    /// Gives back the room for operations, if nothing is in flight and nothing was issued since
+    /// this was last asked. `true`: so it is.
+    pub(crate) fn release_spare(&mut self) -> bool {
+        let is_idle = self.in_flight.is_empty() && self.idle_since == self.issued;
+        self.idle_since = self.issued;
+        if is_idle {
+            self.in_flight = VecDeque::new();
+        }
+        is_idle
     }
 
     pub(crate) fn durable(&self) -> LogIndex {
@@ -86,8 +93,9 @@ impl Durability {
             self.in_flight.push_back(Op {
                 seq: self.issued,
                 issued: self.now,
-                reset: None,
-                kept: Op::UNCUT,
+                begins: Op::NEVER,
+                stays: Op::NEVER,
+                kept: Op::NEVER,
                 appended: LogIndex::ZERO,
             });
         }
@@ -118,8 +126,9 @@ impl Durability {
         kept: LogIndex,
     ) -> PersistSeq {
         let op = self.op(open);
-        op.reset = Some(Box::new(Reset { base, kept }));
-        op.kept = Op::UNCUT;
+        op.begins = base;
+        op.stays = op.stays.min(kept);
+        op.kept = Op::NEVER;
         op.appended = LogIndex::ZERO;
         let seq = op.seq;
         self.durable = self.durable.min(kept);
@@ -136,6 +145,7 @@ impl Durability {
     pub(crate) fn truncate(&mut self, open: Option<PersistSeq>, from: LogIndex) -> PersistSeq {
         let op = self.op(open);
         op.kept = op.kept.min(from.prev());
+        op.stays = op.stays.min(from.prev());
         op.appended = op.appended.min(from.prev());
         let seq = op.seq;
         // From now on nothing at or after `from` may be vouched for.
@@ -161,7 +171,7 @@ impl Durability {
             for op in ops.iter().filter(|op| op.seq > after && op.seq <= seq) {
                 mark = op.advance(mark);
             }
-            self.written = Self::clip(ops, seq, mark);
+            self.written = mark.min(self.stays_after(seq));
             self.written_seq = seq;
         }
         true
@@ -185,10 +195,11 @@ impl Durability {
             }
             self.in_flight.pop_front();
         }
-        self.durable = Self::clip(&self.in_flight, seq, durable);
+        let stays = self.stays_after(seq);
+        self.durable = durable.min(stays);
         self.durable_seq = self.durable_seq.max(seq);
         if seq > self.written_seq {
-            self.written = Self::clip(&self.in_flight, seq, written);
+            self.written = written.min(stays);
             self.written_seq = seq;
         }
         true
@@ -204,12 +215,13 @@ impl Durability {
         true
     }
 
-    /// What a later operation removes is not vouched for by an earlier one.
-    fn clip(ops: &VecDeque<Op>, seq: PersistSeq, mark: LogIndex) -> LogIndex {
-        ops.iter().filter(|op| op.seq > seq).fold(mark, |mark, op| {
-            let kept = op.reset.as_ref().map_or(mark, |reset| mark.min(reset.kept));
-            kept.min(op.kept)
-        })
+    /// What a later operation removes is not vouched for by an earlier one: up to here all stays.
+    fn stays_after(&self, seq: PersistSeq) -> LogIndex {
+        if self.in_flight.is_empty() {
+            return Op::NEVER;
+        }
+        let later = self.in_flight.iter().filter(|op| op.seq > seq);
+        later.fold(Op::NEVER, |stays, op| stays.min(op.stays))
     }
 }
 

@@ -4,6 +4,7 @@
 //! only once the grant is; an answer counts only for the attempt it answers; a vote request is
 //! never taken for a sign of life from a leader.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -95,7 +96,7 @@ impl Group {
             self.campaign(Campaign::Timeout, effects);
             return;
         }
-        self.role = Role::PreCandidate(tally);
+        self.role = Role::PreCandidate(Box::new(tally));
         let request = self.vote_request(self.hard_state.term.next(), Campaign::Timeout);
         self.fail_forwarded(effects);
         for peer in self.peers() {
@@ -113,7 +114,7 @@ impl Group {
         self.enter_term(own_vote, effects);
         self.reset_election_deadline();
         self.attempt += 1;
-        self.role = Role::Candidate(Tally::new(self.attempt));
+        self.role = Role::Candidate(Box::new(Tally::new(self.attempt)));
         effects.role_changed = true;
         let request = self.vote_request(term, cause);
         self.fail_forwarded(effects);

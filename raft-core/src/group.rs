@@ -23,6 +23,7 @@ use crate::reads::Forwarded;
 use crate::rng::{Rng, mix};
 use crate::settings::{Acknowledge, Lease, PromiseRecord, Settings, Start, StartError};
 use crate::snapshots::Receiving;
+use crate::sparse::Sparse;
 use crate::term_log::TermLog;
 
 /// One replica of one Raft group, as a pure function of its inputs.
@@ -81,7 +82,7 @@ pub struct Group {
     /// The snapshot that is on its way here.
     pub(crate) receiving: Option<Box<Receiving>>,
     /// Reads that the leader was asked about.
-    pub(crate) forwarded: Vec<Forwarded>,
+    pub(crate) forwarded: Sparse<Forwarded>,
     pub(crate) forwards: u64,
 
     /// Proposals of this replica whose fate is open, by index. They outlive leadership.
@@ -89,10 +90,10 @@ pub struct Group {
     /// Those among them that were cut from our log. That decides nothing: while no other entry
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
-    orphans: Vec<Proposal>,
+    pub(crate) orphans: Sparse<Proposal>,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
-    fault: Option<Fault>,
+    fault: Option<Box<Fault>>,
     #[cfg(debug_assertions)]
     seen: Seen,
 }
@@ -113,8 +114,8 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) enum Role {
     Follower,
-    PreCandidate(Tally),
-    Candidate(Tally),
+    PreCandidate(Box<Tally>),
+    Candidate(Box<Tally>),
     Leader(Box<Leader>),
 }
 
@@ -225,11 +226,11 @@ impl Group {
             attempt: 0,
             sessions: Session::default(),
             receiving: None,
-            forwarded: Vec::new(),
+            forwarded: Sparse::new(),
             // A late answer to a former life must not be taken for one to this.
             forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
-            orphans: Vec::new(),
+            orphans: Sparse::new(),
             peer_incarnations: Vec::new(),
             fault: None,
             #[cfg(debug_assertions)]
@@ -243,14 +244,21 @@ impl Group {
     ///
     /// `now` should not run backwards; if it does, the latest time seen is used. A driver that may
     /// have been paused reads its clock right before: leases are judged by this `now`.
+    #[inline]
     pub fn step(&mut self, now: Micros, input: Input, effects: &mut Effects) {
+        // By reference from here on, because every move of an input would copy a whole message;
+        // inlined, because callers know which inputs have nothing to drop.
+        self.take(now, &input, effects);
+    }
+
+    fn take(&mut self, now: Micros, input: &Input, effects: &mut Effects) {
         self.now = self.now.max(now);
         self.durability.set_time(self.now);
         if self.fault.is_some() {
-            self.refuse_when_mute(&input, effects);
+            self.refuse_when_mute(input, effects);
             return;
         }
-        let result = self.dispatch(&input, effects);
+        let result = self.dispatch(input, effects);
         if let Err(fault) = result {
             self.go_mute(fault, effects);
         } else {
@@ -261,7 +269,6 @@ impl Group {
         self.check_invariants();
     }
 
-    /// By reference, because every move of an input would copy a whole message.
     fn dispatch(&mut self, input: &Input, effects: &mut Effects) -> Result<(), Fault> {
         match *input {
             Input::Message { from, from_incarnation, to_incarnation, ref message } => {
@@ -461,6 +468,10 @@ impl Group {
                 true
             }
             None if self.configs.active().1.member(peer).is_some() => {
+                if self.peer_incarnations.is_empty() {
+                    let others = self.membership().members().len() - 1;
+                    self.peer_incarnations.reserve_exact(others);
+                }
                 self.peer_incarnations.push((peer, incarnation));
                 true
             }
@@ -631,7 +642,9 @@ impl Group {
             .and_then(|(first, last)| (first < from).then(|| (first, last.min(from.prev()))));
         effects.log_changes.push(LogChange::Truncated { from });
         let kept = self.proposals.partition_point(|p| p.index < from);
-        self.orphans.extend(self.proposals.drain(kept..));
+        if kept < self.proposals.len() {
+            self.orphans.vec().extend(self.proposals.drain(kept..));
+        }
     }
 
     /// The whole log gives way to a durable snapshot.
@@ -660,7 +673,7 @@ impl Group {
         persist.install = Some(Box::new(meta.clone()));
         effects.log_changes.push(LogChange::Reset { meta });
         // What lay in the covered part cannot be looked up any more, unless its term says enough.
-        for proposal in self.proposals.drain(..).chain(core::mem::take(&mut self.orphans)) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.take()) {
             if proposal.term > term && proposal.index <= index {
                 effects.outcomes.push((proposal.token, Outcome::Superseded));
             } else if proposal.index <= index {
@@ -691,10 +704,12 @@ impl Group {
     }
 
     /// Raises the commit index and settles the proposals it covers. Returns the newest of them.
+    #[inline]
     pub(crate) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) -> Option<Proposal> {
-        if index <= self.commit {
-            return None;
-        }
+        if index > self.commit { self.raise_commit(index, effects) } else { None }
+    }
+
+    fn raise_commit(&mut self, index: LogIndex, effects: &mut Effects) -> Option<Proposal> {
         self.commit = index;
         let mut newest = None;
         while let Some(proposal) = self.proposals.front().filter(|p| p.index <= index) {
@@ -705,7 +720,7 @@ impl Group {
             return newest;
         }
         let log = &self.log;
-        self.orphans.retain(|orphan| {
+        self.orphans.vec().retain(|orphan| {
             let outcome = if orphan.index <= index && log.term(orphan.index) == Some(orphan.term) {
                 orphan.committed()
             } else if orphan.index <= index || log.term(index) > Some(orphan.term) {
@@ -784,8 +799,8 @@ impl Group {
     }
 
     /// What is wrong with this replica, if it is mute.
-    pub const fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.as_deref()
     }
 
     fn go_mute(&mut self, fault: Fault, effects: &mut Effects) {
@@ -795,7 +810,7 @@ impl Group {
         }
         self.fail_forwarded(effects);
         self.abort_receiving(effects);
-        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.take()) {
             effects.outcomes.push((proposal.token, Outcome::Unknown));
         }
         // A mute replica says nothing any more, least of all what it had not promised yet.
@@ -803,7 +818,7 @@ impl Group {
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
-        self.fault = Some(fault);
+        self.fault = Some(Box::new(fault));
     }
 
     fn refuse_when_mute(&mut self, input: &Input, effects: &mut Effects) {

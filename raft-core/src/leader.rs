@@ -16,9 +16,10 @@ use crate::io::{DiskSpace, Effects, LogChange, Outcome, Refusal};
 use crate::membership::{Membership, Standing};
 use crate::message::{Heartbeat, HeartbeatReply, Message, Promise, ReadIndexReply, Rest};
 use crate::progress::{Progress, State};
-use crate::quorum::Half;
+use crate::quorum::{Half, majority_reached};
 use crate::reads::{Asker, PendingRead};
 use crate::settings::Acknowledge;
+use crate::sparse::Sparse;
 use crate::transfer::Transfer;
 
 #[derive(Debug)]
@@ -30,6 +31,9 @@ pub(crate) struct Leader {
     /// What this replica itself may do: a leader that was removed does not count itself.
     pub(crate) standing: Option<Standing>,
     pub(crate) is_joint: bool,
+    /// No change is under way, and this replica and all its peers are voters. Three of them are
+    /// the usual case, in which nobody has to be looked up.
+    all_vote: bool,
     pub(crate) peers: Vec<Progress>,
     pub(crate) heartbeat_due: Option<Micros>,
     pub(crate) quorum_due: Option<Micros>,
@@ -41,10 +45,10 @@ pub(crate) struct Leader {
     committed_total: u64,
     /// Entries that count only when durable, whatever the strategy: the first of the term, and
     /// memberships. Ascending, uncommitted ones only.
-    durable_only: VecDeque<LogIndex>,
+    durable_only: Sparse<LogIndex>,
     pub(crate) reads: VecDeque<PendingRead>,
     pub(crate) read_seq: u64,
-    pub(crate) transfer: Option<Transfer>,
+    pub(crate) transfer: Option<Box<Transfer>>,
     pub(crate) transfers: u64,
     /// No lease before this is committed: the no-op of the term, or what ended a transfer.
     pub(crate) lease_from: LogIndex,
@@ -102,6 +106,17 @@ impl Leader {
         reads.count() + usize::from(transfer.is_some())
     }
 
+    /// Gives back the room that queues keep, as far as nothing is in it.
+    pub(crate) fn release_spare(&mut self) {
+        if self.reads.is_empty() {
+            self.reads = VecDeque::new();
+        }
+        self.durable_only.release_spare();
+        for peer in &mut self.peers {
+            peer.release_spare();
+        }
+    }
+
     fn uncommitted_bytes(&self) -> u64 {
         self.appended_total.wrapping_sub(self.committed_total)
     }
@@ -137,6 +152,11 @@ impl Leader {
         if crate::planted!(LearnerCounts) {
             let all: Vec<ReplicaId> = membership.members().iter().map(|m| m.replica).collect();
             return Half::new(&all).reached(known).unwrap_or_default();
+        }
+        if self.all_vote
+            && let [a, b] = &self.peers[..]
+        {
+            return majority_reached(&mut [own, of(a), of(b)]);
         }
         membership.joint().reached(known).unwrap_or_default()
     }
@@ -186,6 +206,7 @@ impl Group {
             term_start: next,
             standing: None,
             is_joint: false,
+            all_vote: false,
             peers: Vec::new(),
             heartbeat_due: None,
             quorum_due: None,
@@ -193,7 +214,7 @@ impl Group {
             // driver's knowledge.
             appended_total: 0,
             committed_total: 0,
-            durable_only: VecDeque::new(),
+            durable_only: Sparse::new(),
             reads: VecDeque::new(),
             read_seq: 0,
             transfer: None,
@@ -209,7 +230,7 @@ impl Group {
         self.follow_membership();
         // Uncommitted memberships of earlier terms are decided by disks alone, too.
         let open = self.configs.within(self.commit.next(), self.log.last_index());
-        let open: VecDeque<LogIndex> = open.iter().map(|(index, _)| *index).collect();
+        let open = open.iter().map(|(index, _)| *index).collect();
         if let Role::Leader(leader) = &mut self.role {
             leader.durable_only = open;
         }
@@ -238,7 +259,9 @@ impl Group {
                 peer.leaves = Some(farewell);
             }
         }
-        for member in membership.members().iter().filter(|member| member.replica != me) {
+        let members = membership.members();
+        leader.peers.reserve_exact(members.len().saturating_sub(leader.peers.len() + 1));
+        for member in members.iter().filter(|member| member.replica != me) {
             if leader.peer(member.replica).is_none() {
                 let session = self.sessions.bump();
                 leader.peers.push(Progress::new(
@@ -250,6 +273,9 @@ impl Group {
                 ));
             }
         }
+        let votes = |standing: Option<Standing>| standing == Some(Standing::Voter);
+        leader.all_vote =
+            votes(leader.standing) && leader.peers.iter().all(|peer| votes(peer.standing));
         let alone = leader.peers.is_empty();
         if alone {
             leader.heartbeat_due = None;
@@ -273,7 +299,7 @@ impl Group {
         let now = self.now;
         if let Role::Leader(leader) = &mut self.role {
             if kind != EntryKind::Command {
-                leader.durable_only.push_back(index);
+                leader.durable_only.push(index);
             }
             leader.busy = now;
         }
@@ -334,8 +360,9 @@ impl Group {
             if let Some(newest) = settled.filter(|_| !crate::planted!(UncommittedBytesDrift)) {
                 leader.committed_total = newest.total;
             }
-            while leader.durable_only.front().is_some_and(|at| *at <= index) {
-                leader.durable_only.pop_front();
+            if leader.durable_only.first().is_some_and(|at| *at <= index) {
+                leader.durable_only.vec().retain(|at| *at > index);
+                leader.durable_only.release_spare();
             }
         }
         self.settle_reads(effects);
@@ -349,7 +376,7 @@ impl Group {
             Acknowledge::Written => {
                 let written = self.quorum_index(leader, Mark::Written);
                 // Term starts and memberships wait for the disks, and hold back what follows.
-                match leader.durable_only.front() {
+                match leader.durable_only.first() {
                     Some(first) if *first <= written => {
                         let durable = self.quorum_index(leader, Mark::Durable);
                         let open = leader.durable_only.iter().find(|at| **at > durable);
@@ -424,6 +451,7 @@ impl Group {
         if self.disk == DiskSpace::Full {
             self.hand_over(effects);
         }
+        self.release_spare();
         let rest = self.may_rest();
         self.send_heartbeats(rest, effects);
         match rest {

@@ -125,6 +125,15 @@ impl Progress {
         self.standing.is_some_and(Standing::votes_outgoing)
     }
 
+    /// Gives back the room of an empty window.
+    pub(crate) fn release_spare(&mut self) {
+        if let State::Replicate(window) = &mut self.state
+            && window.appends.is_empty()
+        {
+            window.appends = VecDeque::new();
+        }
+    }
+
     fn is_trusted(&self) -> bool {
         self.promise == Promise::Kept || crate::planted!(LostReplicaCounts)
     }

@@ -12,9 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    Append, Durable, Effects, Entry, EntryKind, Group, GroupId, Incarnation, Input, LogChange,
-    LogIndex, LogTime, Membership, Message, Micros, Outcome, Outgoing, ReplicaId, Settings, Start,
-    Token,
+    Durable, Effects, Entry, EntryKind, Group, GroupId, Incarnation, Input, LogChange, LogIndex,
+    LogTime, Membership, Message, Micros, Outcome, Outgoing, ReplicaId, Settings, Start, Token,
 };
 
 pub(crate) const LIFE: Incarnation = Incarnation::new(1);
@@ -22,19 +21,10 @@ pub(crate) const REPLICAS: usize = 3;
 /// The one that is elected.
 const LEADER: usize = 0;
 
-/// A message on its way, and the entries an append carries.
+/// A message on its way. The entries of an append travel beside it, in the same order.
 struct Packet {
-    to: usize,
-    input: Input,
-    entries: Vec<Entry>,
-}
-
-impl Packet {
-    fn new(from: usize, to: ReplicaId, message: Message, entries: Vec<Entry>) -> Self {
-        let from = replica_id(from);
-        let input = Input::Message { from, from_incarnation: LIFE, to_incarnation: LIFE, message };
-        Self { to: place(to), input, entries }
-    }
+    from: ReplicaId,
+    outgoing: Outgoing,
 }
 
 /// The entries of one replica that are still kept.
@@ -74,6 +64,8 @@ pub(crate) struct Trio {
     now: Micros,
     replicas: Vec<Replica>,
     wire: VecDeque<Packet>,
+    /// The entries of the appends on the wire that carry any.
+    carried: VecDeque<Vec<Entry>>,
     /// Emptied vectors of delivered packets, to be filled again.
     spare: Vec<Vec<Entry>>,
     /// Payloads proposed and not yet appended, in order.
@@ -99,6 +91,7 @@ impl Trio {
             now: Micros::ZERO,
             replicas,
             wire: VecDeque::new(),
+            carried: VecDeque::new(),
             spare: Vec::new(),
             proposed: VecDeque::new(),
             tokens: 0,
@@ -136,7 +129,7 @@ impl Trio {
     pub(crate) fn round(&mut self) {
         // Time passes, but not enough for a deadline: this measures commits, not heartbeats.
         self.now = self.now.after(std::time::Duration::from_micros(1));
-        self.settle(LEADER, Vec::new());
+        self.settle(LEADER, &mut Vec::new());
         self.deliver();
     }
 
@@ -152,41 +145,49 @@ impl Trio {
     }
 
     fn deliver(&mut self) {
-        while let Some(Packet { to, input, entries }) = self.wire.pop_front() {
+        while let Some(Packet { from, outgoing: Outgoing { to, message } }) = self.wire.pop_front()
+        {
+            let to = place(to);
+            let carries = matches!(&message, Message::Append(append) if !append.runs.is_empty());
+            let input =
+                Input::Message { from, from_incarnation: LIFE, to_incarnation: LIFE, message };
             let replica = &mut self.replicas[to];
             replica.group.step(self.now, input, &mut replica.effects);
             // Answers that arrive together are acted on together; the entries of an append must
             // be taken before the next one comes.
-            if !entries.is_empty() || self.wire.front().is_none_or(|next| next.to != to) {
-                self.settle(to, entries);
+            if carries {
+                let mut entries = self.carried.pop_front().expect("one for each such append");
+                self.settle(to, &mut entries);
+                entries.clear();
+                self.spare.push(entries);
+            } else if self.wire.front().is_none_or(|next| place(next.outgoing.to) != to) {
+                self.settle(to, &mut Vec::new());
             }
         }
     }
 
     /// Carries out everything a replica asked for. `entries` came with the append, if any did.
-    fn settle(&mut self, at: usize, mut entries: Vec<Entry>) {
+    fn settle(&mut self, at: usize, entries: &mut Vec<Entry>) {
+        let from = replica_id(at);
         let replica = &mut self.replicas[at];
         let Replica { group, effects, log, .. } = replica;
-        for change in effects.log_changes.drain(..) {
-            keep_in_step(log, change, &mut self.proposed, &mut entries);
+        for change in &effects.log_changes {
+            keep_in_step(log, change, &mut self.proposed, entries);
         }
-        if entries.capacity() > 0 {
-            entries.clear();
-            self.spare.push(entries);
-        }
+        effects.log_changes.clear();
         if let Some(persist) = effects.persist.take() {
             // The log is the disk here, and already written.
             let durable = Durable::attest(persist.seq);
             group.step(self.now, Input::Persisted(persist.seq), effects);
             for gated in effects.messages.drain_gated() {
-                let Outgoing { to, message } = gated.open(durable).expect("it just became durable");
-                self.wire.push_back(Packet::new(at, to, message, Vec::new()));
+                let outgoing = gated.open(durable).expect("it just became durable");
+                self.wire.push_back(Packet { from, outgoing });
             }
         }
-        for Outgoing { to, message } in effects.messages.drain_ready() {
-            self.wire.push_back(Packet::new(at, to, message, Vec::new()));
+        for outgoing in effects.messages.drain_ready() {
+            self.wire.push_back(Packet { from, outgoing });
         }
-        for (_, outcome) in effects.outcomes.drain(..) {
+        for (_, outcome) in &effects.outcomes {
             match outcome {
                 Outcome::Committed { .. } => self.ended += 1,
                 Outcome::Superseded
@@ -196,6 +197,7 @@ impl Trio {
                 | Outcome::Refused(_) => panic!("nothing here can fail: {outcome:?}"),
             }
         }
+        effects.outcomes.clear();
         if let Some(upto) = effects.appliable.take() {
             for entry in log.range(replica.applied.next(), upto) {
                 if entry.kind == EntryKind::Command {
@@ -216,8 +218,14 @@ impl Trio {
         for to in (0..REPLICAS).filter(|to| *to != LEADER).map(replica_id) {
             let cost_of = |index: LogIndex| log.at(index).map(Entry::cost);
             while let Some(append) = group.make_append(self.now, to, u64::MAX, cost_of) {
-                let entries = attach(&append, log, &mut self.spare);
-                self.wire.push_back(Packet::new(LEADER, to, Message::Append(append), entries));
+                if !append.runs.is_empty() {
+                    let mut entries = self.spare.pop().unwrap_or_default();
+                    let range = log.range(append.prev_index.next(), append.last_index());
+                    entries.extend(range.cloned());
+                    self.carried.push_back(entries);
+                }
+                let outgoing = Outgoing { to, message: Message::Append(append) };
+                self.wire.push_back(Packet { from: replica_id(LEADER), outgoing });
             }
         }
     }
@@ -226,11 +234,11 @@ impl Trio {
 /// Repeats a change of the core's log on the log that holds the payloads.
 fn keep_in_step(
     log: &mut Log,
-    change: LogChange,
+    change: &LogChange,
     proposed: &mut VecDeque<Bytes>,
     entries: &mut Vec<Entry>,
 ) {
-    match change {
+    match *change {
         LogChange::Truncated { from } => log.entries.truncate((from.get() - log.first) as usize),
         LogChange::Appended { index, term, kind, time } => {
             let payload = match kind {
@@ -251,16 +259,6 @@ fn keep_in_step(
             panic!("nobody took a snapshot: {change:?}")
         }
     }
-}
-
-fn attach(append: &Append, log: &Log, spare: &mut Vec<Vec<Entry>>) -> Vec<Entry> {
-    let count = append.count();
-    if count == 0 {
-        return Vec::new();
-    }
-    let mut entries = spare.pop().unwrap_or_default();
-    entries.extend(log.range(append.prev_index.next(), append.last_index()).cloned());
-    entries
 }
 
 pub(crate) const fn replica_id(at: usize) -> ReplicaId {
