@@ -91,6 +91,8 @@ pub struct Group {
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
     pub(crate) orphans: Sparse<Proposal>,
+    /// This replica was removed, and learned it from others than its leader.
+    pub(crate) expelled: bool,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
     fault: Option<Box<Fault>>,
@@ -163,11 +165,9 @@ impl Group {
         }
         let membership = match base.membership {
             Some(membership) => membership,
-            None if log.last_index() == LogIndex::ZERO => Arc::new(Membership::unknown()),
-            // A joining replica may have got the whole log from its very first entry on.
-            None if base.index == LogIndex::ZERO && !start.configs.is_empty() => {
-                Arc::new(Membership::unknown())
-            }
+            // A joining replica gets the log from its first entry on, and meets a membership
+            // somewhere on the way.
+            None if base.index == LogIndex::ZERO => Arc::new(Membership::unknown()),
             None => return Err(StartError::NoMembership),
         };
         let mut configs = Configs::new(base.config_index, membership);
@@ -231,6 +231,7 @@ impl Group {
             forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Sparse::new(),
+            expelled: false,
             peer_incarnations: Vec::new(),
             fault: None,
             #[cfg(debug_assertions)]
@@ -263,6 +264,7 @@ impl Group {
             self.go_mute(fault, effects);
         } else {
             self.leave_recovery(effects);
+            self.settle_after_removal(effects);
         }
         self.advance_appliable(effects);
         #[cfg(debug_assertions)]
@@ -316,6 +318,8 @@ impl Group {
             return None;
         }
         let role = match &self.role {
+            // Nothing that matters is on its way.
+            _ if self.asleep => None,
             Role::Leader(leader) => {
                 let stalls = self
                     .durability
@@ -326,7 +330,7 @@ impl Group {
                 [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                (self.may_campaign() && !self.asleep).then_some(self.election_deadline)
+                self.may_campaign().then_some(self.election_deadline)
             }
         };
         let forwarded = self.forwarded.first().map(|read| read.deadline);
@@ -488,7 +492,8 @@ impl Group {
                 if self.asleep || !self.may_campaign() || self.now < self.election_deadline {
                     return;
                 }
-                if self.awaits_own_vote() {
+                if self.awaits_own_vote() || self.disk == DiskSpace::Full {
+                    // It has asked nobody yet, or could not even write its no-op.
                     self.reset_election_deadline();
                 } else {
                     if self.is_lost() && !crate::planted!(LostReplicaVotes) {
@@ -504,7 +509,8 @@ impl Group {
     fn on_campaign(&mut self, effects: &mut Effects) {
         let free =
             !self.is_leader() && !self.hears_a_leader(self.me) && self.now >= self.votes_from;
-        if free && self.may_vote() && !self.awaits_own_vote() {
+        let able = self.may_vote() && self.disk == DiskSpace::Ample;
+        if free && able && !self.awaits_own_vote() {
             self.wake();
             self.pre_campaign(effects);
         }
@@ -755,15 +761,20 @@ impl Group {
         effects.messages.send(to, message, self.durability.hard_state_gate());
     }
 
-    pub(crate) fn is_voter(&self) -> bool {
-        self.membership().is_voter(self.me)
+    /// Whether this replica's membership lets it stand. A voter whose removal is in its log and
+    /// not committed stands as well, without counting itself: if its log is the longest, nobody
+    /// else can be elected to commit that entry (thesis 4.2.2).
+    fn stands(&self) -> bool {
+        let (index, membership) = self.configs.active();
+        membership.is_voter(self.me)
+            || (index > self.commit && self.configs.at(index.prev()).1.is_voter(self.me))
     }
 
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
-    /// may not, unless nobody else could know; nor one that could not even write its no-op.
+    /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
-        self.is_voter()
-            && self.disk == DiskSpace::Ample
+        self.stands()
+            && !self.expelled
             && match self.promise.promise {
                 Promise::Kept => true,
                 Promise::Lost => {
@@ -810,15 +821,20 @@ impl Group {
         }
         self.fail_forwarded(effects);
         self.abort_receiving(effects);
-        for proposal in self.proposals.drain(..).chain(self.orphans.take()) {
-            effects.outcomes.push((proposal.token, Outcome::Unknown));
-        }
+        self.give_up_proposals(effects);
         // A mute replica says nothing any more, least of all what it had not promised yet.
         effects.messages.clear();
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
         self.fault = Some(Box::new(fault));
+    }
+
+    /// Nobody will say here what becomes of these.
+    pub(crate) fn give_up_proposals(&mut self, effects: &mut Effects) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.take()) {
+            effects.outcomes.push((proposal.token, Outcome::Unknown));
+        }
     }
 
     fn refuse_when_mute(&mut self, input: &Input, effects: &mut Effects) {
@@ -872,7 +888,12 @@ impl Group {
                 .all(|(a, b)| a.index < b.index)
         );
         debug_assert!(self.proposals.front().is_none_or(|p| p.index > self.commit));
-        debug_assert!(self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)));
+        debug_assert!(
+            self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)),
+            "{:?} {:?}",
+            self.proposals,
+            self.log
+        );
         debug_assert!(self.orphans.iter().all(|p| p.index > self.commit));
         let hard = self.hard_state;
         debug_assert!(hard.term >= seen.term, "the term fell");
