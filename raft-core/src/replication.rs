@@ -95,7 +95,7 @@ impl Group {
             time: LogTime::default(),
         };
         if end > prev_index {
-            self.log.runs(prev_index.next(), end, &mut append.runs);
+            append.runs = self.log.runs(prev_index.next(), end);
             append.configs = self.configs.within(prev_index.next(), end).into();
         }
         Some(append)
