@@ -119,10 +119,10 @@ impl Group {
     pub(crate) fn on_snapshot_offer(
         &mut self,
         from: ReplicaId,
-        offer: SnapshotOffer,
+        offer: &SnapshotOffer,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
-        let (session, meta) = (offer.session, offer.meta);
+        let (session, meta) = (offer.session, &offer.meta);
         if offer.term < self.hard_state.term {
             self.answer_append(from, session, AppendResult::StaleTerm, effects);
             return Ok(());
@@ -173,7 +173,7 @@ impl Group {
         let receiving = AppendResult::Receiving { index: meta.index };
         self.answer_append(from, session, receiving, effects);
         effects.snapshot = Some(SnapshotEffect::Fetch { from, meta: meta.clone() });
-        self.receiving = Some(Box::new(Receiving { from, session, meta }));
+        self.receiving = Some(Box::new(Receiving { from, session, meta: meta.clone() }));
         Ok(())
     }
 
