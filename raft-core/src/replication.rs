@@ -7,7 +7,7 @@
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId};
 use crate::io::{Effects, Fault};
-use crate::message::{Append, AppendReply, AppendResult};
+use crate::message::{Append, AppendReply, AppendResult, Declined};
 use crate::progress::State;
 use crate::sparse::Sparse;
 use crate::term_runs::TermRuns;
@@ -214,7 +214,9 @@ impl Group {
                 }
             }
             AppendResult::StaleTerm | AppendResult::Receiving { .. } => {}
-            AppendResult::Declined(_) => {
+            // The offer is repeated when its time has come; whatever came instead goes on.
+            AppendResult::Declined(Declined::SnapshotFailed) => {}
+            AppendResult::Declined(Declined::DiskFull) => {
                 // It is asked again after a while, and what is in flight is not asked about.
                 progress.declines_until = now.after(self.settings.election_timeout_min);
                 if let State::Replicate(_) = progress.state {
