@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use bytes::Bytes;
-use raft_core::Entry;
+use raft_core::{Entry, LogIndex, Promise, Term};
 
 use crate::checksum::crc32c_append;
 use crate::cursor::Cursor;
@@ -17,7 +17,7 @@ use crate::location::Location;
 use crate::lsn::Lsn;
 use crate::plan::{Part, Piece};
 use crate::record::{
-    ALIGNMENT, EntryName, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
+    ALIGNMENT, EntryName, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
     RecordHeader, RecordType,
 };
 use crate::tails::Admitted;
@@ -74,6 +74,19 @@ impl FrameBuffer {
                     let payload_bytes = spec.len() as u32;
                     self.record(lsn, &RecordHeader { code, payload_bytes, ..header }, spec);
                 }
+                Part::Promise => {
+                    let promise = write.promise.unwrap_or_default();
+                    let header = RecordHeader {
+                        code: RecordType::Promise as u8,
+                        flags: match promise.promise {
+                            Promise::Kept => 0,
+                            Promise::Lost => FLAG_LOST,
+                        },
+                        index: u64::from(promise.loss_epoch),
+                        ..header
+                    };
+                    self.record(lsn, &header, &[]);
+                }
                 Part::HardState => {
                     let state = write.hard_state.unwrap_or_default();
                     let header = RecordHeader {
@@ -85,12 +98,22 @@ impl FrameBuffer {
                     };
                     self.record(lsn, &header, &[]);
                 }
+                Part::Install(payload) => {
+                    let meta = write.install.as_ref();
+                    let (index, term) = meta.map(|m| (m.index, m.term)).unwrap_or_default();
+                    self.base(lsn, RecordType::Install, header, (index, term), payload);
+                }
                 Part::Truncate => {
                     let code = RecordType::TruncateSuffix as u8;
                     let index = write.truncate_from.unwrap_or_default().get();
                     self.record(lsn, &RecordHeader { code, index, ..header }, &[]);
                 }
                 Part::Run(range) => self.run(cursor, header, &write.entries[range.clone()]),
+                Part::Compact(payload) => {
+                    let base = write.compact.as_ref().map(|compaction| &compaction.base);
+                    let (index, term) = base.map(|b| (b.index, b.term)).unwrap_or_default();
+                    self.base(lsn, RecordType::Compact, header, (index, term), payload);
+                }
             }
         }
         self.finish(cursor);
@@ -144,6 +167,24 @@ impl FrameBuffer {
         self.buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
         self.bytes = FRAME_HEADER_BYTES as u64;
         self.records = 0;
+    }
+
+    fn base(
+        &mut self,
+        lsn: Lsn,
+        kind: RecordType,
+        header: RecordHeader,
+        (index, term): (LogIndex, Term),
+        payload: &[u8],
+    ) {
+        let header = RecordHeader {
+            code: kind as u8,
+            index: index.get(),
+            term: term.get(),
+            payload_bytes: payload.len() as u32,
+            ..header
+        };
+        self.record(lsn, &header, payload);
     }
 
     fn record(&mut self, lsn: Lsn, header: &RecordHeader, payload: &[u8]) {

@@ -117,6 +117,31 @@ impl GroupIndex {
         self.locations.extend(locations);
     }
 
+    /// Removes all entries; the next one comes right after `base`.
+    pub(crate) fn install(&mut self, base: LogIndex) {
+        self.first = base.next();
+        self.locations = VecDeque::new();
+        self.runs = Vec::new();
+    }
+
+    /// Removes all entries up to `base`, which the log holds or begins after.
+    pub(crate) fn compact(&mut self, base: LogIndex) {
+        let first = base.next();
+        let gone = first.since(self.first).min(self.locations.len() as u64);
+        self.locations.drain(..gone as usize);
+        // A log that shrank much gives its memory back.
+        if self.locations.capacity() > 64 && self.locations.len() < self.locations.capacity() / 4 {
+            self.locations.shrink_to_fit();
+        }
+        let passed = self.runs.partition_point(|(start, _)| *start <= first);
+        self.runs.drain(..passed.saturating_sub(1));
+        match self.runs.first_mut() {
+            Some((start, _)) if !self.locations.is_empty() => *start = (*start).max(first),
+            Some(_) | None => self.runs.clear(),
+        }
+        self.first = self.first.max(first);
+    }
+
     /// Removes all entries from `from` on.
     pub(crate) fn truncate(&mut self, from: LogIndex) {
         let keep = from.since(self.first).min(self.locations.len() as u64);
@@ -159,6 +184,32 @@ mod tests {
 
     fn places(count: u64) -> Vec<Location> {
         (0..count).map(|i| Location::new(0, 4096 + i * 16, 0)).collect()
+    }
+
+    #[test]
+    fn a_compacted_log_keeps_the_terms_of_what_is_left() {
+        let mut group = GroupIndex::new(GroupIncarnation::new(1));
+        group.append(Term::new(2), &places(3));
+        group.append(Term::new(5), &places(3));
+        let seen = |group: &GroupIndex| {
+            let first = (group.first.get(), group.last().get());
+            (first, group.runs.iter().map(|(start, term)| (start.get(), term.get())).collect())
+        };
+        group.compact(LogIndex::new(2));
+        assert_eq!(seen(&group), ((3, 6), vec![(3, 2), (4, 5)]));
+        assert_eq!(group.term(LogIndex::new(2)), None);
+        group.compact(LogIndex::new(3));
+        assert_eq!(seen(&group), ((4, 6), vec![(4, 5)]));
+        group.compact(LogIndex::new(5));
+        assert_eq!(seen(&group), ((6, 6), vec![(6, 5)]));
+        group.compact(LogIndex::new(6));
+        assert_eq!(seen(&group), ((7, 6), vec![]));
+        group.append(Term::new(5), &places(2));
+        assert_eq!(seen(&group), ((7, 8), vec![(7, 5)]));
+        group.install(LogIndex::new(100));
+        assert_eq!(seen(&group), ((101, 100), vec![]));
+        group.append(Term::new(9), &places(1));
+        assert_eq!(group.term(LogIndex::new(101)), Some(Term::new(9)));
     }
 
     #[test]

@@ -5,10 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{GroupId, HardState, LogIndex, LogTime, ReplicaId, Term};
+use raft_core::{
+    Base, EntryKind, GroupId, HardState, LogIndex, LogTime, Membership, Promise, PromiseRecord,
+    ReplicaId, Term,
+};
 
+use crate::base;
 use crate::disk::DiskFile;
 use crate::error::{RecordFault, Unsupported};
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
@@ -16,8 +21,8 @@ use crate::identity::Life;
 use crate::index::{Index, SegmentFile};
 use crate::location::{Location, SEGMENT_BYTES_MAX};
 use crate::record::{
-    EntryName, FLAG_CLEAN, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
-    RecordHeader, RecordType, entry_kind, item_bytes,
+    EntryName, FLAG_CLEAN, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
+    RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
 use crate::recovery::{RecoveredGroup, RecoveryReport};
 
@@ -37,8 +42,13 @@ struct GroupState {
     id: GroupId,
     spec: Bytes,
     hard_state: HardState,
+    promise: PromiseRecord,
+    base: Base,
+    configs: Vec<(LogIndex, Arc<Membership>)>,
     /// The clock in the last entry; `None` after a truncation, until it is read again.
     last_time: Option<LogTime>,
+    /// The newest clock when the log began at its base.
+    base_time: LogTime,
 }
 
 /// Why a record cannot be applied.
@@ -106,7 +116,12 @@ impl Replay {
                 return Ok(());
             }
             RecordType::GroupCreate => return self.create(record, payload),
-            RecordType::EntryRun | RecordType::HardState | RecordType::TruncateSuffix => {}
+            RecordType::EntryRun
+            | RecordType::HardState
+            | RecordType::TruncateSuffix
+            | RecordType::Compact
+            | RecordType::Install
+            | RecordType::Promise => {}
         }
         let slot = match self.index.slots.get(&record.group) {
             Some(slot) => *slot as usize,
@@ -115,20 +130,50 @@ impl Replay {
         if self.index.groups[slot].incarnation != record.incarnation {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
-        if kind == RecordType::EntryRun {
-            return self.run(slot, record, payload, payload_at);
-        }
         let state = &mut self.groups[slot];
-        if kind == RecordType::HardState {
-            let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
-            state.hard_state = HardState { term: Term::new(record.term), vote };
-        } else {
-            let from = LogIndex::new(record.index);
-            if from < self.index.groups[slot].first {
-                return Err(ApplyFault::Record(RecordFault::Index));
+        let index = &mut self.index.groups[slot];
+        match kind {
+            RecordType::SyncMarker | RecordType::GroupCreate => {}
+            RecordType::EntryRun => return self.run(slot, record, payload, payload_at),
+            RecordType::Promise => {
+                let lost = record.flags & FLAG_LOST != 0;
+                let loss_epoch = u32::try_from(record.index)
+                    .map_err(|_| ApplyFault::Record(RecordFault::Length))?;
+                let promise = if lost { Promise::Lost } else { Promise::Kept };
+                state.promise = PromiseRecord { promise, loss_epoch };
             }
-            self.index.groups[slot].truncate(from);
-            state.last_time = None;
+            RecordType::HardState => {
+                let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
+                state.hard_state = HardState { term: Term::new(record.term), vote };
+            }
+            RecordType::TruncateSuffix => {
+                let from = LogIndex::new(record.index);
+                if from < index.first {
+                    return Err(ApplyFault::Record(RecordFault::Index));
+                }
+                index.truncate(from);
+                let kept = state.configs.partition_point(|(at, _)| *at < from);
+                state.configs.truncate(kept);
+                state.last_time = None;
+            }
+            RecordType::Install | RecordType::Compact => {
+                let found = base::decode(record, payload)
+                    .ok_or(ApplyFault::Record(RecordFault::Membership))?;
+                let base = found.base.index;
+                let beyond = kind == RecordType::Compact && base > index.last();
+                if base < index.first.prev() || beyond {
+                    return Err(ApplyFault::Record(RecordFault::Index));
+                }
+                if kind == RecordType::Install {
+                    index.install(base);
+                    state.configs.clear();
+                } else {
+                    index.compact(base);
+                    state.configs.retain(|(at, _)| *at > base);
+                }
+                state.base = found.base;
+                state.base_time = found.time;
+            }
         }
         Ok(())
     }
@@ -142,7 +187,11 @@ impl Replay {
             id: record.group,
             spec: Bytes::copy_from_slice(spec),
             hard_state: HardState::default(),
+            promise: PromiseRecord::default(),
+            base: Base::default(),
+            configs: Vec::new(),
             last_time: None,
+            base_time: LogTime::new(0),
         };
         match self.groups.get_mut(slot) {
             Some(state) => *state = fresh,
@@ -176,6 +225,11 @@ impl Replay {
             if offset >= SEGMENT_BYTES_MAX {
                 return Err(ApplyFault::Record(RecordFault::Length));
             }
+            if item.header.kind == EntryKind::Config.code() {
+                let membership = Membership::decode(item.payload)
+                    .map_err(|_| ApplyFault::Record(RecordFault::Membership))?;
+                state.configs.push((item.name.index, Arc::new(membership)));
+            }
             let bytes = u64::from(item.header.payload_bytes);
             self.locations.push(Location::new(file, offset, bytes));
             state.last_time = Some(item.header.time);
@@ -194,7 +248,7 @@ impl Replay {
         files: &BTreeMap<u32, SegmentFile<F>>,
     ) -> io::Result<BTreeMap<GroupId, RecoveredGroup>> {
         let groups = self.groups.drain(..).zip(&self.index.groups).map(|(state, index)| {
-            let last_time = match (state.last_time, index.location(index.last())) {
+            let log_time = match (state.last_time, index.location(index.last())) {
                 (Some(time), Some(_)) => time,
                 (None, Some(location)) => read_time(files, location)?,
                 (_, None) => LogTime::new(0),
@@ -203,10 +257,13 @@ impl Replay {
                 spec: state.spec,
                 incarnation: index.incarnation,
                 hard_state: state.hard_state,
+                promise: state.promise,
+                base: state.base,
                 first_index: index.first,
                 last_index: index.last(),
                 term_runs: index.runs.clone(),
-                last_time,
+                configs: state.configs,
+                log_time: log_time.max(state.base_time),
             };
             Ok((state.id, group))
         });

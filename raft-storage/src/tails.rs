@@ -6,12 +6,12 @@
 //!
 //! Invariant: slots here and in the [`Index`](crate::index::Index) are the same numbers.
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex};
+use raft_core::{EntryKind, GroupId, GroupIncarnation, LogIndex, Membership};
 
 use crate::error::LogError;
 use crate::index::{GroupSlots, Index};
 use crate::record::TIME_MAX;
-use crate::write::{ENTRY_BYTES_MAX, GroupWrite, SPEC_BYTES_MAX};
+use crate::write::{Compaction, ENTRY_BYTES_MAX, GroupWrite, SPEC_BYTES_MAX};
 
 /// What admission knows of a group.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +114,14 @@ impl Tails {
                 }
             }
         };
+        if let Some(meta) = &write.install {
+            if meta.index < tail.first.prev() {
+                let (base, first) = (meta.index, tail.first);
+                return Err(LogError::BeginsEarlier { group, base, first });
+            }
+            tail.first = meta.index.next();
+            tail.last = meta.index;
+        }
         if let Some(from) = write.truncate_from {
             if from < tail.first {
                 return Err(LogError::TruncateBelowFirst { group, from, first: tail.first });
@@ -134,7 +142,26 @@ impl Tails {
                 let (index, time) = (entry.index, entry.time);
                 return Err(LogError::TimeOutOfRange { group, index, time });
             }
+            if entry.kind == EntryKind::Config {
+                let index = entry.index;
+                Membership::decode(&entry.payload).map_err(|source| LogError::NotAMembership {
+                    group,
+                    index,
+                    source,
+                })?;
+            }
             tail.last = expected;
+        }
+        if let Some(Compaction { base, .. }) = &write.compact {
+            if base.index < tail.first.prev() {
+                let (base, first) = (base.index, tail.first);
+                return Err(LogError::BeginsEarlier { group, base, first });
+            }
+            if base.index > tail.last {
+                let (base, last) = (base.index, tail.last);
+                return Err(LogError::CompactBeyondLast { group, base, last });
+            }
+            tail.first = base.index.next();
         }
         let before = std::mem::replace(&mut self.tails[slot as usize], tail);
         self.undo.push(Undo::Restore { slot, tail: before });

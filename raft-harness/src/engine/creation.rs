@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Base, Group, LogIndex, Member, Membership, MembershipError, PromiseRecord, Standing, Start,
-    StartError,
+    Base, Group, LogIndex, Member, Membership, MembershipError, Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -105,9 +104,12 @@ impl ShardEngine {
             node: *node,
             standing: Standing::Voter,
         }))?;
-        let (hard_state, term_runs, last_index, last_time) = match recovered {
-            None => Default::default(),
-            Some(r) => (r.hard_state, r.term_runs, r.last_index, r.last_time),
+        let recovered = recovered.unwrap_or_default();
+        let last_index = recovered.last_index;
+        // A log that is whole does not say with whom the group began.
+        let base = match recovered.base {
+            Base { index: LogIndex::ZERO, membership: None, .. } => Base::first(membership),
+            base => base,
         };
         let core = Group::new(
             self.now,
@@ -115,15 +117,15 @@ impl ShardEngine {
                 group: spec.group,
                 replica,
                 incarnation: self.options.incarnation,
-                base: Base::first(membership),
-                configs: Vec::new(),
+                base,
+                configs: recovered.configs,
                 seed: self.options.seed ^ (u64::from(spec.group.get()) << 20) ^ node.get(),
-                hard_state,
-                term_runs,
+                hard_state: recovered.hard_state,
+                term_runs: recovered.term_runs,
                 last_index,
-                log_time: last_time,
+                log_time: recovered.log_time,
                 applied: LogIndex::ZERO,
-                promise: PromiseRecord::default(),
+                promise: recovered.promise,
                 settings: Arc::clone(&self.options.settings),
             },
         )?;

@@ -17,7 +17,7 @@ use raft_core::{
     Durable, Effects, Entry, EntryKind, Fault, GroupId, Incarnation, Input, LogChange, LogTime,
     Micros, NodeId, ReadPath, RoleKind, Settings, SnapshotEffect, Token,
 };
-use raft_storage::GroupWrite;
+use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
 use tracing::{error, info};
 
@@ -266,7 +266,9 @@ impl ShardEngine {
             match self.options.durability {
                 Durability::Log => {
                     let mut write = GroupWrite::new(group);
+                    write.promise = persist.promise;
                     write.hard_state = persist.hard_state;
+                    write.install = persist.install;
                     write.truncate_from = persist.truncate_from;
                     if let Some((first, last)) = persist.append {
                         let entries = slot.payloads.range(first, last);
@@ -275,6 +277,8 @@ impl ShardEngine {
                             .cloned()
                             .collect();
                     }
+                    let time = slot.core.log_time();
+                    write.compact = persist.compact.map(|base| Compaction { base, time });
                     out.persist.push(write);
                     out.persist_tickets.push((group, PersistTicket::Op(persist.seq)));
                 }

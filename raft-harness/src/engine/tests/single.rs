@@ -191,7 +191,8 @@ fn a_group_that_goes_mute_answers_reads_that_are_confirmed_and_cannot_be_served(
         first_index: LogIndex::new(1),
         last_index: LogIndex::new(5),
         term_runs: vec![(LogIndex::new(1), Term::new(3))],
-        last_time: LogTime::new(9),
+        log_time: LogTime::new(9),
+        ..RecoveredGroup::default()
     };
     solo.create(1, Some(recovered));
     solo.lead();
@@ -215,7 +216,8 @@ fn a_group_the_log_cannot_start_is_not_made_anew() {
         first_index: LogIndex::new(1),
         last_index: LogIndex::new(5),
         term_runs: vec![(LogIndex::new(1), Term::new(3))],
-        last_time: LogTime::new(9),
+        log_time: LogTime::new(9),
+        ..RecoveredGroup::default()
     };
     solo.create(1, Some(recovered));
     solo.create(1, None);
