@@ -13,7 +13,7 @@ use crate::id::{LogIndex, ReplicaId, Term};
 use crate::io::Effects;
 use crate::membership::Membership;
 use crate::message::{Campaign, Message, Promise, Verdict, VoteReply, VoteRequest};
-use crate::quorum::{VoteResult, vote_result};
+use crate::quorum::{Half, VoteResult};
 use crate::rng::mix;
 use crate::settings::PRIORITY_MAX;
 
@@ -40,31 +40,16 @@ impl Tally {
 
     /// Both halves of a membership must grant (thesis 4.3).
     fn result(&self, membership: &Membership) -> VoteResult {
+        if membership.is_unknown() {
+            // An empty half objects to nothing, but nobody is elected by nobody.
+            return VoteResult::Lost;
+        }
+        let answers = self.answers.iter().copied();
         if crate::planted!(JointByUnion) {
-            return self.half(membership.voters());
+            let union: Vec<ReplicaId> = membership.voters().collect();
+            return Half::new(&union).vote_result(answers);
         }
-        let incoming = self.half(membership.incoming());
-        if !membership.is_joint() {
-            return incoming;
-        }
-        match (incoming, self.half(membership.outgoing())) {
-            (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
-            (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
-            (VoteResult::Pending, _) | (_, VoteResult::Pending) => VoteResult::Pending,
-        }
-    }
-
-    fn half(&self, voters: impl Iterator<Item = ReplicaId>) -> VoteResult {
-        let (mut all, mut granted, mut refused) = (0, 0, 0);
-        for voter in voters {
-            all += 1;
-            match self.answers.iter().find(|(replica, _)| *replica == voter) {
-                Some((_, Verdict::Granted)) => granted += 1,
-                Some((_, Verdict::Refused)) => refused += 1,
-                None => {}
-            }
-        }
-        vote_result(all, granted, refused)
+        membership.joint().vote_result(answers)
     }
 }
 
@@ -196,11 +181,12 @@ impl Group {
     }
 
     pub(crate) fn on_vote(&mut self, from: ReplicaId, request: VoteRequest, effects: &mut Effects) {
+        let early = self.now < self.votes_from;
+        let sticks = request.cause == Campaign::Timeout && (early || self.hears_a_leader(from));
         if request.term > self.hard_state.term {
-            let early = self.now < self.votes_from;
-            if request.cause == Campaign::Timeout && (early || self.hears_a_leader(from)) {
-                // Sticky: a replica that was away must not depose a leader that works, and a
-                // lease that our last life supported may still run.
+            if sticks {
+                // A replica that was away must not depose a leader that works, and a lease that
+                // our last life supported may still run.
                 return;
             }
             self.become_follower(request.term, None, effects);
@@ -208,6 +194,7 @@ impl Group {
         let term_fits = request.term == self.hard_state.term
             || (request.term < self.hard_state.term && crate::planted!(VoteForOlderTerm));
         let grants = term_fits
+            && !sticks
             && self.gives_votes()
             && self.leader.is_none()
             && self.hard_state.vote.is_none_or(|vote| vote == from || crate::planted!(VoteTwice))
@@ -306,18 +293,19 @@ impl Group {
         }
     }
 
-    /// Stickiness: we lead, or heard a leader within the shortest election timeout. A leader that
-    /// stands for election itself, say after a restart, leads no more.
+    /// Stickiness: we lead, or heard a leader within the shortest election timeout. That its term
+    /// is over, by a message that came late, makes no difference: it need not know, and a lease
+    /// counts on our patience. A leader that stands for election itself, say after a restart,
+    /// leads no more.
     pub(crate) fn hears_a_leader(&self, candidate: ReplicaId) -> bool {
         if crate::planted!(StickinessForgotten) {
             return false;
         }
         self.is_leader()
             || (self.asleep && self.leader != Some(candidate))
-            || (self.leader.is_some_and(|leader| leader != candidate)
-                && self.leader_contact.is_some_and(|heard| {
-                    self.now.since(heard) < self.settings.election_timeout_min
-                }))
+            || self.leader_contact.is_some_and(|(leader, heard)| {
+                leader != candidate && self.now.since(heard) < self.settings.election_timeout_min
+            })
     }
 
     /// Whether this replica gives its vote to anybody. One that may have forgotten what it

@@ -193,7 +193,7 @@ impl Group {
         {
             self.become_follower(term, Some(from), effects);
         }
-        self.leader_contact = Some(self.now);
+        self.leader_contact = Some((from, self.now));
         self.reset_election_deadline();
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Group {
 
     /// Whether this replica may have forgotten promises.
     pub(crate) fn is_lost(&self) -> bool {
-        self.promise.promise == Promise::Lost
+        self.promise.promise != Promise::Kept
     }
 
     /// Whether the leader's log may differ from ours at `index`: not where entries are committed,

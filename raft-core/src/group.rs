@@ -62,8 +62,9 @@ pub struct Group {
     pub(crate) role: Role,
     /// Who leads this term, as far as known.
     pub(crate) leader: Option<ReplicaId>,
-    /// When that leader was last heard.
-    pub(crate) leader_contact: Option<Micros>,
+    /// Which leader was last heard, and when. Outlives its term: whoever answered a leader owes it
+    /// patience, whatever else it hears of.
+    pub(crate) leader_contact: Option<(ReplicaId, Micros)>,
     /// The leader's session with us, echoed in replies.
     pub(crate) leader_session: Session,
     /// Up to here our log is known to equal this term's leader's.
@@ -223,7 +224,8 @@ impl Group {
             sessions: Session::default(),
             receiving: None,
             forwarded: Vec::new(),
-            forwards: 0,
+            // A late answer to a former life must not be taken for one to this.
+            forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Vec::new(),
             peer_incarnations: Vec::new(),
@@ -329,6 +331,16 @@ impl Group {
     /// Which replica of it this is.
     pub const fn replica(&self) -> ReplicaId {
         self.me
+    }
+
+    /// This life of the replica's node.
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The term of the last entry.
+    pub fn last_term(&self) -> Term {
+        self.log.last_term()
     }
 
     /// Who belongs to the group: the newest membership in the log, committed or not.
@@ -465,7 +477,7 @@ impl Group {
                 if self.awaits_own_vote() {
                     self.reset_election_deadline();
                 } else {
-                    if self.promise.promise == Promise::Lost {
+                    if self.is_lost() && !crate::planted!(LostReplicaVotes) {
                         // The only voter: there is nobody to learn from.
                         self.accept_loss(effects);
                     }
@@ -548,10 +560,13 @@ impl Group {
         }
     }
 
-    /// Raises the term and forgets all that was known of the leader of the last one.
+    /// Raises the term and forgets all that was known of the leader of the last one, except that
+    /// it was heard.
     pub(crate) fn enter_term(&mut self, hard_state: HardState, effects: &mut Effects) {
+        if crate::planted!(PatienceEndsWithTerm) {
+            self.leader_contact = None;
+        }
         self.verified = LogIndex::ZERO;
-        self.leader_contact = None;
         self.leader_session = Session::default();
         self.ack_owed = false;
         self.fence = None;
@@ -729,9 +744,13 @@ impl Group {
     pub(crate) fn may_vote(&self) -> bool {
         self.is_voter()
             && self.disk == DiskSpace::Ample
-            && (self.promise.promise == Promise::Kept
-                || crate::planted!(LostReplicaVotes)
-                || self.membership().is_sole_voter(self.me))
+            && match self.promise.promise {
+                Promise::Kept => true,
+                Promise::Lost => {
+                    crate::planted!(LostReplicaVotes) || self.membership().is_sole_voter(self.me)
+                }
+                Promise::Damaged => crate::planted!(LostReplicaVotes),
+            }
     }
 
     /// Whether it stands by itself when it hears no leader.
@@ -743,6 +762,15 @@ impl Group {
     pub(crate) fn peers(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let me = self.me;
         self.membership().voters().filter(move |voter| *voter != me)
+    }
+
+    /// Requests that have not ended.
+    pub(crate) fn open_requests(&self) -> usize {
+        let leading = match &self.role {
+            Role::Leader(leader) => leader.open_requests(),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => 0,
+        };
+        self.proposals.len() + self.orphans.len() + self.forwarded.len() + leading
     }
 
     /// Stands for election without asking first: only for a transfer.

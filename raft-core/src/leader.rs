@@ -13,10 +13,10 @@ use crate::entry::{Entry, EntryKind};
 use crate::group::{Group, Proposal, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId, Term, Token};
 use crate::io::{DiskSpace, Effects, LogChange, Outcome, Refusal};
-use crate::membership::{MEMBERS_MAX, Membership, Standing};
+use crate::membership::{Membership, Standing};
 use crate::message::{Heartbeat, HeartbeatReply, Message, Promise, ReadIndexReply, Rest};
 use crate::progress::{Progress, State};
-use crate::quorum::majority_reached;
+use crate::quorum::Half;
 use crate::reads::{Asker, PendingRead};
 use crate::settings::Acknowledge;
 use crate::transfer::Transfer;
@@ -94,6 +94,13 @@ impl Leader {
         }
     }
 
+    /// Reads and hand-overs the driver waits for.
+    pub(crate) fn open_requests(&self) -> usize {
+        let reads = self.reads.iter().filter(|read| matches!(read.asker, Asker::Driver(_)));
+        let transfer = self.transfer.as_ref().and_then(|transfer| transfer.token);
+        reads.count() + usize::from(transfer.is_some())
+    }
+
     fn uncommitted_bytes(&self) -> u64 {
         self.totals.back().map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
     }
@@ -106,45 +113,31 @@ impl Leader {
         self.peers.iter_mut().find(|peer| peer.replica == replica)
     }
 
-    /// The largest value that a quorum has reached: a majority, or one of each half.
-    pub(crate) fn quorum<T: Copy + Ord + Default>(&self, own: T, of: impl Fn(&Progress) -> T) -> T {
-        let mut reached = [T::default(); MEMBERS_MAX];
-        let mut voters = 0;
-        let mut count = |value: T| {
-            // Memberships are never larger; a slot less would only be cautious.
-            if let Some(slot) = reached.get_mut(voters) {
-                *slot = value;
-                voters += 1;
-            }
-        };
-        let planted_self = crate::planted!(RemovedLeaderCountsItself);
-        if self.standing.is_some_and(Standing::votes_incoming) || planted_self {
-            count(own);
+    /// The largest value that a quorum has reached: a majority, or one of each half. A leader that
+    /// is no voter does not count itself.
+    pub(crate) fn quorum<T: Copy + Ord + Default>(
+        &self,
+        group: &Group,
+        own: T,
+        of: impl Fn(&Progress) -> T + Copy,
+    ) -> T {
+        let membership = group.membership();
+        let peers = self.peers.iter().map(move |peer| (peer.replica, of(peer)));
+        let known = core::iter::once((group.me, own)).chain(peers);
+        if crate::planted!(JointByUnion) {
+            let union: Vec<ReplicaId> = membership.voters().collect();
+            return Half::new(&union).reached(known).unwrap_or_default();
         }
-        for peer in &self.peers {
-            let joined = crate::planted!(JointByUnion) && peer.votes_outgoing();
-            if peer.votes_incoming() || joined {
-                count(of(peer));
-            }
+        if crate::planted!(RemovedLeaderCountsItself) && self.standing.is_none() {
+            let mut with_self = membership.incoming().to_vec();
+            with_self.push(group.me);
+            return Half::new(&with_self).reached(known).unwrap_or_default();
         }
-        let incoming = majority_reached(&mut reached[..voters]);
-        if !self.is_joint || crate::planted!(JointByUnion) {
-            return incoming;
+        if crate::planted!(LearnerCounts) {
+            let all: Vec<ReplicaId> = membership.members().iter().map(|m| m.replica).collect();
+            return Half::new(&all).reached(known).unwrap_or_default();
         }
-        voters = 0;
-        let mut count = |value: T| {
-            if let Some(slot) = reached.get_mut(voters) {
-                *slot = value;
-                voters += 1;
-            }
-        };
-        if self.standing.is_some_and(Standing::votes_outgoing) {
-            count(own);
-        }
-        for peer in self.peers.iter().filter(|peer| peer.votes_outgoing()) {
-            count(of(peer));
-        }
-        incoming.min(majority_reached(&mut reached[..voters]))
+        membership.joint().reached(known).unwrap_or_default()
     }
 
     #[cfg(debug_assertions)]
@@ -173,17 +166,17 @@ impl Leader {
             }
             self.peer(replica).map(Progress::counted_durable).unwrap_or_default()
         };
-        let half = |voters: &mut dyn Iterator<Item = ReplicaId>| {
-            let held: Vec<LogIndex> = voters.map(held).collect();
+        let half = |voters: &[ReplicaId]| {
+            let held: Vec<LogIndex> = voters.iter().copied().map(held).collect();
             let reached = |at: &&LogIndex| held.iter().filter(|h| h >= at).count() * 2 > held.len();
             held.iter().filter(reached).max().copied().unwrap_or_default()
         };
-        let mut naive = half(&mut membership.incoming());
+        let mut naive = half(membership.incoming());
         if membership.is_joint() {
-            naive = naive.min(half(&mut membership.outgoing()));
+            naive = naive.min(half(membership.outgoing()));
         }
         let own = group.durability.durable();
-        debug_assert_eq!(self.quorum(own, Progress::counted_durable), naive);
+        debug_assert_eq!(self.quorum(group, own, Progress::counted_durable), naive);
     }
 }
 
@@ -261,8 +254,13 @@ impl Group {
             }
         }
         let alone = leader.peers.is_empty();
-        leader.heartbeat_due = (!alone).then_some(leader.heartbeat_due.unwrap_or(now));
-        leader.quorum_due = (!alone).then_some(leader.quorum_due.unwrap_or(now.after(timeout)));
+        if alone {
+            leader.heartbeat_due = None;
+            leader.quorum_due = None;
+        } else {
+            leader.heartbeat_due.get_or_insert(now);
+            leader.quorum_due.get_or_insert_with(|| now.after(timeout));
+        }
     }
 
     pub(crate) fn append_own(
@@ -370,11 +368,11 @@ impl Group {
                 if crate::planted!(CommitsOwnUnsyncedAppend) {
                     own = self.log.last_index();
                 }
-                leader.quorum(own, Progress::counted_durable)
+                leader.quorum(self, own, Progress::counted_durable)
             }
             Mark::Written => {
                 let own = self.durability.written();
-                leader.quorum(own, Progress::counted_written)
+                leader.quorum(self, own, Progress::counted_written)
             }
         }
     }
@@ -387,19 +385,21 @@ impl Group {
             self.become_follower(term, None, effects);
             return;
         }
-        let Role::Leader(leader) = &mut self.role else {
+        let Role::Leader(leader) = &self.role else {
             return;
         };
         if leader.quorum_due.is_some_and(|due| now >= due) {
             let timeout = self.settings.election_timeout_min;
-            let heard = leader.quorum(Some(now), |peer| Some(peer.contact));
+            let heard = leader.quorum(self, Some(now), |peer| Some(peer.contact));
             let silent = heard.is_none_or(|heard| now.since(heard) >= timeout);
             if silent && !crate::planted!(NoCheckQuorum) {
                 let term = leader.term;
                 self.become_follower(term, None, effects);
                 return;
             }
-            leader.quorum_due = Some(now.after(timeout / 2));
+            if let Role::Leader(leader) = &mut self.role {
+                leader.quorum_due = Some(now.after(timeout / 2));
+            }
         }
         self.expire_transfer(effects);
         let Role::Leader(leader) = &mut self.role else {
@@ -419,6 +419,7 @@ impl Group {
             .peers
             .retain(|peer| peer.standing.is_some() || peer.leaves.is_some_and(|until| now < until));
         self.offer_snapshots(effects);
+        self.repeat_timeout_now(effects);
         self.tend_membership(effects);
         if self.disk == DiskSpace::Full {
             self.hand_over(effects);
@@ -460,10 +461,7 @@ impl Group {
     }
 
     pub(crate) fn heartbeat_for(&self, leader: &Leader, peer: &Progress, rest: Rest) -> Heartbeat {
-        let mut commit = self.commit.min(peer.match_index);
-        if crate::planted!(HeartbeatCommitBeyondMatch) {
-            commit = self.commit;
-        }
+        let commit = self.commit.min(peer.match_index);
         Heartbeat { term: leader.term, commit, read_seq: leader.read_seq, sent: self.now, rest }
     }
 
@@ -501,9 +499,14 @@ impl Group {
 
     pub(crate) fn on_peer_unreachable(&mut self, peer: ReplicaId) {
         if self.asleep && self.leader == Some(peer) {
+            // What is gone is not given the time to speak up, but the lease it may still hold is
+            // respected.
+            let heard = self.leader_contact;
             self.wake();
-            // Nobody heard it go; nobody owes it patience either.
-            self.leader_contact = None;
+            self.leader_contact = heard;
+            if crate::planted!(PatienceEndsWithConnection) {
+                self.leader_contact = None;
+            }
         }
         let session = self.sessions.bump();
         let base = self.log.base();

@@ -24,7 +24,7 @@ impl Group {
         {
             return None;
         }
-        let since = leader.quorum(Some(self.now), |peer| peer.sent_acked)?;
+        let since = leader.quorum(self, Some(self.now), |peer| peer.sent_acked)?;
         Some(since.after(duration)).filter(|until| *until > self.now)
     }
 

@@ -89,13 +89,16 @@ pub use io::{
     DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome, Outgoing,
     Persist, ReadPath, Refusal, SnapshotEffect,
 };
-pub use membership::{MEMBERS_MAX, Member, MemberChange, Membership, MembershipError, Standing};
+pub use membership::{Member, MemberChange, Membership, MembershipError, Standing};
 pub use message::{
     Append, AppendReply, AppendResult, Campaign, Declined, Fence, Heartbeat, HeartbeatReply,
     Message, Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta,
     SnapshotOffer, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
-pub use quorum::{VoteResult, committed, majority, majority_reached, vote_result};
+pub use quorum::{
+    Half, Joint, MEMBERS_MAX, VoteResult, committed, joint_committed, joint_reached,
+    joint_vote_result, majority, majority_reached, vote_result,
+};
 pub use settings::{
     Acknowledge, Base, Lease, PRIORITY_MAX, PromiseRecord, Settings, SettingsError, Start,
     StartError,

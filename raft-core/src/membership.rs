@@ -12,9 +12,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::id::{NodeId, ReplicaId};
-
-/// The most members of one group, of all standings. Tallies are kept on the stack up to here.
-pub const MEMBERS_MAX: usize = 64;
+use crate::quorum::{Joint, MEMBERS_MAX};
 
 /// What a member may do.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -82,6 +80,10 @@ pub struct Member {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Membership {
     members: Box<[Member]>,
+    /// The voters of the new half, or simply the voters; ascending.
+    incoming: Box<[ReplicaId]>,
+    /// The voters of the old half; empty unless a change is under way.
+    outgoing: Box<[ReplicaId]>,
     /// The largest replica id ever used in the group.
     last_replica: ReplicaId,
 }
@@ -166,7 +168,12 @@ impl Membership {
 
     /// Of a group that nobody has told this replica about: no members, so nobody is elected.
     pub(crate) fn unknown() -> Self {
-        Self { members: Box::default(), last_replica: ReplicaId::new(0) }
+        Self {
+            members: Box::default(),
+            incoming: Box::default(),
+            outgoing: Box::default(),
+            last_replica: ReplicaId::new(0),
+        }
     }
 
     /// Whether this is [`unknown`](Self::unknown).
@@ -189,7 +196,16 @@ impl Membership {
             let replica = member.replica;
             return Err(MembershipError::Reused { replica, last: last_replica });
         }
-        Ok(Self { members: members.into_boxed_slice(), last_replica })
+        let is_joint = members.iter().any(|member| member.standing.is_joint());
+        let half = |votes: fn(Standing) -> bool| {
+            members.iter().filter(move |m| votes(m.standing)).map(|m| m.replica)
+        };
+        Ok(Self {
+            incoming: half(Standing::votes_incoming).collect(),
+            outgoing: half(Standing::votes_outgoing).filter(|_| is_joint).collect(),
+            members: members.into_boxed_slice(),
+            last_replica,
+        })
     }
 
     /// All members, ascending by replica.
@@ -212,15 +228,19 @@ impl Membership {
         self.standing(replica).is_some_and(|s| s.votes_incoming() || s.votes_outgoing())
     }
 
-    /// The voters of the new half, or simply the voters.
-    pub fn incoming(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        self.members.iter().filter(|m| m.standing.votes_incoming()).map(|m| m.replica)
+    /// The voters of the new half, or simply the voters; ascending.
+    pub fn incoming(&self) -> &[ReplicaId] {
+        &self.incoming
     }
 
     /// The voters of the old half; empty unless a change is under way.
-    pub fn outgoing(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        let joint = self.is_joint();
-        self.members.iter().filter(move |m| joint && m.standing.votes_outgoing()).map(|m| m.replica)
+    pub fn outgoing(&self) -> &[ReplicaId] {
+        &self.outgoing
+    }
+
+    /// Both halves, to be asked for majorities.
+    pub fn joint(&self) -> Joint<'_> {
+        Joint::new(&self.incoming, &self.outgoing)
     }
 
     /// The voters of either half.
@@ -233,7 +253,7 @@ impl Membership {
 
     /// Whether a change is under way, so that two majorities decide.
     pub fn is_joint(&self) -> bool {
-        self.members.iter().any(|member| member.standing.is_joint())
+        !self.outgoing.is_empty()
     }
 
     /// Whether `replica` is the only voter.
@@ -394,8 +414,8 @@ mod tests {
         Membership::of_voters(ids.iter().map(|id| r(*id))).unwrap()
     }
 
-    fn ids(replicas: impl Iterator<Item = ReplicaId>) -> Vec<u64> {
-        replicas.map(ReplicaId::get).collect()
+    fn ids(replicas: &[ReplicaId]) -> Vec<u64> {
+        replicas.iter().map(|replica| replica.get()).collect()
     }
 
     #[test]
@@ -416,7 +436,7 @@ mod tests {
         let left = joint.leave().unwrap();
         assert!(!left.is_joint());
         assert_eq!(ids(left.incoming()), [2, 3, 4]);
-        assert_eq!(left.outgoing().count(), 0);
+        assert!(left.outgoing().is_empty());
     }
 
     #[test]

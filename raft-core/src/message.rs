@@ -259,9 +259,14 @@ pub enum Promise {
     /// It does.
     #[default]
     Kept,
-    /// It may have forgotten entries that it acknowledged. It neither votes nor counts until it
-    /// has passed a fence.
+    /// It may have forgotten entries that it acknowledged and that were not on its disk. It neither
+    /// votes nor counts until it has passed a fence. Memberships it remembers: they count only
+    /// when durable. So the only voter of a group recovers alone.
     Lost,
+    /// Its log was found damaged below what it had promised: any entry may be gone, memberships
+    /// included. As [`Lost`](Self::Lost), but what it knows of the membership proves nothing
+    /// either, so nobody recovers alone.
+    Damaged,
 }
 
 /// The leader is alive, and up to here this follower may commit.

@@ -25,6 +25,8 @@ pub enum Planted {
     PreVoteRefusalHidesTerm,
     PreVoteGrantResetsTimer,
     StickinessForgotten,
+    PatienceEndsWithTerm,
+    PatienceEndsWithConnection,
     NoCheckQuorum,
     // Replication and commit.
     CommitsOlderTerms,
@@ -41,7 +43,6 @@ pub enum Planted {
     WindowLeaks,
     ProbeNeverRetried,
     UncommittedBytesDrift,
-    HeartbeatCommitBeyondMatch,
     // Reads and leases.
     ReadBeforeOwnTermCommit,
     ReadWithoutConfirmation,
@@ -49,7 +50,6 @@ pub enum Planted {
     ReadQuorumOffByOne,
     LeaseFromReplyTime,
     LeaseSurvivesTransfer,
-    LeaseSurvivesStepDown,
     LeaseIgnoresDrift,
     VoteAfterRestartWithinLease,
     // Membership.

@@ -119,7 +119,6 @@ impl Progress {
 
     pub(crate) fn votes_incoming(&self) -> bool {
         self.standing.is_some_and(Standing::votes_incoming)
-            || (self.standing == Some(Standing::Learner) && crate::planted!(LearnerCounts))
     }
 
     pub(crate) fn votes_outgoing(&self) -> bool {

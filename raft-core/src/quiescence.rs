@@ -89,8 +89,8 @@ impl Group {
                 peer.contact = now;
             }
         } else {
-            if self.leader.is_some() {
-                self.leader_contact = Some(now);
+            if let Some(leader) = self.leader {
+                self.leader_contact = Some((leader, now));
             }
             self.reset_election_deadline();
         }

@@ -155,7 +155,7 @@ impl Group {
         {
             return;
         }
-        let mut confirmed = leader.quorum(leader.read_seq, |peer| peer.read_acked);
+        let mut confirmed = leader.quorum(self, leader.read_seq, |peer| peer.read_acked);
         if crate::planted!(ReadWithoutConfirmation) {
             confirmed = leader.read_seq;
         }

@@ -91,6 +91,15 @@ impl Group {
         Some(append)
     }
 
+    /// Everybody this leader replicates to: all members but itself, and for a while those who
+    /// were just removed.
+    pub fn replicated_to(&self) -> alloc::vec::Vec<ReplicaId> {
+        match &self.role {
+            Role::Leader(leader) => leader.peers.iter().map(|peer| peer.replica).collect(),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => alloc::vec::Vec::new(),
+        }
+    }
+
     /// The first entry the next append for this peer needs, if it streams entries.
     pub fn next_index(&self, peer: ReplicaId) -> Option<LogIndex> {
         let Role::Leader(leader) = &self.role else {

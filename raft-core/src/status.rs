@@ -60,6 +60,8 @@ pub struct Status {
     pub promise: PromiseRecord,
     /// Whether the group sleeps.
     pub asleep: bool,
+    /// Requests of this replica that have not ended: proposals, reads, changes, hand-overs.
+    pub open_requests: usize,
     /// Why it is mute, if it is.
     pub fault: Option<Fault>,
 }
@@ -89,6 +91,7 @@ impl Group {
             removed: standing.is_none() && certain,
             promise: self.promise,
             asleep: self.asleep,
+            open_requests: self.open_requests(),
             fault: self.fault().cloned(),
         }
     }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use crate::id::Term;
 
@@ -15,8 +15,8 @@ pub struct TermRun {
     pub count: u64,
 }
 
-/// A short list of runs. Almost every append holds entries of one term, so the first few runs
-/// need no allocation.
+/// A short list of runs. Almost every append holds entries of one term, so one run needs no
+/// allocation.
 #[derive(Clone)]
 pub struct TermRuns(Runs);
 
@@ -26,7 +26,7 @@ enum Runs {
     Heap(Vec<TermRun>),
 }
 
-const INLINE: usize = 2;
+const INLINE: usize = 1;
 
 impl TermRuns {
     /// No entries.
@@ -42,7 +42,7 @@ impl TermRuns {
                     *slot = run;
                     *len += 1;
                 } else {
-                    let mut heap = Vec::with_capacity(INLINE * 4);
+                    let mut heap = Vec::with_capacity(INLINE + 3);
                     heap.extend_from_slice(&runs[..]);
                     heap.push(run);
                     self.0 = Runs::Heap(heap);
@@ -65,6 +65,15 @@ impl Deref for TermRuns {
     fn deref(&self) -> &[TermRun] {
         match &self.0 {
             Runs::Inline { len, runs } => &runs[..usize::from(*len)],
+            Runs::Heap(heap) => heap,
+        }
+    }
+}
+
+impl DerefMut for TermRuns {
+    fn deref_mut(&mut self) -> &mut [TermRun] {
+        match &mut self.0 {
+            Runs::Inline { len, runs } => &mut runs[..usize::from(*len)],
             Runs::Heap(heap) => heap,
         }
     }

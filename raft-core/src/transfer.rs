@@ -115,6 +115,19 @@ impl Group {
         }
     }
 
+    /// The request may have been lost; the target obeys it once.
+    pub(crate) fn repeat_timeout_now(&self, effects: &mut Effects) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let term = leader.term;
+        if let Some(transfer) = leader.transfer.as_ref().filter(|transfer| transfer.asked) {
+            let last_index = self.log.last_index();
+            let request = TimeoutNow { term, transfer: transfer.id, last_index };
+            effects.messages.send(transfer.to, Message::TimeoutNow(request), None);
+        }
+    }
+
     /// The leader hands over to us.
     pub(crate) fn on_timeout_now(
         &mut self,

@@ -350,7 +350,7 @@ impl Driver {
                     0 => Input::SnapshotTaken(index.min(status.appliable_index)),
                     1 => Input::SnapshotTaken(index),
                     2 => Input::Compact(index),
-                    3 => match self.offered.clone() {
+                    3 => match self.offered {
                         Some((index, term)) => Input::SnapshotReceived { index, term },
                         None => Input::SnapshotReceived { index, term: Term::new(number) },
                     },

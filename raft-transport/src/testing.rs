@@ -221,7 +221,7 @@ fn append_result() -> impl Strategy<Value = AppendResult> {
 }
 
 fn promise() -> impl Strategy<Value = Promise> {
-    prop::sample::select(vec![Promise::Kept, Promise::Lost])
+    prop::sample::select(vec![Promise::Kept, Promise::Lost, Promise::Damaged])
 }
 
 fn membership() -> impl Strategy<Value = Arc<Membership>> {

@@ -196,6 +196,7 @@ pub(crate) enum AppendResultWire {
 pub(crate) enum PromiseWire {
     Kept,
     Lost,
+    Damaged,
 }
 
 impl From<Promise> for PromiseWire {
@@ -203,6 +204,7 @@ impl From<Promise> for PromiseWire {
         match promise {
             Promise::Kept => Self::Kept,
             Promise::Lost => Self::Lost,
+            Promise::Damaged => Self::Damaged,
         }
     }
 }
@@ -212,6 +214,7 @@ impl From<PromiseWire> for Promise {
         match promise {
             PromiseWire::Kept => Self::Kept,
             PromiseWire::Lost => Self::Lost,
+            PromiseWire::Damaged => Self::Damaged,
         }
     }
 }

@@ -125,6 +125,7 @@ impl Cluster {
             inflight_bytes_max: rng.range(1, 2_000),
             uncommitted_bytes_max: rng.range(100, 4_000),
             reads_pending_max: 1 + rng.pick(20),
+            ..Settings::default()
         };
         let nodes = (0..size)
             .map(|at| Node {
@@ -439,7 +440,7 @@ impl Cluster {
     }
 
     fn start(&mut self, at: usize) {
-        let voters = self.nodes.iter().map(|node| node.id).collect();
+        let voters: Vec<ReplicaId> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[at];
         node.incarnation = Incarnation::new(node.incarnation.get() + 1);
         let image = node.disk.durable.clone();
@@ -516,8 +517,8 @@ impl Cluster {
             | Input::Written(_)
             | Input::Persisted(_)
             | Input::PeerUnreachable(_)
-            | Input::LogUnreadable(_)
             | Input::Campaign => {}
+            other => unreachable!("this test never says {other:?}"),
         }
         let after_prev = match &input {
             Input::Message { message: Message::Append(append), .. } => append.prev_index,
@@ -553,11 +554,13 @@ impl Cluster {
                     live.log.truncate(from.prev().get() as usize);
                     continue;
                 }
-                LogChange::Appended { index, term, kind } => {
+                LogChange::Appended { index, term, kind, .. } => {
                     assert_eq!(index.get() as usize, first);
                     let identity = match kind {
                         EntryKind::Command => command.expect("a command is proposed").get(),
-                        EntryKind::Noop => NOOP | term.get() << 32 | index.get(),
+                        EntryKind::Noop | EntryKind::Config => {
+                            NOOP | term.get() << 32 | index.get()
+                        }
                     };
                     live.log.push(Record { term, identity });
                 }
@@ -566,6 +569,9 @@ impl Cluster {
                     let skip = from.since(after_prev) as usize - 1;
                     let count = last.since(from.prev()) as usize;
                     live.log.extend(&records[skip..skip + count]);
+                }
+                LogChange::Reset { .. } | LogChange::Compacted { .. } => {
+                    unreachable!("this test takes no snapshots")
                 }
             }
             for at in first..=live.log.len() {
@@ -770,7 +776,13 @@ impl Cluster {
             | Message::Heartbeat(_)
             | Message::HeartbeatReply(_)
             | Message::ReadConfirm(_)
-            | Message::TimeoutNow(_) => true,
+            | Message::TimeoutNow(_)
+            | Message::TransferRefused(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::Snapshot(_)
+            | Message::Recover(_)
+            | Message::Fence(_) => true,
         };
         if promises {
             assert!(message.term() <= durable.term, "{id} speaks too early: {message:?}");
@@ -789,7 +801,10 @@ impl Cluster {
                 AppendResult::Accepted { durable, .. } => {
                     assert!(disk.log.len() as u64 >= durable.get(), "{id} {message:?}");
                 }
-                AppendResult::Rejected { .. } | AppendResult::StaleTerm => {}
+                AppendResult::Rejected { .. }
+                | AppendResult::StaleTerm
+                | AppendResult::Receiving { .. }
+                | AppendResult::Declined(_) => {}
             },
             Message::Append(_)
             | Message::Heartbeat(_)
@@ -801,6 +816,12 @@ impl Cluster {
             | Message::PreVoteReply(_)
             | Message::VoteReply(_)
             | Message::AppendReply(_)
+            | Message::TransferRefused(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::Snapshot(_)
+            | Message::Recover(_)
+            | Message::Fence(_)
             | Message::HeartbeatReply(_) => {}
         }
         let to = outgoing.to.get() as usize - 1;

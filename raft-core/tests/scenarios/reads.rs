@@ -24,7 +24,7 @@ fn read_before_own_term_commit_waits() {
 #[test]
 fn single_voter_read_waits_for_noop() {
     let mut alone = start(ONE, &[1]);
-    alone.voters = vec![ONE];
+    alone.base = base([ONE]);
     let mut bench = Bench::new(alone);
     bench.input(Input::Campaign);
     let own_vote = bench.take();

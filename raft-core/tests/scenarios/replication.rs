@@ -421,6 +421,7 @@ fn claims_at_the_end_of_the_number_range_are_faults_and_cost_no_memory() {
     huge.runs[0].count = 1 << 60;
     bench.hear(TWO, Message::Append(huge));
     bench.sync();
+    bench.wait(Duration::from_secs(1));
     bench.input(Input::Campaign);
     bench.hear(THREE, vote_reply(true, term(2), 1, raft_core::Verdict::Granted));
     bench.sync();

@@ -76,14 +76,22 @@ fn delayed_timeout_now_is_dead() {
     bench.sync();
     assert!(matches!(
         bench.messages_to(THREE)[..],
-        [Message::Vote(request)] if request.cause == Campaign::Transfer
+        [Message::TransferRefused(_), Message::Vote(request)]
+            if request.cause == Campaign::Transfer
     ));
+    assert!(
+        matches!(
+            bench.messages_to(TWO)[..],
+            [.., Message::TransferRefused(_), Message::TransferRefused(_), Message::Vote(_)]
+        ),
+        "a leader whose request is refused hears it at once"
+    );
 }
 
 #[test]
 fn transfer_to_nobody_to_oneself_or_to_a_stranger_fails_at_once() {
     let mut alone = start(ONE, &[]);
-    alone.voters = vec![ONE];
+    alone.base = base([ONE]);
     let mut bench = Bench::new(alone);
     bench.input(Input::Campaign);
     bench.sync();

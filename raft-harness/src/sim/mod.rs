@@ -1,0 +1,32 @@
+//! The deterministic simulator: one seed, one thread, virtual time.
+//!
+//! This is the half that does not depend on what is simulated. A profile (messages and a model
+//! disk around many cores, or bytes and sectors around the whole engine) brings the cluster; here
+//! is what decides its fate and judges it:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `rng` | one seed, independent streams of randomness by label |
+//! | `observe` | what the checks see of a replica, its log and the disks |
+//! | `invariants` | the checks after every step (I1 to I12, G1 to G12), with a history per group |
+//! | `history` | what clients asked, when, and what they were told; the reference model |
+//! | `linearizability` | is that explained by one order: by the log's, by any, per session |
+//! | `outcomes` | every request ends once |
+//! | `marks` | rare states a sweep must have been to |
+//! | `trace` | a hash over everything that happened, and the last events in words |
+//! | `diagram` | those events as a space-time diagram, in text and as SVG |
+//! | `violation` | what a run is failed for, by a stable name |
+//!
+//! Everything here is a pure function of the seed and of what the profile reports.
+
+pub mod diagram;
+pub mod history;
+pub mod invariants;
+pub mod linearizability;
+pub mod marks;
+pub mod observe;
+pub mod outcomes;
+pub(crate) mod protocol;
+pub mod rng;
+pub mod trace;
+pub mod violation;
