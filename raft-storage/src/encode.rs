@@ -17,8 +17,8 @@ use crate::location::Location;
 use crate::lsn::Lsn;
 use crate::plan::{Part, Piece};
 use crate::record::{
-    ALIGNMENT, EntryName, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
-    RecordHeader, RecordType,
+    ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
+    RECORD_HEADER_BYTES, RecordHeader, RecordType,
 };
 use crate::tails::Admitted;
 use crate::write::GroupWrite;
@@ -81,6 +81,7 @@ impl FrameBuffer {
                         flags: match promise.promise {
                             Promise::Kept => 0,
                             Promise::Lost => FLAG_LOST,
+                            Promise::Damaged => FLAG_DAMAGED,
                         },
                         index: u64::from(promise.loss_epoch),
                         ..header

@@ -163,6 +163,9 @@ pub enum Unsupported {
     /// A flag of a frame, for instance compression.
     #[error("frame flags")]
     FrameFlags,
+    /// A flag of a record.
+    #[error("record flags")]
+    RecordFlags,
     /// A type of record, known by name or not.
     #[error("record type")]
     RecordType,

@@ -58,7 +58,7 @@ pub(crate) struct RecordHeader {
     pub(crate) bytes: u32,
     /// A [`RecordType`], as a number since a newer version may have written another one.
     pub(crate) code: u8,
-    /// [`FLAG_VOTE`], [`FLAG_CLEAN`] or [`FLAG_LOST`].
+    /// [`FLAG_VOTE`], [`FLAG_CLEAN`], [`FLAG_LOST`] or [`FLAG_DAMAGED`].
     pub(crate) flags: u8,
     /// How many entries a run has; zero for other types.
     pub(crate) count: u16,
@@ -195,6 +195,8 @@ pub(crate) const FLAG_VOTE: u8 = 1;
 pub(crate) const FLAG_CLEAN: u8 = 1;
 /// Of a promise record: promises may be lost.
 pub(crate) const FLAG_LOST: u8 = 1;
+/// Of a promise record: promises may be lost, memberships included.
+pub(crate) const FLAG_DAMAGED: u8 = 2;
 /// The latest time an entry can carry: 56 bits of milliseconds, two million years.
 pub(crate) const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
 const TIME_BITS: u32 = 56;

@@ -21,7 +21,7 @@ use crate::identity::Life;
 use crate::index::{Index, SegmentFile};
 use crate::location::{Location, SEGMENT_BYTES_MAX};
 use crate::record::{
-    EntryName, FLAG_CLEAN, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
+    EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
 use crate::recovery::{RecoveredGroup, RecoveryReport};
@@ -136,10 +136,17 @@ impl Replay {
             RecordType::SyncMarker | RecordType::GroupCreate => {}
             RecordType::EntryRun => return self.run(slot, record, payload, payload_at),
             RecordType::Promise => {
-                let lost = record.flags & FLAG_LOST != 0;
+                let promise = match record.flags {
+                    0 => Promise::Kept,
+                    FLAG_LOST => Promise::Lost,
+                    FLAG_DAMAGED => Promise::Damaged,
+                    flags => {
+                        let what = Unsupported::RecordFlags;
+                        return Err(ApplyFault::Unsupported(what, flags.into()));
+                    }
+                };
                 let loss_epoch = u32::try_from(record.index)
                     .map_err(|_| ApplyFault::Record(RecordFault::Length))?;
-                let promise = if lost { Promise::Lost } else { Promise::Kept };
                 state.promise = PromiseRecord { promise, loss_epoch };
             }
             RecordType::HardState => {

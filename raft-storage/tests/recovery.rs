@@ -134,7 +134,9 @@ fn lost_promises_are_remembered_until_they_are_kept_again() {
     let disk = new_disk();
     let mut opened = open(&disk);
     opened.writer.append(&[create(1)]).unwrap();
-    for (promise, loss_epoch) in [(Promise::Lost, 0), (Promise::Kept, u32::MAX)] {
+    for (promise, loss_epoch) in
+        [(Promise::Lost, 0), (Promise::Damaged, 7), (Promise::Kept, u32::MAX)]
+    {
         let mut write = GroupWrite::new(group(1));
         write.promise = Some(PromiseRecord { promise, loss_epoch });
         opened.writer.append(&[write]).unwrap();
