@@ -160,11 +160,9 @@ impl Group {
         }
         let membership = match base.membership {
             Some(membership) => membership,
-            None if log.last_index() == LogIndex::ZERO => Arc::new(Membership::unknown()),
-            // A joining replica may have got the whole log from its very first entry on.
-            None if base.index == LogIndex::ZERO && !start.configs.is_empty() => {
-                Arc::new(Membership::unknown())
-            }
+            // A joining replica has the log from its very first entry on, and may have stopped
+            // before it came to one that names members.
+            None if base.index == LogIndex::ZERO => Arc::new(Membership::unknown()),
             None => return Err(StartError::NoMembership),
         };
         let mut configs = Configs::new(base.config_index, membership);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Group, Membership, Micros, Settings, SettingsError, Start, StartError};
+use raft_core::{Base, Group, Membership, Micros, Settings, SettingsError, Start, StartError};
 
 use crate::bench::*;
 
@@ -13,8 +13,9 @@ fn refusal(start: Start) -> Option<StartError> {
 
 #[test]
 fn contradicting_parts_are_refused() {
-    let mut nobody = start(ONE, &[1]);
-    nobody.base.membership = None;
+    let mut nobody = start(ONE, &[]);
+    nobody.base = Base { index: index(1), term: term(1), snapshot: index(1), ..Base::default() };
+    (nobody.last_index, nobody.applied, nobody.hard_state.term) = (index(1), index(1), term(1));
     assert_eq!(refusal(nobody), Some(StartError::NoMembership));
 
     let mut stray = start(ONE, &[1]);
@@ -44,6 +45,15 @@ fn contradicting_parts_are_refused() {
     let mut overflow = start(ONE, &[]);
     overflow.hard_state.term = term(u64::MAX);
     assert!(matches!(refusal(overflow), Some(StartError::TermOverflow { .. })));
+}
+
+#[test]
+fn a_joining_replica_may_stop_before_its_log_names_any_member() {
+    let mut joining = start(ONE, &[1, 1]);
+    joining.base.membership = None;
+    let bench = Bench::new(joining);
+    assert_eq!(bench.group.status().standing, None);
+    assert_eq!(bench.group.next_deadline(), None, "it stands for nothing");
 }
 
 #[test]
