@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use raft_core::{
     Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership,
-    ReplicaId, SnapshotMeta, Term,
+    ReplicaId, SnapshotMeta, Term, Tombstone,
 };
 
 use crate::error::{LogError, ReadError};
@@ -27,6 +27,7 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     a_new_life_of_a_group_begins_empty(make());
     an_installed_snapshot_takes_the_place_of_the_log(make());
     compaction_forgets_the_beginning_only(make());
+    a_destroyed_group_is_gone_until_it_is_created_again(make());
     durable_index_waits_for_the_sync(make());
     reads_are_bounded_and_never_empty_handed(make());
     readers_on_other_threads_see_whole_batches(make());
@@ -202,6 +203,24 @@ pub fn compaction_forgets_the_beginning_only(mut store: impl LogStore) {
     expect(store.append(&[truncate(1, 9), run(1, 9, 1, 3), compact(9), run(1, 10, 1, 3)]));
     assert_eq!(store.reader().first_index(GroupId::new(1)), Some(LogIndex::new(10)));
     assert_eq!(last(&store, 1), Some(10));
+}
+
+/// Nothing of a destroyed group is left, and nothing is taken for it; it may begin again.
+pub fn a_destroyed_group_is_gone_until_it_is_created_again(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 2), run(1, 1, 3, 1)]));
+    let mut destroy = GroupWrite::new(GroupId::new(1));
+    destroy.destroy = Some(Tombstone {
+        group: GroupId::new(1),
+        replica: ReplicaId::new(7),
+        hard_state: HardState::default(),
+    });
+    expect(store.append(&[destroy]));
+    expect(store.sync());
+    assert_eq!(last(&store, 1), None);
+    assert!(matches!(store.append(&[run(1, 4, 1, 1)]), Err(LogError::UnknownGroup { .. })));
+    assert!(matches!(store.append(&[create(1, 1)]), Err(LogError::GroupExists { .. })));
+    expect(store.append(&[create(1, 2), run(1, 1, 1, 9)]));
+    assert_eq!(last(&store, 1), Some(1));
 }
 
 /// An entry counts as durable after a sync and not before; replacing it takes that back.

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use bytes::Bytes;
-use raft_core::{Entry, LogIndex, Promise, Term};
+use raft_core::{Entry, HardState, LogIndex, Promise, Term};
 
 use crate::checksum::crc32c_append;
 use crate::cursor::Cursor;
@@ -103,6 +103,20 @@ impl FrameBuffer {
                     let meta = write.install.as_ref();
                     let (index, term) = meta.map(|m| (m.index, m.term)).unwrap_or_default();
                     self.base(lsn, RecordType::Install, header, (index, term), payload);
+                }
+                Part::Destroy => {
+                    let Some(tombstone) = &write.destroy else { continue };
+                    let HardState { term, vote } = tombstone.hard_state;
+                    let replica = tombstone.replica.get().to_le_bytes();
+                    let header = RecordHeader {
+                        code: RecordType::Destroy as u8,
+                        flags: if vote.is_some() { FLAG_VOTE } else { 0 },
+                        index: vote.map_or(0, |vote| vote.get()),
+                        term: term.get(),
+                        payload_bytes: replica.len() as u32,
+                        ..header
+                    };
+                    self.record(lsn, &header, &replica);
                 }
                 Part::Truncate => {
                     let code = RecordType::TruncateSuffix as u8;

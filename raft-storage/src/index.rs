@@ -61,7 +61,8 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn group(&self, group: GroupId) -> Option<&GroupIndex> {
-        self.slots.get(&group).map(|slot| &self.groups[*slot as usize])
+        let slot = self.slots.get(&group)?;
+        Some(&self.groups[*slot as usize]).filter(|group| group.presence == Presence::Here)
     }
 
     /// Begins a group, or its next life; returns its slot.
@@ -78,8 +79,16 @@ impl Index {
     }
 }
 
+/// Whether the log holds a group, or only remembers that it did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Presence {
+    Here,
+    Destroyed,
+}
+
 /// The entries of one group.
 pub(crate) struct GroupIndex {
+    pub(crate) presence: Presence,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) first: LogIndex,
     pub(crate) locations: VecDeque<Location>,
@@ -89,7 +98,13 @@ pub(crate) struct GroupIndex {
 
 impl GroupIndex {
     fn new(incarnation: GroupIncarnation) -> Self {
-        Self { incarnation, first: LogIndex::new(1), locations: VecDeque::new(), runs: Vec::new() }
+        Self {
+            presence: Presence::Here,
+            incarnation,
+            first: LogIndex::new(1),
+            locations: VecDeque::new(),
+            runs: Vec::new(),
+        }
     }
 
     pub(crate) fn last(&self) -> LogIndex {
@@ -115,6 +130,11 @@ impl GroupIndex {
             self.runs.push((self.last().next(), term));
         }
         self.locations.extend(locations);
+    }
+
+    /// Forgets all but the life of the group.
+    pub(crate) fn destroy(&mut self) {
+        *self = Self { presence: Presence::Destroyed, ..Self::new(self.incarnation) };
     }
 
     /// Removes all entries; the next one comes right after `base`.

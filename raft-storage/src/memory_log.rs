@@ -73,6 +73,9 @@ impl LogStore for MemoryLog {
             if let Some(compaction) = &write.compact {
                 group.compact(compaction.base.index);
             }
+            if write.destroy.is_some() {
+                groups.remove(&write.group);
+            }
             self.touched.push(write.group);
         }
         self.end = self.end.plus(bytes);

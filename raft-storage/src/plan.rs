@@ -39,6 +39,7 @@ pub(crate) enum Part {
     Run(Range<usize>),
     /// The payload of the record.
     Compact(Bytes),
+    Destroy,
 }
 
 /// The records of a batch, in order, and where the frames divide them. Reused from batch to
@@ -110,6 +111,9 @@ impl Plan {
                 let payload = base::encode(compaction);
                 self.push_base(at, Part::Compact, payload, body_bytes_max);
             }
+            if write.destroy.is_some() {
+                self.push(at, Part::Destroy, HEADER + REPLICA_BYTES, body_bytes_max);
+            }
         }
     }
 
@@ -148,6 +152,7 @@ impl Plan {
 }
 
 const HEADER: u64 = RECORD_HEADER_BYTES as u64;
+const REPLICA_BYTES: u64 = 8;
 /// A run counts its entries in 16 bits.
 const RUN_ENTRIES_MAX: usize = u16::MAX as usize;
 

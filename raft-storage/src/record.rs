@@ -27,6 +27,8 @@ pub(crate) enum RecordType {
     Install = 6,
     /// A group begins; its payload is its description.
     GroupCreate = 8,
+    /// A group is gone; its payload says which replica it was, as it may never come back.
+    Destroy = 9,
     /// Nothing: its frame carries the promise that what came before is durable.
     SyncMarker = 12,
     /// What is known of lost promises.
@@ -34,8 +36,8 @@ pub(crate) enum RecordType {
 }
 
 impl RecordType {
-    /// Reserved and not written so far: 1 Entry, 7 InlineSnapshot, 9 GroupDestroy,
-    /// 10 Rewrite, 11 Checkpoint.
+    /// Reserved and not written so far: 1 Entry, 7 InlineSnapshot, 10 Rewrite,
+    /// 11 Checkpoint.
     pub(crate) const fn from_code(code: u8) -> Option<Self> {
         match code {
             2 => Some(Self::EntryRun),
@@ -44,6 +46,7 @@ impl RecordType {
             5 => Some(Self::Compact),
             6 => Some(Self::Install),
             8 => Some(Self::GroupCreate),
+            9 => Some(Self::Destroy),
             12 => Some(Self::SyncMarker),
             13 => Some(Self::Promise),
             _ => None,
@@ -64,7 +67,8 @@ pub(crate) struct RecordHeader {
     pub(crate) count: u16,
     pub(crate) group: GroupId,
     pub(crate) incarnation: GroupIncarnation,
-    /// First index of a run or of a truncation; the vote of a hard state; the base of a log; the
+    /// First index of a run or of a truncation; the vote of a hard state or of a
+    /// group that is gone; the base of a log; the
     /// loss epoch of a promise.
     pub(crate) index: u64,
     /// Of a run or hard state, or at the base of a log.
@@ -255,7 +259,7 @@ mod tests {
     fn types_read_back_as_written_and_reserved_ones_are_unknown() {
         let known: Vec<u8> =
             (0..=u8::MAX).filter(|c| RecordType::from_code(*c).is_some()).collect();
-        assert_eq!(known, [2, 3, 4, 5, 6, 8, 12, 13]);
+        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 12, 13]);
         for code in known {
             assert_eq!(RecordType::from_code(code).map(|kind| kind as u8), Some(code));
         }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::{
     Base, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, PromiseRecord, Term,
+    Tombstone,
 };
 
 use crate::cursor::Cursor;
@@ -61,6 +62,13 @@ pub struct RecoveredGroup {
     pub log_time: LogTime,
 }
 
+/// The groups that are there, and what is remembered of those that were.
+#[derive(Debug, Default)]
+pub(crate) struct RecoveredGroups {
+    pub(crate) here: BTreeMap<GroupId, RecoveredGroup>,
+    pub(crate) tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
+}
+
 /// What recovery found and did.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RecoveryReport {
@@ -91,7 +99,7 @@ pub struct TornTail {
 
 /// A recovered log, ready to be continued.
 pub(crate) struct Recovered<D: Disk> {
-    pub(crate) groups: BTreeMap<GroupId, RecoveredGroup>,
+    pub(crate) groups: RecoveredGroups,
     pub(crate) index: Index,
     pub(crate) files: BTreeMap<u32, SegmentFile<D::File>>,
     /// The end of the log; `None` if there is no segment yet. Its incarnation is the noted one.

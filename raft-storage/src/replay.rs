@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    Base, EntryKind, GroupId, HardState, LogIndex, LogTime, Membership, Promise, PromiseRecord,
-    ReplicaId, Term,
+    Base, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, Promise,
+    PromiseRecord, ReplicaId, Term, Tombstone,
 };
 
 use crate::base;
@@ -18,13 +18,13 @@ use crate::disk::DiskFile;
 use crate::error::{RecordFault, Unsupported};
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::identity::Life;
-use crate::index::{Index, SegmentFile};
+use crate::index::{Index, Presence, SegmentFile};
 use crate::location::{Location, SEGMENT_BYTES_MAX};
 use crate::record::{
     EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
-use crate::recovery::{RecoveredGroup, RecoveryReport};
+use crate::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
 
 /// Everything read so far.
 #[derive(Default)]
@@ -49,6 +49,24 @@ struct GroupState {
     last_time: Option<LogTime>,
     /// The newest clock when the log began at its base.
     base_time: LogTime,
+    /// Of a replica that was destroyed here, whether or not another one came.
+    tombstone: Option<(GroupIncarnation, Tombstone)>,
+}
+
+impl GroupState {
+    fn new(id: GroupId, spec: Bytes) -> Self {
+        Self {
+            id,
+            spec,
+            hard_state: HardState::default(),
+            promise: PromiseRecord::default(),
+            base: Base::default(),
+            configs: Vec::new(),
+            last_time: None,
+            base_time: LogTime::new(0),
+            tombstone: None,
+        }
+    }
 }
 
 /// Why a record cannot be applied.
@@ -121,13 +139,15 @@ impl Replay {
             | RecordType::TruncateSuffix
             | RecordType::Compact
             | RecordType::Install
-            | RecordType::Promise => {}
+            | RecordType::Promise
+            | RecordType::Destroy => {}
         }
         let slot = match self.index.slots.get(&record.group) {
             Some(slot) => *slot as usize,
             None => return Err(ApplyFault::Record(RecordFault::Group)),
         };
-        if self.index.groups[slot].incarnation != record.incarnation {
+        let index = &self.index.groups[slot];
+        if index.incarnation != record.incarnation || index.presence == Presence::Destroyed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
         let state = &mut self.groups[slot];
@@ -152,6 +172,21 @@ impl Replay {
             RecordType::HardState => {
                 let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
                 state.hard_state = HardState { term: Term::new(record.term), vote };
+            }
+            RecordType::Destroy => {
+                let replica = payload.first_chunk().filter(|_| payload.len() == 8);
+                let replica = replica.ok_or(ApplyFault::Record(RecordFault::Length))?;
+                let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
+                let tombstone = Tombstone {
+                    group: record.group,
+                    replica: ReplicaId::new(u64::from_le_bytes(*replica)),
+                    hard_state: HardState { term: Term::new(record.term), vote },
+                };
+                index.destroy();
+                *state = GroupState {
+                    tombstone: Some((record.incarnation, tombstone)),
+                    ..GroupState::new(record.group, Bytes::new())
+                };
             }
             RecordType::TruncateSuffix => {
                 let from = LogIndex::new(record.index);
@@ -186,20 +221,20 @@ impl Replay {
     }
 
     fn create(&mut self, record: &RecordHeader, spec: &[u8]) -> Result<(), ApplyFault> {
-        if self.index.group(record.group).is_some_and(|g| g.incarnation >= record.incarnation) {
+        let before = self.index.slots.get(&record.group).map(|slot| *slot as usize);
+        let allowed = before.map(|slot| &self.index.groups[slot]).is_none_or(|before| match before
+            .presence
+        {
+            Presence::Here => record.incarnation > before.incarnation,
+            Presence::Destroyed => record.incarnation >= before.incarnation,
+        });
+        if !allowed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
         let slot = self.index.create(record.group, record.incarnation) as usize;
-        let fresh = GroupState {
-            id: record.group,
-            spec: Bytes::copy_from_slice(spec),
-            hard_state: HardState::default(),
-            promise: PromiseRecord::default(),
-            base: Base::default(),
-            configs: Vec::new(),
-            last_time: None,
-            base_time: LogTime::new(0),
-        };
+        let tombstone = self.groups.get(slot).and_then(|before| before.tombstone);
+        let spec = Bytes::copy_from_slice(spec);
+        let fresh = GroupState { tombstone, ..GroupState::new(record.group, spec) };
         match self.groups.get_mut(slot) {
             Some(state) => *state = fresh,
             None => self.groups.push(fresh),
@@ -253,8 +288,15 @@ impl Replay {
     pub(crate) fn finish<F: DiskFile>(
         &mut self,
         files: &BTreeMap<u32, SegmentFile<F>>,
-    ) -> io::Result<BTreeMap<GroupId, RecoveredGroup>> {
-        let groups = self.groups.drain(..).zip(&self.index.groups).map(|(state, index)| {
+    ) -> io::Result<RecoveredGroups> {
+        let mut groups = RecoveredGroups::default();
+        for (state, index) in self.groups.drain(..).zip(&self.index.groups) {
+            if let Some(tombstone) = state.tombstone {
+                groups.tombstones.insert(state.id, tombstone);
+            }
+            if index.presence == Presence::Destroyed {
+                continue;
+            }
             let log_time = match (state.last_time, index.location(index.last())) {
                 (Some(time), Some(_)) => time,
                 (None, Some(location)) => read_time(files, location)?,
@@ -272,9 +314,9 @@ impl Replay {
                 configs: state.configs,
                 log_time: log_time.max(state.base_time),
             };
-            Ok((state.id, group))
-        });
-        groups.collect()
+            groups.here.insert(state.id, group);
+        }
+        Ok(groups)
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raft_core::{
     Base, Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, PromiseRecord,
-    SnapshotMeta,
+    SnapshotMeta, Tombstone,
 };
 
 /// One persist operation of one group. Its parts take effect in the order of the fields.
@@ -27,6 +27,8 @@ pub struct GroupWrite {
     pub entries: Vec<Entry>,
     /// Then forgets the beginning of the log, which a snapshot durable elsewhere covers.
     pub compact: Option<Compaction>,
+    /// Forgets the group with all its entries, and remembers this for good.
+    pub destroy: Option<Tombstone>,
 }
 
 impl GroupWrite {
@@ -41,6 +43,7 @@ impl GroupWrite {
             truncate_from: None,
             entries: Vec::new(),
             compact: None,
+            destroy: None,
         }
     }
 }
@@ -58,7 +61,7 @@ pub struct Compaction {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupCreate {
     /// Which life of the group id this is. A larger number than that of an existing group
-    /// replaces it and forgets its log.
+    /// replaces it and forgets its log; where the group was destroyed, the same number will do.
     pub incarnation: GroupIncarnation,
     /// What the group is, in the caller's own encoding; given back on recovery. At most
     /// [`SPEC_BYTES_MAX`].

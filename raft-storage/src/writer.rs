@@ -300,6 +300,7 @@ impl<D: Disk> LogWriter<D> {
                         index.groups[admitted.slot as usize].truncate(from);
                     }
                 }
+                Part::Destroy => index.groups[admitted.slot as usize].destroy(),
                 Part::Run(range) => {
                     let (run, rest) = locations.split_at(range.len());
                     locations = rest;

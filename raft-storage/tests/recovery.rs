@@ -3,7 +3,9 @@
 mod common;
 
 use common::*;
-use raft_core::{HardState, LogIndex, Promise, PromiseRecord, ReplicaId, Term};
+use raft_core::{
+    GroupIncarnation, HardState, LogIndex, Promise, PromiseRecord, ReplicaId, Term, Tombstone,
+};
 use raft_storage::{CrashPolicy, GroupWrite, LogError, MemDisk, ReadError};
 
 #[test]
@@ -127,6 +129,40 @@ fn a_compacted_log_remembers_time_and_membership_although_no_entry_is_left_to_sa
     assert!(found.configs.is_empty() && found.term_runs.is_empty());
     opened.writer.append(&[append(1, 9, 1, 1)]).unwrap();
     assert_eq!(opened.reader.first_index(group(1)), Some(LogIndex::new(9)));
+}
+
+#[test]
+fn a_destroyed_group_is_remembered_by_its_vote_and_another_replica_may_come() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    let tombstone = Tombstone {
+        group: group(1),
+        replica: ReplicaId::new(3),
+        hard_state: HardState { term: Term::new(5), vote: Some(ReplicaId::new(2)) },
+    };
+    let mut destroy = GroupWrite::new(group(1));
+    destroy.destroy = Some(tombstone);
+    opened.writer.append(&[create(1), create(2), append(1, 1, 5, 5)]).unwrap();
+    opened.writer.append(&[destroy]).unwrap();
+    let gone = opened.writer.append(&[append(1, 6, 1, 5)]);
+    assert!(matches!(gone, Err(LogError::UnknownGroup { .. })));
+    assert_eq!(opened.reader.last_index(group(1)), None);
+    opened.writer.sync().unwrap();
+
+    let crashed = disk.crash(CrashPolicy::DropUnsynced);
+    let mut again = open(&crashed);
+    let remembered = Some(&(GroupIncarnation::new(1), tombstone));
+    assert!(!again.groups.contains_key(&group(1)) && again.groups.contains_key(&group(2)));
+    assert_eq!(again.tombstones.get(&group(1)), remembered);
+    let gone = again.writer.append(&[append(1, 6, 1, 5)]);
+    assert!(matches!(gone, Err(LogError::UnknownGroup { .. })));
+
+    // The same life of the group, but another replica, whose log begins anew.
+    again.writer.append(&[create(1), append(1, 1, 2, 6)]).unwrap();
+    again.writer.sync().unwrap();
+    let third = open(&crashed.crash(CrashPolicy::DropUnsynced));
+    assert_eq!(third.groups[&group(1)].last_index, LogIndex::new(2));
+    assert_eq!(third.tombstones.get(&group(1)), remembered);
 }
 
 #[test]
