@@ -19,7 +19,7 @@ use super::peers::Peers;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use super::timers::Armed;
-use crate::group_spec::GroupSpec;
+use crate::group_spec::{GroupSpec, Origin};
 use crate::state_machine::ApplyMode;
 
 /// Why a group does not start from its spec and what the log recovered.
@@ -50,6 +50,19 @@ impl ShardEngine {
                 slot.created.push((done, Created::Existed));
             }
             return;
+        }
+        if self.leaving.contains_key(&group) {
+            done(Err(CreateRefusal::Leaving));
+            return;
+        }
+        if let Some((incarnation, tombstone)) = self.tombstones.get(&group) {
+            let replica = spec.replica_on(self.options.node);
+            let used = spec.incarnation <= *incarnation
+                && replica.is_none_or(|replica| replica <= tombstone.replica);
+            if used || spec.incarnation < *incarnation {
+                done(Err(CreateRefusal::ReplicaUsed(tombstone.replica)));
+                return;
+            }
         }
         if self.unusable.contains(&group) {
             done(Err(CreateRefusal::Unusable));
@@ -99,18 +112,18 @@ impl ShardEngine {
     ) -> Result<u32, SlotError> {
         let node = self.options.node;
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
-        let membership = Membership::new(spec.replicas.iter().map(|(replica, node)| Member {
-            replica: *replica,
-            node: *node,
-            standing: Standing::Voter,
-        }))?;
         let recovered = recovered.unwrap_or_default();
         let last_index = recovered.last_index;
         // A log that is whole does not say with whom the group began.
-        let base = match recovered.base {
-            Base { index: LogIndex::ZERO, membership: None, .. } => Base::first(membership),
-            base => base,
-        };
+        let base =
+            match (recovered.base, spec.origin) {
+                (Base { index: LogIndex::ZERO, membership: None, .. }, Origin::Founding) => {
+                    Base::first(Membership::new(spec.replicas.iter().map(|(replica, node)| {
+                        Member { replica: *replica, node: *node, standing: Standing::Voter }
+                    }))?)
+                }
+                (base, Origin::Founding | Origin::Joining) => base,
+            };
         let core = Group::new(
             self.now,
             Start {
@@ -165,6 +178,7 @@ impl ShardEngine {
             touched: false,
             was_leader: false,
             known_leader: None,
+            is_gone: false,
             is_on_disk: false,
             created: Vec::new(),
         });

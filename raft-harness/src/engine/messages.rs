@@ -33,6 +33,7 @@ impl ShardEngine {
             envelope.from,
             envelope.to,
         ) else {
+            self.answer_for_the_gone(source, &envelope, out);
             return;
         };
         self.route = source.route;

@@ -3,7 +3,9 @@
 //! Invariant: a token given to the core finds its reply exactly once.
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, Input, NodeId, Outcome, Refusal, ReplicaId, Token};
+use raft_core::{
+    Entry, GroupId, Input, Member, MemberChange, NodeId, Outcome, Refusal, ReplicaId, Token,
+};
 use tracing::info;
 
 use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
@@ -78,8 +80,40 @@ impl ShardEngine {
         let to = to.map(|node| on(node).map_or(ReplicaId::new(u64::MAX), |member| member.replica));
         self.transfers += 1;
         let token = Token::new(TRANSFER_TOKEN | self.transfers);
-        self.transfer_replies.push((token, reply));
+        self.transfer_replies.push((token, group, reply));
         self.step(at, Input::Transfer { token, to }, out);
+    }
+
+    /// Asks the core for a change; it is answered as a command is, once applied here.
+    pub(super) fn on_change_members(
+        &mut self,
+        group: GroupId,
+        changes: Vec<MemberChange>,
+        reply: Reply,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(group) else {
+            reply.send(Err(RequestError::UnknownGroup(group)));
+            return;
+        };
+        // A node has room for one replica of a group.
+        let membership = self.slots[at as usize].core.membership();
+        let taken = changes.iter().find_map(|change| match change {
+            MemberChange::AddLearner { node, .. } => {
+                membership.members().iter().find(|member| member.node == *node)
+            }
+            MemberChange::Promote(_) | MemberChange::Demote(_) | MemberChange::Remove(_) => None,
+        });
+        if let Some(&Member { node, replica, .. }) = taken {
+            reply.send(Err(RequestError::NodeTaken { node, replica }));
+            return;
+        }
+        if self.replies.len() + self.waiting >= self.options.requests_max {
+            reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
+            return;
+        }
+        let token = self.replies.insert(group, reply);
+        self.step(at, Input::ChangeMembership { token, changes }, out);
     }
 
     pub(super) fn on_digest(&mut self, group: GroupId, reply: Reply, out: &mut TurnOutput) {
@@ -100,9 +134,9 @@ impl ShardEngine {
             let is_read = token.get() & READ_TOKEN != 0;
             if !is_read && token.get() & TRANSFER_TOKEN != 0 {
                 info!(group = %slot.spec.group, ?outcome, "leadership hand-over ended");
-                let asked = self.transfer_replies.iter().position(|(asked, _)| *asked == token);
+                let asked = self.transfer_replies.iter().position(|(asked, ..)| *asked == token);
                 if let Some(asked) = asked {
-                    let (_, reply) = self.transfer_replies.swap_remove(asked);
+                    let (_, _, reply) = self.transfer_replies.swap_remove(asked);
                     reply.send(transfer_answer(outcome, slot));
                 }
                 continue;
@@ -169,9 +203,11 @@ impl ShardEngine {
             // Whoever waits for a creation learns by this that the node stops.
             self.slots[at as usize].created.clear();
         }
-        for (_, reply) in self.transfer_replies.drain(..) {
+        for (_, _, reply) in self.transfer_replies.drain(..) {
             reply.send(Err(error.clone()));
         }
+        // Dropped replies say "unknown", which is what a burial under way is.
+        self.leaving.clear();
     }
 
     /// Answers what a group owes: reads with `error`, as they have no effect; commands as unknown.
@@ -200,7 +236,10 @@ impl ShardEngine {
     /// What becomes of an input after the log failed.
     pub(super) fn handle_deaf(&mut self, input: EngineInput, out: &mut TurnOutput) {
         match input {
-            EngineInput::Request(Request { reply, .. }) | EngineInput::Transfer(_, _, reply) => {
+            EngineInput::Request(Request { reply, .. })
+            | EngineInput::ChangeMembers(_, _, reply)
+            | EngineInput::Remove(_, _, reply)
+            | EngineInput::Transfer(_, _, reply) => {
                 reply.send(Err(RequestError::LogFailed));
             }
             EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
@@ -216,6 +255,7 @@ impl ShardEngine {
             | EngineInput::LaneUp(..)
             | EngineInput::LaneDown(..)
             | EngineInput::BulkSent(..)
+            | EngineInput::Remember(..)
             | EngineInput::HandOver => {}
         }
     }

@@ -14,8 +14,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use raft_core::{
-    Durable, Effects, Entry, EntryKind, Fault, GroupId, Incarnation, Input, LogChange, LogTime,
-    Micros, NodeId, ReadPath, RoleKind, Settings, SnapshotEffect, Token,
+    Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation, Input,
+    LogChange, LogTime, Micros, NodeId, ReadPath, RoleKind, Settings, SnapshotEffect, Token,
+    Tombstone,
 };
 use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
@@ -23,6 +24,7 @@ use tracing::{error, info};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::payloads::Payloads;
+use super::removal::{Ended, Leaving};
 use super::replies::Replies;
 use super::requests::{READ_TOKEN, TRANSFER_TOKEN};
 use super::slot::Slot;
@@ -69,6 +71,9 @@ pub(crate) struct ShardEngine {
     pub(super) by_group: HashMap<GroupId, u32>,
     /// Groups in the log that could not be started from it.
     pub(super) unusable: HashSet<GroupId>,
+    /// Replicas on their way out, and what is remembered of those that left.
+    pub(super) leaving: HashMap<GroupId, Leaving>,
+    pub(super) tombstones: HashMap<GroupId, (GroupIncarnation, Tombstone)>,
     pub(super) touched: Vec<u32>,
     pub(super) touched_spare: Vec<u32>,
     pub(super) timers: Timers,
@@ -79,7 +84,7 @@ pub(crate) struct ShardEngine {
     /// Commands that are committed and not yet handed to a state machine.
     pub(super) waiting: usize,
     pub(super) transfers: u64,
-    pub(super) transfer_replies: Vec<(Token, Reply)>,
+    pub(super) transfer_replies: Vec<(Token, GroupId, Reply)>,
     /// The other nodes; `work` and the `bulk_` fields are parallel to it.
     pub(super) peers: Vec<NodeId>,
     pub(super) work: Vec<WorkQueue>,
@@ -123,6 +128,8 @@ impl ShardEngine {
             slots: Vec::new(),
             by_group: HashMap::new(),
             unusable: HashSet::new(),
+            leaving: HashMap::new(),
+            tombstones: HashMap::new(),
             touched: Vec::new(),
             touched_spare: Vec::new(),
             timers: Timers::default(),
@@ -176,12 +183,13 @@ impl ShardEngine {
                     self.on_persisted(group, ticket, out);
                 }
             }
-            EngineInput::Applied(group, applied) => {
-                if let Some(at) = self.slot_of(group) {
+            EngineInput::Applied(group, applied) => match self.slot_of(group) {
+                Some(at) => {
                     self.slots[at as usize].applied = applied;
                     self.touch(at);
                 }
-            }
+                None => self.on_left(group, Ended::Applied(applied)),
+            },
             EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
             EngineInput::Fetched(group, entries) => self.on_fetched(group, entries),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
@@ -189,13 +197,22 @@ impl ShardEngine {
             EngineInput::BulkSent(peer, bytes) => self.on_bulk_sent(peer, bytes),
             EngineInput::HandOver => {
                 for at in 0..self.slots.len() as u32 {
-                    if self.slots[at as usize].core.is_leader() {
+                    if self.slots[at as usize].leads() {
                         let token = Token::new(TRANSFER_TOKEN);
                         self.step(at, Input::Transfer { token, to: None }, out);
                     }
                 }
             }
             EngineInput::Transfer(group, to, reply) => self.on_transfer(group, to, reply, out),
+            EngineInput::ChangeMembers(group, changes, reply) => {
+                self.on_change_members(group, changes, reply, out);
+            }
+            EngineInput::Remove(group, removal, reply) => {
+                self.on_remove(group, removal, reply, out);
+            }
+            EngineInput::Remember(incarnation, tombstone) => {
+                self.remember(incarnation, tombstone);
+            }
             EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
         }
     }
@@ -205,7 +222,7 @@ impl ShardEngine {
         self.route = Route::Control;
         while let Some((at, armed_for)) = self.timers.pop(self.now) {
             let slot = &mut self.slots[at as usize];
-            if !Timers::fired(&mut slot.armed, armed_for) {
+            if !Timers::fired(&mut slot.armed, armed_for) || slot.is_gone {
                 continue;
             }
             if slot.core.next_deadline().is_some_and(|deadline| deadline <= self.now) {
@@ -219,7 +236,8 @@ impl ShardEngine {
         {
             self.abandons.pop_front();
             let slot = &self.slots[at as usize];
-            if !slot.core.is_leader() {
+            // Of a replica that left nothing is owed, and its place may be another's.
+            if !slot.core.is_leader() && !slot.is_gone {
                 self.replies.abandon(slot.spec.group);
             }
         }
@@ -252,6 +270,9 @@ impl ShardEngine {
 
     pub(super) fn finish_slot(&mut self, at: u32, out: &mut TurnOutput) {
         self.slots[at as usize].touched = false;
+        if self.slots[at as usize].is_gone {
+            return;
+        }
         if !self.slots[at as usize].reads_new.is_empty() {
             self.read_tokens += 1;
             let token = Token::new(READ_TOKEN | self.read_tokens);
@@ -307,6 +328,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
+            self.on_left(group, Ended::Persisted(ticket));
             return;
         };
         let seq = match ticket {
@@ -318,6 +340,8 @@ impl ShardEngine {
                 }
                 return;
             }
+            // Whoever left is not in the table any more.
+            PersistTicket::Destroy => return,
             PersistTicket::Op(seq) => seq,
         };
         self.step(at, Input::Persisted(seq), out);
@@ -382,6 +406,11 @@ impl ShardEngine {
         let me = self.slots[at as usize].core.replica();
         peers.follow(me, &membership, |node| self.place_of(node));
         self.slots[at as usize].peers = peers;
+    }
+
+    /// The nodes that groups here speak to, or ever did.
+    pub(crate) fn nodes(&self) -> &[NodeId] {
+        &self.peers
     }
 
     /// The place of a node in the table of nodes, made if there is none yet.
@@ -488,7 +517,7 @@ impl ShardEngine {
 
     /// All groups as they are now.
     pub(crate) fn statuses(&self) -> Vec<GroupStatus> {
-        let statuses = self.slots.iter().map(|slot| {
+        let statuses = self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| {
             let core = slot.core.status();
             GroupStatus {
                 group: core.group,
@@ -502,6 +531,8 @@ impl ShardEngine {
                 log_time: slot.applied.log_time,
                 applied_commands: slot.applied.commands,
                 label: slot.spec.label.clone(),
+                members: slot.core.membership().members().to_vec(),
+                removed: core.removed,
                 fault: core.fault.map(|fault| fault.to_string()),
             }
         });
@@ -510,6 +541,6 @@ impl ShardEngine {
 
     /// How many groups are led here.
     pub(crate) fn led(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.core.is_leader()).count()
+        self.slots.iter().filter(|slot| slot.leads()).count()
     }
 }

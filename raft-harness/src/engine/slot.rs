@@ -54,6 +54,8 @@ pub(crate) struct Slot {
     pub(crate) touched: bool,
     pub(crate) was_leader: bool,
     pub(crate) known_leader: Option<NodeId>,
+    /// The replica left; the place is not used again.
+    pub(crate) is_gone: bool,
     /// Whether the log holds the group.
     pub(crate) is_on_disk: bool,
     /// Who waits for that.
@@ -82,6 +84,10 @@ impl Slot {
             return None;
         }
         self.cold.get(index.since(first) as usize)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.core.is_leader() && !self.is_gone
     }
 
     /// Whether the state machine takes more: at once if it is here, else if the apply worker is

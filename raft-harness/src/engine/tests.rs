@@ -89,3 +89,32 @@ fn frames_are_lost_and_overtake_each_other() {
 fn groups_in_memory_live_through_broken_lanes() {
     live(4000..4030, Weather { breaks: true, durability: Durability::Memory, ..CALM });
 }
+
+#[test]
+fn every_replica_of_a_group_is_replaced_while_it_serves() {
+    for seed in 5000..5000 + 8 * times() {
+        named(seed, CALM, || Cluster::with_nodes(seed, CALM, 6).replace_all_replicas());
+    }
+}
+
+#[test]
+fn members_come_and_go_in_bad_weather() {
+    let weather = Weather { breaks: true, crashes: true, bad_ms: 8000, ..CALM };
+    let mut changed = 0;
+    for seed in 6000..6000 + 30 * times() {
+        changed += named(seed, weather, || Cluster::with_nodes(seed, weather, 5).churn());
+    }
+    println!("{changed} changes");
+    assert!(changed > 100, "only {changed} changes");
+}
+
+/// Names the seed of what fails.
+fn named<T>(seed: u64, weather: Weather, live: impl FnOnce() -> T + std::panic::UnwindSafe) -> T {
+    match std::panic::catch_unwind(live) {
+        Ok(lived) => lived,
+        Err(panic) => {
+            println!("seed {seed} with {weather:?}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

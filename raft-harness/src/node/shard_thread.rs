@@ -65,7 +65,6 @@ pub(crate) struct Links {
 
 pub(crate) struct Shard {
     index: usize,
-    peers: Vec<NodeId>,
     inbox: Arc<Inbox<ShardInput>>,
     engine: ShardEngine,
     lanes: Lanes,
@@ -86,7 +85,6 @@ impl Shard {
     /// To be called on the shard's own runtime: the lanes live there.
     pub(crate) fn new(
         index: usize,
-        peers: Vec<NodeId>,
         engine: ShardEngine,
         lanes: Lanes,
         links: Links,
@@ -94,7 +92,6 @@ impl Shard {
     ) -> Self {
         Self {
             index,
-            peers,
             inbox: Arc::clone(&links.shards[index]),
             engine,
             lanes,
@@ -306,13 +303,14 @@ impl Shard {
 
     fn can_fill_lanes(&self) -> bool {
         let can = |peer: &NodeId| self.engine.has_work(*peer) && self.lanes.budget(*peer) > 0;
-        self.peers.iter().any(can)
+        self.engine.nodes().iter().any(can)
     }
 
     /// Lets each lane pull as much as it has room for.
     fn fill_lanes(&mut self) {
-        for at in 0..self.peers.len() {
-            let peer = self.peers[at];
+        let mut at = 0;
+        while let Some(&peer) = self.engine.nodes().get(at) {
+            at += 1;
             while self.engine.has_work(peer) {
                 let budget = self.lanes.budget(peer);
                 if budget == 0 {

@@ -85,7 +85,10 @@ fn refusal(error: RequestError) -> Refusal {
         | RequestError::Superseded
         | RequestError::ChangePending
         | RequestError::NotCaughtUp { .. }
-        | RequestError::InvalidChange(_) => Refusal::NotExecuted,
+        | RequestError::InvalidChange(_)
+        | RequestError::NodeTaken { .. }
+        | RequestError::StillMember(_)
+        | RequestError::UnknownNode(_) => Refusal::NotExecuted,
         RequestError::DiskFull
         | RequestError::UnknownGroup(_)
         | RequestError::Faulted(_)

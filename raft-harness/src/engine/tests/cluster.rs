@@ -7,6 +7,8 @@
 //! replica, in the place the answer named; what was said never to have happened is nowhere; an
 //! unknown outcome had a cause; every group takes commands again; an idle cluster is idle.
 
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
@@ -154,9 +156,14 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(seed: u64, weather: Weather) -> Self {
-        let ids: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
+        Self::with_nodes(seed, weather, 3)
+    }
+
+    /// The groups begin on the first three nodes.
+    pub(super) fn with_nodes(seed: u64, weather: Weather, nodes: u64) -> Self {
+        let ids: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let mut groups: Vec<GroupSpec> =
-            (1..=4).map(|id| GroupSpec::on_nodes(GroupId::new(id), ids.clone())).collect();
+            (1..=4).map(|id| GroupSpec::on_nodes(GroupId::new(id), ids[..3].to_vec())).collect();
         groups.push(GroupSpec::on_nodes(GroupId::new(5), [ids[0]]));
         groups.push(GroupSpec::on_nodes(GroupId::new(6), [ids[1], ids[2]]));
         let mut cluster = Self {
@@ -421,6 +428,9 @@ impl Cluster {
         let (seed, durability) = (self.seed, self.weather.durability);
         let ids = self.ids.clone();
         self.node(id).start(seed, durability, &ids);
+        for (incarnation, tombstone) in self.node(id).disk.buried().clone().into_values() {
+            self.tell(id, EngineInput::Remember(incarnation, tombstone));
+        }
         let recovered = self.node(id).disk.recovered();
         let known: Vec<GroupId> = recovered.iter().map(|(spec, _)| spec.group).collect();
         for (spec, recovered) in recovered {
@@ -428,6 +438,9 @@ impl Cluster {
         }
         let specs = self.groups.clone();
         for spec in specs.into_iter().filter(|spec| spec.replica_on(id).is_some()) {
+            if self.node(id).disk.buried().contains_key(&spec.group) {
+                continue;
+            }
             if !known.contains(&spec.group) || self.rng.one_in(3) {
                 self.create(id, spec.clone(), None);
             }
@@ -857,7 +870,8 @@ impl Cluster {
         let created = self.created.lock().expect("no thread panics while it holds this").clone();
         for (node, life, group, _) in created {
             let node = &self.nodes[&node];
-            assert!(node.life != life || node.disk.holds(group), "created before it was on disk");
+            let held = node.disk.holds(group) || node.disk.buried().contains_key(&group);
+            assert!(node.life != life || held, "created before it was on disk");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::{
     Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership,
-    PromiseRecord,
+    PromiseRecord, Tombstone,
 };
 use raft_storage::{GroupWrite, RecoveredGroup};
 
@@ -21,6 +21,8 @@ type Tickets = Vec<(GroupId, PersistTicket)>;
 pub(super) struct Disk {
     written: Groups,
     durable: Groups,
+    /// What is remembered of replicas that are gone, as far as it is durable.
+    buried: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     waiting: VecDeque<(Vec<GroupWrite>, Tickets)>,
     syncing: Vec<(Vec<GroupWrite>, Tickets)>,
 }
@@ -69,6 +71,7 @@ impl Disk {
         let synced = self.syncing.drain(..);
         let tickets = synced.map(|(writes, tickets)| {
             apply(&mut self.durable, &writes);
+            bury(&mut self.buried, &writes);
             tickets
         });
         tickets.collect()
@@ -79,6 +82,7 @@ impl Disk {
         let survive = rng.below(self.syncing.len() as u64 + 1) as usize;
         for (writes, _) in &self.syncing[..survive] {
             apply(&mut self.durable, writes);
+            bury(&mut self.buried, writes);
         }
         self.syncing.clear();
         self.waiting.clear();
@@ -105,6 +109,10 @@ impl Disk {
 
     pub(super) fn holds(&self, group: GroupId) -> bool {
         self.durable.contains_key(&group)
+    }
+
+    pub(super) fn buried(&self) -> &BTreeMap<GroupId, (GroupIncarnation, Tombstone)> {
+        &self.buried
     }
 
     pub(super) fn recovered(&self) -> Vec<(GroupSpec, RecoveredGroup)> {
@@ -138,6 +146,15 @@ impl Disk {
             (GroupSpec::decode(&stored.spec).expect("it was encoded by us"), recovered)
         });
         groups.collect()
+    }
+}
+
+fn bury(buried: &mut BTreeMap<GroupId, (GroupIncarnation, Tombstone)>, writes: &[GroupWrite]) {
+    for write in writes {
+        if let Some(tombstone) = write.destroy {
+            // No test has a second life of a group.
+            buried.insert(write.group, (GroupIncarnation::new(1), tombstone));
+        }
     }
 }
 
@@ -195,6 +212,9 @@ fn apply(groups: &mut Groups, writes: &[GroupWrite]) {
             stored.entries.drain(..base.since(stored.base.index) as usize);
             stored.base = compaction.base.clone();
             stored.base_time = compaction.time;
+        }
+        if write.destroy.is_some() {
+            groups.remove(&write.group);
         }
     }
 }

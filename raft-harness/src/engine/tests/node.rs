@@ -37,6 +37,7 @@ pub(super) struct Node {
     pub(super) losses: BTreeMap<GroupId, u64>,
     pub(super) crashes: u64,
     pub(super) turns: u64,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The apply worker: one thread's worth of work, in order.
@@ -67,6 +68,11 @@ impl Worker {
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
+            ApplyTask::Stop => {
+                let mut machine = self.machines.remove(&group).expect("started first");
+                machine.job_done();
+                return Some(EngineInput::Applied(group, machine.applied()));
+            }
             ApplyTask::Digest(reply) => {
                 self.machines.get(&group).expect("started first").digest(reply);
             }
@@ -92,6 +98,7 @@ impl Node {
             losses: BTreeMap::new(),
             crashes: 0,
             turns: 0,
+            counters: Arc::default(),
         }
     }
 
@@ -125,7 +132,8 @@ impl Node {
             bulk_bytes_max: 16 << 10,
         };
         let others = peers.iter().copied().filter(|peer| *peer != self.id);
-        self.engine = Some(ShardEngine::new(options, Arc::new(Counters::default()), others));
+        self.counters = Arc::new(Counters::default());
+        self.engine = Some(ShardEngine::new(options, Arc::clone(&self.counters), others));
     }
 
     /// The process dies: what is not on disk is gone, and every promise to a client with it.

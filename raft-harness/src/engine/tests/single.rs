@@ -1,11 +1,13 @@
 //! One engine, one hostile or unlucky moment at a time.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft_core::{
-    Append, AppendResult, Entry, EntryKind, GroupId, GroupIncarnation, HardState, Incarnation,
-    LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session, Term, TermRun,
+    Append, AppendResult, Campaign, Entry, EntryKind, GroupId, GroupIncarnation, HardState,
+    Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session, Term, TermRun,
+    Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::RecoveredGroup;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame};
@@ -16,7 +18,7 @@ use crate::engine::{
     CreateGroup, CreateRefusal, Created, Durability, EngineInput, PersistTicket, Route, Source,
 };
 use crate::group_spec::GroupSpec;
-use crate::request::{Request, RequestError, RequestKind, Ticket};
+use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
 use crate::state_machine::ApplyMode;
 
 const GROUP: GroupId = GroupId::new(1);
@@ -113,8 +115,53 @@ impl Solo {
         ticket
     }
 
+    fn join(&mut self, replica: u64) {
+        let created = Arc::clone(&self.created);
+        let journal = Journal::default();
+        let create = CreateGroup {
+            spec: GroupSpec::joining(GROUP, ReplicaId::new(replica), NodeId::new(1)),
+            machine: Box::new(move |_| journal.machine(ApplyMode::Inline)),
+            recovered: None,
+            done: Box::new(move |ended| {
+                created.lock().expect("no thread panics while it holds this").push(ended);
+            }),
+        };
+        self.take(EngineInput::Create(Box::new(create)));
+    }
+
+    fn remove(&mut self, removal: Removal) -> Ticket<()> {
+        let (request, ticket) = Request::new(GROUP, RequestKind::Read(Bytes::new()));
+        self.take(EngineInput::Remove(GROUP, removal, request.reply));
+        ticket
+    }
+
+    /// Replica `from` stands for election in `term`.
+    fn vote(&mut self, from: u64, term: u64) {
+        let (node, incarnation) = (NodeId::new(from), Incarnation::new(1));
+        let source = Source { node, incarnation, route: Route::Control };
+        let envelope = Envelope {
+            group: GROUP,
+            group_incarnation: GroupIncarnation::new(1),
+            from: ReplicaId::new(from),
+            to: ReplicaId::new(1),
+            message: Message::Vote(VoteRequest {
+                term: Term::new(term),
+                last_index: LogIndex::new(9),
+                last_term: Term::new(8),
+                attempt: 1,
+                cause: Campaign::Timeout,
+            }),
+            entries: Vec::new(),
+        };
+        self.take(EngineInput::Message(source, envelope));
+    }
+
     /// An append of one entry, as a leader of `term` sends it.
     fn append(&mut self, from: u64, term: u64, time: u64, route: Route) {
+        self.append_of(from, term, time, route, EntryKind::Command);
+    }
+
+    fn append_of(&mut self, from: u64, term: u64, time: u64, route: Route, kind: EntryKind) {
         let source = Source { node: NodeId::new(from), incarnation: Incarnation::new(1), route };
         let (index, term) = (LogIndex::new(1), Term::new(term));
         let envelope = Envelope {
@@ -135,7 +182,7 @@ impl Solo {
             entries: vec![Entry {
                 index,
                 term,
-                kind: EntryKind::Command,
+                kind,
                 time: LogTime::new(time),
                 payload: Bytes::new(),
             }],
@@ -156,6 +203,56 @@ fn an_entry_the_log_would_refuse_does_not_reach_it() {
     assert!(solo.node.out.persist.is_empty(), "a peer's number would end this node");
     solo.append(2, 1, (1 << 56) - 1, route(1));
     assert_eq!(solo.node.out.persist[0].entries.len(), 1);
+}
+
+#[test]
+fn a_replica_that_left_refuses_candidates_and_its_id_never_comes_back() {
+    let mut solo = Solo::with_group(3);
+    solo.append(2, 5, 7, route(1));
+    solo.sync();
+    solo.node.out.replies.clear();
+    let removed = solo.remove(Removal::OfFormerMember);
+    assert_eq!(removed.wait(), Err(RequestError::StillMember(GROUP)));
+    let removed = solo.remove(Removal::OfAnyone);
+    let write = solo.node.out.persist.last().expect("the tombstone").clone();
+    let tombstone = write.destroy.expect("the tombstone");
+    assert_eq!((tombstone.replica, tombstone.hard_state.term), (ReplicaId::new(1), Term::new(5)));
+    assert!(solo.engine().statuses().is_empty());
+    solo.create(3, None);
+    assert_eq!(solo.created().pop(), Some(Err(CreateRefusal::Leaving)));
+    solo.sync();
+    assert_eq!(removed.wait(), Ok(()));
+
+    let refusal = |solo: &mut Solo| {
+        solo.vote(3, 9);
+        let (to, answer) = solo.node.out.control.pop().expect("a candidate is answered");
+        assert_eq!((to, answer.from), (NodeId::new(3), ReplicaId::new(1)));
+        answer.message
+    };
+    let refused =
+        Message::VoteReply(VoteReply { term: Term::new(5), attempt: 1, verdict: Verdict::Refused });
+    assert_eq!(refusal(&mut solo), refused);
+    solo.create(3, None);
+    let used = CreateRefusal::ReplicaUsed(ReplicaId::new(1));
+    assert_eq!(solo.created().pop(), Some(Err(used.clone())));
+
+    // The next life of the node hears of it from the log.
+    let mut again = Solo::new(3);
+    again.take(EngineInput::Remember(GroupIncarnation::new(1), tombstone));
+    assert_eq!(refusal(&mut again), refused);
+    again.create(3, None);
+    assert_eq!(again.created().pop(), Some(Err(used)));
+    again.join(4);
+    again.sync();
+    assert_eq!(again.created().pop(), Some(Ok(Created::New)));
+}
+
+#[test]
+fn a_membership_that_is_none_does_not_reach_the_core() {
+    let mut solo = Solo::with_group(3);
+    solo.append_of(2, 1, 7, route(1), EntryKind::Config);
+    assert!(solo.node.out.persist.is_empty(), "a log with it could not be opened again");
+    assert_eq!(solo.node.counters.messages_dropped.load(Relaxed), 1);
 }
 
 #[test]
