@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, MembershipError, NodeId, ReplicaId};
+use raft_core::{GroupId, LogIndex, MembershipError, NodeId, ReadPath, ReplicaId};
 use tokio::sync::oneshot;
 
 /// Why a request did not succeed: who leads, whether to retry, whether it may have happened.
@@ -168,8 +168,9 @@ pub enum Removal {
 pub enum RequestKind {
     /// Replicate and apply a command.
     Propose(Bytes),
-    /// Answer a query, linearizably, from the leader's applied state.
-    Read(Bytes),
+    /// Answer a query, linearizably, from an applied state: the leader's, or by
+    /// [`ReadPath::Follower`] that of any replica.
+    Read(ReadPath, Bytes),
 }
 
 /// One request on its way to the shard that owns its group.

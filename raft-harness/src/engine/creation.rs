@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Base, Group, LogIndex, Member, Membership, MembershipError, Standing, Start, StartError,
+    Base, DiskSpace, Group, Input, LogIndex, Member, Membership, MembershipError, PersistSeq,
+    Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -16,6 +17,7 @@ use super::io::{
 use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::peers::Peers;
+use super::reads::NewReads;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use super::timers::Armed;
@@ -124,7 +126,7 @@ impl ShardEngine {
                 }
                 (base, Origin::Founding | Origin::Joining) => base,
             };
-        let core = Group::new(
+        let mut core = Group::new(
             self.now,
             Start {
                 group: spec.group,
@@ -153,6 +155,9 @@ impl ShardEngine {
                 None
             }
         };
+        if self.disk == DiskSpace::Full {
+            core.step(self.now, Input::Disk(self.disk), &mut self.effects);
+        }
         let at = self.slots.len() as u32;
         self.slots.push(Slot {
             incarnation: spec.incarnation,
@@ -164,12 +169,14 @@ impl ShardEngine {
             cold: Vec::new(),
             fetching: None,
             persist: None,
+            persisting: PersistSeq::default(),
             gated: Vec::new(),
             appliable: LogIndex::ZERO,
             dispatched: LogIndex::ZERO,
             waiters: VecDeque::new(),
-            reads_new: Vec::new(),
+            reads_new: NewReads::default(),
             reads_asked: VecDeque::new(),
+            reads_leased: Vec::new(),
             reads_confirmed: VecDeque::new(),
             inline,
             applied: Default::default(),

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, MemberChange, NodeId, PersistSeq,
-    ReplicaId, Tombstone,
+    DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, MemberChange, NodeId,
+    PersistSeq, ReplicaId, Tombstone,
 };
 use raft_storage::GroupWrite;
 use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
@@ -53,6 +53,8 @@ pub(crate) enum EngineInput {
     FetchFailed(GroupId, LogIndex),
     /// The log was read.
     Fetched(GroupId, Vec<Entry>),
+    /// Whether the log finds room on the disk.
+    Disk(DiskSpace),
     /// A lane to a peer works (again).
     LaneUp(NodeId, SendLane),
     /// Whatever was in flight to the peer on a lane of this kind is lost.
@@ -143,6 +145,8 @@ pub(crate) struct TurnOutput {
     pub(crate) heartbeats: Vec<(NodeId, HeartbeatItem)>,
     /// Read confirmations, to leave at once on the data lane.
     pub(crate) read_confirms: Vec<(NodeId, HeartbeatItem)>,
+    /// Messages for the data lane, to leave at once.
+    pub(crate) data: Vec<(NodeId, Envelope)>,
     /// Answers to heartbeats that came over the control lane.
     pub(crate) heartbeat_replies: Vec<(NodeId, HeartbeatReplyItem)>,
     /// Frames that answer on the connection their question came by.

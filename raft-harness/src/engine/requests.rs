@@ -42,24 +42,7 @@ impl ShardEngine {
                 self.step(at, Input::Propose { token, bytes, time: self.wall }, out);
                 self.proposing = Bytes::new();
             }
-            RequestKind::Read(query) => {
-                let slot = &mut self.slots[at as usize];
-                if !slot.core.is_leader() {
-                    let error = match slot.core.status().fault {
-                        Some(_) => RequestError::Faulted(group),
-                        None => RequestError::NotLeader { leader: slot.known_leader },
-                    };
-                    reply.send(Err(error));
-                    return;
-                }
-                if self.reads_open >= self.options.requests_max {
-                    reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
-                    return;
-                }
-                self.reads_open += 1;
-                slot.reads_new.push((query, reply));
-                self.touch(at);
-            }
+            RequestKind::Read(path, query) => self.on_read(at, path, query, reply),
         }
     }
 
@@ -129,8 +112,9 @@ impl ShardEngine {
 
     pub(super) fn settle_outcomes(&mut self, at: u32) {
         let me = self.options.node;
-        let slot = &mut self.slots[at as usize];
-        for (token, outcome) in self.effects.outcomes.drain(..) {
+        let mut outcomes = std::mem::take(&mut self.effects.outcomes);
+        for (token, outcome) in outcomes.drain(..) {
+            let slot = &mut self.slots[at as usize];
             let is_read = token.get() & READ_TOKEN != 0;
             if !is_read && token.get() & TRANSFER_TOKEN != 0 {
                 info!(group = %slot.spec.group, ?outcome, "leadership hand-over ended");
@@ -153,9 +137,7 @@ impl ShardEngine {
                 Outcome::Unknown => self.replies.answer(token, Err(RequestError::Unknown)),
                 Outcome::Superseded => self.replies.answer(token, Err(RequestError::Superseded)),
                 Outcome::ReadReady { index } => {
-                    if let Some(reads) = take_reads(slot, token) {
-                        slot.reads_confirmed.push_back((index, reads));
-                    }
+                    self.on_reads_ready(at, token, index);
                 }
                 Outcome::Transferred => {}
                 Outcome::Refused(refusal) => {
@@ -183,7 +165,7 @@ impl ShardEngine {
                         Refusal::InvalidChange(why) => RequestError::InvalidChange(why),
                     };
                     if is_read {
-                        for (_, reply) in take_reads(slot, token).into_iter().flatten() {
+                        for (_, reply) in slot.take_reads(token).into_iter().flatten() {
                             self.reads_open -= 1;
                             reply.send(Err(error.clone()));
                         }
@@ -193,6 +175,7 @@ impl ShardEngine {
                 }
             }
         }
+        self.effects.outcomes = outcomes;
     }
 
     /// Answers everything that is owed: the node stops, or its log failed. What may have reached
@@ -214,10 +197,7 @@ impl ShardEngine {
     pub(super) fn abandon_slot(&mut self, at: u32, error: &RequestError) {
         let slot = &mut self.slots[at as usize];
         self.replies.abandon(slot.spec.group);
-        let new = slot.reads_new.drain(..);
-        let asked = slot.reads_asked.drain(..).flat_map(|(_, reads)| reads);
-        let confirmed = slot.reads_confirmed.drain(..).flat_map(|(_, reads)| reads);
-        for (_, reply) in new.chain(asked).chain(confirmed) {
+        for (_, reply) in slot.drain_reads() {
             self.reads_open -= 1;
             reply.send(Err(error.clone()));
         }
@@ -226,11 +206,18 @@ impl ShardEngine {
         slot.waiters.clear();
     }
 
-    /// The log failed: from now on the engine takes nothing in, so that it promises nothing. Its
-    /// timers go on; hearing no one, its leaders step down.
-    pub(crate) fn fail(&mut self) {
+    /// The log failed: from now on the engine takes nothing in, so that it promises nothing, and
+    /// its groups are mute.
+    pub(crate) fn fail(&mut self, out: &mut TurnOutput) {
         self.is_deaf = true;
         self.abandon_all(&RequestError::LogFailed);
+        for at in 0..self.slots.len() as u32 {
+            let slot = &self.slots[at as usize];
+            if !slot.is_gone {
+                let seq = slot.persisting;
+                self.step(at, Input::PersistFailed(seq), out);
+            }
+        }
     }
 
     /// What becomes of an input after the log failed.
@@ -256,15 +243,10 @@ impl ShardEngine {
             | EngineInput::LaneDown(..)
             | EngineInput::BulkSent(..)
             | EngineInput::Remember(..)
+            | EngineInput::Disk(_)
             | EngineInput::HandOver => {}
         }
     }
-}
-
-fn take_reads(slot: &mut Slot, token: Token) -> Option<Vec<(Bytes, Reply)>> {
-    // Confirmations come in order; refusals may take any.
-    let at = slot.reads_asked.iter().position(|(asked, _)| *asked == token)?;
-    slot.reads_asked.remove(at).map(|(_, reads)| reads)
 }
 
 fn transfer_answer(outcome: Outcome, slot: &Slot) -> Answer {

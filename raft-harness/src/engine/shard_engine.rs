@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use raft_core::{
-    Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation, Input,
-    LogChange, LogTime, Micros, NodeId, ReadPath, RoleKind, Settings, SnapshotEffect, Token,
+    DiskSpace, Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation,
+    Input, LogChange, LogTime, Micros, NodeId, RoleKind, Settings, SnapshotEffect, Token,
     Tombstone,
 };
 use raft_storage::{Compaction, GroupWrite};
@@ -26,7 +26,7 @@ use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::payloads::Payloads;
 use super::removal::{Ended, Leaving};
 use super::replies::Replies;
-use super::requests::{READ_TOKEN, TRANSFER_TOKEN};
+use super::requests::TRANSFER_TOKEN;
 use super::slot::Slot;
 use super::timers::Timers;
 use super::work::WorkQueue;
@@ -79,6 +79,10 @@ pub(crate) struct ShardEngine {
     pub(super) timers: Timers,
     pub(super) replies: Replies,
     pub(super) read_tokens: u64,
+    /// The read that is being asked by its lease.
+    pub(super) leasing: Option<Token>,
+    /// Groups with reads that their lease vouched for.
+    pub(super) leased: Vec<u32>,
     /// Reads taken and not yet answered or handed to a state machine.
     pub(super) reads_open: usize,
     /// Commands that are committed and not yet handed to a state machine.
@@ -104,6 +108,8 @@ pub(crate) struct ShardEngine {
     pub(super) apply_scratch: Vec<Entry>,
     /// Groups with entries at hand.
     pub(super) windows: u64,
+    /// What new groups are told of the disk.
+    pub(super) disk: DiskSpace,
     /// The log failed.
     pub(super) is_deaf: bool,
 }
@@ -135,6 +141,8 @@ impl ShardEngine {
             timers: Timers::default(),
             replies: Replies::default(),
             read_tokens: 0,
+            leasing: None,
+            leased: Vec::new(),
             reads_open: 0,
             waiting: 0,
             transfers: 0,
@@ -146,6 +154,7 @@ impl ShardEngine {
             route: Route::Control,
             apply_scratch: Vec::new(),
             windows: 0,
+            disk: DiskSpace::Ample,
             is_deaf: false,
         }
     }
@@ -195,6 +204,14 @@ impl ShardEngine {
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
             EngineInput::LaneDown(peer, lane) => self.on_lane_down(peer, lane, out),
             EngineInput::BulkSent(peer, bytes) => self.on_bulk_sent(peer, bytes),
+            EngineInput::Disk(space) => {
+                for at in 0..self.slots.len() as u32 {
+                    if !self.slots[at as usize].is_gone {
+                        self.step(at, Input::Disk(space), out);
+                    }
+                }
+                self.disk = space;
+            }
             EngineInput::HandOver => {
                 for at in 0..self.slots.len() as u32 {
                     if self.slots[at as usize].leads() {
@@ -273,17 +290,11 @@ impl ShardEngine {
         if self.slots[at as usize].is_gone {
             return;
         }
-        if !self.slots[at as usize].reads_new.is_empty() {
-            self.read_tokens += 1;
-            let token = Token::new(READ_TOKEN | self.read_tokens);
-            let slot = &mut self.slots[at as usize];
-            let reads = std::mem::take(&mut slot.reads_new);
-            slot.reads_asked.push_back((token, reads));
-            self.step(at, Input::Read { token, path: ReadPath::Quorum }, out);
-        }
+        self.ask_for_reads(at, out);
         let slot = &mut self.slots[at as usize];
         if let Some(persist) = slot.persist.take() {
             let group = slot.spec.group;
+            slot.persisting = persist.seq;
             match self.options.durability {
                 Durability::Log => {
                     let mut write = GroupWrite::new(group);
@@ -496,7 +507,10 @@ impl ShardEngine {
 
     pub(super) fn note_fault(&mut self, at: u32, fault: &Fault) {
         let slot = &self.slots[at as usize];
-        error!(group = %slot.spec.group, %fault, "the group is mute: something impossible came");
+        if !self.is_deaf {
+            // One line is enough for a log that fails all groups at once.
+            error!(group = %slot.spec.group, %fault, "the group is mute: something impossible came");
+        }
         self.counters.groups_faulted.fetch_add(1, Relaxed);
         // What it committed and cannot apply any more is owed as well.
         let error = RequestError::Faulted(slot.spec.group);

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, Incarnation, LogIndex, MemberChange, NodeId};
+use raft_core::{GroupId, Incarnation, LogIndex, MemberChange, NodeId, ReadPath};
 use raft_storage::RecoveredGroup;
 use raft_transport::{LaneCounters, PeerRegistry, RESERVED_FIRST};
 
@@ -181,7 +181,14 @@ impl NodeHost {
 
     /// Reads from the leader's applied state, linearizably.
     pub fn read(&self, group: GroupId, query: Bytes) -> Ticket<Bytes> {
-        self.request(group, RequestKind::Read(query))
+        self.request(group, RequestKind::Read(ReadPath::Quorum, query))
+    }
+
+    /// Reads linearizably by a path of choice: from the leader's lease, where the settings allow
+    /// leases, without a round of messages; or from this node's own replica, after a question to
+    /// the leader.
+    pub fn read_by(&self, path: ReadPath, group: GroupId, query: Bytes) -> Ticket<Bytes> {
+        self.request(group, RequestKind::Read(path, query))
     }
 
     fn request<T>(&self, group: GroupId, kind: RequestKind) -> Ticket<T> {
@@ -213,7 +220,8 @@ impl NodeHost {
 
     /// A digest of a group's state, with the applied index it belongs to.
     pub fn digest(&self, group: GroupId) -> Ticket<(LogIndex, u64)> {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Digest(group, request.reply));
         if let Err((ShardInput::Engine(EngineInput::Digest(_, reply)), why)) =
             self.shard(group).push_within(input, self.inner.requests_max)
@@ -227,7 +235,8 @@ impl NodeHost {
     /// Only the leader can; it takes no proposals meanwhile. Refused as
     /// [`RequestError::Transferring`] if the target does not take over within an election timeout.
     pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) -> Ticket<()> {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Transfer(group, to, request.reply));
         if let Err((ShardInput::Engine(EngineInput::Transfer(.., reply)), why)) =
             self.shard(group).push_within(input, self.inner.requests_max)
@@ -244,7 +253,8 @@ impl NodeHost {
     /// becomes a voter by [`MemberChange::Promote`], which is refused as
     /// [`RequestError::NotCaughtUp`] while it lacks too much of the log.
     pub fn change_members(&self, group: GroupId, changes: Vec<MemberChange>) -> Ticket<()> {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let stranger = changes.iter().find_map(|change| match change {
             MemberChange::AddLearner { node, .. } if !self.knows(*node) => Some(*node),
             MemberChange::AddLearner { .. }
@@ -269,7 +279,8 @@ impl NodeHost {
     /// are remembered for good. Answered when that is on disk. Another replica of the group, with
     /// a larger id, may be created here afterwards.
     pub fn remove_replica(&self, group: GroupId, removal: Removal) -> Ticket<()> {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Remove(group, removal, request.reply));
         if let Err((ShardInput::Engine(EngineInput::Remove(.., reply)), why)) =
             self.shard(group).push_within(input, self.inner.requests_max)

@@ -141,6 +141,12 @@ impl Shard {
             return Round::Idle;
         }
         self.engine.finish_turn(&mut self.out);
+        if self.engine.has_leased() {
+            // By now the thread may have stood still for longer than a lease lasts.
+            self.engine.set_time(self.clock.now(), Clock::wall());
+            self.engine.confirm_leased();
+            self.engine.finish_turn(&mut self.out);
+        }
         Counters::add(&self.links.counters.turns, 1);
         self.hand_out();
         self.fill_lanes();
@@ -167,7 +173,7 @@ impl Shard {
             ShardInput::LogFailed(why) => {
                 self.links.failure.lock().get_or_insert(why);
                 self.failed = true;
-                self.engine.fail();
+                self.engine.fail(&mut self.out);
             }
             ShardInput::Stop => {}
         }
@@ -270,6 +276,11 @@ impl Shard {
             if self.lanes.send(peer, Frame::ReadConfirms(items)).is_err() {
                 // No lane: the next heartbeat carries the same question.
                 debug!(%peer, "read confirmation without a lane");
+            }
+        }
+        for (peer, envelope) in out.data.drain(..) {
+            if let Err(Frame::Message(envelope)) = self.lanes.send(peer, Frame::Message(envelope)) {
+                out.control.push((peer, envelope));
             }
         }
         let control = &self.links.control;

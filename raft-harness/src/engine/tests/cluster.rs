@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use raft_core::{GroupId, Message, Micros, NodeId, ReplicaId, Session, Term};
+use raft_core::{GroupId, Message, Micros, NodeId, ReadPath, ReplicaId, Session, Term};
 use raft_transport::{ConnectionId, Frame, HeartbeatItem};
 
 use super::journal::{Applied, command, number};
@@ -102,7 +102,7 @@ enum Event {
 
 enum Asked {
     Propose { command: u64, ticket: Ticket<Proposed> },
-    Read { at_least: u64, ticket: Ticket<Bytes> },
+    Read { at_least: u64, path: usize, ticket: Ticket<Bytes> },
     Other { ticket: Ticket<()> },
 }
 
@@ -152,6 +152,8 @@ pub(super) struct Cluster {
     /// Large entries that took the data lane behind small ones.
     pub(super) rode_along: usize,
     pub(super) reads_back: usize,
+    /// Reads answered: by a quorum, a lease, a follower.
+    pub(super) reads: [usize; 3],
 }
 
 impl Cluster {
@@ -194,6 +196,7 @@ impl Cluster {
             over_bulk: 0,
             rode_along: 0,
             reads_back: 0,
+            reads: [0; 3],
         };
         for id in cluster.ids.clone() {
             cluster.start(id);
@@ -532,6 +535,8 @@ impl Cluster {
             engine.fire_timers(&mut node.out);
         }
         engine.finish_turn(&mut node.out);
+        engine.confirm_leased();
+        engine.finish_turn(&mut node.out);
         self.hand_out(id);
         self.fill_lanes(id);
         self.check_created();
@@ -565,6 +570,13 @@ impl Cluster {
             let link = LinkId { from: id, to, bulk: false };
             if let Some(wire) = self.network.wire(link) {
                 self.send_frame(wire, false, life, Frame::ReadConfirms(items));
+            }
+        }
+        for (to, envelope) in out.data.drain(..) {
+            let link = LinkId { from: id, to, bulk: false };
+            match self.network.wire(link) {
+                Some(wire) => self.send_frame(wire, false, life, Frame::Message(envelope)),
+                None => out.control.push((to, envelope)),
             }
         }
         for (to, envelope) in out.control.drain(..) {
@@ -786,14 +798,17 @@ impl Cluster {
     }
 
     fn ask_read(&mut self, node: NodeId, group: GroupId) {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let path = [ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower];
+        let which = self.rng.below(3) as usize;
+        let (request, ticket) = Request::new(group, RequestKind::Read(path[which], Bytes::new()));
         let at_least = self.acknowledged_most.get(&group).copied().unwrap_or(0);
-        let asked = Asked::Read { at_least, ticket };
+        let asked = Asked::Read { at_least, path: which, ticket };
         self.pend(node, group, asked, EngineInput::Request(request));
     }
 
     fn ask_other(&mut self, node: NodeId, group: GroupId) {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let to = match self.rng.below(4) {
             0 => Some(NodeId::new(1 + self.rng.below(4))),
             _ => None,
@@ -854,7 +869,8 @@ impl Cluster {
                 assert!(!error.may_have_been_applied());
                 self.denied.insert(*command);
             }
-            (Asked::Read { at_least, .. }, Ok(Answer::Read(count))) => {
+            (Asked::Read { at_least, path, .. }, Ok(Answer::Read(count))) => {
+                self.reads[*path] += 1;
                 assert!(number(&count) >= *at_least, "a read missed what was acknowledged");
             }
             (Asked::Read { .. } | Asked::Other { .. }, _) => {}

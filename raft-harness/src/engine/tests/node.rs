@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use raft_core::{GroupId, Incarnation, LogTime, Micros, NodeId, Settings};
+use raft_core::{GroupId, Incarnation, Lease, LogTime, Micros, NodeId, Settings};
 use raft_transport::{Envelope, LanePolicy};
 
 use super::disk::Disk;
@@ -117,6 +117,7 @@ impl Node {
                 inflight_bytes_max: 32 << 10,
                 uncommitted_bytes_max: 96 << 10,
                 reads_pending_max: 8,
+                lease: Lease::Within { drift_ppm: 1000 },
                 ..Settings::default()
             }),
             lane_policy: LanePolicy { bulk_append_min: Some(BULK_BYTES as u64) },

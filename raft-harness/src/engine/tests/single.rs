@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft_core::{
-    Append, AppendResult, Campaign, Entry, EntryKind, GroupId, GroupIncarnation, HardState,
-    Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session, Term, TermRun,
-    Verdict, VoteReply, VoteRequest,
+    Append, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId, GroupIncarnation,
+    HardState, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReadPath, ReplicaId,
+    Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::RecoveredGroup;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame};
@@ -97,6 +97,11 @@ impl Solo {
         self.node.engine.as_mut().expect("it runs")
     }
 
+    fn fail(&mut self) {
+        let engine = self.node.engine.as_mut().expect("it runs");
+        engine.fail(&mut self.node.out);
+    }
+
     fn propose(&mut self) -> Ticket<crate::request::Proposed> {
         let (request, ticket) = Request::new(GROUP, RequestKind::Propose(command(1, 0)));
         self.take(EngineInput::Request(request));
@@ -104,13 +109,15 @@ impl Solo {
     }
 
     fn read(&mut self) -> Ticket<Bytes> {
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         self.take(EngineInput::Request(request));
         ticket
     }
 
     fn transfer(&mut self) -> Ticket<()> {
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         self.take(EngineInput::Transfer(GROUP, None, request.reply));
         ticket
     }
@@ -130,7 +137,8 @@ impl Solo {
     }
 
     fn remove(&mut self, removal: Removal) -> Ticket<()> {
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         self.take(EngineInput::Remove(GROUP, removal, request.reply));
         ticket
     }
@@ -248,6 +256,42 @@ fn a_replica_that_left_refuses_candidates_and_its_id_never_comes_back() {
 }
 
 #[test]
+fn a_read_by_lease_is_served_at_once_unless_the_thread_stood_still() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    solo.sync();
+    let read = |solo: &mut Solo, pause: u64| {
+        let (request, ticket) =
+            Request::new::<Bytes>(GROUP, RequestKind::Read(ReadPath::Lease, Bytes::new()));
+        let tokens = solo.engine().read_tokens;
+        solo.take(EngineInput::Request(request));
+        assert!(solo.engine().has_leased());
+        solo.now = Micros::new(solo.now.get() + pause);
+        let wall = solo.node.wall(solo.now);
+        let engine = solo.node.engine.as_mut().expect("it runs");
+        engine.set_time(solo.now, wall);
+        engine.confirm_leased();
+        engine.finish_turn(&mut solo.node.out);
+        assert!(ticket.wait().is_ok());
+        solo.engine().read_tokens - tokens
+    };
+    assert_eq!(read(&mut solo, 1000), 1, "the lease answered");
+    assert_eq!(read(&mut solo, 10_000_000), 2, "the quorum was asked as well");
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_room_ends_it() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    solo.take(EngineInput::Disk(DiskSpace::Full));
+    assert_eq!(solo.propose().wait().unwrap_err(), RequestError::DiskFull);
+    solo.take(EngineInput::Disk(DiskSpace::Ample));
+    let proposed = solo.propose();
+    solo.sync();
+    assert!(proposed.wait().is_ok());
+}
+
+#[test]
 fn a_membership_that_is_none_does_not_reach_the_core() {
     let mut solo = Solo::with_group(3);
     solo.append_of(2, 1, 7, route(1), EntryKind::Config);
@@ -330,7 +374,7 @@ fn after_the_log_failed_all_is_answered_and_nothing_is_promised() {
     solo.create(1, None);
     let tickets = std::mem::take(&mut solo.node.out.persist_tickets);
     assert!(tickets.iter().any(|(_, ticket)| matches!(ticket, PersistTicket::Op(_))));
-    solo.engine().fail();
+    solo.fail();
     assert_eq!(proposed.wait(), Err(RequestError::Unknown));
     // With one voter the read needed nobody; the transfer had nobody to go to.
     assert!(read.wait().is_ok());
@@ -349,7 +393,7 @@ fn who_waits_for_a_creation_when_the_log_fails_waits_no_more() {
     solo.create(1, None);
     solo.create(1, None);
     assert_eq!(Arc::strong_count(&solo.created), 3, "two wait");
-    solo.engine().fail();
+    solo.fail();
     solo.create(1, None);
     assert_eq!(Arc::strong_count(&solo.created), 1, "none waits");
     assert_eq!(solo.created(), vec![]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{GroupId, Member, MemberChange, NodeId, ReplicaId, Standing};
+use raft_core::{GroupId, Member, MemberChange, NodeId, ReadPath, ReplicaId, Standing};
 
 use super::{Cluster, MS, poll};
 use crate::engine::EngineInput;
@@ -159,13 +159,15 @@ impl Cluster {
 
     fn try_change(&mut self, changes: &[MemberChange]) -> Option<Result<(), RequestError>> {
         let leader = self.leading_node()?;
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(bytes::Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, bytes::Bytes::new()));
         let input = EngineInput::ChangeMembers(GROUP, changes.to_vec(), request.reply);
         self.answer_to(leader, input, ticket)
     }
 
     fn remove(&mut self, node: NodeId, removal: Removal) -> Result<(), RequestError> {
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(bytes::Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, bytes::Bytes::new()));
         let input = EngineInput::Remove(GROUP, removal, request.reply);
         // What a replica owes when it leaves is unknown, as if it lost leadership.
         *self.node(node).losses.entry(GROUP).or_default() += 1;
@@ -179,9 +181,7 @@ impl Cluster {
         input: EngineInput,
         mut ticket: Ticket<()>,
     ) -> Option<Result<(), RequestError>> {
-        if self.nodes[&node].engine.is_none() {
-            return None;
-        }
+        self.nodes[&node].engine.as_ref()?;
         self.tell(node, input);
         for _ in 0..300 {
             self.run_for(10);
