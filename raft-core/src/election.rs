@@ -172,7 +172,7 @@ impl Group {
         } else {
             // Our term goes along: a candidate behind it must learn it, or two replicas, one with
             // the longer log and one with the higher term, refuse each other forever.
-            let mut refusal = self.refusal(request);
+            let mut refusal = self.refusal(from, request);
             if crate::planted!(PreVoteRefusalHidesTerm) {
                 refusal.term = Term::ZERO;
             }
@@ -201,7 +201,7 @@ impl Group {
             && (self.is_current(request.last_index, request.last_term)
                 || crate::planted!(VoteIgnoresLog));
         if !grants {
-            self.send_promise(from, Message::VoteReply(self.refusal(request)), effects);
+            self.send_promise(from, Message::VoteReply(self.refusal(from, request)), effects);
             return;
         }
         if self.hard_state.vote.is_none() || crate::planted!(VoteTwice) {
@@ -225,12 +225,17 @@ impl Group {
         effects: &mut Effects,
     ) {
         match reply.verdict {
-            Verdict::Refused if reply.term > self.hard_state.term => {
+            Verdict::Refused | Verdict::Removed if reply.term > self.hard_state.term => {
+                self.learn_removal(reply, effects);
                 self.become_follower(reply.term, None, effects);
                 return;
             }
             Verdict::Granted if reply.term != self.hard_state.term.next() => return,
             Verdict::Granted | Verdict::Refused => {}
+            Verdict::Removed => {
+                self.learn_removal(reply, effects);
+                return;
+            }
         }
         if !self.membership().is_voter(from) {
             return;
@@ -258,6 +263,7 @@ impl Group {
         reply: VoteReply,
         effects: &mut Effects,
     ) {
+        self.learn_removal(reply, effects);
         if reply.term > self.hard_state.term {
             self.become_follower(reply.term, None, effects);
             if crate::planted!(RefusalTakenForVote) {
@@ -333,11 +339,32 @@ impl Group {
         }
     }
 
-    fn refusal(&self, request: VoteRequest) -> VoteReply {
+    fn refusal(&self, from: ReplicaId, request: VoteRequest) -> VoteReply {
+        let membership = self.membership();
+        // Ids are never used again, so a membership from after its time without it is the end.
+        let removed = self.membership_index() <= self.commit
+            && membership.last_replica() >= from
+            && membership.member(from).is_none();
         VoteReply {
             term: self.hard_state.term,
             attempt: request.attempt,
-            verdict: Verdict::Refused,
+            verdict: if removed { Verdict::Removed } else { Verdict::Refused },
+        }
+    }
+
+    /// A voter says that we were removed. Nobody will tell us more: what we were asked for stays
+    /// undecided here.
+    fn learn_removal(&mut self, reply: VoteReply, effects: &mut Effects) {
+        let ours = match &self.role {
+            Role::PreCandidate(tally) | Role::Candidate(tally) => tally.attempt == reply.attempt,
+            Role::Follower | Role::Leader(_) => false,
+        };
+        if reply.verdict == Verdict::Removed && ours {
+            self.expelled = true;
+            effects.membership_changed = true;
+            self.give_up_proposals(effects);
+            let term = self.hard_state.term;
+            self.become_follower(term, None, effects);
         }
     }
 }

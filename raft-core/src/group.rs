@@ -90,6 +90,8 @@ pub struct Group {
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
     orphans: Vec<Proposal>,
+    /// This replica was removed, and learned it from others than its leader.
+    pub(crate) expelled: bool,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
     fault: Option<Fault>,
@@ -226,6 +228,7 @@ impl Group {
             forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Vec::new(),
+            expelled: false,
             peer_incarnations: Vec::new(),
             fault: None,
             #[cfg(debug_assertions)]
@@ -251,6 +254,7 @@ impl Group {
             self.go_mute(fault, effects);
         } else {
             self.leave_recovery(effects);
+            self.settle_after_removal(effects);
         }
         self.advance_appliable(effects);
         #[cfg(debug_assertions)]
@@ -304,6 +308,8 @@ impl Group {
             return None;
         }
         let role = match &self.role {
+            // Nothing that matters is on its way.
+            _ if self.asleep => None,
             Role::Leader(leader) => {
                 let stalls = self
                     .durability
@@ -314,7 +320,7 @@ impl Group {
                 [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                (self.may_campaign() && !self.asleep).then_some(self.election_deadline)
+                self.may_campaign().then_some(self.election_deadline)
             }
         };
         let forwarded = self.forwarded.first().map(|read| read.deadline);
@@ -472,7 +478,8 @@ impl Group {
                 if self.asleep || !self.may_campaign() || self.now < self.election_deadline {
                     return;
                 }
-                if self.awaits_own_vote() {
+                if self.awaits_own_vote() || self.disk == DiskSpace::Full {
+                    // It has asked nobody yet, or could not even write its no-op.
                     self.reset_election_deadline();
                 } else {
                     if self.is_lost() && !crate::planted!(LostReplicaVotes) {
@@ -488,7 +495,8 @@ impl Group {
     fn on_campaign(&mut self, effects: &mut Effects) {
         let free =
             !self.is_leader() && !self.hears_a_leader(self.me) && self.now >= self.votes_from;
-        if free && self.may_vote() && !self.awaits_own_vote() {
+        let able = self.may_vote() && self.disk == DiskSpace::Ample;
+        if free && able && !self.awaits_own_vote() {
             self.wake();
             self.pre_campaign(effects);
         }
@@ -738,10 +746,10 @@ impl Group {
     }
 
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
-    /// may not, unless nobody else could know; nor one that could not even write its no-op.
+    /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
         self.is_voter()
-            && self.disk == DiskSpace::Ample
+            && !self.expelled
             && match self.promise.promise {
                 Promise::Kept => true,
                 Promise::Lost => {
@@ -788,15 +796,20 @@ impl Group {
         }
         self.fail_forwarded(effects);
         self.abort_receiving(effects);
-        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
-            effects.outcomes.push((proposal.token, Outcome::Unknown));
-        }
+        self.give_up_proposals(effects);
         // A mute replica says nothing any more, least of all what it had not promised yet.
         effects.messages.clear();
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
         self.fault = Some(fault);
+    }
+
+    /// Nobody will say here what becomes of these.
+    pub(crate) fn give_up_proposals(&mut self, effects: &mut Effects) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
+            effects.outcomes.push((proposal.token, Outcome::Unknown));
+        }
     }
 
     fn refuse_when_mute(&mut self, input: &Input, effects: &mut Effects) {
@@ -850,7 +863,12 @@ impl Group {
                 .all(|(a, b)| a.index < b.index)
         );
         debug_assert!(self.proposals.front().is_none_or(|p| p.index > self.commit));
-        debug_assert!(self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)));
+        debug_assert!(
+            self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)),
+            "{:?} {:?}",
+            self.proposals,
+            self.log
+        );
         debug_assert!(self.orphans.iter().all(|p| p.index > self.commit));
         let hard = self.hard_state;
         debug_assert!(hard.term >= seen.term, "the term fell");

@@ -97,8 +97,9 @@ pub enum Input {
         index: LogIndex,
     },
     /// The operator's word that entries may be lost: a replica whose promises are lost goes on as
-    /// if they were kept, and the loss epoch rises. To be said to the replica with the newest log
-    /// among all that can be reached, and only when no quorum remembers.
+    /// if they were kept, and the loss epoch rises. To be said to as many replicas as make a
+    /// quorum, those with the newest logs among all that can be reached, and only when no quorum
+    /// remembers; the newest of those logs is then elected as ever.
     AcceptLoss,
 }
 
@@ -305,6 +306,9 @@ pub enum Refusal {
         /// Which learner.
         replica: ReplicaId,
     },
+    /// After the change no majority of the voters would be at hand, as far as the leader hears
+    /// from them and may count them: it would stop the group.
+    QuorumAtRisk,
     /// The change makes no sense.
     InvalidChange(MembershipError),
 }

@@ -114,6 +114,9 @@ pub enum Verdict {
     Granted,
     /// The vote is refused.
     Refused,
+    /// The vote is refused for ever: the voter knows a committed membership from after the
+    /// candidate's time, without it. A removed replica that was out of reach learns it so.
+    Removed,
 }
 
 /// Names one replication session: a leader's continuous dealing with one life of one peer.

@@ -224,6 +224,7 @@ impl Progress {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
             State::Snapshot { offered } => {
+                self.next_index = self.next_index.max(self.match_index.next());
                 if verified >= base {
                     // Whatever it is that reconnects the logs will do.
                     self.next_index = verified.max(self.match_index).next();

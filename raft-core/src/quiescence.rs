@@ -33,7 +33,7 @@ impl Group {
         let settled = self.now.since(leader.busy) >= patience
             && self.commit == last
             && self.durability.durable() == last
-            && self.durability.hard_state_gate().is_none()
+            && self.durability.waits_since().is_none()
             && self.disk == DiskSpace::Ample
             && leader.reads.is_empty()
             && leader.transfer.is_none()

@@ -161,7 +161,7 @@ impl<'a> Half<'a> {
             if (granted | refused) & bit == 0 {
                 match verdict {
                     Verdict::Granted => granted |= bit,
-                    Verdict::Refused => refused |= bit,
+                    Verdict::Refused | Verdict::Removed => refused |= bit,
                 }
             }
         }

@@ -12,10 +12,12 @@ use alloc::sync::Arc;
 
 use crate::entry::EntryKind;
 use crate::group::{Group, Proposal, Role};
-use crate::id::{LogIndex, LogTime, Token};
+use crate::id::{LogIndex, LogTime, ReplicaId, Token};
 use crate::io::{DiskSpace, Effects, Outcome, Refusal};
 use crate::membership::{MemberChange, Membership, Standing};
+use crate::message::Promise;
 use crate::progress::State;
+use crate::quorum::majority;
 
 impl Group {
     pub(crate) fn on_change_membership(
@@ -67,6 +69,18 @@ impl Group {
                 return Err(Refusal::NotCaughtUp { replica });
             }
         }
+        // The old half decides now, and would have stopped the group already.
+        let at_hand = |replica: &ReplicaId| {
+            *replica == self.me
+                || leader.peer(*replica).is_some_and(|peer| {
+                    peer.promise == Promise::Kept
+                        && self.now.since(peer.contact) < self.settings.election_timeout_min
+                })
+        };
+        let voters = changed.incoming();
+        if voters.iter().filter(|voter| at_hand(voter)).count() < majority(voters.len()) {
+            return Err(Refusal::QuorumAtRisk);
+        }
         Ok(changed)
     }
 
@@ -77,6 +91,24 @@ impl Group {
         effects.membership_changed = true;
         self.follow_membership();
         index
+    }
+
+    /// Whether this replica was removed, for certain.
+    pub(crate) fn is_removed(&self) -> bool {
+        let membership = self.membership();
+        // A newcomer that catches up meets memberships from before it was added.
+        self.expelled
+            || (self.membership_index() <= self.commit
+                && membership.last_replica() >= self.me
+                && membership.member(self.me).is_none()
+                && !membership.is_unknown())
+    }
+
+    /// Nobody tells a removed replica what became of its last proposals.
+    pub(crate) fn settle_after_removal(&mut self, effects: &mut Effects) {
+        if !self.proposals.is_empty() && !self.is_leader() && self.is_removed() {
+            self.give_up_proposals(effects);
+        }
     }
 
     /// What follows from a committed membership: a joint one is left, and a leader that is not in

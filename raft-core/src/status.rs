@@ -54,7 +54,8 @@ pub struct Status {
     pub base_index: LogIndex,
     /// What it may do in the membership in force; `None` if it is no member.
     pub standing: Option<Standing>,
-    /// Whether it was removed, for certain: a committed membership does not name it.
+    /// Whether it was removed, for certain: a committed membership from after its time does not
+    /// name it, or a voter that knows one said so.
     pub removed: bool,
     /// What it remembers of its promises.
     pub promise: PromiseRecord,
@@ -70,7 +71,6 @@ impl Group {
     /// A view for status pages, tests and simulators.
     pub fn status(&self) -> Status {
         let standing = self.membership().standing(self.me);
-        let certain = self.membership_index() <= self.commit && !self.membership().is_unknown();
         Status {
             group: self.id,
             replica: self.me,
@@ -88,7 +88,7 @@ impl Group {
             snapshot_index: self.snapshot,
             base_index: self.log.base(),
             standing,
-            removed: standing.is_none() && certain,
+            removed: self.is_removed(),
             promise: self.promise,
             asleep: self.asleep,
             open_requests: self.open_requests(),

@@ -97,7 +97,7 @@ impl TermLog {
             return;
         }
         debug_assert!(term >= self.last_term(), "terms fall along the log");
-        if term > self.last_term() {
+        if self.runs.is_empty() || term > self.last_term() {
             self.runs.push((self.last.next(), term));
         }
         self.last = self.last.plus(count);
@@ -235,6 +235,12 @@ mod tests {
             }
             let again = TermLog::recover((log.base, log.base_term), log.runs.clone(), log.last);
             assert!(again.is_some(), "base {base}: {log:?}");
+            // It goes on, in the same term and in the next.
+            for term in [9, 9, 10] {
+                log.append(Term::new(term), 1);
+                assert_eq!(log.term(log.last_index()), Some(Term::new(term)), "base {base}");
+            }
+            assert_eq!(log.last_index(), LogIndex::new(11));
         }
     }
 }

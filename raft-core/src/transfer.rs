@@ -141,6 +141,7 @@ impl Group {
         let same_log =
             request.last_index == self.log.last_index() || crate::planted!(TransferToLaggard);
         let able = self.may_vote()
+            && self.disk == DiskSpace::Ample
             && self.promise.promise == Promise::Kept
             && matches!(self.role, Role::Follower)
             && self.now >= self.votes_from;

@@ -67,6 +67,10 @@ pub enum RequestError {
         /// Which learner.
         replica: ReplicaId,
     },
+    /// After the change too few of the voters would be at hand to go on. Nothing happened; bring
+    /// voters back first.
+    #[error("too few voters would be at hand after the change; nothing happened")]
+    QuorumAtRisk,
     /// The change of membership makes no sense. Nothing happened.
     #[error("the change of membership makes no sense: {0}")]
     InvalidChange(MembershipError),
@@ -120,6 +124,7 @@ impl RequestError {
             | Self::DiskFull
             | Self::ChangePending
             | Self::NotCaughtUp { .. }
+            | Self::QuorumAtRisk
             | Self::Stopping => true,
             Self::InvalidChange(_)
             | Self::NodeTaken { .. }

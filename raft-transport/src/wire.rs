@@ -88,6 +88,7 @@ impl From<VoteRequestWire> for VoteRequest {
 pub(crate) enum VerdictWire {
     Granted,
     Refused,
+    Removed,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -105,6 +106,7 @@ impl From<&VoteReply> for VoteReplyWire {
             verdict: match m.verdict {
                 Verdict::Granted => VerdictWire::Granted,
                 Verdict::Refused => VerdictWire::Refused,
+                Verdict::Removed => VerdictWire::Removed,
             },
         }
     }
@@ -118,6 +120,7 @@ impl From<VoteReplyWire> for VoteReply {
             verdict: match m.verdict {
                 VerdictWire::Granted => Verdict::Granted,
                 VerdictWire::Refused => Verdict::Refused,
+                VerdictWire::Removed => Verdict::Removed,
             },
         }
     }

@@ -162,6 +162,7 @@ impl ShardEngine {
                             RequestError::ChangePending
                         }
                         Refusal::NotCaughtUp { replica } => RequestError::NotCaughtUp { replica },
+                        Refusal::QuorumAtRisk => RequestError::QuorumAtRisk,
                         Refusal::InvalidChange(why) => RequestError::InvalidChange(why),
                     };
                     if is_read {

@@ -85,6 +85,7 @@ fn refusal(error: RequestError) -> Refusal {
         | RequestError::Superseded
         | RequestError::ChangePending
         | RequestError::NotCaughtUp { .. }
+        | RequestError::QuorumAtRisk
         | RequestError::InvalidChange(_)
         | RequestError::NodeTaken { .. }
         | RequestError::StillMember(_)

@@ -134,6 +134,7 @@ pub(crate) struct Op {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Completion {
     pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
     pub(crate) seq: PersistSeq,
 }
 
@@ -171,7 +172,7 @@ impl Disk {
     pub(crate) fn write(&mut self, count: usize, out: &mut Vec<Completion>) {
         let upto = count.min(self.queue.len());
         for op in self.queue.range(self.written.min(upto)..upto) {
-            out.push(Completion { group: op.group, seq: op.persist.seq });
+            out.push(Completion { group: op.group, replica: op.replica, seq: op.persist.seq });
         }
         self.written = self.written.max(upto);
     }
@@ -180,7 +181,7 @@ impl Disk {
     pub(crate) fn sync(&mut self, count: usize, out: &mut Vec<Completion>) {
         for op in self.queue.drain(..count.min(self.queue.len())) {
             self.written = self.written.saturating_sub(1);
-            out.push(Completion { group: op.group, seq: op.persist.seq });
+            out.push(Completion { group: op.group, replica: op.replica, seq: op.persist.seq });
             // What was meant for a replica that is deleted meanwhile is not its successor's.
             let image = self.images.get_mut(&op.group);
             if let Some(image) = image.filter(|image| image.replica == op.replica) {
@@ -193,7 +194,7 @@ impl Disk {
     pub(crate) fn forget(&mut self, count: usize, out: &mut Vec<Completion>) {
         for op in self.queue.drain(..count.min(self.queue.len())) {
             self.written = self.written.saturating_sub(1);
-            out.push(Completion { group: op.group, seq: op.persist.seq });
+            out.push(Completion { group: op.group, replica: op.replica, seq: op.persist.seq });
         }
     }
 
@@ -208,11 +209,9 @@ impl Disk {
         (file.meta.term == meta.term).then(|| file.clone())
     }
 
-    /// Forgets snapshots older than these: the newest, and the one a log begins after.
-    pub(crate) fn clean(&mut self, group: GroupId, oldest: LogIndex) {
-        if let Some(files) = self.files.get_mut(&group) {
-            *files = files.split_off(&oldest);
-        }
+    /// Forgets a group's snapshots.
+    pub(crate) fn clean(&mut self, group: GroupId) {
+        self.files.remove(&group);
     }
 
     /// What a replica starts from: the newest snapshot that its log goes on from. A snapshot

@@ -287,7 +287,7 @@ impl World {
 
     /// Whether a group survives it that one more of its replicas forgets: fewer than half of its
     /// voters, in either half of a membership, may be without their promises at any time.
-    fn may_lose(&self, at: NodeAt, group: GroupId) -> bool {
+    pub(crate) fn may_lose(&self, at: NodeAt, group: GroupId) -> bool {
         let Some(image) = self.nodes[at].disk.images.get(&group) else { return true };
         let lost = |replica: ReplicaId| {
             replica == image.replica

@@ -15,7 +15,7 @@ impl World {
         let node = self.nodes[at].id;
         self.nodes.iter().filter_map(|other| other.replicas.get(&group)).any(|known| {
             known.core.membership().member(replica).is_some_and(|member| member.node == node)
-        }) && self.nodes[at].disk.images.get(&group).is_none()
+        })
     }
 
     /// Where a group is led, as far as can be seen from outside.
@@ -133,14 +133,20 @@ impl World {
         if !status.removed || !settled || status.commit_index > replica.machine.applied {
             return;
         }
+        self.delete_replica(at, group);
+    }
+
+    /// Deletes a replica's data. Its vote stays.
+    pub(crate) fn delete_replica(&mut self, at: NodeAt, group: GroupId) {
+        let node = &mut self.nodes[at];
+        let Some(replica) = node.replicas.remove(&group) else { return };
         self.marks.hit(Mark::ReplicaDeleted);
         let tombstone: Tombstone = replica.core.tombstone();
-        let id = replica.id();
-        let node = &mut self.nodes[at];
-        node.replicas.remove(&group);
         node.disk.images.remove(&group);
+        node.disk.clean(group);
         node.disk.tombstones.insert(group, tombstone);
-        self.checker.destroyed(group, id);
+        self.checker.destroyed(group, replica.id());
+        self.abandon(replica);
     }
 
     /// Replaces members whose disks are gone, one step at a time.

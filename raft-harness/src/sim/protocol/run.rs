@@ -178,16 +178,22 @@ impl World {
             let seen = views.iter().map(|(node, replica, lists)| replica.view(*node, None, lists));
             self.checker.settled(seen)?;
             for replica in self.nodes.iter().filter_map(|node| node.replicas.get(&group)) {
+                // A learner that was removed out of reach never hears of it, and asks nobody.
+                let status = replica.core.status();
+                if membership.member(status.replica).is_none() && !status.removed {
+                    continue;
+                }
                 let pending = replica.core.status().open_requests;
                 if pending > 0 || !replica.open.is_empty() || !replica.reads.is_empty() {
                     return Err(Violation::of_group(
                         Check::Outcomes,
                         group,
                         format!(
-                            "{:?} owes answers: {pending} in the core, {:?}, {:?}",
+                            "{:?} owes answers: {pending} in the core, {:?}, {:?}{}",
                             replica.id(),
                             replica.open,
-                            replica.reads
+                            replica.reads,
+                            self.describe(group)
                         ),
                     ));
                 }

@@ -13,6 +13,16 @@ fn seeds_hold_what_the_protocol_promises() {
     for seed in seeds() {
         let report = run(seed, &Options::default());
         if let Some(violation) = report.violation {
+            if let Ok(count) = std::env::var("SIM_TRACE") {
+                let trace_events = count.parse().unwrap_or(200);
+                let again = run(seed, &Options { trace_events, ..Options::default() });
+                for event in again.trace.last() {
+                    println!("{event}");
+                }
+                for fault in again.faults {
+                    println!("{fault}");
+                }
+            }
             panic!("seed {seed}: {violation}");
         }
     }

@@ -373,6 +373,11 @@ impl World {
         }
         self.counts.crashes += 1;
         let counts_written = self.counts_written();
+        // Where written entries count, a power cut of a quorum may lose what was acknowledged, as
+        // its documentation says. What is judged here is that anything less loses nothing.
+        let groups: Vec<GroupId> = self.nodes[at].disk.images.keys().copied().collect();
+        let survivable = groups.into_iter().all(|group| self.may_lose(at, group));
+        let stop = if counts_written && !survivable { Stop::Process } else { stop };
         let node = &mut self.nodes[at];
         node.running = Running::Down;
         let lost = node.disk.crash(stop, &mut self.rng_crash);
@@ -391,15 +396,7 @@ impl World {
         let id = node.id;
         self.checker.crashed(id);
         for replica in replicas.into_values() {
-            for token in replica.open {
-                self.clients.lost(token, self.now);
-            }
-            for (_, token) in replica.waiting.into_values() {
-                self.clients.lost(token, self.now);
-            }
-            for read in replica.reads {
-                self.clients.lost(read.token, self.now);
-            }
+            self.abandon(replica);
         }
         self.tell(at, None, EventKind::Process, stop as u64, || format!("crash: {stop:?}"));
         // Those who can tell hear that their connections broke.
@@ -407,6 +404,19 @@ impl World {
             if other != at && self.nodes[other].is_up() {
                 self.unreachable(other, at);
             }
+        }
+    }
+
+    /// What a replica owed is not answered any more.
+    pub(crate) fn abandon(&mut self, replica: Replica) {
+        for token in replica.open {
+            self.clients.lost(token, self.now);
+        }
+        for (_, token) in replica.waiting.into_values() {
+            self.clients.lost(token, self.now);
+        }
+        for read in replica.reads {
+            self.clients.lost(read.token, self.now);
         }
     }
 
@@ -724,7 +734,13 @@ impl World {
         // A leader's word for a replica that is to be here makes it: it knows nothing yet, and
         // promises nothing before its first record is on disk.
         let founds = matches!(packet.message, Message::Append(_) | Message::Snapshot(_));
-        if here.is_none() && founds && self.operator_expects(group, packet.to, at) {
+        let wiped = self.nodes[at].lost_replicas.get(&group);
+        let is_new = here.max(wiped.copied()).is_none_or(|older| older < packet.to);
+        if founds && is_new && self.operator_expects(group, packet.to, at) {
+            if here.is_some() {
+                // Its place was given to another: it was removed and has not heard.
+                self.delete_replica(at, group);
+            }
             let image = Image::new(packet.to, raft_core::Base::default());
             self.nodes[at].disk.images.insert(group, image);
             self.start_replica(at, group);
@@ -754,8 +770,10 @@ impl World {
         let mut done = Vec::new();
         self.nodes[at].disk.write(count, &mut done);
         // Only a group that counts written entries wants to hear of each.
-        for Completion { group, seq } in done {
-            self.step(at, group, Input::Written(seq), &[]);
+        for Completion { group, replica, seq } in done {
+            if self.is_here(at, group, replica) {
+                self.step(at, group, Input::Written(seq), &[]);
+            }
         }
     }
 
@@ -791,8 +809,10 @@ impl World {
             self.nodes[at].disk.sync(count, &mut done);
         }
         let mut last: BTreeMap<GroupId, raft_core::PersistSeq> = BTreeMap::new();
-        for Completion { group, seq } in done {
-            last.insert(group, seq);
+        for Completion { group, replica, seq } in done {
+            if self.is_here(at, group, replica) {
+                last.insert(group, seq);
+            }
         }
         for (group, seq) in last {
             self.open_gates(at, group, seq);
@@ -802,6 +822,11 @@ impl World {
             self.step(at, group, Input::Persisted(seq), &[]);
         }
         self.kick_disk(at);
+    }
+
+    /// Whether a replica is the one of its group here, and not a successor of it.
+    fn is_here(&self, at: NodeAt, group: GroupId, replica: ReplicaId) -> bool {
+        self.nodes[at].replicas.get(&group).is_some_and(|here| here.id() == replica)
     }
 
     fn open_gates(&mut self, at: NodeAt, group: GroupId, seq: raft_core::PersistSeq) {
@@ -1271,12 +1296,12 @@ fn promises_of(
         Message::PreVote(_) => [None, None],
         Message::PreVoteReply(reply) => match reply.verdict {
             Verdict::Granted => [None, None],
-            Verdict::Refused => [term, None],
+            Verdict::Refused | Verdict::Removed => [term, None],
         },
         Message::Vote(request) => [term, Some(Promise::Vote { term: request.term, candidate: me })],
         Message::VoteReply(reply) => match reply.verdict {
             Verdict::Granted => [term, Some(Promise::Vote { term: reply.term, candidate: to })],
-            Verdict::Refused => [term, None],
+            Verdict::Refused | Verdict::Removed => [term, None],
         },
         Message::AppendReply(reply) => {
             let held = match reply.result {
