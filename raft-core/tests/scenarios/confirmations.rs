@@ -125,7 +125,9 @@ fn no_path_answers_a_read_before_the_leader_has_committed_in_its_term() {
             fleet.stand_first(next);
             assert!(fleet.group(next).is_leader());
             let at = match path {
-                ReadPath::Follower => fleet.ids().into_iter().find(|id| *id != next && *id != first),
+                ReadPath::Follower => {
+                    fleet.ids().into_iter().find(|id| *id != next && *id != first)
+                }
                 ReadPath::Quorum | ReadPath::Lease => Some(next),
             };
             let at = at.filter(|at| *at == asker).unwrap_or(next);

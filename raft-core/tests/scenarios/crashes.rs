@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use raft_core::{Incarnation, Input, Message, Promise, PromiseRecord, ReplicaId, Settings, Verdict};
+use raft_core::{
+    Incarnation, Input, Message, Promise, PromiseRecord, ReplicaId, Settings, Verdict,
+};
 
 use crate::bench::*;
 use crate::fleet::Fleet;
