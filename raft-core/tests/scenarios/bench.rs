@@ -7,8 +7,8 @@ use raft_core::{
     Append, AppendReply, AppendResult, Base, Campaign, Durable, Effects, Fault, Gated, Group,
     GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex,
     LogTime, Membership, Message, Micros, Outcome, Outgoing, Persist, PersistSeq, Promise,
-    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Start, Term, TermRun, Token,
-    Verdict, VoteReply, VoteRequest,
+    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Sparse, Start, Term, TermRun,
+    Token, Verdict, VoteReply, VoteRequest,
 };
 
 pub(crate) const ONE: ReplicaId = ReplicaId::new(1);
@@ -286,7 +286,7 @@ pub(crate) fn append(of: u64, prev: (u64, u64), terms: &[u64], commit: u64) -> A
         prev_index: index(prev.0),
         prev_term: term(prev.1),
         runs: runs.into(),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: index(commit),
         time: LogTime::default(),
     }

@@ -100,7 +100,7 @@ fn a_log_that_differs_at_the_snapshots_last_entry_goes_with_it() {
     bench.input(received(4, 3));
     // One operation holds both: a crash finds all of the old log, or none of it.
     let persist = bench.take();
-    assert_eq!(persist.install, Some(meta(4, 3)));
+    assert_eq!(persist.install, Some(Box::new(meta(4, 3))));
     assert_eq!((persist.truncate_from, persist.append), (None, None));
     assert_eq!(bench.take_log_changes(), [LogChange::Reset { meta: meta(4, 3) }]);
     assert_eq!((bench.group.last_index(), bench.commit()), (index(4), 4));
@@ -178,7 +178,7 @@ fn the_membership_of_an_installed_snapshot_takes_the_place_of_all_before_it() {
     let mut bench = Bench::follower(&[1]);
     let mut stray = append(2, (1, 1), &[2], 0);
     let alone = Arc::new(Membership::of_voters([ONE]).expect("one voter"));
-    stray.configs = vec![(index(2), Arc::clone(&alone))];
+    stray.configs = vec![(index(2), Arc::clone(&alone))].into();
     bench.hear(TWO, Message::Append(stray));
     assert_eq!(bench.group.membership(), &alone);
     let five: Vec<_> = (1..=5).map(raft_core::ReplicaId::new).collect();

@@ -136,7 +136,7 @@ impl Disk {
         }
         if let Some(meta) = &persist.install {
             self.log.reset(meta);
-            self.snapshot = Some(meta.clone());
+            self.snapshot = Some((**meta).clone());
         }
         if let Some(from) = persist.truncate_from {
             self.log.truncate(from);
