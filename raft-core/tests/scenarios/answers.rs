@@ -244,3 +244,17 @@ fn every_acknowledged_byte_leaves_the_window() {
     }
     assert_eq!(bench.commit(), 21);
 }
+
+#[test]
+fn a_probe_that_finds_no_answer_is_sent_again() {
+    let mut bench = leader_of_two();
+    let lost = bench.append_for(TWO).expect("a probe");
+    bench.live_with(TWO, Duration::from_millis(400));
+    assert_eq!(bench.append_for(TWO), None, "the answer may still come");
+    bench.live_with(TWO, Duration::from_millis(200));
+    let again = bench.append_for(TWO).expect("another probe");
+    assert_ne!(again.session, lost.session);
+    bench.hear(TWO, accepted(&again, again.prev_index.get()));
+    bench.catch_up(TWO);
+    assert_eq!(bench.commit(), 5);
+}
