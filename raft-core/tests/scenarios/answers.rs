@@ -129,11 +129,15 @@ fn an_acknowledgement_from_before_a_loss_commits_nothing() {
     fleet.hold(|packet| packet.to == TWO && matches!(packet.message, Message::Append(_)));
     fleet.live(Duration::from_millis(100));
     let held = std::mem::take(&mut fleet.held);
-    for packet in held.into_iter().filter(|packet| packet.from == TWO) {
+    for packet in held {
         fleet.deliver(packet);
     }
     fleet.settle();
-    assert!(!fleet.is_committed(write), "one of five has it, or two");
+    assert!(!fleet.is_committed(write), "two of five have it, and one had");
+    fleet.held.clear();
+    fleet.let_pass();
+    fleet.live(Duration::from_secs(1));
+    assert!(fleet.is_committed(write), "now it was sent again");
 }
 
 #[test]
@@ -239,4 +243,18 @@ fn every_acknowledged_byte_leaves_the_window() {
         bench.hear(TWO, accepted(&append, append.last_index().get()));
     }
     assert_eq!(bench.commit(), 21);
+}
+
+#[test]
+fn a_probe_that_finds_no_answer_is_sent_again() {
+    let mut bench = leader_of_two();
+    let lost = bench.append_for(TWO).expect("a probe");
+    bench.live_with(TWO, Duration::from_millis(400));
+    assert_eq!(bench.append_for(TWO), None, "the answer may still come");
+    bench.live_with(TWO, Duration::from_millis(200));
+    let again = bench.append_for(TWO).expect("another probe");
+    assert_ne!(again.session, lost.session);
+    bench.hear(TWO, accepted(&again, again.prev_index.get()));
+    bench.catch_up(TWO);
+    assert_eq!(bench.commit(), 5);
 }

@@ -59,7 +59,7 @@ fn an_entry_has_the_term_its_leader_was_elected_in() {
                 }
             }
             if bench.group.is_leader() {
-                elected_in.get_or_insert(bench.group.term());
+                elected_in.get_or_insert_with(|| bench.group.term());
             }
             for change in bench.take_log_changes() {
                 let LogChange::Appended { term, .. } = change else { panic!("{change:?}") };
@@ -123,9 +123,8 @@ fn costs_at_the_end_of_the_number_range_fill_a_window_and_no_more() {
     start.settings = Arc::new(Settings { inflight_bytes_max: u64::MAX, ..Settings::default() });
     let mut bench = Bench::leader_of(start);
     bench.catch_up(TWO);
-    let next = |bench: &mut Bench, cost| {
-        bench.group.make_append(bench.now, TWO, u64::MAX, |_| Some(cost))
-    };
+    let next =
+        |bench: &mut Bench, cost| bench.group.make_append(bench.now, TWO, u64::MAX, |_| Some(cost));
     let mut sent = Vec::new();
     for (of, cost) in [(1, u64::MAX - 1), (2, u64::MAX)] {
         bench.input(Input::Propose { token: token(of), bytes: 100, time: LogTime::default() });

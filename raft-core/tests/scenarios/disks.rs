@@ -114,9 +114,9 @@ fn a_replica_without_room_still_votes() {
     bench.input(Input::Disk(DiskSpace::Full));
     bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
     bench.sync();
-    let granted = bench.messages_to(TWO).iter().any(|message| {
-        matches!(message, Message::VoteReply(reply) if reply.verdict == Verdict::Granted)
-    });
+    let granted = bench.messages_to(TWO).iter().any(
+        |message| matches!(message, Message::VoteReply(reply) if reply.verdict == Verdict::Granted),
+    );
     assert!(granted, "term and vote find room");
     // With one of three gone and one without room, its vote elects the third.
     let mut fleet = Fleet::of(3);

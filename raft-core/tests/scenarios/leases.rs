@@ -47,11 +47,11 @@ fn a_lease_counts_from_when_the_heartbeat_left() {
     bench.catch_up(TWO);
     bench.sent.clear();
     bench.live(Duration::from_millis(100));
-    let beats = bench.sent.iter().filter_map(|outgoing| match &outgoing.message {
+    let mut beats = bench.sent.iter().rev().filter_map(|outgoing| match &outgoing.message {
         Message::Heartbeat(Heartbeat { sent, .. }) if outgoing.to == TWO => Some(*sent),
         _ => None,
     });
-    let left = beats.last().expect("a heartbeat");
+    let left = beats.next().expect("a heartbeat");
     assert_eq!(bench.group.lease_until(), None, "nobody has answered");
     // The answer comes late. Of half a second, two tenths are for the clocks.
     bench.live(Duration::from_millis(250));
@@ -122,8 +122,8 @@ fn a_delayed_timeout_now_cannot_depose_a_leader_that_answers_lease_reads() {
     fleet.live(Duration::from_millis(100));
     assert!(reads_at_once(&mut fleet, ONE).0, "the lease is back");
     let requests = fleet.held.iter();
-    let late = requests.filter(|packet| matches!(packet.message, Message::TimeoutNow(_)));
-    let late = late.cloned().next().expect("the hand-over's request");
+    let mut late = requests.filter(|packet| matches!(packet.message, Message::TimeoutNow(_)));
+    let late = late.next().cloned().expect("the hand-over's request");
     fleet.held.clear();
     fleet.cut(ONE, FOUR);
     fleet.cut(ONE, FIVE);

@@ -411,12 +411,8 @@ fn a_proposal_covered_by_a_snapshot_ends_as_unknown_or_better() {
 #[test]
 fn a_restart_from_a_compacted_log_knows_no_term_below_its_base() {
     let mut start = start(ONE, &[]);
-    start.base = Base {
-        index: index(5),
-        term: term(3),
-        snapshot: index(6),
-        ..base([ONE, TWO, THREE])
-    };
+    start.base =
+        Base { index: index(5), term: term(3), snapshot: index(6), ..base([ONE, TWO, THREE]) };
     start.term_runs = vec![(index(6), term(3))];
     start.last_index = index(7);
     start.applied = index(6);

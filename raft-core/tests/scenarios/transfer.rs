@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use raft_core::{Campaign, DiskSpace, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow};
+use raft_core::{
+    Campaign, DiskSpace, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow,
+};
 
 use crate::bench::*;
 use crate::fleet::Fleet;
@@ -13,13 +15,12 @@ fn timeout_now(of: u64, last: u64) -> Message {
 
 #[test]
 fn transfer_hands_over_without_waiting_for_a_timeout() {
-    let mut trio = Trio::new([&[], &[], &[]]);
-    trio.elect(ONE);
-    trio.of(ONE).input(Input::Transfer { token: token(1), to: Some(THREE) });
-    trio.settle();
-    assert_eq!(trio.leaders(), [THREE]);
-    let outcomes = trio.of(ONE).take_outcomes();
-    assert_eq!(outcomes, [(token(1), Outcome::Transferred)]);
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    let transfer = fleet.transfer(ONE, THREE);
+    fleet.settle();
+    assert_eq!(fleet.leader(), Some(THREE));
+    assert_eq!(fleet.outcome(transfer), Some(Outcome::Transferred));
 }
 
 #[test]
@@ -107,14 +108,16 @@ fn transfer_to_nobody_to_oneself_or_to_a_stranger_fails_at_once() {
 
 #[test]
 fn transfer_overrules_stickiness() {
-    let mut trio = Trio::new([&[], &[], &[]]);
-    trio.elect(ONE);
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.hold(|packet| packet.to == THREE && packet.from == ONE);
+    fleet.transfer(ONE, THREE);
+    fleet.settle();
     // Replica 2 has heard the leader this very moment, and votes for 3 all the same.
-    trio.away = vec![ONE];
-    let last = trio.of(THREE).group.last_index().get();
-    trio.of(THREE).hear(ONE, timeout_now(1, last));
-    trio.settle();
-    assert!(trio.of(THREE).group.is_leader());
+    fleet.isolate(ONE);
+    fleet.release();
+    fleet.settle();
+    assert!(fleet.group(THREE).is_leader());
 }
 
 /// The target hears heartbeats, but nothing of the log reaches it.

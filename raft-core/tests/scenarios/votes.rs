@@ -42,7 +42,8 @@ fn a_higher_term_in_any_reply_is_adopted_in_every_role_and_nobody_gets_the_vote(
             let led = bench.group.is_leader();
             bench.hear(TWO, reply.clone());
             let status = bench.group.status();
-            let adopts = led || !matches!(reply, Message::AppendReply(_) | Message::HeartbeatReply(_));
+            let adopts =
+                led || !matches!(reply, Message::AppendReply(_) | Message::HeartbeatReply(_));
             if adopts || status.term == term(7) {
                 assert_eq!((status.term, status.vote), (term(7), None), "{reply:?}");
                 assert_eq!(status.role, RoleKind::Follower);

@@ -108,7 +108,7 @@ impl Checker {
         if node.settings.acknowledge == Acknowledge::Durable {
             // A joint membership is left in the very step that commits it.
             let joint = up.in_force.as_ref().filter(|membership| membership.is_joint());
-            let membership = joint.unwrap_or(up.group.membership());
+            let membership = joint.unwrap_or_else(|| up.group.membership());
             for half in [membership.incoming(), membership.outgoing()] {
                 let holds = |voter: &&ReplicaId| {
                     fleet.iter().any(|other| other.id == **voter && counts(&other.disk, at, record))
@@ -180,10 +180,8 @@ impl Checker {
                 assert!(index.get() <= self.committed.len() as u64, "{token} reads the future");
                 self.told = self.told.max(index);
             }
-            Outcome::Superseded
-            | Outcome::Unknown
-            | Outcome::Transferred
-            | Outcome::Refused(_) => {}
+            Outcome::Superseded | Outcome::Unknown | Outcome::Transferred | Outcome::Refused(_) => {
+            }
         }
     }
 }
