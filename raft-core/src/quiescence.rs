@@ -51,7 +51,7 @@ impl Group {
             && self.durability.durable() == last
             && self.durability.waits_since().is_none()
             && self.disk == DiskSpace::Ample
-            && leader.reads.is_empty()
+            && leader.reads_pending() == 0
             && leader.transfer.is_none()
             && !leader.is_joint
             && leader.standing.is_some();

@@ -4,9 +4,11 @@
 //! Invariants: nothing is queued per peer, so nothing has to be dropped; an answer moves a mark
 //! only if it is of the live session; a peer that needs what is compacted gets a snapshot.
 
+use alloc::boxed::Box;
+
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId};
-use crate::io::{Effects, Fault};
+use crate::io::{Effects, Fault, StepResult};
 use crate::message::{Append, AppendReply, AppendResult};
 use crate::progress::State;
 use crate::sparse::Sparse;
@@ -150,7 +152,7 @@ impl Group {
         from: ReplicaId,
         reply: AppendReply,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         if reply.term > self.hard_state.term {
             self.become_follower(reply.term, None, effects);
             return Ok(());
@@ -174,7 +176,7 @@ impl Group {
             AppendResult::Accepted { durable, written, verified, promise } => {
                 let acknowledged = durable.max(written).max(verified);
                 if acknowledged > last {
-                    return Err(Fault::AckBeyondLog { peer: from, acknowledged, last });
+                    return Err(Box::new(Fault::AckBeyondLog { peer: from, acknowledged, last }));
                 }
                 let changed = progress.promise != promise;
                 progress.promise = promise;
