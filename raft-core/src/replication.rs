@@ -85,22 +85,23 @@ impl Group {
         if streams && end == prev_index {
             return None;
         }
+        let first = prev_index.next();
+        let (runs, configs) = if end >= first {
+            (self.log.runs(first, end), self.configs.within(first, end).into())
+        } else {
+            (TermRuns::new(), Sparse::new())
+        };
         progress.sent(self.now, end, bytes);
-        let mut append = Append {
+        Some(Append {
             term,
             session: progress.session,
             prev_index,
             prev_term,
-            runs: TermRuns::new(),
-            configs: Sparse::new(),
+            runs,
+            configs,
             commit,
             time: LogTime::default(),
-        };
-        if end > prev_index {
-            append.runs = self.log.runs(prev_index.next(), end);
-            append.configs = self.configs.within(prev_index.next(), end).into();
-        }
-        Some(append)
+        })
     }
 
     /// Everybody this leader replicates to: all members but itself, and for a while those who
