@@ -186,10 +186,11 @@ impl Trio {
             keep_in_step(log, change, &mut self.proposed, entries);
         }
         effects.log_changes.clear();
-        if let Some(persist) = effects.persist.take() {
+        if let Some(seq) = effects.persist.as_ref().map(|persist| persist.seq) {
             // The log is the disk here, and already written.
-            let durable = Durable::attest(persist.seq);
-            group.step(self.now, Input::Persisted(persist.seq), effects);
+            effects.persist = None;
+            let durable = Durable::attest(seq);
+            group.step(self.now, Input::Persisted(seq), effects);
             for gated in effects.messages.drain_gated() {
                 let outgoing = gated.open(durable).expect("it just became durable");
                 self.wire.push_back(Packet::new(at, outgoing));
