@@ -46,6 +46,8 @@ pub(crate) struct Leader {
     /// Entries that count only when durable, whatever the strategy: the first of the term, and
     /// memberships. Ascending, uncommitted ones only.
     durable_only: Sparse<LogIndex>,
+    /// Made by the first read, and given back when there are none for a while.
+    #[allow(clippy::box_collection, reason = "hardly any leader has reads to confirm")]
     pub(crate) reads: Option<Box<VecDeque<PendingRead>>>,
     pub(crate) read_seq: u64,
     pub(crate) transfer: Option<Box<Transfer>>,

@@ -85,6 +85,12 @@ impl Window {
         self.0.as_ref().is_none_or(|flight| flight.appends.is_empty())
     }
 
+    /// Whether nothing has been in flight for a while.
+    #[cfg(test)]
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.0.is_none()
+    }
+
     fn flight(&mut self, now: Micros) -> &mut Flight {
         let opened = || Box::new(Flight { moved: now, probed: now, ..Flight::default() });
         self.0.get_or_insert_with(opened)

@@ -56,7 +56,7 @@ impl TermLog {
             None => last == base,
             Some((first, _)) => *first <= last,
         } && last <= LogIndex::LIMIT;
-        let newest = runs.pop().unwrap_or((base.next(), base_term));
+        let newest = runs.pop().unwrap_or_else(|| (base.next(), base_term));
         (begins && ascends && ends).then(|| Self {
             base,
             base_term,
@@ -149,7 +149,8 @@ impl TermLog {
             return;
         }
         while self.newest.0 >= from && self.newest.0 > self.base.next() {
-            self.newest = self.older.vec().pop().unwrap_or((self.base.next(), self.base_term));
+            let none = (self.base.next(), self.base_term);
+            self.newest = self.older.vec().pop().unwrap_or(none);
         }
         self.last = from.prev();
         if self.last == self.base {
