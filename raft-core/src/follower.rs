@@ -4,11 +4,12 @@
 //! Invariants: entries are removed only at a genuine conflict; commit never passes the prefix
 //! verified against this leader; an acknowledgement names only what is durable.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, ReplicaId, Term};
-use crate::io::{DiskSpace, Effects, Fault, LogChange};
+use crate::io::{DiskSpace, Effects, Fault, LogChange, StepResult};
 use crate::message::{
     Append, AppendReply, AppendResult, Declined, Heartbeat, HeartbeatReply, Message, Promise,
     Session,
@@ -21,13 +22,16 @@ impl Group {
         from: ReplicaId,
         append: &Append,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         if append.term < self.hard_state.term {
             self.answer_append(from, append.session, AppendResult::StaleTerm, effects);
             return Ok(());
         }
         let Some(last_new) = append.sound_end() else {
-            return Err(Fault::UnsoundAppend { term: append.term, prev: append.prev_index });
+            return Err(Box::new(Fault::UnsoundAppend {
+                term: append.term,
+                prev: append.prev_index,
+            }));
         };
         self.follow(from, append.term, effects)?;
         // A late append of an earlier session is still true, but the leader listens to the newest.
@@ -101,7 +105,7 @@ impl Group {
     }
 
     /// Adopts the entries we lack, cutting ours where they differ.
-    fn take_entries(&mut self, append: &Append, effects: &mut Effects) -> Result<(), Fault> {
+    fn take_entries(&mut self, append: &Append, effects: &mut Effects) -> StepResult {
         let base = self.log.base();
         let mut at = append.prev_index.next();
         let mut received: Option<LogIndex> = None;
@@ -159,7 +163,7 @@ impl Group {
         from: ReplicaId,
         heartbeat: Heartbeat,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         if heartbeat.term >= self.hard_state.term {
             self.follow(from, heartbeat.term, effects)?;
             self.commit_to(heartbeat.commit.min(self.commit_limit()), effects);
@@ -187,11 +191,11 @@ impl Group {
         from: ReplicaId,
         term: Term,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         if term == self.hard_state.term
             && let Some(first) = self.leader.filter(|leader| *leader != from)
         {
-            return Err(Fault::TwoLeaders { term, first, second: from });
+            return Err(Box::new(Fault::TwoLeaders { term, first, second: from }));
         }
         if term > self.hard_state.term
             || self.leader != Some(from)
@@ -240,13 +244,13 @@ impl Group {
 
     /// Whether the leader's log may differ from ours at `index`: not where entries are committed,
     /// and not where this same leader has shown us otherwise.
-    fn may_differ(&self, index: LogIndex, theirs: Term) -> Result<(), Fault> {
+    fn may_differ(&self, index: LogIndex, theirs: Term) -> StepResult {
         let ours = self.log.term(index).unwrap_or(Term::ZERO);
         let leader_term = self.hard_state.term;
         if index <= self.commit && !crate::planted!(TruncatesMatchingEntries) {
-            Err(Fault::CommittedConflict { index, ours, theirs, leader_term })
+            Err(Box::new(Fault::CommittedConflict { index, ours, theirs, leader_term }))
         } else if index <= self.verified {
-            Err(Fault::LeaderRewrote { index, ours, theirs, leader_term })
+            Err(Box::new(Fault::LeaderRewrote { index, ours, theirs, leader_term }))
         } else {
             Ok(())
         }

@@ -6,7 +6,6 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use crate::configs::Configs;
 use crate::durability::Durability;
@@ -15,7 +14,9 @@ use crate::entry::HardState;
 use crate::id::{
     GroupId, Incarnation, LogIndex, LogTime, Micros, PersistSeq, ReplicaId, Term, Token,
 };
-use crate::io::{DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal};
+use crate::io::{
+    DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal, StepResult,
+};
 use crate::leader::Leader;
 use crate::membership::Membership;
 use crate::message::{Campaign, Message, Promise, Session};
@@ -94,7 +95,7 @@ pub struct Group {
     /// This replica was removed, and learned it from others than its leader.
     pub(crate) expelled: bool,
     /// The newest known life of each peer.
-    pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
+    pub(crate) peer_incarnations: Box<[(ReplicaId, Incarnation)]>,
     fault: Option<Box<Fault>>,
     #[cfg(debug_assertions)]
     seen: Seen,
@@ -232,7 +233,7 @@ impl Group {
             proposals: VecDeque::new(),
             orphans: Sparse::new(),
             expelled: false,
-            peer_incarnations: Vec::new(),
+            peer_incarnations: Box::default(),
             fault: None,
             #[cfg(debug_assertions)]
             seen: Seen::default(),
@@ -271,7 +272,7 @@ impl Group {
         self.check_invariants();
     }
 
-    fn dispatch(&mut self, input: &Input, effects: &mut Effects) -> Result<(), Fault> {
+    fn dispatch(&mut self, input: &Input, effects: &mut Effects) -> StepResult {
         match *input {
             Input::Message { from, from_incarnation, to_incarnation, ref message } => {
                 return self.on_message(from, from_incarnation, to_incarnation, message, effects);
@@ -295,8 +296,8 @@ impl Group {
             }
             Input::Written(seq) => return self.on_written(seq, effects),
             Input::Persisted(seq) => return self.on_persisted(seq, effects),
-            Input::PersistFailed(seq) => return Err(Fault::PersistFailed { seq }),
-            Input::LogUnreadable(index) => return Err(Fault::LogUnreadable { index }),
+            Input::PersistFailed(seq) => return Err(Box::new(Fault::PersistFailed { seq })),
+            Input::LogUnreadable(index) => return Err(Box::new(Fault::LogUnreadable { index })),
             Input::PeerUnreachable(peer) => self.on_peer_unreachable(peer),
             Input::Disk(space) => self.on_disk(space, effects),
             Input::Campaign => self.on_campaign(effects),
@@ -424,7 +425,7 @@ impl Group {
         to_incarnation: Incarnation,
         message: &Message,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         // Late words of an earlier life, theirs or ours, answer promises that are no longer held.
         let to_us = to_incarnation == self.incarnation || crate::planted!(OldIncarnationAccepted);
         if !to_us || from == self.me {
@@ -434,7 +435,7 @@ impl Group {
             return Ok(());
         }
         if message.term() > Term::LIMIT {
-            return Err(Fault::TermOverflow { from, term: message.term() });
+            return Err(Box::new(Fault::TermOverflow { from, term: message.term() }));
         }
         if self.asleep {
             self.wake_for(message);
@@ -472,11 +473,8 @@ impl Group {
                 true
             }
             None if self.configs.active().1.member(peer).is_some() => {
-                if self.peer_incarnations.is_empty() {
-                    let others = self.membership().members().len() - 1;
-                    self.peer_incarnations.reserve_exact(others);
-                }
-                self.peer_incarnations.push((peer, incarnation));
+                let known = core::mem::take(&mut self.peer_incarnations);
+                self.peer_incarnations = known.into_iter().chain([(peer, incarnation)]).collect();
                 true
             }
             // A stranger is answered, but costs no memory.
@@ -523,9 +521,9 @@ impl Group {
         }
     }
 
-    fn on_written(&mut self, seq: PersistSeq, effects: &mut Effects) -> Result<(), Fault> {
+    fn on_written(&mut self, seq: PersistSeq, effects: &mut Effects) -> StepResult {
         if !is_taken(seq, effects) || !self.durability.on_written(seq) {
-            return Err(Fault::UnknownPersist { seq, last: self.durability.issued() });
+            return Err(Box::new(Fault::UnknownPersist { seq, last: self.durability.issued() }));
         }
         if self.settings.acknowledge == Acknowledge::Written {
             if self.is_leader() {
@@ -536,9 +534,9 @@ impl Group {
         Ok(())
     }
 
-    fn on_persisted(&mut self, seq: PersistSeq, effects: &mut Effects) -> Result<(), Fault> {
+    fn on_persisted(&mut self, seq: PersistSeq, effects: &mut Effects) -> StepResult {
         if !is_taken(seq, effects) || !self.durability.on_persisted(seq) {
-            return Err(Fault::UnknownPersist { seq, last: self.durability.issued() });
+            return Err(Box::new(Fault::UnknownPersist { seq, last: self.durability.issued() }));
         }
         match &self.role {
             Role::Candidate(_) => self.count_own_vote(effects),
@@ -814,7 +812,7 @@ impl Group {
         self.fault.as_deref()
     }
 
-    fn go_mute(&mut self, fault: Fault, effects: &mut Effects) {
+    fn go_mute(&mut self, fault: Box<Fault>, effects: &mut Effects) {
         let old = core::mem::replace(&mut self.role, Role::Follower);
         if let Role::Leader(leader) = old {
             leader.fail_waiting(false, effects);
@@ -826,8 +824,8 @@ impl Group {
         effects.messages.clear();
         self.leader = None;
         effects.role_changed = true;
-        effects.fault = Some(fault.clone());
-        self.fault = Some(Box::new(fault));
+        effects.fault = Some(Fault::clone(&fault));
+        self.fault = Some(fault);
     }
 
     /// Nobody will say here what becomes of these.

@@ -5,6 +5,7 @@
 //! [`LogIndex::ZERO`], the position before the first entry, which is a real position.
 
 use core::fmt;
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 macro_rules! id {
@@ -141,21 +142,24 @@ impl LogIndex {
 /// A moment on the driver's monotonic clock, in microseconds since a start of its choosing.
 ///
 /// All groups of one node share the clock, so that their heartbeats fall on one grid.
-#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Micros(u64);
+///
+/// It counts from one inside, so that `Option<Micros>` takes no more room: groups are full of
+/// moments that may never come. The last microsecond of the range is lost to that.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Micros(NonZeroU64);
 
 impl Micros {
     /// The start of the clock.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZeroU64::MIN);
 
     /// So many microseconds after the start of the clock.
     pub const fn new(value: u64) -> Self {
-        Self(value)
+        Self(NonZeroU64::MIN.saturating_add(value))
     }
 
     /// Microseconds since the start of the clock.
     pub const fn get(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The moment `duration` later.
@@ -166,12 +170,18 @@ impl Micros {
 
     /// Time passed since `earlier`; zero if `earlier` lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
+impl Default for Micros {
+    fn default() -> Self {
+        Self::ZERO
     }
 }
 
 impl fmt::Debug for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}us", self.0)
+        write!(f, "{}us", self.get())
     }
 }

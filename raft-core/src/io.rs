@@ -418,6 +418,9 @@ pub enum Fault {
     },
 }
 
+/// How every input ends. The fault is boxed, because hardly any does end in one.
+pub(crate) type StepResult = Result<(), Box<Fault>>;
+
 /// Messages of a group on their way out.
 ///
 /// A message that promises something durable is kept apart, as [`Gated`], and comes out only

@@ -46,7 +46,9 @@ pub(crate) struct Leader {
     /// Entries that count only when durable, whatever the strategy: the first of the term, and
     /// memberships. Ascending, uncommitted ones only.
     durable_only: Sparse<LogIndex>,
-    pub(crate) reads: VecDeque<PendingRead>,
+    /// Made by the first read, and given back when there are none for a while.
+    #[allow(clippy::box_collection, reason = "hardly any leader has reads to confirm")]
+    pub(crate) reads: Option<Box<VecDeque<PendingRead>>>,
     pub(crate) read_seq: u64,
     pub(crate) transfer: Option<Box<Transfer>>,
     pub(crate) transfers: u64,
@@ -76,7 +78,7 @@ impl Leader {
     /// Ends everything that waits for this leadership. Proposals are not here: whether they
     /// happen is decided by the logs, not by the loss of office.
     pub(crate) fn fail_waiting(self, newer_term: bool, effects: &mut Effects) {
-        for read in self.reads {
+        for read in self.reads.into_iter().flat_map(|reads| *reads) {
             match read.asker {
                 Asker::Driver(token) => {
                     effects.outcomes.push((token, Outcome::Refused(Refusal::LeadershipLost)));
@@ -101,20 +103,27 @@ impl Leader {
 
     /// Reads and hand-overs the driver waits for.
     pub(crate) fn open_requests(&self) -> usize {
-        let reads = self.reads.iter().filter(|read| matches!(read.asker, Asker::Driver(_)));
+        let reads = self
+            .reads
+            .iter()
+            .flat_map(|reads| reads.iter())
+            .filter(|read| matches!(read.asker, Asker::Driver(_)));
         let transfer = self.transfer.as_ref().and_then(|transfer| transfer.token);
         reads.count() + usize::from(transfer.is_some())
     }
 
     /// Gives back the room that queues keep, as far as nothing is in it.
     pub(crate) fn release_spare(&mut self) {
-        if self.reads.is_empty() {
-            self.reads = VecDeque::new();
-        }
+        self.reads.take_if(|reads| reads.is_empty());
         self.durable_only.release_spare();
         for peer in &mut self.peers {
             peer.release_spare();
         }
+    }
+
+    /// How many reads wait for their confirmation.
+    pub(crate) fn reads_pending(&self) -> usize {
+        self.reads.as_ref().map_or(0, |reads| reads.len())
     }
 
     fn uncommitted_bytes(&self) -> u64 {
@@ -215,7 +224,7 @@ impl Group {
             appended_total: 0,
             committed_total: 0,
             durable_only: Sparse::new(),
-            reads: VecDeque::new(),
+            reads: None,
             read_seq: 0,
             transfer: None,
             transfers: 0,

@@ -50,7 +50,7 @@ pub(crate) enum State {
     /// The peer needs entries that are not here any more.
     Snapshot {
         /// The snapshot that was offered, and when.
-        offered: Option<(LogIndex, Micros)>,
+        offered: Option<Box<(LogIndex, Micros)>>,
     },
 }
 
@@ -83,6 +83,12 @@ impl Window {
 
     fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|flight| flight.appends.is_empty())
+    }
+
+    /// Whether nothing has been in flight for a while.
+    #[cfg(test)]
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.0.is_none()
     }
 
     fn flight(&mut self, now: Micros) -> &mut Flight {
@@ -277,7 +283,7 @@ impl Progress {
                     // Whatever it is that reconnects the logs will do.
                     self.next_index = verified.max(self.match_index).next();
                     self.state = State::Replicate(Window::opened(now));
-                } else if offered.is_some_and(|(index, _)| verified >= index) {
+                } else if offered.as_deref().is_some_and(|(index, _)| verified >= *index) {
                     // It took what was offered, and we have compacted on since.
                     *offered = None;
                 }

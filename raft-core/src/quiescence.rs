@@ -51,7 +51,7 @@ impl Group {
             && self.durability.durable() == last
             && self.durability.waits_since().is_none()
             && self.disk == DiskSpace::Ample
-            && leader.reads.is_empty()
+            && leader.reads_pending() == 0
             && leader.transfer.is_none()
             && !leader.is_joint
             && leader.standing.is_some();
@@ -139,6 +139,171 @@ impl Group {
         };
         if !goes_on {
             self.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::{
+        Effects, GroupId, Input, LogTime, Membership, Micros, ReplicaId, Settings, Start, Token,
+    };
+
+    /// A leader of three whose peers acknowledge all that it sends, at once.
+    struct Leading {
+        group: Group,
+        effects: Effects,
+        now: Micros,
+    }
+
+    impl Leading {
+        fn new() -> Self {
+            let members = Membership::of_voters([1, 2, 3].map(ReplicaId::new)).unwrap();
+            let settings = Arc::new(Settings::default());
+            let start = Start::fresh(GroupId::new(1), ReplicaId::new(1), members, settings);
+            let group = Group::new(Micros::ZERO, start).unwrap();
+            let mut leading = Self { group, effects: Effects::default(), now: Micros::ZERO };
+            leading.input(Input::Campaign);
+            assert!(leading.group.is_leader());
+            leading
+        }
+
+        fn input(&mut self, input: Input) {
+            self.group.step(self.now, input, &mut self.effects);
+            self.settle();
+        }
+
+        fn propose(&mut self, count: u64) {
+            for token in (0..count).map(Token::new) {
+                let proposal = Input::Propose { token, bytes: 64, time: LogTime::new(0) };
+                self.group.step(self.now, proposal, &mut self.effects);
+            }
+            self.settle();
+        }
+
+        /// Everything is durable here, and everybody agrees.
+        fn settle(&mut self) {
+            loop {
+                let mut said: Vec<(ReplicaId, Message)> = Vec::new();
+                if let Some(persist) = self.effects.persist.take() {
+                    let durable = crate::Durable::attest(persist.seq);
+                    self.group.step(self.now, Input::Persisted(persist.seq), &mut self.effects);
+                    let gated: Vec<_> = self.effects.messages.drain_gated().collect();
+                    said.extend(gated.into_iter().map(|message| {
+                        let message = message.open(durable).expect("it is durable");
+                        (message.to, message.message)
+                    }));
+                }
+                said.extend(self.effects.messages.drain_ready().map(|m| (m.to, m.message)));
+                for peer in [2, 3].map(ReplicaId::new) {
+                    while let Some(append) =
+                        self.group.make_append(self.now, peer, u64::MAX, |_| Some(64))
+                    {
+                        said.push((peer, Message::Append(append)));
+                    }
+                }
+                if said.is_empty() {
+                    return;
+                }
+                for (from, message) in said {
+                    let Some(message) = agree(&message) else { continue };
+                    let life = self.group.incarnation();
+                    let input = Input::Message {
+                        from,
+                        from_incarnation: life,
+                        to_incarnation: life,
+                        message,
+                    };
+                    self.group.step(self.now, input, &mut self.effects);
+                }
+            }
+        }
+
+        fn heartbeat(&mut self) {
+            self.now = self.group.next_deadline().expect("a leader's heartbeat");
+            self.input(Input::Deadline);
+        }
+
+        fn room(&self) -> [usize; 2] {
+            let Role::Leader(leader) = &self.group.role else { panic!("still leading") };
+            let open = |peer: &crate::progress::Progress| match &peer.state {
+                State::Replicate(window) => usize::from(!window.is_forgotten()),
+                State::Probe { .. } | State::Snapshot { .. } => panic!("{peer:?}"),
+            };
+            [self.group.proposals.capacity(), leader.peers.iter().map(open).sum()]
+        }
+    }
+
+    fn agree(message: &Message) -> Option<Message> {
+        match message {
+            Message::PreVote(request) | Message::Vote(request) => {
+                let reply = crate::VoteReply {
+                    term: request.term,
+                    attempt: request.attempt,
+                    verdict: crate::Verdict::Granted,
+                };
+                let pre = matches!(message, Message::PreVote(_));
+                Some(if pre { Message::PreVoteReply(reply) } else { Message::VoteReply(reply) })
+            }
+            Message::Append(append) => {
+                let last = append.last_index();
+                Some(Message::AppendReply(crate::AppendReply {
+                    term: append.term,
+                    session: append.session,
+                    result: crate::AppendResult::Accepted {
+                        durable: last,
+                        written: last,
+                        verified: last,
+                        promise: Promise::Kept,
+                    },
+                }))
+            }
+            Message::Heartbeat(heartbeat) => Some(Message::HeartbeatReply(crate::HeartbeatReply {
+                term: heartbeat.term,
+                read_seq: heartbeat.read_seq,
+                sent: heartbeat.sent,
+            })),
+            Message::PreVoteReply(_)
+            | Message::VoteReply(_)
+            | Message::AppendReply(_)
+            | Message::HeartbeatReply(_)
+            | Message::ReadConfirm(_)
+            | Message::TimeoutNow(_)
+            | Message::TransferRefused(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::Snapshot(_)
+            | Message::Recover(_)
+            | Message::Fence(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_quiet_leader_gives_back_what_a_burst_took_and_goes_on_as_before() {
+        let mut leading = Leading::new();
+        for round in 0..2 {
+            leading.propose(100);
+            assert_eq!(leading.effects.outcomes.drain(..).count(), 100, "round {round}");
+            // The first heartbeat only sees that something was written since the last one.
+            leading.heartbeat();
+            assert!(leading.room()[0] >= 100, "round {round}: {:?}", leading.room());
+            assert_eq!(leading.room()[1], 2, "round {round}");
+            leading.heartbeat();
+            assert_eq!(leading.room(), [0, 0], "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_busy_leader_keeps_its_room() {
+        let mut leading = Leading::new();
+        for _ in 0..5 {
+            leading.propose(100);
+            leading.heartbeat();
+            assert!(leading.room()[0] >= 100);
         }
     }
 }

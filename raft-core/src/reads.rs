@@ -122,7 +122,7 @@ impl Group {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if leader.reads.len() >= self.settings.reads_pending_max {
+        if leader.reads_pending() >= self.settings.reads_pending_max {
             match asker {
                 Asker::Driver(token) => {
                     effects.outcomes.push((token, Outcome::Refused(Refusal::TooManyReads)));
@@ -135,7 +135,8 @@ impl Group {
         leader.read_seq += 1;
         let known = commit >= leader.term_start || crate::planted!(ReadBeforeOwnTermCommit);
         let index = known.then_some(commit);
-        leader.reads.push_back(PendingRead { seq: leader.read_seq, asker, index });
+        let read = PendingRead { seq: leader.read_seq, asker, index };
+        leader.reads.get_or_insert_default().push_back(read);
         let Role::Leader(leader) = &self.role else {
             return;
         };
@@ -153,7 +154,7 @@ impl Group {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        if leader.reads.is_empty()
+        if leader.reads_pending() == 0
             || (commit < leader.term_start && !crate::planted!(ReadBeforeOwnTermCommit))
         {
             return;
@@ -169,7 +170,8 @@ impl Group {
             let Role::Leader(leader) = &mut self.role else {
                 return;
             };
-            let Some(read) = leader.reads.pop_front_if(|read| read.seq <= confirmed) else {
+            let due = |read: &mut PendingRead| read.seq <= confirmed;
+            let Some(read) = leader.reads.as_mut().and_then(|reads| reads.pop_front_if(due)) else {
                 return;
             };
             // A read that came before our no-op was committed takes today's commit index: it may

@@ -4,9 +4,11 @@
 //! Invariants: nothing is queued per peer, so nothing has to be dropped; an answer moves a mark
 //! only if it is of the live session; a peer that needs what is compacted gets a snapshot.
 
+use alloc::boxed::Box;
+
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId};
-use crate::io::{Effects, Fault};
+use crate::io::{Effects, Fault, StepResult};
 use crate::message::{Append, AppendReply, AppendResult, Declined};
 use crate::progress::State;
 use crate::sparse::Sparse;
@@ -83,22 +85,23 @@ impl Group {
         if streams && end == prev_index {
             return None;
         }
+        let first = prev_index.next();
+        let (runs, configs) = if end >= first {
+            (self.log.runs(first, end), self.configs.within(first, end).into())
+        } else {
+            (TermRuns::new(), Sparse::new())
+        };
         progress.sent(self.now, end, bytes);
-        let mut append = Append {
+        Some(Append {
             term,
             session: progress.session,
             prev_index,
             prev_term,
-            runs: TermRuns::new(),
-            configs: Sparse::new(),
+            runs,
+            configs,
             commit,
             time: LogTime::default(),
-        };
-        if end > prev_index {
-            append.runs = self.log.runs(prev_index.next(), end);
-            append.configs = self.configs.within(prev_index.next(), end).into();
-        }
-        Some(append)
+        })
     }
 
     /// Everybody this leader replicates to: all members but itself, and for a while those who
@@ -150,7 +153,7 @@ impl Group {
         from: ReplicaId,
         reply: AppendReply,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         if reply.term > self.hard_state.term {
             self.become_follower(reply.term, None, effects);
             return Ok(());
@@ -174,7 +177,7 @@ impl Group {
             AppendResult::Accepted { durable, written, verified, promise } => {
                 let acknowledged = durable.max(written).max(verified);
                 if acknowledged > last {
-                    return Err(Fault::AckBeyondLog { peer: from, acknowledged, last });
+                    return Err(Box::new(Fault::AckBeyondLog { peer: from, acknowledged, last }));
                 }
                 let changed = progress.promise != promise;
                 progress.promise = promise;

@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, ReplicaId, Term};
-use crate::io::{DiskSpace, Effects, Fault, SnapshotEffect};
+use crate::io::{DiskSpace, Effects, Fault, SnapshotEffect, StepResult};
 use crate::message::{AppendResult, Declined, Message, Session, SnapshotMeta, SnapshotOffer};
 use crate::progress::State;
 
@@ -52,16 +52,18 @@ impl Group {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
-        let offered = leader.peers.iter().filter_map(|peer| match peer.state {
-            State::Snapshot { offered } => offered.map(|(index, _)| index),
+        let offered = leader.peers.iter().filter_map(|peer| match &peer.state {
+            State::Snapshot { offered } => offered.as_deref().map(|(index, _)| *index),
             State::Probe { .. } | State::Replicate(_) => None,
         });
         offered.min()
     }
 
-    pub(crate) fn on_snapshot_taken(&mut self, index: LogIndex) -> Result<(), Fault> {
+    pub(crate) fn on_snapshot_taken(&mut self, index: LogIndex) -> StepResult {
         if index > self.appliable {
-            return Err(Fault::Driver("took a snapshot of entries that may not be applied yet"));
+            return Err(Box::new(Fault::Driver(
+                "took a snapshot of entries that may not be applied yet",
+            )));
         }
         self.snapshot = self.snapshot.max(index);
         Ok(())
@@ -92,7 +94,7 @@ impl Group {
         let (now, patience) = (self.now, self.settings.election_timeout_max);
         let due = |state: &State| match state {
             State::Snapshot { offered } => {
-                offered.is_none_or(|(_, offered)| now.since(offered) >= patience)
+                offered.as_deref().is_none_or(|(_, offered)| now.since(*offered) >= patience)
             }
             State::Probe { .. } | State::Replicate(_) => false,
         };
@@ -110,7 +112,7 @@ impl Group {
         };
         let term = leader.term;
         for peer in leader.peers.iter_mut().filter(|peer| due(&peer.state)) {
-            peer.state = State::Snapshot { offered: Some((meta.index, now)) };
+            peer.state = State::Snapshot { offered: Some(Box::new((meta.index, now))) };
             let offer = SnapshotOffer { term, session: peer.session, meta: meta.clone() };
             effects.messages.send(peer.replica, Message::Snapshot(offer), None);
         }
@@ -121,7 +123,7 @@ impl Group {
         from: ReplicaId,
         offer: &SnapshotOffer,
         effects: &mut Effects,
-    ) -> Result<(), Fault> {
+    ) -> StepResult {
         let (session, meta) = (offer.session, &offer.meta);
         if offer.term < self.hard_state.term {
             self.answer_append(from, session, AppendResult::StaleTerm, effects);
@@ -133,7 +135,7 @@ impl Group {
             && meta.index <= LogIndex::LIMIT
             && meta.config_index <= meta.index;
         if !sound {
-            return Err(Fault::UnsoundAppend { term: offer.term, prev: meta.index });
+            return Err(Box::new(Fault::UnsoundAppend { term: offer.term, prev: meta.index }));
         }
         self.follow(from, offer.term, effects)?;
         self.leader_session = self.leader_session.max(session);
@@ -143,7 +145,7 @@ impl Group {
             && let Some(ours) = ours.filter(|ours| *ours != meta.term)
         {
             let (index, theirs) = (meta.index, meta.term);
-            return Err(Fault::SnapshotContradicts { index, ours, theirs });
+            return Err(Box::new(Fault::SnapshotContradicts { index, ours, theirs }));
         }
         if meta.index <= self.commit || ours == Some(meta.term) {
             // We hold what it covers; the leader can go on from there.

@@ -56,7 +56,7 @@ impl TermLog {
             None => last == base,
             Some((first, _)) => *first <= last,
         } && last <= LogIndex::LIMIT;
-        let newest = runs.pop().unwrap_or((base.next(), base_term));
+        let newest = runs.pop().unwrap_or_else(|| (base.next(), base_term));
         (begins && ascends && ends).then(|| Self {
             base,
             base_term,
@@ -149,7 +149,8 @@ impl TermLog {
             return;
         }
         while self.newest.0 >= from && self.newest.0 > self.base.next() {
-            self.newest = self.older.vec().pop().unwrap_or((self.base.next(), self.base_term));
+            let none = (self.base.next(), self.base_term);
+            self.newest = self.older.vec().pop().unwrap_or(none);
         }
         self.last = from.prev();
         if self.last == self.base {
@@ -191,18 +192,15 @@ impl TermLog {
     #[inline]
     pub(crate) fn runs(&self, first: LogIndex, last: LogIndex) -> TermRuns {
         let last = last.min(self.last);
-        let mut out = TermRuns::new();
-        if first < self.newest.0 {
-            self.older_runs(first, last, &mut out);
+        if first >= self.newest.0 && first <= last {
+            let count = last.since(first.prev());
+            return TermRuns::one(TermRun { term: self.newest.1, count });
         }
-        let count = last.since(self.newest.0.max(first).prev());
-        if count > 0 {
-            out.push(TermRun { term: self.newest.1, count });
-        }
-        out
+        self.all_runs(first, last)
     }
 
-    fn older_runs(&self, first: LogIndex, last: LogIndex, out: &mut TermRuns) {
+    fn all_runs(&self, first: LogIndex, last: LogIndex) -> TermRuns {
+        let mut out = TermRuns::new();
         let mut at = first;
         let mut run = self.older.partition_point(|(start, _)| *start <= first).saturating_sub(1);
         while at <= last && run < self.older.len() {
@@ -211,6 +209,10 @@ impl TermLog {
             at = end.next();
             run += 1;
         }
+        if at <= last {
+            out.push(TermRun { term: self.newest.1, count: last.since(at.prev()) });
+        }
+        out
     }
 }
 

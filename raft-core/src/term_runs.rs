@@ -34,6 +34,11 @@ impl TermRuns {
         Self(Runs::None)
     }
 
+    /// A single run.
+    pub const fn one(run: TermRun) -> Self {
+        Self(Runs::One(run))
+    }
+
     /// Adds a run at the end.
     pub fn push(&mut self, run: TermRun) {
         match &mut self.0 {

@@ -23,8 +23,24 @@ const LEADER: usize = 0;
 
 /// A message on its way. The entries of an append travel beside it, in the same order.
 struct Packet {
-    from: ReplicaId,
-    outgoing: Outgoing,
+    to: usize,
+    input: Input,
+}
+
+impl Packet {
+    fn new(from: usize, Outgoing { to, message }: Outgoing) -> Self {
+        let from = replica_id(from);
+        let input = Input::Message { from, from_incarnation: LIFE, to_incarnation: LIFE, message };
+        Self { to: place(to), input }
+    }
+
+    /// Whether entries travel beside it.
+    fn carries_entries(&self) -> bool {
+        let Input::Message { message: Message::Append(append), .. } = &self.input else {
+            return false;
+        };
+        !append.runs.is_empty()
+    }
 }
 
 /// The entries of one replica that are still kept.
@@ -145,14 +161,10 @@ impl Trio {
     }
 
     fn deliver(&mut self) {
-        while let Some(Packet { from, outgoing: Outgoing { to, message } }) = self.wire.pop_front()
-        {
-            let to = place(to);
-            let carries = matches!(&message, Message::Append(append) if !append.runs.is_empty());
-            let input =
-                Input::Message { from, from_incarnation: LIFE, to_incarnation: LIFE, message };
+        while let Some(packet) = self.wire.pop_front() {
+            let (carries, to) = (packet.carries_entries(), packet.to);
             let replica = &mut self.replicas[to];
-            replica.group.step(self.now, input, &mut replica.effects);
+            replica.group.step(self.now, packet.input, &mut replica.effects);
             // Answers that arrive together are acted on together; the entries of an append must
             // be taken before the next one comes.
             if carries {
@@ -160,7 +172,7 @@ impl Trio {
                 self.settle(to, &mut entries);
                 entries.clear();
                 self.spare.push(entries);
-            } else if self.wire.front().is_none_or(|next| place(next.outgoing.to) != to) {
+            } else if self.wire.front().is_none_or(|next| next.to != to) {
                 self.settle(to, &mut Vec::new());
             }
         }
@@ -168,24 +180,24 @@ impl Trio {
 
     /// Carries out everything a replica asked for. `entries` came with the append, if any did.
     fn settle(&mut self, at: usize, entries: &mut Vec<Entry>) {
-        let from = replica_id(at);
         let replica = &mut self.replicas[at];
         let Replica { group, effects, log, .. } = replica;
         for change in &effects.log_changes {
             keep_in_step(log, change, &mut self.proposed, entries);
         }
         effects.log_changes.clear();
-        if let Some(persist) = effects.persist.take() {
+        if let Some(seq) = effects.persist.as_ref().map(|persist| persist.seq) {
             // The log is the disk here, and already written.
-            let durable = Durable::attest(persist.seq);
-            group.step(self.now, Input::Persisted(persist.seq), effects);
+            effects.persist = None;
+            let durable = Durable::attest(seq);
+            group.step(self.now, Input::Persisted(seq), effects);
             for gated in effects.messages.drain_gated() {
                 let outgoing = gated.open(durable).expect("it just became durable");
-                self.wire.push_back(Packet { from, outgoing });
+                self.wire.push_back(Packet::new(at, outgoing));
             }
         }
         for outgoing in effects.messages.drain_ready() {
-            self.wire.push_back(Packet { from, outgoing });
+            self.wire.push_back(Packet::new(at, outgoing));
         }
         for (_, outcome) in &effects.outcomes {
             match outcome {
@@ -225,7 +237,7 @@ impl Trio {
                     self.carried.push_back(entries);
                 }
                 let outgoing = Outgoing { to, message: Message::Append(append) };
-                self.wire.push_back(Packet { from: replica_id(LEADER), outgoing });
+                self.wire.push_back(Packet::new(LEADER, outgoing));
             }
         }
     }
