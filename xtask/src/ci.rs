@@ -18,8 +18,10 @@ use crate::table;
 mod clippy;
 mod demo;
 mod docs;
+mod evidence;
 mod examples;
 mod fmt_check;
+mod history;
 mod hygiene;
 mod layering;
 mod loom;
@@ -28,6 +30,8 @@ mod tests_run;
 
 mod source;
 
+pub(crate) use history::History;
+
 /// One check.
 struct Step {
     name: &'static str,
@@ -35,7 +39,7 @@ struct Step {
     run: fn(&Workspace) -> Result<Report>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { name: "fmt", about: "rustfmt would change nothing", run: fmt_check::run },
     Step {
         name: "clippy",
@@ -56,6 +60,11 @@ const STEPS: [Step; 11] = [
         name: "requirements",
         about: "docs/REQUIREMENTS.md is complete, and every test and command it names is there",
         run: requirements::run,
+    },
+    Step {
+        name: "history",
+        about: "docs/HISTORY_OF_BUGS.md has every bug once, with tests that are there",
+        run: history::run,
     },
     Step { name: "docs", about: "the documentation builds without a warning", run: docs::run },
     Step { name: "test", about: "unit and integration tests", run: tests_run::tests },

@@ -21,6 +21,10 @@ cargo xtask <command>
       powercut (as root; N cuts of a whole site, default 20, and a quarter as many of one
       node and of two), cut-tails (the demo can fail), kill9. Builds raftd in release unless given one.
 
+  planted [bug..]
+      Builds the scenarios of raft-core with bugs that can be planted, and shows that every
+      test fails that docs/HISTORY_OF_BUGS.md names for the bug. Without arguments: all.
+
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.
 

@@ -11,13 +11,14 @@ mod ci;
 mod durability;
 mod help;
 mod interop;
+mod planted;
 
 mod cargo;
 mod job;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 5] = ["ci", "interop", "durability", "bench-peers", "help"];
+const COMMANDS: [&str; 6] = ["ci", "interop", "durability", "planted", "bench-peers", "help"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         "ci" => ci::run(rest),
         "interop" => interop::run(rest),
         "durability" => durability::run(rest),
+        "planted" => planted::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),

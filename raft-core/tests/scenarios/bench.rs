@@ -7,8 +7,8 @@ use raft_core::{
     Append, AppendReply, AppendResult, Base, Campaign, Durable, Effects, Fault, Gated, Group,
     GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex,
     LogTime, Membership, Message, Micros, Outcome, Outgoing, Persist, PersistSeq, Promise,
-    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Start, Term, TermRun, Token,
-    Verdict, VoteReply, VoteRequest,
+    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Sparse, Start, Term, TermRun,
+    Token, Verdict, VoteReply, VoteRequest,
 };
 
 pub(crate) const ONE: ReplicaId = ReplicaId::new(1);
@@ -72,6 +72,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(start: Start) -> Self {
+        crate::planted::plant();
         Self {
             group: Group::new(Micros::ZERO, start).expect("a sound start"),
             effects: Effects::default(),
@@ -104,6 +105,32 @@ impl Bench {
         bench.sync();
         bench.sent.clear();
         bench
+    }
+
+    /// Campaigns, and is elected by these voters beside itself. Its no-op is on no disk yet.
+    pub(crate) fn stand(&mut self, voters: &[ReplicaId]) {
+        self.input(Input::Campaign);
+        let attempt = self.attempt();
+        let next = self.group.term().next();
+        for voter in voters {
+            self.hear(*voter, vote_reply(true, next, attempt, Verdict::Granted));
+        }
+        self.sync();
+        let attempt = self.attempt();
+        for voter in voters {
+            self.hear(*voter, vote_reply(false, next, attempt, Verdict::Granted));
+        }
+        assert_eq!((self.role(), self.group.term()), (RoleKind::Leader, next));
+        self.sent.clear();
+    }
+
+    /// The number of the newest attempt anybody was asked about.
+    pub(crate) fn attempt(&self) -> u64 {
+        let asked = self.sent.iter().rev().find_map(|outgoing| match &outgoing.message {
+            Message::PreVote(request) | Message::Vote(request) => Some(request.attempt),
+            _ => None,
+        });
+        asked.expect("a campaign")
     }
 
     pub(crate) fn input(&mut self, input: Input) {
@@ -163,6 +190,15 @@ impl Bench {
         self.now = end;
     }
 
+    /// The same for a leader whose heartbeats this peer answers.
+    pub(crate) fn live_with(&mut self, peer: ReplicaId, duration: Duration) {
+        let end = self.now.after(duration);
+        while self.now < end {
+            self.live(Duration::from_millis(50));
+            self.hear(peer, heartbeat_reply(self.group.term().get(), 0));
+        }
+    }
+
     /// The next append for a peer; entries cost 100 bytes each.
     pub(crate) fn append_for(&mut self, peer: ReplicaId) -> Option<Append> {
         self.group.make_append(self.now, peer, u64::MAX, |_| Some(100))
@@ -170,10 +206,12 @@ impl Bench {
 
     /// A peer acknowledges everything this leader has, over a fresh probe.
     pub(crate) fn catch_up(&mut self, peer: ReplicaId) {
-        while let Some(append) = self.append_for(peer) {
+        for _ in 0..1_000 {
+            let Some(append) = self.append_for(peer) else { return };
             let reply = accepted(&append, append.last_index().get());
             self.hear(peer, reply);
         }
+        panic!("it asks for ever");
     }
 
     /// The same for a log that is too long to be walked: the peer holds all of it already.
@@ -248,7 +286,7 @@ pub(crate) fn append(of: u64, prev: (u64, u64), terms: &[u64], commit: u64) -> A
         prev_index: index(prev.0),
         prev_term: term(prev.1),
         runs: runs.into(),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: index(commit),
         time: LogTime::default(),
     }
@@ -279,73 +317,4 @@ pub(crate) fn heartbeat(of: u64, commit: u64) -> Message {
 
 pub(crate) fn heartbeat_reply(of: u64, read_seq: u64) -> Message {
     Message::HeartbeatReply(HeartbeatReply { term: term(of), read_seq, sent: Micros::ZERO })
-}
-
-/// Replicas joined by a perfect network and prompt disks, save those that are away.
-pub(crate) struct Trio {
-    pub(crate) replicas: Vec<Bench>,
-    pub(crate) away: Vec<ReplicaId>,
-}
-
-impl Trio {
-    pub(crate) fn new(logs: [&[u64]; 3]) -> Self {
-        let replicas = [ONE, TWO, THREE].into_iter().zip(logs);
-        Self {
-            replicas: replicas.map(|(me, log)| Bench::new(start(me, log))).collect(),
-            away: Vec::new(),
-        }
-    }
-
-    pub(crate) fn of(&mut self, replica: ReplicaId) -> &mut Bench {
-        &mut self.replicas[replica.get() as usize - 1]
-    }
-
-    /// Delivers and persists until nothing moves.
-    pub(crate) fn settle(&mut self) {
-        loop {
-            let mut moved = false;
-            for at in 0..self.replicas.len() {
-                let replica = &mut self.replicas[at];
-                replica.sync();
-                for peer in [ONE, TWO, THREE] {
-                    while let Some(append) = replica.append_for(peer) {
-                        let message = Message::Append(append);
-                        replica.sent.push(Outgoing { to: peer, message });
-                    }
-                }
-                let from = replica.group.replica();
-                for outgoing in std::mem::take(&mut replica.sent) {
-                    let cut = self.away.contains(&from) || self.away.contains(&outgoing.to);
-                    if !cut {
-                        moved = true;
-                        self.of(outgoing.to).hear(from, outgoing.message);
-                    }
-                }
-            }
-            if !moved {
-                return;
-            }
-        }
-    }
-
-    /// Lets virtual time pass for all, in steps of a millisecond.
-    pub(crate) fn live(&mut self, duration: Duration) {
-        for _ in 0..duration.as_millis() {
-            for replica in &mut self.replicas {
-                replica.live(Duration::from_millis(1));
-            }
-            self.settle();
-        }
-    }
-
-    pub(crate) fn elect(&mut self, replica: ReplicaId) {
-        self.of(replica).input(Input::Campaign);
-        self.settle();
-        assert!(self.of(replica).group.is_leader());
-    }
-
-    pub(crate) fn leaders(&self) -> Vec<ReplicaId> {
-        let leading = self.replicas.iter().filter(|bench| bench.group.is_leader());
-        leading.map(|bench| bench.group.replica()).collect()
-    }
 }

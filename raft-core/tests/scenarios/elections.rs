@@ -10,6 +10,7 @@ use raft_core::{
 };
 
 use crate::bench::*;
+use crate::fleet::Fleet;
 
 const TIMEOUT_MIN: Duration = Duration::from_millis(500);
 
@@ -186,15 +187,16 @@ fn a_higher_term_in_a_reply_is_adopted_without_a_vote() {
 #[test]
 fn longer_log_and_higher_term_do_not_refuse_each_other_for_ever() {
     // Replica 1 has the higher term, 2 the longer log; 3 is away.
-    let mut trio = Trio::new([&[1], &[1, 1, 1], &[]]);
-    let mut ahead = start(ONE, &[1]);
+    let mut fleet = Fleet::with_logs(&[&[1], &[1, 1, 1], &[]], Settings::default());
+    let mut ahead = fleet.recovered(ONE);
     ahead.hard_state.term = term(9);
-    trio.replicas[0] = Bench::new(ahead);
-    trio.away = vec![THREE];
-    trio.live(Duration::from_secs(4));
-    assert_eq!(trio.leaders(), [TWO]);
-    assert!(trio.of(TWO).group.term() > term(9));
-    assert_eq!(trio.of(ONE).terms()[..3], [1, 1, 1]);
+    fleet.crash(ONE);
+    fleet.start_from(ONE, ahead);
+    fleet.isolate(THREE);
+    fleet.live(Duration::from_secs(4));
+    assert_eq!(fleet.leader(), Some(TWO));
+    assert!(fleet.group(TWO).term() > term(9));
+    assert_eq!(fleet.terms(ONE)[..3], [1, 1, 1]);
 }
 
 #[test]
@@ -256,39 +258,35 @@ fn leader_that_hears_a_quorum_stays() {
 
 #[test]
 fn returning_node_does_not_depose_but_catches_up() {
-    let mut trio = Trio::new([&[], &[], &[]]);
-    trio.elect(ONE);
-    trio.away = vec![THREE];
-    for of in 1..=3 {
-        trio.of(ONE).input(Input::Propose {
-            token: token(of),
-            bytes: 100,
-            time: LogTime::default(),
-        });
-        trio.live(Duration::from_secs(2));
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.isolate(THREE);
+    for _ in 0..3 {
+        fleet.works();
+        fleet.live(Duration::from_secs(2));
     }
-    trio.away.clear();
-    trio.live(Duration::from_secs(2));
-    assert_eq!(trio.leaders(), [ONE]);
-    assert_eq!(trio.of(ONE).group.term(), term(1), "nobody had to be elected");
-    assert_eq!(trio.of(THREE).terms(), trio.of(ONE).terms());
-    assert_eq!(trio.of(THREE).commit(), 4);
+    fleet.join();
+    fleet.live(Duration::from_secs(2));
+    assert_eq!(fleet.leader(), Some(ONE));
+    assert_eq!(fleet.group(ONE).term(), term(1), "nobody had to be elected");
+    assert_eq!(fleet.commit(THREE), 4);
+    fleet.agree();
 }
 
 #[test]
 fn returning_node_with_higher_term_is_taken_in_with_a_new_election() {
-    let mut trio = Trio::new([&[], &[], &[]]);
-    trio.elect(ONE);
+    let mut fleet = Fleet::of(3);
     // It had won its pre-vote and raised its term just before it was cut off.
-    let mut ahead = start(THREE, &[]);
+    let mut ahead = fleet.recovered(THREE);
     ahead.hard_state = HardState { term: term(5), vote: Some(THREE) };
-    trio.replicas[2] = Bench::new(ahead);
-    trio.live(Duration::from_secs(4));
-    assert_eq!(trio.leaders().len(), 1);
-    let terms: Vec<_> = trio.replicas.iter().map(|bench| bench.group.term()).collect();
+    fleet.crash(THREE);
+    fleet.elect(ONE);
+    fleet.start_from(THREE, ahead);
+    fleet.live(Duration::from_secs(4));
+    fleet.agree();
+    let terms = [ONE, TWO, THREE].map(|id| fleet.group(id).term());
     assert!(terms.iter().all(|of| *of == terms[0] && *of > term(5)), "{terms:?}");
-    assert_eq!(trio.of(THREE).terms(), trio.of(ONE).terms());
-    assert_eq!(trio.of(THREE).terms()[0], 1);
+    assert_eq!(fleet.terms(THREE)[0], 1);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Linearizable reads without the log (thesis 6.4).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use raft_core::{Input, LogTime, Message, Outcome, ReadPath, Refusal, Settings, Verdict};
+use raft_core::{Input, Message, Outcome, ReadPath, Refusal, Settings, Verdict};
 
 use crate::bench::*;
+use crate::fleet::Fleet;
 
 fn read(bench: &mut Bench, of: u64) {
     bench.input(Input::Read { token: token(of), path: ReadPath::Quorum });
@@ -64,7 +66,7 @@ fn confirmations_are_asked_for_at_once_and_again_with_every_heartbeat() {
         matches!(bench.messages_to(TWO)[..], [Message::ReadConfirm(confirm)] if confirm.read_seq == 1)
     );
     bench.sent.clear();
-    bench.live(std::time::Duration::from_millis(100));
+    bench.live(Duration::from_millis(100));
     assert!(
         matches!(bench.messages_to(TWO)[..], [Message::Heartbeat(beat), ..] if beat.read_seq == 1)
     );
@@ -109,29 +111,20 @@ fn reads_beyond_the_limit_are_refused_and_the_others_answered() {
 
 #[test]
 fn deposed_leader_cannot_confirm_a_read() {
-    let mut trio = Trio::new([&[], &[], &[]]);
-    trio.elect(ONE);
-    trio.away = vec![ONE];
-    trio.live(std::time::Duration::from_millis(400));
-    trio.of(TWO).input(Input::Campaign);
-    trio.settle();
-    trio.live(std::time::Duration::from_millis(200));
-    if trio.of(TWO).group.is_leader() {
-        trio.of(TWO).input(Input::Propose {
-            token: token(1),
-            bytes: 100,
-            time: LogTime::default(),
-        });
-        trio.settle();
-    }
-    trio.away.clear();
-    let one = trio.of(ONE);
-    one.take_outcomes();
-    read(one, 2);
-    trio.settle();
-    trio.live(std::time::Duration::from_millis(1_000));
-    let outcomes = trio.of(ONE).take_outcomes();
-    assert!(matches!(outcomes[..], [(_, Outcome::Refused(_))]), "{outcomes:?}");
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    // Nothing reaches it, and it does not know yet.
+    fleet.hold(|packet| packet.to == ONE);
+    fleet.pause(ONE);
+    fleet.stand_first(TWO);
+    fleet.works();
+    fleet.join();
+    let read = fleet.read(ONE, ReadPath::Quorum);
+    assert_eq!(fleet.outcome(read), None);
+    fleet.let_pass();
+    fleet.live(Duration::from_secs(1));
+    assert!(matches!(fleet.outcome(read), Some(Outcome::Refused(_))), "{:?}", fleet.outcome(read));
 }
 
 #[test]

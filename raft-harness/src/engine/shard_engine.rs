@@ -317,7 +317,7 @@ impl ShardEngine {
                     let mut write = GroupWrite::new(group);
                     write.promise = persist.promise;
                     write.hard_state = persist.hard_state;
-                    write.install = persist.install;
+                    write.install = persist.install.map(|meta| *meta);
                     write.truncate_from = persist.truncate_from;
                     if let Some((first, last)) = persist.append {
                         let entries = slot.payloads.range(first, last);
@@ -327,7 +327,7 @@ impl ShardEngine {
                             .collect();
                     }
                     let time = slot.core.log_time();
-                    write.compact = persist.compact.map(|base| Compaction { base, time });
+                    write.compact = persist.compact.map(|base| Compaction { base: *base, time });
                     out.persist.push(write);
                     out.persist_tickets.push((group, PersistTicket::Op(persist.seq)));
                 }

@@ -185,7 +185,7 @@ impl Solo {
                 prev_index: LogIndex::ZERO,
                 prev_term: Term::ZERO,
                 runs: [TermRun { term, count: 1 }].into_iter().collect(),
-                configs: Vec::new(),
+                configs: raft_core::Sparse::new(),
                 time: LogTime::default(),
                 commit: LogIndex::ZERO,
             }),

@@ -130,7 +130,9 @@ impl Step<'_> {
         if self.led_before() == Some(v.term) {
             return Ok(());
         }
-        if !Membership::of(&v.membership).votes(v.replica) {
+        // One whose removal is not committed may still be needed to get it committed (thesis 4.2.2).
+        let settled = v.membership.index <= v.commit;
+        if settled && !Membership::of(&v.membership).votes(v.replica) {
             return Err(record.fail(
                 Check::CandidatePromotable,
                 format!("{:?} is {:?} under {:?}", v.replica, v.role, v.membership),
@@ -140,7 +142,12 @@ impl Step<'_> {
             return Ok(());
         }
         record.lead(v.term, v.replica)?;
-        if record.configs.removed_in(v.replica).is_some_and(|removed| removed < v.term) {
+        // One that holds its removal and does not know that it is committed may lead to see it
+        // done, and counts itself for nothing meanwhile.
+        let sees_it_done =
+            v.membership.index > v.commit && !Membership::of(&v.membership).votes(v.replica);
+        let removed = record.configs.removed_in(v.replica).is_some_and(|removed| removed < v.term);
+        if removed && !sees_it_done {
             return Err(record.fail(
                 Check::ConfigChain,
                 format!("{:?} was removed and leads {:?}", v.replica, v.term),
