@@ -51,6 +51,7 @@ mod group_spec;
 mod node;
 mod node_status;
 mod request;
+mod snapshot;
 mod state_machine;
 
 #[cfg(feature = "resp")]
@@ -80,4 +81,9 @@ pub use node::{
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus, Role};
 pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
-pub use state_machine::{ApplyMode, StateMachine, StateMachineFactory};
+#[cfg(unix)]
+pub use snapshot::FileStore;
+pub use snapshot::{MemoryStore, SnapshotName, SnapshotPart, SnapshotStore};
+pub use state_machine::{
+    ApplyMode, RestoreError, SnapshotPieces, StateMachine, StateMachineFactory,
+};

@@ -70,6 +70,12 @@ pub struct GroupStatus {
     /// The application's label.
     #[serde(serialize_with = "label")]
     pub label: Bytes,
+    /// Up to here a snapshot of this replica's own reaches.
+    #[serde(serialize_with = "index")]
+    pub snapshot_index: LogIndex,
+    /// Up to here its log is compacted away.
+    #[serde(serialize_with = "index")]
+    pub base_index: LogIndex,
     /// Who belongs to the group, by the newest membership in this replica's log.
     #[serde(serialize_with = "members")]
     pub members: Vec<Member>,

@@ -86,6 +86,9 @@ pub enum RequestError {
     /// The node is no peer of this one. Nothing happened; make its address known first.
     #[error("node {0} is not known here; nothing happened")]
     UnknownNode(NodeId),
+    /// No snapshot was taken: the state machine gives none, or it could not be written.
+    #[error("no snapshot of group {0} was taken")]
+    NoSnapshot(GroupId),
     /// The replica on this node belongs to the group, as far as it knows. Nothing happened.
     #[error("the replica on this node belongs to group {0}; nothing happened")]
     StillMember(GroupId),
@@ -129,6 +132,7 @@ impl RequestError {
             Self::InvalidChange(_)
             | Self::NodeTaken { .. }
             | Self::StillMember(_)
+            | Self::NoSnapshot(_)
             | Self::UnknownNode(_)
             | Self::UnknownGroup(_)
             | Self::Unknown

@@ -36,16 +36,58 @@ pub trait StateMachine: Send + 'static {
     /// A digest of the whole state: equal on all replicas that applied the same index.
     fn digest(&self) -> u64;
 
+    /// The whole state as it is now, in pieces of at most 256 MiB, for
+    /// [`restore`](Self::restore). They are taken one after the other on another thread, while
+    /// commands go on; they must show the state of this moment all the same. `None`, the default:
+    /// this machine has no snapshots, and its group's log grows for ever.
+    fn snapshot(&self) -> Option<SnapshotPieces> {
+        None
+    }
+
+    /// Takes on the state that [`snapshot`](Self::snapshot) gave, here or on another node. Called
+    /// on a fresh machine, on any thread, before anything is applied.
+    ///
+    /// # Errors
+    /// The machine is thrown away then. [`RestoreError::Refused`] for pieces it cannot take.
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        let _ = pieces;
+        Err(RestoreError::Refused("this machine has no snapshots".to_owned()))
+    }
+
     /// Where to run. Asked once, at creation.
     fn mode(&self) -> ApplyMode {
         ApplyMode::Worker
     }
 }
 
-/// Makes the state machine of a group, empty: the log is replayed into it.
+/// A machine's state in pieces.
+pub type SnapshotPieces = Box<dyn Iterator<Item = Bytes> + Send>;
+
+/// Why no machine was made of a snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The machine cannot take it; in its words.
+    #[error("the state machine refused it: {0}")]
+    Refused(String),
+    /// Its bytes are not those that were written.
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(&'static str),
+    /// Written by a version that is newer than this.
+    #[error("a snapshot of format {format} is not known here")]
+    Unsupported {
+        /// The format found.
+        format: u16,
+    },
+    /// It could not be read.
+    #[error("the snapshot cannot be read")]
+    Io(#[from] std::io::Error),
+}
+
+/// Makes the state machine of a group, empty: a snapshot is restored into it, or the log replayed.
 pub trait StateMachineFactory: Send + Sync + 'static {
-    /// Called once for each group, at creation and at every restart, on the thread that will own
-    /// the group; it should not take long.
+    /// Called once for each group, at creation and at every restart, and once for each snapshot
+    /// that is taken over; it should not take long.
     fn create(&self, group: GroupId, spec: &GroupSpec) -> Box<dyn StateMachine>;
 }
 

@@ -240,3 +240,47 @@ fn a_replica_moves_to_another_node_and_everything_is_remembered() -> anyhow::Res
     assert_eq!(nodes, [(2, 2), (3, 3), (4, 4), (5, 1)]);
     Ok(())
 }
+
+/// A node that was away comes back by a snapshot; a restart begins from one; a snapshot damaged
+/// on the disk is never believed.
+#[test]
+fn snapshots_replace_the_log_for_restarts_and_for_peers_far_behind() -> anyhow::Result<()> {
+    let group = GroupId::new(1);
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=1)?;
+    cluster.stop(NodeId::new(3));
+    for number in 0..200 {
+        cluster.propose_on(&[1, 2], group, command(number))?;
+    }
+    for node in [1, 2] {
+        let taken = cluster.host(node).take_snapshot(group).wait()?;
+        let status = cluster.host(node).group_status(group).expect("it is here");
+        assert_eq!(status.snapshot_index, taken.index);
+        assert!(status.base_index > raft_core::LogIndex::new(100), "{status:?}");
+        assert_eq!(cluster.host(node).take_snapshot(group).wait()?.index, taken.index);
+    }
+    cluster.start(NodeId::new(3))?;
+    cluster.propose(group, command(200))?;
+    cluster.agree(group)?;
+    let status = cluster.host(3).group_status(group).expect("it is here");
+    assert!(status.snapshot_index > raft_core::LogIndex::new(100), "it came by a snapshot");
+
+    cluster.restart_all()?;
+    cluster.agree(group)?;
+    assert_eq!(cluster.read_count(group)?, 201);
+
+    // Node 1 cannot start the group from what is damaged, and says nothing in its name.
+    cluster.stop(NodeId::new(1));
+    for file in std::fs::read_dir(cluster.dir(NodeId::new(1)).join("snapshots"))? {
+        let path = file?.path();
+        let mut bytes = std::fs::read(&path)?;
+        bytes[500_000] ^= 1;
+        std::fs::write(&path, bytes)?;
+    }
+    cluster.start(NodeId::new(1))?;
+    cluster.propose_on(&[2, 3], group, command(201))?;
+    assert!(cluster.host(1).group_status(group).is_none());
+    let again = cluster.host(1).create_group(cluster.spec(group));
+    assert!(matches!(again, Err(CreateError::BadSpec { .. })), "{again:?}");
+    Ok(())
+}

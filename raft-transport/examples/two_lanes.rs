@@ -221,6 +221,8 @@ fn answer(frame: Frame) -> Option<Frame> {
             Some(Frame::Message(Envelope { group, group_incarnation, from, to, message, entries }))
         }
         Frame::ReadConfirms(_)
+        | Frame::SnapshotPull(_)
+        | Frame::SnapshotChunk(_)
         | Frame::HeartbeatReplies(_)
         | Frame::Credit { .. }
         | Frame::Ping { .. }

@@ -500,6 +500,8 @@ impl Connection {
                 Frame::Message(_)
                 | Frame::Heartbeats(_)
                 | Frame::ReadConfirms(_)
+                | Frame::SnapshotPull(_)
+                | Frame::SnapshotChunk(_)
                 | Frame::HeartbeatReplies(_) => {
                     if let Some(granting) = &mut open.granting {
                         granting.take(bytes, self.setup.config.window_bytes)?;
@@ -721,7 +723,12 @@ fn count_in(counters: &LaneCounters, frame: &Frame) {
         Frame::Heartbeats(_) => counters.heartbeat_frames_in.bump(),
         Frame::ReadConfirms(_) => counters.read_confirm_frames_in.bump(),
         Frame::HeartbeatReplies(_) => counters.heartbeat_reply_frames_in.bump(),
-        Frame::Message(_) | Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        Frame::Message(_)
+        | Frame::SnapshotPull(_)
+        | Frame::SnapshotChunk(_)
+        | Frame::Credit { .. }
+        | Frame::Ping { .. }
+        | Frame::Pong { .. } => {}
     }
 }
 
@@ -731,7 +738,12 @@ fn count_out(counters: &LaneCounters, frame: &Frame, frames: u64) {
         Frame::Heartbeats(_) => counters.heartbeat_frames_out.add(frames),
         Frame::ReadConfirms(_) => counters.read_confirm_frames_out.add(frames),
         Frame::HeartbeatReplies(_) => counters.heartbeat_reply_frames_out.add(frames),
-        Frame::Message(_) | Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        Frame::Message(_)
+        | Frame::SnapshotPull(_)
+        | Frame::SnapshotChunk(_)
+        | Frame::Credit { .. }
+        | Frame::Ping { .. }
+        | Frame::Pong { .. } => {}
     }
 }
 

@@ -20,14 +20,15 @@ use crate::chunks::{CHUNK, Chunks};
 use crate::envelope::Envelope;
 use crate::frame::{
     APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
-    HEADER_LEN,
+    HEADER_LEN, SnapshotChunk,
 };
 use crate::heartbeat_batch;
 use crate::varint::take_varint;
 use crate::wire::{
     AppendReplyWire, AppendWire, EntryWire, FenceWire, HeartbeatReplyWire, HeartbeatWire,
-    NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, SnapshotOfferWire, TermRunWire,
-    TimeoutNowWire, TransferRefusedWire, VoteReplyWire, VoteRequestWire, take,
+    NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, SnapshotChunkWire,
+    SnapshotOfferWire, SnapshotPullWire, TermRunWire, TimeoutNowWire, TransferRefusedWire,
+    VoteReplyWire, VoteRequestWire, take,
 };
 
 /// Less room than this is not worth a read.
@@ -193,6 +194,17 @@ impl Decoder {
             }
             FrameKind::HeartbeatReplies => {
                 Frame::HeartbeatReplies(heartbeat_batch::decode(kind, body, ends)?)
+            }
+            FrameKind::SnapshotPull => {
+                let pull: SnapshotPullWire = take(&mut body).ok_or_else(|| malformed.clone())?;
+                if !body.is_empty() {
+                    return Err(malformed);
+                }
+                Frame::SnapshotPull(pull.of(header.group))
+            }
+            FrameKind::SnapshotChunk => {
+                let chunk = take_chunk(&mut body, header.group).ok_or(malformed)?;
+                Frame::SnapshotChunk(chunk)
             }
             FrameKind::Credit => Frame::Credit { bytes: take_number(body).ok_or(malformed)? },
             FrameKind::Ping => Frame::Ping { nonce: take_number(body).ok_or(malformed)? },
@@ -408,7 +420,7 @@ impl Header {
         }
         let kind = FrameKind::from_code(kind).ok_or(FrameError::UnknownKind { kind })?;
         let flags = u16::from_le_bytes([f0, f1]);
-        let flags_known = if kind.names_group() { FLAG_FROM | FLAG_TO } else { 0 };
+        let flags_known = if kind.names_replicas() { FLAG_FROM | FLAG_TO } else { 0 };
         if flags & !flags_known != 0 {
             return Err(FrameError::UnknownFlags { kind, flags });
         }
@@ -467,7 +479,9 @@ fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelo
         FrameKind::Snapshot => Message::Snapshot(take::<SnapshotOfferWire<'_>>(body)?.message()?),
         FrameKind::Recover => Message::Recover(take::<RecoverWire>(body)?.into()),
         FrameKind::Fence => Message::Fence(take::<FenceWire>(body)?.into()),
-        FrameKind::Heartbeats
+        FrameKind::SnapshotPull
+        | FrameKind::SnapshotChunk
+        | FrameKind::Heartbeats
         | FrameKind::ReadConfirms
         | FrameKind::HeartbeatReplies
         | FrameKind::Credit
@@ -507,6 +521,14 @@ fn take_count(append: &Append, body: &mut &[u8]) -> Option<u64> {
     let count = take_varint(body)?;
     let last_index = append.prev_index.get().checked_add(count);
     Some(count).filter(|&count| append.count() == count && last_index.is_some())
+}
+
+/// A chunk, whose bytes are copied: they must not pin the buffer of the connection.
+fn take_chunk(body: &mut &[u8], group: GroupId) -> Option<SnapshotChunk> {
+    let place: SnapshotPullWire = take(body)?;
+    let SnapshotChunkWire { total, sum } = take(body)?;
+    let data = Bytes::copy_from_slice(body);
+    Some(SnapshotChunk { place: place.of(group), total, sum: u32::from_le_bytes(sum), data })
 }
 
 fn take_number(mut body: &[u8]) -> Option<u64> {

@@ -6,15 +6,16 @@ use raft_core::{Append, Entry, GroupId, LogIndex, Message};
 use crate::envelope::Envelope;
 use crate::frame::{
     APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
-    HEADER_LEN,
+    HEADER_LEN, SnapshotChunk, SnapshotPull,
 };
 use crate::heartbeat_batch;
 use crate::transmit::Transmit;
 use crate::varint::put_varint;
 use crate::wire::{
     AppendReplyWire, AppendWire, EntryWire, FenceWire, HeartbeatReplyWire, HeartbeatWire,
-    NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, TermRunWire, TimeoutNowWire,
-    TransferRefusedWire, VoteReplyWire, VoteRequestWire, put, put_offer,
+    NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, SnapshotChunkWire,
+    SnapshotPullWire, TermRunWire, TimeoutNowWire, TransferRefusedWire, VoteReplyWire,
+    VoteRequestWire, put, put_offer,
 };
 
 /// What became of a frame.
@@ -54,6 +55,10 @@ pub fn encode(
         Frame::HeartbeatReplies(items) => {
             let kind = FrameKind::HeartbeatReplies;
             heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+        }
+        Frame::SnapshotPull(pull) => encode_snapshot(pull, None, frame_bytes_max, out)?,
+        Frame::SnapshotChunk(chunk) => {
+            encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?
         }
         Frame::Credit { bytes } => encode_number(FrameKind::Credit, *bytes, out),
         Frame::Ping { nonce } => encode_number(FrameKind::Ping, *nonce, out),
@@ -105,6 +110,32 @@ fn encode_number(kind: FrameKind, number: u64, out: &mut Transmit) -> u64 {
     open.finish(0, tail);
     out.grown(before);
     1
+}
+
+fn encode_snapshot(
+    place: &SnapshotPull,
+    chunk: Option<&SnapshotChunk>,
+    frame_bytes_max: u64,
+    out: &mut Transmit,
+) -> Result<u64, FrameError> {
+    let kind = if chunk.is_some() { FrameKind::SnapshotChunk } else { FrameKind::SnapshotPull };
+    let tail = out.tail();
+    let before = tail.len();
+    let open = OpenFrame::new(kind, 0, place.group, tail);
+    put(tail, &SnapshotPullWire::from(place));
+    if let Some(chunk) = chunk {
+        put(tail, &SnapshotChunkWire { total: chunk.total, sum: chunk.sum.to_le_bytes() });
+        tail.extend_from_slice(&chunk.data);
+    }
+    let body = open.body_len(tail) as u64;
+    let max = u64::from(kind.body_max()).min(frame_bytes_max.saturating_sub(HEADER_LEN as u64));
+    if body > max {
+        tail.truncate(before);
+        return Err(FrameError::TooLarge { kind, bytes: body, max });
+    }
+    open.finish(0, tail);
+    out.grown(before);
+    Ok(1)
 }
 
 fn encode_envelope(

@@ -10,8 +10,9 @@
 //! All numbers are little-endian. The checksum covers bytes 0 to 16 and the body; each payload
 //! has its own in the body. `docs/FORMATS.md` has the bodies byte by byte.
 
+use bytes::Bytes;
 use raft_core::{
-    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId,
+    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId, Term,
 };
 
 use crate::envelope::Envelope;
@@ -29,6 +30,10 @@ pub const BODY_BYTES_MAX: u32 = 4 << 20;
 /// some 40,000 idle groups.
 pub const BATCH_BODY_MAX: u32 = 256 << 10;
 
+/// Most bytes of a snapshot in one frame: what a slow lane sends in an instant, so that whatever
+/// shares it need not wait.
+pub const SNAPSHOT_DATA_MAX: usize = 192 << 10;
+
 /// Most entries in one append. With the smallest entries this is 4 MiB of
 /// [`cost`](raft_core::Entry::cost), so an append capped at 1 MiB never comes near.
 pub const APPEND_ENTRIES_MAX: u64 = 1 << 17;
@@ -45,6 +50,10 @@ pub enum Frame {
     ReadConfirms(Vec<HeartbeatItem>),
     /// The answers to both. Sorted and split as heartbeats are.
     HeartbeatReplies(Vec<HeartbeatReplyItem>),
+    /// Send me a snapshot's bytes, from an offset on.
+    SnapshotPull(SnapshotPull),
+    /// The answer: some of its bytes, or that there are none.
+    SnapshotChunk(SnapshotChunk),
     /// So many more bytes may be sent. Handled within the lane.
     Credit {
         /// How many.
@@ -90,6 +99,34 @@ pub struct HeartbeatReplyItem {
     pub to: ReplicaId,
     /// What a message of its own would have said.
     pub reply: HeartbeatReply,
+}
+
+/// A place in the bytes of a group's snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SnapshotPull {
+    /// The group.
+    pub group: GroupId,
+    /// Which life of the group.
+    pub group_incarnation: GroupIncarnation,
+    /// The last index the snapshot covers.
+    pub index: LogIndex,
+    /// The term there.
+    pub term: Term,
+    /// How many of its bytes come before.
+    pub offset: u64,
+}
+
+/// Bytes of a group's snapshot.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SnapshotChunk {
+    /// From the question.
+    pub place: SnapshotPull,
+    /// The length of the whole snapshot; zero if there is none here.
+    pub total: u64,
+    /// A sum over all of its bytes: another one means other bytes.
+    pub sum: u32,
+    /// The bytes from the offset on, at most [`SNAPSHOT_DATA_MAX`]; fewer only at the end.
+    pub data: Bytes,
 }
 
 /// The two nodes of a connection, as the one encoding or decoding sees them. A replica whose id
@@ -138,6 +175,10 @@ pub enum FrameKind {
     Recover = 15,
     /// [`Message::Fence`](raft_core::Message::Fence).
     Fence = 16,
+    /// [`Frame::SnapshotPull`].
+    SnapshotPull = 17,
+    /// [`Frame::SnapshotChunk`].
+    SnapshotChunk = 18,
     /// [`Frame::Heartbeats`].
     Heartbeats = 24,
     /// [`Frame::ReadConfirms`].
@@ -154,7 +195,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::PreVote,
         Self::PreVoteReply,
         Self::Vote,
@@ -171,6 +212,8 @@ impl FrameKind {
         Self::Snapshot,
         Self::Recover,
         Self::Fence,
+        Self::SnapshotPull,
+        Self::SnapshotChunk,
         Self::Heartbeats,
         Self::ReadConfirms,
         Self::HeartbeatReplies,
@@ -207,7 +250,9 @@ impl FrameKind {
             | Self::ReadIndexReply
             | Self::Snapshot
             | Self::Recover
-            | Self::Fence => true,
+            | Self::Fence
+            | Self::SnapshotPull
+            | Self::SnapshotChunk => true,
             Self::Heartbeats
             | Self::ReadConfirms
             | Self::HeartbeatReplies
@@ -217,12 +262,42 @@ impl FrameKind {
         }
     }
 
+    /// Whether the frame speaks from one replica to another.
+    pub(crate) const fn names_replicas(self) -> bool {
+        match self {
+            Self::SnapshotPull | Self::SnapshotChunk => false,
+            Self::PreVote
+            | Self::PreVoteReply
+            | Self::Vote
+            | Self::VoteReply
+            | Self::Append
+            | Self::AppendReply
+            | Self::Heartbeat
+            | Self::HeartbeatReply
+            | Self::ReadConfirm
+            | Self::TimeoutNow
+            | Self::TransferRefused
+            | Self::ReadIndex
+            | Self::ReadIndexReply
+            | Self::Snapshot
+            | Self::Recover
+            | Self::Fence
+            | Self::Heartbeats
+            | Self::ReadConfirms
+            | Self::HeartbeatReplies
+            | Self::Credit
+            | Self::Ping
+            | Self::Pong => self.names_group(),
+        }
+    }
+
     /// Largest body of this kind, in bytes.
     pub(crate) const fn body_max(self) -> u32 {
         match self {
             Self::Append => BODY_BYTES_MAX,
             // A membership of the largest size takes about 1100 bytes.
             Self::Snapshot => 4096,
+            Self::SnapshotChunk => SNAPSHOT_DATA_MAX as u32 + 256,
             Self::Heartbeats | Self::ReadConfirms | Self::HeartbeatReplies => BATCH_BODY_MAX,
             Self::PreVote
             | Self::PreVoteReply
@@ -238,6 +313,7 @@ impl FrameKind {
             | Self::ReadIndexReply
             | Self::Recover
             | Self::Fence
+            | Self::SnapshotPull
             | Self::Credit
             | Self::Ping
             | Self::Pong => 256,

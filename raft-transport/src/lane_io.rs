@@ -184,6 +184,7 @@ impl Lanes {
     /// # Errors
     /// Gives the frame back: there is no connection, or no [`budget`](Self::budget). Also if the
     /// frame cannot be encoded, which is a mistake of the caller, logged and counted.
+    #[allow(clippy::result_large_err, reason = "the frame goes back to whoever may still need it")]
     pub fn send(&mut self, peer: NodeId, mut frame: Frame) -> Result<(), Frame> {
         let Some(OutgoingState::Connected(id)) = self.outgoing.get(&peer).map(|out| &out.state)
         else {

@@ -16,7 +16,8 @@ use raft_core::{
 
 use crate::{
     ConnectionId, ConnectionSetup, Direction, Ends, Envelope, Frame, HeartbeatItem,
-    HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneEvent, PeerRegistry, Transmit, encode,
+    HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneEvent, PeerRegistry, SNAPSHOT_DATA_MAX,
+    SnapshotChunk, SnapshotPull, Transmit, encode,
 };
 
 pub(crate) const SENDER: Ends = Ends { local: NodeId::new(1), remote: NodeId::new(2) };
@@ -364,6 +365,24 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn snapshot_place()(
+        group in any::<u32>(),
+        incarnation in any::<u32>(),
+        index in index(),
+        term in term(),
+        offset in number(),
+    ) -> SnapshotPull {
+        SnapshotPull {
+            group: GroupId::new(group),
+            group_incarnation: GroupIncarnation::new(incarnation),
+            index,
+            term,
+            offset,
+        }
+    }
+}
+
 fn reply_of(item: HeartbeatItem) -> HeartbeatReplyItem {
     let HeartbeatItem { group, group_incarnation, from, to, heartbeat } = item;
     let Heartbeat { term, read_seq, sent, .. } = heartbeat;
@@ -386,6 +405,13 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
         1 => items.prop_map(|items| {
             Frame::HeartbeatReplies(items.into_iter().map(reply_of).collect())
         }),
+        1 => snapshot_place().prop_map(Frame::SnapshotPull),
+        1 => (snapshot_place(), number(), any::<u32>(), payload()).prop_map(
+            |(place, total, sum, data)| {
+                let data = data.slice(..data.len().min(SNAPSHOT_DATA_MAX));
+                Frame::SnapshotChunk(SnapshotChunk { place, total, sum, data })
+            }
+        ),
         1 => number().prop_map(|bytes| Frame::Credit { bytes }),
         1 => number().prop_map(|nonce| Frame::Ping { nonce }),
         1 => number().prop_map(|nonce| Frame::Pong { nonce }),

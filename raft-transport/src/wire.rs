@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Declined, Fence, Heartbeat, HeartbeatReply,
-    Incarnation, LogIndex, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex,
-    ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRuns,
-    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Campaign, Declined, Fence, GroupId, GroupIncarnation,
+    Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX, Membership, Micros,
+    Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Term,
+    TermRuns, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::frame::SnapshotPull;
 
 /// Writes a struct of at most ten numbers.
 pub(crate) fn put<T: Serialize>(out: &mut BytesMut, value: &T) {
@@ -539,6 +541,46 @@ impl From<FenceWire> for Fence {
             index: LogIndex::new(m.index),
         }
     }
+}
+
+/// The body of a pull, and the beginning of that of a chunk.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct SnapshotPullWire {
+    incarnation: u32,
+    index: u64,
+    term: u64,
+    offset: u64,
+}
+
+impl From<&SnapshotPull> for SnapshotPullWire {
+    fn from(m: &SnapshotPull) -> Self {
+        Self {
+            incarnation: m.group_incarnation.get(),
+            index: m.index.get(),
+            term: m.term.get(),
+            offset: m.offset,
+        }
+    }
+}
+
+impl SnapshotPullWire {
+    pub(crate) fn of(&self, group: GroupId) -> SnapshotPull {
+        SnapshotPull {
+            group,
+            group_incarnation: GroupIncarnation::new(self.incarnation),
+            index: LogIndex::new(self.index),
+            term: Term::new(self.term),
+            offset: self.offset,
+        }
+    }
+}
+
+/// What a chunk says beside its place; its bytes are the rest of the body.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct SnapshotChunkWire {
+    pub(crate) total: u64,
+    /// Little-endian.
+    pub(crate) sum: [u8; 4],
 }
 
 /// The body of a credit, ping or pong frame.

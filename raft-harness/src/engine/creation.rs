@@ -20,8 +20,10 @@ use super::peers::Peers;
 use super::reads::NewReads;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
+use super::snapshots::Snapshots;
 use super::timers::Armed;
 use crate::group_spec::{GroupSpec, Origin};
+use crate::snapshot::Restored;
 use crate::state_machine::ApplyMode;
 
 /// Why a group does not start from its spec and what the log recovered.
@@ -40,7 +42,7 @@ pub(super) enum SlotError {
 
 impl ShardEngine {
     pub(super) fn on_create(&mut self, create: CreateGroup, out: &mut TurnOutput) {
-        let CreateGroup { spec, machine, recovered, done } = create;
+        let CreateGroup { spec, maker, recovered, restored, done } = create;
         let group = spec.group;
         if let Some(at) = self.slot_of(group) {
             let slot = &mut self.slots[at as usize];
@@ -71,7 +73,7 @@ impl ShardEngine {
             return;
         }
         let is_new = recovered.is_none();
-        match self.add_slot(spec, machine, recovered, out) {
+        match self.add_slot(spec, maker, recovered, restored, out) {
             Ok(at) => {
                 self.by_group.insert(group, at);
                 self.touch(at);
@@ -108,16 +110,19 @@ impl ShardEngine {
     pub(super) fn add_slot(
         &mut self,
         spec: GroupSpec,
-        machine: MakeMachine,
+        maker: MakeMachine,
         recovered: Option<RecoveredGroup>,
+        restored: Option<Restored>,
         out: &mut TurnOutput,
     ) -> Result<u32, SlotError> {
         let node = self.options.node;
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
         let recovered = recovered.unwrap_or_default();
         let last_index = recovered.last_index;
+        let snapshot = restored.as_ref().map(|restored| restored.meta.clone());
+        let applied = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.index);
         // A log that is whole does not say with whom the group began.
-        let base =
+        let mut base =
             match (recovered.base, spec.origin) {
                 (Base { index: LogIndex::ZERO, membership: None, .. }, Origin::Founding) => {
                     Base::first(Membership::new(spec.replicas.iter().map(|(replica, node)| {
@@ -126,6 +131,7 @@ impl ShardEngine {
                 }
                 (base, Origin::Founding | Origin::Joining) => base,
             };
+        base.snapshot = applied;
         let mut core = Group::new(
             self.now,
             Start {
@@ -139,18 +145,24 @@ impl ShardEngine {
                 term_runs: recovered.term_runs,
                 last_index,
                 log_time: recovered.log_time,
-                applied: LogIndex::ZERO,
+                applied,
                 promise: recovered.promise,
                 settings: Arc::clone(&self.options.settings),
             },
         )?;
         let mut peers = Peers::default();
         peers.follow(replica, core.membership(), |node| self.place_of(node));
-        let machine = machine(&spec);
-        let inline = match machine.mode() {
-            ApplyMode::Inline => Some(MachineHost::new(machine)),
+        let machine = match restored {
+            Some(restored) => restored.machine,
+            None => maker(&spec),
+        };
+        let mode = machine.mode();
+        let host = MachineHost::starting(machine, snapshot);
+        let reached = host.applied();
+        let inline = match mode {
+            ApplyMode::Inline => Some(host),
             ApplyMode::Worker => {
-                let task = ApplyTask::Start(machine);
+                let task = ApplyTask::Start(Box::new(host));
                 out.apply.push(ApplyJob { group: spec.group, task });
                 None
             }
@@ -171,15 +183,17 @@ impl ShardEngine {
             persist: None,
             persisting: PersistSeq::default(),
             gated: Vec::new(),
-            appliable: LogIndex::ZERO,
-            dispatched: LogIndex::ZERO,
+            appliable: applied,
+            dispatched: applied,
             waiters: VecDeque::new(),
             reads_new: NewReads::default(),
             reads_asked: VecDeque::new(),
             reads_leased: Vec::new(),
             reads_confirmed: VecDeque::new(),
+            maker,
+            snapshots: Snapshots::default(),
             inline,
-            applied: Default::default(),
+            applied: reached,
             jobs: 0,
             armed: Armed::default(),
             touched: false,

@@ -1,18 +1,22 @@
 //! What goes into a shard's engine and what comes out of a turn: plain data, like the core's own
 //! inputs and effects, for many groups at once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use raft_core::{
     DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, MemberChange, NodeId,
-    PersistSeq, ReplicaId, Tombstone,
+    PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
 };
 use raft_storage::GroupWrite;
 use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 
-use super::machine::Applied;
+use super::machine::{Applied, MachineHost};
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Reply, Request};
-use crate::state_machine::StateMachine;
+use crate::snapshot::desk::DeskInput;
+use crate::snapshot::{Restored, SnapshotName};
+use crate::state_machine::{SnapshotPieces, StateMachine};
 
 /// Who sent something, and how its answer travels back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,6 +77,16 @@ pub(crate) enum EngineInput {
     HandOver,
     /// A digest of a group at its applied index.
     Digest(GroupId, Reply),
+    /// Take a snapshot of a group now.
+    Snapshot(GroupId, Reply),
+    /// A machine on an apply worker gave its state, or has none to give.
+    SnapshotPieces(GroupId, SnapshotMeta, Option<SnapshotPieces>),
+    /// A snapshot is durable, or was not taken.
+    SnapshotDone(SnapshotName, bool),
+    /// A snapshot came, is durable, and a machine was made of it.
+    SnapshotFetched(SnapshotName, Box<Restored>),
+    /// It did not come, and nobody goes on trying.
+    SnapshotFetchFailed(SnapshotName),
 }
 
 /// The lanes appends travel on.
@@ -86,14 +100,16 @@ pub(crate) enum SendLane {
 pub(crate) struct CreateGroup {
     pub(crate) spec: GroupSpec,
     /// Makes the state machine; asked only if the group is not here yet.
-    pub(crate) machine: MakeMachine,
+    pub(crate) maker: MakeMachine,
     pub(crate) recovered: Option<raft_storage::RecoveredGroup>,
+    /// The machine of the newest snapshot, if there is one.
+    pub(crate) restored: Option<Restored>,
     /// Told when the group is on disk, or why it is not. Dropped if the node stops first.
     pub(crate) done: CreateDone,
 }
 
 /// Makes a group's state machine.
-pub(crate) type MakeMachine = Box<dyn FnOnce(&GroupSpec) -> Box<dyn StateMachine> + Send>;
+pub(crate) type MakeMachine = Arc<dyn Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync>;
 
 /// Says how a creation ended.
 pub(crate) type CreateDone = Box<dyn FnOnce(Result<Created, CreateRefusal>) + Send>;
@@ -155,6 +171,8 @@ pub(crate) struct TurnOutput {
     pub(crate) bulk: Vec<(NodeId, Envelope, u64)>,
     /// Work for apply workers.
     pub(crate) apply: Vec<ApplyJob>,
+    /// Work on snapshots.
+    pub(crate) snapshots: Vec<DeskInput>,
     /// Reads of the log.
     pub(crate) fetches: Vec<Fetch>,
     /// Groups whose known leader changed.
@@ -169,10 +187,14 @@ pub(crate) struct ApplyJob {
 }
 
 pub(crate) enum ApplyTask {
-    Start(Box<dyn StateMachine>),
+    Start(Box<MachineHost>),
     Entries(Vec<Entry>, Vec<(LogIndex, Reply)>),
     Reads(Vec<(Bytes, Reply)>),
     Digest(Reply),
+    /// The machine gives its state.
+    Snapshot(SnapshotMeta),
+    /// Another machine takes its place.
+    Replace(Box<Restored>),
     /// The machine is dropped.
     Stop,
 }

@@ -1,15 +1,17 @@
 //! A group's state machine and how far it has applied: the same whether it runs on a shard or
 //! on an apply worker.
 //!
-//! Invariant: entries are applied in index order without a gap, each exactly once per life.
+//! Invariant: entries are applied in index order without a gap, each exactly once per life, after
+//! the snapshot that took the place of earlier ones.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft_core::{Entry, EntryKind, LogIndex, LogTime};
+use raft_core::{Entry, EntryKind, LogIndex, LogTime, SnapshotMeta};
 
 use crate::request::{Proposed, Reply, RequestError};
-use crate::state_machine::StateMachine;
+use crate::snapshot::Restored;
+use crate::state_machine::{SnapshotPieces, StateMachine};
 
 pub(crate) struct MachineHost {
     machine: Box<dyn StateMachine>,
@@ -80,6 +82,26 @@ impl MachineHost {
                 None => reply.send(Err(RequestError::Unknown)),
             }
         }
+    }
+
+    /// The machine's state as it is now.
+    pub(crate) fn snapshot(&self) -> Option<SnapshotPieces> {
+        self.machine.snapshot()
+    }
+
+    /// Another machine, made from a snapshot, takes the place of this one.
+    pub(crate) fn replace(&mut self, restored: Restored) {
+        self.machine = restored.machine;
+        self.stand_at(&restored.meta);
+        // What it covers was applied elsewhere; a dropped reply says that nobody knows more.
+        while self.waiters.front().is_some_and(|(index, _)| *index <= self.applied) {
+            self.waiters.pop_front();
+        }
+    }
+
+    pub(super) fn stand_at(&mut self, meta: &SnapshotMeta) {
+        self.applied = meta.index;
+        self.log_time = self.log_time.max(meta.time);
     }
 
     pub(crate) fn read(&self, query: &[u8], reply: Reply) {

@@ -57,10 +57,13 @@ impl ShardEngine {
                 self.counters.messages_dropped.fetch_add(1, Relaxed);
                 return;
             }
-            if let Some(peer) = self.slots[at as usize].peers.get_mut(envelope.from) {
-                peer.ack_route = Some(source.route);
-            }
             self.incoming = envelope.entries;
+        }
+        // What is answered like an append goes back the way it came: an earlier way may be gone.
+        if matches!(envelope.message, Message::Append(_) | Message::Snapshot(_))
+            && let Some(peer) = self.slots[at as usize].peers.get_mut(envelope.from)
+        {
+            peer.ack_route = Some(source.route);
         }
         let input = Input::Message {
             from: envelope.from,

@@ -18,13 +18,14 @@ mod replies;
 mod requests;
 mod shard_engine;
 mod slot;
+mod snapshots;
 mod timers;
 mod work;
 
 pub use io::Created;
 pub(crate) use io::{
-    ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, PersistTicket,
-    Route, SendLane, Source, TurnOutput,
+    ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, MakeMachine,
+    PersistTicket, Route, SendLane, Source, TurnOutput,
 };
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};

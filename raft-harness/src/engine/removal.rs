@@ -18,6 +18,7 @@ use super::peers::Peers;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use crate::request::{Proposed, Removal, Reply, RequestError};
+use crate::snapshot::desk::DeskInput;
 
 /// A replica on its way out.
 pub(super) struct Leaving {
@@ -86,6 +87,7 @@ impl ShardEngine {
             Ended::Persisted(PersistTicket::Create | PersistTicket::Op(_)) => {}
             Ended::Applied(applied) => slot.applied = applied,
             Ended::Fetched => slot.fetching = None,
+            Ended::SnapshotTaken => slot.snapshots.taking = None,
         }
         self.settle_leaving(group);
     }
@@ -93,7 +95,10 @@ impl ShardEngine {
     fn settle_leaving(&mut self, group: GroupId) {
         let quiet = self.leaving.get(&group).is_some_and(|leaving| {
             let slot = &self.slots[leaving.at as usize];
-            leaving.is_buried && slot.fetching.is_none() && slot.jobs == slot.applied.jobs
+            leaving.is_buried
+                && slot.fetching.is_none()
+                && slot.snapshots.taking.is_none()
+                && slot.jobs == slot.applied.jobs
         });
         if quiet && let Some(leaving) = self.leaving.remove(&group) {
             self.remember(leaving.incarnation, leaving.tombstone);
@@ -137,6 +142,7 @@ pub(super) enum Ended {
     Persisted(PersistTicket),
     Applied(super::machine::Applied),
     Fetched,
+    SnapshotTaken,
 }
 
 impl Slot {
@@ -150,6 +156,8 @@ impl Slot {
         self.gated = Vec::new();
         self.created = Vec::new();
         self.was_leader = false;
+        self.snapshots.forget();
+        out.snapshots.push(DeskInput::Forget(self.spec.group, self.incarnation));
         if self.inline.take().is_none() {
             out.apply.push(ApplyJob { group: self.spec.group, task: ApplyTask::Stop });
             self.jobs += 1;

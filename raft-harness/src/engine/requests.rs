@@ -186,6 +186,7 @@ impl ShardEngine {
             self.abandon_slot(at, error);
             // Whoever waits for a creation learns by this that the node stops.
             self.slots[at as usize].created.clear();
+            self.slots[at as usize].snapshots.forget();
         }
         for (_, _, reply) in self.transfer_replies.drain(..) {
             reply.send(Err(error.clone()));
@@ -227,6 +228,7 @@ impl ShardEngine {
             EngineInput::Request(Request { reply, .. })
             | EngineInput::ChangeMembers(_, _, reply)
             | EngineInput::Remove(_, _, reply)
+            | EngineInput::Snapshot(_, reply)
             | EngineInput::Transfer(_, _, reply) => {
                 reply.send(Err(RequestError::LogFailed));
             }
@@ -245,6 +247,10 @@ impl ShardEngine {
             | EngineInput::BulkSent(..)
             | EngineInput::Remember(..)
             | EngineInput::Disk(_)
+            | EngineInput::SnapshotPieces(..)
+            | EngineInput::SnapshotDone(..)
+            | EngineInput::SnapshotFetched(..)
+            | EngineInput::SnapshotFetchFailed(_)
             | EngineInput::HandOver => {}
         }
     }

@@ -15,15 +15,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use raft_core::{
     DiskSpace, Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation,
-    Input, LogChange, LogTime, Micros, NodeId, RoleKind, Settings, SnapshotEffect, Token,
-    Tombstone,
+    Input, LogChange, LogTime, Micros, NodeId, RoleKind, Settings, Token, Tombstone,
 };
 use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
 use tracing::{error, info};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
-use super::payloads::Payloads;
 use super::removal::{Ended, Leaving};
 use super::replies::Replies;
 use super::requests::TRANSFER_TOKEN;
@@ -33,6 +31,7 @@ use super::work::WorkQueue;
 use crate::counters::Counters;
 use crate::node_status::GroupStatus;
 use crate::request::{Reply, RequestError};
+use crate::snapshot::Restored;
 
 /// How a shard's engine behaves.
 #[derive(Clone, Debug)]
@@ -49,6 +48,11 @@ pub(crate) struct EngineOptions {
     pub(crate) window_bytes: Option<u64>,
     /// Requests under way in this shard at once.
     pub(crate) requests_max: usize,
+    /// A group's snapshot is taken when so many entries were applied since the last; `None`: only
+    /// when asked for.
+    pub(crate) snapshot_every: Option<u64>,
+    /// Entries before a snapshot that stay in the log, for peers a little behind.
+    pub(crate) snapshot_tail: u64,
     /// Bytes handed to the bulk lane and not yet taken by it, per peer.
     pub(crate) bulk_bytes_max: u64,
 }
@@ -103,6 +107,8 @@ pub(crate) struct ShardEngine {
     pub(super) proposing: Bytes,
     /// The entries of the append being stepped.
     pub(super) incoming: Vec<Entry>,
+    /// The machine that takes the place of another if the core installs its snapshot.
+    pub(super) restored: Option<Restored>,
     /// How answers to the input being handled travel.
     pub(super) route: Route,
     pub(super) apply_scratch: Vec<Entry>,
@@ -151,6 +157,7 @@ impl ShardEngine {
             effects: Effects::default(),
             proposing: Bytes::new(),
             incoming: Vec::new(),
+            restored: None,
             route: Route::Control,
             apply_scratch: Vec::new(),
             windows: 0,
@@ -231,6 +238,16 @@ impl ShardEngine {
                 self.remember(incarnation, tombstone);
             }
             EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
+            EngineInput::Snapshot(group, reply) => self.on_snapshot_request(group, reply, out),
+            EngineInput::SnapshotPieces(group, meta, pieces) => match self.slot_of(group) {
+                Some(at) => self.on_snapshot_pieces(at, meta, pieces, out),
+                None => self.on_left(group, Ended::SnapshotTaken),
+            },
+            EngineInput::SnapshotDone(name, taken) => self.on_snapshot_done(name, taken, out),
+            EngineInput::SnapshotFetched(name, restored) => {
+                self.on_snapshot_fetched(name, *restored, out);
+            }
+            EngineInput::SnapshotFetchFailed(name) => self.on_snapshot_fetch_failed(name, out),
         }
     }
 
@@ -320,6 +337,7 @@ impl ShardEngine {
             }
         }
         self.dispatch_applies(at, out);
+        self.take_snapshot_if_due(at, out);
         let slot = &mut self.slots[at as usize];
         slot.forget_cold();
         self.timers.arm(at, &mut slot.armed, slot.core.next_deadline());
@@ -382,7 +400,7 @@ impl ShardEngine {
         if self.effects.is_empty() {
             return;
         }
-        self.follow_log(at);
+        self.follow_log(at, out);
         if std::mem::take(&mut self.effects.membership_changed) {
             self.follow_membership(at);
         }
@@ -404,9 +422,8 @@ impl ShardEngine {
         }
         let snapshot = effects.snapshot.take();
         self.effects = effects;
-        if let Some(SnapshotEffect::Fetch { meta, .. }) = snapshot {
-            // Nobody here can take one.
-            self.step(at, Input::SnapshotFailed { index: meta.index }, out);
+        if let Some(effect) = snapshot {
+            self.on_snapshot_effect(at, effect, out);
         }
     }
 
@@ -438,9 +455,10 @@ impl ShardEngine {
     }
 
     /// Keeps the payloads in step with the core's log.
-    pub(super) fn follow_log(&mut self, at: u32) {
-        let slot = &mut self.slots[at as usize];
-        for change in self.effects.log_changes.drain(..) {
+    pub(super) fn follow_log(&mut self, at: u32, out: &mut TurnOutput) {
+        let mut changes = std::mem::take(&mut self.effects.log_changes);
+        for change in changes.drain(..) {
+            let slot = &mut self.slots[at as usize];
             match change {
                 LogChange::Truncated { from } => {
                     slot.payloads.truncate(from);
@@ -462,13 +480,7 @@ impl ShardEngine {
                         self.incoming.drain(..).filter(|e| (first..=last).contains(&e.index));
                     taken.for_each(|entry| slot.payloads.push(entry));
                 }
-                LogChange::Reset { meta } => {
-                    slot.payloads = Payloads::after(meta.index);
-                    slot.cold = Vec::new();
-                    if let Some(fetching) = &mut slot.fetching {
-                        fetching.cut = true;
-                    }
-                }
+                LogChange::Reset { meta } => self.replace_machine(at, meta.index, out),
                 // Applied or not, what is compacted is in a snapshot.
                 LogChange::Compacted { upto } => {
                     slot.payloads.evict(upto, 0);
@@ -479,6 +491,7 @@ impl ShardEngine {
                 }
             }
         }
+        self.effects.log_changes = changes;
     }
 
     pub(super) fn note_role(&mut self, at: u32, out: &mut TurnOutput) {
@@ -545,6 +558,8 @@ impl ShardEngine {
                 log_time: slot.applied.log_time,
                 applied_commands: slot.applied.commands,
                 label: slot.spec.label.clone(),
+                snapshot_index: core.snapshot_index,
+                base_index: core.base_index,
                 members: slot.core.membership().members().to_vec(),
                 removed: core.removed,
                 fault: core.fault.map(|fault| fault.to_string()),

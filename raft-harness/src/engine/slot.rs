@@ -7,11 +7,12 @@ use raft_core::{
     Entry, Gated, Group, GroupIncarnation, LogIndex, NodeId, Persist, PersistSeq, ReplicaId, Token,
 };
 
-use super::io::{CreateDone, Created};
+use super::io::{CreateDone, Created, MakeMachine};
 use super::machine::{Applied, MachineHost};
 use super::payloads::Payloads;
 use super::peers::{Peer, Peers};
 use super::reads::{Leased, NewReads, Reads};
+use super::snapshots::Snapshots;
 use super::timers::Armed;
 use crate::group_spec::GroupSpec;
 use crate::request::Reply;
@@ -49,6 +50,9 @@ pub(crate) struct Slot {
     pub(crate) reads_leased: Vec<Leased>,
     /// Confirmed reads that wait for their index to be applied.
     pub(crate) reads_confirmed: VecDeque<(LogIndex, Reads)>,
+    /// Makes state machines of this group.
+    pub(crate) maker: MakeMachine,
+    pub(super) snapshots: Snapshots,
     /// The state machine, if it runs here; otherwise it is with an apply worker.
     pub(crate) inline: Option<MachineHost>,
     pub(crate) applied: Applied,

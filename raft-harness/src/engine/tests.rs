@@ -25,6 +25,7 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
     let seeds = seeds.start..seeds.start + (seeds.end - seeds.start) * times();
     let (mut succeeded, mut unknown, mut over_bulk, mut reads_back) = (0, 0, 0, 0);
     let mut reads = [0; 3];
+    let (mut fetched, mut restored) = (0, 0);
     let count = (seeds.end - seeds.start) as usize;
     for seed in seeds {
         let lived = std::panic::catch_unwind(|| {
@@ -34,7 +35,7 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
                 assert_eq!(cluster.rode_along, 0, "the bulk lane was there all the time");
             }
             let Cluster { succeeded, unknown, over_bulk, reads_back, reads, .. } = cluster;
-            (succeeded, unknown, over_bulk, reads_back, reads)
+            (succeeded, unknown, over_bulk, reads_back, reads, cluster.fetched, cluster.restored)
         });
         match lived {
             Ok(lived) => {
@@ -42,6 +43,8 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
                 unknown += lived.1;
                 over_bulk += lived.2;
                 reads_back += lived.3;
+                fetched += lived.5;
+                restored += lived.6;
                 reads.iter_mut().zip(lived.4).for_each(|(sum, of_one)| *sum += of_one);
             }
             Err(panic) => {
@@ -52,14 +55,19 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
     }
     println!(
         "{count} seeds: {succeeded} commands, {unknown} unknown, {over_bulk} bulk appends, \
-         {reads_back} reads of the log, {reads:?} reads by path"
+         {reads_back} reads of the log, {reads:?} reads by path, \
+         {fetched} snapshots fetched, {restored} found at a restart"
     );
     assert!(succeeded > 50 * count, "only {succeeded} commands in {count} seeds");
     assert!(reads.iter().all(|of_path| *of_path > count), "{reads:?} reads in {count} seeds");
     if !weather.hostile {
         assert!(over_bulk > count, "only {over_bulk} appends took the bulk lane");
     }
+    if weather.breaks {
+        assert!(fetched > count / 2, "only {fetched} snapshots came from other nodes");
+    }
     if weather.durability == Durability::Log && weather.crashes {
+        assert!(restored > count, "only {restored} snapshots were found at a restart");
         assert!(reads_back > count, "the log was read back only {reads_back} times");
     }
 }

@@ -20,7 +20,11 @@ use super::output::{
 };
 use super::slots::key_slot;
 use crate::group_spec::GroupSpec;
-use crate::state_machine::{ApplyMode, StateMachine, StateMachineFactory};
+use crate::state_machine::{
+    ApplyMode, RestoreError, SnapshotPieces, StateMachine, StateMachineFactory,
+};
+
+mod snapshot;
 
 /// The longest value `Append` may make, in bytes. Every replica must use the same number, so it
 /// is a constant and no setting.
@@ -372,6 +376,14 @@ impl StateMachine for KvMachine {
 
     fn digest(&self) -> u64 {
         digest::whole(self.digest, self.items.len() as u64, self.log_time)
+    }
+
+    fn snapshot(&self) -> Option<SnapshotPieces> {
+        Some(self.pieces())
+    }
+
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        self.take_pieces(pieces)
     }
 
     fn mode(&self) -> ApplyMode {

@@ -29,7 +29,24 @@ pub(crate) fn run(
         while let Some(ApplyJob { group, task }) = next {
             match task {
                 ApplyTask::Start(machine) => {
-                    machines.insert(group, MachineHost::new(machine));
+                    machines.insert(group, *machine);
+                }
+                ApplyTask::Snapshot(meta) => {
+                    if let Some(machine) = machines.get_mut(&group) {
+                        debug_assert_eq!(machine.applied().index, meta.index);
+                        let pieces = machine.snapshot();
+                        machine.job_done();
+                        note(&mut progressed, group, machine.applied());
+                        let input = EngineInput::SnapshotPieces(group, meta, pieces);
+                        let _ = shards[shard_of(group)].push(ShardInput::Engine(input));
+                    }
+                }
+                ApplyTask::Replace(restored) => {
+                    if let Some(machine) = machines.get_mut(&group) {
+                        machine.replace(*restored);
+                        machine.job_done();
+                        note(&mut progressed, group, machine.applied());
+                    }
                 }
                 ApplyTask::Entries(entries, waiters) => {
                     if let Some(machine) = machines.get_mut(&group) {

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crossbeam::channel::Sender;
 use raft_core::NodeId;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, LaneEvent, Lanes};
 
@@ -18,6 +19,7 @@ use super::clock::Clock;
 use super::inbox::Inbox;
 use super::shard_thread::{ShardInput, shard_of};
 use crate::engine::{EngineInput, Route, SendLane, Source};
+use crate::snapshot::desk::DeskInput;
 
 /// What shards send the bulk lane.
 pub(crate) enum BulkInput {
@@ -32,6 +34,8 @@ pub(crate) enum BulkInput {
         /// What it counts for against the shard's allowance.
         bytes: u64,
     },
+    /// A frame of the snapshot desk.
+    Ask(NodeId, Frame),
     /// An answer on the connection the question came by.
     Reply(ConnectionId, Frame),
     /// End.
@@ -47,6 +51,7 @@ struct Waiting {
 pub(crate) struct Bulk {
     inbox: Arc<Inbox<BulkInput>>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    desk: Sender<DeskInput>,
     lanes: Lanes,
     clock: Clock,
     waiting: Vec<(NodeId, VecDeque<Waiting>)>,
@@ -59,12 +64,14 @@ impl Bulk {
     pub(crate) fn new(
         inbox: Arc<Inbox<BulkInput>>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
+        desk: Sender<DeskInput>,
         lanes: Lanes,
         clock: Clock,
     ) -> Self {
         Self {
             inbox,
             shards,
+            desk,
             lanes,
             clock,
             waiting: Vec::new(),
@@ -87,6 +94,10 @@ impl Bulk {
                         Some((_, queue)) => queue.push_back(waiting),
                         None => self.waiting.push((peer, [waiting].into())),
                     }
+                }
+                BulkInput::Ask(peer, frame) => {
+                    // Without a lane it is asked again.
+                    let _ = self.lanes.send(peer, frame);
                 }
                 BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
                 BulkInput::Stop => {
@@ -156,12 +167,27 @@ impl Bulk {
                 }
             }
             LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } => {
-                if let Frame::Message(envelope) = frame {
-                    let route = Route::Bulk { connection };
-                    let source = Source { node: from, incarnation: from_incarnation, route };
-                    let to = shard_of(envelope.group, self.shards.len());
-                    let input = EngineInput::Message(source, envelope);
-                    let _ = self.shards[to].push(ShardInput::Engine(input));
+                match frame {
+                    Frame::Message(envelope) => {
+                        let route = Route::Bulk { connection };
+                        let source = Source { node: from, incarnation: from_incarnation, route };
+                        let to = shard_of(envelope.group, self.shards.len());
+                        let input = EngineInput::Message(source, envelope);
+                        let _ = self.shards[to].push(ShardInput::Engine(input));
+                    }
+                    Frame::SnapshotPull(pull) => {
+                        let _ = self.desk.send(DeskInput::Pull(connection, pull));
+                    }
+                    Frame::SnapshotChunk(chunk) => {
+                        let _ = self.desk.send(DeskInput::Chunk(from, chunk));
+                    }
+                    // No node sends these here.
+                    Frame::Heartbeats(_)
+                    | Frame::ReadConfirms(_)
+                    | Frame::HeartbeatReplies(_)
+                    | Frame::Credit { .. }
+                    | Frame::Ping { .. }
+                    | Frame::Pong { .. } => {}
                 }
                 self.lanes.consumed(connection, bytes);
             }

@@ -170,6 +170,8 @@ impl Control {
                     self.pass(to, EngineInput::HeartbeatReplies(source, items));
                 }
             }
+            // These have the bulk lane.
+            Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
             Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
         }
         self.lanes.consumed(connection, bytes);

@@ -24,6 +24,7 @@ mod log_reader;
 mod log_thread;
 mod options;
 mod shard_thread;
+mod snapshot_thread;
 mod starting;
 mod threads;
 
@@ -47,10 +48,11 @@ use self::shard_thread::{ShardInput, shard_of};
 use self::starting::Starting;
 use self::threads::Threads;
 use crate::counters::Counters;
-use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput};
+use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus};
 use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
+use crate::snapshot::Restored;
 use crate::state_machine::StateMachineFactory;
 
 pub use self::error::{CreateError, StartError};
@@ -111,6 +113,7 @@ impl NodeHost {
         self.create(
             spec,
             None,
+            None,
             Box::new(move |ended| {
                 let _ = done.send(ended);
             }),
@@ -139,13 +142,13 @@ impl NodeHost {
         &self,
         spec: GroupSpec,
         recovered: Option<RecoveredGroup>,
+        restored: Option<Restored>,
         done: crate::engine::CreateDone,
     ) -> Result<(), CreateError> {
         let group = spec.group;
         self.inner.directory.add(group);
-        let factory = Arc::clone(&self.inner.factory);
-        let machine = Box::new(move |spec: &GroupSpec| factory.create(group, spec));
-        let create = CreateGroup { spec, machine, recovered, done };
+        let maker = maker(&self.inner.factory, group);
+        let create = CreateGroup { spec, maker, recovered, restored, done };
         self.shard(group)
             .push(ShardInput::Engine(EngineInput::Create(Box::new(create))))
             .map_err(|_| CreateError::Stopping)
@@ -224,6 +227,21 @@ impl NodeHost {
             Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Digest(group, request.reply));
         if let Err((ShardInput::Engine(EngineInput::Digest(_, reply)), why)) =
+            self.shard(group).push_within(input, self.inner.requests_max)
+        {
+            reply.send(Err(refusal(why)));
+        }
+        ticket
+    }
+
+    /// Takes a snapshot of this node's replica of a group, and forgets what it makes superfluous
+    /// in the log. Answered when it is durable, with the index it covers; at once if nothing was
+    /// applied since the last one.
+    pub fn take_snapshot(&self, group: GroupId) -> Ticket<Proposed> {
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        let input = ShardInput::Engine(EngineInput::Snapshot(group, request.reply));
+        if let Err((ShardInput::Engine(EngineInput::Snapshot(_, reply)), why)) =
             self.shard(group).push_within(input, self.inner.requests_max)
         {
             reply.send(Err(refusal(why)));
@@ -405,6 +423,11 @@ impl NodeHost {
     fn shard(&self, group: GroupId) -> &Inbox<ShardInput> {
         &self.inner.shards[shard_of(group, self.inner.shards.len())]
     }
+}
+
+fn maker(factory: &Arc<dyn StateMachineFactory>, group: GroupId) -> MakeMachine {
+    let factory = Arc::clone(factory);
+    Arc::new(move |spec: &GroupSpec| factory.create(group, spec))
 }
 
 fn refusal(why: PushError) -> RequestError {

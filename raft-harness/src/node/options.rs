@@ -8,6 +8,8 @@ use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
 use raft_transport::{LaneConfig, LanePolicy, Network};
 
+use crate::snapshot::SnapshotStore;
+
 /// Everything a node is told at its start. Change what differs from the default.
 pub struct NodeOptions {
     /// Which node this is. Default 1.
@@ -37,6 +39,15 @@ pub struct NodeOptions {
     /// groups (each keeps at least 64 KiB); older ones are read back from the log.
     /// Default 8 MiB.
     pub window_bytes: u64,
+    /// A snapshot of a group is taken when so many entries were applied since the last one, and
+    /// the log before it, less `snapshot_tail`, is forgotten; `None`: only when asked for. It costs
+    /// the machine's whole state once. Default 1,048,576.
+    pub snapshot_every: Option<u64>,
+    /// Entries before a snapshot that stay in the log: a peer that lags by less needs no snapshot.
+    /// Default 16,384.
+    pub snapshot_tail: u64,
+    /// Where snapshots are kept. `None`, the default: files beside the log, memory beside none.
+    pub snapshots: Option<Arc<dyn SnapshotStore>>,
     /// Requests under way in one shard; beyond it they are refused as overloaded.
     /// Default 131,072.
     pub requests_max: usize,
@@ -120,6 +131,9 @@ impl Default for NodeOptions {
             lanes: LaneConfigs::default(),
             command_bytes_max: 64 << 20,
             window_bytes: 8 << 20,
+            snapshot_every: Some(1 << 20),
+            snapshot_tail: 16 << 10,
+            snapshots: None,
             requests_max: 128 << 10,
         }
     }

@@ -31,6 +31,7 @@ use crate::engine::{
 };
 use crate::node_status::GroupStatus;
 use crate::request::{Request, RequestError};
+use crate::snapshot::desk::DeskInput;
 
 /// What other threads send a shard.
 pub(crate) enum ShardInput {
@@ -57,6 +58,7 @@ pub(crate) struct Links {
     pub(crate) bulk: Arc<Inbox<BulkInput>>,
     pub(crate) log: Option<Sender<LogBatch>>,
     pub(crate) reader: Option<Sender<(usize, Fetch)>>,
+    pub(crate) desk: Sender<DeskInput>,
     pub(crate) appliers: Vec<Sender<ApplyJob>>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) counters: Arc<Counters>,
@@ -229,6 +231,8 @@ impl Shard {
                     self.pass(to, input);
                 }
             }
+            // These have the bulk lane.
+            Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
             // The lane keeps these to itself.
             Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
         }
@@ -301,6 +305,9 @@ impl Shard {
         for job in out.apply.drain(..) {
             let worker = job.group.get() as usize % self.links.appliers.len();
             let _ = self.links.appliers[worker].send(job);
+        }
+        for input in out.snapshots.drain(..) {
+            let _ = self.links.desk.send(input);
         }
         if let Some(reader) = &self.links.reader {
             for fetch in out.fetches.drain(..) {

@@ -29,10 +29,12 @@ use super::log_thread::LogBatch;
 use super::options::{LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, shard_of};
 use super::threads::Threads;
-use super::{Inner, NodeHost, apply_worker, log_reader, log_thread};
+use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapshot_thread};
 use crate::counters::Counters;
 use crate::engine::{ApplyJob, Durability, EngineInput, EngineOptions, Fetch, ShardEngine};
 use crate::group_spec::GroupSpec;
+use crate::snapshot::desk::{Desk, DeskInput, newest_fit};
+use crate::snapshot::{MemoryStore, SnapshotStore};
 use crate::state_machine::StateMachineFactory;
 
 /// The ways to the log: batches to write, ranges to read back.
@@ -93,6 +95,13 @@ impl Starting {
             open_log(&options)?;
         let durable = store.is_some();
         let specs = read_specs(groups)?;
+        let snapshots = open_snapshots(&options).map_err(StartError::Directory)?;
+        let mut restored = Vec::with_capacity(specs.len());
+        for (spec, recovered) in specs {
+            let maker = maker(&factory, spec.group);
+            let machine = newest_fit(&*snapshots, &recovered, &spec, &maker);
+            restored.push((spec, recovered, machine.map_err(StartError::Directory)?));
+        }
 
         let clock = Clock::new();
         let counters = Arc::new(Counters::default());
@@ -105,7 +114,8 @@ impl Starting {
         let registry = make_registry(&options, incarnation, store_id, known);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
         let (network, listen) = self.start_control(&options, &inboxes, &lanes)?;
-        self.start_bulk(&options, &inboxes, &lanes, &network)?;
+        let desk = self.start_desk(Desk::new(Arc::clone(&snapshots)), &inboxes, clock)?;
+        self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
         let log = store.map(|store| self.start_log(store, &inboxes, &counters)).transpose()?;
         let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
 
@@ -124,6 +134,8 @@ impl Starting {
                         LogKind::Memory { keep_bytes } => keep_bytes,
                     },
                     requests_max: options.requests_max,
+                    snapshot_every: options.snapshot_every,
+                    snapshot_tail: options.snapshot_tail,
                     bulk_bytes_max: options.lanes.bulk.window_bytes,
                 },
                 Arc::clone(&counters),
@@ -135,6 +147,7 @@ impl Starting {
                 bulk: Arc::clone(&self.bulk),
                 log: log.as_ref().map(|(batches, _)| batches.clone()),
                 reader: log.as_ref().map(|(_, fetches)| fetches.clone()),
+                desk: desk.clone(),
                 appliers: appliers.clone(),
                 directory: Arc::clone(&directory),
                 counters: Arc::clone(&counters),
@@ -149,7 +162,7 @@ impl Starting {
                 Shard::new(index, engine, make(), links, clock).await;
             })?);
         }
-        drop((log, appliers));
+        drop((log, appliers, desk));
 
         let host = NodeHost {
             inner: Arc::new(Inner {
@@ -177,9 +190,9 @@ impl Starting {
             let input = EngineInput::Remember(incarnation, tombstone);
             let _ = host.shard(group).push(ShardInput::Engine(input));
         }
-        for (spec, recovered) in specs {
+        for (spec, recovered, restored) in restored {
             // A group that cannot start is reported by its shard; the others go on.
-            let _ = host.create(spec, Some(recovered), Box::new(|_| {}));
+            let _ = host.create(spec, Some(recovered), restored, Box::new(|_| {}));
         }
         Ok(host)
     }
@@ -250,16 +263,36 @@ impl Starting {
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: &LaneMaker,
         network: &Arc<dyn Network>,
+        desk: Sender<DeskInput>,
     ) -> Result<(), StartError> {
         let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
         let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
         let alarm = Alarm::new("raft-bulk", &shards);
         let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
             let _alarm = alarm;
-            Bulk::new(inbox, shards, make(), clock).await;
+            Bulk::new(inbox, shards, desk, make(), clock).await;
         })?;
         self.threads.lanes.push(thread);
         Ok(())
+    }
+
+    fn start_desk(
+        &mut self,
+        desk: Desk,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        clock: Clock,
+    ) -> Result<Sender<DeskInput>, StartError> {
+        // Bounded by what may be under way, see `snapshot_thread`.
+        let (inputs, inputs_out) = unbounded();
+        let (inboxes, bulk) = (Arc::clone(shards), Arc::clone(&self.bulk));
+        let count = inboxes.len();
+        let alarm = Alarm::new("raft-snapshots", shards);
+        self.threads.snapshots.push(spawn("raft-snapshots".to_owned(), move || {
+            let _alarm = alarm;
+            let owner = |group| shard_of(group, count);
+            snapshot_thread::run(desk, &inputs_out, &inboxes, &bulk, clock, owner);
+        })?);
+        Ok(inputs)
     }
 
     fn start_log(
@@ -370,6 +403,22 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 known: Some(known),
             })
         }
+    }
+}
+
+/// Where this node keeps its snapshots.
+fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
+    if let Some(store) = &options.snapshots {
+        return Ok(Arc::clone(store));
+    }
+    match &options.log {
+        LogKind::Memory { .. } => Ok(Arc::new(MemoryStore::default())),
+        #[cfg(unix)]
+        LogKind::Directory { path, .. } => {
+            Ok(Arc::new(crate::snapshot::FileStore::open(&path.join("snapshots"))?))
+        }
+        #[cfg(not(unix))]
+        LogKind::Directory { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Threads {
     pub(super) shards: Vec<JoinHandle<()>>,
     pub(super) appliers: Vec<JoinHandle<()>>,
     pub(super) lanes: Vec<JoinHandle<()>>,
+    pub(super) snapshots: Vec<JoinHandle<()>>,
     pub(super) log: Vec<JoinHandle<()>>,
     pub(super) acceptor: Option<MuxAcceptor>,
 }
@@ -40,6 +41,8 @@ impl Threads {
             acceptor.close();
         }
         join(self.lanes);
+        // With shards and lanes gone nobody can ask it any more.
+        join(self.snapshots);
         join(self.log);
     }
 }

@@ -89,6 +89,7 @@ fn refusal(error: RequestError) -> Refusal {
         | RequestError::InvalidChange(_)
         | RequestError::NodeTaken { .. }
         | RequestError::StillMember(_)
+        | RequestError::NoSnapshot(_)
         | RequestError::UnknownNode(_) => Refusal::NotExecuted,
         RequestError::DiskFull
         | RequestError::UnknownGroup(_)

@@ -12,7 +12,8 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId};
 use raft_harness::{
-    GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, StartError, StateMachine,
+    GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, RestoreError,
+    SnapshotPieces, StartError, StateMachine,
 };
 
 /// Counts commands and hashes them in order.
@@ -41,6 +42,23 @@ impl StateMachine for Hasher {
 
     fn digest(&self) -> u64 {
         self.hash ^ self.count.rotate_left(48)
+    }
+
+    /// Its two numbers, and as much padding as makes several frames.
+    fn snapshot(&self) -> Option<SnapshotPieces> {
+        let mut bytes = [self.count.to_le_bytes(), self.hash.to_le_bytes()].concat();
+        bytes.resize(1 << 20, 7);
+        Some(Box::new(std::iter::once(Bytes::from(bytes))))
+    }
+
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        let piece = pieces.next().unwrap_or_default();
+        let number = |at: usize| piece.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        let (Some(count), Some(hash)) = (number(0), number(8)) else {
+            return Err(RestoreError::Refused("it is too short".to_owned()));
+        };
+        (self.count, self.hash) = (u64::from_le_bytes(count), u64::from_le_bytes(hash));
+        Ok(())
     }
 }
 
@@ -108,6 +126,7 @@ impl Cluster {
                     address: self.addresses.get(peer).cloned().unwrap_or_default(),
                 })
                 .collect(),
+            snapshot_tail: 10,
             ..NodeOptions::default()
         };
         if self.root.is_some() {

@@ -66,7 +66,7 @@ proptest! {
     ) {
         let payload_len = if kind == FrameKind::Append { payload.len() } else { 0 };
         let mut bytes = vec![FRAME_VERSION, kind.code()];
-        bytes.extend(if kind.names_group() { flags } else { 0 }.to_le_bytes());
+        bytes.extend(if kind.names_replicas() { flags } else { 0 }.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend((body.len() as u32).to_le_bytes());
         bytes.extend((payload_len as u32).to_le_bytes());

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use raft_core::{
-    AppendReply, AppendResult, Campaign, Declined, EntryKind, Fence, Heartbeat, HeartbeatReply,
-    Incarnation, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex, ReadIndexReply,
-    Recover, ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRun, TermRuns,
-    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    AppendReply, AppendResult, Campaign, Declined, EntryKind, Fence, GroupIncarnation, Heartbeat,
+    HeartbeatReply, Incarnation, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex,
+    ReadIndexReply, Recover, ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRun,
+    TermRuns, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 use super::*;
@@ -65,6 +65,13 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             config_index: LogIndex::new(5),
             membership: std::sync::Arc::new(members),
         },
+    };
+    let place = SnapshotPull {
+        group: GroupId::new(7),
+        group_incarnation: GroupIncarnation::new(3),
+        index,
+        term: Term::new(2),
+        offset: 300,
     };
     let message = |message| Frame::Message(envelope(message));
     vec![
@@ -158,6 +165,16 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         (
             message(Message::Fence(Fence { term, incarnation, index })),
             "f11000000700000006000000000000007c7fddda03ac0203e807",
+        ),
+        (Frame::SnapshotPull(place), "f11100000700000006000000000000007e6c898703e80702ac02"),
+        (
+            Frame::SnapshotChunk(SnapshotChunk {
+                place,
+                total: 500,
+                sum: 0x0102_0304,
+                data: Bytes::from_static(b"hello"),
+            }),
+            "f11200000700000011000000000000006318a67103e80702ac02f4030403020168656c6c6f",
         ),
         (
             Frame::Heartbeats(items.clone()),

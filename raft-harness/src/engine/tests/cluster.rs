@@ -19,15 +19,17 @@ use bytes::Bytes;
 use raft_core::{GroupId, Message, Micros, NodeId, ReadPath, ReplicaId, Session, Term};
 use raft_transport::{ConnectionId, Frame, HeartbeatItem};
 
-use super::journal::{Applied, command, number};
+use super::journal::{Applied, Journal, command, number};
 use super::network::{LinkId, Network, Wire};
 use super::node::{BULK_BYTES, Node};
 use super::rng::Rng;
 use crate::engine::{
-    CreateGroup, Created, Durability, EngineInput, Fetch, Route, SendLane, Source,
+    CreateGroup, Created, Durability, EngineInput, Fetch, MakeMachine, Route, SendLane, Source,
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
+use crate::snapshot::Restored;
+use crate::snapshot::desk::{DeskInput, DeskOutput, newest_fit};
 use crate::state_machine::ApplyMode;
 
 const MS: u64 = 1000;
@@ -91,6 +93,11 @@ enum Event {
         node: NodeId,
         life: u64,
     },
+    /// The snapshot desk has something to do.
+    Desk {
+        node: NodeId,
+        life: u64,
+    },
     LinkUp(LinkId),
     Client,
     Chaos,
@@ -146,6 +153,8 @@ pub(super) struct Cluster {
     /// Answered as never to happen.
     denied: BTreeSet<u64>,
     streams: BTreeMap<Stream, u64>,
+    /// Snapshots that were offered, by their last index.
+    offered: BTreeSet<(NodeId, GroupId, u64)>,
     pub(super) unknown: usize,
     pub(super) succeeded: usize,
     pub(super) over_bulk: usize,
@@ -154,6 +163,9 @@ pub(super) struct Cluster {
     pub(super) reads_back: usize,
     /// Reads answered: by a quorum, a lease, a follower.
     pub(super) reads: [usize; 3],
+    /// Snapshots that came from other nodes, and those found at a restart.
+    pub(super) fetched: usize,
+    pub(super) restored: usize,
 }
 
 impl Cluster {
@@ -191,12 +203,15 @@ impl Cluster {
             acknowledged_most: BTreeMap::new(),
             denied: BTreeSet::new(),
             streams: BTreeMap::new(),
+            offered: BTreeSet::new(),
             unknown: 0,
             succeeded: 0,
             over_bulk: 0,
             rode_along: 0,
             reads_back: 0,
             reads: [0; 3],
+            fetched: 0,
+            restored: 0,
         };
         for id in cluster.ids.clone() {
             cluster.start(id);
@@ -328,7 +343,17 @@ impl Cluster {
                 if let Some(input) = self.node(node).worker.work() {
                     self.tell(node, input);
                 }
+                while let Some(report) = self.node(node).worker.reports.pop_front() {
+                    self.tell(node, report);
+                }
                 self.start_worker(node);
+            }
+            Event::Desk { node, life } => {
+                let now = self.now;
+                if self.node(node).life == life && self.node(node).desk_at == Some(now) {
+                    self.node(node).desk_at = None;
+                    self.work_at_desk(node);
+                }
             }
             Event::LinkUp(link) => self.link_up(link),
             Event::Client => {
@@ -371,6 +396,59 @@ impl Cluster {
         self.wake(node);
     }
 
+    fn tell_desk(&mut self, node: NodeId, input: DeskInput) {
+        if self.node(node).engine.is_some() {
+            self.node(node).desk_inputs.push_back(input);
+            let delay = self.rng.below(2 * MS);
+            self.look_at_desk(node, Micros::new(self.now.get() + delay));
+        }
+    }
+
+    fn look_at_desk(&mut self, id: NodeId, at: Micros) {
+        let node = self.node(id);
+        if node.desk_at.is_none_or(|planned| at < planned) {
+            node.desk_at = Some(at);
+            let life = node.life;
+            self.plan_at(at, Event::Desk { node: id, life });
+        }
+    }
+
+    /// The desk does one thing, as its thread would.
+    fn work_at_desk(&mut self, id: NodeId) {
+        let now = self.now;
+        let node = self.node(id);
+        let mut out = Vec::new();
+        match node.desk_inputs.pop_front() {
+            Some(input) => node.desk.handle(now, input, &mut out),
+            None => node.desk.on_time(now, &mut out),
+        }
+        let life = node.life;
+        for output in out {
+            match output {
+                DeskOutput::Pull(to, pull) => {
+                    if let Some(wire) = self.network.wire(LinkId { from: id, to, bulk: true }) {
+                        self.send_frame(wire, false, life, Frame::SnapshotPull(pull));
+                    }
+                }
+                DeskOutput::Chunk(connection, chunk) => {
+                    let wire = self.network.wire_of(connection);
+                    self.send_frame(wire, true, life, Frame::SnapshotChunk(chunk));
+                }
+                DeskOutput::Engine(_, input) => {
+                    self.fetched += usize::from(matches!(input, EngineInput::SnapshotFetched(..)));
+                    self.tell(id, input);
+                }
+            }
+        }
+        let next = match self.node(id).desk_inputs.is_empty() {
+            false => Some(Micros::new(now.get() + 1)),
+            true => self.node(id).desk.next_deadline(),
+        };
+        if let Some(next) = next {
+            self.look_at_desk(id, next.max(Micros::new(now.get() + 1)));
+        }
+    }
+
     fn wake(&mut self, node: NodeId) {
         let delay = self.rng.below(300);
         let at = Micros::new(self.now.get() + delay);
@@ -395,6 +473,16 @@ impl Cluster {
                 EngineInput::Heartbeats(source, items)
             }
             Frame::HeartbeatReplies(items) => EngineInput::HeartbeatReplies(source, items),
+            Frame::SnapshotPull(pull) => {
+                if let Route::Bulk { connection } = route {
+                    self.tell_desk(to, DeskInput::Pull(connection, pull));
+                }
+                return;
+            }
+            Frame::SnapshotChunk(chunk) => {
+                self.tell_desk(to, DeskInput::Chunk(from, chunk));
+                return;
+            }
             Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => return,
         };
         if self.node(to).engine.is_some() {
@@ -421,10 +509,14 @@ impl Cluster {
             self.streams.remove(&stream);
             return;
         }
-        let last = self.streams.insert(stream, append.last_index().get());
-        if let Some(last) = last {
-            assert_eq!(last, append.prev_index.get(), "an append overtook another: {stream:?}");
-        }
+        let (prev, last) = (append.prev_index.get(), append.last_index().get());
+        let Some(newest) = self.streams.insert(stream, last) else {
+            return;
+        };
+        // After a snapshot it goes on where that ends, and what is sent once more may come late.
+        let goes_on = prev == newest || self.offered.contains(&(to, envelope.group, prev));
+        assert!(goes_on || last <= newest, "an append overtook another: {stream:?}");
+        self.streams.insert(stream, last.max(newest));
     }
 
     fn start(&mut self, id: NodeId) {
@@ -437,7 +529,13 @@ impl Cluster {
         let recovered = self.node(id).disk.recovered();
         let known: Vec<GroupId> = recovered.iter().map(|(spec, _)| spec.group).collect();
         for (spec, recovered) in recovered {
-            self.create(id, spec, Some(recovered));
+            let journal = Journal::default();
+            self.node(id).journals.insert(spec.group, journal.clone());
+            let maker = maker(spec.group, journal);
+            let store = self.node(id).snapshots.clone();
+            let restored = newest_fit(&store, &recovered, &spec, &maker).expect("memory");
+            self.restored += usize::from(restored.is_some());
+            self.create_from(id, spec, Some(recovered), restored);
         }
         let specs = self.groups.clone();
         for spec in specs.into_iter().filter(|spec| spec.replica_on(id).is_some()) {
@@ -467,16 +565,25 @@ impl Cluster {
         spec: GroupSpec,
         recovered: Option<raft_storage::RecoveredGroup>,
     ) {
+        self.create_from(id, spec, recovered, None);
+    }
+
+    fn create_from(
+        &mut self,
+        id: NodeId,
+        spec: GroupSpec,
+        recovered: Option<raft_storage::RecoveredGroup>,
+        restored: Option<Restored>,
+    ) {
         let group = spec.group;
-        let mode =
-            if group.get().is_multiple_of(2) { ApplyMode::Inline } else { ApplyMode::Worker };
         let (created, life) = (Arc::clone(&self.created), self.node(id).life);
         let journal = self.node(id).journals.entry(group).or_default().clone();
         self.creations += 1;
         let create = CreateGroup {
             spec,
-            machine: Box::new(move |_| journal.machine(mode)),
+            maker: maker(group, journal),
             recovered,
+            restored,
             done: Box::new(move |ended| {
                 let ended = ended.expect("all agree on the spec");
                 let mut created = created.lock().expect("no thread panics while it holds this");
@@ -580,6 +687,9 @@ impl Cluster {
             }
         }
         for (to, envelope) in out.control.drain(..) {
+            if let Message::Snapshot(offer) = &envelope.message {
+                self.offered.insert((to, envelope.group, offer.meta.index.get()));
+            }
             self.send_control(id, to, Frame::Message(envelope));
         }
         for (to, items) in by_node(out.heartbeats.drain(..)) {
@@ -603,6 +713,9 @@ impl Cluster {
                     self.tell(id, EngineInput::LaneDown(to, SendLane::Bulk));
                 }
             }
+        }
+        for input in out.snapshots.drain(..) {
+            self.tell_desk(id, input);
         }
         self.node(id).worker.jobs.extend(out.apply.drain(..));
         self.start_worker(id);
@@ -943,7 +1056,8 @@ impl Cluster {
                 .collect();
             let commands = &applied[0].commands;
             for other in &applied[1..] {
-                assert_eq!(other.index, applied[0].index, "group {}", spec.group);
+                let statuses = || self.statuses(spec.group);
+                assert_eq!(other.index, applied[0].index, "{:#?}", statuses());
                 assert_eq!(&other.commands, commands, "group {}", spec.group);
             }
             let distinct: BTreeSet<u64> = commands.iter().copied().collect();
@@ -967,6 +1081,11 @@ impl Cluster {
         // Ten intervals, three nodes, up to two peers each way, and timers that wake early.
         assert!(turns < 600, "{turns} turns in an idle second");
     }
+}
+
+fn maker(group: GroupId, journal: Journal) -> MakeMachine {
+    let mode = if group.get().is_multiple_of(2) { ApplyMode::Inline } else { ApplyMode::Worker };
+    Arc::new(move |_| journal.machine(mode))
 }
 
 enum Answer {

@@ -13,6 +13,8 @@ use crate::engine::{
     ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, MachineHost, ShardEngine,
     TurnOutput,
 };
+use crate::snapshot::MemoryStore;
+use crate::snapshot::desk::{Desk, DeskInput};
 
 /// Entries with a payload of this size take the bulk lane.
 pub(super) const BULK_BYTES: usize = 4 << 10;
@@ -29,6 +31,12 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     pub(super) journals: BTreeMap<GroupId, Journal>,
     pub(super) worker: Worker,
+    /// Snapshots that are whole outlive crashes; the desk's work does not.
+    pub(super) snapshots: MemoryStore,
+    pub(super) desk: Desk,
+    pub(super) desk_inputs: VecDeque<DeskInput>,
+    /// The next time the desk is to be looked at.
+    pub(super) desk_at: Option<Micros>,
     /// Appends the bulk lane has not taken yet.
     pub(super) bulk: BTreeMap<NodeId, VecDeque<(Envelope, u64)>>,
     /// The term in which each group is led here.
@@ -45,6 +53,8 @@ pub(super) struct Node {
 pub(super) struct Worker {
     machines: BTreeMap<GroupId, MachineHost>,
     pub(super) jobs: VecDeque<ApplyJob>,
+    /// What the shard is told beside the result of a job.
+    pub(super) reports: VecDeque<EngineInput>,
     pub(super) busy: bool,
 }
 
@@ -54,7 +64,20 @@ impl Worker {
         let ApplyJob { group, task } = self.jobs.pop_front()?;
         match task {
             ApplyTask::Start(machine) => {
-                self.machines.insert(group, MachineHost::new(machine));
+                self.machines.insert(group, *machine);
+            }
+            ApplyTask::Snapshot(meta) => {
+                let machine = self.machines.get_mut(&group).expect("started first");
+                assert_eq!(machine.applied().index, meta.index, "taken where it was asked for");
+                machine.job_done();
+                self.reports.push_back(EngineInput::Applied(group, machine.applied()));
+                return Some(EngineInput::SnapshotPieces(group, meta, machine.snapshot()));
+            }
+            ApplyTask::Replace(restored) => {
+                let machine = self.machines.get_mut(&group).expect("started first");
+                machine.replace(*restored);
+                machine.job_done();
+                return Some(EngineInput::Applied(group, machine.applied()));
             }
             ApplyTask::Entries(entries, waiters) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
@@ -83,7 +106,12 @@ impl Worker {
 
 impl Node {
     pub(super) fn new(id: NodeId) -> Self {
+        let snapshots = MemoryStore::default();
         Self {
+            desk: Desk::new(Arc::new(snapshots.clone())),
+            snapshots,
+            desk_inputs: VecDeque::new(),
+            desk_at: None,
             id,
             life: 0,
             engine: None,
@@ -130,6 +158,9 @@ impl Node {
                 Durability::Memory => None,
             },
             requests_max: 64,
+            // Often, and with hardly a tail: peers a little behind need one.
+            snapshot_every: Some(40),
+            snapshot_tail: 3,
             bulk_bytes_max: 16 << 10,
         };
         let others = peers.iter().copied().filter(|peer| *peer != self.id);
@@ -146,6 +177,9 @@ impl Node {
         self.journals.clear();
         self.worker = Worker::default();
         self.bulk.clear();
+        self.desk = Desk::new(Arc::new(self.snapshots.clone()));
+        self.desk_inputs.clear();
+        self.desk_at = None;
         self.leads.clear();
         self.crashes += 1;
     }

@@ -51,8 +51,9 @@ impl Solo {
         let journal = Journal::default();
         let create = CreateGroup {
             spec: GroupSpec::on_nodes(GROUP, (1..=nodes).map(NodeId::new)),
-            machine: Box::new(move |_| journal.machine(ApplyMode::Inline)),
+            maker: Arc::new(move |_| journal.machine(ApplyMode::Inline)),
             recovered,
+            restored: None,
             done: Box::new(move |ended| {
                 created.lock().expect("no thread panics while it holds this").push(ended);
             }),
@@ -127,8 +128,9 @@ impl Solo {
         let journal = Journal::default();
         let create = CreateGroup {
             spec: GroupSpec::joining(GROUP, ReplicaId::new(replica), NodeId::new(1)),
-            machine: Box::new(move |_| journal.machine(ApplyMode::Inline)),
+            maker: Arc::new(move |_| journal.machine(ApplyMode::Inline)),
             recovered: None,
+            restored: None,
             done: Box::new(move |ended| {
                 created.lock().expect("no thread panics while it holds this").push(ended);
             }),

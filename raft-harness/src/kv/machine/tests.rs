@@ -48,6 +48,13 @@ impl Fixture {
         self.run(time, Command::Expire { key: b"k", expiry, condition })
     }
 
+    /// A fresh machine with this one's snapshot.
+    fn restored(&self) -> Result<KvMachine, RestoreError> {
+        let mut machine = KvMachine::new();
+        machine.restore(&mut self.machine.snapshot().expect("it has one"))?;
+        Ok(machine)
+    }
+
     fn ask(&self, reply_bytes_max: u64, kind: QueryKind<'_>) -> ReadOutput {
         let mut query = BytesMut::new();
         Query { reply_bytes_max, kind }.encode(&mut query);
@@ -374,4 +381,44 @@ proptest! {
         prop_assert_eq!(whole.digest(), parts.digest());
         prop_assert_eq!(whole_outputs, parts_outputs);
     }
+}
+
+#[test]
+fn a_restored_machine_goes_on_exactly_like_the_one_it_came_from() {
+    let mut f = Fixture::default();
+    assert_eq!(f.restored().unwrap().digest(), f.machine.digest(), "with nothing in it");
+    for number in 0..5000_u64 {
+        let expiry = match number % 3 {
+            0 => Expiry::At(2000 + number),
+            _ => Expiry::Never,
+        };
+        f.set(1000, &format!("key {number}"), &"v".repeat(number as usize % 300), expiry);
+    }
+    f.set(1000, "large", &"x".repeat(1 << 20), Expiry::Never);
+    let restored = f.restored().unwrap();
+    assert_eq!(restored.digest(), f.machine.digest());
+    assert_eq!((restored.len(), restored.log_time()), (f.machine.len(), 1000));
+    let mut other = Fixture { machine: restored, index: f.index };
+    for fixture in [&mut f, &mut other] {
+        fixture.set(4000, "key 1", "changed", Expiry::Never);
+    }
+    assert!(f.machine.len() < 5001, "deadlines have passed");
+    assert_eq!(other.machine.digest(), f.machine.digest());
+}
+
+#[test]
+fn a_snapshot_that_is_none_is_refused() {
+    let mut f = Fixture::default();
+    f.set(1000, "k", "v", Expiry::At(5000));
+    let pieces: Vec<Bytes> = f.machine.snapshot().expect("it has one").collect();
+    let restore = |pieces: Vec<Bytes>| KvMachine::new().restore(&mut pieces.into_iter()).is_ok();
+    assert!(restore(pieces.clone()));
+    assert!(!restore(Vec::new()));
+    assert!(!restore(vec![Bytes::from_static(&[9, 0])]));
+    for cut in 1..pieces[1].len() {
+        assert!(!restore(vec![pieces[0].clone(), pieces[1].slice(..cut)]), "cut at {cut}");
+    }
+    assert!(!restore([&pieces[..], &pieces[1..]].concat()), "a key is there twice");
+    let late = Bytes::from_static(&[1, 0xff, 0x7f]);
+    assert!(!restore(vec![late, pieces[1].clone()]), "a key has expired in it");
 }

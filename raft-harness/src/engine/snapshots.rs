@@ -1,0 +1,255 @@
+//! Snapshots in an engine: when one is taken, what one that came replaces, and how much of the
+//! log stays.
+//!
+//! Invariants: one is taken at the index the machine has applied, at most one at a time per
+//! group; the log is compacted only after that one is durable; a machine made from a snapshot
+//! takes its place in the very step in which the core lets go of the log.
+
+use raft_core::{GroupId, Input, LogIndex, SnapshotEffect, SnapshotMeta};
+
+use super::io::{ApplyJob, ApplyTask, TurnOutput};
+use super::machine::MachineHost;
+use super::payloads::Payloads;
+use super::removal::Ended;
+use super::shard_engine::ShardEngine;
+use crate::request::{Proposed, Reply, RequestError};
+use crate::snapshot::desk::{DeskInput, Wanted};
+use crate::snapshot::{Restored, SnapshotName};
+use crate::state_machine::SnapshotPieces;
+
+/// The snapshots of one group.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    /// The one being taken.
+    pub(super) taking: Option<LogIndex>,
+    /// Who waits for it.
+    waiting: Vec<Reply>,
+    /// The machine gives none.
+    unsupported: bool,
+}
+
+impl Snapshots {
+    /// Whoever waits learns that nobody knows; what is under way ends by itself.
+    pub(super) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+impl ShardEngine {
+    pub(super) fn on_snapshot_request(
+        &mut self,
+        group: GroupId,
+        reply: Reply,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(group) else {
+            reply.send(Err(RequestError::UnknownGroup(group)));
+            return;
+        };
+        let slot = &mut self.slots[at as usize];
+        if slot.snapshots.unsupported {
+            reply.send(Err(RequestError::NoSnapshot(group)));
+            return;
+        }
+        if slot.snapshots.taking.is_none() && slot.dispatched <= slot.core.snapshot_index() {
+            let index = slot.core.snapshot_index();
+            reply.send(Ok(Proposed { index, ..Proposed::nothing() }));
+            return;
+        }
+        slot.snapshots.waiting.push(reply);
+        self.take_snapshot(at, out);
+    }
+
+    /// Takes one if enough was applied since the last.
+    pub(super) fn take_snapshot_if_due(&mut self, at: u32, out: &mut TurnOutput) {
+        let Some(every) = self.options.snapshot_every else {
+            return;
+        };
+        let slot = &self.slots[at as usize];
+        if !slot.snapshots.unsupported && slot.dispatched.since(slot.core.snapshot_index()) >= every
+        {
+            self.take_snapshot(at, out);
+        }
+    }
+
+    fn take_snapshot(&mut self, at: u32, out: &mut TurnOutput) {
+        let slot = &mut self.slots[at as usize];
+        if slot.snapshots.taking.is_some() || slot.dispatched <= slot.core.snapshot_index() {
+            return;
+        }
+        let Some(meta) = slot.core.snapshot_meta(slot.dispatched) else {
+            // Nobody has said yet who belongs to the group.
+            self.end_taking(at, false);
+            return;
+        };
+        slot.snapshots.taking = Some(meta.index);
+        match &slot.inline {
+            Some(machine) => {
+                let pieces = machine.snapshot();
+                self.on_snapshot_pieces(at, meta, pieces, out);
+            }
+            None => {
+                let task = ApplyTask::Snapshot(meta);
+                out.apply.push(ApplyJob { group: slot.spec.group, task });
+                slot.jobs += 1;
+            }
+        }
+    }
+
+    /// The machine gave its state, or has none to give.
+    pub(super) fn on_snapshot_pieces(
+        &mut self,
+        at: u32,
+        meta: SnapshotMeta,
+        pieces: Option<SnapshotPieces>,
+        out: &mut TurnOutput,
+    ) {
+        let slot = &mut self.slots[at as usize];
+        let Some(pieces) = pieces else {
+            slot.snapshots.unsupported = true;
+            self.end_taking(at, false);
+            return;
+        };
+        let name = SnapshotName {
+            group: slot.spec.group,
+            incarnation: slot.incarnation,
+            index: meta.index,
+            term: meta.term,
+        };
+        let offered = slot.core.snapshot_offered().unwrap_or(meta.index);
+        let keep_from = meta.index.min(offered).min(slot.core.snapshot_index());
+        out.snapshots.push(DeskInput::Take { name, meta, pieces, keep_from });
+    }
+
+    /// The desk is done with it.
+    pub(super) fn on_snapshot_done(
+        &mut self,
+        name: SnapshotName,
+        taken: bool,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(name.group) else {
+            self.on_left(name.group, Ended::SnapshotTaken);
+            return;
+        };
+        if self.slots[at as usize].snapshots.taking != Some(name.index) {
+            return;
+        }
+        if taken {
+            self.step(at, Input::SnapshotTaken(name.index), out);
+            let kept = self.options.snapshot_tail;
+            let upto = LogIndex::new(name.index.get().saturating_sub(kept));
+            self.step(at, Input::Compact(upto), out);
+        }
+        self.end_taking(at, taken);
+        self.touch(at);
+    }
+
+    fn end_taking(&mut self, at: u32, taken: bool) {
+        let slot = &mut self.slots[at as usize];
+        slot.snapshots.taking = None;
+        let index = slot.core.snapshot_index();
+        for reply in slot.snapshots.waiting.drain(..) {
+            reply.send(match taken {
+                true => Ok(Proposed { index, ..Proposed::nothing() }),
+                false => Err(RequestError::NoSnapshot(slot.spec.group)),
+            });
+        }
+    }
+
+    /// What the core wants of a snapshot that was offered.
+    pub(super) fn on_snapshot_effect(
+        &mut self,
+        at: u32,
+        effect: SnapshotEffect,
+        out: &mut TurnOutput,
+    ) {
+        let slot = &self.slots[at as usize];
+        let group = slot.spec.group;
+        match effect {
+            SnapshotEffect::Fetch { from, meta } => {
+                let Some(node) = slot.peers.node_of(from) else {
+                    self.step(at, Input::SnapshotFailed { index: meta.index }, out);
+                    return;
+                };
+                let name = SnapshotName {
+                    group,
+                    incarnation: slot.incarnation,
+                    index: meta.index,
+                    term: meta.term,
+                };
+                let (maker, spec) = (slot.maker.clone(), slot.spec.clone());
+                let wanted = Wanted { name, meta, node, maker, spec };
+                out.snapshots.push(DeskInput::Fetch(Box::new(wanted)));
+            }
+            SnapshotEffect::Abort { .. } => out.snapshots.push(DeskInput::Abort(group)),
+        }
+    }
+
+    pub(super) fn on_snapshot_fetched(
+        &mut self,
+        name: SnapshotName,
+        restored: Restored,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(name.group) else {
+            return;
+        };
+        self.restored = Some(restored);
+        self.step(at, Input::SnapshotReceived { index: name.index, term: name.term }, out);
+        // Appends may have been faster; then nobody needs it.
+        self.restored = None;
+    }
+
+    pub(super) fn on_snapshot_fetch_failed(&mut self, name: SnapshotName, out: &mut TurnOutput) {
+        if let Some(at) = self.slot_of(name.group) {
+            self.step(at, Input::SnapshotFailed { index: name.index }, out);
+        }
+    }
+
+    /// The core let go of its log: the machine that came takes the place of ours.
+    pub(super) fn replace_machine(&mut self, at: u32, index: LogIndex, out: &mut TurnOutput) {
+        let slot = &mut self.slots[at as usize];
+        slot.payloads = Payloads::after(index);
+        slot.cold = Vec::new();
+        if let Some(fetching) = &mut slot.fetching {
+            fetching.cut = true;
+        }
+        slot.dispatched = index;
+        slot.appliable = slot.appliable.max(index);
+        // Committed, but applied elsewhere: what they did here is in the snapshot, and nobody
+        // knows any more what they said. A dropped reply says so.
+        let covered = slot.waiters.partition_point(|(waiter, _)| *waiter <= index);
+        slot.waiters.drain(..covered);
+        self.waiting -= covered;
+        let Some(restored) = self.restored.take() else {
+            debug_assert!(false, "the core installs only what it was given");
+            return;
+        };
+        match &mut slot.inline {
+            Some(machine) => {
+                machine.replace(restored);
+                slot.applied = machine.applied();
+            }
+            None => {
+                let task = ApplyTask::Replace(Box::new(restored));
+                out.apply.push(ApplyJob { group: slot.spec.group, task });
+                slot.jobs += 1;
+            }
+        }
+    }
+}
+
+impl MachineHost {
+    /// A machine as it starts: fresh, or as its snapshot says.
+    pub(super) fn starting(
+        machine: Box<dyn crate::StateMachine>,
+        meta: Option<SnapshotMeta>,
+    ) -> Self {
+        let mut host = Self::new(machine);
+        if let Some(meta) = meta {
+            host.stand_at(&meta);
+        }
+        host
+    }
+}
