@@ -33,4 +33,5 @@ mod setup;
 mod tests;
 mod world;
 
-pub(crate) use run::{Options, Report, run};
+pub(super) use notes::concerns;
+pub(super) use run::run;
