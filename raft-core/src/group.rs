@@ -162,11 +162,9 @@ impl Group {
         }
         let membership = match base.membership {
             Some(membership) => membership,
-            None if log.last_index() == LogIndex::ZERO => Arc::new(Membership::unknown()),
-            // A joining replica may have got the whole log from its very first entry on.
-            None if base.index == LogIndex::ZERO && !start.configs.is_empty() => {
-                Arc::new(Membership::unknown())
-            }
+            // A joining replica gets the log from its first entry on, and meets a membership
+            // somewhere on the way.
+            None if base.index == LogIndex::ZERO => Arc::new(Membership::unknown()),
             None => return Err(StartError::NoMembership),
         };
         let mut configs = Configs::new(base.config_index, membership);
@@ -743,14 +741,19 @@ impl Group {
         effects.messages.send(to, message, self.durability.hard_state_gate());
     }
 
-    pub(crate) fn is_voter(&self) -> bool {
-        self.membership().is_voter(self.me)
+    /// Whether this replica's membership lets it stand. A voter whose removal is in its log and
+    /// not committed stands as well, without counting itself: if its log is the longest, nobody
+    /// else can be elected to commit that entry (thesis 4.2.2).
+    fn stands(&self) -> bool {
+        let (index, membership) = self.configs.active();
+        membership.is_voter(self.me)
+            || (index > self.commit && self.configs.at(index.prev()).1.is_voter(self.me))
     }
 
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
     /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
-        self.is_voter()
+        self.stands()
             && !self.expelled
             && match self.promise.promise {
                 Promise::Kept => true,

@@ -33,6 +33,8 @@ pub(crate) struct Progress {
     pub(crate) sent_acked: Option<Micros>,
     /// Until when a removed peer is still told of its removal.
     pub(crate) leaves: Option<Micros>,
+    /// It takes nothing before this: it said that it cannot.
+    pub(crate) declines_until: Micros,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ impl Progress {
             read_acked: 0,
             sent_acked: None,
             leaves: None,
+            declines_until: Micros::ZERO,
         }
     }
 
@@ -147,6 +150,7 @@ impl Progress {
         self.next_index = next;
         self.state = State::Probe { sent: None };
         self.promise = Promise::Kept;
+        self.declines_until = Micros::ZERO;
     }
 
     /// Something in flight may be lost: ask again where the logs agree. Nothing below `base` can
@@ -158,6 +162,9 @@ impl Progress {
     }
 
     pub(crate) fn may_send(&self, now: Micros, last: LogIndex, settings: &Settings) -> bool {
+        if now < self.declines_until {
+            return false;
+        }
         match &self.state {
             State::Probe { sent } => sent.is_none(),
             State::Replicate(window) if window.is_full(settings) => window.probe_due(now, settings),

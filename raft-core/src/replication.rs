@@ -204,12 +204,12 @@ impl Group {
             }
             AppendResult::StaleTerm | AppendResult::Receiving { .. } => {}
             AppendResult::Declined(_) => {
-                // It is asked again when what was sent counts as lost.
+                // It is asked again after a while, and what is in flight is not asked about.
+                progress.declines_until = now.after(self.settings.election_timeout_min);
                 if let State::Replicate(_) = progress.state {
                     let session = self.sessions.bump();
                     if let Some(progress) = leader.peer_mut(from) {
                         progress.probe_again(session, base);
-                        progress.state = State::Probe { sent: Some(now) };
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Group, Membership, Micros, Settings, SettingsError, Start, StartError};
+use raft_core::{Base, Group, Membership, Micros, Settings, SettingsError, Start, StartError};
 
 use crate::bench::*;
 
@@ -13,8 +13,11 @@ fn refusal(start: Start) -> Option<StartError> {
 
 #[test]
 fn contradicting_parts_are_refused() {
-    let mut nobody = start(ONE, &[1]);
-    nobody.base.membership = None;
+    let mut nobody = start(ONE, &[]);
+    nobody.base = Base { index: index(1), term: term(1), snapshot: index(1), ..Base::default() };
+    nobody.last_index = index(1);
+    nobody.applied = index(1);
+    nobody.hard_state.term = term(1);
     assert_eq!(refusal(nobody), Some(StartError::NoMembership));
 
     let mut stray = start(ONE, &[1]);

@@ -130,7 +130,9 @@ impl Step<'_> {
         if self.led_before() == Some(v.term) {
             return Ok(());
         }
-        if !Membership::of(&v.membership).votes(v.replica) {
+        // One whose removal is not committed may still be needed to get it committed (thesis 4.2.2).
+        let settled = v.membership.index <= v.commit;
+        if settled && !Membership::of(&v.membership).votes(v.replica) {
             return Err(record.fail(
                 Check::CandidatePromotable,
                 format!("{:?} is {:?} under {:?}", v.replica, v.role, v.membership),

@@ -132,6 +132,8 @@ pub(crate) struct World {
     pub(crate) faults: Vec<Fault>,
     /// How often each kind of fault began.
     pub(crate) injected: BTreeMap<&'static str, u64>,
+    /// The largest replica id that operators have used in each group.
+    pub(crate) last_replica: BTreeMap<GroupId, ReplicaId>,
     /// Faults are over.
     pub(crate) healed: bool,
     /// Operators are at work.
@@ -215,6 +217,7 @@ impl World {
             violation: None,
             faults: Vec::new(),
             injected: BTreeMap::new(),
+            last_replica: BTreeMap::new(),
             healed: false,
             operating: true,
             rng_turn: seeds.stream("turn", &[]),
@@ -444,8 +447,9 @@ impl World {
         self.crash(at, Stop::Power);
         let node = &mut self.nodes[at];
         let id = node.id;
-        for (group, image) in std::mem::take(&mut node.disk).images {
-            node.lost_replicas.insert(group, image.replica);
+        for (group, replica) in node.disk.wipe() {
+            let lost = node.lost_replicas.entry(group).or_insert(replica);
+            *lost = replica.max(*lost);
         }
         node.wiped = true;
         self.checker.wiped(id);
@@ -1243,6 +1247,9 @@ impl World {
         let node = &mut self.nodes[at];
         if node.running == Running::Paused {
             node.running = Running::Up;
+            // What became of its disk meanwhile it hears now.
+            let full = node.disk_weather.full;
+            self.disk_space(at, if full { DiskSpace::Full } else { DiskSpace::Ample });
         }
     }
 
