@@ -96,10 +96,7 @@ impl World {
         match rng.below(6) {
             0 | 1 if !free.is_empty() => {
                 let node = free[rng.below(free.len() as u64) as usize];
-                // An attempt that fails has used its id up all the same.
-                let last = self.last_replica.entry(group).or_insert(membership.last_replica());
-                *last = ReplicaId::new(last.get().max(membership.last_replica().get()) + 1);
-                let replica = *last;
+                let replica = self.new_replica(group, membership);
                 changes.push(MemberChange::AddLearner { replica, node });
             }
             0..=2 if !learners.is_empty() => {
@@ -124,7 +121,7 @@ impl World {
 
     /// Operators do not shrink a group to where one more loss would end it, in runs that know such
     /// losses.
-    fn voters_min(&self) -> usize {
+    pub(super) fn voters_min(&self) -> usize {
         let losing = self.faults.iter().any(|fault| fault.kind.forgets());
         let written = self.settings.acknowledge == raft_core::Acknowledge::Written;
         if losing || written { 3 } else { 1 }
