@@ -11,13 +11,16 @@ mod ci;
 mod durability;
 mod help;
 mod interop;
+mod mutants;
+mod sim;
 
 mod cargo;
 mod job;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 5] = ["ci", "interop", "durability", "bench-peers", "help"];
+const COMMANDS: [&str; 7] =
+    ["ci", "sim", "mutants", "interop", "durability", "bench-peers", "help"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
     };
     let result = match command {
         "ci" => ci::run(rest),
+        "sim" => sim::run(rest),
+        "mutants" => mutants::run(rest),
         "interop" => interop::run(rest),
         "durability" => durability::run(rest),
         "bench-peers" => bench_peers::run(rest),
