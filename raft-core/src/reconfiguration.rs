@@ -29,9 +29,11 @@ impl Group {
         match self.changed_membership(changes) {
             Ok(membership) => {
                 let index = self.append_membership(membership, effects);
-                let term = self.hard_state.term;
-                self.proposals.push_back(Proposal { index, term, token });
-                self.advance_commit(effects);
+                if let Role::Leader(leader) = &self.role {
+                    let (term, total) = (leader.term, leader.appended_total);
+                    self.proposals.push_back(Proposal { index, term, token, total });
+                }
+                self.advance_commit(index, effects);
             }
             Err(refusal) => effects.outcomes.push((token, Outcome::Refused(refusal))),
         }
@@ -86,7 +88,7 @@ impl Group {
 
     fn append_membership(&mut self, membership: Membership, effects: &mut Effects) -> LogIndex {
         // The entry's bytes are small; it takes part in the accounting like a no-op.
-        let index = self.append_own(EntryKind::Config, 0, LogTime::default(), effects);
+        let index = self.append_own(EntryKind::Config, LogTime::default(), effects);
         self.configs.push(index, Arc::new(membership));
         effects.membership_changed = true;
         self.follow_membership();
@@ -124,8 +126,8 @@ impl Group {
         if leader.is_joint && leader.transfer.is_none() && !crate::planted!(JointNeverLeft) {
             // A joint membership always leaves voters behind; anything else cannot be left.
             if let Ok(left) = self.membership().leave() {
-                self.append_membership(left, effects);
-                self.advance_commit(effects);
+                let index = self.append_membership(left, effects);
+                self.advance_commit(index, effects);
             }
             return;
         }

@@ -77,3 +77,12 @@ fn settings_that_would_spin_stall_or_overflow_are_refused() {
     assert!(matches!(refusal(start), Some(StartError::Settings(_))));
     assert_eq!(default.validate(), Ok(()));
 }
+
+#[test]
+fn a_joining_replica_may_stop_before_its_log_names_any_member() {
+    let mut joining = start(ONE, &[1, 1]);
+    joining.base.membership = None;
+    let bench = Bench::new(joining);
+    assert_eq!(bench.group.status().standing, None);
+    assert_eq!(bench.group.next_deadline(), None, "it stands for nothing");
+}

@@ -148,7 +148,7 @@ impl Image {
         }
         if let Some(base) = persist.compact {
             self.log.compact(base.index);
-            self.base = base;
+            self.base = *base;
         }
     }
 

@@ -18,7 +18,7 @@ enum Place {
     /// Somebody waits.
     Owed(GroupId, Reply),
     /// Answered early as unknown; the core's outcome is still to come and frees the place.
-    Abandoned,
+    Abandoned(GroupId),
 }
 
 impl Replies {
@@ -46,7 +46,7 @@ impl Replies {
                 self.free.push(at as u32);
                 Some(reply)
             }
-            Place::Abandoned => {
+            Place::Abandoned(_) => {
                 self.free.push(at as u32);
                 None
             }
@@ -65,9 +65,25 @@ impl Replies {
     pub(crate) fn abandon(&mut self, group: GroupId) {
         for place in &mut self.places {
             if matches!(place, Place::Owed(of, _) if *of == group)
-                && let Place::Owed(_, reply) = std::mem::replace(place, Place::Abandoned)
+                && let Place::Owed(_, reply) = std::mem::replace(place, Place::Abandoned(group))
             {
                 reply.send(Err(RequestError::Unknown));
+            }
+        }
+    }
+
+    /// Frees the places of a group whose outcomes will never come, answering what is owed as
+    /// unknown.
+    pub(crate) fn forget(&mut self, group: GroupId) {
+        for (at, place) in self.places.iter_mut().enumerate() {
+            let of = match place {
+                Place::Free => None,
+                Place::Owed(of, _) | Place::Abandoned(of) => Some(*of),
+            };
+            if of == Some(group) {
+                // A reply that is dropped says that nobody knows.
+                *place = Place::Free;
+                self.free.push(at as u32);
             }
         }
     }

@@ -47,6 +47,12 @@ pub(crate) fn run(
                         note(&mut progressed, group, machine.applied());
                     }
                 }
+                ApplyTask::Stop => {
+                    if let Some(mut machine) = machines.remove(&group) {
+                        machine.job_done();
+                        note(&mut progressed, group, machine.applied());
+                    }
+                }
                 ApplyTask::Digest(reply) => {
                     if let Some(machine) = machines.get(&group) {
                         machine.digest(reply);

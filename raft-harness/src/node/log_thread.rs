@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use raft_core::GroupId;
-use raft_storage::{AppendInfo, GroupWrite, LogError, LogStore};
+use raft_core::{DiskSpace, GroupId};
+use raft_storage::{GroupWrite, LogError, LogStore};
 use tracing::{error, warn};
 
 use super::inbox::Inbox;
@@ -27,8 +27,7 @@ pub(crate) struct LogBatch {
 /// After so long without work, the log says in a frame of its own that all is durable.
 const IDLE_AFTER: Duration = Duration::from_millis(100);
 
-/// A node without a segment for longer than an election timeout had better let others lead.
-const NO_SEGMENT_TRIES: u32 = 10;
+/// How often a log that found no room for a new segment looks again.
 const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Operations taken into one write at most, so that the first does not wait for a flood.
@@ -63,9 +62,37 @@ pub(crate) fn run(
             done.push((batch.shard, batch.tickets));
             next = if writes.len() < WRITES_MAX { batches.try_recv().ok() } else { None };
         }
-        if let Err(failure) = make_durable(&mut *store, &writes, counters) {
-            give_up(&failure, shards);
-            return;
+        let mut full = false;
+        loop {
+            match make_durable(&mut *store, &writes, counters) {
+                Ok(()) => break,
+                // Nothing was written; descriptors or space may come free. Until then groups are
+                // to be led elsewhere.
+                Err(LogError::NoSegment { source }) => {
+                    if !std::mem::replace(&mut full, true) {
+                        warn!(%source, "no room for the log: no entries are taken until there is");
+                        tell(shards, DiskSpace::Full);
+                    }
+                    match batches.recv_timeout(NO_SEGMENT_PAUSE) {
+                        Ok(batch) => {
+                            writes.extend(batch.writes);
+                            done.push((batch.shard, batch.tickets));
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => {
+                            warn!("the log ends with operations it had no room for");
+                            return;
+                        }
+                    }
+                }
+                Err(failure) => {
+                    give_up(&failure, shards);
+                    return;
+                }
+            }
+        }
+        if full {
+            tell(shards, DiskSpace::Ample);
         }
         writes.clear();
         for (shard, tickets) in done.drain(..) {
@@ -79,26 +106,17 @@ pub(crate) fn run(
     }
 }
 
+fn tell(shards: &[Arc<Inbox<ShardInput>>], space: DiskSpace) {
+    for shard in shards {
+        let _ = shard.push(ShardInput::Engine(EngineInput::Disk(space)));
+    }
+}
+
 fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
     let failure = chain(failure);
     error!(failure, "the log failed: this node acknowledges nothing any more");
     for shard in shards {
         let _ = shard.push(ShardInput::LogFailed(failure.clone()));
-    }
-}
-
-/// Appends, waiting a while for a segment if none can be made: descriptors or space may come free.
-fn append(store: &mut dyn LogStore, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
-    let mut tries = 0;
-    loop {
-        match store.append(writes) {
-            Err(LogError::NoSegment { source }) if tries < NO_SEGMENT_TRIES => {
-                tries += 1;
-                warn!(%source, tries, "no new segment for the log; trying again");
-                std::thread::sleep(NO_SEGMENT_PAUSE);
-            }
-            result => return result,
-        }
     }
 }
 
@@ -119,7 +137,7 @@ fn make_durable(
     writes: &[GroupWrite],
     counters: &Counters,
 ) -> Result<(), LogError> {
-    let info = append(store, writes)?;
+    let info = store.append(writes)?;
     store.sync()?;
     let entries: usize = writes.iter().map(|write| write.entries.len()).sum();
     Counters::add(&counters.log_appends, 1);
@@ -135,7 +153,7 @@ mod tests {
     use super::*;
     use crossbeam::channel::unbounded;
     use raft_core::LogTime;
-    use raft_storage::{LogReader, MemoryLog, SyncInfo};
+    use raft_storage::{AppendInfo, LogReader, MemoryLog, SyncInfo};
 
     /// Fails at its `fails_at`-th sync, or when it is idle.
     struct Failing {
@@ -174,6 +192,69 @@ mod tests {
         fn reader(&self) -> LogReader {
             self.log.reader()
         }
+    }
+
+    /// Has no room for the first so many appends.
+    struct Cramped {
+        log: MemoryLog,
+        refusals: usize,
+    }
+
+    impl LogStore for Cramped {
+        fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+            if self.refusals > 0 {
+                self.refusals -= 1;
+                return Err(LogError::NoSegment { source: std::io::ErrorKind::StorageFull.into() });
+            }
+            self.log.append(writes)
+        }
+
+        fn sync(&mut self) -> Result<SyncInfo, LogError> {
+            self.log.sync()
+        }
+
+        fn idle(&mut self) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn close(self: Box<Self>) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn is_poisoned(&self) -> bool {
+            false
+        }
+
+        fn reader(&self) -> LogReader {
+            self.log.reader()
+        }
+    }
+
+    #[test]
+    fn a_log_without_room_says_so_and_goes_on_when_there_is_some() {
+        let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+        let (send, receive) = unbounded();
+        let ticket = (GroupId::new(1), PersistTicket::Create);
+        let _ = send.send(LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] });
+        let store = Box::new(Cramped { log: MemoryLog::new(), refusals: 2 });
+        std::thread::scope(|scope| {
+            let shards = &shards;
+            scope.spawn(move || run(store, &receive, shards, &Counters::default()));
+            let mut heard = Vec::new();
+            while heard.len() < 3 {
+                let mut items = Vec::new();
+                shards[0].drain(&mut items);
+                heard.extend(items.into_iter().map(|item| match item {
+                    ShardInput::Engine(EngineInput::Disk(DiskSpace::Full)) => "full",
+                    ShardInput::Engine(EngineInput::Disk(DiskSpace::Ample)) => "ample",
+                    ShardInput::Engine(EngineInput::Persisted(_)) => "persisted",
+                    _ => "something else",
+                }));
+                std::thread::yield_now();
+            }
+            drop(send);
+            assert_eq!(heard, ["full", "ample", "persisted"]);
+        });
     }
 
     /// What the shards hear of so many batches, one sync each.

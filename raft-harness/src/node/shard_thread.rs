@@ -65,7 +65,6 @@ pub(crate) struct Links {
 
 pub(crate) struct Shard {
     index: usize,
-    peers: Vec<NodeId>,
     inbox: Arc<Inbox<ShardInput>>,
     engine: ShardEngine,
     lanes: Lanes,
@@ -86,7 +85,6 @@ impl Shard {
     /// To be called on the shard's own runtime: the lanes live there.
     pub(crate) fn new(
         index: usize,
-        peers: Vec<NodeId>,
         engine: ShardEngine,
         lanes: Lanes,
         links: Links,
@@ -94,7 +92,6 @@ impl Shard {
     ) -> Self {
         Self {
             index,
-            peers,
             inbox: Arc::clone(&links.shards[index]),
             engine,
             lanes,
@@ -144,6 +141,12 @@ impl Shard {
             return Round::Idle;
         }
         self.engine.finish_turn(&mut self.out);
+        if self.engine.has_leased() {
+            // By now the thread may have stood still for longer than a lease lasts.
+            self.engine.set_time(self.clock.now(), Clock::wall());
+            self.engine.confirm_leased();
+            self.engine.finish_turn(&mut self.out);
+        }
         Counters::add(&self.links.counters.turns, 1);
         self.hand_out();
         self.fill_lanes();
@@ -170,7 +173,7 @@ impl Shard {
             ShardInput::LogFailed(why) => {
                 self.links.failure.lock().get_or_insert(why);
                 self.failed = true;
-                self.engine.fail();
+                self.engine.fail(&mut self.out);
             }
             ShardInput::Stop => {}
         }
@@ -275,6 +278,11 @@ impl Shard {
                 debug!(%peer, "read confirmation without a lane");
             }
         }
+        for (peer, envelope) in out.data.drain(..) {
+            if let Err(Frame::Message(envelope)) = self.lanes.send(peer, Frame::Message(envelope)) {
+                out.control.push((peer, envelope));
+            }
+        }
         let control = &self.links.control;
         if !out.control.is_empty() {
             let _ = control.push(ControlInput::Messages(std::mem::take(&mut out.control)));
@@ -306,13 +314,14 @@ impl Shard {
 
     fn can_fill_lanes(&self) -> bool {
         let can = |peer: &NodeId| self.engine.has_work(*peer) && self.lanes.budget(*peer) > 0;
-        self.peers.iter().any(can)
+        self.engine.nodes().iter().any(can)
     }
 
     /// Lets each lane pull as much as it has room for.
     fn fill_lanes(&mut self) {
-        for at in 0..self.peers.len() {
-            let peer = self.peers[at];
+        let mut at = 0;
+        while let Some(&peer) = self.engine.nodes().get(at) {
+            at += 1;
             while self.engine.has_work(peer) {
                 let budget = self.lanes.budget(peer);
                 if budget == 0 {

@@ -116,7 +116,7 @@ impl Image {
             let gone = base.index.since(self.base.index) as usize;
             self.log.drain(..gone.min(self.log.len()));
             let snapshot = self.base.snapshot.max(base.snapshot);
-            self.base = Base { snapshot, ..base.clone() };
+            self.base = Base { snapshot, ..Base::clone(base) };
         }
     }
 }

@@ -108,10 +108,10 @@ impl World {
             3 if !learners.is_empty() => {
                 changes.extend(any(&learners, rng).map(MemberChange::Remove));
             }
-            4 if voters.len() > self.voters_min() => {
+            4 if self.may_shrink(voters.len()) => {
                 changes.extend(any(&voters, rng).map(MemberChange::Remove));
             }
-            _ if voters.len() > self.voters_min() => {
+            _ if self.may_shrink(voters.len()) => {
                 changes.extend(any(&voters, rng).map(MemberChange::Demote));
             }
             _ => {}
@@ -119,12 +119,12 @@ impl World {
         changes
     }
 
-    /// Operators do not shrink a group to where one more loss would end it, in runs that know such
-    /// losses.
-    pub(super) fn voters_min(&self) -> usize {
+    /// Whether operators take a voter away from so many. In runs where replicas forget promises
+    /// they do not where it would lower the number of those that a group survives.
+    pub(super) fn may_shrink(&self, voters: usize) -> bool {
         let losing = self.faults.iter().any(|fault| fault.kind.forgets());
         let written = self.settings.acknowledge == raft_core::Acknowledge::Written;
-        if losing || written { 3 } else { 1 }
+        if losing || written { voters > 3 && voters.is_multiple_of(2) } else { voters > 1 }
     }
 
     /// Forgets most of what a snapshot covers.

@@ -93,7 +93,8 @@ impl World {
     /// Whether an operator would take this member away: a voter too few is one crash from the end.
     fn may_leave(&self, membership: &Membership, member: &Member) -> bool {
         let votes = member.standing.votes_incoming() || member.standing.votes_outgoing();
-        !votes || membership.incoming().len() > self.voters_min().max(2)
+        let voters = membership.incoming().len();
+        !votes || voters > 2 && self.may_shrink(voters)
     }
 
     pub(super) fn hand_over(&mut self, group: GroupId, to: NodeId) -> bool {
