@@ -26,6 +26,7 @@ mod hygiene;
 mod layering;
 mod loom;
 mod requirements;
+mod simulate;
 mod tests_run;
 
 mod source;
@@ -39,7 +40,7 @@ struct Step {
     run: fn(&Workspace) -> Result<Report>,
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { name: "fmt", about: "rustfmt would change nothing", run: fmt_check::run },
     Step {
         name: "clippy",
@@ -71,6 +72,11 @@ const STEPS: [Step; 12] = [
     Step { name: "doctest", about: "the examples in the documentation", run: tests_run::doctests },
     Step { name: "examples", about: "every example builds, runs and exits 0", run: examples::run },
     Step { name: "loom", about: "every interleaving of raft-mux's models", run: loom::run },
+    Step {
+        name: "sim",
+        about: "simulated clusters keep their promises, and a seed is one history",
+        run: simulate::run,
+    },
     Step { name: "demo", about: "raftd demo loses no write", run: demo::run },
 ];
 

@@ -12,6 +12,15 @@ cargo xtask <command>
       `N passed, N failed`. --list names the steps. A step whose tool is missing is
       SKIPPED; with --strict a skipped step, or a skipped part of one, counts as failed.
 
+  sim [--checked] [arguments of raftd sim]
+      Builds raftd in release, or with all assertions, and runs its simulator:
+      --seeds N, --first S, --profile P, --seed S, --replay FILE; see docs/SIMULATOR.md.
+
+  mutants [--only A,B] [--profile P] [--class easy|medium|hard] [--budget N]
+          [--markdown] [--list]
+      Plants bugs, one at a time, in a build of its own, and fails if the simulator misses
+      one of them in one of five ranges of seeds. Shows that the release build has none.
+
   interop [--raftd <binary>]
       Starts a cluster of three nodes and talks to it with the Redis clients found on
       this machine, unmodified. Builds raftd in release unless given one.

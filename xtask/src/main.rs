@@ -11,14 +11,17 @@ mod ci;
 mod durability;
 mod help;
 mod interop;
+mod mutants;
 mod planted;
+mod sim;
 
 mod cargo;
 mod job;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 6] = ["ci", "interop", "durability", "planted", "bench-peers", "help"];
+const COMMANDS: [&str; 8] =
+    ["ci", "sim", "mutants", "planted", "interop", "durability", "bench-peers", "help"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
     };
     let result = match command {
         "ci" => ci::run(rest),
+        "sim" => sim::run(rest),
+        "mutants" => mutants::run(rest),
         "interop" => interop::run(rest),
         "durability" => durability::run(rest),
         "planted" => planted::run(rest),

@@ -103,9 +103,14 @@ impl Case {
             ("healing_us", 0),
             ("groups", 1),
             ("clients", 1),
-            ("spares", 0),
+            ("operator_us", 0),
+            ("straggle_permille", 0),
+            ("duplicate_permille", 0),
+            ("drop_permille", 0),
+            ("jitter_us", 0),
+            ("quiesce_ms", 0),
             ("nodes", 1),
-            ("keys", 1),
+            ("voters", 1),
         ];
         let mut knobs = Vec::new();
         self.swarm.clone().numbers(|name, value| {

@@ -16,7 +16,7 @@ use std::fmt;
 use raft_core::{GroupId, NodeId};
 
 use self::field::{Field, Fields};
-pub use self::field::{LaneKind, MessageKind, NodeSet, Target};
+pub use self::field::{LaneKind, MessageKind, NodeSet, Stop, Target};
 pub use self::shape::Shape;
 
 /// A fault, or an operator's action.
@@ -145,17 +145,21 @@ kinds! {
         /// How many bytes still pass.
         after_bytes: u64,
     }
-    /// A node's process ends, and starts again when the fault is over.
+    /// A node stops, and starts again when the fault is over.
     Crash "crash" {
         /// Which.
         node: Target,
-        /// How many effects of its next step are still carried out.
+        /// How many effects of its next steps are still carried out; with none it stops at once.
         after_effects: u32,
+        /// What stops.
+        stop: Stop,
     }
-    /// All of these crash again and again, at times of their own, so many times each.
+    /// All of these crash at once and then again, at times of their own, so many times each.
     RestartStorm "restart-storm" {
         /// Which.
         nodes: NodeSet,
+        /// What stops.
+        stop: Stop,
         /// How often.
         rounds: u32,
     }
@@ -217,10 +221,13 @@ kinds! {
         /// Which.
         node: NodeId,
     }
-    /// If a node crashes while this lasts, a bit of what it had synced is flipped.
-    BitFlip "bit-flip" {
+    /// A node loses power and comes back when the fault is over, to find the log of a group
+    /// damaged below what it had promised.
+    Damage "damage" {
         /// Which.
-        node: NodeId,
+        node: Target,
+        /// Of which group.
+        group: GroupId,
     }
     /// The operator adds a replica on this node as a learner.
     AddLearner "add-learner" {
@@ -331,7 +338,7 @@ impl FaultKind {
             | Self::DiskFull { .. }
             | Self::FsyncFail { .. }
             | Self::TornWrite { .. }
-            | Self::BitFlip { .. }
+            | Self::Damage { .. }
             | Self::AddLearner { .. }
             | Self::Promote { .. }
             | Self::Remove { .. }
@@ -343,6 +350,13 @@ impl FaultKind {
             | Self::Burst { .. }
             | Self::ReadAt { .. } => vec![],
         }
+    }
+}
+
+impl FaultKind {
+    /// Whether a replica forgets by it what it promised.
+    pub const fn forgets(&self) -> bool {
+        matches!(self, Self::Damage { .. } | Self::Wipe { .. })
     }
 }
 
@@ -469,7 +483,7 @@ mod tests {
 2000 100 partition shape=bridge order=3,1,2,5,4
 2500 900 link-lossy from=1 to=2,3 drop=10 duplicate=20 reorder=0
 2600 50 lane-kill from=1 to=2 lane=control after_bytes=17
-3000 10 crash node=4 after_effects=3
+3000 10 crash node=4 after_effects=3 stop=power
 3100 0 wall-jump node=1 by_ms=-500
 3200 9 clock-drift node=2 ppm=-200
 3300 9 hold message=timeout-now extra_us=700

@@ -15,26 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::marks::{Mark, Marks};
+use super::profile::RunReport;
 use super::violation::Violation;
-
-/// What one run tells.
-#[derive(Clone, Debug)]
-pub struct RunReport {
-    /// How much virtual time passed, in microseconds.
-    pub virtual_us: u64,
-    /// Steps that were checked.
-    pub steps: u64,
-    /// Client operations that were checked.
-    pub operations: u64,
-    /// Faults that took effect, by the word of their kind.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Where it has been.
-    pub marks: Marks,
-    /// The hash of its history.
-    pub hash: u128,
-    /// What it failed for.
-    pub violation: Option<Violation>,
-}
 
 /// What to sweep.
 #[derive(Clone, Debug)]
@@ -46,6 +28,8 @@ pub struct SweepOptions {
     /// Stop once so many runs have failed. Seeds below the last failure kept are still finished,
     /// so that the first failures are the first.
     pub failures_max: usize,
+    /// Begin no other seed after so long; what has begun is finished. `None` for all seeds.
+    pub time_max: Option<Duration>,
     /// How often a line of progress is due. `None` for never.
     pub progress: Option<Duration>,
 }
@@ -74,6 +58,8 @@ pub struct SweepReport {
     pub operations: u64,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Faults that were skipped, by kind.
+    pub faults_skipped: BTreeMap<&'static str, u64>,
     /// Where the runs have been.
     pub marks: Marks,
     /// The first failures, by seed.
@@ -116,6 +102,13 @@ impl fmt::Display for SweepReport {
             write!(f, " {kind} {count}")?;
         }
         writeln!(f)?;
+        if !self.faults_skipped.is_empty() {
+            f.write_str("skipped:")?;
+            for (kind, count) in &self.faults_skipped {
+                write!(f, " {kind} {count}")?;
+            }
+            writeln!(f)?;
+        }
         self.failures.iter().try_for_each(|failure| {
             writeln!(f, "FAILED seed {}: {}", failure.seed, failure.violation)
         })
@@ -174,6 +167,7 @@ impl Shared {
                     steps: 0,
                     operations: 0,
                     faults: BTreeMap::new(),
+                    faults_skipped: BTreeMap::new(),
                     marks: Marks::none(),
                     failures: Vec::new(),
                     hash: 0,
@@ -194,6 +188,10 @@ impl Shared {
     ) {
         let abandon = Abandon(&self.abandoned);
         loop {
+            // A seed that was taken is run whatever the time, or the later ones would wait for it.
+            if options.time_max.is_some_and(|max| self.begun.elapsed() >= max) {
+                break;
+            }
             let seed = self.next_seed.fetch_add(1, Ordering::Relaxed);
             if seed >= options.seeds.end || self.abandoned.load(Ordering::Relaxed) {
                 break;
@@ -257,6 +255,9 @@ impl Done {
             for (kind, count) in report.faults {
                 *total.faults.entry(kind).or_default() += count;
             }
+            for (kind, count) in report.faults_skipped {
+                *total.faults_skipped.entry(kind).or_default() += count;
+            }
             total.marks.merge(&report.marks);
             total.hash = total.hash.rotate_left(1) ^ report.hash;
             if let Some(violation) = report.violation {
@@ -297,11 +298,13 @@ fn hours(virtual_us: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::profile::Profile;
     use super::super::violation::Check;
     use super::*;
 
     fn options(threads: usize, failures_max: usize) -> SweepOptions {
-        SweepOptions { seeds: 10..110, threads, failures_max, progress: Some(Duration::ZERO) }
+        let progress = Some(Duration::ZERO);
+        SweepOptions { seeds: 10..110, threads, failures_max, time_max: None, progress }
     }
 
     /// Fails at every seed that ends in 7.
@@ -320,6 +323,7 @@ mod tests {
             hash: u128::from(seed) << 64 | 1,
             violation: (seed % 10 == 7)
                 .then(|| Violation::of_run(Check::Profile("seven"), seed.to_string())),
+            ..RunReport::nothing(Profile::Protocol, seed)
         }
     }
 
@@ -370,6 +374,12 @@ mod tests {
         assert!(lines.iter().any(|line| line.starts_with("100 of 100 runs")), "{lines:?}");
         let quiet = SweepOptions { progress: None, ..options(2, 1000) };
         sweep(&quiet, run, |line| panic!("{line}"));
+    }
+
+    #[test]
+    fn no_seed_begins_after_the_time_is_up() {
+        let options = SweepOptions { time_max: Some(Duration::ZERO), ..options(2, 1000) };
+        assert_eq!(sweep(&options, run, |_| {}).runs, 0);
     }
 
     #[test]

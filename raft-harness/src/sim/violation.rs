@@ -128,6 +128,8 @@ checks! {
     Session = "H3-session",
     /// A request ended twice, or never, or without having begun.
     Outcomes = "H4-outcomes",
+    /// The code under test panicked.
+    Panic = "panic",
 }
 
 #[cfg(test)]

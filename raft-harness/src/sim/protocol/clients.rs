@@ -11,9 +11,10 @@ use raft_core::{GroupId, LogIndex, Micros, ReadPath, Refusal, ReplicaId, Token};
 use super::machine::{Action, Answer, Command, KEYS, Machine, REGISTERS};
 use super::network::NodeAt;
 use super::setup::Setup;
-use crate::sim::history::{ClientId, End, History, KeyId, Op, OpId, Reply, Value};
+use crate::sim::history::{ClientId, History, KeyId, Op, OpId, Reply, Value};
 use crate::sim::linearizability::AppliedLog;
 use crate::sim::rng::{Rng, Streams};
+use crate::sim::swarm::Mix;
 
 /// How long a client waits for an answer.
 pub(crate) const PATIENCE_US: u64 = 2_500_000;
@@ -67,6 +68,9 @@ pub(crate) struct Clients {
     nodes: usize,
     think_us: u64,
     lease_reads: bool,
+    mix: Mix,
+    /// Reads of those who came by, with their keys.
+    asides: BTreeMap<Token, (OpId, u8)>,
     /// Between the phases clients rest.
     pub(crate) active: bool,
 }
@@ -92,6 +96,8 @@ impl Clients {
             nodes: setup.nodes,
             think_us: setup.think_us,
             lease_reads: setup.settings.lease != raft_core::Lease::Never,
+            mix: setup.mix,
+            asides: BTreeMap::new(),
             active: true,
         }
     }
@@ -108,35 +114,44 @@ impl Clients {
         let lease_reads = self.lease_reads;
         let client = &mut self.clients[at];
         let rng = &mut client.rng;
-        let key = rng.below(u64::from(KEYS)) as u8;
-        let reads = rng.chance(4, 10);
         let group = client.group;
+        let mix = self.mix;
+        let shares = [
+            mix.read,
+            if lease_reads { mix.lease_read } else { 0 },
+            mix.follower_read,
+            mix.set,
+            mix.append,
+            mix.compare_and_set,
+        ];
+        let choice = rng.weighted(&shares).unwrap_or(0);
+        let key = match choice {
+            0..=2 => rng.below(u64::from(KEYS)) as u8,
+            4 => rng.range(u64::from(REGISTERS)..=u64::from(KEYS) - 1) as u8,
+            _ => rng.below(u64::from(REGISTERS)) as u8,
+        };
         let key_id = KeyId(u64::from(key));
-        let (op, kind) = if reads {
-            let path = match rng.below(3) {
-                0 => ReadPath::Follower,
-                1 if lease_reads => ReadPath::Lease,
-                _ => ReadPath::Quorum,
-            };
-            (Op::Read, TaskKind::Read { key, path })
-        } else {
-            self.serials += 1;
-            let serial = self.serials;
-            let bytes = if rng.chance(1, 20) { 3000 } else { rng.below(200) as u32 };
-            let (op, action) = if key >= REGISTERS {
-                (Op::Append(serial), Action::Append)
-            } else if rng.chance(1, 3) {
+        let read = |path| (Op::Read, TaskKind::Read { key, path });
+        self.serials += 1;
+        let serial = self.serials;
+        let bytes = if rng.chance(1, 20) { 3000 } else { rng.below(200) as u32 };
+        let write =
+            |op, action| (op, TaskKind::Write(Command { serial, key, action, bytes, op: None }));
+        let (op, kind) = match choice {
+            0 => read(ReadPath::Quorum),
+            1 => read(ReadPath::Lease),
+            2 => read(ReadPath::Follower),
+            3 => write(Op::Set(serial), Action::Write),
+            4 => write(Op::Append(serial), Action::Append),
+            _ => {
                 let expected = client.believes.get(&key).copied().flatten();
                 let op = Op::CompareAndSet { expected, new: serial };
-                (op, Action::CompareAndSet { expected })
-            } else {
-                (Op::Set(serial), Action::Write)
-            };
-            (op, TaskKind::Write(Command { serial, key, action, bytes, op: 0 }))
+                write(op, Action::CompareAndSet { expected })
+            }
         };
         let op = self.history.invoke(Micros::new(now), id, group, key_id, op);
         let kind = match kind {
-            TaskKind::Write(command) => TaskKind::Write(Command { op: op.0, ..command }),
+            TaskKind::Write(command) => TaskKind::Write(Command { op: Some(op), ..command }),
             read @ TaskKind::Read { .. } => read,
         };
         let task = Task { op, group, kind, token: None };
@@ -192,6 +207,10 @@ impl Clients {
 
     /// A read is answered from a machine.
     pub(crate) fn read(&mut self, token: Token, point: LogIndex, machine: &Machine, now: u64) {
+        if let Some((op, key)) = self.asides.remove(&token) {
+            self.history.read(Micros::new(now), op, machine.read(key), point);
+            return;
+        }
         let Some((at, task)) = self.ended(token) else { return };
         let TaskKind::Read { key, .. } = task.kind else { return };
         let value = machine.read(key);
@@ -204,6 +223,7 @@ impl Clients {
 
     /// Nothing happened: the client tries elsewhere, with the same operation.
     pub(crate) fn refused(&mut self, token: Token, leads: Option<NodeAt>, refusal: Refusal) {
+        self.asides.remove(&token);
         let Some((at, _)) = self.ended(token) else { return };
         let nodes = self.nodes as u64;
         let client = &mut self.clients[at];
@@ -241,6 +261,8 @@ impl Clients {
 
     /// What became of the attempt is not known, or its node is gone.
     pub(crate) fn lost(&mut self, token: Token, now: u64) {
+        // Who came by has gone.
+        self.asides.remove(&token);
         if let Some((at, task)) = self.ended(token) {
             self.ends_unknown(at, task, now);
         }
@@ -267,12 +289,24 @@ impl Clients {
 
     /// A command took effect at an index.
     pub(crate) fn applied(&mut self, group: GroupId, index: LogIndex, command: &Command) {
-        self.applied.applied(group, index, OpId(command.op));
+        if let Some(op) = command.op {
+            self.applied.applied(group, index, op);
+        }
     }
 
-    /// How many operations were answered.
-    pub(crate) fn answered_count(&self) -> u64 {
-        self.history.iter().filter(|(_, op)| matches!(op.end, End::Returned(_))).count() as u64
+    /// A number that no other write has.
+    pub(crate) fn serial(&mut self) -> u64 {
+        self.serials += 1;
+        self.serials
+    }
+
+    /// Somebody comes by, reads once, and does not try again.
+    pub(crate) fn reads_aside(&mut self, token: Token, group: GroupId, key: u8, now: u64) {
+        // Each is a client of its own, after those who stay.
+        let client = ClientId((self.clients.len() + self.history.len()) as u32);
+        let key_id = KeyId(u64::from(key));
+        let op = self.history.invoke(Micros::new(now), client, group, key_id, Op::Read);
+        self.asides.insert(token, (op, key));
     }
 }
 

@@ -15,6 +15,7 @@ use raft_core::{
 use super::machine::Machine;
 use super::record::{Payload, Record};
 use crate::sim::rng::Rng;
+pub(crate) use crate::sim::schedule::Stop;
 
 /// What a disk holds of one replica.
 #[derive(Clone, Debug)]
@@ -136,15 +137,6 @@ pub(crate) struct Completion {
     pub(crate) group: GroupId,
     pub(crate) replica: ReplicaId,
     pub(crate) seq: PersistSeq,
-}
-
-/// How a node stopped.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Stop {
-    /// The process died; the page cache did not.
-    Process,
-    /// The power went.
-    Power,
 }
 
 /// One node's disk.

@@ -1,294 +1,318 @@
-//! Trouble as data: what goes wrong, when, and for how long.
+//! How faults are done to the world, and undone.
+//!
+//! A target is looked up when its fault begins, and what was done is remembered for its end. What
+//! this profile cannot do, and what would go beyond what the promises survive, is skipped and
+//! counted.
+//!
+//! Whatever a fault leaves to chance it draws from a stream of its own, so that its fellows do not
+//! notice when it is left out.
 
-use std::fmt;
 use std::sync::Arc;
 
-use raft_core::{DiskSpace, GroupId, Membership, Promise, ReplicaId};
+use raft_core::{DiskSpace, GroupId, Input, Lease, Membership, NodeId, Promise, ReplicaId};
 
-use super::disk::Stop;
-use super::network::NodeAt;
-use super::node::Running;
+use super::network::{Link, NodeAt, Weather};
+use super::node::{DiskWeather, Running};
 use super::world::{Event, World};
 use crate::sim::marks::Mark;
-use crate::sim::rng::Rng;
+use crate::sim::rng::{Rng, mix};
+use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Stop, Target};
 use crate::sim::trace::EventKind;
 
-/// One piece of trouble.
+/// What has to be undone when a fault ends.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Fault {
-    /// When it begins, in microseconds.
-    pub(crate) at: u64,
-    /// How long it lasts; irrelevant for what happens at once.
-    pub(crate) lasts: u64,
-    pub(crate) kind: FaultKind,
-}
-
-/// What goes wrong. Nodes are named by their places.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum FaultKind {
-    /// These directed links carry nothing.
-    Cut(Vec<(NodeAt, NodeAt)>, Shape),
-    /// These directed links are slow.
-    Slow(Vec<(NodeAt, NodeAt)>),
-    /// The node dies and comes back when the fault ends.
-    Crash(NodeAt, Stop),
-    /// It dies within its next turn, after so many effects.
-    CrashMidTurn(NodeAt, u64),
-    /// Everybody dies, one after the other.
-    Storm(Stop),
-    /// The node stands still.
-    Pause(NodeAt),
-    /// Nothing the disk is given completes.
+pub(crate) enum Undo {
+    Mend(Vec<(NodeAt, NodeAt)>),
+    Link(Vec<(NodeAt, NodeAt)>, Link),
+    Hold(MessageKind, u64),
+    Start(NodeAt),
+    Resume(NodeAt),
+    Drift(NodeAt, i64),
     DiskStall(NodeAt),
     DiskSlow(NodeAt, u64),
     DiskFull(NodeAt),
-    /// The next flush fails.
     SyncFails(NodeAt),
-    /// The node dies, and the log of a group is found damaged.
-    Damage(NodeAt, GroupId),
-    /// The node loses its disk.
-    Wipe(NodeAt),
-    /// The wall clock jumps ahead by so many milliseconds.
-    WallJump(NodeAt, u64),
 }
 
-/// What a cut looks like, for the record.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Shape {
-    Isolated,
-    OneWay,
-    Halves,
-    Bridge,
-    Chain,
-    Star,
-    LeaderCutOff,
+/// What came of a fault's beginning.
+enum Begun {
+    /// It took effect, and this is to be undone.
+    Until(Undo),
+    /// It took effect at once.
+    Once,
+    /// It did not take effect.
+    Skipped,
 }
 
-impl FaultKind {
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Cut(_, Shape::Isolated) => "isolate",
-            Self::Cut(_, Shape::OneWay) => "one-way",
-            Self::Cut(_, Shape::Halves) => "halves",
-            Self::Cut(_, Shape::Bridge) => "bridge",
-            Self::Cut(_, Shape::Chain) => "chain",
-            Self::Cut(_, Shape::Star) => "star",
-            Self::Cut(_, Shape::LeaderCutOff) => "leader-cut-off",
-            Self::Slow(_) => "slow-links",
-            Self::Crash(_, Stop::Process) => "kill",
-            Self::Crash(_, Stop::Power) => "power-cut",
-            Self::CrashMidTurn(..) => "crash-mid-turn",
-            Self::Storm(_) => "restart-storm",
-            Self::Pause(_) => "pause",
-            Self::DiskStall(_) => "disk-stall",
-            Self::DiskSlow(..) => "disk-slow",
-            Self::DiskFull(_) => "disk-full",
-            Self::SyncFails(_) => "sync-fails",
-            Self::Damage(..) => "damage",
-            Self::Wipe(_) => "wipe",
-            Self::WallJump(..) => "wall-jump",
-        }
-    }
-}
-
-impl FaultKind {
-    /// Whether a replica forgets what it promised by it.
-    pub(crate) const fn forgets(&self) -> bool {
-        matches!(self, Self::Damage(..) | Self::Wipe(_))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (at, lasts) = (self.at / 1000, self.lasts / 1000);
-        write!(f, "{at:>6} ms  for {lasts:>6} ms  {:<15} {:?}", self.kind.name(), self.kind)
-    }
-}
-
-/// Draws the trouble of a run: a few kinds of it, each at times.
-pub(crate) fn draw(rng: &mut Rng, nodes: usize, groups: &[GroupId], faults_us: u64) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let kinds = 15;
-    // Which kinds this run knows at all.
-    let mut known: Vec<u64> = (0..kinds).filter(|_| rng.chance(1, 3)).collect();
-    if known.is_empty() && rng.chance(9, 10) {
-        known.push(rng.below(kinds));
-    }
-    let every = 400_000 + rng.below(3_000_000);
-    let mut at = 1_000_000 + rng.below(1_000_000);
-    let mut wipes = 0;
-    while at < faults_us && !known.is_empty() {
-        let node = rng.below(nodes as u64) as usize;
-        let lasts = 50_000 + rng.below(4_000_000);
-        let stop = if rng.chance(1, 2) { Stop::Power } else { Stop::Process };
-        let group = groups[rng.below(groups.len() as u64) as usize];
-        let kind = match known[rng.below(known.len() as u64) as usize] {
-            0 => FaultKind::Cut(isolate(node, nodes), Shape::Isolated),
-            1 => {
-                let to = rng.below(nodes as u64) as usize;
-                FaultKind::Cut(vec![(node, to)], Shape::OneWay)
-            }
-            2 => {
-                let mask = rng.below(1 << nodes);
-                FaultKind::Cut(halves(mask, nodes), Shape::Halves)
-            }
-            3 => match rng.below(3) {
-                0 => FaultKind::Cut(bridge(node, nodes), Shape::Bridge),
-                1 => FaultKind::Cut(chain(nodes), Shape::Chain),
-                _ => FaultKind::Cut(star(node, nodes), Shape::Star),
-            },
-            4 => FaultKind::Slow(isolate(node, nodes)),
-            5 => FaultKind::Crash(node, stop),
-            6 => FaultKind::CrashMidTurn(node, rng.below(12)),
-            7 => FaultKind::Storm(stop),
-            8 => FaultKind::Pause(node),
-            9 => match rng.below(2) {
-                0 => FaultKind::DiskStall(node),
-                _ => FaultKind::DiskSlow(node, 5 + rng.below(200)),
-            },
-            10 => FaultKind::DiskFull(node),
-            11 => FaultKind::SyncFails(node),
-            12 => FaultKind::Damage(node, group),
-            13 if wipes == 0 => {
-                wipes += 1;
-                FaultKind::Wipe(node)
-            }
-            14 => FaultKind::Cut(Vec::new(), Shape::LeaderCutOff),
-            _ => FaultKind::WallJump(node, rng.below(100_000)),
-        };
-        faults.push(Fault { at, lasts, kind });
-        at += every / 2 + rng.below(every);
-    }
-    faults
-}
-
-fn all_pairs(nodes: usize) -> impl Iterator<Item = (NodeAt, NodeAt)> {
-    (0..nodes).flat_map(move |a| (0..nodes).map(move |b| (a, b))).filter(|(a, b)| a != b)
-}
-
-pub(crate) fn isolate(node: NodeAt, nodes: usize) -> Vec<(NodeAt, NodeAt)> {
-    all_pairs(nodes).filter(|(a, b)| *a == node || *b == node).collect()
-}
-
-fn halves(mask: u64, nodes: usize) -> Vec<(NodeAt, NodeAt)> {
-    let side = |node: NodeAt| mask >> node & 1;
-    all_pairs(nodes).filter(|(a, b)| side(*a) != side(*b)).collect()
-}
-
-/// Two halves that only one node connects.
-fn bridge(node: NodeAt, nodes: usize) -> Vec<(NodeAt, NodeAt)> {
-    let side = |other: NodeAt| (other + nodes - node) % nodes * 2 > nodes;
-    all_pairs(nodes).filter(|(a, b)| *a != node && *b != node && side(*a) != side(*b)).collect()
-}
-
-/// Each speaks with its neighbours only.
-fn chain(nodes: usize) -> Vec<(NodeAt, NodeAt)> {
-    all_pairs(nodes).filter(|(a, b)| a.abs_diff(*b) > 1).collect()
-}
-
-/// All speak with one and with nobody else.
-fn star(centre: NodeAt, nodes: usize) -> Vec<(NodeAt, NodeAt)> {
-    all_pairs(nodes).filter(|(a, b)| *a != centre && *b != centre).collect()
+const fn done(done: bool) -> Begun {
+    if done { Begun::Once } else { Begun::Skipped }
 }
 
 impl World {
     pub(crate) fn fault_begins(&mut self, at: usize) {
+        if self.healed {
+            return;
+        }
         let fault = self.faults[at].clone();
-        self.queue.push(self.now + fault.lasts, Event::FaultEnds(at));
-        *self.injected.entry(fault.kind.name()).or_default() += 1;
-        self.tell(0, None, EventKind::Fault, at as u64, || fault.to_string());
+        let word = fault.kind.word();
+        let digest = mix(fault.at_us ^ mix(fault.lasts_us));
+        self.tell(0, None, EventKind::Fault, digest, || fault.to_string());
+        match self.begin(&fault) {
+            Begun::Until(undo) => {
+                self.undo.insert(at, undo);
+                self.queue.push(self.now + fault.lasts_us, Event::FaultEnds(at));
+            }
+            Begun::Once => {}
+            Begun::Skipped => {
+                *self.skipped.entry(word).or_default() += 1;
+                return;
+            }
+        }
+        *self.injected.entry(word).or_default() += 1;
+    }
+
+    fn begin(&mut self, fault: &Fault) -> Begun {
+        let mut rng = self.seeds.stream("fault", &[fault.at_us, fault.lasts_us]);
         match &fault.kind {
-            FaultKind::Cut(_, Shape::LeaderCutOff) => {
-                let group = self.groups[0];
-                let links = match self.leader_of(group) {
-                    Some(leader) => isolate(leader, self.nodes.len()),
-                    None => Vec::new(),
-                };
-                self.faults[at].kind = FaultKind::Cut(links, Shape::LeaderCutOff);
-                self.cut(at);
+            FaultKind::Cut { .. } | FaultKind::Isolate { .. } | FaultKind::Partition { .. } => {
+                self.cut(&fault.kind)
             }
-            FaultKind::Cut(..) => self.cut(at),
-            FaultKind::Slow(links) => {
-                for (from, to) in links {
-                    self.network.slow(*from, *to, true);
-                }
+            FaultKind::LinkSlow { from, to, extra_us } => {
+                self.bend(*from, *to, Link { slow_us: *extra_us, ..Link::default() })
             }
-            FaultKind::Crash(node, stop) => self.crash(*node, *stop),
-            FaultKind::CrashMidTurn(node, after) => self.nodes[*node].crash_after = Some(*after),
-            FaultKind::Storm(stop) => {
-                for node in 0..self.nodes.len() {
-                    self.crash(node, *stop);
-                    let back = self.now + 10_000 + self.rng_crash.below(fault.lasts + 1);
-                    self.queue.push(back, Event::Restart { node });
-                }
+            FaultKind::LinkLossy { from, to, drop, duplicate, reorder } => {
+                let link =
+                    Link { drop: *drop, duplicate: *duplicate, reorder: *reorder, slow_us: 0 };
+                self.bend(*from, *to, link)
             }
-            FaultKind::Pause(node) => {
-                let node = &mut self.nodes[*node];
-                if node.running == Running::Up {
-                    node.running = Running::Paused;
-                }
+            FaultKind::Hold { message, extra_us } => {
+                self.network.hold(*message, *extra_us);
+                Begun::Until(Undo::Hold(*message, *extra_us))
             }
-            FaultKind::DiskStall(node) => self.nodes[*node].disk_weather.stalled = true,
-            FaultKind::DiskSlow(node, by) => self.nodes[*node].disk_weather.slowness = *by,
-            FaultKind::DiskFull(node) => self.disk_space(*node, DiskSpace::Full),
-            FaultKind::SyncFails(node) => self.nodes[*node].disk_weather.fails_next = true,
-            FaultKind::Damage(node, group) => {
-                self.crash(*node, Stop::Power);
-                if self.may_lose(*node, *group) {
-                    self.damage(*node, *group);
-                }
-            }
-            FaultKind::Wipe(node) => {
-                let groups = self.groups.clone();
-                if groups.into_iter().all(|group| self.may_lose(*node, group)) {
-                    self.wipe(*node);
+            FaultKind::Crash { node, after_effects, stop } => self.on(*node, |world, at| {
+                if *after_effects == 0 {
+                    world.crash(at, *stop);
                 } else {
-                    self.crash(*node, Stop::Power);
+                    world.nodes[at].crash_after = Some((u64::from(*after_effects), *stop));
                 }
+                Begun::Until(Undo::Start(at))
+            }),
+            FaultKind::RestartStorm { nodes, stop, rounds } => {
+                self.storm(*nodes, *stop, *rounds, fault.lasts_us, &mut rng)
             }
-            FaultKind::WallJump(node, by) => self.nodes[*node].clock.wall_offset_ms += by,
+            FaultKind::Pause { node } => self.on(*node, |world, at| {
+                let node = &mut world.nodes[at];
+                if node.running != Running::Up {
+                    return Begun::Skipped;
+                }
+                node.running = Running::Paused;
+                Begun::Until(Undo::Resume(at))
+            }),
+            // A voter whose clock leaps ends its patience with a leader early, which is what leases
+            // rely on: no clock that leases may be used with does that.
+            FaultKind::ClockJump { .. } if self.settings.lease != Lease::Never => Begun::Skipped,
+            FaultKind::ClockJump { node, by_us } => self.on(*node, |world, at| {
+                world.nodes[at].clock.offset_us += by_us;
+                world.touch_all(at);
+                Begun::Once
+            }),
+            FaultKind::WallJump { node, by_ms } => self.on(*node, |world, at| {
+                let wall = &mut world.nodes[at].clock.wall_offset_ms;
+                *wall = wall.saturating_add_signed(*by_ms);
+                Begun::Once
+            }),
+            FaultKind::ClockDrift { node, ppm } => self.on(Target::Node(*node), |world, at| {
+                let before = world.nodes[at].clock.drift_ppm;
+                world.drift(at, i64::from(*ppm));
+                Begun::Until(Undo::Drift(at, before))
+            }),
+            FaultKind::DiskStall { node } => self.on(*node, |world, at| {
+                world.nodes[at].disk_weather.stalled = true;
+                Begun::Until(Undo::DiskStall(at))
+            }),
+            FaultKind::DiskSlow { node, extra_us } => self.on(*node, |world, at| {
+                world.nodes[at].disk_weather.slow_us += extra_us;
+                Begun::Until(Undo::DiskSlow(at, *extra_us))
+            }),
+            FaultKind::DiskFull { node } => self.on(*node, |world, at| {
+                world.disk_space(at, DiskSpace::Full);
+                Begun::Until(Undo::DiskFull(at))
+            }),
+            FaultKind::FsyncFail { node } => self.on(*node, |world, at| {
+                world.nodes[at].disk_weather.fails_next = true;
+                Begun::Until(Undo::SyncFails(at))
+            }),
+            FaultKind::Damage { node, group } => self.on(*node, |world, at| {
+                if !world.may_lose(at, *group) {
+                    return Begun::Skipped;
+                }
+                world.crash(at, Stop::Power);
+                // A log without an entry beyond its snapshot has nothing to be damaged.
+                if world.nodes[at].disk.damage(*group, &mut rng) {
+                    world.mark(Mark::DamageReported);
+                }
+                Begun::Until(Undo::Start(at))
+            }),
+            FaultKind::Wipe { node } => self.on(Target::Node(*node), |world, at| {
+                let groups = world.groups.clone();
+                // One is replaced within a run; a second one would be too many for most groups.
+                let first = !world.injected.contains_key(fault.kind.word());
+                if !first || !groups.into_iter().all(|group| world.may_lose(at, group)) {
+                    return Begun::Skipped;
+                }
+                world.wipe(at);
+                Begun::Until(Undo::Start(at))
+            }),
+            FaultKind::AddLearner { group, node } => done(self.add_learner(*group, *node)),
+            FaultKind::Promote { group, node } => done(self.promote(*group, *node)),
+            FaultKind::Remove { group, node } => done(self.remove_member(*group, *node)),
+            FaultKind::Replace { group, old, new } => done(self.replace(*group, *old, *new)),
+            FaultKind::Transfer { group, to } => done(self.hand_over(*group, *to)),
+            FaultKind::Snapshot { group, node } => self.on(*node, |world, at| {
+                world.take_snapshot(at, *group);
+                Begun::Once
+            }),
+            FaultKind::Compact { group, node } => self.on(*node, |world, at| {
+                world.compact(at, *group, rng.below(4));
+                Begun::Once
+            }),
+            FaultKind::CampaignNow { group, node } => self.on(*node, |world, at| {
+                world.step(at, *group, Input::Campaign, &[]);
+                Begun::Once
+            }),
+            FaultKind::Burst { group, entries } => done(self.burst(*group, *entries, &mut rng)),
+            FaultKind::ReadAt { group, node } => {
+                self.on(*node, |world, at| done(world.read_aside(at, *group, &mut rng)))
+            }
+            // Messages have no lanes here, and writes no bytes.
+            FaultKind::LaneStall { .. }
+            | FaultKind::LaneKill { .. }
+            | FaultKind::TornWrite { .. } => Begun::Skipped,
         }
     }
 
-    fn cut(&mut self, at: usize) {
-        let FaultKind::Cut(links, _) = self.faults[at].kind.clone() else { return };
-        for (from, to) in links {
-            self.network.cut(from, to);
+    /// Does something to the node a target stands for at the moment.
+    fn on(&mut self, target: Target, act: impl FnOnce(&mut Self, NodeAt) -> Begun) -> Begun {
+        match self.resolve(target) {
+            Some(at) => act(self, at),
+            None => Begun::Skipped,
+        }
+    }
+
+    /// The node a target stands for at the moment, if it stands for one.
+    pub(crate) fn resolve(&self, target: Target) -> Option<NodeAt> {
+        match target {
+            Target::Node(node) => self.place(node),
+            Target::Leader(group) => self.leader_of(group),
+        }
+    }
+
+    /// A node of a schedule, unless the cluster is smaller than the schedule was drawn for.
+    fn place(&self, node: NodeId) -> Option<NodeAt> {
+        let at = node.get().checked_sub(1)? as usize;
+        (at < self.nodes.len()).then_some(at)
+    }
+
+    fn links(&self, from: NodeSet, to: NodeSet) -> Vec<(NodeAt, NodeAt)> {
+        let places = |nodes: NodeSet| nodes.iter().filter_map(|node| self.place(node));
+        let pairs = places(from).flat_map(|a| places(to).map(move |b| (a, b)));
+        pairs.filter(|(a, b)| a != b).collect()
+    }
+
+    fn cut(&mut self, kind: &FaultKind) -> Begun {
+        let all = NodeSet::first(self.nodes.len() as u64);
+        let cuts = kind.cuts(all, |target| self.resolve(target).map(|at| self.nodes[at].id));
+        let links: Vec<_> = cuts.into_iter().flat_map(|(from, to)| self.links(from, to)).collect();
+        if links.is_empty() {
+            return Begun::Skipped;
+        }
+        for (from, to) in &links {
+            self.network.cut(*from, *to);
+        }
+        Begun::Until(Undo::Mend(links))
+    }
+
+    fn bend(&mut self, from: NodeSet, to: NodeSet, link: Link) -> Begun {
+        let links = self.links(from, to);
+        if links.is_empty() {
+            return Begun::Skipped;
+        }
+        for (from, to) in &links {
+            self.network.bend(*from, *to, link);
+        }
+        Begun::Until(Undo::Link(links, link))
+    }
+
+    /// The first round is common to all, the others are everybody's own. Each stop is a fault of
+    /// its own from then on.
+    fn storm(
+        &mut self,
+        nodes: NodeSet,
+        stop: Stop,
+        rounds: u32,
+        lasts_us: u64,
+        rng: &mut Rng,
+    ) -> Begun {
+        for node in nodes.iter() {
+            for round in 0..rounds {
+                let at_us = self.now + if round == 0 { 0 } else { rng.below(lasts_us + 1) };
+                let down_us = 10_000 + rng.below(lasts_us / u64::from(rounds) + 1);
+                let kind = FaultKind::Crash { node: Target::Node(node), after_effects: 0, stop };
+                self.queue.push(at_us, Event::Fault(self.faults.len()));
+                self.faults.push(Fault { at_us, lasts_us: down_us, kind });
+            }
+        }
+        Begun::Once
+    }
+
+    /// A node's clock runs at another rate from now on.
+    fn drift(&mut self, at: NodeAt, ppm: i64) {
+        let now = self.now;
+        self.nodes[at].clock.run_at(now, ppm);
+        // Deadlines come earlier on a faster clock.
+        self.touch_all(at);
+    }
+
+    fn touch_all(&mut self, at: NodeAt) {
+        let groups: Vec<GroupId> = self.nodes[at].replicas.keys().copied().collect();
+        for group in groups {
+            self.touch(at, group);
         }
     }
 
     pub(crate) fn fault_ends(&mut self, at: usize) {
-        let fault = self.faults[at].clone();
-        match fault.kind {
-            FaultKind::Cut(links, _) => {
+        let Some(undo) = self.undo.remove(&at) else { return };
+        match undo {
+            Undo::Mend(links) => {
                 for (from, to) in links {
                     self.network.mend(from, to);
                 }
             }
-            FaultKind::Slow(links) => {
+            Undo::Link(links, link) => {
                 for (from, to) in links {
-                    self.network.slow(from, to, false);
+                    self.network.straighten(from, to, link);
                 }
             }
-            FaultKind::Crash(node, _) | FaultKind::Damage(node, _) | FaultKind::Wipe(node) => {
-                self.start(node);
+            Undo::Hold(message, extra_us) => self.network.release(message, extra_us),
+            Undo::Start(at) => {
+                self.nodes[at].crash_after = None;
+                self.start(at);
             }
-            FaultKind::CrashMidTurn(node, _) => {
-                self.nodes[node].crash_after = None;
-                self.start(node);
+            Undo::Resume(at) => self.resume(at),
+            Undo::Drift(at, ppm) => self.drift(at, ppm),
+            Undo::DiskStall(at) => {
+                self.nodes[at].disk_weather.stalled = false;
+                self.kick_disk(at);
             }
-            FaultKind::Pause(node) => self.resume(node),
-            FaultKind::DiskStall(node) => {
-                self.nodes[node].disk_weather.stalled = false;
-                self.kick_disk(node);
+            Undo::DiskSlow(at, extra_us) => {
+                let slow = &mut self.nodes[at].disk_weather.slow_us;
+                *slow = slow.saturating_sub(extra_us);
             }
-            FaultKind::DiskSlow(node, _) => self.nodes[node].disk_weather.slowness = 1,
-            FaultKind::DiskFull(node) => self.disk_space(node, DiskSpace::Ample),
-            FaultKind::SyncFails(node) => {
-                self.nodes[node].disk_weather.fails_next = false;
-                self.start(node);
+            Undo::DiskFull(at) => self.disk_space(at, DiskSpace::Ample),
+            Undo::SyncFails(at) => {
+                self.nodes[at].disk_weather.fails_next = false;
+                self.start(at);
             }
-            FaultKind::Storm(_) | FaultKind::WallJump(..) => {}
         }
     }
 
@@ -327,20 +351,15 @@ impl World {
             .all(|membership| unharmed(membership.incoming()) && unharmed(membership.outgoing()))
     }
 
-    fn damage(&mut self, at: NodeAt, group: GroupId) {
-        if self.nodes[at].disk.damage(group, &mut self.rng_crash) {
-            self.mark(Mark::DamageReported);
-        }
-    }
-
     /// Everything is mended, and everybody comes back.
     pub(crate) fn heal(&mut self) {
         self.network.mend_all();
-        self.network.weather = super::network::Weather::CALM;
+        self.network.weather = Weather::CALM;
         self.healed = true;
+        self.undo.clear();
         for at in 0..self.nodes.len() {
             self.nodes[at].crash_after = None;
-            self.nodes[at].disk_weather = super::node::DiskWeather::default();
+            self.nodes[at].disk_weather = DiskWeather::default();
             self.disk_space(at, DiskSpace::Ample);
             self.resume(at);
             self.start(at);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use raft_core::LogIndex;
 
-use crate::sim::history::Value;
+use crate::sim::history::{OpId, Value};
 use crate::sim::rng::mix;
 
 /// A command for the machine.
@@ -18,8 +18,8 @@ pub(crate) struct Command {
     pub(crate) action: Action,
     /// What its payload would weigh.
     pub(crate) bytes: u32,
-    /// The client's operation it stands for.
-    pub(crate) op: u64,
+    /// The client's operation it stands for; `None` if nobody waits for it.
+    pub(crate) op: Option<OpId>,
 }
 
 /// What a command does.

@@ -7,8 +7,9 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `setup` | what a seed draws: sizes, limits, weather |
-//! | `faults` | trouble as data, and how it is done to the world |
+//! | `setup` | what a swarm means here |
+//! | `faults` | how faults are done to the world, and undone |
+//! | `orders` | what a schedule has operators and clients do |
 //! | `operator` | memberships, hand-overs, snapshots, repair |
 //! | `clients`, `machine` | the workload and the state machine it works on |
 //! | `world` | events, steps, and effects carried out one by one |
@@ -25,6 +26,7 @@ mod network;
 mod node;
 mod notes;
 mod operator;
+mod orders;
 mod record;
 mod replica;
 mod run;
@@ -33,4 +35,5 @@ mod setup;
 mod tests;
 mod world;
 
-pub(crate) use run::{Options, Report, run};
+pub(super) use notes::concerns;
+pub(super) use run::run;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raft_core::{GroupId, Incarnation, Micros, NodeId, ReplicaId};
 
-use super::disk::Disk;
+use super::disk::{Disk, Stop};
 use super::replica::Replica;
 
 /// A clock that runs fast or slow, and is what its node calls time.
@@ -19,6 +19,15 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// Runs at another rate from a moment on, without a leap.
+    pub(crate) fn run_at(&mut self, common: u64, drift_ppm: i64) {
+        let shown = self.local(common).get();
+        self.drift_ppm = drift_ppm;
+        let drift = (i128::from(common) * i128::from(drift_ppm)) / 1_000_000;
+        let unshifted = (i128::from(common) + drift).max(0) as u64;
+        self.offset_us = shown.saturating_sub(unshifted);
+    }
+
     /// What the node's monotonic clock shows.
     pub(crate) fn local(&self, common: u64) -> Micros {
         let drift = (i128::from(common) * i128::from(self.drift_ppm)) / 1_000_000;
@@ -51,8 +60,8 @@ pub(crate) enum Running {
 pub(crate) struct DiskWeather {
     /// Nothing completes.
     pub(crate) stalled: bool,
-    /// Everything takes so many times as long.
-    pub(crate) slowness: u64,
+    /// Every flush takes so much longer.
+    pub(crate) slow_us: u64,
     pub(crate) full: bool,
     /// The next flush fails, once.
     pub(crate) fails_next: bool,
@@ -74,7 +83,7 @@ pub(crate) struct Node {
     pub(crate) touched: Vec<GroupId>,
     pub(crate) turn_due: bool,
     /// It crashes in the middle of a turn, after so many more effects.
-    pub(crate) crash_after: Option<u64>,
+    pub(crate) crash_after: Option<(u64, Stop)>,
     /// Its data directory is new: what lived here under old names is somebody else's.
     pub(crate) wiped: bool,
     /// The replicas that went with it.
@@ -94,6 +103,17 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_changes_its_rate_neither_leaps_nor_stops() {
+        let mut clock = Clock { offset_us: 10_000_000, drift_ppm: 30_000, wall_offset_ms: 0 };
+        for (at, drift_ppm) in [(1_000_000, -30_000), (20_000_000, 0), (60_000_000, 29_999)] {
+            let shown = clock.local(at);
+            clock.run_at(at, drift_ppm);
+            assert_eq!(clock.local(at), shown);
+            assert!(clock.local(at + 1000) > shown);
+        }
+    }
 
     #[test]
     fn a_deadline_is_met_at_the_first_moment_that_shows_it() {

@@ -41,6 +41,24 @@ enum Cause {
     Other,
 }
 
+/// Whether this profile is deep enough for a mark: it has messages and no bytes, replicas and no
+/// lanes.
+pub(crate) const fn concerns(mark: Mark) -> bool {
+    !matches!(
+        mark,
+        Mark::BatchOfManyGroups
+            | Mark::TornTail
+            | Mark::PersistReordered
+            | Mark::CrashInRecovery
+            | Mark::LaneStalled
+            | Mark::LaneKilled
+            | Mark::LaneChanged
+            | Mark::CreditsExhausted
+            | Mark::FrameCut
+            | Mark::OldGenerationFenced
+    )
+}
+
 impl Before {
     pub(crate) fn of(core: &Group, input: &Input) -> Self {
         let status = core.status();

@@ -96,10 +96,7 @@ impl World {
         match rng.below(6) {
             0 | 1 if !free.is_empty() => {
                 let node = free[rng.below(free.len() as u64) as usize];
-                // An attempt that fails has used its id up all the same.
-                let last = self.last_replica.entry(group).or_insert(membership.last_replica());
-                *last = ReplicaId::new(last.get().max(membership.last_replica().get()) + 1);
-                let replica = *last;
+                let replica = self.new_replica(group, membership);
                 changes.push(MemberChange::AddLearner { replica, node });
             }
             0..=2 if !learners.is_empty() => {
@@ -124,7 +121,7 @@ impl World {
 
     /// Whether operators take a voter away from so many. In runs where replicas forget promises
     /// they do not where it would lower the number of those that a group survives.
-    fn may_shrink(&self, voters: usize) -> bool {
+    pub(super) fn may_shrink(&self, voters: usize) -> bool {
         let losing = self.faults.iter().any(|fault| fault.kind.forgets());
         let written = self.settings.acknowledge == raft_core::Acknowledge::Written;
         if losing || written { voters > 3 && voters.is_multiple_of(2) } else { voters > 1 }

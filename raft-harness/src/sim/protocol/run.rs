@@ -8,110 +8,94 @@ use std::collections::BTreeMap;
 
 use raft_core::{GroupId, NodeId, Standing};
 
-use super::faults::{self, Fault};
 use super::replica::{MembershipLists, Replica};
 use super::setup::Setup;
 use super::world::{Event, World};
+use crate::sim::case::Case;
 use crate::sim::history::End;
 use crate::sim::linearizability::{search, session, witness};
-use crate::sim::marks::Marks;
-use crate::sim::rng::Streams;
-use crate::sim::trace::Trace;
+use crate::sim::panics;
+use crate::sim::profile::{Profile, RunReport};
 use crate::sim::violation::{Check, Violation};
 
-/// How to run a seed.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
-    /// Explicit trouble instead of what the seed draws.
-    pub(crate) faults: Option<Vec<Fault>>,
-    /// Events to keep for a report.
-    pub(crate) trace_events: usize,
-    /// Changes to what the seed draws, to shrink it or to steer it.
-    pub(crate) adjust: Option<fn(&mut Setup)>,
-}
+/// Whoever has healed for so long must be well.
+const HEALING_US_MIN: u64 = 20_000_000;
 
-/// What came of a run.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) seed: u64,
-    /// Of everything that happened: equal for equal runs.
-    pub(crate) hash: u128,
-    pub(crate) violation: Option<Violation>,
-    pub(crate) marks: Marks,
-    pub(crate) trace: Trace,
-    pub(crate) faults: Vec<Fault>,
-    pub(crate) injected: BTreeMap<&'static str, u64>,
-    /// Client operations that the history was checked with.
-    pub(crate) operations: u64,
-    pub(crate) events: u64,
-    pub(crate) steps: u64,
-    pub(crate) messages: u64,
-    pub(crate) crashes: u64,
-    pub(crate) virtual_us: u64,
-}
-
-/// Runs a seed.
-pub(crate) fn run(seed: u64, options: &Options) -> Report {
-    let seeds = Streams::new(seed);
-    let mut setup = Setup::draw(seeds);
-    setup.trace_events = options.trace_events;
-    if let Some(adjust) = options.adjust {
-        adjust(&mut setup);
+/// Runs a case. It fails for the first violation; a panic is one.
+pub(crate) fn run(case: &Case, kept_max: usize) -> RunReport {
+    let mut report = RunReport::nothing(Profile::Protocol, case.seed);
+    let mut world = match panics::caught(|| found(case, kept_max)) {
+        Ok(world) => world,
+        Err(panic) => return RunReport { violation: Some(panic), ..report },
+    };
+    if let Err(panic) = panics::caught(|| world.live()) {
+        world.violation = Some(panic);
     }
-    let (faults_us, healing_us) = (setup.faults_us, setup.healing_us);
-    let mut world = World::new(seed, setup);
-    world.faults = options.faults.clone().unwrap_or_else(|| {
-        let mut rng = seeds.stream("faults", &[]);
-        faults::draw(&mut rng, world.nodes.len(), &world.groups, faults_us)
-    });
+    report.hash = world.final_hash();
+    report.violation = world.violation;
+    report.marks = world.marks;
+    report.faults = world.injected;
+    report.faults_skipped = world.skipped;
+    report.operations = world.clients.history.len() as u64;
+    report.steps = world.counts.steps;
+    report.events = world.queue.made();
+    report.virtual_us = world.now;
+    report.trace = world.trace;
+    report
+}
+
+/// The world of a case, before anything happens.
+fn found(case: &Case, kept_max: usize) -> World {
+    let mut world = World::new(case.seed, Setup::of(&case.swarm, kept_max));
+    world.faults = case.schedule.faults().to_vec();
     for at in 0..world.faults.len() {
-        world.queue.push(world.faults[at].at, Event::Fault(at));
+        world.queue.push(world.faults[at].at_us, Event::Fault(at));
     }
     for client in 0..world.clients.clients.len() {
         let first = 200_000 + world.clients.thinks(client);
         world.queue.push(first, Event::Client { client });
     }
-    for group in world.groups.clone() {
-        let first = 1_000_000 + u64::from(group.get()) * 50_000;
-        world.queue.push(first, Event::Operator { group });
+    if world.setup.operator_us > 0 {
+        for group in world.groups.clone() {
+            let first = 1_000_000 + u64::from(group.get()) * 50_000;
+            world.queue.push(first, Event::Operator { group });
+        }
     }
     world.queue.push(1_000_000, Event::Sweep);
-
-    world.run_until(faults_us);
-    world.heal();
-    world.operating = false;
-    // Clients go on, so that there is something to come right for; broken members are replaced.
-    let busy_until = faults_us + healing_us * 2 / 3;
-    while world.now < busy_until && world.violation.is_none() {
-        world.run_until(world.now + 1_000_000);
-        world.repair();
-    }
-    let answered = world.answered_by_group(busy_until.saturating_sub(healing_us / 3));
-    world.clients.active = false;
-    world.run_until(faults_us + healing_us);
-    if world.violation.is_none() {
-        let judged = world.judge(&answered);
-        world.check(judged);
-    }
-    let hash = world.final_hash();
-    Report {
-        seed,
-        hash,
-        violation: world.violation,
-        marks: world.marks,
-        trace: world.trace,
-        faults: world.faults,
-        injected: world.injected,
-        operations: world.clients.history.len() as u64,
-        events: world.queue.made(),
-        steps: world.counts.steps,
-        messages: world.counts.messages,
-        crashes: world.counts.crashes,
-        virtual_us: world.now,
-    }
+    world
 }
 
 impl World {
+    /// Both phases and the judgement, up to the first violation.
+    fn live(&mut self) {
+        let (faults_us, healing_us) = (self.setup.faults_us, self.setup.healing_us);
+        self.run_until(faults_us);
+        self.heal();
+        self.operating = false;
+        // Clients go on, so that there is something to come right for; broken members are
+        // replaced.
+        let busy_until = faults_us + healing_us * 2 / 3;
+        while self.now < busy_until && self.violation.is_none() {
+            self.run_until(self.now + 1_000_000);
+            self.repair();
+        }
+        let answered = self.answered_by_group(busy_until.saturating_sub(healing_us / 3));
+        self.clients.active = false;
+        self.run_until(faults_us + healing_us);
+        // A shrunk run may be too short for anything to come right.
+        if self.violation.is_none() && healing_us >= HEALING_US_MIN {
+            let judged = self.judge(&answered);
+            self.check(judged);
+        }
+        if self.violation.is_none() {
+            self.sweep_now();
+        }
+        if self.violation.is_none() {
+            let judged = self.judge_history();
+            self.check(judged);
+        }
+    }
+
     /// How many operations of each group were answered since a moment.
     fn answered_by_group(&self, since: u64) -> BTreeMap<GroupId, u64> {
         let mut counts: BTreeMap<GroupId, u64> =
@@ -199,10 +183,11 @@ impl World {
                 }
             }
         }
-        self.sweep_now();
-        if let Some(violation) = self.violation.take() {
-            return Err(violation);
-        }
+        Ok(())
+    }
+
+    /// Everything that clients did must have an explanation, settled or not.
+    fn judge_history(&self) -> Result<(), Violation> {
         let (history, applied) = (&self.clients.history, &self.clients.applied);
         witness::check(history, applied)?;
         session::check(history, applied)?;

@@ -1,24 +1,21 @@
-//! What a seed draws before anything happens: how many of everything, how slow, how small.
-//!
-//! Swarm testing: a seed leaves most kinds of trouble out, so that what remains is not drowned,
-//! and draws its limits small enough to be reached.
+//! What a swarm means for this profile: the settings of the cores, the network, the disks.
 
 use std::time::Duration;
 
 use raft_core::{Acknowledge, Lease, PRIORITY_MAX, Settings};
 
 use super::network::Weather;
-use crate::sim::rng::Streams;
+use crate::sim::swarm::{Choice, Knobs, Mix, Swarm};
 
 /// The parameters of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    pub(crate) swarm: Swarm,
     pub(crate) nodes: usize,
     pub(crate) groups: usize,
-    /// Voters each group starts with.
-    pub(crate) voters: usize,
     pub(crate) clients: usize,
     pub(crate) think_us: u64,
+    pub(crate) mix: Mix,
     pub(crate) settings: Settings,
     /// How far each clock's rate may be off, in parts per million.
     pub(crate) drift_ppm: u64,
@@ -49,84 +46,67 @@ pub(crate) struct Operations {
 }
 
 impl Setup {
-    pub(crate) fn draw(seeds: Streams) -> Self {
-        let mut rng = seeds.stream("setup", &[]);
-        let nodes = match rng.below(20) {
-            0 => 1,
-            1 => 2,
-            2..=10 => 3,
-            11..=13 => 4,
-            14..=17 => 5,
-            18 => 6,
-            _ => 7,
-        };
-        let groups = match rng.below(12) {
-            0..=7 => 1 + rng.below(2) as usize,
-            8..=10 => 2 + rng.below(6) as usize,
-            _ => 10 + rng.below(41) as usize,
-        };
-        let voters = match nodes {
-            1 | 2 => nodes,
-            3 | 4 => 3 - usize::from(rng.chance(1, 10)),
-            _ => [3, 5, 5][rng.below(3) as usize],
-        };
-        let heartbeat = 20 + rng.below(100);
-        let min = heartbeat * (3 + rng.below(4));
-        let max = min + min / 2 + rng.below(min);
-        let drift_ppm = if rng.chance(1, 2) { rng.below(30_000) } else { rng.below(200) };
-        let lease = if rng.chance(1, 2) {
-            Lease::Within { drift_ppm: drift_ppm as u32 + rng.below(5_000) as u32 }
-        } else {
-            Lease::Never
-        };
-        let tiny = rng.chance(1, 3);
-        let settings = Settings {
-            heartbeat_interval: Duration::from_millis(heartbeat),
-            election_timeout_min: Duration::from_millis(min),
-            election_timeout_max: Duration::from_millis(max),
-            append_bytes_max: if tiny { 1 + rng.below(400) } else { 1 << 20 },
-            inflight_appends_max: if tiny { 1 + rng.below(4) as usize } else { 64 },
-            inflight_bytes_max: if tiny { 1 + rng.below(2000) } else { 1 << 20 },
-            uncommitted_bytes_max: if tiny { 500 + rng.below(8000) } else { 1 << 20 },
-            reads_pending_max: if tiny { 1 + rng.below(8) as usize } else { 1 << 12 },
-            lease,
-            acknowledge: if rng.chance(1, 4) { Acknowledge::Written } else { Acknowledge::Durable },
-            promotion_lag_max: rng.below(64),
-            disk_stall_max: Duration::from_millis(max * (1 + rng.below(4))),
-            quiesce_after: rng.chance(1, 4).then(|| Duration::from_millis(min + rng.below(500))),
-            priority: PRIORITY_MAX,
-        };
-        let lossy = rng.chance(1, 2);
-        let weather = Weather {
-            delay_us: 100 + rng.below(3_000),
-            jitter_us: rng.below(5_000),
-            drop_permille: if lossy { rng.below(60) as u32 } else { 0 },
-            duplicate_permille: if rng.chance(1, 2) { rng.below(50) as u32 } else { 0 },
-            straggle_permille: if rng.chance(1, 2) { rng.below(40) as u32 } else { 0 },
-            straggle_us: rng.below(3_000_000),
-        };
-        let operations = Operations {
-            members: rng.chance(1, 2),
-            transfers: rng.chance(1, 2),
-            snapshots: rng.chance(1, 2),
-            campaigns: rng.chance(1, 4),
-        };
+    pub(crate) fn of(swarm: &Swarm, trace_events: usize) -> Self {
+        let knobs = &swarm.knobs;
         Self {
-            nodes,
-            groups,
-            voters,
-            clients: 3 + rng.below(4) as usize + groups,
-            think_us: 100_000 + rng.below(400_000) + groups as u64 * 20_000,
-            settings,
-            drift_ppm,
-            weather,
-            sync_us: 200 + rng.below(4_000),
-            apply_max: if rng.chance(1, 6) { 1 + rng.below(3) as usize } else { 64 },
-            operator_us: 300_000 + rng.below(1_500_000),
-            operations,
-            faults_us: 30_000_000,
-            healing_us: 30_000_000,
-            trace_events: 0,
+            nodes: swarm.nodes.max(1) as usize,
+            groups: swarm.groups.max(1) as usize,
+            clients: swarm.workload.clients as usize,
+            think_us: swarm.workload.think_us,
+            mix: swarm.workload.mix,
+            settings: settings(knobs),
+            drift_ppm: knobs.drift_ppm,
+            weather: weather(knobs),
+            sync_us: knobs.sync_us,
+            apply_max: knobs.apply_max as usize,
+            operator_us: knobs.operator_us,
+            operations: Operations {
+                members: knobs.changes == Choice::On,
+                transfers: knobs.transfers == Choice::On,
+                snapshots: knobs.snapshots == Choice::On,
+                campaigns: knobs.campaigns == Choice::On,
+            },
+            faults_us: swarm.faults_us,
+            healing_us: swarm.healing_us,
+            trace_events,
+            swarm: swarm.clone(),
         }
+    }
+}
+
+fn settings(knobs: &Knobs) -> Settings {
+    let quiesce = Duration::from_millis(knobs.quiesce_ms);
+    Settings {
+        heartbeat_interval: Duration::from_millis(knobs.heartbeat_ms),
+        election_timeout_min: Duration::from_millis(knobs.election_min_ms),
+        election_timeout_max: Duration::from_millis(knobs.election_max_ms),
+        append_bytes_max: knobs.append_bytes_max,
+        inflight_appends_max: knobs.inflight_appends_max as usize,
+        inflight_bytes_max: knobs.inflight_bytes_max,
+        uncommitted_bytes_max: knobs.uncommitted_bytes_max,
+        reads_pending_max: knobs.reads_pending_max as usize,
+        lease: match knobs.leases {
+            Choice::On => Lease::Within { drift_ppm: knobs.lease_drift_ppm as u32 },
+            Choice::Off => Lease::Never,
+        },
+        acknowledge: match knobs.count_written {
+            Choice::On => Acknowledge::Written,
+            Choice::Off => Acknowledge::Durable,
+        },
+        promotion_lag_max: knobs.promotion_lag_max,
+        disk_stall_max: Duration::from_millis(knobs.disk_stall_ms),
+        quiesce_after: (!quiesce.is_zero()).then_some(quiesce),
+        priority: PRIORITY_MAX,
+    }
+}
+
+const fn weather(knobs: &Knobs) -> Weather {
+    Weather {
+        delay_us: knobs.latency_us,
+        jitter_us: knobs.jitter_us,
+        drop_permille: knobs.drop_permille as u32,
+        duplicate_permille: knobs.duplicate_permille as u32,
+        straggle_permille: knobs.straggle_permille as u32,
+        straggle_us: knobs.straggle_us,
     }
 }

@@ -16,7 +16,7 @@ use raft_core::{
 use super::clients::{Clients, PATIENCE_US, TaskKind, hinted};
 use super::disk::{Completion, Disk, Image, Op, Snapshot, Stop};
 use super::events::EventQueue;
-use super::faults::Fault;
+use super::faults::Undo;
 use super::machine::{Command, Machine};
 use super::network::{Network, NodeAt};
 use super::node::{Clock, DiskWeather, Node, Running};
@@ -29,6 +29,7 @@ use crate::sim::invariants::Checker;
 use crate::sim::marks::{Mark, Marks};
 use crate::sim::observe::{Disks, Promise};
 use crate::sim::rng::{Rng, Streams};
+use crate::sim::schedule::Fault;
 use crate::sim::trace::{EventKind, Trace};
 use crate::sim::violation::{Check, Violation};
 
@@ -97,9 +98,6 @@ pub(crate) enum Event {
     Restart {
         node: NodeAt,
     },
-    Resume {
-        node: NodeAt,
-    },
     Operator {
         group: GroupId,
     },
@@ -129,9 +127,14 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) counts: Counts,
     pub(crate) violation: Option<Violation>,
+    /// The schedule, and the stops that its storms consist of.
     pub(crate) faults: Vec<Fault>,
-    /// How often each kind of fault began.
+    /// What is to be undone when a fault ends, by its place among the faults.
+    pub(crate) undo: BTreeMap<usize, Undo>,
+    /// How often each kind of fault took effect.
     pub(crate) injected: BTreeMap<&'static str, u64>,
+    /// How often one did not.
+    pub(crate) skipped: BTreeMap<&'static str, u64>,
     /// The largest replica id that operators have used in each group.
     pub(crate) last_replica: BTreeMap<GroupId, ReplicaId>,
     /// Faults are over.
@@ -179,7 +182,8 @@ impl World {
                 id: NodeId::new(at as u64 + 1),
                 incarnation: Incarnation::new(0),
                 clock: Clock {
-                    offset_us: 1 + clocks.below(5_000_000),
+                    // Far enough from zero for a clock that runs slow.
+                    offset_us: 10_000_000 + clocks.below(5_000_000),
                     drift_ppm: clocks.below(2 * setup.drift_ppm + 1) as i64
                         - setup.drift_ppm as i64,
                     wall_offset_ms: clocks.below(10_000),
@@ -216,7 +220,9 @@ impl World {
             counts: Counts::default(),
             violation: None,
             faults: Vec::new(),
+            undo: BTreeMap::new(),
             injected: BTreeMap::new(),
+            skipped: BTreeMap::new(),
             last_replica: BTreeMap::new(),
             healed: false,
             operating: true,
@@ -234,16 +240,12 @@ impl World {
 
     /// The groups come into being: voters on some of the nodes, each with its data on disk.
     fn found(&mut self) {
-        let mut rng = self.seeds.stream("placement", &[]);
         for group in self.groups.clone() {
-            let mut places: Vec<NodeAt> = (0..self.nodes.len()).collect();
-            rng.shuffle(&mut places);
-            places.truncate(self.setup.voters);
-            places.sort_unstable();
+            let places = self.setup.swarm.placement(self.seeds, group);
             let membership =
-                Membership::new(places.iter().enumerate().map(|(at, place)| raft_core::Member {
+                Membership::new(places.iter().enumerate().map(|(at, node)| raft_core::Member {
                     replica: ReplicaId::new(at as u64 + 1),
-                    node: self.nodes[*place].id,
+                    node: *node,
                     standing: raft_core::Standing::Voter,
                 }));
             let Ok(membership) = membership else { continue };
@@ -524,10 +526,10 @@ impl World {
     /// One effect is about to be carried out; true if the node dies before.
     fn dies(&mut self, at: NodeAt) -> bool {
         let node = &mut self.nodes[at];
-        if let Some(left) = &mut node.crash_after {
+        if let Some((left, stop)) = &mut node.crash_after {
             if *left == 0 {
+                let stop = *stop;
                 self.marks.hit(Mark::CrashBetweenEffects);
-                let stop = if self.rng_crash.chance(1, 2) { Stop::Power } else { Stop::Process };
                 self.crash(at, stop);
                 return true;
             }
@@ -667,7 +669,7 @@ impl World {
         if to_node == at {
             return;
         }
-        let (once, again) = self.network.send(at, to_node);
+        let (once, again) = self.network.send(at, to_node, &packet.message);
         if let Some(delay) = again {
             self.queue.push(self.now + delay, Event::Packet(Box::new(packet.clone())));
         }
@@ -717,7 +719,7 @@ impl World {
         if let Some(tombstone) = tombstone.filter(|stone| stone.replica >= packet.to) {
             self.marks.hit(Mark::TombstoneSpoke);
             if let Some(answer) = tombstone.answer(&packet.message) {
-                let (once, _) = self.network.send(at, packet.from_node);
+                let (once, _) = self.network.send(at, packet.from_node, &answer);
                 let reply = Packet {
                     from_node: at,
                     from: packet.to,
@@ -761,11 +763,10 @@ impl World {
         }
         node.disk_busy = true;
         let life = node.incarnation;
-        let slowness = node.disk_weather.slowness.max(1);
+        let slow_us = node.disk_weather.slow_us;
         let count = node.disk.pending();
         let write = 10 + self.rng_disk.below(60);
-        let sync =
-            (self.setup.sync_us / 2 + self.rng_disk.below(self.setup.sync_us + 1)) * slowness;
+        let sync = self.setup.sync_us / 2 + self.rng_disk.below(self.setup.sync_us + 1) + slow_us;
         self.queue.push(self.now + write, Event::Written { node: at, life, count });
         self.queue.push(self.now + write + sync, Event::Synced { node: at, life, count });
     }
@@ -1237,7 +1238,6 @@ impl World {
             Event::Fault(fault) => self.fault_begins(fault),
             Event::FaultEnds(fault) => self.fault_ends(fault),
             Event::Restart { node } => self.start(node),
-            Event::Resume { node } => self.resume(node),
             Event::Operator { group } => self.operator_acts(group),
             Event::Sweep => self.sweep(),
         }

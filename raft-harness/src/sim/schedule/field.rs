@@ -69,6 +69,15 @@ pub enum Target {
     Leader(GroupId),
 }
 
+/// How a node stops.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Stop {
+    /// Its process dies; what it wrote is in the page cache.
+    Process,
+    /// Its power goes; what was not synced is at the mercy of the disk.
+    Power,
+}
+
 /// A lane, without the number of a data lane.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum LaneKind {
@@ -99,6 +108,11 @@ pub enum MessageKind {
     TimeoutNow,
     /// Snapshots and all that belongs to them.
     Snapshot,
+}
+
+impl MessageKind {
+    /// How many kinds there are; each is below this as a number.
+    pub const COUNT: usize = Self::Snapshot as usize + 1;
 }
 
 /// A value with a form in text.
@@ -142,6 +156,7 @@ macro_rules! words {
     };
 }
 
+words!(Stop { Process = "process", Power = "power", });
 words!(LaneKind { Control = "control", Data = "data", Bulk = "bulk", });
 words!(MessageKind {
     Vote = "vote",

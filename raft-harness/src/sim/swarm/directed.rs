@@ -6,8 +6,8 @@
 use raft_core::{GroupId, NodeId};
 
 use super::Swarm;
-use crate::sim::rng::Rng;
-use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Target};
+use crate::sim::rng::{Rng, Streams};
+use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Stop, Target};
 
 /// Which race.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -49,31 +49,25 @@ impl Directed {
         Self::LostPromises,
     ];
 
-    /// Adds its faults, over the whole fault phase. `victim`'s disk may be damaged.
+    /// Adds its faults, over the whole fault phase.
     pub(super) fn append(
         self,
+        streams: Streams,
         swarm: &Swarm,
-        victim: Option<NodeId>,
         rng: &mut Rng,
         faults: &mut Vec<Fault>,
     ) {
-        let election_us = swarm.knobs.election_ms * 1000;
+        let election_us = swarm.knobs.election_min_ms * 1000;
         // Time to elect a leader and to commit something between two attempts.
         let round_us = 12 * election_us;
         let mut start_us = 3 * election_us;
         while start_us + round_us <= swarm.faults_us {
-            let mut nodes: Vec<NodeId> = swarm.voters().collect();
+            let group = swarm.some_group(rng);
+            let mut nodes = swarm.placement(streams, group);
+            let free = (1..=swarm.nodes).map(NodeId::new).filter(|node| !nodes.contains(node));
+            let spare = free.last().unwrap_or(NodeId::new(swarm.nodes));
             rng.shuffle(&mut nodes);
-            let mut script = Script {
-                group: swarm.some_group(rng),
-                nodes,
-                start_us,
-                election_us,
-                spare: NodeId::new(swarm.nodes_total()),
-                victim,
-                rng,
-                faults,
-            };
+            let mut script = Script { group, nodes, start_us, election_us, spare, rng, faults };
             script.play(self);
             start_us += round_us + rng.below(round_us);
         }
@@ -82,13 +76,12 @@ impl Directed {
 
 struct Script<'a> {
     group: GroupId,
-    /// The voters in random order; at least one.
+    /// The nodes of its voters in random order; at least one.
     nodes: Vec<NodeId>,
     start_us: u64,
     election_us: u64,
-    /// The last node: a spare one if there is any.
+    /// A node without a voter of the group, if there is any.
     spare: NodeId,
-    victim: Option<NodeId>,
     rng: &'a mut Rng,
     faults: &'a mut Vec<Fault>,
 }
@@ -116,6 +109,11 @@ impl Script<'_> {
         let at_us = self.start_us + self.election_us * percent / 100 + jitter;
         let lasts_us = self.election_us * lasts_percent / 100;
         self.faults.push(Fault { at_us, lasts_us, kind });
+    }
+
+    fn crash(&mut self, node: Target, after_effects: u32) -> FaultKind {
+        let stop = if self.rng.chance(1, 2) { Stop::Power } else { Stop::Process };
+        FaultKind::Crash { node, after_effects, stop }
     }
 
     fn leader(&self) -> Target {
@@ -147,18 +145,21 @@ impl Script<'_> {
         let to = self.nodes.iter().skip(2).copied().collect();
         self.at(80, 120, FaultKind::Cut { from: NodeSet::one(first), to });
         self.burst(90, 3);
-        self.at(150, 300, FaultKind::Crash { node: Target::Node(first), after_effects: 0 });
+        let crash = self.crash(Target::Node(first), 0);
+        self.at(150, 300, crash);
         // Another leads meanwhile, with entries nobody else has, and is gone in turn.
         self.campaign(180, second);
         self.at(240, 200, FaultKind::Isolate { node: Target::Node(second) });
         self.burst(250, 2);
-        self.at(320, 300, FaultKind::Crash { node: Target::Node(second), after_effects: 1 });
+        let crash = self.crash(Target::Node(second), 1);
+        self.at(320, 300, crash);
         // The first returns, replicates its old entries, and may be gone before its new one is.
         self.campaign(470, first);
         let acks =
             FaultKind::Hold { message: MessageKind::AppendReply, extra_us: self.election_us / 2 };
         self.at(480, 150, acks);
-        self.at(600, 200, FaultKind::Crash { node: Target::Node(first), after_effects: 0 });
+        let crash = self.crash(Target::Node(first), 0);
+        self.at(600, 200, crash);
         self.campaign(640, second);
     }
 
@@ -172,7 +173,8 @@ impl Script<'_> {
         self.campaign(140, self.node(1));
         self.at(240, 0, FaultKind::Promote { group, node: spare });
         self.at(245, 0, FaultKind::Remove { group, node: Target::Node(self.node(2)) });
-        self.at(250, 300, FaultKind::Crash { node: self.leader(), after_effects: 2 });
+        let crash = self.crash(self.leader(), 2);
+        self.at(250, 300, crash);
         let old = Target::Node(self.node(3));
         self.at(420, 0, FaultKind::Replace { group, old, new: self.node(0) });
         self.campaign(425, self.node(0));
@@ -223,7 +225,7 @@ impl Script<'_> {
         self.burst(170, 5);
         self.burst(150 + lasts / 2, 4);
         if self.rng.chance(1, 2) {
-            let crash = FaultKind::Crash { node: Target::Node(node), after_effects: 1 };
+            let crash = self.crash(Target::Node(node), 1);
             self.at(140 + lasts, 50, crash);
         }
         self.at(160 + lasts, 0, FaultKind::ReadAt { group: self.group, node: Target::Node(node) });
@@ -233,10 +235,11 @@ impl Script<'_> {
         let quorum: NodeSet = self.nodes.iter().take(self.nodes.len() / 2 + 1).copied().collect();
         let rounds = 2 + self.rng.below(4) as u32;
         self.burst(0, 5);
-        self.at(10, 300, FaultKind::RestartStorm { nodes: quorum, rounds });
+        self.at(10, 300, FaultKind::RestartStorm { nodes: quorum, stop: Stop::Power, rounds });
         let hold = FaultKind::Hold { message: MessageKind::VoteReply, extra_us: self.election_us };
         self.at(10, 300, hold);
-        self.at(350, 100, FaultKind::RestartStorm { nodes: self.all(), rounds: 1 });
+        let (nodes, stop) = (self.all(), Stop::Process);
+        self.at(350, 100, FaultKind::RestartStorm { nodes, stop, rounds: 1 });
         self.burst(600, 3);
     }
 
@@ -248,10 +251,11 @@ impl Script<'_> {
         self.campaign(10, node);
         let crash_at = 12 + self.rng.below(30);
         let after_effects = self.rng.below(3) as u32;
-        let crash = |node| FaultKind::Crash { node: Target::Node(node), after_effects };
-        self.at(crash_at, 5, crash(node));
+        let crash = self.crash(Target::Node(node), after_effects);
+        self.at(crash_at, 5, crash);
         self.campaign(crash_at + 25, node);
-        self.at(crash_at + 40, 10, crash(self.node(1)));
+        let crash = self.crash(Target::Node(self.node(1)), after_effects);
+        self.at(crash_at + 40, 10, crash);
         self.campaign(crash_at + 60, self.node(1));
     }
 
@@ -265,10 +269,13 @@ impl Script<'_> {
         self.at(220, 300, FaultKind::Hold { message: MessageKind::Snapshot, extra_us });
         self.burst(280, 20);
         match self.rng.below(3) {
-            0 => self.at(300, 100, FaultKind::Crash { node: self.leader(), after_effects: 0 }),
+            0 => {
+                let crash = self.crash(self.leader(), 0);
+                self.at(300, 100, crash);
+            }
             1 => {
-                let node = Target::Node(behind);
-                self.at(300, 20, FaultKind::Crash { node, after_effects: 1 });
+                let crash = self.crash(Target::Node(behind), 1);
+                self.at(300, 20, crash);
             }
             _ => self.at(300, 0, FaultKind::Transfer { group, to: self.node(1) }),
         }
@@ -285,24 +292,25 @@ impl Script<'_> {
         self.at(10, 0, FaultKind::Remove { group, node: self.leader() });
         self.burst(12, 5);
         if self.rng.chance(1, 2) {
-            self.at(60, 100, FaultKind::Crash { node: self.leader(), after_effects: 1 });
+            let crash = self.crash(self.leader(), 1);
+            self.at(60, 100, crash);
         }
         self.at(300, 0, FaultKind::AddLearner { group, node: self.spare });
         self.at(600, 0, FaultKind::Promote { group, node: self.spare });
     }
 
     fn lost_promises(&mut self) {
-        let Some(node) = self.victim else { return };
+        let (group, node) = (self.group, self.node(2));
         self.burst(0, 5);
-        if self.rng.chance(1, 2) {
+        if self.rng.chance(1, 4) {
             self.at(30, 60, FaultKind::Wipe { node });
         } else {
-            self.at(0, 100, FaultKind::BitFlip { node });
-            self.at(30, 60, FaultKind::Crash { node: Target::Node(node), after_effects: 0 });
+            self.at(30, 60, FaultKind::Damage { node: Target::Node(node), group });
         }
         self.at(50, 200, FaultKind::Isolate { node: self.leader() });
         self.campaign(100, self.node(0));
         self.campaign(130, self.node(1));
-        self.at(300, 50, FaultKind::Crash { node: Target::Node(node), after_effects: 0 });
+        let crash = self.crash(Target::Node(node), 0);
+        self.at(300, 50, crash);
     }
 }

@@ -5,21 +5,21 @@ use raft_core::NodeId;
 use super::{Family, Swarm, Trouble};
 use crate::sim::rng::{Rng, Streams};
 use crate::sim::schedule::{
-    Fault, FaultKind, LaneKind, MessageKind, NodeSet, Schedule, Shape, Target,
+    Fault, FaultKind, LaneKind, MessageKind, NodeSet, Schedule, Shape, Stop, Target,
 };
 
 /// The faults of this swarm. A family's faults depend on the seed, the family and the size of the
 /// cluster alone.
 pub fn generate(streams: Streams, swarm: &Swarm) -> Schedule {
     let mut faults = Vec::new();
-    let draw = Draw { swarm, victims: victims(streams, swarm) };
+    let draw = Draw { swarm };
     for trouble in &swarm.troubles {
         let mut rng = streams.stream("faults", &[trouble.family as u64]);
         draw.family(*trouble, &mut rng, &mut faults);
     }
     if let Some(directed) = swarm.directed {
         let mut rng = streams.stream("directed-faults", &[directed as u64]);
-        directed.append(swarm, draw.victims.first().copied(), &mut rng, &mut faults);
+        directed.append(streams, swarm, &mut rng, &mut faults);
     }
     for fault in &mut faults {
         fault.at_us = fault.at_us.min(swarm.faults_us);
@@ -28,17 +28,8 @@ pub fn generate(streams: Streams, swarm: &Swarm) -> Schedule {
     Schedule::new(faults)
 }
 
-/// The nodes whose disks may be damaged, the same for all families of a run.
-fn victims(streams: Streams, swarm: &Swarm) -> Vec<NodeId> {
-    let mut nodes: Vec<NodeId> = swarm.voters().collect();
-    streams.stream("victims", &[]).shuffle(&mut nodes);
-    nodes.truncate(swarm.damaged_max() as usize);
-    nodes
-}
-
 struct Draw<'a> {
     swarm: &'a Swarm,
-    victims: Vec<NodeId>,
 }
 
 impl Draw<'_> {
@@ -49,8 +40,12 @@ impl Draw<'_> {
             minutes_us / MINUTE_US + u64::from(rng.chance(minutes_us % MINUTE_US, MINUTE_US));
         for _ in 0..count {
             let at_us = rng.below(self.swarm.faults_us.max(1));
-            // From a blink to half of the phase.
-            let lasts_us = 1000 + rng.skewed(self.swarm.faults_us / 2);
+            // Mostly a few elections long, or from a blink to half of the phase.
+            let lasts_us = if rng.chance(1, 2) {
+                50_000 + rng.below(4_000_000)
+            } else {
+                1000 + rng.skewed(self.swarm.faults_us / 2)
+            };
             if let Some(kind) = self.kind(trouble.family, rng) {
                 let lasts_us = if lasts(&kind) { lasts_us } else { 0 };
                 faults.push(Fault { at_us, lasts_us, kind });
@@ -95,13 +90,15 @@ impl Draw<'_> {
             }
             Family::Crashes => FaultKind::Crash {
                 node: self.target(rng),
-                after_effects: if rng.chance(1, 2) { 0 } else { rng.below(6) as u32 },
+                after_effects: if rng.chance(1, 2) { 0 } else { 1 + rng.below(12) as u32 },
+                stop: stop(rng),
             },
             Family::Storms => FaultKind::RestartStorm {
                 nodes: if rng.chance(1, 2) { self.all().collect() } else { self.some(rng) },
+                stop: stop(rng),
                 rounds: 1 + rng.below(4) as u32,
             },
-            Family::Wipes => FaultKind::Wipe { node: *rng.pick(&self.victims)? },
+            Family::Wipes => FaultKind::Wipe { node: self.node(rng) },
             Family::Pauses => FaultKind::Pause { node: self.target(rng) },
             Family::Clocks => match rng.below(3) {
                 0 => FaultKind::ClockJump {
@@ -114,9 +111,9 @@ impl Draw<'_> {
                 },
                 _ => FaultKind::ClockDrift {
                     node: self.node(rng),
-                    // Within what leases allow for: half of it each way.
-                    ppm: rng.range(0..=swarm.knobs.drift_ppm_max) as i32
-                        - (swarm.knobs.drift_ppm_max / 2) as i32,
+                    // Within what leases allow for.
+                    ppm: rng.range(0..=2 * swarm.knobs.drift_ppm) as i32
+                        - swarm.knobs.drift_ppm as i32,
                 },
             },
             Family::SlowDisks => {
@@ -130,10 +127,10 @@ impl Draw<'_> {
             Family::FullDisks => FaultKind::DiskFull { node: self.target(rng) },
             Family::FailedSyncs => FaultKind::FsyncFail { node: self.target(rng) },
             Family::Damage => {
-                if rng.chance(2, 3) {
+                if rng.chance(1, 4) {
                     FaultKind::TornWrite { node: self.node(rng) }
                 } else {
-                    FaultKind::BitFlip { node: *rng.pick(&self.victims)? }
+                    FaultKind::Damage { node: self.target(rng), group: swarm.some_group(rng) }
                 }
             }
             Family::Membership => self.membership(rng),
@@ -169,11 +166,11 @@ impl Draw<'_> {
     }
 
     fn all(&self) -> impl Iterator<Item = NodeId> {
-        (1..=self.swarm.nodes_total()).map(NodeId::new)
+        (1..=self.swarm.nodes).map(NodeId::new)
     }
 
     fn node(&self, rng: &mut Rng) -> NodeId {
-        NodeId::new(1 + rng.below(self.swarm.nodes_total()))
+        NodeId::new(1 + rng.below(self.swarm.nodes))
     }
 
     /// A leader half of the time: that is where it hurts.
@@ -213,6 +210,10 @@ const MESSAGES: [MessageKind; 8] = [
     MessageKind::Snapshot,
 ];
 
+fn stop(rng: &mut Rng) -> Stop {
+    if rng.chance(1, 2) { Stop::Power } else { Stop::Process }
+}
+
 /// Whether the fault has an end of its own.
 const fn lasts(kind: &FaultKind) -> bool {
     match kind {
@@ -234,7 +235,7 @@ const fn lasts(kind: &FaultKind) -> bool {
         | FaultKind::DiskFull { .. }
         | FaultKind::FsyncFail { .. }
         | FaultKind::TornWrite { .. }
-        | FaultKind::BitFlip { .. } => true,
+        | FaultKind::Damage { .. } => true,
         FaultKind::ClockJump { .. }
         | FaultKind::WallJump { .. }
         | FaultKind::AddLearner { .. }

@@ -1,0 +1,106 @@
+//! `raftd sim --planted`: runs with a bug planted, in the special build that has them.
+//!
+//! Only `cargo xtask mutants` makes that build, and it checks that the ordinary one has none of
+//! this.
+
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::thread;
+
+use clap::Args;
+
+use super::error::{CliError, Exit};
+use crate::sim::mutants::{MUTANTS, Mutant};
+use crate::sim::sweep::{SweepOptions, sweep};
+
+/// Tells a planted build by its bytes.
+static MARKER: &str = "this raftd has planted bugs";
+
+/// Seed ranges that each mutant is looked for in.
+const RANGES: u64 = 5;
+/// How far their beginnings lie apart: more than any budget.
+const RANGE_SEEDS: u64 = 1_000_000;
+
+#[derive(Args, Debug)]
+pub(super) struct PlantedArguments {
+    /// List the mutants as JSON, one a line.
+    #[arg(long, hide = true)]
+    planted_list: bool,
+    /// Run with this bug planted.
+    #[arg(long, hide = true, value_name = "NAME", value_parser = parse_mutant)]
+    planted: Option<&'static Mutant>,
+    /// Look for it in five ranges of seeds and print what was found as JSON; without this, run
+    /// whatever else is asked for, with the bug.
+    #[arg(long, hide = true, requires = "planted")]
+    expect_fail: bool,
+    /// Seeds per range, instead of the budget of its class.
+    #[arg(long, hide = true, requires = "expect_fail", value_name = "N")]
+    budget: Option<u64>,
+}
+
+fn parse_mutant(name: &str) -> Result<&'static Mutant, String> {
+    let known = MUTANTS.iter().find(|mutant| mutant.name == name);
+    known.ok_or_else(|| format!("there is no mutant {name:?}; --planted-list lists them"))
+}
+
+/// Does what is asked for with a planted bug, if something is.
+pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CliError> {
+    eprintln!("{MARKER}");
+    if arguments.planted_list {
+        for mutant in MUTANTS {
+            print(&mutant_json(mutant));
+        }
+        return Ok(Some(Exit::Ok));
+    }
+    let Some(mutant) = arguments.planted else { return Ok(None) };
+    raft_core::planted::select(mutant.bug);
+    if !arguments.expect_fail {
+        return Ok(None);
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let budget = arguments.budget.unwrap_or_else(|| mutant.class.seeds_max());
+    let mut found = Vec::new();
+    let mut checks = Vec::new();
+    for range in 0..RANGES {
+        let first = range * RANGE_SEEDS;
+        let options = SweepOptions {
+            seeds: first..first + budget.min(RANGE_SEEDS),
+            threads,
+            failures_max: 1,
+            time_max: None,
+            progress: None,
+        };
+        let profile = mutant.profile;
+        let report = sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |_| {});
+        let failure = report.failures.first();
+        found.push(failure.map(|failure| failure.seed - first + 1));
+        checks.push(failure.map(|failure| failure.violation.id()));
+        if failure.is_none() {
+            // It survives; the other ranges would only cost time.
+            break;
+        }
+    }
+    let mut told = mutant_json(mutant);
+    told["budget"] = budget.into();
+    told["found"] = serde_json::json!(found);
+    told["checks"] = serde_json::json!(checks);
+    print(&told);
+    let killed = found.iter().all(Option::is_some);
+    Ok(Some(if killed { Exit::Ok } else { Exit::Warning }))
+}
+
+fn mutant_json(mutant: &Mutant) -> serde_json::Value {
+    serde_json::json!({
+        "mutant": mutant.name,
+        "class": mutant.class.name(),
+        "seeds_max": mutant.class.seeds_max(),
+        "profile": mutant.profile.name(),
+        "expected": mutant.checks,
+        "about": mutant.about,
+    })
+}
+
+fn print(line: &serde_json::Value) {
+    // A reader that has seen enough is no error.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}

@@ -1,0 +1,232 @@
+//! Step `sim`: the simulator finds nothing, and a seed is one history.
+//!
+//! Three parts. What was found once is replayed. A few seeds are run in two processes and in two
+//! builds, debug and release, and must have equal hashes: everything else a sweep says rests on
+//! that. Then as many seeds as fit, always from the same first one, so that a failure here is
+//! everybody's.
+//!
+//! The build is a release build that is linked quickly, in a target directory of its own, so that
+//! the one whose speed matters is left alone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::Report;
+use super::examples::build_all;
+use crate::cargo::{Workspace, build};
+use crate::job::{Finished, Job};
+use crate::mutants::{MARKER, contains};
+
+/// The profiles, each with the seconds its sweep may take and the seeds that are compared between
+/// builds: so many in release, so many of them in debug.
+const PROFILES: [Profile; 1] =
+    [Profile { name: "protocol", seconds: 100, seeds_twice: 40, seeds_debug: 4 }];
+
+struct Profile {
+    name: &'static str,
+    seconds: u64,
+    seeds_twice: u64,
+    seeds_debug: u64,
+}
+
+/// The first seed of the sweep; those below belong to other uses.
+const FIRST: u64 = 100_000;
+/// More than fit into the time.
+const SEEDS: u64 = 100_000;
+const REGRESSIONS: &str = "raft-harness/sim";
+/// A single run, and a sweep beyond its own limit, with time to shrink what it found.
+const LIMIT: Duration = Duration::from_secs(150);
+
+pub(super) fn run(workspace: &Workspace) -> Result<Report> {
+    let mut command =
+        workspace.cargo(["build", "--release", "-p", "raft-harness", "--bin", "raftd"]);
+    command.arg("--target-dir").arg(workspace.target_directory.join("sim"));
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    let release = match raftd(build(command)?)? {
+        Ok(raftd) => raftd,
+        Err(finished) => return Ok(Report::failed("does not build", finished.evidence())),
+    };
+    let debug = match raftd(build_all(workspace)?)? {
+        Ok(raftd) => raftd,
+        Err(finished) => return Ok(Report::failed("does not build", finished.evidence())),
+    };
+    let bytes = std::fs::read(&release).context("cannot read the binary")?;
+    if contains(&bytes, MARKER) {
+        return Ok(Report::failed("the release binary has planted bugs", MARKER));
+    }
+    let mut notes = Vec::new();
+    match replay(workspace, &release)? {
+        Ok(count) => notes.push(format!("{count} regressions")),
+        Err(report) => return Ok(report),
+    }
+    for profile in &PROFILES {
+        if let Some(report) = compare(workspace, profile, &release, &debug)? {
+            return Ok(report);
+        }
+        match sweep(workspace, profile, &release)? {
+            Ok(runs) => notes.push(format!("{} {runs} seeds", profile.name)),
+            Err(report) => return Ok(report),
+        }
+    }
+    Ok(Report::passed(notes.join(", ")))
+}
+
+type Built = Result<Vec<crate::cargo::Executable>, Finished>;
+
+fn raftd(built: Built) -> Result<Result<PathBuf, Finished>> {
+    let built = match built {
+        Ok(built) => built,
+        Err(finished) => return Ok(Err(finished)),
+    };
+    let raftd = built.into_iter().find(|built| built.kind == "bin" && built.name == "raftd");
+    Ok(Ok(raftd.context("the workspace has no binary `raftd`")?.path))
+}
+
+fn simulate(
+    workspace: &Workspace,
+    raftd: &Path,
+    profile: &str,
+    arguments: &[&str],
+) -> Result<Finished> {
+    let mut command = Command::new(raftd);
+    command.current_dir(&workspace.root);
+    command.args(["sim", "--profile", profile]).args(arguments);
+    command.arg("--save").arg(workspace.target_directory.join("sim-failures"));
+    Job::new(command).limit(LIMIT).apart()
+}
+
+/// What was found once stays mended. The number of runs, or the failure.
+fn replay(workspace: &Workspace, raftd: &Path) -> Result<Result<usize, Report>> {
+    let directory = workspace.root.join(REGRESSIONS);
+    let path = directory.join("regressions.txt");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let regressions = regressions(&text)?;
+    for regression in &regressions {
+        let case = directory.join("cases").join(regression.what);
+        let arguments = match regression.kind {
+            Kind::Seed => ["--seed", regression.what],
+            Kind::Case => ["--replay", case.to_str().context("a path that is no text")?],
+        };
+        let finished = simulate(workspace, raftd, regression.profile, &arguments)?;
+        if !finished.success() {
+            let note = format!("{} is back", regression.what);
+            return Ok(Err(Report::failed(note, finished.evidence())));
+        }
+    }
+    Ok(Ok(regressions.len()))
+}
+
+/// Equal hashes twice, and in both builds; `None` if all is well.
+fn compare(
+    workspace: &Workspace,
+    profile: &Profile,
+    release: &Path,
+    debug: &Path,
+) -> Result<Option<Report>> {
+    for (seeds, other) in [(profile.seeds_twice, release), (profile.seeds_debug, debug)] {
+        let seeds = seeds.to_string();
+        let mut hashes = Vec::new();
+        for raftd in [release, other] {
+            let finished =
+                simulate(workspace, raftd, profile.name, &["--json", "--seeds", &seeds])?;
+            match field(&finished.stdout, "hash") {
+                Some(hash) if finished.success() => hashes.push(hash),
+                Some(_) | None => {
+                    let note = format!("{} fails among the first {seeds} seeds", profile.name);
+                    return Ok(Some(Report::failed(note, finished.evidence())));
+                }
+            }
+        }
+        if hashes[0] != hashes[1] {
+            let evidence = format!("{seeds} seeds, {}: {hashes:?}", other.display());
+            return Ok(Some(Report::failed("one seed, two histories", evidence)));
+        }
+    }
+    Ok(None)
+}
+
+/// Fresh seeds for as long as there is time. Their number, or the failure.
+fn sweep(workspace: &Workspace, profile: &Profile, raftd: &Path) -> Result<Result<u64, Report>> {
+    let (first, seeds, seconds) =
+        (FIRST.to_string(), SEEDS.to_string(), profile.seconds.to_string());
+    let arguments =
+        ["--json", "--first", &first, "--seeds", &seeds, "--seconds", &seconds, "--shrink", "40"];
+    let finished = simulate(workspace, raftd, profile.name, &arguments)?;
+    let runs = document(&finished.stdout).and_then(|summary| summary["runs"].as_u64());
+    Ok(match runs {
+        Some(runs) if finished.success() && runs > 0 => Ok(runs),
+        Some(_) | None => {
+            let note = format!("the {} profile found something", profile.name);
+            Err(Report::failed(note, finished.evidence()))
+        }
+    })
+}
+
+fn document(output: &str) -> Option<Value> {
+    output.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+}
+
+fn field(output: &str, name: &str) -> Option<String> {
+    document(output)?[name].as_str().map(str::to_owned)
+}
+
+#[derive(Debug, Eq, PartialEq)]
+struct Regression<'a> {
+    kind: Kind,
+    profile: &'a str,
+    /// The seed, or the name of the file.
+    what: &'a str,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Kind {
+    Seed,
+    Case,
+}
+
+fn regressions(text: &str) -> Result<Vec<Regression<'_>>> {
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let kind = match words.next() {
+                Some("seed") => Kind::Seed,
+                Some("case") => Kind::Case,
+                Some(_) | None => anyhow::bail!("neither a seed nor a case: {line}"),
+            };
+            let profile = words.next().with_context(|| format!("no profile: {line}"))?;
+            let what = words.next().with_context(|| format!("nothing to run: {line}"))?;
+            Ok(Regression { kind, profile, what })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Regression, field, regressions};
+
+    #[test]
+    fn regressions_are_seeds_and_cases_with_a_reason() {
+        let text = "# a comment\n\nseed protocol 7  why\ncase protocol a.case it hung\n";
+        let expected = [
+            Regression { kind: Kind::Seed, profile: "protocol", what: "7" },
+            Regression { kind: Kind::Case, profile: "protocol", what: "a.case" },
+        ];
+        assert_eq!(regressions(text).unwrap(), expected);
+        assert!(regressions("sed protocol 7").is_err() && regressions("seed protocol").is_err());
+    }
+
+    #[test]
+    fn the_summary_is_the_last_document_of_the_output() {
+        let output = "progress\n{\"hash\":\"a\"}\nmore\n{\"hash\":\"b\"}\n";
+        assert_eq!(field(output, "hash"), Some("b".to_owned()));
+        assert_eq!(field("nothing", "hash"), None);
+    }
+}
