@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use raft_core::GroupId;
-use raft_storage::{AppendInfo, GroupWrite, LogError, LogStore};
+use raft_storage::{GroupWrite, LogError, LogStore};
 use tracing::{error, warn};
 
 use super::inbox::Inbox;
@@ -25,80 +25,145 @@ pub(crate) struct LogBatch {
 }
 
 /// After so long without work, the log says in a frame of its own that all is durable.
-const IDLE_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(100);
 
 /// A node without a segment for longer than an election timeout had better let others lead.
 const NO_SEGMENT_TRIES: u32 = 10;
-const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Operations taken into one write at most, so that the first does not wait for a flood.
 const WRITES_MAX: usize = 16 << 10;
 
-pub(crate) fn run(
-    mut store: Box<dyn LogStore>,
-    batches: &Receiver<LogBatch>,
-    shards: &[Arc<Inbox<ShardInput>>],
-    counters: &Counters,
-) {
-    let mut writes: Vec<GroupWrite> = Vec::new();
-    let mut done: Vec<(usize, Vec<(GroupId, PersistTicket)>)> = Vec::new();
-    let mut idle = false;
-    loop {
-        let first = match batches.recv_timeout(IDLE_AFTER) {
-            Ok(batch) => batch,
-            Err(RecvTimeoutError::Timeout) => {
-                if !idle && let Err(failure) = store.idle() {
-                    give_up(&failure, shards);
-                    return;
-                }
-                idle = true;
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        idle = false;
+/// The log and what it is working on. The steps take no time of their own, so that a simulator
+/// can let time pass, or a node die, between them.
+pub(crate) struct LogWork {
+    store: Box<dyn LogStore>,
+    writes: Vec<GroupWrite>,
+    done: Vec<(usize, Vec<(GroupId, PersistTicket)>)>,
+    bytes: u64,
+    /// How often an append found no segment.
+    tries: u32,
+    idle: bool,
+}
+
+/// How an append ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Append {
+    /// Everything is in the page cache.
+    Written,
+    /// There is no segment; to be tried again after [`NO_SEGMENT_PAUSE`], as descriptors or
+    /// space may come free.
+    NoSegment,
+}
+
+impl LogWork {
+    pub(crate) fn new(store: Box<dyn LogStore>) -> Self {
+        Self { store, writes: Vec::new(), done: Vec::new(), bytes: 0, tries: 0, idle: false }
+    }
+
+    /// Takes a batch, and what else is waiting.
+    pub(crate) fn take(&mut self, first: LogBatch, batches: &Receiver<LogBatch>) {
+        self.idle = false;
         let mut next = Some(first);
         while let Some(batch) = next {
-            writes.extend(batch.writes);
-            done.push((batch.shard, batch.tickets));
-            next = if writes.len() < WRITES_MAX { batches.try_recv().ok() } else { None };
+            self.writes.extend(batch.writes);
+            self.done.push((batch.shard, batch.tickets));
+            let more = self.writes.len() < WRITES_MAX;
+            next = if more { batches.try_recv().ok() } else { None };
         }
-        if let Err(failure) = make_durable(&mut *store, &writes, counters) {
-            give_up(&failure, shards);
-            return;
+    }
+
+    /// What was taken and is not acknowledged yet.
+    #[cfg(feature = "sim")]
+    pub(crate) fn writes(&self) -> &[GroupWrite] {
+        &self.writes
+    }
+
+    /// Writes what was taken.
+    pub(crate) fn append(&mut self) -> Result<Append, LogError> {
+        match self.store.append(&self.writes) {
+            Ok(info) => {
+                self.tries = 0;
+                self.bytes = info.bytes;
+                Ok(Append::Written)
+            }
+            Err(LogError::NoSegment { source }) if self.tries < NO_SEGMENT_TRIES => {
+                self.tries += 1;
+                warn!(%source, self.tries, "no new segment for the log; trying again");
+                Ok(Append::NoSegment)
+            }
+            Err(failure) => Err(failure),
         }
-        writes.clear();
-        for (shard, tickets) in done.drain(..) {
+    }
+
+    /// Makes it durable.
+    pub(crate) fn sync(&mut self, counters: &Counters) -> Result<(), LogError> {
+        self.store.sync()?;
+        let entries: usize = self.writes.iter().map(|write| write.entries.len()).sum();
+        Counters::add(&counters.log_appends, 1);
+        Counters::add(&counters.fsyncs, 1);
+        Counters::add(&counters.group_writes, self.writes.len() as u64);
+        Counters::add(&counters.log_entries, entries as u64);
+        Counters::add(&counters.log_bytes, self.bytes);
+        Ok(())
+    }
+
+    /// Tells the shards that it is durable.
+    pub(crate) fn acknowledge(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
+        self.writes.clear();
+        for (shard, tickets) in self.done.drain(..) {
             let input = ShardInput::Engine(EngineInput::Persisted(tickets));
             // A shard that has stopped needs no acknowledgement.
             let _ = shards[shard].push(input);
         }
     }
-    if let Err(failure) = store.close() {
+
+    /// To be called when nothing came for [`IDLE_AFTER`].
+    pub(crate) fn idle(&mut self) -> Result<(), LogError> {
+        if !self.idle {
+            self.store.idle()?;
+        }
+        self.idle = true;
+        Ok(())
+    }
+
+    pub(crate) fn close(self) -> Result<(), LogError> {
+        self.store.close()
+    }
+}
+
+pub(crate) fn run(
+    store: Box<dyn LogStore>,
+    batches: &Receiver<LogBatch>,
+    shards: &[Arc<Inbox<ShardInput>>],
+    counters: &Counters,
+) {
+    let mut work = LogWork::new(store);
+    loop {
+        let result = match batches.recv_timeout(IDLE_AFTER) {
+            Ok(first) => {
+                work.take(first, batches);
+                make_durable(&mut work, counters)
+            }
+            Err(RecvTimeoutError::Timeout) => work.idle(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        if let Err(failure) = result {
+            give_up(&failure, shards);
+            return;
+        }
+        work.acknowledge(shards);
+    }
+    if let Err(failure) = work.close() {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
 }
 
-fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
+pub(crate) fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
     let failure = chain(failure);
     error!(failure, "the log failed: this node acknowledges nothing any more");
     for shard in shards {
         let _ = shard.push(ShardInput::LogFailed(failure.clone()));
-    }
-}
-
-/// Appends, waiting a while for a segment if none can be made: descriptors or space may come free.
-fn append(store: &mut dyn LogStore, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
-    let mut tries = 0;
-    loop {
-        match store.append(writes) {
-            Err(LogError::NoSegment { source }) if tries < NO_SEGMENT_TRIES => {
-                tries += 1;
-                warn!(%source, tries, "no new segment for the log; trying again");
-                std::thread::sleep(NO_SEGMENT_PAUSE);
-            }
-            result => return result,
-        }
     }
 }
 
@@ -114,20 +179,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn make_durable(
-    store: &mut dyn LogStore,
-    writes: &[GroupWrite],
-    counters: &Counters,
-) -> Result<(), LogError> {
-    let info = append(store, writes)?;
-    store.sync()?;
-    let entries: usize = writes.iter().map(|write| write.entries.len()).sum();
-    Counters::add(&counters.log_appends, 1);
-    Counters::add(&counters.fsyncs, 1);
-    Counters::add(&counters.group_writes, writes.len() as u64);
-    Counters::add(&counters.log_entries, entries as u64);
-    Counters::add(&counters.log_bytes, info.bytes);
-    Ok(())
+fn make_durable(work: &mut LogWork, counters: &Counters) -> Result<(), LogError> {
+    while work.append()? == Append::NoSegment {
+        std::thread::sleep(NO_SEGMENT_PAUSE);
+    }
+    work.sync(counters)
 }
 
 #[cfg(test)]
@@ -135,7 +191,7 @@ mod tests {
     use super::*;
     use crossbeam::channel::unbounded;
     use raft_core::LogTime;
-    use raft_storage::{LogReader, MemoryLog, SyncInfo};
+    use raft_storage::{AppendInfo, LogReader, MemoryLog, SyncInfo};
 
     /// Fails at its `fails_at`-th sync, or when it is idle.
     struct Failing {
