@@ -42,6 +42,7 @@
 //!
 //! - `resp`: the key-value machine and the Redis-protocol server.
 //! - `status`: `NodeStatus` as JSON, and the admin HTTP port.
+//! - `sim`: the deterministic simulator's faults, checks and reports.
 //! - `raftd` (default): both, and the binary. Embedders say `default-features = false`.
 
 mod counters;
@@ -59,6 +60,9 @@ pub mod resp;
 
 #[cfg(feature = "status")]
 pub mod status;
+
+#[cfg(feature = "sim")]
+pub mod sim;
 
 #[cfg(feature = "raftd")]
 pub mod cli;

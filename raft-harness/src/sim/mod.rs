@@ -1,0 +1,13 @@
+//! The deterministic simulator: one seed, one thread, virtual time.
+//!
+//! This is the half that does not depend on what is simulated. A profile (messages and a model
+//! disk around many cores, or bytes and sectors around the whole engine) brings the cluster; here
+//! is what decides its fate and judges it:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `rng` | one seed, independent streams of randomness by label |
+//!
+//! Everything here is a pure function of the seed and of what the profile reports.
+
+pub mod rng;
