@@ -458,6 +458,12 @@ impl ShardEngine {
         statuses.collect()
     }
 
+    /// The replicas, to be judged.
+    #[cfg(feature = "sim")]
+    pub(crate) fn cores(&self) -> impl Iterator<Item = &raft_core::Group> {
+        self.slots.iter().map(|slot| &slot.core)
+    }
+
     /// How many groups are led here.
     pub(crate) fn led(&self) -> usize {
         self.slots.iter().filter(|slot| slot.core.is_leader()).count()

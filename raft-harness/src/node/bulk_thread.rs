@@ -114,6 +114,12 @@ impl Bulk {
         self.inbox.sleep(cx)
     }
 
+    /// The lanes, whose deadline the simulator keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     fn send_waiting(&mut self) -> bool {
         let mut worked = false;
         for (peer, queue) in &mut self.waiting {

@@ -140,6 +140,12 @@ impl Control {
         self.heartbeats_due
     }
 
+    /// The lanes, whose deadline the simulator keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     /// Frames leave at `gather` after a multiple of the interval, never more often.
     fn next_departure(&self, now: Micros) -> Micros {
         let interval = self.heartbeat_interval.as_micros() as u64;

@@ -339,6 +339,18 @@ impl Shard {
         self.engine.next_deadline()
     }
 
+    /// The lanes, whose deadline the simulator keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// The engine, to be looked at.
+    #[cfg(feature = "sim")]
+    pub(crate) fn engine(&self) -> &ShardEngine {
+        &self.engine
+    }
+
     fn stop(&mut self) {
         refuse_requests(self.inbox.close().into_iter());
         self.engine.abandon_all(&RequestError::Stopping);

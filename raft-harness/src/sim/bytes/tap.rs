@@ -1,0 +1,158 @@
+//! What nodes say on the wire, heard where the bytes leave the process.
+//!
+//! The oracle must not trust the code that sends, so it listens to the bytes: prefix, handshake
+//! and frames are decoded once more, beside the peer who will read them. Only what promises
+//! something is passed on.
+
+use bytes::BytesMut;
+use raft_core::{AppendResult, GroupId, LogIndex, Message, NodeId, ReplicaId, Term, Verdict};
+use raft_mux::PREFIX_LEN;
+use raft_transport::{Decoder, Ends, Frame, Handshake, decode_handshake};
+
+/// A promise that has left its node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Said {
+    pub(super) node: NodeId,
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
+    pub(super) claim: Claim,
+}
+
+/// What is promised.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Claim {
+    /// "I have reached this term."
+    Term(Term),
+    /// "My vote of this term is given."
+    Vote { term: Term, candidate: ReplicaId },
+    /// "My disk holds the log of this term's leader up to here."
+    Held { term: Term, index: LogIndex },
+}
+
+/// Listens to one direction of a connection.
+pub(super) struct Tap {
+    speaker: NodeId,
+    listener: NodeId,
+    phase: Phase,
+}
+
+enum Phase {
+    /// So many bytes of the prefix are still to come.
+    Prefix(usize),
+    Greeting(BytesMut),
+    Frames(Decoder),
+    /// Nothing more is understood, or worth it.
+    Deaf,
+}
+
+impl Tap {
+    pub(super) fn dialer(speaker: NodeId, listener: NodeId) -> Self {
+        Self { speaker, listener, phase: Phase::Prefix(PREFIX_LEN) }
+    }
+
+    pub(super) fn acceptor(speaker: NodeId, listener: NodeId) -> Self {
+        Self { speaker, listener, phase: Phase::Greeting(BytesMut::new()) }
+    }
+
+    /// Bytes were taken by the kernel: nobody can take them back.
+    pub(super) fn hear(&mut self, mut bytes: &[u8], said: &mut Vec<Said>) {
+        if let Phase::Prefix(left) = &mut self.phase {
+            let taken = bytes.len().min(*left);
+            *left -= taken;
+            bytes = &bytes[taken..];
+            if *left > 0 {
+                return;
+            }
+            self.phase = Phase::Greeting(BytesMut::new());
+        }
+        if let Phase::Greeting(buffer) = &mut self.phase {
+            buffer.extend_from_slice(bytes);
+            self.phase = match decode_handshake(buffer) {
+                Ok(None) => return,
+                Ok(Some(Handshake::Hello(_) | Handshake::Welcome(_))) => {
+                    let mut decoder = Decoder::new(u64::MAX);
+                    let rest = std::mem::take(buffer);
+                    push(&mut decoder, &rest);
+                    Phase::Frames(decoder)
+                }
+                Ok(Some(Handshake::Refusal(_))) | Err(_) => Phase::Deaf,
+            };
+        } else if let Phase::Frames(decoder) = &mut self.phase {
+            push(decoder, bytes);
+        }
+        self.take_frames(said);
+    }
+
+    fn take_frames(&mut self, said: &mut Vec<Said>) {
+        let Phase::Frames(decoder) = &mut self.phase else { return };
+        let ends = Ends { local: self.listener, remote: self.speaker };
+        loop {
+            match decoder.next_frame(ends) {
+                Ok(Some((frame, _))) => note(self.speaker, &frame, said),
+                Ok(None) => return,
+                Err(_) => {
+                    self.phase = Phase::Deaf;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn push(decoder: &mut Decoder, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        decoder.push(&mut bytes);
+    }
+}
+
+fn note(node: NodeId, frame: &Frame, said: &mut Vec<Said>) {
+    match frame {
+        Frame::Message(envelope) => {
+            let (group, replica) = (envelope.group, envelope.from);
+            let mut claim = |claim| said.push(Said { node, group, replica, claim });
+            match &envelope.message {
+                // A pre-vote asks about a term that nobody has entered.
+                Message::PreVote(_) | Message::PreVoteReply(_) => {}
+                Message::Vote(request) => {
+                    claim(Claim::Vote { term: request.term, candidate: replica });
+                }
+                Message::VoteReply(reply) => match reply.verdict {
+                    Verdict::Granted => {
+                        claim(Claim::Vote { term: reply.term, candidate: envelope.to });
+                    }
+                    Verdict::Refused => claim(Claim::Term(reply.term)),
+                },
+                Message::AppendReply(reply) => match reply.result {
+                    AppendResult::Accepted { durable, .. } => {
+                        claim(Claim::Held { term: reply.term, index: durable });
+                    }
+                    AppendResult::Rejected { .. } | AppendResult::StaleTerm => {
+                        claim(Claim::Term(reply.term));
+                    }
+                },
+                message @ (Message::Append(_)
+                | Message::Heartbeat(_)
+                | Message::HeartbeatReply(_)
+                | Message::ReadConfirm(_)
+                | Message::TimeoutNow(_)) => claim(Claim::Term(message.term())),
+            }
+        }
+        Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {
+            said.extend(items.iter().map(|item| Said {
+                node,
+                group: item.group,
+                replica: item.from,
+                claim: Claim::Term(item.heartbeat.term),
+            }));
+        }
+        Frame::HeartbeatReplies(items) => {
+            said.extend(items.iter().map(|item| Said {
+                node,
+                group: item.group,
+                replica: item.from,
+                claim: Claim::Term(item.reply.term),
+            }));
+        }
+        Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+    }
+}

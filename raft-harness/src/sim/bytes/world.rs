@@ -1,0 +1,518 @@
+//! The world of a run: nodes, network, clients, and the queue of what happens next.
+//!
+//! One event at a time. After each, whoever was woken is given a turn some microseconds later,
+//! what was said on the wire is compared with the disks, and a node whose fuse has burnt down is
+//! found dead. Everything that happens enters the hash of the run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::clients::{Client, History};
+use super::clock::NodeClock;
+use super::disk::SimDisk;
+use super::faults::{self, PlannedFault, Power};
+use super::fuse::Fuse;
+use super::machine::Record;
+use super::network::{Host, Machine, Net, NetEvent, Place};
+use super::options::{Options, RunReport, Stats, TraceLine};
+use super::process::Process;
+use super::promises::{Account, After};
+use super::queue::Queue;
+use super::swarm::Swarm;
+use super::tap::Said;
+use super::tasks::{NodeTask, Task, TaskId, Wakes};
+use crate::sim::rng::{Rng, Streams, mix};
+use crate::sim::violation::{Check, Violation};
+
+/// A run that has found so much wrong needs no more evidence.
+const VIOLATIONS_MAX: usize = 20;
+
+pub(super) struct World {
+    pub(super) streams: Streams,
+    pub(super) options: Options,
+    pub(super) swarm: Swarm,
+    pub(super) now: u64,
+    queue: Queue<Event>,
+    pub(super) net: Net,
+    pub(super) nodes: Vec<NodeState>,
+    pub(super) clients: Vec<Client>,
+    pub(super) history: History,
+    pub(super) record: Record,
+    pub(super) faults: Vec<PlannedFault>,
+    pub(super) wakes: Wakes,
+    pub(super) phase: Phase,
+    /// Delays of threads and of clients' connections.
+    pub(super) delays: Rng,
+    pub(super) marks: BTreeMap<&'static str, u64>,
+    pub(super) stats: Stats,
+    pub(super) violations: Vec<Violation>,
+    hash: u64,
+    trace: std::collections::VecDeque<TraceLine>,
+    /// Reused.
+    woken: Vec<TaskId>,
+    timers: Vec<(u64, NetEvent)>,
+    said: Vec<Said>,
+}
+
+/// Where the run is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Phase {
+    Faults,
+    Healing,
+}
+
+/// A node through all its lives.
+pub(super) struct NodeState {
+    pub(super) disk: SimDisk,
+    pub(super) fuse: Arc<Fuse>,
+    pub(super) process: Option<Box<Process>>,
+    /// Counts lives; what was planned for an earlier one does not happen.
+    pub(super) life: u32,
+    /// Counts restarts that were planned; only the newest counts.
+    pub(super) boots: u32,
+    pub(super) account: Account,
+    /// How the life that is next will find its disk.
+    pub(super) after: After,
+    pub(super) paused_until: Option<u64>,
+    pub(super) drift_ppm: i64,
+    pub(super) wall_offset_ms: i64,
+    /// Added to each sync.
+    pub(super) slow_disk_us: u64,
+    /// What the fuse was lit for.
+    pub(super) crash: Option<(Power, u64)>,
+    pub(super) standing: Standing,
+    /// Which disk, counting those that were replaced by an empty one.
+    pub(super) store: u64,
+}
+
+/// Whether a node still belongs to the cluster.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    /// It does.
+    Member,
+    /// Its files were damaged: it may refuse to start, and then stays away.
+    Damaged,
+    /// It has refused to start.
+    Out,
+    /// It came back with an empty disk: nobody may listen to it.
+    Stranger,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Event {
+    /// A thread of a node takes its turn.
+    Run { place: Place, life: u32, task: NodeTask },
+    Net(NetEvent),
+    /// The log's sync has ended.
+    Synced { place: Place, life: u32 },
+    /// The log tries again to get a segment.
+    LogRetry { place: Place, life: u32 },
+    /// The log has been silent for a while.
+    LogIdle { place: Place, life: u32, taken: u64 },
+    /// A read of the log has ended.
+    Read { place: Place, life: u32 },
+    /// The apply worker takes its next job.
+    Apply { place: Place, life: u32 },
+    /// A client begins an operation.
+    Ask { client: usize },
+    /// Its request reaches a node.
+    Request { client: usize, attempt: u64 },
+    /// The answer reaches the client.
+    Answer { client: usize, attempt: u64 },
+    /// The client waits no longer.
+    GiveUp { client: usize, attempt: u64 },
+    Fault(usize),
+    FaultEnd(usize),
+    /// A process leaves because its log has failed.
+    Exit { place: Place, life: u32 },
+    Restart { place: Place, boot: u32 },
+    Resume { place: Place },
+    /// The machine of a dead process loses power as well.
+    PowerCut { place: Place, power: Power, down_us: u64 },
+    Heal,
+    /// The clients stop, and every group is asked for a sign of life.
+    Probe,
+    /// From here on nothing may change any more.
+    Settle,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, options: &Options) -> Self {
+        let streams = Streams::new(seed);
+        let swarm = Swarm::draw(streams, options);
+        let faults =
+            options.schedule.clone().unwrap_or_else(|| faults::draw(streams, &swarm, options));
+        let mut rng = streams.stream("world", &[]);
+        let count = swarm.nodes.len();
+        let fuses: Vec<Arc<Fuse>> = (0..count).map(|_| Arc::default()).collect();
+        let hosts = (0..count).map(|place| Host {
+            id: swarm.nodes[place],
+            fuse: Arc::clone(&fuses[place]),
+            machine: Machine::Empty,
+            lanes: BTreeMap::new(),
+            refuses: false,
+            slow_us: 0,
+            window: swarm.socket_bytes,
+        });
+        let links = (0..count * count).map(|_| swarm.link(&mut rng)).collect();
+        let net =
+            Net::new(hosts.collect(), links, streams.stream("network", &[]), swarm.chop);
+        let nodes = (0..count).map(|place| NodeState {
+            disk: SimDisk::new(
+                u64::MAX,
+                Arc::clone(&fuses[place]),
+                streams.stream("disk", &[place as u64, 0]),
+            ),
+            fuse: Arc::clone(&fuses[place]),
+            process: None,
+            life: 0,
+            boots: 0,
+            account: Account::default(),
+            after: After::Process,
+            paused_until: None,
+            drift_ppm: rng.range(0..=2 * swarm.drift_ppm) as i64 - swarm.drift_ppm as i64,
+            wall_offset_ms: rng.skewed(5_000) as i64 - 2_500,
+            slow_disk_us: 0,
+            crash: None,
+            standing: Standing::Member,
+            store: 0,
+        });
+        Self {
+            nodes: nodes.collect(),
+            clients: Vec::new(),
+            history: History::default(),
+            record: Record::default(),
+            wakes: Wakes::default(),
+            phase: Phase::Faults,
+            delays: streams.stream("delays", &[]),
+            marks: BTreeMap::new(),
+            stats: Stats::default(),
+            violations: Vec::new(),
+            hash: mix(seed),
+            trace: std::collections::VecDeque::new(),
+            woken: Vec::new(),
+            timers: Vec::new(),
+            said: Vec::new(),
+            queue: Queue::new(streams.stream("ties", &[])),
+            now: 0,
+            options: options.clone(),
+            streams,
+            swarm,
+            faults,
+            net,
+        }
+    }
+
+    /// Lives through all of it.
+    pub(super) fn live(mut self) -> RunReport {
+        let faults_end = self.options.faults_s * 1_000_000;
+        let end = faults_end + self.options.healing_s.max(20) * 1_000_000;
+        for place in 0..self.nodes.len() {
+            let at = self.delays.below(200_000);
+            self.plan_restart(place, at);
+        }
+        self.start_clients();
+        for at in 0..self.faults.len() {
+            self.queue.plan(self.faults[at].at, Event::Fault(at));
+        }
+        self.queue.plan(faults_end, Event::Heal);
+        self.queue.plan(faults_end + 10_000_000, Event::Probe);
+        self.queue.plan(end - 4_000_000, Event::Settle);
+        while self.violations.len() < VIOLATIONS_MAX
+            && let Some((at, event)) = self.queue.pop(end)
+        {
+            self.now = at;
+            self.net.lock().now = at;
+            self.stats.events += 1;
+            self.absorb_event(&event);
+            let place = self.happen(event);
+            self.settle(place);
+        }
+        self.now = self.now.max(end);
+        if self.violations.is_empty() {
+            self.judge();
+        }
+        self.report()
+    }
+
+    fn report(self) -> RunReport {
+        let mut stats = self.stats;
+        stats.virtual_us = self.now;
+        let mut marks = self.marks;
+        {
+            let net = self.net.lock();
+            stats.bytes = net.counts.bytes;
+            for (mark, count) in [
+                ("connection-reset", net.counts.resets),
+                ("late-bytes-refused", net.counts.late_arrivals),
+                ("retransmission", net.counts.retransmissions),
+                ("window-full", net.counts.windows_full),
+                ("prefix-timeout", net.counts.prefixes_timed_out),
+            ] {
+                marks.insert(mark, count);
+            }
+        }
+        stats.applied = self.record.look(|recorded| recorded.applied_total);
+        marks.retain(|_, count| *count > 0);
+        RunReport {
+            seed: self.streams.seed(),
+            trace_hash: self.hash,
+            violations: self.violations,
+            marks,
+            stats,
+            schedule: self.faults,
+            trace: self.trace.into(),
+        }
+    }
+
+    pub(super) fn plan(&mut self, at: u64, event: Event) {
+        self.queue.plan(at, event);
+    }
+
+    pub(super) fn plan_in(&mut self, delay: u64, event: Event) {
+        self.queue.plan(self.now + delay, event);
+    }
+
+    pub(super) fn mark(&mut self, mark: &'static str) {
+        *self.marks.entry(mark).or_default() += 1;
+    }
+
+    pub(super) fn fail(&mut self, violation: Violation) {
+        self.note(None, || format!("VIOLATION {violation}"));
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(violation);
+        }
+    }
+
+    /// Keeps a line for a person, if one wants to read it.
+    pub(super) fn note(&mut self, place: Option<Place>, what: impl FnOnce() -> String) {
+        if self.options.trace == 0 {
+            return;
+        }
+        if self.trace.len() == self.options.trace {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(TraceLine { at: self.now, place, what: what() });
+    }
+
+    pub(super) fn absorb(&mut self, value: u64) {
+        self.hash = mix(self.hash.rotate_left(7) ^ value);
+    }
+
+    fn absorb_event(&mut self, event: &Event) {
+        let number = match *event {
+            Event::Run { place, task, .. } => 1 << 8 | place << 4 | task.number(),
+            Event::Net(event) => match event {
+                NetEvent::Arrive { pipe, from } => 2 << 40 | (pipe as usize) << 1 | from,
+                NetEvent::Syn { pipe } => 3 << 40 | pipe as usize,
+                NetEvent::Connected { pipe } => 4 << 40 | pipe as usize,
+                NetEvent::Refused { pipe } => 5 << 40 | pipe as usize,
+                NetEvent::DialTimeout { pipe } => 6 << 40 | pipe as usize,
+                NetEvent::PrefixTimeout { pipe } => 7 << 40 | pipe as usize,
+                NetEvent::Reset { pipe, side } => 8 << 40 | (pipe as usize) << 1 | side,
+            },
+            Event::Synced { place, .. } => 2 << 8 | place,
+            Event::LogRetry { place, .. } => 3 << 8 | place,
+            Event::LogIdle { place, .. } => 4 << 8 | place,
+            Event::Read { place, .. } => 5 << 8 | place,
+            Event::Apply { place, .. } => 6 << 8 | place,
+            Event::Ask { client } => 7 << 8 | client,
+            Event::Request { client, .. } => 8 << 8 | client,
+            Event::Answer { client, .. } => 9 << 8 | client,
+            Event::GiveUp { client, .. } => 10 << 8 | client,
+            Event::Fault(at) => 11 << 16 | at,
+            Event::FaultEnd(at) => 12 << 16 | at,
+            Event::Exit { place, .. } => 13 << 8 | place,
+            Event::Restart { place, .. } => 14 << 8 | place,
+            Event::Resume { place } => 15 << 8 | place,
+            Event::PowerCut { place, .. } => 16 << 8 | place,
+            Event::Heal => 17 << 8,
+            Event::Probe => 18 << 8,
+            Event::Settle => 19 << 8,
+        };
+        self.absorb(self.now);
+        self.absorb(number as u64);
+        if !matches!(event, Event::Run { .. } | Event::Net(_)) {
+            let (event, now) = (*event, self.now);
+            let _ = now;
+            self.note(None, || format!("{event:?}"));
+        }
+    }
+
+    /// Lets an event happen; returns the node whose process has worked.
+    fn happen(&mut self, event: Event) -> Option<Place> {
+        match event {
+            Event::Run { place, life, task } => self.run_task(place, life, task),
+            Event::Net(event) => {
+                self.net.lock().happen(event);
+                None
+            }
+            Event::Synced { place, life } => self.on_process_event(event, place, life),
+            Event::LogRetry { place, life } => self.on_process_event(event, place, life),
+            Event::LogIdle { place, life, .. } => self.on_process_event(event, place, life),
+            Event::Read { place, life } => self.on_process_event(event, place, life),
+            Event::Apply { place, life } => self.on_process_event(event, place, life),
+            Event::Ask { client } => {
+                self.ask(client);
+                None
+            }
+            Event::Request { client, attempt } => self.deliver(client, attempt),
+            Event::Answer { client, attempt } => {
+                self.hear(client, attempt);
+                None
+            }
+            Event::GiveUp { client, attempt } => {
+                self.give_up(client, attempt);
+                None
+            }
+            Event::Fault(at) => self.begin_fault(at),
+            Event::FaultEnd(at) => {
+                self.end_fault(at);
+                None
+            }
+            Event::Exit { place, life } => {
+                if self.nodes[place].life == life && self.nodes[place].process.is_some() {
+                    let down = self.delays.range(50_000..=1_000_000);
+                    self.crash(place, Power::Stays, down);
+                }
+                None
+            }
+            Event::Restart { place, boot } => {
+                if self.nodes[place].boots == boot && self.nodes[place].process.is_none() {
+                    self.start(place);
+                }
+                Some(place)
+            }
+            Event::Resume { place } => {
+                self.resume(place);
+                Some(place)
+            }
+            Event::PowerCut { place, power, down_us } => {
+                self.crash(place, power, down_us);
+                None
+            }
+            Event::Heal => {
+                self.heal();
+                None
+            }
+            Event::Probe => {
+                self.start_probes();
+                None
+            }
+            Event::Settle => {
+                self.begin_to_settle();
+                None
+            }
+        }
+    }
+
+    fn run_task(&mut self, place: Place, life: u32, task: NodeTask) -> Option<Place> {
+        let now = self.now;
+        let node = &mut self.nodes[place];
+        let process = node.process.as_mut().filter(|_| node.life == life)?;
+        if !process.is_due(task, now) {
+            return None;
+        }
+        if let Some(until) = node.paused_until {
+            process.schedule(task, until);
+            self.plan(until, Event::Run { place, life, task });
+            return None;
+        }
+        let next = process.run(task, now);
+        if let Some(at) = next {
+            self.schedule(place, task, at);
+        }
+        if let NodeTask::Shard(shard) = task {
+            self.watch(place, shard);
+        }
+        Some(place)
+    }
+
+    /// Does something with a life of a node, later if it sleeps at the moment.
+    fn on_process_event(&mut self, event: Event, place: Place, life: u32) -> Option<Place> {
+        let node = &self.nodes[place];
+        if node.life != life || node.process.is_none() {
+            return None;
+        }
+        if let Some(until) = node.paused_until {
+            self.plan(until, event);
+            return None;
+        }
+        match event {
+            Event::Synced { .. } => self.on_synced(place),
+            Event::LogRetry { .. } => self.append(place),
+            Event::LogIdle { taken, .. } => self.on_log_idle(place, taken),
+            Event::Read { .. } => self.on_read(place),
+            Event::Apply { .. } => self.on_apply(place),
+            _ => {}
+        }
+        Some(place)
+    }
+
+    pub(super) fn schedule(&mut self, place: Place, task: NodeTask, at: u64) {
+        let node = &mut self.nodes[place];
+        if let Some(process) = &mut node.process
+            && process.schedule(task, at)
+        {
+            let life = node.life;
+            self.plan(at, Event::Run { place, life, task });
+        }
+    }
+
+    /// What follows from an event at once.
+    fn settle(&mut self, worked: Option<Place>) {
+        if let Some(place) = worked {
+            self.start_threads(place);
+        }
+        let mut timers = std::mem::take(&mut self.timers);
+        let mut woken = std::mem::take(&mut self.woken);
+        let mut said = std::mem::take(&mut self.said);
+        {
+            let mut net = self.net.lock();
+            timers.append(&mut net.timers);
+            woken.append(&mut net.woken);
+            said.append(&mut net.taps);
+        }
+        self.wakes.take(&mut woken);
+        for (at, event) in timers.drain(..) {
+            self.plan(at.max(self.now), Event::Net(event));
+        }
+        for task in woken.drain(..) {
+            match task.task() {
+                Task::Node(place, task) => {
+                    let delay = self.delays.below(self.swarm.wake_us);
+                    self.schedule(place, task, self.now + delay);
+                }
+                Task::Client(client) => self.poll_client(client),
+            }
+        }
+        self.stats.promises += said.len() as u64;
+        for said in said.drain(..) {
+            self.judge_promise(&said);
+        }
+        (self.timers, self.woken, self.said) = (timers, woken, said);
+        if let Some(place) = worked
+            && self.nodes[place].process.is_some()
+            && self.nodes[place].fuse.is_dead()
+        {
+            let plan = self.nodes[place].crash.take();
+            let (power, down) = plan.unwrap_or((Power::Fails, 100_000));
+            self.crash(place, power, down);
+        }
+    }
+
+    fn judge_promise(&mut self, said: &Said) {
+        let Some(place) = self.swarm.nodes.iter().position(|node| *node == said.node) else {
+            return;
+        };
+        if let Err(evidence) = self.nodes[place].account.said(said) {
+            self.fail(Violation::of_group(Check::Externalisation, said.group, evidence));
+        }
+    }
+
+    pub(super) fn clock(&self, place: Place) -> NodeClock {
+        let node = &self.nodes[place];
+        NodeClock::new(self.now, node.drift_ppm, node.wall_offset_ms)
+    }
+}
