@@ -7,7 +7,13 @@
 //! | file | holds |
 //! |---|---|
 //! | `rng` | one seed, independent streams of randomness by label |
+//! | `observe` | what the checks see of a replica, its log and the disks |
+//! | `invariants` | the checks after every step (I1 to I12, G1 to G12), with a history per group |
+//! | `violation` | what a run is failed for, by a stable name |
 //!
 //! Everything here is a pure function of the seed and of what the profile reports.
 
+pub mod invariants;
+pub mod observe;
 pub mod rng;
+pub mod violation;
