@@ -244,6 +244,7 @@ impl Group {
             durable_index: self.durability.durable(),
             commit_index: self.commit,
             appliable_index: self.appliable,
+            verified_index: self.verified,
             fault: self.fault.clone(),
         }
     }
@@ -256,6 +257,11 @@ impl Group {
     /// Which replica of it this is.
     pub const fn replica(&self) -> ReplicaId {
         self.me
+    }
+
+    /// This life of the node.
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// Everyone who votes, in ascending order.

@@ -43,6 +43,8 @@ pub struct Status {
     pub commit_index: LogIndex,
     /// Up to here it may be applied: committed, and durable here.
     pub appliable_index: LogIndex,
+    /// Up to here the log equals that of the leader of this term, as far as this replica knows.
+    pub verified_index: LogIndex,
     /// Why it is mute, if it is.
     pub fault: Option<Fault>,
 }

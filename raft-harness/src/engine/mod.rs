@@ -16,6 +16,8 @@ mod requests;
 mod shard_engine;
 mod slot;
 mod timers;
+#[cfg(feature = "sim")]
+mod watch;
 mod work;
 
 pub use io::Created;
@@ -25,6 +27,8 @@ pub(crate) use io::{
 };
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
+#[cfg(feature = "sim")]
+pub(crate) use watch::Replica;
 
 #[cfg(test)]
 mod tests;

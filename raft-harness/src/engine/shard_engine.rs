@@ -100,6 +100,8 @@ pub(crate) struct ShardEngine {
     pub(super) windows: u64,
     /// The log failed.
     pub(super) is_deaf: bool,
+    #[cfg(feature = "sim")]
+    pub(super) watch: Option<super::watch::Watch>,
 }
 
 impl ShardEngine {
@@ -139,6 +141,8 @@ impl ShardEngine {
             apply_scratch: Vec::new(),
             windows: 0,
             is_deaf: false,
+            #[cfg(feature = "sim")]
+            watch: None,
         }
     }
 
@@ -340,9 +344,13 @@ impl ShardEngine {
             self.touched.push(at);
         }
         if self.effects.is_empty() {
+            #[cfg(feature = "sim")]
+            self.show(at);
             return;
         }
         self.follow_log(at);
+        #[cfg(feature = "sim")]
+        self.show(at);
         self.settle_outcomes(at);
         let mut effects = std::mem::take(&mut self.effects);
         for outgoing in effects.messages.drain_ready() {
@@ -456,12 +464,6 @@ impl ShardEngine {
             }
         });
         statuses.collect()
-    }
-
-    /// The replicas, to be judged.
-    #[cfg(feature = "sim")]
-    pub(crate) fn cores(&self) -> impl Iterator<Item = &raft_core::Group> {
-        self.slots.iter().map(|slot| &slot.core)
     }
 
     /// How many groups are led here.

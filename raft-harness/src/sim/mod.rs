@@ -13,6 +13,7 @@
 //!
 //! Everything here is a pure function of the seed and of what the profile reports.
 
+pub mod bytes;
 pub mod invariants;
 pub mod observe;
 pub mod rng;

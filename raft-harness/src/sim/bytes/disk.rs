@@ -127,11 +127,6 @@ impl SimDisk {
         state.sync_fails = false;
     }
 
-    /// Whoever held the lock is done.
-    pub(super) fn process_gave_up(&self) {
-        self.state.lock().locked = false;
-    }
-
     /// Everything works again.
     pub(super) fn heal(&self) {
         let mut state = self.state.lock();

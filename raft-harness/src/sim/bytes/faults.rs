@@ -216,7 +216,8 @@ const KINDS: usize = 19;
 fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
     let count = swarm.nodes.len() as u64;
     let node = rng.below(count) as Place;
-    let other = if count < 2 { node } else { (node + 1 + rng.below(count - 1) as Place) % count as Place };
+    let other =
+        if count < 2 { node } else { (node + 1 + rng.below(count - 1) as Place) % count as Place };
     let power = if rng.chance(1, 2) { Power::Fails } else { Power::Stays };
     match kind {
         0 => both("cut-pair", [(node, other)]),
@@ -270,9 +271,8 @@ fn split(rng: &mut Rng, count: Place) -> Fault {
 fn shape(rng: &mut Rng, count: Place) -> Fault {
     let mut order: Vec<Place> = (0..count).collect();
     rng.shuffle(&mut order);
-    let pairs: Vec<(Place, Place)> = (0..count)
-        .flat_map(|a| (a + 1..count).map(move |b| (a, b)))
-        .collect();
+    let pairs: Vec<(Place, Place)> =
+        (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).collect();
     let name = |(a, b): &(Place, Place)| (order[*a], order[*b]);
     match rng.below(3) {
         // Two camps and one node that hears both.
@@ -312,10 +312,8 @@ fn has_connected_majority(group: &GroupSpec, swarm: &Swarm, cut: &[(Place, Place
     let places: Vec<Place> = group.replicas.iter().filter_map(|(_, node)| place(*node)).collect();
     let majority = places.len() / 2 + 1;
     (0..1_u32 << places.len()).any(|chosen| {
-        let chosen: Vec<Place> = (0..places.len())
-            .filter(|at| chosen >> at & 1 == 1)
-            .map(|at| places[at])
-            .collect();
+        let chosen: Vec<Place> =
+            (0..places.len()).filter(|at| chosen >> at & 1 == 1).map(|at| places[at]).collect();
         let joined = |a: Place, b: Place| !cut.contains(&(a.min(b), a.max(b)));
         chosen.len() >= majority
             && chosen.iter().all(|a| chosen.iter().all(|b| a == b || joined(*a, *b)))

@@ -1,9 +1,9 @@
 //! Nodes are born, die and come back.
 
+use super::accounts::After;
 use super::faults::Power;
 use super::network::{Machine, Place};
 use super::process::{Birth, CLUSTER, Process, Stillborn};
-use super::promises::After;
 use super::world::{Event, Phase, Standing, World};
 use crate::sim::violation::{Check, Violation};
 use raft_storage::{InitOptions, OpenError, StoreId, init_on};
@@ -42,7 +42,11 @@ impl World {
         let node = &mut self.nodes[place];
         // Made by `init`, once; repeating it is refused, and harmless if it was interrupted.
         let _ = init_on(&node.disk, CLUSTER, self.swarm.nodes[place], &store);
-        node.disk.process_gave_up();
+        node.disk.process_died();
+        let (record, judge) = match node.standing {
+            Standing::Stranger => (&self.strangers.0, &self.strangers.1),
+            Standing::Member | Standing::Damaged | Standing::Out => (&self.record, &self.judge),
+        };
         let birth = Birth {
             place,
             disk: &node.disk,
@@ -50,7 +54,8 @@ impl World {
             swarm: &self.swarm,
             net: &self.net,
             wakes: &self.wakes,
-            record: &self.record,
+            record,
+            judge,
             seed: self.streams.derive("core", &[place as u64, u64::from(node.life)]),
         };
         match Process::start(&birth) {
@@ -60,15 +65,19 @@ impl World {
                     self.absorb(torn.lsn.get());
                 }
                 let node = &mut self.nodes[place];
-                let mut broken = Vec::new();
                 let after = std::mem::replace(&mut node.after, After::Process);
                 let id = self.swarm.nodes[place];
-                node.account.recovered(id, &born.recovered, after, &mut broken);
+                let broken = self.judge.lock().account(place).recovered(id, &born.recovered, after);
                 let tasks: Vec<_> = born.process.tasks().collect();
                 node.process = Some(Box::new(born.process));
+                if node.standing == Standing::Damaged {
+                    // Whatever was hit holds nothing.
+                    node.standing = Standing::Member;
+                    self.mark("damage-harmless");
+                }
                 self.absorb(born.report.end_lsn.get());
-                for evidence in broken {
-                    self.fail(Violation::of_run(Check::Externalisation, evidence));
+                for (group, evidence) in broken {
+                    self.fail(Violation::of_group(Check::Externalisation, group, evidence));
                 }
                 let end = born.report.end_lsn;
                 self.note(Some(place), || format!("up, log ends at {end:?}, after {after:?}"));
@@ -127,6 +136,7 @@ impl World {
         let node = &mut self.nodes[place];
         node.paused_until = None;
         node.life += 1;
+        self.judge.lock().checker.crashed(self.swarm.nodes[place]);
         // Whoever waits for an answer learns that there is none.
         drop(node.process.take());
         node.disk.process_died();

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId, Term};
+use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId, Term};
 
+use super::judge::Judge;
 use crate::sim::rng::mix;
 use crate::state_machine::{ApplyMode, StateMachine};
 
@@ -62,6 +63,11 @@ fn decode(bytes: &[u8]) -> Option<(u64, Action, Key)> {
         _ => return None,
     };
     Some((u64::from_le_bytes(*number), action, *key))
+}
+
+/// The number of a command, if it is one.
+pub(super) fn number_of(command: &[u8]) -> Option<u64> {
+    decode(command).map(|(number, ..)| number)
 }
 
 const HEAD: usize = 18;
@@ -128,6 +134,8 @@ pub(super) struct Recorded {
     pub(super) groups: BTreeMap<GroupId, Vec<Applied>>,
     pub(super) broken: Vec<String>,
     pub(super) applied_total: u64,
+    /// How far the newest life of each replica is, and its state's digest there.
+    pub(super) states: BTreeMap<(NodeId, GroupId), (LogIndex, u64)>,
 }
 
 /// One applied entry.
@@ -144,17 +152,31 @@ impl Record {
     }
 
     /// The state machine of a replica, empty.
-    pub(super) fn machine(&self, node: NodeId, group: GroupId, mode: ApplyMode) -> Machine {
-        let applied = LogIndex::ZERO;
-        Machine { record: self.clone(), node, group, mode, applied, model: Model::default() }
+    pub(super) fn machine(&self, of: Identity, mode: ApplyMode, judge: &Judge) -> Machine {
+        Machine {
+            record: self.clone(),
+            judge: judge.clone(),
+            of,
+            mode,
+            applied: LogIndex::ZERO,
+            model: Model::default(),
+        }
     }
+}
+
+/// Whose machine it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    pub(super) node: NodeId,
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
 }
 
 /// A replica's state machine.
 pub(super) struct Machine {
     record: Record,
-    node: NodeId,
-    group: GroupId,
+    judge: Judge,
+    of: Identity,
     mode: ApplyMode,
     applied: LogIndex,
     model: Model,
@@ -163,10 +185,12 @@ pub(super) struct Machine {
 impl StateMachine for Machine {
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
         let mut recorded = self.record.0.lock();
-        let Recorded { groups, broken, applied_total } = &mut *recorded;
-        let history = groups.entry(self.group).or_default();
-        let (node, group) = (self.node, self.group);
+        let Recorded { groups, broken, applied_total, states } = &mut *recorded;
+        let Identity { node, group, replica } = self.of;
+        let history = groups.entry(group).or_default();
+        let mut judge = self.judge.lock();
         for entry in entries {
+            judge.applied(group, replica, entry);
             if entry.index != self.applied.next() {
                 broken.push(format!(
                     "node {node} group {group}: applied {} after {}",
@@ -206,6 +230,7 @@ impl StateMachine for Machine {
                 EntryKind::Noop => Bytes::new(),
             });
         }
+        states.insert((node, group), (self.applied, self.model.digest));
     }
 
     fn read(&self, query: &[u8]) -> Bytes {

@@ -776,9 +776,9 @@ impl NetState {
         }
         self.nodes[place].machine = Machine::Runs;
         for pipe in 0..self.pipes.len() as PipeId {
-            let waits = self.pipe(pipe).is_some_and(|pipe| {
-                pipe.prefix.is_some() && pipe.ends[ACCEPTOR].place == place
-            });
+            let waits = self
+                .pipe(pipe)
+                .is_some_and(|pipe| pipe.prefix.is_some() && pipe.ends[ACCEPTOR].place == place);
             if waits {
                 self.read_prefix(pipe);
             }
@@ -791,8 +791,12 @@ impl NetState {
             let pipe = pipe.as_deref()?;
             let open = pipe.ends.iter().all(|end| end.state == EndState::Open);
             let (from, to) = (pipe.ends[DIALER].place, pipe.ends[ACCEPTOR].place);
-            (open && pipe.dial == Dial::Connected)
-                .then_some((number as PipeId, from, to, pipe.lane))
+            (open && pipe.dial == Dial::Connected).then_some((
+                number as PipeId,
+                from,
+                to,
+                pipe.lane,
+            ))
         };
         self.pipes.iter().enumerate().filter_map(open).collect()
     }

@@ -10,13 +10,14 @@ use std::task::{Context, Waker};
 
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
-use raft_core::{Group, GroupId, NodeId};
+use raft_core::{GroupId, NodeId};
 use raft_storage::{Expected, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport};
 use raft_transport::{Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
 
 use super::clock::NodeClock;
 use super::disk::SimDisk;
-use super::machine::Record;
+use super::judge::Judge;
+use super::machine::{Identity as MachineIdentity, Record};
 use super::network::{Listener, Net, Place};
 use super::stream::SimNetwork;
 use super::swarm::Swarm;
@@ -24,7 +25,7 @@ use super::tasks::{NodeTask, Note, TaskId, Wakes};
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
-    ShardEngine,
+    Replica, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
@@ -108,6 +109,7 @@ pub(super) struct Birth<'a> {
     pub(super) net: &'a Net,
     pub(super) wakes: &'a Wakes,
     pub(super) record: &'a Record,
+    pub(super) judge: &'a Judge,
     pub(super) seed: u64,
 }
 
@@ -130,11 +132,10 @@ pub(super) struct Born {
 impl Process {
     /// What a start does: log, registry, lanes, shards, groups.
     pub(super) fn start(birth: &Birth<'_>) -> Result<Born, Stillborn> {
-        let Birth { place, disk, clock, swarm, net, wakes, record, seed } = *birth;
+        let Birth { place, disk, clock, swarm, net, wakes, judge, seed, .. } = *birth;
         let node = swarm.nodes[place];
         let expected = Expected { cluster: Some(CLUSTER.to_owned()), node: Some(node) };
-        let opened =
-            Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
+        let opened = Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
         let known = KnownStores::load(disk.clone()).map_err(Stillborn::Directory)?;
         let mut specs = Vec::new();
         for (group, recovered) in &opened.groups {
@@ -157,16 +158,11 @@ impl Process {
             shards: shard_count as u8,
             features: 0,
         };
-        let peers: Vec<NodeId> =
-            swarm.nodes.iter().copied().filter(|peer| *peer != node).collect();
+        let peers: Vec<NodeId> = swarm.nodes.iter().copied().filter(|peer| *peer != node).collect();
         let addresses: Vec<(NodeId, &str)> = peers.iter().map(|peer| (*peer, "")).collect();
         let registry = registry(identity, &addresses, Some(known));
-        let network: Arc<dyn Network> = Arc::new(SimNetwork::new(
-            net.clone(),
-            place,
-            swarm.nodes.clone(),
-            registry.clone(),
-        ));
+        let network: Arc<dyn Network> =
+            Arc::new(SimNetwork::new(net.clone(), place, swarm.nodes.clone(), registry.clone()));
         let lanes = |lane| {
             let counters = Arc::new(LaneCounters::default());
             let (network, registry) = (Arc::clone(&network), registry.clone());
@@ -184,7 +180,7 @@ impl Process {
         let (fetches_in, fetches) = unbounded();
         let (jobs_in, jobs) = unbounded();
         let shards = (0..shard_count).map(|index| {
-            let engine = ShardEngine::new(
+            let mut engine = ShardEngine::new(
                 EngineOptions {
                     node,
                     incarnation: opened.incarnation,
@@ -200,6 +196,8 @@ impl Process {
                 Arc::clone(&counters),
                 peers.iter().copied(),
             );
+            let watching = judge.clone();
+            engine.watch(Box::new(move |replica| watching.lock().stepped(place, replica)));
             let links = Links {
                 shards: Arc::clone(&inboxes),
                 control: Arc::clone(&control_inbox),
@@ -216,12 +214,8 @@ impl Process {
         });
         let shards: Vec<Shard> = shards.collect();
         let interval = swarm.settings.heartbeat_interval;
-        let control = Control::new(
-            control_inbox,
-            Arc::clone(&inboxes),
-            lanes(Lane::Control),
-            interval,
-        );
+        let control =
+            Control::new(control_inbox, Arc::clone(&inboxes), lanes(Lane::Control), interval);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), lanes(Lane::Bulk), &peers);
         let tasks = (0..2 + shard_count).map(|number| {
             let task = match number {
@@ -252,35 +246,26 @@ impl Process {
             counters,
             failure,
             requests_max: swarm.requests_max,
-            log: LogThread {
-                work: LogWork::new(store),
-                batches,
-                state: LogState::Waits,
-                taken: 0,
-            },
+            log: LogThread { work: LogWork::new(store), batches, state: LogState::Waits, taken: 0 },
             reads: ReadThread { reader, fetches, under_way: VecDeque::new() },
             applier: ApplyThread { machines: Machines::default(), jobs, busy: false },
             created: Arc::default(),
         };
         for (spec, recovered) in specs {
-            process.create(spec, recovered, swarm, record);
+            process.create(spec, recovered, birth);
         }
         Ok(Born { process, recovered: opened.groups, report: opened.report })
     }
 
-    fn create(
-        &self,
-        spec: GroupSpec,
-        recovered: Option<RecoveredGroup>,
-        swarm: &Swarm,
-        record: &Record,
-    ) {
-        let (group, node, mode) = (spec.group, self.node, swarm.apply);
+    fn create(&self, spec: GroupSpec, recovered: Option<RecoveredGroup>, birth: &Birth<'_>) {
+        let (group, node, mode) = (spec.group, self.node, birth.swarm.apply);
+        let Some(replica) = spec.replica_on(node) else { return };
         self.directory.add(group);
-        let (record, created) = (record.clone(), Arc::clone(&self.created));
-        let machine = Box::new(move |_: &GroupSpec| {
-            Box::new(record.machine(node, group, mode)) as Box<dyn crate::StateMachine>
-        });
+        let created = Arc::clone(&self.created);
+        let of = MachineIdentity { node, group, replica };
+        let machine = birth.record.machine(of, mode, birth.judge);
+        let machine =
+            Box::new(move |_: &GroupSpec| Box::new(machine) as Box<dyn crate::StateMachine>);
         let done = Box::new(move |ended| created.lock().push((group, ended)));
         let create = CreateGroup { spec, machine, recovered, done };
         let _ = self.inbox(group).push(ShardInput::Engine(EngineInput::Create(Box::new(create))));
@@ -380,13 +365,8 @@ impl Process {
     }
 
     /// The replicas on this node.
-    pub(super) fn cores(&self) -> impl Iterator<Item = &Group> {
-        self.shards.iter().flat_map(|shard| shard.engine().cores())
-    }
-
-    /// The replicas that a shard owns.
-    pub(super) fn cores_of(&self, shard: usize) -> impl Iterator<Item = &Group> {
-        self.shards[shard].engine().cores()
+    pub(super) fn replicas(&self) -> impl Iterator<Item = Replica<'_>> {
+        self.shards.iter().flat_map(|shard| shard.engine().replicas())
     }
 
     pub(super) fn leader_of(&self, group: GroupId) -> Option<NodeId> {

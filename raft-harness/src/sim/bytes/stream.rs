@@ -27,12 +27,7 @@ pub(super) struct SimNetwork {
 }
 
 impl SimNetwork {
-    pub(super) fn new(
-        net: Net,
-        place: Place,
-        places: Vec<NodeId>,
-        registry: PeerRegistry,
-    ) -> Self {
+    pub(super) fn new(net: Net, place: Place, places: Vec<NodeId>, registry: PeerRegistry) -> Self {
         Self { net, place, places, registry }
     }
 }

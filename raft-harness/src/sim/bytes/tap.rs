@@ -13,6 +13,7 @@ use raft_transport::{Decoder, Ends, Frame, Handshake, decode_handshake};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Said {
     pub(super) node: NodeId,
+    pub(super) to: NodeId,
     pub(super) group: GroupId,
     pub(super) replica: ReplicaId,
     pub(super) claim: Claim,
@@ -25,6 +26,8 @@ pub(super) enum Claim {
     Term(Term),
     /// "My vote of this term is given."
     Vote { term: Term, candidate: ReplicaId },
+    /// Nothing for any group: the listener is taken for the peer it says it is.
+    Greets,
     /// "My disk holds the log of this term's leader up to here."
     Held { term: Term, index: LogIndex },
 }
@@ -40,9 +43,16 @@ enum Phase {
     /// So many bytes of the prefix are still to come.
     Prefix(usize),
     Greeting(BytesMut),
-    Frames(Decoder),
+    Frames(Decoder, Greeted),
     /// Nothing more is understood, or worth it.
     Deaf,
+}
+
+/// Whether the speaker has shown that it takes the listener for its peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Greeted {
+    Yes,
+    NotYet,
 }
 
 impl Tap {
@@ -69,26 +79,37 @@ impl Tap {
             buffer.extend_from_slice(bytes);
             self.phase = match decode_handshake(buffer) {
                 Ok(None) => return,
-                Ok(Some(Handshake::Hello(_) | Handshake::Welcome(_))) => {
+                Ok(Some(message @ (Handshake::Hello(_) | Handshake::Welcome(_)))) => {
+                    let greeted = if matches!(message, Handshake::Welcome(_)) {
+                        said.push(greets(self.speaker, self.listener));
+                        Greeted::Yes
+                    } else {
+                        Greeted::NotYet
+                    };
                     let mut decoder = Decoder::new(u64::MAX);
                     let rest = std::mem::take(buffer);
                     push(&mut decoder, &rest);
-                    Phase::Frames(decoder)
+                    Phase::Frames(decoder, greeted)
                 }
                 Ok(Some(Handshake::Refusal(_))) | Err(_) => Phase::Deaf,
             };
-        } else if let Phase::Frames(decoder) = &mut self.phase {
+        } else if let Phase::Frames(decoder, _) = &mut self.phase {
             push(decoder, bytes);
         }
         self.take_frames(said);
     }
 
     fn take_frames(&mut self, said: &mut Vec<Said>) {
-        let Phase::Frames(decoder) = &mut self.phase else { return };
+        let Phase::Frames(decoder, greeted) = &mut self.phase else { return };
         let ends = Ends { local: self.listener, remote: self.speaker };
         loop {
             match decoder.next_frame(ends) {
-                Ok(Some((frame, _))) => note(self.speaker, &frame, said),
+                Ok(Some((frame, _))) => {
+                    if std::mem::replace(greeted, Greeted::Yes) == Greeted::NotYet {
+                        said.push(greets(self.speaker, self.listener));
+                    }
+                    note(self.speaker, self.listener, &frame, said);
+                }
                 Ok(None) => return,
                 Err(_) => {
                     self.phase = Phase::Deaf;
@@ -105,11 +126,16 @@ fn push(decoder: &mut Decoder, mut bytes: &[u8]) {
     }
 }
 
-fn note(node: NodeId, frame: &Frame, said: &mut Vec<Said>) {
+fn greets(node: NodeId, to: NodeId) -> Said {
+    let (group, replica) = (GroupId::new(0), ReplicaId::new(0));
+    Said { node, to, group, replica, claim: Claim::Greets }
+}
+
+fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
     match frame {
         Frame::Message(envelope) => {
             let (group, replica) = (envelope.group, envelope.from);
-            let mut claim = |claim| said.push(Said { node, group, replica, claim });
+            let mut claim = |claim| said.push(Said { node, to, group, replica, claim });
             match &envelope.message {
                 // A pre-vote asks about a term that nobody has entered.
                 Message::PreVote(_) | Message::PreVoteReply(_) => {}
@@ -140,6 +166,7 @@ fn note(node: NodeId, frame: &Frame, said: &mut Vec<Said>) {
         Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {
             said.extend(items.iter().map(|item| Said {
                 node,
+                to,
                 group: item.group,
                 replica: item.from,
                 claim: Claim::Term(item.heartbeat.term),
@@ -148,6 +175,7 @@ fn note(node: NodeId, frame: &Frame, said: &mut Vec<Said>) {
         Frame::HeartbeatReplies(items) => {
             said.extend(items.iter().map(|item| Said {
                 node,
+                to,
                 group: item.group,
                 replica: item.from,
                 claim: Claim::Term(item.reply.term),

@@ -89,8 +89,7 @@ pub(super) struct Wakes(Arc<Mutex<Vec<TaskId>>>);
 impl Wakes {
     /// A waker for a task. It notes the task once, until that is [taken](Note::clear).
     pub(super) fn waker(&self, id: TaskId) -> (Arc<Note>, Waker) {
-        let note =
-            Arc::new(Note { id, noted: AtomicBool::new(false), list: Arc::clone(&self.0) });
+        let note = Arc::new(Note { id, noted: AtomicBool::new(false), list: Arc::clone(&self.0) });
         (Arc::clone(&note), Waker::from(note))
     }
 

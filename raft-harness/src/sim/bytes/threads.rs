@@ -3,10 +3,10 @@
 
 use raft_storage::LogError;
 
+use super::accounts::After;
 use super::disk::SEGMENTS;
 use super::network::Place;
 use super::process::LogState;
-use super::promises::After;
 use super::world::{Event, World};
 use crate::node::sim::{Append, IDLE_AFTER, NO_SEGMENT_PAUSE, ShardInput, give_up, read_log};
 use crate::sim::violation::{Check, Violation};
@@ -17,8 +17,12 @@ impl World {
         let node = &mut self.nodes[place];
         let (life, wake_us) = (node.life, self.swarm.wake_us);
         let Some(process) = &mut node.process else { return };
+        let mut fetches = 0;
         while let Ok(fetch) = process.reads.fetches.try_recv() {
             process.reads.under_way.push_back(fetch);
+            fetches += 1;
+        }
+        for _ in 0..fetches {
             let delay = 20 + self.delays.skewed(5_000);
             self.plan_in(delay, Event::Read { place, life });
         }
@@ -46,7 +50,7 @@ impl World {
         let life = node.life;
         let Some(process) = &mut node.process else { return };
         let syncs = node.disk.syncs();
-        node.account.wrote(process.log.work.writes());
+        self.judge.lock().account(place).wrote(process.log.work.writes());
         match process.log.work.append() {
             Ok(Append::Written) => {
                 // A change of segment has waited for syncs of its own.
@@ -60,14 +64,14 @@ impl World {
                 self.plan_in(one * waits + slow, Event::Synced { place, life });
             }
             Ok(Append::NoSegment) => {
-                node.account.wrote_nothing();
+                self.judge.lock().account(place).wrote_nothing();
                 self.mark("no-segment");
                 let pause = NO_SEGMENT_PAUSE.as_micros() as u64;
                 self.plan_in(pause, Event::LogRetry { place, life });
             }
             Err(failure) => {
                 if matches!(failure, LogError::NoSegment { .. }) {
-                    node.account.wrote_nothing();
+                    self.judge.lock().account(place).wrote_nothing();
                 } else {
                     node.after = After::Power;
                 }
@@ -83,17 +87,19 @@ impl World {
         let counters = std::sync::Arc::clone(process.counters());
         match process.log.work.sync(&counters) {
             Ok(()) => {
-                let mut broken = Vec::new();
-                if node.account.has_written() && node.disk.has_pending(SEGMENTS) {
-                    broken.push("the log said durable while sectors wait for a sync".to_owned());
-                } else {
-                    node.account.synced(&mut broken);
+                let mut judge = self.judge.lock();
+                let account = judge.account(place);
+                let lies = account.has_written() && node.disk.has_pending(SEGMENTS);
+                if !lies {
+                    account.synced();
                 }
+                drop(judge);
                 process.acknowledge();
                 process.log.state = LogState::Waits;
                 let taken = process.log.taken;
                 let idle = process.log.batches.is_empty();
-                for evidence in broken {
+                if lies {
+                    let evidence = "the log said durable while sectors wait for a sync";
                     self.fail(Violation::of_run(Check::Externalisation, evidence));
                 }
                 if idle {

@@ -7,25 +7,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::accounts::After;
 use super::clients::{Client, History};
 use super::clock::NodeClock;
 use super::disk::SimDisk;
 use super::faults::{self, PlannedFault, Power};
 use super::fuse::Fuse;
+use super::judge::Judge;
 use super::machine::Record;
 use super::network::{Host, Machine, Net, NetEvent, Place};
-use super::options::{Options, RunReport, Stats, TraceLine};
+use super::options::{Options, RunReport, Stats, TraceLine, Weather};
 use super::process::Process;
-use super::promises::{Account, After};
 use super::queue::Queue;
 use super::swarm::Swarm;
-use super::tap::Said;
+use super::tap::{Claim, Said};
 use super::tasks::{NodeTask, Task, TaskId, Wakes};
+use super::verdict::Terms;
 use crate::sim::rng::{Rng, Streams, mix};
 use crate::sim::violation::{Check, Violation};
 
 /// A run that has found so much wrong needs no more evidence.
 const VIOLATIONS_MAX: usize = 20;
+
+/// How often all logs are read from end to end, in virtual microseconds.
+const SWEEP_US: u64 = 10_000_000;
 
 pub(super) struct World {
     pub(super) streams: Streams,
@@ -38,6 +43,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) history: History,
     pub(super) record: Record,
+    pub(super) judge: Judge,
     pub(super) faults: Vec<PlannedFault>,
     pub(super) wakes: Wakes,
     pub(super) phase: Phase,
@@ -46,6 +52,9 @@ pub(super) struct World {
     pub(super) marks: BTreeMap<&'static str, u64>,
     pub(super) stats: Stats,
     pub(super) violations: Vec<Violation>,
+    pub(super) settled_terms: Terms,
+    /// Nodes that came back with an empty disk are not judged: nobody listens to them.
+    pub(super) strangers: (Record, Judge),
     hash: u64,
     trace: std::collections::VecDeque<TraceLine>,
     /// Reused.
@@ -70,7 +79,6 @@ pub(super) struct NodeState {
     pub(super) life: u32,
     /// Counts restarts that were planned; only the newest counts.
     pub(super) boots: u32,
-    pub(super) account: Account,
     /// How the life that is next will find its disk.
     pub(super) after: After,
     pub(super) paused_until: Option<u64>,
@@ -102,39 +110,84 @@ pub(super) enum Standing {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Event {
     /// A thread of a node takes its turn.
-    Run { place: Place, life: u32, task: NodeTask },
+    Run {
+        place: Place,
+        life: u32,
+        task: NodeTask,
+    },
     Net(NetEvent),
     /// The log's sync has ended.
-    Synced { place: Place, life: u32 },
+    Synced {
+        place: Place,
+        life: u32,
+    },
     /// The log tries again to get a segment.
-    LogRetry { place: Place, life: u32 },
+    LogRetry {
+        place: Place,
+        life: u32,
+    },
     /// The log has been silent for a while.
-    LogIdle { place: Place, life: u32, taken: u64 },
+    LogIdle {
+        place: Place,
+        life: u32,
+        taken: u64,
+    },
     /// A read of the log has ended.
-    Read { place: Place, life: u32 },
+    Read {
+        place: Place,
+        life: u32,
+    },
     /// The apply worker takes its next job.
-    Apply { place: Place, life: u32 },
+    Apply {
+        place: Place,
+        life: u32,
+    },
     /// A client begins an operation.
-    Ask { client: usize },
+    Ask {
+        client: usize,
+    },
     /// Its request reaches a node.
-    Request { client: usize, attempt: u64 },
+    Request {
+        client: usize,
+        attempt: u64,
+    },
     /// The answer reaches the client.
-    Answer { client: usize, attempt: u64 },
+    Answer {
+        client: usize,
+        attempt: u64,
+    },
     /// The client waits no longer.
-    GiveUp { client: usize, attempt: u64 },
+    GiveUp {
+        client: usize,
+        attempt: u64,
+    },
     Fault(usize),
     FaultEnd(usize),
     /// A process leaves because its log has failed.
-    Exit { place: Place, life: u32 },
-    Restart { place: Place, boot: u32 },
-    Resume { place: Place },
+    Exit {
+        place: Place,
+        life: u32,
+    },
+    Restart {
+        place: Place,
+        boot: u32,
+    },
+    Resume {
+        place: Place,
+    },
     /// The machine of a dead process loses power as well.
-    PowerCut { place: Place, power: Power, down_us: u64 },
+    PowerCut {
+        place: Place,
+        power: Power,
+        down_us: u64,
+    },
     Heal,
     /// The clients stop, and every group is asked for a sign of life.
     Probe,
     /// From here on nothing may change any more.
     Settle,
+    /// All logs are read from end to end.
+    Sweep,
 }
 
 impl World {
@@ -156,8 +209,7 @@ impl World {
             window: swarm.socket_bytes,
         });
         let links = (0..count * count).map(|_| swarm.link(&mut rng)).collect();
-        let net =
-            Net::new(hosts.collect(), links, streams.stream("network", &[]), swarm.chop);
+        let net = Net::new(hosts.collect(), links, streams.stream("network", &[]), swarm.chop);
         let nodes = (0..count).map(|place| NodeState {
             disk: SimDisk::new(
                 u64::MAX,
@@ -168,7 +220,6 @@ impl World {
             process: None,
             life: 0,
             boots: 0,
-            account: Account::default(),
             after: After::Process,
             paused_until: None,
             drift_ppm: rng.range(0..=2 * swarm.drift_ppm) as i64 - swarm.drift_ppm as i64,
@@ -183,12 +234,15 @@ impl World {
             clients: Vec::new(),
             history: History::default(),
             record: Record::default(),
+            judge: Judge::new(&swarm),
             wakes: Wakes::default(),
             phase: Phase::Faults,
             delays: streams.stream("delays", &[]),
             marks: BTreeMap::new(),
             stats: Stats::default(),
             violations: Vec::new(),
+            settled_terms: Terms::new(),
+            strangers: (Record::default(), Judge::new(&swarm)),
             hash: mix(seed),
             trace: std::collections::VecDeque::new(),
             woken: Vec::new(),
@@ -218,12 +272,17 @@ impl World {
         }
         self.queue.plan(faults_end, Event::Heal);
         self.queue.plan(faults_end + 10_000_000, Event::Probe);
+        if self.options.weather == Weather::StaticPartition {
+            self.queue.plan(faults_end - 12_000_000, Event::Probe);
+        }
         self.queue.plan(end - 4_000_000, Event::Settle);
+        self.queue.plan(SWEEP_US, Event::Sweep);
         while self.violations.len() < VIOLATIONS_MAX
             && let Some((at, event)) = self.queue.pop(end)
         {
             self.now = at;
             self.net.lock().now = at;
+            self.judge.lock().now = at;
             self.stats.events += 1;
             self.absorb_event(&event);
             let place = self.happen(event);
@@ -231,7 +290,7 @@ impl World {
         }
         self.now = self.now.max(end);
         if self.violations.is_empty() {
-            self.judge();
+            self.conclude();
         }
         self.report()
     }
@@ -330,12 +389,12 @@ impl World {
             Event::Heal => 17 << 8,
             Event::Probe => 18 << 8,
             Event::Settle => 19 << 8,
+            Event::Sweep => 20 << 8,
         };
         self.absorb(self.now);
         self.absorb(number as u64);
         if !matches!(event, Event::Run { .. } | Event::Net(_)) {
-            let (event, now) = (*event, self.now);
-            let _ = now;
+            let event = *event;
             self.note(None, || format!("{event:?}"));
         }
     }
@@ -393,6 +452,7 @@ impl World {
                 None
             }
             Event::Heal => {
+                self.judge_partition();
                 self.heal();
                 None
             }
@@ -402,6 +462,11 @@ impl World {
             }
             Event::Settle => {
                 self.begin_to_settle();
+                None
+            }
+            Event::Sweep => {
+                self.sweep();
+                self.plan_in(SWEEP_US, Event::Sweep);
                 None
             }
         }
@@ -422,9 +487,6 @@ impl World {
         let next = process.run(task, now);
         if let Some(at) = next {
             self.schedule(place, task, at);
-        }
-        if let NodeTask::Shard(shard) = task {
-            self.watch(place, shard);
         }
         Some(place)
     }
@@ -487,9 +549,30 @@ impl World {
                 Task::Client(client) => self.poll_client(client),
             }
         }
-        self.stats.promises += said.len() as u64;
-        for said in said.drain(..) {
-            self.judge_promise(&said);
+        let found = {
+            let mut judge = self.judge.lock();
+            for said in said.drain(..) {
+                self.stats.promises += 1;
+                let standing = |node| {
+                    let place = self.swarm.nodes.iter().position(|other| *other == node);
+                    place.map(|place| self.nodes[place].standing)
+                };
+                if standing(said.node) == Some(Standing::Stranger) {
+                    continue;
+                }
+                if said.claim == Claim::Greets {
+                    if standing(said.to) == Some(Standing::Stranger) {
+                        let evidence = format!("node {} speaks to a stranger", said.node);
+                        judge.found.push(Violation::of_run(Check::Profile("stranger"), evidence));
+                    }
+                    continue;
+                }
+                judge.said(&said);
+            }
+            std::mem::take(&mut judge.found)
+        };
+        for violation in found {
+            self.fail(violation);
         }
         (self.timers, self.woken, self.said) = (timers, woken, said);
         if let Some(place) = worked
@@ -499,15 +582,6 @@ impl World {
             let plan = self.nodes[place].crash.take();
             let (power, down) = plan.unwrap_or((Power::Fails, 100_000));
             self.crash(place, power, down);
-        }
-    }
-
-    fn judge_promise(&mut self, said: &Said) {
-        let Some(place) = self.swarm.nodes.iter().position(|node| *node == said.node) else {
-            return;
-        };
-        if let Err(evidence) = self.nodes[place].account.said(said) {
-            self.fail(Violation::of_group(Check::Externalisation, said.group, evidence));
         }
     }
 
