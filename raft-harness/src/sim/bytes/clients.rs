@@ -318,6 +318,12 @@ impl World {
         let Some(doing) = &mut client.doing else { return };
         let Some(answer) = doing.answer.take() else { return };
         let (group, task, began) = (doing.group, doing.task, doing.began);
+        if let Err(error) = &answer {
+            let (place, error) = (doing.place, error.clone());
+            self.note(None, || format!("client {number}, group {group} at {place}: {error}"));
+        }
+        let client = &mut self.clients[number];
+        let Some(doing) = &mut client.doing else { return };
         match answer {
             Ok(proposed) => {
                 client.hints.insert(group, doing.place);

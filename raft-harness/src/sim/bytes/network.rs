@@ -21,7 +21,7 @@ use raft_mux::PrefixDecoder;
 use raft_transport::Lane;
 
 use super::fuse::Fuse;
-use super::tap::Tap;
+use super::tap::{Greeting, Tap};
 use super::tasks::TaskId;
 use crate::sim::rng::Rng;
 
@@ -91,6 +91,8 @@ pub(super) struct Host {
     pub(super) id: NodeId,
     pub(super) fuse: Arc<Fuse>,
     pub(super) machine: Machine,
+    /// Whether nobody may take it for a peer: it came back with an empty disk.
+    pub(super) is_stranger: bool,
     /// The lanes that are listened to, each with who listens and who waits to be accepted.
     pub(super) lanes: BTreeMap<Lane, Listener>,
     /// New connections are refused, or answered late by so many microseconds.
@@ -312,7 +314,11 @@ impl NetState {
         let end = |place, state| End { place, task, state };
         let ends = [end(from, EndState::Open), end(to, EndState::Unborn)];
         let (local, remote) = (self.nodes[from].id, self.nodes[to].id);
-        let taps = [Tap::dialer(local, remote), Tap::acceptor(remote, local)];
+        let watch = |place: Place| {
+            if self.nodes[place].is_stranger { Greeting::Watched } else { Greeting::Expected }
+        };
+        let taps =
+            [Tap::dialer(local, remote, watch(to)), Tap::acceptor(remote, local, watch(from))];
         let ways = taps.map(Way::new);
         let prefix = Some(PrefixDecoder::new());
         let dial = Dial::Connecting;

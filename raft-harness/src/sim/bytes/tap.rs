@@ -36,32 +36,35 @@ pub(super) enum Claim {
 pub(super) struct Tap {
     speaker: NodeId,
     listener: NodeId,
+    greeting: Greeting,
     phase: Phase,
 }
 
 enum Phase {
     /// So many bytes of the prefix are still to come.
     Prefix(usize),
-    Greeting(BytesMut),
-    Frames(Decoder, Greeted),
+    Handshake(BytesMut),
+    Frames(Decoder),
     /// Nothing more is understood, or worth it.
     Deaf,
 }
 
-/// Whether the speaker has shown that it takes the listener for its peer.
+/// Whether it is news that the speaker takes the listener for its peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Greeted {
-    Yes,
-    NotYet,
+pub(super) enum Greeting {
+    /// It may, or has been reported.
+    Expected,
+    /// It must not.
+    Watched,
 }
 
 impl Tap {
-    pub(super) fn dialer(speaker: NodeId, listener: NodeId) -> Self {
-        Self { speaker, listener, phase: Phase::Prefix(PREFIX_LEN) }
+    pub(super) fn dialer(speaker: NodeId, listener: NodeId, greeting: Greeting) -> Self {
+        Self { speaker, listener, greeting, phase: Phase::Prefix(PREFIX_LEN) }
     }
 
-    pub(super) fn acceptor(speaker: NodeId, listener: NodeId) -> Self {
-        Self { speaker, listener, phase: Phase::Greeting(BytesMut::new()) }
+    pub(super) fn acceptor(speaker: NodeId, listener: NodeId, greeting: Greeting) -> Self {
+        Self { speaker, listener, greeting, phase: Phase::Handshake(BytesMut::new()) }
     }
 
     /// Bytes were taken by the kernel: nobody can take them back.
@@ -73,41 +76,36 @@ impl Tap {
             if *left > 0 {
                 return;
             }
-            self.phase = Phase::Greeting(BytesMut::new());
+            self.phase = Phase::Handshake(BytesMut::new());
         }
-        if let Phase::Greeting(buffer) = &mut self.phase {
+        if let Phase::Handshake(buffer) = &mut self.phase {
             buffer.extend_from_slice(bytes);
             self.phase = match decode_handshake(buffer) {
                 Ok(None) => return,
                 Ok(Some(message @ (Handshake::Hello(_) | Handshake::Welcome(_)))) => {
-                    let greeted = if matches!(message, Handshake::Welcome(_)) {
-                        said.push(greets(self.speaker, self.listener));
-                        Greeted::Yes
-                    } else {
-                        Greeted::NotYet
-                    };
+                    if matches!(message, Handshake::Welcome(_)) {
+                        self.greeting.note(self.speaker, self.listener, said);
+                    }
                     let mut decoder = Decoder::new(u64::MAX);
                     let rest = std::mem::take(buffer);
                     push(&mut decoder, &rest);
-                    Phase::Frames(decoder, greeted)
+                    Phase::Frames(decoder)
                 }
                 Ok(Some(Handshake::Refusal(_))) | Err(_) => Phase::Deaf,
             };
-        } else if let Phase::Frames(decoder, _) = &mut self.phase {
+        } else if let Phase::Frames(decoder) = &mut self.phase {
             push(decoder, bytes);
         }
         self.take_frames(said);
     }
 
     fn take_frames(&mut self, said: &mut Vec<Said>) {
-        let Phase::Frames(decoder, greeted) = &mut self.phase else { return };
+        let Phase::Frames(decoder) = &mut self.phase else { return };
         let ends = Ends { local: self.listener, remote: self.speaker };
         loop {
             match decoder.next_frame(ends) {
                 Ok(Some((frame, _))) => {
-                    if std::mem::replace(greeted, Greeted::Yes) == Greeted::NotYet {
-                        said.push(greets(self.speaker, self.listener));
-                    }
+                    self.greeting.note(self.speaker, self.listener, said);
                     note(self.speaker, self.listener, &frame, said);
                 }
                 Ok(None) => return,
@@ -126,9 +124,13 @@ fn push(decoder: &mut Decoder, mut bytes: &[u8]) {
     }
 }
 
-fn greets(node: NodeId, to: NodeId) -> Said {
-    let (group, replica) = (GroupId::new(0), ReplicaId::new(0));
-    Said { node, to, group, replica, claim: Claim::Greets }
+impl Greeting {
+    fn note(&mut self, node: NodeId, to: NodeId, said: &mut Vec<Said>) {
+        if std::mem::replace(self, Self::Expected) == Self::Watched {
+            let (group, replica) = (GroupId::new(0), ReplicaId::new(0));
+            said.push(Said { node, to, group, replica, claim: Claim::Greets });
+        }
+    }
 }
 
 fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {

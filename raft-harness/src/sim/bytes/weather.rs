@@ -151,6 +151,7 @@ impl World {
         state.disk = SimDisk::new(u64::MAX, Arc::clone(&state.fuse), rng);
         state.standing = Standing::Stranger;
         state.after = After::Process;
+        self.net.lock().nodes[node].is_stranger = true;
         self.mark("wiped");
         let mut judge = self.judge.lock();
         *judge.account(node) = Default::default();

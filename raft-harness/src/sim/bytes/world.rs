@@ -55,6 +55,8 @@ pub(super) struct World {
     pub(super) settled_terms: Terms,
     /// Nodes that came back with an empty disk are not judged: nobody listens to them.
     pub(super) strangers: (Record, Judge),
+    /// Roles as last noted in the trace.
+    roles: Roles,
     hash: u64,
     trace: std::collections::VecDeque<TraceLine>,
     /// Reused.
@@ -62,6 +64,9 @@ pub(super) struct World {
     timers: Vec<(u64, NetEvent)>,
     said: Vec<Said>,
 }
+
+/// By place and group: in which life, which role and term.
+type Roles = BTreeMap<(Place, raft_core::GroupId), (u32, (raft_core::RoleKind, raft_core::Term))>;
 
 /// Where the run is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -203,6 +208,7 @@ impl World {
             id: swarm.nodes[place],
             fuse: Arc::clone(&fuses[place]),
             machine: Machine::Empty,
+            is_stranger: false,
             lanes: BTreeMap::new(),
             refuses: false,
             slow_us: 0,
@@ -243,6 +249,7 @@ impl World {
             violations: Vec::new(),
             settled_terms: Terms::new(),
             strangers: (Record::default(), Judge::new(&swarm)),
+            roles: Roles::new(),
             hash: mix(seed),
             trace: std::collections::VecDeque::new(),
             woken: Vec::new(),
@@ -488,7 +495,38 @@ impl World {
         if let Some(at) = next {
             self.schedule(place, task, at);
         }
+        if self.options.trace > 0 {
+            self.note_roles(place);
+        }
         Some(place)
+    }
+
+    /// What has become of a node's replicas, for a person.
+    fn note_roles(&mut self, place: Place) {
+        let Some(process) = &self.nodes[place].process else { return };
+        let mut changed = Vec::new();
+        for replica in process.replicas() {
+            let status = replica.core().status();
+            let now = (status.role, status.term);
+            let life = self.nodes[place].life;
+            if self.roles.insert((place, status.group), (life, now)) != Some((life, now)) {
+                changed.push(status);
+            }
+        }
+        for status in changed {
+            self.note(Some(place), || {
+                format!(
+                    "group {} {:?} of term {}, leader {:?}, log ends at {} of {}, commit {}",
+                    status.group,
+                    status.role,
+                    status.term,
+                    status.leader,
+                    status.last_index,
+                    status.last_term,
+                    status.commit_index,
+                )
+            });
+        }
     }
 
     /// Does something with a life of a node, later if it sleeps at the moment.
@@ -561,10 +599,8 @@ impl World {
                     continue;
                 }
                 if said.claim == Claim::Greets {
-                    if standing(said.to) == Some(Standing::Stranger) {
-                        let evidence = format!("node {} speaks to a stranger", said.node);
-                        judge.found.push(Violation::of_run(Check::Profile("stranger"), evidence));
-                    }
+                    let evidence = format!("node {} takes a stranger for {}", said.node, said.to);
+                    judge.found.push(Violation::of_run(Check::Profile("stranger"), evidence));
                     continue;
                 }
                 judge.said(&said);
