@@ -9,12 +9,34 @@
 //! | `rng` | one seed, independent streams of randomness by label |
 //! | `observe` | what the checks see of a replica, its log and the disks |
 //! | `invariants` | the checks after every step (I1 to I12, G1 to G12), with a history per group |
+//! | `history` | what clients asked, when, and what they were told; the reference model |
+//! | `linearizability` | is that explained by one order: by the log's, by any, per session |
+//! | `outcomes` | every request ends once |
+//! | `schedule` | faults and operators' actions as data, one a line |
+//! | `swarm` | what kind of run a seed is, and the schedule it draws |
+//! | `case` | one run with all that decides it, as a text to save and replay |
+//! | `shrink` | a failing run made smaller |
+//! | `sweep` | many seeds on many threads, one report |
+//! | `marks` | rare states a sweep must have been to |
+//! | `trace` | a hash over everything that happened, and the last events in words |
+//! | `diagram` | those events as a space-time diagram, in text and as SVG |
 //! | `violation` | what a run is failed for, by a stable name |
 //!
 //! Everything here is a pure function of the seed and of what the profile reports.
 
 pub mod bytes;
+pub mod case;
+pub mod diagram;
+pub mod history;
 pub mod invariants;
+pub mod linearizability;
+pub mod marks;
 pub mod observe;
+pub mod outcomes;
 pub mod rng;
+pub mod schedule;
+pub mod shrink;
+pub mod swarm;
+pub mod sweep;
+pub mod trace;
 pub mod violation;

@@ -1,0 +1,287 @@
+//! "Sometimes" marks: places a sweep of runs must have been to.
+//!
+//! A simulator that never elects a leader finds no bug in elections, and says so by finding
+//! nothing. Each mark names a rare state; a profile hits it when it sees the state. The report
+//! over a sweep shows the rarest, and what was never reached: a hole in the faults or the
+//! workload, to be closed like a bug.
+
+use std::fmt;
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// The places by name. A profile adds a line for each of its own.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum Mark {
+            $(#[doc = $text] $(#[$doc])* $name,)*
+        }
+
+        impl Mark {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What a report calls it.
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+marks! {
+    // Elections.
+    LeaderElected = "a leader was elected",
+    ElectionLost = "a candidate lost",
+    VoteSplit = "a vote was split and nobody won the term",
+    PreVoteRefusedByStickiness = "a pre-vote was refused because of a live leader",
+    VoteRefusedByLog = "a vote was refused because of the candidate's log",
+    VoteRefusedByVote = "a vote was refused because it was given already",
+    CandidateSawHigherTerm = "a candidate saw a higher term and followed",
+    LeaderDeposedByTerm = "a leader was deposed by a higher term",
+    LeaderWithoutQuorum = "a leader lost touch with its quorum and stepped down",
+    LateVoteIgnored = "a vote of an earlier attempt came late",
+    VoteOutlivedRestart = "a vote arrived after its receiver had restarted",
+    LateWinner = "a term was won after a later term had begun",
+    PriorityYielded = "a candidate of low priority waited for another",
+
+    // Replication.
+    ConflictTruncated = "a conflicting tail was truncated",
+    ConflictDeep = "a conflict spanned several terms",
+    AppendRejected = "an append was rejected and probed further back",
+    AppendDuplicate = "an append arrived twice",
+    AppendReordered = "an append overtook an earlier one",
+    AppendStale = "an append of an earlier term arrived",
+    ReplyOfOldSession = "a reply of an earlier session was dropped",
+    WindowFull = "an inflight window was full",
+    WindowFullProbe = "a full window was probed without entries",
+    UncommittedLimit = "a proposal was refused because too much was uncommitted",
+    FigureEight = "a leader held an earlier term's entry on a majority, uncommitted",
+    CommitSkipped = "the commit index rose by more than a window at once",
+    TailSuperseded = "a client's entry was superseded by another leader's",
+    HeartbeatOvertookAppend = "a heartbeat overtook an append of its term",
+    HigherTermInBatch = "a higher term arrived inside of a batch",
+    BatchOfManyGroups = "one frame carried heartbeats of many groups",
+
+    // Membership.
+    LearnerAdded = "a learner was added",
+    LearnerPromoted = "a learner was promoted",
+    PromotionTooEarly = "a promotion was refused because the learner lagged",
+    JointEntered = "a joint configuration began to act",
+    JointLeftByOther = "a joint configuration was left by another leader than began it",
+    JointDecidedByOutgoing = "the outgoing half of a joint configuration was the one to wait for",
+    ConfigTruncated = "an uncommitted configuration was truncated",
+    ConfigRefusedPending = "a change was refused because another was under way",
+    ConfigRefusedTerm = "a change was refused before the leader's own term had a commit",
+    LeaderRemoved = "a leader was removed and handed over",
+    RemovedCampaigned = "a removed replica that had not heard of it campaigned",
+    ReplicaReplaced = "a replica was replaced under a new id",
+    ElectionUnderJoint = "a leader was elected under a joint configuration",
+
+    // Snapshots and compaction.
+    SnapshotSent = "a snapshot was sent because the log was compacted",
+    SnapshotInstalled = "a snapshot was installed",
+    SnapshotInterrupted = "a snapshot was interrupted and resumed or begun again",
+    SnapshotRefused = "a snapshot was refused because the log had overtaken it",
+    SnapshotConflict = "a snapshot contradicted the log, which was discarded",
+    SnapshotWithConfig = "a snapshot carried a configuration the log never showed",
+    AppendAtBase = "an append began exactly at a snapshot's last entry",
+    CrashDuringInstall = "a node crashed while it installed a snapshot",
+
+    // Reads and leases.
+    ReadConfirmed = "a read was confirmed by a quorum",
+    ReadBeforeNoop = "a read waited for the first commit of its term",
+    ReadFailedOver = "a read failed because leadership was lost",
+    ReadAtFollower = "a follower answered a read",
+    LeaseRead = "a read was answered from a lease",
+    LeaseExpired = "a lease ran out while the leader still led",
+    LeaseExpiredInPause = "a lease ran out during a pause",
+    LeaseEndedByTransfer = "a transfer ended a lease",
+    VoteWithheldForLease = "a vote was withheld after a restart until leases were over",
+
+    // Transfer.
+    TransferDone = "leadership was handed over",
+    TransferTimedOut = "a transfer timed out and the leader went on",
+    TransferRefused = "a transfer's target refused",
+    TimeoutNowLate = "a late request to campaign was ignored",
+    ProposalDuringTransfer = "a proposal was refused during a transfer",
+
+    // Disks.
+    TornTail = "a torn tail was cut",
+    UnsyncedLost = "unsynced writes were lost in a crash",
+    PersistReordered = "a later write was on disk and an earlier one was not",
+    FsyncFailed = "a failed sync stopped a node",
+    DiskFullSeen = "a full disk refused entries and still took a vote",
+    DiskStallSeen = "a leader with a stalled disk gave up or was deposed",
+    DamageReported = "damage below a promise was reported",
+    TruncationLostInCrash = "a truncation was lost in a crash and done again",
+
+    // Crashes.
+    LeaderCrashed = "a leader crashed",
+    CrashBeforePersist = "a node crashed with a persist operation in flight",
+    CrashBetweenEffects = "a node crashed between two effects of one step",
+    CrashInRecovery = "a node crashed while it recovered",
+    AllDown = "all nodes of a group were down at once",
+    QuorumRestarted = "a quorum restarted within one election timeout",
+    PausedLeaderReturned = "a paused leader came back to a later term",
+    ClockJumped = "a clock jumped while a lease was held",
+
+    // Lanes.
+    LaneStalled = "a lane stalled while another went on",
+    LaneKilled = "a lane died and was dialled again",
+    LaneChanged = "a group's appends changed lanes",
+    CreditsExhausted = "a lane ran out of credits",
+    FrameCut = "a connection broke inside of a frame",
+    OldGenerationFenced = "an older connection was fenced by a newer one",
+
+    // Lost promises, sleep, faults.
+    PromiseLostBegan = "a replica came back without its promises",
+    PromiseLostFenced = "such a replica passed its fence",
+    PromiseLostAbstained = "such a replica withheld a vote",
+    GroupHalted = "a quorum without promises halted its group",
+    Quiesced = "a group went to sleep",
+    QuiescedWoken = "a sleeping group was woken by a proposal",
+    QuiescedLeaderLost = "a sleeping group lost its leader",
+    GroupMute = "a fault muted one group and others went on",
+
+    // Partitions.
+    MajorityCutOff = "a leader was cut off from its majority",
+    BridgeLed = "the bridge between two halves led",
+    OneWayCut = "a node heard others that did not hear it",
+    StaleLeaderServed = "two leaders of different terms were up at once",
+}
+
+/// How often each mark was hit: in one run, or over many.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Marks {
+    hits: Vec<u64>,
+    /// In how many runs it was hit at all.
+    runs: Vec<u64>,
+    /// How many runs are merged into this.
+    total: u64,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Marks {
+    /// Of one run that has just begun.
+    pub fn new() -> Self {
+        Self { hits: vec![0; Mark::ALL.len()], runs: vec![0; Mark::ALL.len()], total: 1 }
+    }
+
+    /// Of no run yet: what [`merge`](Self::merge) starts from.
+    pub fn none() -> Self {
+        Self { total: 0, ..Self::new() }
+    }
+
+    /// The run has been there.
+    pub fn hit(&mut self, mark: Mark) {
+        self.hits[mark as usize] += 1;
+        self.runs[mark as usize] = 1;
+    }
+
+    /// How often it was hit.
+    pub fn hits(&self, mark: Mark) -> u64 {
+        self.hits[mark as usize]
+    }
+
+    /// Adds the marks of other runs.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.hits.iter_mut().zip(&other.hits) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.runs.iter_mut().zip(&other.runs) {
+            *mine += theirs;
+        }
+        self.total += other.total;
+    }
+
+    /// What was reached by the fewest runs, and what by none. `concerned` names the marks that the
+    /// profile can reach.
+    pub fn report(&self, concerned: impl Fn(Mark) -> bool) -> MarksReport {
+        let mut by_rarity: Vec<(u64, u64, Mark)> = Mark::ALL
+            .iter()
+            .filter(|mark| concerned(**mark))
+            .map(|mark| (self.runs[*mark as usize], self.hits(*mark), *mark))
+            .collect();
+        by_rarity.sort_unstable();
+        let reached = by_rarity.partition_point(|(runs, ..)| *runs == 0);
+        MarksReport {
+            never: by_rarity[..reached].iter().map(|(.., mark)| *mark).collect(),
+            rarest: by_rarity[reached..].iter().take(10).copied().collect(),
+            reached: by_rarity.len() - reached,
+            runs: self.total,
+        }
+    }
+}
+
+/// What a sweep reached and what it did not.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MarksReport {
+    /// Reached by no run.
+    pub never: Vec<Mark>,
+    /// The ten reached by the fewest runs: in how many runs, how often, and what.
+    pub rarest: Vec<(u64, u64, Mark)>,
+    /// How many marks were reached.
+    pub reached: usize,
+    /// How many runs there were.
+    pub runs: u64,
+}
+
+impl fmt::Display for MarksReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let concerned = self.reached + self.never.len();
+        writeln!(
+            f,
+            "marks: {} of {concerned} reached in {} runs; rarest:",
+            self.reached, self.runs
+        )?;
+        for (runs, hits, mark) in &self.rarest {
+            writeln!(f, "  {runs:>8} runs {hits:>10} times  {}", mark.text())?;
+        }
+        for mark in &self.never {
+            writeln!(f, "     NEVER  {}", mark.text())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_enough_marks_and_no_two_read_the_same() {
+        let texts: BTreeSet<_> = Mark::ALL.iter().map(|mark| mark.text()).collect();
+        assert_eq!(texts.len(), Mark::ALL.len());
+        assert!(texts.len() >= 60);
+    }
+
+    #[test]
+    fn the_report_ranks_by_runs_and_names_what_was_missed() {
+        let mut sweep = Marks::none();
+        for run in 0..20 {
+            let mut marks = Marks::new();
+            marks.hit(Mark::LeaderElected);
+            if run == 3 {
+                // Often, but in one run only.
+                (0..100).for_each(|_| marks.hit(Mark::VoteSplit));
+            }
+            sweep.merge(&marks);
+        }
+        let concerned = [Mark::LeaderElected, Mark::VoteSplit, Mark::ElectionLost];
+        let report = sweep.report(|mark| concerned.contains(&mark));
+        assert_eq!(report.never, [Mark::ElectionLost]);
+        assert_eq!(report.rarest, [(1, 100, Mark::VoteSplit), (20, 20, Mark::LeaderElected)]);
+        assert_eq!((report.reached, report.runs), (2, 20));
+        let text = report.to_string();
+        assert!(text.contains("2 of 3 reached in 20 runs"), "{text}");
+        assert!(text.contains("NEVER  a candidate lost"), "{text}");
+    }
+}

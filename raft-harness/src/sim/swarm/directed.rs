@@ -1,0 +1,308 @@
+//! Scripts of faults that lead to races nobody would wait for.
+//!
+//! Each is repeated over the fault phase with other moments and nodes. They only prepare the
+//! ground: whether the race happens is up to the cluster, and the marks tell whether it did.
+
+use raft_core::{GroupId, NodeId};
+
+use super::Swarm;
+use crate::sim::rng::Rng;
+use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Target};
+
+/// Which race.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Directed {
+    /// Leaders crash with entries on a minority and come back to lead again (paper, figure 8).
+    FigureEight,
+    /// Two operators change the membership while leadership is contested.
+    TwoOperators,
+    /// A leader stands still for longer than an election takes, returns, and is asked at once.
+    PauseThenRead,
+    /// The request to campaign arrives after its transfer was given up.
+    LateTimeoutNow,
+    /// A leader is cut off with entries only it has, and returns with them.
+    UncommittedTail,
+    /// A quorum restarts again and again, with votes and acknowledgements under way.
+    RestartStorm,
+    /// A candidate crashes between asking for votes and winning; grants outlive its restart.
+    VotesOutliveRestart,
+    /// A follower far behind gets a snapshot while the leader changes and the log is cut again.
+    SnapshotRace,
+    /// A leader is removed while its last entries are on their way.
+    RemoveLeader,
+    /// A damaged or wiped replica comes back while a leader is elected.
+    LostPromises,
+}
+
+impl Directed {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::FigureEight,
+        Self::TwoOperators,
+        Self::PauseThenRead,
+        Self::LateTimeoutNow,
+        Self::UncommittedTail,
+        Self::RestartStorm,
+        Self::VotesOutliveRestart,
+        Self::SnapshotRace,
+        Self::RemoveLeader,
+        Self::LostPromises,
+    ];
+
+    /// Adds its faults, over the whole fault phase. `victim`'s disk may be damaged.
+    pub(super) fn append(
+        self,
+        swarm: &Swarm,
+        victim: Option<NodeId>,
+        rng: &mut Rng,
+        faults: &mut Vec<Fault>,
+    ) {
+        let election_us = swarm.knobs.election_ms * 1000;
+        // Time to elect a leader and to commit something between two attempts.
+        let round_us = 12 * election_us;
+        let mut start_us = 3 * election_us;
+        while start_us + round_us <= swarm.faults_us {
+            let mut nodes: Vec<NodeId> = swarm.voters().collect();
+            rng.shuffle(&mut nodes);
+            let mut script = Script {
+                group: swarm.some_group(rng),
+                nodes,
+                start_us,
+                election_us,
+                spare: NodeId::new(swarm.nodes_total()),
+                victim,
+                rng,
+                faults,
+            };
+            script.play(self);
+            start_us += round_us + rng.below(round_us);
+        }
+    }
+}
+
+struct Script<'a> {
+    group: GroupId,
+    /// The voters in random order; at least one.
+    nodes: Vec<NodeId>,
+    start_us: u64,
+    election_us: u64,
+    /// The last node: a spare one if there is any.
+    spare: NodeId,
+    victim: Option<NodeId>,
+    rng: &'a mut Rng,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Script<'_> {
+    fn play(&mut self, directed: Directed) {
+        match directed {
+            Directed::FigureEight => self.figure_eight(),
+            Directed::TwoOperators => self.two_operators(),
+            Directed::PauseThenRead => self.pause_then_read(),
+            Directed::LateTimeoutNow => self.late_timeout_now(),
+            Directed::UncommittedTail => self.uncommitted_tail(),
+            Directed::RestartStorm => self.restart_storm(),
+            Directed::VotesOutliveRestart => self.votes_outlive_restart(),
+            Directed::SnapshotRace => self.snapshot_race(),
+            Directed::RemoveLeader => self.remove_leader(),
+            Directed::LostPromises => self.lost_promises(),
+        }
+    }
+
+    /// So many percent of an election timeout after the start of the round.
+    fn at(&mut self, percent: u64, lasts_percent: u64, kind: FaultKind) {
+        // Never quite the same moment.
+        let jitter = self.rng.below(self.election_us / 10 + 1);
+        let at_us = self.start_us + self.election_us * percent / 100 + jitter;
+        let lasts_us = self.election_us * lasts_percent / 100;
+        self.faults.push(Fault { at_us, lasts_us, kind });
+    }
+
+    fn leader(&self) -> Target {
+        Target::Leader(self.group)
+    }
+
+    fn node(&self, at: usize) -> NodeId {
+        self.nodes[at % self.nodes.len()]
+    }
+
+    fn all(&self) -> NodeSet {
+        self.nodes.iter().copied().collect()
+    }
+
+    fn burst(&mut self, percent: u64, entries_max: u64) {
+        let entries = 1 + self.rng.below(entries_max) as u32;
+        self.at(percent, 0, FaultKind::Burst { group: self.group, entries });
+    }
+
+    fn campaign(&mut self, percent: u64, node: NodeId) {
+        let kind = FaultKind::CampaignNow { group: self.group, node: Target::Node(node) };
+        self.at(percent, 0, kind);
+    }
+
+    fn figure_eight(&mut self) {
+        let (first, second) = (self.node(0), self.node(1));
+        self.campaign(0, first);
+        // Its entries reach few, then it is gone.
+        let to = self.nodes.iter().skip(2).copied().collect();
+        self.at(80, 120, FaultKind::Cut { from: NodeSet::one(first), to });
+        self.burst(90, 3);
+        self.at(150, 300, FaultKind::Crash { node: Target::Node(first), after_effects: 0 });
+        // Another leads meanwhile, with entries nobody else has, and is gone in turn.
+        self.campaign(180, second);
+        self.at(240, 200, FaultKind::Isolate { node: Target::Node(second) });
+        self.burst(250, 2);
+        self.at(320, 300, FaultKind::Crash { node: Target::Node(second), after_effects: 1 });
+        // The first returns, replicates its old entries, and may be gone before its new one is.
+        self.campaign(470, first);
+        let acks =
+            FaultKind::Hold { message: MessageKind::AppendReply, extra_us: self.election_us / 2 };
+        self.at(480, 150, acks);
+        self.at(600, 200, FaultKind::Crash { node: Target::Node(first), after_effects: 0 });
+        self.campaign(640, second);
+    }
+
+    fn two_operators(&mut self) {
+        let (group, spare) = (self.group, self.spare);
+        let removed = Target::Node(self.node(0));
+        self.at(0, 0, FaultKind::AddLearner { group, node: spare });
+        let cut = self.rng.below(150);
+        self.at(100, 150, FaultKind::Isolate { node: self.leader() });
+        self.at(100 + cut, 0, FaultKind::Remove { group, node: removed });
+        self.campaign(140, self.node(1));
+        self.at(240, 0, FaultKind::Promote { group, node: spare });
+        self.at(245, 0, FaultKind::Remove { group, node: Target::Node(self.node(2)) });
+        self.at(250, 300, FaultKind::Crash { node: self.leader(), after_effects: 2 });
+        let old = Target::Node(self.node(3));
+        self.at(420, 0, FaultKind::Replace { group, old, new: self.node(0) });
+        self.campaign(425, self.node(0));
+        self.at(700, 0, FaultKind::AddLearner { group, node: self.node(0) });
+        self.at(900, 0, FaultKind::Promote { group, node: self.node(0) });
+    }
+
+    fn pause_then_read(&mut self) {
+        let (group, leader) = (self.group, self.leader());
+        let node = self.node(0);
+        self.at(0, 0, FaultKind::Transfer { group, to: node });
+        let lasts = 150 + self.rng.below(300);
+        self.at(200, lasts, FaultKind::Pause { node: Target::Node(node) });
+        // Somebody else commits meanwhile, and who was paused is asked the moment it is back.
+        self.burst(200 + lasts / 2, 3);
+        self.burst(200 + lasts - 20, 3);
+        for moment in [200 + lasts, 201 + lasts, 205 + lasts, 215 + lasts] {
+            self.at(moment, 0, FaultKind::ReadAt { group, node: Target::Node(node) });
+        }
+        self.at(205 + lasts, 0, FaultKind::ReadAt { group, node: leader });
+    }
+
+    fn late_timeout_now(&mut self) {
+        let group = self.group;
+        let extra_us = self.election_us + self.rng.below(3 * self.election_us);
+        self.at(0, 200, FaultKind::Hold { message: MessageKind::TimeoutNow, extra_us });
+        self.at(20, 0, FaultKind::Transfer { group, to: self.node(0) });
+        self.burst(30, 3);
+        self.at(150, 0, FaultKind::ReadAt { group, node: self.leader() });
+        self.burst(250, 3);
+        for moment in (200..500).step_by(50) {
+            self.at(moment, 0, FaultKind::ReadAt { group, node: self.leader() });
+        }
+    }
+
+    fn uncommitted_tail(&mut self) {
+        let node = self.node(0);
+        self.at(0, 0, FaultKind::Transfer { group: self.group, to: node });
+        let lasts = 200 + self.rng.below(400);
+        let from = NodeSet::one(node);
+        let to = self.all().without(node);
+        // It still hears the others, or does not.
+        self.at(150, lasts, FaultKind::Cut { from, to });
+        if self.rng.chance(1, 2) {
+            self.at(150, lasts, FaultKind::Cut { from: to, to: from });
+        }
+        self.burst(160, 5);
+        self.burst(170, 5);
+        self.burst(150 + lasts / 2, 4);
+        if self.rng.chance(1, 2) {
+            let crash = FaultKind::Crash { node: Target::Node(node), after_effects: 1 };
+            self.at(140 + lasts, 50, crash);
+        }
+        self.at(160 + lasts, 0, FaultKind::ReadAt { group: self.group, node: Target::Node(node) });
+    }
+
+    fn restart_storm(&mut self) {
+        let quorum: NodeSet = self.nodes.iter().take(self.nodes.len() / 2 + 1).copied().collect();
+        let rounds = 2 + self.rng.below(4) as u32;
+        self.burst(0, 5);
+        self.at(10, 300, FaultKind::RestartStorm { nodes: quorum, rounds });
+        let hold = FaultKind::Hold { message: MessageKind::VoteReply, extra_us: self.election_us };
+        self.at(10, 300, hold);
+        self.at(350, 100, FaultKind::RestartStorm { nodes: self.all(), rounds: 1 });
+        self.burst(600, 3);
+    }
+
+    fn votes_outlive_restart(&mut self) {
+        let node = self.node(0);
+        let extra_us = self.election_us / 4 + self.rng.below(self.election_us);
+        self.at(0, 300, FaultKind::Hold { message: MessageKind::VoteReply, extra_us });
+        self.at(0, 300, FaultKind::DiskSlow { node: Target::Node(node), extra_us: extra_us / 2 });
+        self.campaign(10, node);
+        let crash_at = 12 + self.rng.below(30);
+        let after_effects = self.rng.below(3) as u32;
+        let crash = |node| FaultKind::Crash { node: Target::Node(node), after_effects };
+        self.at(crash_at, 5, crash(node));
+        self.campaign(crash_at + 25, node);
+        self.at(crash_at + 40, 10, crash(self.node(1)));
+        self.campaign(crash_at + 60, self.node(1));
+    }
+
+    fn snapshot_race(&mut self) {
+        let (group, behind) = (self.group, self.node(0));
+        self.at(0, 250, FaultKind::Isolate { node: Target::Node(behind) });
+        self.burst(20, 40);
+        self.at(150, 0, FaultKind::Snapshot { group, node: self.leader() });
+        self.at(200, 0, FaultKind::Compact { group, node: self.leader() });
+        let extra_us = self.rng.below(self.election_us);
+        self.at(220, 300, FaultKind::Hold { message: MessageKind::Snapshot, extra_us });
+        self.burst(280, 20);
+        match self.rng.below(3) {
+            0 => self.at(300, 100, FaultKind::Crash { node: self.leader(), after_effects: 0 }),
+            1 => {
+                let node = Target::Node(behind);
+                self.at(300, 20, FaultKind::Crash { node, after_effects: 1 });
+            }
+            _ => self.at(300, 0, FaultKind::Transfer { group, to: self.node(1) }),
+        }
+        self.at(320, 0, FaultKind::AddLearner { group, node: self.spare });
+        self.at(400, 0, FaultKind::Snapshot { group, node: self.leader() });
+        self.at(420, 0, FaultKind::Compact { group, node: self.leader() });
+    }
+
+    fn remove_leader(&mut self) {
+        let group = self.group;
+        self.burst(0, 5);
+        let extra_us = self.rng.below(self.election_us);
+        self.at(0, 200, FaultKind::Hold { message: MessageKind::AppendReply, extra_us });
+        self.at(10, 0, FaultKind::Remove { group, node: self.leader() });
+        self.burst(12, 5);
+        if self.rng.chance(1, 2) {
+            self.at(60, 100, FaultKind::Crash { node: self.leader(), after_effects: 1 });
+        }
+        self.at(300, 0, FaultKind::AddLearner { group, node: self.spare });
+        self.at(600, 0, FaultKind::Promote { group, node: self.spare });
+    }
+
+    fn lost_promises(&mut self) {
+        let Some(node) = self.victim else { return };
+        self.burst(0, 5);
+        if self.rng.chance(1, 2) {
+            self.at(30, 60, FaultKind::Wipe { node });
+        } else {
+            self.at(0, 100, FaultKind::BitFlip { node });
+            self.at(30, 60, FaultKind::Crash { node: Target::Node(node), after_effects: 0 });
+        }
+        self.at(50, 200, FaultKind::Isolate { node: self.leader() });
+        self.campaign(100, self.node(0));
+        self.campaign(130, self.node(1));
+        self.at(300, 50, FaultKind::Crash { node: Target::Node(node), after_effects: 0 });
+    }
+}
