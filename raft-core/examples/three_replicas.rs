@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Durable, Effects, Group, GroupId, HardState, Incarnation, Input, LogIndex, Message, Micros,
-    Outgoing, ReplicaId, Settings, Start, StartError, Token,
+    Base, Durable, Effects, Group, GroupId, HardState, Incarnation, Input, LogIndex, LogTime,
+    Membership, Message, Micros, Outgoing, PromiseRecord, ReadPath, ReplicaId, Settings, Start,
+    StartError, Token,
 };
 
 const LIFE: Incarnation = Incarnation::new(1);
@@ -28,7 +29,12 @@ impl Cluster {
                 group: GroupId::new(7),
                 replica: ReplicaId::new(me),
                 incarnation: LIFE,
-                voters: (1..=3).map(ReplicaId::new).collect(),
+                base: Base::first(
+                    Membership::of_voters((1..=3).map(ReplicaId::new)).expect("distinct voters"),
+                ),
+                configs: Vec::new(),
+                log_time: LogTime::default(),
+                promise: PromiseRecord::default(),
                 seed: 42,
                 hard_state: HardState::default(),
                 term_runs: vec![],
@@ -105,14 +111,14 @@ fn main() -> Result<(), StartError> {
     let mut cluster = Cluster::new()?;
     let leader = cluster.elect();
     for token in (1..=3).map(Token::new) {
-        cluster.step(leader, Input::Propose { token, bytes: 32 });
+        cluster.step(leader, Input::Propose { token, bytes: 32, time: LogTime::default() });
     }
     // The no-op of the term, and the three.
     cluster.run_until(|cluster| cluster.all_committed(4));
     let (dead, _) = cluster.replicas.remove(leader);
     println!("{:?}: replica {} dies", cluster.now, dead.replica());
     let leader = cluster.elect();
-    cluster.step(leader, Input::Read { token: Token::new(4) });
+    cluster.step(leader, Input::Read { token: Token::new(4), path: ReadPath::Quorum });
     cluster.run_until(|cluster| cluster.all_committed(5));
     let (group, _) = &cluster.replicas[leader];
     assert!((1..=4).all(|index| group.entry_term(LogIndex::new(index)) == Some(dead.term())));

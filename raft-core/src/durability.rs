@@ -9,19 +9,24 @@
 
 use alloc::collections::VecDeque;
 
-use crate::id::{LogIndex, PersistSeq};
+use crate::id::{LogIndex, Micros, PersistSeq};
 
 /// What one operation does to the log's end.
 #[derive(Clone, Copy, Debug)]
 struct Op {
     seq: PersistSeq,
+    issued: Micros,
+    /// The log begins anew after the first index; of the old one, what is up to the second is in
+    /// the snapshot too.
+    reset: Option<(LogIndex, LogIndex)>,
     truncate_from: Option<LogIndex>,
     append_last: Option<LogIndex>,
 }
 
 impl Op {
     fn advance(&self, mark: LogIndex) -> LogIndex {
-        let kept = self.truncate_from.map_or(mark, |from| mark.min(from.prev()));
+        let begun = self.reset.map_or(mark, |(base, _)| base);
+        let kept = self.truncate_from.map_or(begun, |from| begun.min(from.prev()));
         self.append_last.map_or(kept, |last| kept.max(last))
     }
 }
@@ -36,6 +41,7 @@ pub(crate) struct Durability {
     /// The operation that carries the current term and vote.
     hard_state_seq: PersistSeq,
     in_flight: VecDeque<Op>,
+    now: Micros,
 }
 
 impl Durability {
@@ -68,11 +74,46 @@ impl Durability {
             self.issued = PersistSeq::new(self.issued.get() + 1);
             self.in_flight.push_back(Op {
                 seq: self.issued,
+                issued: self.now,
+                reset: None,
                 truncate_from: None,
                 append_last: None,
             });
         }
         self.in_flight.back_mut().expect("an operation was just found or pushed")
+    }
+
+    /// The time for operations opened from now on.
+    pub(crate) fn set_time(&mut self, now: Micros) {
+        self.now = now;
+    }
+
+    /// Since when the oldest operation under way waits for the disk.
+    pub(crate) fn waits_since(&self) -> Option<Micros> {
+        self.in_flight.front().map(|op| op.issued)
+    }
+
+    /// An operation that only has to be remembered.
+    pub(crate) fn record(&mut self, open: Option<PersistSeq>) -> PersistSeq {
+        self.op(open).seq
+    }
+
+    /// The log begins anew after `base`, which a durable snapshot covers. Until that is on disk
+    /// the old log is, up to `kept`: what was committed, and is in the snapshot too.
+    pub(crate) fn reset(
+        &mut self,
+        open: Option<PersistSeq>,
+        base: LogIndex,
+        kept: LogIndex,
+    ) -> PersistSeq {
+        let op = self.op(open);
+        op.reset = Some((base, kept));
+        op.truncate_from = None;
+        op.append_last = None;
+        let seq = op.seq;
+        self.durable = self.durable.min(kept);
+        self.written = self.written.min(kept);
+        seq
     }
 
     pub(crate) fn hard_state(&mut self, open: Option<PersistSeq>) -> PersistSeq {
@@ -120,6 +161,9 @@ impl Durability {
         if !self.on_written(seq) {
             return false;
         }
+        if crate::planted!(PersistAckWithoutClip) {
+            return self.on_persisted_unclipped(seq);
+        }
         let mut mark = self.durable;
         while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
             mark = op.advance(mark);
@@ -130,12 +174,22 @@ impl Durability {
         true
     }
 
+    /// The planted bug: entries that a later operation replaces count all the same.
+    fn on_persisted_unclipped(&mut self, seq: PersistSeq) -> bool {
+        while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
+            self.durable = self.durable.max(op.append_last.unwrap_or_default());
+            self.in_flight.pop_front();
+        }
+        self.durable_seq = self.durable_seq.max(seq);
+        true
+    }
+
     /// What a later operation removes is not vouched for by an earlier one.
     fn clip(ops: &VecDeque<Op>, seq: PersistSeq, mark: LogIndex) -> LogIndex {
-        ops.iter()
-            .filter(|op| op.seq > seq)
-            .filter_map(|op| op.truncate_from)
-            .fold(mark, |mark, from| mark.min(from.prev()))
+        ops.iter().filter(|op| op.seq > seq).fold(mark, |mark, op| {
+            let kept = op.reset.map_or(mark, |(_, kept)| mark.min(kept));
+            op.truncate_from.map_or(kept, |from| kept.min(from.prev()))
+        })
     }
 }
 
@@ -177,6 +231,17 @@ mod tests {
         let first = d.append(None, index(1));
         assert_eq!(d.append(Some(first), index(2)), first);
         assert_ne!(d.append(None, index(3)), first);
+    }
+
+    #[test]
+    fn an_installed_snapshot_vouches_for_itself_only_when_durable() {
+        let mut d = Durability::default();
+        let first = d.append(None, index(8));
+        let reset = d.reset(None, index(20), index(6));
+        assert!(d.on_persisted(first));
+        assert_eq!(d.durable(), index(6), "7 and 8 are going, 1..=6 are in the snapshot too");
+        assert!(d.on_persisted(reset));
+        assert_eq!(d.durable(), index(20));
     }
 
     #[test]

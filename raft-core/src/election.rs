@@ -11,9 +11,11 @@ use crate::entry::HardState;
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, ReplicaId, Term};
 use crate::io::Effects;
-use crate::message::{Campaign, Message, TimeoutNow, Verdict, VoteReply, VoteRequest};
-use crate::quorum::{VoteResult, vote_result};
+use crate::membership::Membership;
+use crate::message::{Campaign, Message, Promise, Verdict, VoteReply, VoteRequest};
+use crate::quorum::{Half, VoteResult};
 use crate::rng::mix;
+use crate::settings::PRIORITY_MAX;
 
 /// The answers to one attempt.
 #[derive(Clone, Debug)]
@@ -36,9 +38,18 @@ impl Tally {
         news
     }
 
-    fn result(&self, voters: usize) -> VoteResult {
-        let granted = self.answers.iter().filter(|(_, v)| *v == Verdict::Granted).count();
-        vote_result(voters, granted, self.answers.len() - granted)
+    /// Both halves of a membership must grant (thesis 4.3).
+    fn result(&self, membership: &Membership) -> VoteResult {
+        if membership.is_unknown() {
+            // An empty half objects to nothing, but nobody is elected by nobody.
+            return VoteResult::Lost;
+        }
+        let answers = self.answers.iter().copied();
+        if crate::planted!(JointByUnion) {
+            let union: Vec<ReplicaId> = membership.voters().collect();
+            return Half::new(&union).vote_result(answers);
+        }
+        membership.joint().vote_result(answers)
     }
 }
 
@@ -49,10 +60,18 @@ impl Group {
             mix(mix(u64::from(self.id.get())) ^ mix(voter.get().wrapping_add(0x5bd1_e995)))
         };
         let own = rank_of(self.me);
-        let rank = self.voters.iter().filter(|voter| rank_of(**voter) < own).count() as u32;
+        let rank = self.membership().voters().filter(|voter| rank_of(*voter) < own).count();
         let slice = self.settings.election_timeout_min / 2;
         let jitter = slice.as_micros() as u64 / 4;
-        slice * (rank + 1) + Duration::from_micros(self.rng.below(jitter.max(1)))
+        slice * (rank as u32 + 1)
+            + Duration::from_micros(self.rng.below(jitter.max(1)))
+            + self.priority_delay()
+    }
+
+    /// Who is less eager to lead waits longer, so that others come first.
+    fn priority_delay(&self) -> Duration {
+        let below = PRIORITY_MAX.saturating_sub(self.settings.priority);
+        self.settings.election_timeout_min / 2 * u32::from(below)
     }
 
     /// Waits a fresh random time before the next campaign (paper, section 5.2).
@@ -60,7 +79,7 @@ impl Group {
         let min = self.settings.election_timeout_min;
         let spread = (self.settings.election_timeout_max - min).as_micros() as u64;
         let jitter = Duration::from_micros(self.rng.below(spread.max(1)));
-        self.election_deadline = self.now.after(min + jitter);
+        self.election_deadline = self.now.after(min + jitter + self.priority_delay());
     }
 
     /// Asks whether a campaign would succeed, without disturbing anyone.
@@ -71,12 +90,13 @@ impl Group {
         self.attempt += 1;
         let mut tally = Tally::new(self.attempt);
         tally.record(self.me, Verdict::Granted);
-        if tally.result(self.voters.len()) == VoteResult::Won {
+        if tally.result(self.membership()) == VoteResult::Won {
             self.campaign(Campaign::Timeout, effects);
             return;
         }
         self.role = Role::PreCandidate(tally);
         let request = self.vote_request(self.hard_state.term.next(), Campaign::Timeout);
+        self.fail_forwarded(effects);
         for peer in self.peers() {
             // No gate: a pre-vote promises nothing, at either end.
             effects.messages.send(peer, Message::PreVote(request), None);
@@ -95,7 +115,12 @@ impl Group {
         self.role = Role::Candidate(Tally::new(self.attempt));
         effects.role_changed = true;
         let request = self.vote_request(term, cause);
+        self.fail_forwarded(effects);
         for peer in self.peers() {
+            if crate::planted!(VoteRequestBeforeDurable) {
+                effects.messages.send(peer, Message::Vote(request), None);
+                continue;
+            }
             self.send_promise(peer, Message::Vote(request), effects);
         }
     }
@@ -130,9 +155,14 @@ impl Group {
         effects: &mut Effects,
     ) {
         let would = request.term > self.hard_state.term
+            && self.gives_votes()
             && !self.hears_a_leader(from)
-            && self.is_current(request.last_index, request.last_term);
+            && (self.is_current(request.last_index, request.last_term)
+                || crate::planted!(PreVoteIgnoresLog));
         if would {
+            if crate::planted!(PreVoteGrantResetsTimer) {
+                self.reset_election_deadline();
+            }
             let reply = VoteReply {
                 term: request.term,
                 attempt: request.attempt,
@@ -142,33 +172,49 @@ impl Group {
         } else {
             // Our term goes along: a candidate behind it must learn it, or two replicas, one with
             // the longer log and one with the higher term, refuse each other forever.
-            self.send_promise(from, Message::PreVoteReply(self.refusal(request)), effects);
+            let mut refusal = self.refusal(from, request);
+            if crate::planted!(PreVoteRefusalHidesTerm) {
+                refusal.term = Term::ZERO;
+            }
+            self.send_promise(from, Message::PreVoteReply(refusal), effects);
         }
     }
 
     pub(crate) fn on_vote(&mut self, from: ReplicaId, request: VoteRequest, effects: &mut Effects) {
+        let early = self.now < self.votes_from;
+        let sticks = request.cause == Campaign::Timeout && (early || self.hears_a_leader(from));
         if request.term > self.hard_state.term {
-            if request.cause == Campaign::Timeout && self.hears_a_leader(from) {
-                // Sticky: a replica that was away must not depose a leader that works.
+            if sticks {
+                // A replica that was away must not depose a leader that works, and a lease that
+                // our last life supported may still run.
                 return;
             }
             self.become_follower(request.term, None, effects);
         }
-        let grants = request.term == self.hard_state.term
+        let term_fits = request.term == self.hard_state.term
+            || (request.term < self.hard_state.term && crate::planted!(VoteForOlderTerm));
+        let grants = term_fits
+            && !sticks
+            && self.gives_votes()
             && self.leader.is_none()
-            && self.hard_state.vote.is_none_or(|vote| vote == from)
-            && self.is_current(request.last_index, request.last_term);
+            && self.hard_state.vote.is_none_or(|vote| vote == from || crate::planted!(VoteTwice))
+            && (self.is_current(request.last_index, request.last_term)
+                || crate::planted!(VoteIgnoresLog));
         if !grants {
-            self.send_promise(from, Message::VoteReply(self.refusal(request)), effects);
+            self.send_promise(from, Message::VoteReply(self.refusal(from, request)), effects);
             return;
         }
-        if self.hard_state.vote.is_none() {
-            let vote = HardState { term: request.term, vote: Some(from) };
+        if self.hard_state.vote.is_none() || crate::planted!(VoteTwice) {
+            let vote = HardState { term: self.hard_state.term, vote: Some(from) };
             self.set_hard_state(vote, effects);
         }
         self.reset_election_deadline();
         let reply =
             VoteReply { term: request.term, attempt: request.attempt, verdict: Verdict::Granted };
+        if crate::planted!(VoteBeforeDurable) {
+            effects.messages.send(from, Message::VoteReply(reply), None);
+            return;
+        }
         self.send_promise(from, Message::VoteReply(reply), effects);
     }
 
@@ -179,17 +225,21 @@ impl Group {
         effects: &mut Effects,
     ) {
         match reply.verdict {
-            Verdict::Refused if reply.term > self.hard_state.term => {
+            Verdict::Refused | Verdict::Removed if reply.term > self.hard_state.term => {
+                self.learn_removal(reply, effects);
                 self.become_follower(reply.term, None, effects);
                 return;
             }
             Verdict::Granted if reply.term != self.hard_state.term.next() => return,
             Verdict::Granted | Verdict::Refused => {}
+            Verdict::Removed => {
+                self.learn_removal(reply, effects);
+                return;
+            }
         }
-        if !self.voters.contains(&from) {
+        if !self.membership().is_voter(from) {
             return;
         }
-        let voters = self.voters.len();
         let Role::PreCandidate(tally) = &mut self.role else {
             return;
         };
@@ -197,7 +247,7 @@ impl Group {
             return;
         }
         tally.record(from, reply.verdict);
-        match tally.result(voters) {
+        match tally.result(self.configs.active().1) {
             VoteResult::Won => self.campaign(Campaign::Timeout, effects),
             VoteResult::Lost => {
                 let term = self.hard_state.term;
@@ -213,15 +263,20 @@ impl Group {
         reply: VoteReply,
         effects: &mut Effects,
     ) {
+        self.learn_removal(reply, effects);
         if reply.term > self.hard_state.term {
             self.become_follower(reply.term, None, effects);
+            if crate::planted!(RefusalTakenForVote) {
+                self.set_hard_state(HardState { term: reply.term, vote: Some(from) }, effects);
+            }
             return;
         }
-        if reply.term < self.hard_state.term || !self.voters.contains(&from) {
+        let late = crate::planted!(VoteReplyOfOlderTermCounts);
+        if (reply.term < self.hard_state.term && !late) || !self.membership().is_voter(from) {
             return;
         }
         if let Role::Candidate(tally) = &mut self.role
-            && tally.attempt == reply.attempt
+            && (tally.attempt == reply.attempt || late)
         {
             tally.record(from, reply.verdict);
             self.judge_vote(effects);
@@ -229,13 +284,12 @@ impl Group {
     }
 
     fn judge_vote(&mut self, effects: &mut Effects) {
-        let voters = self.voters.len();
         // Without its own durable vote a candidate has not even asked: the requests are gated.
         let own_vote_durable = self.durability.hard_state_gate().is_none();
         let Role::Candidate(tally) = &self.role else {
             return;
         };
-        match tally.result(voters) {
+        match tally.result(self.membership()) {
             VoteResult::Won if own_vote_durable => self.become_leader(effects),
             VoteResult::Lost => {
                 let term = self.hard_state.term;
@@ -245,36 +299,33 @@ impl Group {
         }
     }
 
-    /// The leader hands over to us.
-    pub(crate) fn on_timeout_now(
-        &mut self,
-        from: ReplicaId,
-        request: TimeoutNow,
-        effects: &mut Effects,
-    ) {
-        // A log that ends elsewhere means the request is late, or we are not caught up.
-        let valid = request.term == self.hard_state.term
-            && self.leader == Some(from)
-            && self.is_voter()
-            && matches!(self.role, Role::Follower)
-            && request.last_index == self.log.last_index();
-        if valid {
-            self.campaign_now(effects);
+    /// Stickiness: we lead, or heard a leader within the shortest election timeout. That its term
+    /// is over, by a message that came late, makes no difference: it need not know, and a lease
+    /// counts on our patience. A leader that stands for election itself, say after a restart,
+    /// leads no more.
+    pub(crate) fn hears_a_leader(&self, candidate: ReplicaId) -> bool {
+        if crate::planted!(StickinessForgotten) {
+            return false;
         }
+        self.is_leader()
+            || (self.asleep && self.leader != Some(candidate))
+            || self.leader_contact.is_some_and(|(leader, heard)| {
+                leader != candidate && self.now.since(heard) < self.settings.election_timeout_min
+            })
     }
 
-    /// Stickiness: we lead, or heard a leader within the shortest election timeout. A leader that
-    /// stands for election itself, say after a restart, leads no more.
-    fn hears_a_leader(&self, candidate: ReplicaId) -> bool {
-        self.is_leader()
-            || (self.leader.is_some_and(|leader| leader != candidate)
-                && self.leader_contact.is_some_and(|heard| {
-                    self.now.since(heard) < self.settings.election_timeout_min
-                }))
+    /// Whether this replica gives its vote to anybody. One that may have forgotten what it
+    /// acknowledged cannot judge whose log is current.
+    fn gives_votes(&self) -> bool {
+        (self.promise.promise == Promise::Kept || crate::planted!(LostReplicaVotes))
+            && self.now >= self.votes_from
     }
 
     /// Whether a log that ends so is at least as current as ours (paper, section 5.4.1).
     fn is_current(&self, last_index: LogIndex, last_term: Term) -> bool {
+        if crate::planted!(VoteComparesIndexFirst) {
+            return (last_index, last_term) >= (self.log.last_index(), self.log.last_term());
+        }
         (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
     }
 
@@ -288,11 +339,32 @@ impl Group {
         }
     }
 
-    fn refusal(&self, request: VoteRequest) -> VoteReply {
+    fn refusal(&self, from: ReplicaId, request: VoteRequest) -> VoteReply {
+        let membership = self.membership();
+        // Ids are never used again, so a membership from after its time without it is the end.
+        let removed = self.membership_index() <= self.commit
+            && membership.last_replica() >= from
+            && membership.member(from).is_none();
         VoteReply {
             term: self.hard_state.term,
             attempt: request.attempt,
-            verdict: Verdict::Refused,
+            verdict: if removed { Verdict::Removed } else { Verdict::Refused },
+        }
+    }
+
+    /// A voter says that we were removed. Nobody will tell us more: what we were asked for stays
+    /// undecided here.
+    fn learn_removal(&mut self, reply: VoteReply, effects: &mut Effects) {
+        let ours = match &self.role {
+            Role::PreCandidate(tally) | Role::Candidate(tally) => tally.attempt == reply.attempt,
+            Role::Follower | Role::Leader(_) => false,
+        };
+        if reply.verdict == Verdict::Removed && ours {
+            self.expelled = true;
+            effects.membership_changed = true;
+            self.give_up_proposals(effects);
+            let term = self.hard_state.term;
+            self.become_follower(term, None, effects);
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum EntryKind {
     Noop = 0,
     /// A command for the state machine.
     Command = 1,
+    /// A membership, in the bytes of [`Membership::encode`](crate::Membership::encode).
+    Config = 2,
 }
 
 impl EntryKind {
@@ -28,6 +30,7 @@ impl EntryKind {
         match code {
             0 => Some(Self::Noop),
             1 => Some(Self::Command),
+            2 => Some(Self::Config),
             _ => None,
         }
     }
@@ -44,7 +47,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The leader's clock when it was appended; never smaller than its predecessor's.
     pub time: LogTime,
-    /// The command; empty for a no-op.
+    /// The command or the membership; empty for a no-op.
     pub payload: Bytes,
 }
 

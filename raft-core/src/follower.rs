@@ -4,10 +4,16 @@
 //! Invariants: entries are removed only at a genuine conflict; commit never passes the prefix
 //! verified against this leader; an acknowledgement names only what is durable.
 
+use alloc::sync::Arc;
+
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, ReplicaId, Term};
-use crate::io::{Effects, Fault, LogChange};
-use crate::message::{Append, AppendReply, AppendResult, Heartbeat, HeartbeatReply, Message};
+use crate::io::{DiskSpace, Effects, Fault, LogChange};
+use crate::message::{
+    Append, AppendReply, AppendResult, Declined, Heartbeat, HeartbeatReply, Message, Promise,
+    Session,
+};
+use crate::settings::Acknowledge;
 
 impl Group {
     pub(crate) fn on_append(
@@ -17,12 +23,7 @@ impl Group {
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         if append.term < self.hard_state.term {
-            let reply = AppendReply {
-                term: self.hard_state.term,
-                session: append.session,
-                result: AppendResult::StaleTerm,
-            };
-            self.send_promise(from, Message::AppendReply(reply), effects);
+            self.answer_append(from, append.session, AppendResult::StaleTerm, effects);
             return Ok(());
         }
         append.check()?;
@@ -30,31 +31,38 @@ impl Group {
         // A late append of an earlier session is still true, but the leader listens to the newest.
         self.leader_session = self.leader_session.max(append.session);
 
-        if self.log.term(append.prev_index) != Some(append.prev_term) {
+        // What lies below the base is committed, so the leader has it too; only what follows can
+        // be compared.
+        let below_base = append.prev_index < self.log.base();
+        if !below_base && self.log.term(append.prev_index) != Some(append.prev_term) {
             self.may_differ(append.prev_index, append.prev_term)?;
             let hint_index = self.log.last_at_most(append.prev_index, append.prev_term);
-            let reply = AppendReply {
-                term: self.hard_state.term,
-                session: append.session,
-                result: AppendResult::Rejected {
-                    prev_index: append.prev_index,
-                    hint_index,
-                    hint_term: self.log.term(hint_index).unwrap_or(Term::ZERO),
-                },
+            let result = AppendResult::Rejected {
+                prev_index: append.prev_index,
+                hint_index,
+                hint_term: self.log.term(hint_index).unwrap_or(Term::ZERO),
             };
-            self.send_promise(from, Message::AppendReply(reply), effects);
+            self.answer_append(from, append.session, result, effects);
+            return Ok(());
+        }
+        let last_new = append.last_index();
+        let lacks = last_new > self.log.base()
+            && append.runs.last().is_some_and(|run| self.log.term(last_new) != Some(run.term));
+        if lacks && self.disk == DiskSpace::Full {
+            let result = AppendResult::Declined(Declined::DiskFull);
+            self.answer_append(from, append.session, result, effects);
             return Ok(());
         }
 
         self.take_entries(&append, effects)?;
-        let last_new = append.last_index();
-        self.verified = self.verified.max(last_new);
-        self.commit_to(append.commit.min(self.verified), effects);
+        self.log_time = self.log_time.max(append.time);
+        self.verified = self.verified.max(last_new.max(self.log.base()).min(self.log.last_index()));
+        self.commit_to(append.commit.min(self.commit_limit()), effects);
 
         // New entries are acknowledged when they are durable, and one fsync acknowledges all that
         // came before it; what is durable already is acknowledged now. A probe is always
         // answered at once: the leader waits for it.
-        if append.runs.is_empty() || self.durability.durable() >= last_new {
+        if append.runs.is_empty() || self.acknowledgeable() >= last_new {
             self.send_ack(effects);
         } else {
             self.ack_owed = true;
@@ -62,19 +70,55 @@ impl Group {
         Ok(())
     }
 
+    /// Up to here this term's leader may let us commit.
+    fn commit_limit(&self) -> LogIndex {
+        if crate::planted!(CommitBeyondVerified) { self.log.last_index() } else { self.verified }
+    }
+
+    /// Up to here the log may be acknowledged.
+    fn acknowledgeable(&self) -> LogIndex {
+        match self.settings.acknowledge {
+            Acknowledge::Durable => self.durability.durable(),
+            Acknowledge::Written => self.durability.written(),
+        }
+    }
+
+    /// Answers the leader about an append or a snapshot of its session.
+    pub(crate) fn answer_append(
+        &self,
+        to: ReplicaId,
+        session: Session,
+        result: AppendResult,
+        effects: &mut Effects,
+    ) {
+        let reply = AppendReply { term: self.hard_state.term, session, result };
+        self.send_promise(to, Message::AppendReply(reply), effects);
+    }
+
     /// Adopts the entries we lack, cutting ours where they differ.
     fn take_entries(&mut self, append: &Append, effects: &mut Effects) -> Result<(), Fault> {
+        let base = self.log.base();
         let mut at = append.prev_index.next();
         let mut received: Option<LogIndex> = None;
+        if crate::planted!(TruncatesMatchingEntries) && at > base && at <= self.log.last_index() {
+            self.truncate(at, effects);
+        }
         for run in &append.runs {
             let mut left = run.count;
+            if at <= base {
+                let below = base.since(at.prev()).min(left);
+                at = at.plus(below);
+                left -= below;
+                if at == base.next() && self.log.term(base) != Some(run.term) {
+                    self.may_differ(base, run.term)?;
+                }
+            }
             // What we hold already is passed over; the first difference cuts our tail.
             while left > 0 {
                 match self.log.term(at) {
                     Some(term) if term == run.term => {
                         // Skip to the end of this run of ours, or of theirs.
-                        let run_end = self.log.last_at_most(self.log.last_index(), run.term);
-                        let ours = run_end.since(at.prev());
+                        let ours = self.log.run_end(at).since(at.prev());
                         let skip = ours.min(left).max(1);
                         at = at.plus(skip);
                         left -= skip;
@@ -95,6 +139,11 @@ impl Group {
             }
         }
         if let Some(first) = received {
+            for (index, membership) in append.configs.iter().filter(|(index, _)| *index >= first) {
+                if self.configs.push(*index, Arc::clone(membership)) {
+                    effects.membership_changed = true;
+                }
+            }
             effects.log_changes.push(LogChange::Received { first, last: at.prev() });
         }
         Ok(())
@@ -108,20 +157,31 @@ impl Group {
     ) -> Result<(), Fault> {
         if heartbeat.term >= self.hard_state.term {
             self.follow(from, heartbeat.term, effects)?;
-            self.commit_to(heartbeat.commit.min(self.verified), effects);
+            self.commit_to(heartbeat.commit.min(self.commit_limit()), effects);
             // The disk may have finished while no leader was known.
-            if self.durability.durable() >= self.verified {
+            if self.acknowledgeable() >= self.verified {
                 self.send_owed_ack(effects);
             }
+            self.ask_for_fence(from, effects);
+            self.rest(&heartbeat);
         }
         // To a stale leader the same reply says: this term is over.
-        let reply = HeartbeatReply { term: self.hard_state.term, read_seq: heartbeat.read_seq };
+        let reply = HeartbeatReply {
+            term: self.hard_state.term,
+            read_seq: heartbeat.read_seq,
+            sent: heartbeat.sent,
+        };
         self.send_promise(from, Message::HeartbeatReply(reply), effects);
         Ok(())
     }
 
     /// Recognises the leader of a term at least as new as ours.
-    fn follow(&mut self, from: ReplicaId, term: Term, effects: &mut Effects) -> Result<(), Fault> {
+    pub(crate) fn follow(
+        &mut self,
+        from: ReplicaId,
+        term: Term,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
         if term == self.hard_state.term
             && let Some(first) = self.leader.filter(|leader| *leader != from)
         {
@@ -133,7 +193,7 @@ impl Group {
         {
             self.become_follower(term, Some(from), effects);
         }
-        self.leader_contact = Some(self.now);
+        self.leader_contact = Some((from, self.now));
         self.reset_election_deadline();
         Ok(())
     }
@@ -147,18 +207,29 @@ impl Group {
         }
     }
 
-    fn send_ack(&self, effects: &mut Effects) {
+    pub(crate) fn send_ack(&self, effects: &mut Effects) {
         let Some(leader) = self.leader else { return };
-        let reply = AppendReply {
-            term: self.hard_state.term,
-            session: self.leader_session,
-            result: AppendResult::Accepted {
-                durable: self.verified.min(self.durability.durable()),
-                written: self.verified.min(self.durability.written()),
-                verified: self.verified,
-            },
+        let mut verified = self.verified;
+        if crate::planted!(AckOwnLastIndex) {
+            verified = self.log.last_index();
+        }
+        let mut result = AppendResult::Accepted {
+            durable: verified.min(self.durability.durable()),
+            written: verified.min(self.durability.written()),
+            verified,
+            promise: self.promise.promise,
         };
-        self.send_promise(leader, Message::AppendReply(reply), effects);
+        if crate::planted!(AckBeforeDurable)
+            && let AppendResult::Accepted { durable, written, .. } = &mut result
+        {
+            (*durable, *written) = (verified, verified);
+        }
+        self.answer_append(leader, self.leader_session, result, effects);
+    }
+
+    /// Whether this replica may have forgotten promises.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.promise.promise != Promise::Kept
     }
 
     /// Whether the leader's log may differ from ours at `index`: not where entries are committed,
@@ -166,7 +237,7 @@ impl Group {
     fn may_differ(&self, index: LogIndex, theirs: Term) -> Result<(), Fault> {
         let ours = self.log.term(index).unwrap_or(Term::ZERO);
         let leader_term = self.hard_state.term;
-        if index <= self.commit {
+        if index <= self.commit && !crate::planted!(TruncatesMatchingEntries) {
             Err(Fault::CommittedConflict { index, ours, theirs, leader_term })
         } else if index <= self.verified {
             Err(Fault::LeaderRewrote { index, ours, theirs, leader_term })

@@ -1,24 +1,28 @@
 //! One replica of one group: its state, and the step that dispatches each input to its role.
 //!
-//! Roles live in files of their own: `election`, `follower`, `leader`, `reads`. What they share
-//! is here: terms, persistence, commit, and the rule that nothing which promises something
-//! leaves before it is durable.
+//! Roles and concerns live in files of their own. What they share is here: terms, persistence,
+//! commit, and the rule that nothing which promises something leaves before it is durable.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::configs::Configs;
 use crate::durability::Durability;
 use crate::election::Tally;
 use crate::entry::HardState;
-use crate::id::{GroupId, Incarnation, LogIndex, Micros, PersistSeq, ReplicaId, Term, Token};
-use crate::io::{Effects, Fault, Input, LogChange, Outcome, Persist, Refusal};
+use crate::id::{
+    GroupId, Incarnation, LogIndex, LogTime, Micros, PersistSeq, ReplicaId, Term, Token,
+};
+use crate::io::{DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal};
 use crate::leader::Leader;
-use crate::message::{Campaign, Message, Session};
+use crate::membership::Membership;
+use crate::message::{Campaign, Message, Promise, Session};
+use crate::reads::Forwarded;
 use crate::rng::{Rng, mix};
-use crate::settings::{Settings, Start, StartError};
-use crate::status::{RoleKind, Status};
+use crate::settings::{Acknowledge, Lease, PromiseRecord, Settings, Start, StartError};
+use crate::snapshots::Receiving;
 use crate::term_log::TermLog;
 
 /// One replica of one Raft group, as a pure function of its inputs.
@@ -28,30 +32,39 @@ use crate::term_log::TermLog;
 /// [`make_append`](Self::make_append) when a lane to a peer has room. No input can make it panic;
 /// one that no correct peer could cause makes it mute, with a [`Fault`] as evidence.
 ///
-/// Invariants, checked after every step in debug builds: `appliable <= commit <= last index`;
-/// `durable <= last index`; term, commit and appliable never fall; a leader never truncates.
+/// Invariants, checked after every step in debug builds: `base <= snapshot <= appliable <= commit
+/// <= last index`; `durable <= written <= last index`; term, commit and appliable never fall; a
+/// leader never truncates; what is computed incrementally equals what a recount says.
 #[derive(Debug)]
 pub struct Group {
     pub(crate) id: GroupId,
     pub(crate) me: ReplicaId,
     pub(crate) incarnation: Incarnation,
-    /// Everyone who votes, in ascending order.
-    pub(crate) voters: Box<[ReplicaId]>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) rng: Rng,
     pub(crate) now: Micros,
 
     pub(crate) hard_state: HardState,
     pub(crate) log: TermLog,
+    pub(crate) configs: Configs,
+    /// The newest stamp seen in any entry: a leader never stamps below it.
+    pub(crate) log_time: LogTime,
     pub(crate) durability: Durability,
     pub(crate) commit: LogIndex,
     pub(crate) appliable: LogIndex,
+    /// Up to where a durable snapshot reaches.
+    pub(crate) snapshot: LogIndex,
+    pub(crate) promise: PromiseRecord,
+    /// Where this replica must catch up in the current term to be trusted again.
+    pub(crate) fence: Option<LogIndex>,
+    pub(crate) disk: DiskSpace,
 
     pub(crate) role: Role,
     /// Who leads this term, as far as known.
     pub(crate) leader: Option<ReplicaId>,
-    /// When that leader was last heard.
-    pub(crate) leader_contact: Option<Micros>,
+    /// Which leader was last heard, and when. Outlives its term: whoever answered a leader owes it
+    /// patience, whatever else it hears of.
+    pub(crate) leader_contact: Option<(ReplicaId, Micros)>,
     /// The leader's session with us, echoed in replies.
     pub(crate) leader_session: Session,
     /// Up to here our log is known to equal this term's leader's.
@@ -59,8 +72,17 @@ pub struct Group {
     /// An append is accepted and its answer waits for the disk.
     pub(crate) ack_owed: bool,
     pub(crate) election_deadline: Micros,
+    /// Before this no vote is given: a lease that an earlier life supported may still run.
+    pub(crate) votes_from: Micros,
+    /// The group sleeps: it wants no deadline.
+    pub(crate) asleep: bool,
     pub(crate) attempt: u64,
     pub(crate) sessions: Session,
+    /// The snapshot that is on its way here.
+    pub(crate) receiving: Option<Box<Receiving>>,
+    /// Reads that the leader was asked about.
+    pub(crate) forwarded: Vec<Forwarded>,
+    pub(crate) forwards: u64,
 
     /// Proposals of this replica whose fate is open, by index. They outlive leadership.
     pub(crate) proposals: VecDeque<Proposal>,
@@ -68,9 +90,26 @@ pub struct Group {
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
     orphans: Vec<Proposal>,
+    /// This replica was removed, and learned it from others than its leader.
+    pub(crate) expelled: bool,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
     fault: Option<Fault>,
+    #[cfg(debug_assertions)]
+    seen: Seen,
+}
+
+/// What must not fall from one step to the next.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    term: Term,
+    vote: Option<ReplicaId>,
+    commit: LogIndex,
+    appliable: LogIndex,
+    snapshot: LogIndex,
+    last: LogIndex,
+    led: bool,
 }
 
 #[derive(Debug)]
@@ -105,18 +144,36 @@ impl Group {
     /// [`StartError`] when the parts contradict each other.
     pub fn new(now: Micros, start: Start) -> Result<Self, StartError> {
         start.settings.validate()?;
-        let mut voters = start.voters;
-        voters.sort_unstable();
-        if voters.is_empty() || voters.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(StartError::Voters);
-        }
-        let log = TermLog::recover(start.term_runs, start.last_index)
+        let base = start.base;
+        let log = TermLog::recover((base.index, base.term), start.term_runs, start.last_index)
             .ok_or(StartError::TermRuns { last: start.last_index })?;
+        if base.snapshot < base.index || base.snapshot > log.last_index() {
+            let (base, snapshot) = (base.index, base.snapshot);
+            return Err(StartError::SnapshotBeforeLog { base, snapshot });
+        }
         if start.applied > log.last_index() {
             return Err(StartError::AppliedBeyondLog {
                 applied: start.applied,
                 last: log.last_index(),
             });
+        }
+        if start.applied < base.index {
+            return Err(StartError::AppliedBeforeLog { applied: start.applied, base: base.index });
+        }
+        let membership = match base.membership {
+            Some(membership) => membership,
+            None if log.last_index() == LogIndex::ZERO => Arc::new(Membership::unknown()),
+            // A joining replica may have got the whole log from its very first entry on.
+            None if base.index == LogIndex::ZERO && !start.configs.is_empty() => {
+                Arc::new(Membership::unknown())
+            }
+            None => return Err(StartError::NoMembership),
+        };
+        let mut configs = Configs::new(base.config_index, membership);
+        for (index, membership) in start.configs {
+            if index <= base.index || index > log.last_index() || !configs.push(index, membership) {
+                return Err(StartError::Configs { index });
+            }
         }
         if start.hard_state.term > Term::LIMIT {
             return Err(StartError::TermOverflow { term: start.hard_state.term });
@@ -127,21 +184,35 @@ impl Group {
                 recorded: start.hard_state.term,
             });
         }
+        let settings = start.settings;
+        // Whoever never heard of a term supported no lease in it.
+        let leases = settings.lease != Lease::Never && start.hard_state.term > Term::ZERO;
+        let votes_from = if leases && !crate::planted!(VoteAfterRestartWithinLease) {
+            now.after(settings.election_timeout_min)
+        } else {
+            now
+        };
         // A node may well give all its groups one seed, or all nodes may share it.
         let identity = mix(u64::from(start.group.get())) ^ start.replica.get();
+        let commit = start.applied.max(base.snapshot);
         let mut group = Self {
             id: start.group,
             me: start.replica,
             incarnation: start.incarnation,
-            voters: voters.into_boxed_slice(),
-            settings: start.settings,
+            settings,
             rng: Rng::new(start.seed ^ mix(start.incarnation.get()) ^ mix(identity)),
             now,
             hard_state: start.hard_state,
             durability: Durability::recovered(log.last_index()),
             log,
-            commit: start.applied,
-            appliable: start.applied,
+            configs,
+            log_time: start.log_time,
+            commit,
+            appliable: commit,
+            snapshot: base.snapshot,
+            promise: start.promise,
+            fence: None,
+            disk: DiskSpace::Ample,
             role: Role::Follower,
             leader: None,
             leader_contact: None,
@@ -149,66 +220,87 @@ impl Group {
             verified: LogIndex::ZERO,
             ack_owed: false,
             election_deadline: now,
+            votes_from,
+            asleep: false,
             attempt: 0,
             sessions: Session::default(),
+            receiving: None,
+            forwarded: Vec::new(),
+            // A late answer to a former life must not be taken for one to this.
+            forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Vec::new(),
+            expelled: false,
             peer_incarnations: Vec::new(),
             fault: None,
+            #[cfg(debug_assertions)]
+            seen: Seen::default(),
         };
-        group.election_deadline = now.after(group.first_campaign_delay());
+        group.election_deadline = now.after(group.first_campaign_delay()).max(group.votes_from);
         Ok(group)
     }
 
     /// Takes one input and adds to `effects` what follows from it. Total: no input panics.
     ///
-    /// `now` should not run backwards; if it does, the latest time seen is used.
+    /// `now` should not run backwards; if it does, the latest time seen is used. A driver that may
+    /// have been paused reads its clock right before: leases are judged by this `now`.
     pub fn step(&mut self, now: Micros, input: Input, effects: &mut Effects) {
         self.now = self.now.max(now);
+        self.durability.set_time(self.now);
         if self.fault.is_some() {
             self.refuse_when_mute(&input, effects);
             return;
         }
-        let result = match input {
-            Input::Message { from, from_incarnation, to_incarnation, message } => {
-                self.on_message(from, from_incarnation, to_incarnation, message, effects)
-            }
-            Input::Deadline => {
-                self.on_deadline(effects);
-                Ok(())
-            }
-            Input::Propose { token, bytes } => {
-                self.on_propose(token, bytes, effects);
-                Ok(())
-            }
-            Input::Read { token } => {
-                self.on_read(token, effects);
-                Ok(())
-            }
-            Input::Transfer { token, to } => {
-                self.on_transfer(token, to, effects);
-                Ok(())
-            }
-            Input::Written(seq) => self.on_written(seq, effects),
-            Input::Persisted(seq) => self.on_persisted(seq, effects),
-            Input::LogUnreadable(index) => Err(Fault::LogUnreadable { index }),
-            Input::PeerUnreachable(peer) => {
-                self.on_peer_unreachable(peer);
-                Ok(())
-            }
-            Input::Campaign => {
-                if self.is_voter() && !self.is_leader() && !self.awaits_own_vote() {
-                    self.pre_campaign(effects);
-                }
-                Ok(())
-            }
-        };
+        let result = self.dispatch(input, effects);
         if let Err(fault) = result {
             self.go_mute(fault, effects);
+        } else {
+            self.leave_recovery(effects);
         }
         self.advance_appliable(effects);
         #[cfg(debug_assertions)]
         self.check_invariants();
+    }
+
+    fn dispatch(&mut self, input: Input, effects: &mut Effects) -> Result<(), Fault> {
+        match input {
+            Input::Message { from, from_incarnation, to_incarnation, message } => {
+                return self.on_message(from, from_incarnation, to_incarnation, message, effects);
+            }
+            Input::Deadline => self.on_deadline(effects),
+            Input::Propose { token, bytes, time } => {
+                self.wake();
+                self.on_propose(token, bytes, time, effects);
+            }
+            Input::Read { token, path } => {
+                self.wake();
+                self.on_read(token, path, effects);
+            }
+            Input::Transfer { token, to } => {
+                self.wake();
+                self.on_transfer(token, to, effects);
+            }
+            Input::ChangeMembership { token, changes } => {
+                self.wake();
+                self.on_change_membership(token, &changes, effects);
+            }
+            Input::Written(seq) => return self.on_written(seq, effects),
+            Input::Persisted(seq) => return self.on_persisted(seq, effects),
+            Input::PersistFailed(seq) => return Err(Fault::PersistFailed { seq }),
+            Input::LogUnreadable(index) => return Err(Fault::LogUnreadable { index }),
+            Input::PeerUnreachable(peer) => self.on_peer_unreachable(peer),
+            Input::Disk(space) => self.on_disk(space, effects),
+            Input::Campaign => self.on_campaign(effects),
+            Input::Wake => self.wake(),
+            Input::SnapshotTaken(index) => return self.on_snapshot_taken(index),
+            Input::Compact(upto) => self.on_compact(upto, effects),
+            Input::SnapshotReceived { index, term } => {
+                self.on_snapshot_received(index, term, effects);
+            }
+            Input::SnapshotFailed { index } => self.on_snapshot_failed(index, effects),
+            Input::AcceptLoss => self.accept_loss(effects),
+        }
+        Ok(())
     }
 
     /// When [`Input::Deadline`] is due; `None` means never, until something else happens.
@@ -216,37 +308,22 @@ impl Group {
         if self.fault.is_some() {
             return None;
         }
-        match &self.role {
-            Role::Leader(leader) => leader.next_deadline(),
-            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                self.is_voter().then_some(self.election_deadline)
+        let role = match &self.role {
+            Role::Leader(leader) => {
+                let stalls = self
+                    .durability
+                    .waits_since()
+                    .map(|since| since.after(self.settings.disk_stall_max));
+                // Alone, there is nobody to hand over to.
+                let stalls = stalls.filter(|_| leader.has_peers());
+                [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
-        }
-    }
-
-    /// A view for status pages, tests and simulators.
-    pub fn status(&self) -> Status {
-        Status {
-            group: self.id,
-            replica: self.me,
-            role: match &self.role {
-                Role::Follower => RoleKind::Follower,
-                Role::PreCandidate(_) => RoleKind::PreCandidate,
-                Role::Candidate(_) => RoleKind::Candidate,
-                Role::Leader(_) => RoleKind::Leader,
-            },
-            term: self.hard_state.term,
-            vote: self.hard_state.vote,
-            leader: self.leader,
-            last_index: self.log.last_index(),
-            last_term: self.log.last_term(),
-            written_index: self.durability.written(),
-            durable_index: self.durability.durable(),
-            commit_index: self.commit,
-            appliable_index: self.appliable,
-            verified_index: self.verified,
-            fault: self.fault.clone(),
-        }
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
+                (self.may_campaign() && !self.asleep).then_some(self.election_deadline)
+            }
+        };
+        let forwarded = self.forwarded.first().map(|read| read.deadline);
+        [role, forwarded].into_iter().flatten().min()
     }
 
     /// Which group this is.
@@ -259,14 +336,29 @@ impl Group {
         self.me
     }
 
-    /// This life of the node.
+    /// This life of the replica's node.
     pub const fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// Everyone who votes, in ascending order.
-    pub fn voters(&self) -> &[ReplicaId] {
-        &self.voters
+    /// The term of the last entry.
+    pub fn last_term(&self) -> Term {
+        self.log.last_term()
+    }
+
+    /// Who belongs to the group: the newest membership in the log, committed or not.
+    pub fn membership(&self) -> &Arc<Membership> {
+        self.configs.active().1
+    }
+
+    /// Where that membership stands in the log; zero for the first one.
+    pub fn membership_index(&self) -> LogIndex {
+        self.configs.active().0
+    }
+
+    /// The membership in force at an index that is not compacted away.
+    pub fn membership_at(&self, index: LogIndex) -> &Arc<Membership> {
+        self.configs.at(index).1
     }
 
     /// Whether this replica leads.
@@ -289,12 +381,17 @@ impl Group {
         self.log.last_index()
     }
 
+    /// The position before the first entry that is still in the log.
+    pub fn base_index(&self) -> LogIndex {
+        self.log.base()
+    }
+
     /// Up to here the log is known to be in the page cache: a driver may read it back.
     pub fn written_index(&self) -> LogIndex {
         self.durability.written()
     }
 
-    /// The term of an entry; `None` beyond the end of the log.
+    /// The term of an entry or of the log's base; `None` below and beyond.
     pub fn entry_term(&self, index: LogIndex) -> Option<Term> {
         self.log.term(index)
     }
@@ -302,6 +399,11 @@ impl Group {
     /// The commit index.
     pub const fn commit_index(&self) -> LogIndex {
         self.commit
+    }
+
+    /// The newest stamp of any entry this replica has held.
+    pub const fn log_time(&self) -> LogTime {
+        self.log_time
     }
 
     fn on_message(
@@ -313,7 +415,8 @@ impl Group {
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         // Late words of an earlier life, theirs or ours, answer promises that are no longer held.
-        if to_incarnation != self.incarnation || from == self.me {
+        let to_us = to_incarnation == self.incarnation || crate::planted!(OldIncarnationAccepted);
+        if !to_us || from == self.me {
             return Ok(());
         }
         if !self.meet(from, from_incarnation) {
@@ -321,6 +424,9 @@ impl Group {
         }
         if message.term() > Term::LIMIT {
             return Err(Fault::TermOverflow { from, term: message.term() });
+        }
+        if self.asleep {
+            self.wake_for(&message);
         }
         match message {
             Message::PreVote(request) => self.on_pre_vote(from, request, effects),
@@ -334,6 +440,12 @@ impl Group {
             }
             Message::HeartbeatReply(reply) => self.on_heartbeat_reply(from, reply, effects),
             Message::TimeoutNow(request) => self.on_timeout_now(from, request, effects),
+            Message::TransferRefused(refused) => self.on_transfer_refused(from, refused, effects),
+            Message::ReadIndex(request) => self.on_read_index(from, request, effects),
+            Message::ReadIndexReply(reply) => self.on_read_index_reply(reply, effects),
+            Message::Snapshot(offer) => return self.on_snapshot_offer(from, offer, effects),
+            Message::Recover(request) => self.on_recover(from, request, effects),
+            Message::Fence(fence) => self.on_fence(from, fence),
         }
         Ok(())
     }
@@ -342,13 +454,13 @@ impl Group {
     fn meet(&mut self, peer: ReplicaId, incarnation: Incarnation) -> bool {
         match self.peer_incarnations.iter_mut().find(|(known, _)| *known == peer) {
             Some((_, known)) if *known == incarnation => true,
-            Some((_, known)) if *known > incarnation => false,
+            Some((_, known)) if *known > incarnation => crate::planted!(OldIncarnationAccepted),
             Some((_, known)) => {
                 *known = incarnation;
                 self.on_peer_restarted(peer);
                 true
             }
-            None if self.voters.contains(&peer) => {
+            None if self.configs.active().1.member(peer).is_some() => {
                 self.peer_incarnations.push((peer, incarnation));
                 true
             }
@@ -358,27 +470,53 @@ impl Group {
     }
 
     fn on_deadline(&mut self, effects: &mut Effects) {
+        self.expire_forwarded(effects);
         match &self.role {
             Role::Leader(_) => self.on_leader_deadline(effects),
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                if !self.is_voter() || self.now < self.election_deadline {
+                if self.asleep || !self.may_campaign() || self.now < self.election_deadline {
                     return;
                 }
                 if self.awaits_own_vote() {
                     self.reset_election_deadline();
                 } else {
+                    if self.is_lost() && !crate::planted!(LostReplicaVotes) {
+                        // The only voter: there is nobody to learn from.
+                        self.accept_loss(effects);
+                    }
                     self.pre_campaign(effects);
                 }
             }
         }
     }
 
-    fn on_written(&mut self, seq: PersistSeq, effects: &Effects) -> Result<(), Fault> {
-        if is_taken(seq, effects) && self.durability.on_written(seq) {
-            Ok(())
-        } else {
-            Err(Fault::UnknownPersist { seq, last: self.durability.issued() })
+    fn on_campaign(&mut self, effects: &mut Effects) {
+        let free =
+            !self.is_leader() && !self.hears_a_leader(self.me) && self.now >= self.votes_from;
+        if free && self.may_vote() && !self.awaits_own_vote() {
+            self.wake();
+            self.pre_campaign(effects);
         }
+    }
+
+    fn on_disk(&mut self, space: DiskSpace, effects: &mut Effects) {
+        self.disk = space;
+        if space == DiskSpace::Full && self.is_leader() {
+            self.hand_over(effects);
+        }
+    }
+
+    fn on_written(&mut self, seq: PersistSeq, effects: &mut Effects) -> Result<(), Fault> {
+        if !is_taken(seq, effects) || !self.durability.on_written(seq) {
+            return Err(Fault::UnknownPersist { seq, last: self.durability.issued() });
+        }
+        if self.settings.acknowledge == Acknowledge::Written {
+            if self.is_leader() {
+                self.advance_commit(effects);
+            }
+            self.send_owed_ack(effects);
+        }
+        Ok(())
     }
 
     fn on_persisted(&mut self, seq: PersistSeq, effects: &mut Effects) -> Result<(), Fault> {
@@ -404,8 +542,11 @@ impl Group {
     ) {
         let old = core::mem::replace(&mut self.role, Role::Follower);
         let was_follower = matches!(old, Role::Follower);
+        self.asleep = false;
         if term > self.hard_state.term {
             self.enter_term(HardState { term, vote: None }, effects);
+        } else if crate::planted!(VoteClearedInSameTerm) && !was_follower {
+            self.hard_state.vote = None;
         }
         if let Role::Leader(leader_state) = old {
             self.verified = LogIndex::ZERO;
@@ -414,6 +555,7 @@ impl Group {
         }
         if !was_follower || self.leader != leader {
             effects.role_changed = true;
+            self.fail_forwarded(effects);
         }
         self.leader = leader;
         if !was_follower {
@@ -421,24 +563,38 @@ impl Group {
         }
     }
 
-    /// Raises the term and forgets all that was known of the leader of the last one.
+    /// Raises the term and forgets all that was known of the leader of the last one, except that
+    /// it was heard.
     pub(crate) fn enter_term(&mut self, hard_state: HardState, effects: &mut Effects) {
+        if crate::planted!(PatienceEndsWithTerm) {
+            self.leader_contact = None;
+        }
         self.verified = LogIndex::ZERO;
-        self.leader_contact = None;
         self.leader_session = Session::default();
         self.ack_owed = false;
+        self.fence = None;
+        self.asleep = false;
+        self.abort_receiving(effects);
         self.set_hard_state(hard_state, effects);
     }
 
     pub(crate) fn set_hard_state(&mut self, hard_state: HardState, effects: &mut Effects) {
         debug_assert!(
             hard_state.term > self.hard_state.term
-                || (hard_state.term == self.hard_state.term && self.hard_state.vote.is_none()),
+                || (hard_state.term == self.hard_state.term && self.hard_state.vote.is_none())
+                || crate::planted!(VoteTwice),
             "a vote changes only with its term"
         );
         self.hard_state = hard_state;
         let seq = self.durability.hard_state(open_seq(effects));
         open(effects, seq).hard_state = Some(hard_state);
+    }
+
+    /// Remembers what is known about lost promises.
+    pub(crate) fn set_promise(&mut self, promise: PromiseRecord, effects: &mut Effects) {
+        self.promise = promise;
+        let seq = self.durability.record(open_seq(effects));
+        open(effects, seq).promise = Some(promise);
     }
 
     /// Appends `count` entries of `term` to the log and to the open persist operation.
@@ -457,18 +613,81 @@ impl Group {
     /// Removes a conflicting tail (paper, section 5.3). Never called by a leader, never at or
     /// below the commit index.
     pub(crate) fn truncate(&mut self, from: LogIndex, effects: &mut Effects) {
-        debug_assert!(from > self.commit && !self.is_leader());
+        debug_assert!(
+            (from > self.commit || crate::planted!(TruncatesMatchingEntries)) && !self.is_leader()
+        );
         self.log.truncate(from);
+        if !crate::planted!(ConfigNotRolledBack) && self.configs.truncate(from) {
+            effects.membership_changed = true;
+        }
         let seq = self.durability.truncate(open_seq(effects), from);
         let persist = open(effects, seq);
-        persist.truncate_from =
-            Some(persist.truncate_from.map_or(from, |earlier| earlier.min(from)));
+        if !crate::planted!(TruncationNotLogged) {
+            persist.truncate_from =
+                Some(persist.truncate_from.map_or(from, |earlier| earlier.min(from)));
+        }
         persist.append = persist
             .append
             .and_then(|(first, last)| (first < from).then(|| (first, last.min(from.prev()))));
         effects.log_changes.push(LogChange::Truncated { from });
         let kept = self.proposals.partition_point(|p| p.index < from);
         self.orphans.extend(self.proposals.drain(kept..));
+    }
+
+    /// The whole log gives way to a durable snapshot.
+    pub(crate) fn install(&mut self, meta: crate::SnapshotMeta, effects: &mut Effects) {
+        let (index, term) = (meta.index, meta.term);
+        let kept = self.commit;
+        if crate::planted!(SnapshotKeepsConflictingSuffix) && self.log.last_index() > index {
+            let (last, last_term) = (self.log.last_index(), self.log.last_term());
+            self.log.reset(index, term);
+            self.log.append(last_term.max(term), last.since(index));
+        } else {
+            self.log.reset(index, term);
+        }
+        if !crate::planted!(SnapshotKeepsOldMembership) {
+            self.configs = Configs::new(meta.config_index, Arc::clone(&meta.membership));
+        }
+        effects.membership_changed = true;
+        self.log_time = self.log_time.max(meta.time);
+        self.commit = self.commit.max(index);
+        self.snapshot = index;
+        let seq = self.durability.reset(open_seq(effects), index, kept);
+        let persist = open(effects, seq);
+        persist.truncate_from = None;
+        persist.append = None;
+        persist.compact = None;
+        persist.install = Some(meta.clone());
+        effects.log_changes.push(LogChange::Reset { meta });
+        // What lay in the covered part cannot be looked up any more, unless its term says enough.
+        for proposal in self.proposals.drain(..).chain(core::mem::take(&mut self.orphans)) {
+            if proposal.term > term && proposal.index <= index {
+                effects.outcomes.push((proposal.token, Outcome::Superseded));
+            } else if proposal.index <= index {
+                effects.outcomes.push((proposal.token, Outcome::Unknown));
+            } else if term > proposal.term {
+                effects.outcomes.push((proposal.token, Outcome::Superseded));
+            } else {
+                self.orphans.push(proposal);
+            }
+        }
+    }
+
+    /// Forgets the log up to `base`, which the durable snapshot covers.
+    pub(crate) fn compact(&mut self, base: LogIndex, effects: &mut Effects) {
+        self.log.compact(base);
+        self.configs.compact(base);
+        let (config_index, membership) = self.configs.at(base);
+        let record = crate::Base {
+            index: base,
+            term: self.log.term(base).unwrap_or_default(),
+            config_index,
+            membership: Some(Arc::clone(membership)),
+            snapshot: self.snapshot,
+        };
+        let seq = self.durability.record(open_seq(effects));
+        open(effects, seq).compact = Some(record);
+        effects.log_changes.push(LogChange::Compacted { upto: base });
     }
 
     /// Raises the commit index and settles the proposals it covers.
@@ -480,6 +699,9 @@ impl Group {
         while let Some(proposal) = self.proposals.front().filter(|p| p.index <= index) {
             effects.outcomes.push((proposal.token, proposal.committed()));
             self.proposals.pop_front();
+        }
+        if self.orphans.is_empty() {
+            return;
         }
         let log = &self.log;
         self.orphans.retain(|orphan| {
@@ -500,7 +722,11 @@ impl Group {
     /// Entries may be applied once committed and durable here, so that a state machine never
     /// gets ahead of its own log.
     fn advance_appliable(&mut self, effects: &mut Effects) {
-        let appliable = self.commit.min(self.durability.durable());
+        let held = match self.settings.acknowledge {
+            Acknowledge::Durable => self.durability.durable(),
+            Acknowledge::Written => self.durability.written(),
+        };
+        let appliable = self.commit.min(held);
         if appliable > self.appliable {
             self.appliable = appliable;
             effects.appliable = Some(appliable);
@@ -513,13 +739,42 @@ impl Group {
     }
 
     pub(crate) fn is_voter(&self) -> bool {
-        self.voters.binary_search(&self.me).is_ok()
+        self.membership().is_voter(self.me)
+    }
+
+    /// Whether this replica may be elected at all. One that may have forgotten what it promised
+    /// may not, unless nobody else could know; nor one that could not even write its no-op.
+    pub(crate) fn may_vote(&self) -> bool {
+        self.is_voter()
+            && !self.expelled
+            && self.disk == DiskSpace::Ample
+            && match self.promise.promise {
+                Promise::Kept => true,
+                Promise::Lost => {
+                    crate::planted!(LostReplicaVotes) || self.membership().is_sole_voter(self.me)
+                }
+                Promise::Damaged => crate::planted!(LostReplicaVotes),
+            }
+    }
+
+    /// Whether it stands by itself when it hears no leader.
+    fn may_campaign(&self) -> bool {
+        self.may_vote() && self.settings.priority > 0
     }
 
     /// The other voters.
     pub(crate) fn peers(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let me = self.me;
-        self.voters.iter().copied().filter(move |voter| *voter != me)
+        self.membership().voters().filter(move |voter| *voter != me)
+    }
+
+    /// Requests that have not ended.
+    pub(crate) fn open_requests(&self) -> usize {
+        let leading = match &self.role {
+            Role::Leader(leader) => leader.open_requests(),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => 0,
+        };
+        self.proposals.len() + self.orphans.len() + self.forwarded.len() + leading
     }
 
     /// Stands for election without asking first: only for a transfer.
@@ -527,24 +782,39 @@ impl Group {
         self.campaign(Campaign::Transfer, effects);
     }
 
+    /// What is wrong with this replica, if it is mute.
+    pub const fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
     fn go_mute(&mut self, fault: Fault, effects: &mut Effects) {
         let old = core::mem::replace(&mut self.role, Role::Follower);
         if let Role::Leader(leader) = old {
             leader.fail_waiting(false, effects);
         }
-        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
-            effects.outcomes.push((proposal.token, Outcome::Unknown));
-        }
+        self.fail_forwarded(effects);
+        self.abort_receiving(effects);
+        self.give_up_proposals(effects);
+        // A mute replica says nothing any more, least of all what it had not promised yet.
+        effects.messages.clear();
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
         self.fault = Some(fault);
     }
 
+    /// Nobody will say here what becomes of these.
+    pub(crate) fn give_up_proposals(&mut self, effects: &mut Effects) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
+            effects.outcomes.push((proposal.token, Outcome::Unknown));
+        }
+    }
+
     fn refuse_when_mute(&mut self, input: &Input, effects: &mut Effects) {
         match input {
             Input::Propose { token, .. }
-            | Input::Read { token }
+            | Input::Read { token, .. }
+            | Input::ChangeMembership { token, .. }
             | Input::Transfer { token, .. } => {
                 effects.outcomes.push((*token, Outcome::Refused(Refusal::Faulted)));
             }
@@ -552,21 +822,38 @@ impl Group {
             | Input::Deadline
             | Input::Written(_)
             | Input::Persisted(_)
+            | Input::PersistFailed(_)
             | Input::PeerUnreachable(_)
             | Input::LogUnreadable(_)
-            | Input::Campaign => {}
+            | Input::Disk(_)
+            | Input::Campaign
+            | Input::Wake
+            | Input::SnapshotTaken(_)
+            | Input::Compact(_)
+            | Input::SnapshotReceived { .. }
+            | Input::SnapshotFailed { .. }
+            | Input::AcceptLoss => {}
         }
     }
 
     /// The cheap ones of the invariants in the type's docs.
     #[cfg(debug_assertions)]
-    fn check_invariants(&self) {
+    fn check_invariants(&mut self) {
         let last = self.log.last_index();
+        let seen = self.seen;
+        let planted = cfg!(planted);
+        if planted {
+            // A build with planted bugs lets the simulator find them.
+            return;
+        }
+        debug_assert!(self.log.base() <= self.snapshot, "{:?}", self.status());
+        debug_assert!(self.snapshot <= self.commit, "{:?}", self.status());
         debug_assert!(self.appliable <= self.commit && self.commit <= last, "{:?}", self.status());
         debug_assert!(self.durability.durable() <= self.durability.written());
-        debug_assert!(self.durability.written() <= last);
+        debug_assert!(self.durability.written() <= last, "{:?}", self.status());
         debug_assert!(self.log.last_term() <= self.hard_state.term);
         debug_assert!(self.verified <= last);
+        debug_assert!(self.membership_index() <= last);
         debug_assert!(
             self.proposals
                 .iter()
@@ -574,13 +861,43 @@ impl Group {
                 .all(|(a, b)| a.index < b.index)
         );
         debug_assert!(self.proposals.front().is_none_or(|p| p.index > self.commit));
-        debug_assert!(self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)));
+        debug_assert!(
+            self.proposals.iter().all(|p| self.log.term(p.index) == Some(p.term)),
+            "{:?} {:?}",
+            self.proposals,
+            self.log
+        );
         debug_assert!(self.orphans.iter().all(|p| p.index > self.commit));
+        let hard = self.hard_state;
+        debug_assert!(hard.term >= seen.term, "the term fell");
+        debug_assert!(
+            hard.term > seen.term || seen.vote.is_none() || hard.vote == seen.vote,
+            "the vote changed within its term"
+        );
+        debug_assert!(self.commit >= seen.commit && self.appliable >= seen.appliable);
+        debug_assert!(self.snapshot >= seen.snapshot);
         if let Role::Leader(leader) = &self.role {
             debug_assert_eq!(self.leader, Some(self.me));
             debug_assert_eq!(self.hard_state.vote, Some(self.me));
+            debug_assert!(!seen.led || last >= seen.last, "a leader truncated");
             leader.check(self);
         }
+        debug_assert!(
+            self.fault.is_some()
+                || self.asleep
+                || !self.may_campaign()
+                || self.is_leader()
+                || self.next_deadline().is_some()
+        );
+        self.seen = Seen {
+            term: hard.term,
+            vote: hard.vote,
+            commit: self.commit,
+            appliable: self.appliable,
+            snapshot: self.snapshot,
+            last,
+            led: self.is_leader(),
+        };
     }
 }
 

@@ -5,8 +5,10 @@
 use alloc::vec::Vec;
 
 use crate::entry::{EntryKind, HardState};
-use crate::id::{Incarnation, LogIndex, PersistSeq, ReplicaId, Term, Token};
-use crate::message::Message;
+use crate::id::{Incarnation, LogIndex, LogTime, PersistSeq, ReplicaId, Term, Token};
+use crate::membership::{MemberChange, MembershipError};
+use crate::message::{Message, SnapshotMeta};
+use crate::settings::{Base, PromiseRecord};
 
 /// Something happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,30 +33,97 @@ pub enum Input {
         token: Token,
         /// Its cost, as [`Entry::cost`](crate::Entry::cost) has it.
         bytes: u64,
+        /// The driver's wall clock, for the entry's stamp.
+        time: LogTime,
     },
     /// Find an index at which a read is linearizable (thesis 6.4).
     Read {
         /// Comes back with the outcome.
         token: Token,
+        /// By which means.
+        path: ReadPath,
     },
     /// Hand leadership over (thesis 3.10).
     Transfer {
         /// Comes back with the outcome.
         token: Token,
-        /// To whom; `None` picks the replica with the longest log.
+        /// To whom; `None` picks the voter with the longest log.
         to: Option<ReplicaId>,
+    },
+    /// Change who belongs to the group (thesis, chapter 4). Refused unless the last change and an
+    /// entry of the leader's own term are committed.
+    ChangeMembership {
+        /// Comes back with the outcome: committed once the change is certain. If it went through
+        /// a joint step, whoever leads leaves that by itself.
+        token: Token,
+        /// What to change, all of it together.
+        changes: Vec<MemberChange>,
     },
     /// Every persist operation up to this one is in the page cache.
     Written(PersistSeq),
     /// Every persist operation up to this one is on disk.
     Persisted(PersistSeq),
-    /// Messages to this peer may have been lost: its connection broke or it is not there.
+    /// This operation, or one before it, failed for good. The group goes mute: a disk that failed
+    /// to flush once may lie the next time.
+    PersistFailed(PersistSeq),
+    /// Messages to this peer may have been lost: its connection broke or it is not there. Wakes a
+    /// sleeping group that it led.
     PeerUnreachable(ReplicaId),
     /// The log cannot be read back at this index: what this replica promised to hold is not at
     /// hand. The group goes mute with [`Fault::LogUnreadable`], and another replica can lead it.
     LogUnreadable(LogIndex),
-    /// Stand for election now, without waiting for the timeout. Ignored by a leader.
+    /// Whether the disk has room. Without it a leader takes no proposals and hands over, a
+    /// follower takes no entries; term and vote must still find room.
+    Disk(DiskSpace),
+    /// Stand for election now, without waiting for the timeout. Ignored by a leader, by one who
+    /// hears a leader, and by one who may not vote.
     Campaign,
+    /// End the group's sleep, if it sleeps.
+    Wake,
+    /// The state machine's state up to this index is durable as a snapshot of its own.
+    SnapshotTaken(LogIndex),
+    /// Forget the log up to this index, as far as a durable snapshot covers it.
+    Compact(LogIndex),
+    /// The snapshot that [`Effects::snapshot`] wanted is durable here, verified and whole.
+    SnapshotReceived {
+        /// Its last index.
+        index: LogIndex,
+        /// The term there.
+        term: Term,
+    },
+    /// It is not, and nobody goes on trying.
+    SnapshotFailed {
+        /// Its last index.
+        index: LogIndex,
+    },
+    /// The operator's word that entries may be lost: a replica whose promises are lost goes on as
+    /// if they were kept, and the loss epoch rises. To be said to as many replicas as make a
+    /// quorum, those with the newest logs among all that can be reached, and only when no quorum
+    /// remembers; the newest of those logs is then elected as ever.
+    AcceptLoss,
+}
+
+/// How a read finds its index.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ReadPath {
+    /// The leader asks a quorum; refused elsewhere.
+    #[default]
+    Quorum,
+    /// The leader trusts its lease while that lasts, and else asks a quorum; refused elsewhere,
+    /// and where leases are [`Never`](crate::Lease::Never) it is always a quorum.
+    Lease,
+    /// Any replica: it asks the leader for the index, and serves the read itself.
+    Follower,
+}
+
+/// Whether there is room on the disk.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum DiskSpace {
+    /// There is.
+    #[default]
+    Ample,
+    /// There is none but the reserve for term and vote.
+    Full,
 }
 
 /// What the driver has to do. Reused from step to step; the driver drains it.
@@ -69,8 +138,13 @@ pub struct Effects {
     pub log_changes: Vec<LogChange>,
     /// Requests that ended.
     pub outcomes: Vec<(Token, Outcome)>,
-    /// Entries up to here may be applied: committed, and durable here.
+    /// What to do about snapshots.
+    pub snapshot: Option<SnapshotEffect>,
+    /// Entries up to here may be applied: committed, and durable here. After a
+    /// [`LogChange::Reset`] the state machine starts from the snapshot first.
     pub appliable: Option<LogIndex>,
+    /// The membership in force changed.
+    pub membership_changed: bool,
     /// The role or the known leader changed.
     pub role_changed: bool,
     /// The group met something impossible; it is mute from now on.
@@ -84,28 +158,55 @@ impl Effects {
             && self.messages.is_empty()
             && self.log_changes.is_empty()
             && self.outcomes.is_empty()
+            && self.snapshot.is_none()
             && self.appliable.is_none()
+            && !self.membership_changed
             && !self.role_changed
             && self.fault.is_none()
     }
 }
 
-/// One operation on stable storage. Its parts take effect together and in this order: term and
-/// vote, truncation, appended entries.
+/// What to do about a snapshot a leader offered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SnapshotEffect {
+    /// Fetch it, resuming what there is of it, and report
+    /// [`SnapshotReceived`](Input::SnapshotReceived) or [`SnapshotFailed`](Input::SnapshotFailed).
+    /// It replaces any wanted before.
+    Fetch {
+        /// Who has it.
+        from: ReplicaId,
+        /// Which it is.
+        meta: SnapshotMeta,
+    },
+    /// It is not wanted any more.
+    Abort {
+        /// Its last index.
+        index: LogIndex,
+    },
+}
+
+/// One operation on stable storage. Its parts take effect together and in this order: promise,
+/// term and vote, installed snapshot, truncation, appended entries, compaction.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Persist {
     /// Names the operation; operations of a group complete in this order.
     pub seq: PersistSeq,
     /// Term and vote, if they changed.
     pub hard_state: Option<HardState>,
+    /// Forget the whole log: it begins after this snapshot, which is durable already.
+    pub install: Option<SnapshotMeta>,
     /// Remove this index and all after it.
     pub truncate_from: Option<LogIndex>,
     /// Then append entries `first..=last`, whose payloads the driver holds.
     pub append: Option<(LogIndex, LogIndex)>,
+    /// Forget the log up to this base, which a durable snapshot covers.
+    pub compact: Option<Base>,
+    /// What to remember about lost promises.
+    pub promise: Option<PromiseRecord>,
 }
 
 /// How the log changed in a step.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum LogChange {
     /// This index and all after it are gone: they conflicted with the leader.
     Truncated {
@@ -118,8 +219,11 @@ pub enum LogChange {
         index: LogIndex,
         /// Its term.
         term: Term,
-        /// What it is for; a command is the one of this step's proposal.
+        /// What it is for; a command is the one of this step's proposal, a membership is
+        /// [`Group::membership_at`](crate::Group::membership_at) its index.
         kind: EntryKind,
+        /// Its stamp.
+        time: LogTime,
     },
     /// Entries `first..=last` of the append in this step are now part of the log.
     Received {
@@ -128,12 +232,22 @@ pub enum LogChange {
         /// The last entry taken.
         last: LogIndex,
     },
+    /// The whole log is gone; it goes on after this snapshot.
+    Reset {
+        /// The snapshot.
+        meta: SnapshotMeta,
+    },
+    /// Entries up to here are gone: a snapshot covers them.
+    Compacted {
+        /// The last index that is gone.
+        upto: LogIndex,
+    },
 }
 
 /// The end of a request. There is exactly one for each token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// The proposal is committed at this index and will be applied.
+    /// The proposal, or the change of membership, is committed at this index.
     Committed {
         /// Where.
         index: LogIndex,
@@ -143,8 +257,8 @@ pub enum Outcome {
     /// Another leader's entry is committed in the proposal's place: it never happened and never
     /// will.
     Superseded,
-    /// The group went mute before the proposal was decided: the other replicas may still commit
-    /// it, or replace it.
+    /// This replica cannot tell any more what became of the proposal: it went mute, or a snapshot
+    /// covers the place where it would be.
     Unknown,
     /// The read is linearizable once the state machine has applied this index.
     ReadReady {
@@ -180,6 +294,20 @@ pub enum Refusal {
     TransferFailed,
     /// The group met something impossible and is mute.
     Faulted,
+    /// The disk is full.
+    DiskFull,
+    /// A change of membership is under way, or not committed yet.
+    ChangePending,
+    /// The leader has not committed anything in its term yet, so it cannot know whether an
+    /// earlier change is still open (the bug of 2015 in single-server changes).
+    TermTooYoung,
+    /// The learner lacks too much of the log to vote.
+    NotCaughtUp {
+        /// Which learner.
+        replica: ReplicaId,
+    },
+    /// The change makes no sense.
+    InvalidChange(MembershipError),
 }
 
 /// Something that no correct peer, disk or driver can cause. The group stops taking part; other
@@ -249,6 +377,25 @@ pub enum Fault {
         /// Where.
         index: LogIndex,
     },
+    /// The disk failed to make an operation durable.
+    #[error("{seq} could not be made durable")]
+    PersistFailed {
+        /// The operation.
+        seq: PersistSeq,
+    },
+    /// A snapshot contradicts what is committed here.
+    #[error("committed entry {index} is of term {ours}, the snapshot has {theirs} there")]
+    SnapshotContradicts {
+        /// Where the snapshot ends.
+        index: LogIndex,
+        /// The term of the committed entry.
+        ours: Term,
+        /// The snapshot's term.
+        theirs: Term,
+    },
+    /// A driver broke its side of the contract.
+    #[error("the driver: {0}")]
+    Driver(&'static str),
     /// The driver acknowledged an operation that it was never given or has not taken yet.
     #[error("{seq} was acknowledged, but the last operation is {last}")]
     UnknownPersist {
@@ -341,6 +488,11 @@ impl Outbox {
     /// Whether no message is waiting.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.gated.is_empty()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ready.clear();
+        self.gated.clear();
     }
 
     pub(crate) fn send(&mut self, to: ReplicaId, message: Message, gate: Option<PersistSeq>) {

@@ -22,18 +22,10 @@
 //! use raft_core::*;
 //!
 //! let mut effects = Effects::default();
-//! let mut group = Group::new(Micros::ZERO, Start {
-//!     group: GroupId::new(7),
-//!     replica: ReplicaId::new(1),
-//!     incarnation: Incarnation::new(1),
-//!     voters: vec![ReplicaId::new(1)],
-//!     seed: 42,
-//!     hard_state: HardState::default(),
-//!     term_runs: vec![],
-//!     last_index: LogIndex::ZERO,
-//!     applied: LogIndex::ZERO,
-//!     settings: Arc::new(Settings::default()),
-//! })?;
+//! let alone = Membership::of_voters([ReplicaId::new(1)])?;
+//! let settings = Arc::new(Settings::default());
+//! let start = Start::fresh(GroupId::new(7), ReplicaId::new(1), alone, settings);
+//! let mut group = Group::new(Micros::ZERO, start)?;
 //!
 //! // It asks to be woken; then it campaigns, and wants its term and vote on disk first.
 //! let now = group.next_deadline().expect("a voter has a deadline");
@@ -43,13 +35,13 @@
 //! assert!(group.is_leader());
 //!
 //! // A proposal is committed once it is durable.
-//! group.step(now, Input::Propose { token: Token::new(1), bytes: 100 }, &mut effects);
+//! group.step(now, Input::Propose { token: Token::new(1), bytes: 100, time: LogTime::new(0) }, &mut effects);
 //! let entries = effects.persist.take().expect("the no-op and the command");
 //! group.step(now, Input::Persisted(entries.seq), &mut effects);
 //! let (token, outcome) = effects.outcomes[0];
 //! assert_eq!(token, Token::new(1));
 //! assert!(matches!(outcome, Outcome::Committed { .. }));
-//! # Ok::<(), StartError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Sources: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (the
@@ -58,6 +50,7 @@
 
 extern crate alloc;
 
+mod configs;
 mod durability;
 mod election;
 mod entry;
@@ -66,13 +59,25 @@ mod group;
 mod id;
 mod io;
 mod leader;
+mod lease;
+mod membership;
 mod message;
+pub mod planted;
 mod progress;
+mod promise;
+mod quiescence;
 mod quorum;
+mod reads;
+mod reconfiguration;
+mod replication;
 mod rng;
 mod settings;
+mod snapshots;
 mod status;
 mod term_log;
+mod term_runs;
+mod tombstone;
+mod transfer;
 
 pub use entry::{Entry, EntryKind, HardState};
 pub use group::Group;
@@ -81,12 +86,23 @@ pub use id::{
     ReplicaId, Term, Token,
 };
 pub use io::{
-    Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome, Outgoing, Persist, Refusal,
+    DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome, Outgoing,
+    Persist, ReadPath, Refusal, SnapshotEffect,
 };
+pub use membership::{Member, MemberChange, Membership, MembershipError, Standing};
 pub use message::{
-    Append, AppendReply, AppendResult, Campaign, Heartbeat, HeartbeatReply, Message, Session,
-    TermRun, TimeoutNow, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Campaign, Declined, Fence, Heartbeat, HeartbeatReply,
+    Message, Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta,
+    SnapshotOffer, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
-pub use quorum::{VoteResult, committed, majority, majority_reached, vote_result};
-pub use settings::{Settings, SettingsError, Start, StartError};
+pub use quorum::{
+    Half, Joint, MEMBERS_MAX, VoteResult, committed, joint_committed, joint_reached,
+    joint_vote_result, majority, majority_reached, vote_result,
+};
+pub use settings::{
+    Acknowledge, Base, Lease, PRIORITY_MAX, PromiseRecord, Settings, SettingsError, Start,
+    StartError,
+};
 pub use status::{RoleKind, Status};
+pub use term_runs::{TermRun, TermRuns};
+pub use tombstone::Tombstone;

@@ -4,9 +4,12 @@
 //! driver's envelope (see [`Input::Message`](crate::Input::Message)). Payloads are not here: an
 //! [`Append`] names index range and terms, and the driver attaches the bytes.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::id::{LogIndex, Term};
+use crate::id::{Incarnation, LogIndex, LogTime, Micros, Term};
+use crate::membership::Membership;
+use crate::term_runs::TermRuns;
 
 /// One message between two replicas of a group.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,6 +36,19 @@ pub enum Message {
     ReadConfirm(Heartbeat),
     /// Campaign now: your log is as long as mine (thesis 3.10).
     TimeoutNow(TimeoutNow),
+    /// I will not campaign, says the target of a transfer.
+    TransferRefused(TransferRefused),
+    /// At which index may I read? A follower asks the leader (thesis 6.4).
+    ReadIndex(ReadIndex),
+    /// The answer to [`Message::ReadIndex`].
+    ReadIndexReply(ReadIndexReply),
+    /// Your log ends before mine begins: take my snapshot (paper, section 7). Names it only; its
+    /// bytes are the driver's to move. Answered like an append.
+    Snapshot(SnapshotOffer),
+    /// I may have forgotten what I promised: where must I have caught up with you?
+    Recover(Recover),
+    /// The answer to [`Message::Recover`].
+    Fence(Fence),
 }
 
 impl Message {
@@ -46,6 +62,12 @@ impl Message {
             Self::Heartbeat(m) | Self::ReadConfirm(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
             Self::TimeoutNow(m) => m.term,
+            Self::TransferRefused(m) => m.term,
+            Self::ReadIndex(m) => m.term,
+            Self::ReadIndexReply(m) => m.term,
+            Self::Snapshot(m) => m.term,
+            Self::Recover(m) => m.term,
+            Self::Fence(m) => m.term,
         }
     }
 }
@@ -92,6 +114,9 @@ pub enum Verdict {
     Granted,
     /// The vote is refused.
     Refused,
+    /// The vote is refused for ever: the voter knows a committed membership from after the
+    /// candidate's time, without it. A removed replica that was out of reach learns it so.
+    Removed,
 }
 
 /// Names one replication session: a leader's continuous dealing with one life of one peer.
@@ -118,15 +143,6 @@ impl Session {
     }
 }
 
-/// So many consecutive entries of one term.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TermRun {
-    /// Their term.
-    pub term: Term,
-    /// How many; at least one.
-    pub count: u64,
-}
-
 /// Entries `prev_index + 1 ..`, or none at all: a probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Append {
@@ -139,9 +155,15 @@ pub struct Append {
     /// Its term.
     pub prev_term: Term,
     /// The terms of the new entries, in runs. Terms ascend and none exceeds `term`.
-    pub runs: Vec<TermRun>,
+    pub runs: TermRuns,
+    /// The configuration entries among them, ascending by index. On the wire they travel as
+    /// entries, and the driver reads them back with
+    /// [`Membership::decode`](crate::Membership::decode).
+    pub configs: Vec<(LogIndex, Arc<Membership>)>,
     /// Where the leader's commit index stands.
     pub commit: LogIndex,
+    /// The time in the last of these entries; the driver takes it from there. Zero without any.
+    pub time: LogTime,
 }
 
 impl Append {
@@ -166,6 +188,9 @@ impl Append {
             && self.last_index() <= LogIndex::LIMIT
             && (self.prev_index == LogIndex::ZERO) == (self.prev_term == Term::ZERO)
             && self.runs.first().is_none_or(|run| run.term > Term::ZERO)
+            && self.configs.windows(2).all(|pair| pair[0].0 < pair[1].0)
+            && self.configs.first().is_none_or(|(index, _)| *index > self.prev_index)
+            && self.configs.last().is_none_or(|(index, _)| *index <= self.last_index())
     }
 
     pub(crate) fn check(&self) -> Result<(), crate::Fault> {
@@ -188,7 +213,7 @@ pub struct AppendReply {
     pub result: AppendResult,
 }
 
-/// What became of an append at the follower.
+/// What became of an append, or of a snapshot, at the follower.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AppendResult {
     /// The logs agree. Three marks, each within the next.
@@ -199,30 +224,78 @@ pub enum AppendResult {
         written: LogIndex,
         /// In its memory: the next append continues here.
         verified: LogIndex,
+        /// Whether these marks may be counted.
+        promise: Promise,
     },
-    /// The previous entry is not there, or is of another term.
+    /// The follower has another entry at `prev_index`, or none.
     Rejected {
-        /// From the append, so that only the newest probe is believed.
+        /// From the append.
         prev_index: LogIndex,
-        /// The follower's largest index not beyond `prev_index` whose term is not beyond
-        /// `prev_term`: no entry above it can match.
+        /// The follower's last index whose term is at most the append's `prev_term`.
         hint_index: LogIndex,
-        /// The term of that entry.
+        /// The term there.
         hint_term: Term,
     },
-    /// The term is over; `AppendReply::term` names the newer one.
+    /// The append came from a leader whose term is over.
     StaleTerm,
+    /// The snapshot's bytes are on their way.
+    Receiving {
+        /// Up to where the snapshot reaches.
+        index: LogIndex,
+    },
+    /// The follower cannot take it at the moment; the leader tries again later.
+    Declined(Declined),
 }
 
-/// The leader's sign of life.
+/// Why a follower takes nothing at the moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Declined {
+    /// Its disk is full.
+    DiskFull,
+    /// The bytes of the snapshot did not arrive whole, or not at all.
+    SnapshotFailed,
+}
+
+/// Whether a replica remembers everything it promised.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Promise {
+    /// It does.
+    #[default]
+    Kept,
+    /// It may have forgotten entries that it acknowledged and that were not on its disk. It neither
+    /// votes nor counts until it has passed a fence. Memberships it remembers: they count only
+    /// when durable. So the only voter of a group recovers alone.
+    Lost,
+    /// Its log was found damaged below what it had promised: any entry may be gone, memberships
+    /// included. As [`Lost`](Self::Lost), but what it knows of the membership proves nothing
+    /// either, so nobody recovers alone.
+    Damaged,
+}
+
+/// The leader is alive, and up to here this follower may commit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Heartbeat {
     /// The leader's term.
     pub term: Term,
-    /// min(match of this peer, commit): never more than the peer is known to hold.
+    /// The smaller of the leader's commit index and what this follower is known to hold.
     pub commit: LogIndex,
     /// The newest read waiting for confirmation; zero if none ever was in this term.
     pub read_seq: u64,
+    /// When it left, on the leader's clock: a lease runs from here (thesis 6.4.1).
+    pub sent: Micros,
+    /// Whether the leader goes to sleep after this one.
+    pub rest: Rest,
+}
+
+/// Whether heartbeats go on.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Rest {
+    /// They do.
+    #[default]
+    Awake,
+    /// Nothing happens in this group and everybody holds everything: whoever has committed as far
+    /// as this says needs no deadline until something happens.
+    Quiesce,
 }
 
 /// The answer to a heartbeat or a read confirmation.
@@ -232,6 +305,8 @@ pub struct HeartbeatReply {
     pub term: Term,
     /// From the request.
     pub read_seq: u64,
+    /// From the request.
+    pub sent: Micros,
 }
 
 /// The leader hands over.
@@ -244,4 +319,80 @@ pub struct TimeoutNow {
     /// Where the leader's log ended; a target whose log ends elsewhere ignores the request, so a
     /// delayed one is dead as soon as anything was appended.
     pub last_index: LogIndex,
+}
+
+/// The target of a transfer will not take over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TransferRefused {
+    /// The target's term.
+    pub term: Term,
+    /// From the request.
+    pub transfer: u64,
+}
+
+/// A follower wants to serve a read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReadIndex {
+    /// The follower's term.
+    pub term: Term,
+    /// The follower's own number for it, never used twice in one life.
+    pub id: u64,
+}
+
+/// Where a follower may read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReadIndexReply {
+    /// The leader's term.
+    pub term: Term,
+    /// From the request.
+    pub id: u64,
+    /// Apply so far, then read; `None`: this replica could not tell.
+    pub index: Option<LogIndex>,
+}
+
+/// What a snapshot stands for: everything up to an index, and who belongs to the group there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SnapshotMeta {
+    /// The last index it covers.
+    pub index: LogIndex,
+    /// The term there.
+    pub term: Term,
+    /// The time of the newest entry it covers.
+    pub time: LogTime,
+    /// Where the membership in force was decided; zero for the first one.
+    pub config_index: LogIndex,
+    /// The membership in force at `index`.
+    pub membership: Arc<Membership>,
+}
+
+/// A leader's snapshot, by name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SnapshotOffer {
+    /// The leader's term.
+    pub term: Term,
+    /// The leader's session with this peer.
+    pub session: Session,
+    /// What it stands for.
+    pub meta: SnapshotMeta,
+}
+
+/// A replica that may have forgotten promises asks for its fence.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Recover {
+    /// Its term, which is the leader's.
+    pub term: Term,
+    /// The life that asks; a fence for another life is worth nothing.
+    pub incarnation: Incarnation,
+}
+
+/// Where a replica must have caught up before it is trusted again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fence {
+    /// The leader's term.
+    pub term: Term,
+    /// From the request.
+    pub incarnation: Incarnation,
+    /// Where the leader's log ended when it was asked: everything the replica can have
+    /// acknowledged in this term lies below.
+    pub index: LogIndex,
 }

@@ -6,22 +6,33 @@
 use alloc::collections::VecDeque;
 
 use crate::id::{LogIndex, Micros, ReplicaId};
-use crate::message::Session;
+use crate::membership::Standing;
+use crate::message::{Promise, Session};
 use crate::settings::Settings;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) replica: ReplicaId,
+    /// What it may do; `None` for one that was removed and is only told so.
+    pub(crate) standing: Option<Standing>,
     pub(crate) session: Session,
     /// Durable at the peer, by its own word.
     pub(crate) match_index: LogIndex,
+    /// In its page cache, by its own word.
+    pub(crate) written_index: LogIndex,
     /// The next entry to send.
     pub(crate) next_index: LogIndex,
     pub(crate) state: State,
+    /// Whether what it says it holds may be counted.
+    pub(crate) promise: Promise,
     /// When the peer last answered anything in this term.
     pub(crate) contact: Micros,
     /// The newest read confirmation it answered.
     pub(crate) read_acked: u64,
+    /// When the newest heartbeat it answered had left.
+    pub(crate) sent_acked: Option<Micros>,
+    /// Until when a removed peer is still told of its removal.
+    pub(crate) leaves: Option<Micros>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +44,11 @@ pub(crate) enum State {
     },
     /// Streaming.
     Replicate(Window),
+    /// The peer needs entries that are not here any more.
+    Snapshot {
+        /// The snapshot that was offered, and when.
+        offered: Option<(LogIndex, Micros)>,
+    },
 }
 
 /// Appends in flight, oldest first.
@@ -42,6 +58,8 @@ pub(crate) struct Window {
     bytes: u64,
     /// When an answer last moved the window, or something left into a settled one.
     moved: Micros,
+    /// When an empty append last asked whether the peer got what fills the window.
+    probed: Micros,
 }
 
 impl Window {
@@ -51,7 +69,7 @@ impl Window {
     }
 
     fn opened(now: Micros) -> Self {
-        Self { moved: now, ..Self::default() }
+        Self { moved: now, probed: now, ..Self::default() }
     }
 
     fn sent(&mut self, last: LogIndex, bytes: u64) {
@@ -61,45 +79,96 @@ impl Window {
 
     fn acked(&mut self, upto: LogIndex) {
         while let Some((_, bytes)) = self.appends.front().filter(|(last, _)| *last <= upto) {
-            self.bytes -= bytes;
+            if !crate::planted!(WindowLeaks) {
+                self.bytes -= bytes;
+            }
             self.appends.pop_front();
         }
+    }
+
+    /// Whether a full window is due to be asked about: something in it may be lost.
+    fn probe_due(&self, now: Micros, settings: &Settings) -> bool {
+        let since = self.probed.max(self.moved);
+        now.since(since) >= settings.heartbeat_interval
     }
 }
 
 impl Progress {
-    pub(crate) fn new(replica: ReplicaId, session: Session, next: LogIndex, now: Micros) -> Self {
+    pub(crate) fn new(
+        replica: ReplicaId,
+        standing: Standing,
+        session: Session,
+        next: LogIndex,
+        now: Micros,
+    ) -> Self {
         Self {
             replica,
+            standing: Some(standing),
             session,
             match_index: LogIndex::ZERO,
+            written_index: LogIndex::ZERO,
             next_index: next,
             state: State::Probe { sent: None },
+            promise: Promise::Kept,
             contact: now,
             read_acked: 0,
+            sent_acked: None,
+            leaves: None,
         }
+    }
+
+    pub(crate) fn votes_incoming(&self) -> bool {
+        self.standing.is_some_and(Standing::votes_incoming)
+    }
+
+    pub(crate) fn votes_outgoing(&self) -> bool {
+        self.standing.is_some_and(Standing::votes_outgoing)
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.promise == Promise::Kept || crate::planted!(LostReplicaCounts)
+    }
+
+    /// What counts of its log as durable.
+    pub(crate) fn counted_durable(&self) -> LogIndex {
+        if self.is_trusted() { self.match_index } else { LogIndex::ZERO }
+    }
+
+    /// What counts of its log as written.
+    pub(crate) fn counted_written(&self) -> LogIndex {
+        if self.is_trusted() { self.written_index } else { LogIndex::ZERO }
     }
 
     /// Starts over with a peer that began a new life.
     pub(crate) fn restart(&mut self, session: Session, next: LogIndex) {
         self.session = session;
         self.match_index = LogIndex::ZERO;
+        self.written_index = LogIndex::ZERO;
         self.next_index = next;
         self.state = State::Probe { sent: None };
+        self.promise = Promise::Kept;
     }
 
-    /// Something in flight may be lost: ask again where the logs agree.
-    pub(crate) fn probe_again(&mut self, session: Session) {
+    /// Something in flight may be lost: ask again where the logs agree. Nothing below `base` can
+    /// be asked about.
+    pub(crate) fn probe_again(&mut self, session: Session, base: LogIndex) {
         self.session = session;
-        self.next_index = self.match_index.next();
+        self.next_index = self.match_index.max(base).next();
         self.state = State::Probe { sent: None };
     }
 
-    pub(crate) fn may_send(&self, last: LogIndex, settings: &Settings) -> bool {
+    pub(crate) fn may_send(&self, now: Micros, last: LogIndex, settings: &Settings) -> bool {
         match &self.state {
             State::Probe { sent } => sent.is_none(),
-            State::Replicate(window) => self.next_index <= last && !window.is_full(settings),
+            State::Replicate(window) if window.is_full(settings) => window.probe_due(now, settings),
+            State::Replicate(_) => self.next_index <= last,
+            State::Snapshot { .. } => false,
         }
+    }
+
+    /// Whether the next append may carry entries.
+    pub(crate) fn streams(&self, settings: &Settings) -> bool {
+        matches!(&self.state, State::Replicate(window) if !window.is_full(settings))
     }
 
     /// Whether an answer to something sent is still to come.
@@ -107,30 +176,44 @@ impl Progress {
         match &self.state {
             State::Probe { sent } => sent.is_some(),
             State::Replicate(window) => !window.appends.is_empty(),
+            State::Snapshot { .. } => false,
         }
     }
 
-    /// An append `next_index..=last` leaves.
+    /// An append `next_index..=last` leaves; an empty one if `last` is before that.
     pub(crate) fn sent(&mut self, now: Micros, last: LogIndex, bytes: u64) {
         match &mut self.state {
             State::Probe { sent } => *sent = Some(now),
             State::Replicate(window) => {
+                if last < self.next_index {
+                    window.probed = now;
+                    return;
+                }
                 if self.next_index == self.match_index.next() {
                     window.moved = now;
                 }
                 window.sent(last, bytes);
                 self.next_index = last.next();
             }
+            State::Snapshot { .. } => {}
         }
     }
 
-    /// A success reply of the live session. True if `match_index` grew.
-    pub(crate) fn accepted(&mut self, now: Micros, durable: LogIndex, verified: LogIndex) -> bool {
-        let grew = durable > self.match_index;
+    /// A success reply of the live session; the log begins after `base`. True if a mark grew.
+    pub(crate) fn accepted(
+        &mut self,
+        now: Micros,
+        durable: LogIndex,
+        written: LogIndex,
+        verified: LogIndex,
+        base: LogIndex,
+    ) -> bool {
+        let grew = durable > self.match_index || written > self.written_index;
         self.match_index = self.match_index.max(durable);
+        self.written_index = self.written_index.max(written);
         match &mut self.state {
             State::Probe { .. } => {
-                self.next_index = verified.next().max(self.match_index.next());
+                self.next_index = verified.max(self.match_index).max(base).next();
                 self.state = State::Replicate(Window::opened(now));
             }
             State::Replicate(window) => {
@@ -139,6 +222,16 @@ impl Progress {
                 }
                 window.acked(self.match_index);
                 self.next_index = self.next_index.max(self.match_index.next());
+            }
+            State::Snapshot { offered } => {
+                if verified >= base {
+                    // Whatever it is that reconnects the logs will do.
+                    self.next_index = verified.max(self.match_index).next();
+                    self.state = State::Replicate(Window::opened(now));
+                } else if offered.is_some_and(|(index, _)| verified >= index) {
+                    // It took what was offered, and we have compacted on since.
+                    *offered = None;
+                }
             }
         }
         grew
@@ -150,10 +243,12 @@ impl Progress {
     pub(crate) fn is_stuck(&self, now: Micros, settings: &Settings) -> bool {
         let patience = settings.election_timeout_min;
         match &self.state {
+            State::Probe { .. } if crate::planted!(ProbeNeverRetried) => false,
             State::Probe { sent } => sent.is_some_and(|sent| now.since(sent) >= patience),
             State::Replicate(window) => {
                 self.next_index > self.match_index.next() && now.since(window.moved) >= patience
             }
+            State::Snapshot { .. } => false,
         }
     }
 
@@ -162,7 +257,7 @@ impl Progress {
         debug_assert!(self.match_index < self.next_index, "{self:?}");
         if let State::Replicate(window) = &self.state {
             let sum: u64 = window.appends.iter().map(|(_, bytes)| bytes).sum();
-            debug_assert_eq!(sum, window.bytes);
+            debug_assert!(sum == window.bytes || crate::planted!(WindowLeaks));
             debug_assert!(window.appends.iter().all(|(last, _)| *last > self.match_index));
         }
     }

@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::entry::HardState;
-use crate::id::{GroupId, Incarnation, LogIndex, ReplicaId, Term};
+use crate::id::{GroupId, Incarnation, LogIndex, LogTime, ReplicaId, Term};
+use crate::membership::Membership;
+use crate::message::Promise;
 
 /// Timing and limits, shared by all groups of a node.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,8 +33,59 @@ pub struct Settings {
     /// [`Overloaded`](crate::Refusal::Overloaded). One proposal into an empty window is always
     /// taken. Default 64 MiB.
     pub uncommitted_bytes_max: u64,
-    /// Reads a leader holds at once, waiting for confirmation. Default 65,536.
+    /// Reads a replica holds at once, waiting for confirmation. Default 65,536.
     pub reads_pending_max: usize,
+    /// Whether a leader may answer reads from its lease, and how far clocks may drift apart.
+    /// Must be the same on all replicas. Default [`Lease::Never`].
+    pub lease: Lease,
+    /// What counts toward commit. Default [`Acknowledge::Durable`].
+    pub acknowledge: Acknowledge,
+    /// Entries a learner may lack and still become a voter. Default 1024.
+    pub promotion_lag_max: u64,
+    /// A leader whose oldest write has not reached the disk for so long steps down: its disk
+    /// hangs, while its heartbeats would keep everyone loyal. Default 5 s.
+    pub disk_stall_max: Duration,
+    /// A leader with nothing to do for so long puts its group to sleep: no deadlines, no
+    /// heartbeats, until something happens. The driver must then report dead nodes with
+    /// [`Input::PeerUnreachable`](crate::Input::PeerUnreachable). `None`, the default: never.
+    pub quiesce_after: Option<Duration>,
+    /// How eager this replica is to lead, from 0, never by itself, to [`PRIORITY_MAX`]. Each step
+    /// below the largest lets it wait half an election timeout longer. It weighs nothing in a
+    /// vote. Default [`PRIORITY_MAX`].
+    pub priority: u8,
+}
+
+/// The largest [`Settings::priority`].
+pub const PRIORITY_MAX: u8 = 8;
+
+/// Whether leases serve reads (thesis 6.4.1).
+///
+/// A lease lasts one shortest election timeout from when a quorum's heartbeats *left*, less twice
+/// the drift. It rests on stickiness and check-quorum, which cannot be switched off. After a
+/// restart a replica votes for nobody until the longest possible lease is over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Lease {
+    /// Reads always ask a quorum.
+    #[default]
+    Never,
+    /// Reads may be answered from a lease.
+    Within {
+        /// How much faster or slower than true time a clock may run, in parts per million; below
+        /// 500,000.
+        drift_ppm: u32,
+    },
+}
+
+/// What counts toward commit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Acknowledge {
+    /// What a quorum has on disk. Nothing acknowledged is ever lost.
+    #[default]
+    Durable,
+    /// What a quorum has in its page caches. A power cut can lose what is acknowledged: a replica
+    /// that comes back from one must be started with [`Promise::Lost`](crate::Promise::Lost).
+    /// Term, vote, memberships and the first entry of a term count only when durable, here too.
+    Written,
 }
 
 impl Default for Settings {
@@ -46,6 +99,12 @@ impl Default for Settings {
             inflight_bytes_max: 8 << 20,
             uncommitted_bytes_max: 64 << 20,
             reads_pending_max: 1 << 16,
+            lease: Lease::Never,
+            acknowledge: Acknowledge::Durable,
+            promotion_lag_max: 1024,
+            disk_stall_max: Duration::from_secs(5),
+            quiesce_after: None,
+            priority: PRIORITY_MAX,
         }
     }
 }
@@ -85,7 +144,39 @@ impl Settings {
         {
             return Err(SettingsError::ZeroWindow);
         }
+        if let Lease::Within { drift_ppm } = self.lease
+            && drift_ppm >= 500_000
+        {
+            return Err(SettingsError::DriftTooLarge { drift_ppm });
+        }
+        if self.priority > PRIORITY_MAX {
+            return Err(SettingsError::Priority { priority: self.priority });
+        }
+        for period in [Some(self.disk_stall_max), self.quiesce_after].into_iter().flatten() {
+            if period < self.election_timeout_min || period > Self::DURATION_MAX {
+                return Err(SettingsError::Patience { period });
+            }
+        }
         Ok(())
+    }
+
+    /// How long a lease lasts from when its heartbeats left; `None` without leases.
+    ///
+    /// With clocks that run at most `d` fast or slow, a leader's `E (1 - 2d)` is over before
+    /// anybody else's `E`.
+    pub(crate) fn lease_duration(&self) -> Option<Duration> {
+        match self.lease {
+            Lease::Never => None,
+            Lease::Within { .. } if crate::planted!(LeaseIgnoresDrift) => {
+                Some(self.election_timeout_min)
+            }
+            Lease::Within { drift_ppm } => {
+                // Election timeouts are at most a day, so nothing here overflows.
+                let full = self.election_timeout_min.as_micros() as u64;
+                let margin = (full * 2 * u64::from(drift_ppm)).div_ceil(1_000_000);
+                Some(Duration::from_micros(full.saturating_sub(margin)))
+            }
+        }
     }
 }
 
@@ -120,6 +211,24 @@ pub enum SettingsError {
         /// The maximum election timeout.
         election_max: Duration,
     },
+    /// A clock that may stand still measures nothing.
+    #[error("clocks that drift by {drift_ppm} ppm measure no lease")]
+    DriftTooLarge {
+        /// Parts per million.
+        drift_ppm: u32,
+    },
+    /// Beyond the scale.
+    #[error("a priority of {priority} is above {PRIORITY_MAX}")]
+    Priority {
+        /// What was asked for.
+        priority: u8,
+    },
+    /// A group that gives up faster than it elects gets nowhere.
+    #[error("{period:?} is shorter than an election timeout, or longer than a day")]
+    Patience {
+        /// The period.
+        period: Duration,
+    },
     /// A window of zero lets nothing through.
     #[error("windows must hold at least one item")]
     ZeroWindow,
@@ -134,8 +243,10 @@ pub struct Start {
     pub replica: ReplicaId,
     /// This life of the node; larger than in any earlier life.
     pub incarnation: Incarnation,
-    /// The voters, in any order.
-    pub voters: Vec<ReplicaId>,
+    /// Where the log begins: the position before its first entry, with what was in force there.
+    pub base: Base,
+    /// The configuration entries of the recovered log, ascending by index.
+    pub configs: Vec<(LogIndex, Arc<Membership>)>,
     /// Makes election jitter differ between replicas; a group is a pure function of its seed and
     /// inputs.
     pub seed: u64,
@@ -143,12 +254,95 @@ pub struct Start {
     pub hard_state: HardState,
     /// The recovered log as runs of (first index, term), ascending; empty for a fresh group.
     pub term_runs: Vec<(LogIndex, Term)>,
-    /// The last recovered index; zero for a fresh group.
+    /// The last recovered index; the base's for a fresh group.
     pub last_index: LogIndex,
+    /// The time of the newest entry ever held; zero for a fresh group.
+    pub log_time: LogTime,
     /// Up to where the state machine has already applied, durably; zero if it starts empty.
     pub applied: LogIndex,
+    /// Whether everything this replica ever promised was recovered, by the judgement of its log.
+    pub promise: PromiseRecord,
     /// Timing and limits.
     pub settings: Arc<Settings>,
+}
+
+impl Start {
+    /// A replica that has never been before.
+    pub fn fresh(
+        group: GroupId,
+        replica: ReplicaId,
+        membership: Membership,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self {
+            group,
+            replica,
+            incarnation: Incarnation::new(1),
+            base: Base::first(membership),
+            configs: Vec::new(),
+            seed: 0,
+            hard_state: HardState::default(),
+            term_runs: Vec::new(),
+            last_index: LogIndex::ZERO,
+            log_time: LogTime::default(),
+            applied: LogIndex::ZERO,
+            promise: PromiseRecord::default(),
+            settings,
+        }
+    }
+
+    /// A replica that joins a group which exists elsewhere: it learns who belongs to it from the
+    /// leader, and until then stands for nothing.
+    pub fn joining(group: GroupId, replica: ReplicaId, settings: Arc<Settings>) -> Self {
+        Self {
+            group,
+            replica,
+            incarnation: Incarnation::new(1),
+            base: Base::default(),
+            configs: Vec::new(),
+            seed: 0,
+            hard_state: HardState::default(),
+            term_runs: Vec::new(),
+            last_index: LogIndex::ZERO,
+            log_time: LogTime::default(),
+            applied: LogIndex::ZERO,
+            promise: PromiseRecord::default(),
+            settings,
+        }
+    }
+}
+
+/// The position before a log's first entry: nothing, or a snapshot.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Base {
+    /// The last index that is not in the log any more; zero if the log is whole.
+    pub index: LogIndex,
+    /// The term there.
+    pub term: Term,
+    /// Where the membership was decided; zero for the first one.
+    pub config_index: LogIndex,
+    /// Who belongs to the group there; `None` for a replica that joins and does not know yet.
+    pub membership: Option<Arc<Membership>>,
+    /// Up to where a durable snapshot reaches; at least `index`. Later than it when compaction
+    /// leaves a tail for slow peers.
+    pub snapshot: LogIndex,
+}
+
+impl Base {
+    /// Of a group that begins with this membership.
+    pub fn first(membership: Membership) -> Self {
+        Self { membership: Some(Arc::new(membership)), ..Self::default() }
+    }
+}
+
+/// What the log remembers of promises that may be lost.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct PromiseRecord {
+    /// Whether the replica is still recovering them.
+    pub promise: Promise,
+    /// How often this group was told to go on although entries may be lost. The application can
+    /// see it.
+    pub loss_epoch: u32,
 }
 
 /// Why a group cannot start from what it was given.
@@ -158,10 +352,16 @@ pub enum StartError {
     /// The settings contradict themselves.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// A replica was named twice, or nobody was.
-    #[error("the voters must be distinct and at least one")]
-    Voters,
-    /// The runs do not describe a log that ends at the last index.
+    /// The configuration entries do not ascend within the log.
+    #[error("the configuration entry at {index} is not within the log")]
+    Configs {
+        /// The one out of place.
+        index: LogIndex,
+    },
+    /// The log has entries or a snapshot, but nobody belongs to the group.
+    #[error("a log without a membership")]
+    NoMembership,
+    /// The runs do not describe a log that goes from the base to the last index.
     #[error("the recovered log is not contiguous up to {last}")]
     TermRuns {
         /// The last index that was claimed.
@@ -174,6 +374,23 @@ pub enum StartError {
         applied: LogIndex,
         /// Where the log ends.
         last: LogIndex,
+    },
+    /// The state machine needs entries that are gone, and the snapshot that replaced them was not
+    /// given to it.
+    #[error("the state machine applied {applied}, but the log begins after {base}")]
+    AppliedBeforeLog {
+        /// What the state machine says it applied.
+        applied: LogIndex,
+        /// The log's base.
+        base: LogIndex,
+    },
+    /// The log was compacted past its snapshot: entries are in neither.
+    #[error("the log begins after {base}, but the snapshot ends at {snapshot}")]
+    SnapshotBeforeLog {
+        /// The log's base.
+        base: LogIndex,
+        /// The snapshot's last index.
+        snapshot: LogIndex,
     },
     /// The recorded term is beyond what any correct cluster reaches.
     #[error("the recorded term {term} is impossible")]

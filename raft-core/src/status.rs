@@ -1,7 +1,10 @@
 //! A group's state as a value, for status pages, tests and simulators.
 
+use crate::group::{Group, Role};
 use crate::id::{GroupId, LogIndex, ReplicaId, Term};
 use crate::io::Fault;
+use crate::membership::Standing;
+use crate::settings::PromiseRecord;
 
 /// What a replica is at the moment (paper, figure 4; thesis 9.6 for the pre-candidate).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -45,6 +48,65 @@ pub struct Status {
     pub appliable_index: LogIndex,
     /// Up to here the log equals that of the leader of this term, as far as this replica knows.
     pub verified_index: LogIndex,
+    /// Up to here a durable snapshot of its own reaches.
+    pub snapshot_index: LogIndex,
+    /// Up to here the log is compacted away.
+    pub base_index: LogIndex,
+    /// What it may do in the membership in force; `None` if it is no member.
+    pub standing: Option<Standing>,
+    /// Whether it was removed, for certain: a committed membership from after its time does not
+    /// name it, or a voter that knows one said so.
+    pub removed: bool,
+    /// What it remembers of its promises.
+    pub promise: PromiseRecord,
+    /// Whether the group sleeps.
+    pub asleep: bool,
+    /// Requests of this replica that have not ended: proposals, reads, changes, hand-overs.
+    pub open_requests: usize,
     /// Why it is mute, if it is.
     pub fault: Option<Fault>,
+}
+
+impl Group {
+    /// A view for status pages, tests and simulators.
+    pub fn status(&self) -> Status {
+        let standing = self.membership().standing(self.me);
+        // A newcomer that catches up meets memberships from before it was added.
+        let certain = self.membership_index() <= self.commit
+            && self.membership().last_replica() >= self.me
+            && !self.membership().is_unknown();
+        Status {
+            group: self.id,
+            replica: self.me,
+            role: self.role_kind(),
+            term: self.hard_state.term,
+            vote: self.hard_state.vote,
+            leader: self.leader,
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+            written_index: self.durability.written(),
+            durable_index: self.durability.durable(),
+            commit_index: self.commit,
+            appliable_index: self.appliable,
+            verified_index: self.verified,
+            snapshot_index: self.snapshot,
+            base_index: self.log.base(),
+            standing,
+            removed: self.expelled || (standing.is_none() && certain),
+            promise: self.promise,
+            asleep: self.asleep,
+            open_requests: self.open_requests(),
+            fault: self.fault().cloned(),
+        }
+    }
+
+    /// What this replica is at the moment.
+    pub const fn role_kind(&self) -> RoleKind {
+        match &self.role {
+            Role::Follower => RoleKind::Follower,
+            Role::PreCandidate(_) => RoleKind::PreCandidate,
+            Role::Candidate(_) => RoleKind::Candidate,
+            Role::Leader(_) => RoleKind::Leader,
+        }
+    }
 }

@@ -3,31 +3,43 @@
 //! Terms never fall along a log, so a handful of runs (first index, term) answers every question
 //! the protocol asks, and no term lookup ever touches storage.
 //!
-//! Invariants: runs ascend in index and in term; the first run starts at 1; `last` is zero
-//! exactly when there are no runs.
+//! Below its base the log is gone: a snapshot covers it, and only the base's own term is still
+//! known. A lookup below that answers `None`, never a term that could match something.
+//!
+//! Invariants: runs ascend in index and in term; the first run starts right after the base;
+//! `last` equals the base exactly when there are no runs.
 
 use alloc::vec::Vec;
 
 use crate::id::{LogIndex, Term};
-use crate::message::TermRun;
+use crate::term_runs::{TermRun, TermRuns};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TermLog {
+    base: LogIndex,
+    base_term: Term,
     runs: Vec<(LogIndex, Term)>,
     last: LogIndex,
 }
 
 impl TermLog {
     /// Takes a recovered log; `None` if the runs are not one contiguous log up to `last`.
-    pub(crate) fn recover(runs: Vec<(LogIndex, Term)>, last: LogIndex) -> Option<Self> {
-        let starts_at_one =
-            runs.first().is_none_or(|(first, term)| first.get() == 1 && *term > Term::ZERO);
+    pub(crate) fn recover(
+        base: (LogIndex, Term),
+        runs: Vec<(LogIndex, Term)>,
+        last: LogIndex,
+    ) -> Option<Self> {
+        let (base, base_term) = base;
+        let begins = (base == LogIndex::ZERO) == (base_term == Term::ZERO)
+            && runs.first().is_none_or(|(first, term)| {
+                *first == base.next() && *term >= base_term && *term > Term::ZERO
+            });
         let ascends = runs.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
         let ends = match runs.last() {
-            None => last == LogIndex::ZERO,
-            Some((first, _)) => *first <= last && last <= LogIndex::LIMIT,
-        };
-        (starts_at_one && ascends && ends).then_some(Self { runs, last })
+            None => last == base,
+            Some((first, _)) => *first <= last,
+        } && last <= LogIndex::LIMIT;
+        (begins && ascends && ends).then_some(Self { base, base_term, runs, last })
     }
 
     pub(crate) fn last_index(&self) -> LogIndex {
@@ -35,20 +47,24 @@ impl TermLog {
     }
 
     pub(crate) fn last_term(&self) -> Term {
-        self.runs.last().map_or(Term::ZERO, |(_, term)| *term)
+        self.runs.last().map_or(self.base_term, |(_, term)| *term)
     }
 
-    /// The term at `index`; term zero at position zero; `None` beyond the end.
+    /// The position before the first entry that is still here.
+    pub(crate) fn base(&self) -> LogIndex {
+        self.base
+    }
+
+    /// The term at `index`, the base included; `None` below the base and beyond the end.
     pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
-        if index == LogIndex::ZERO {
-            return Some(Term::ZERO);
-        }
         if index > self.last {
             return None;
         }
         // The newest run answers almost every question.
         match self.runs.last() {
             Some((first, term)) if index >= *first => Some(*term),
+            _ if index == self.base => Some(self.base_term),
+            _ if index < self.base => crate::planted!(CompactedTermIsZero).then_some(Term::ZERO),
             _ => {
                 let after = self.runs.partition_point(|(first, _)| *first <= index);
                 after.checked_sub(1).map(|run| self.runs[run].1)
@@ -56,12 +72,32 @@ impl TermLog {
         }
     }
 
+    /// Forgets everything up to `base`, which must be within the log.
+    pub(crate) fn compact(&mut self, base: LogIndex) {
+        let Some(term) = self.term(base).filter(|_| base > self.base) else { return };
+        let passed = self.runs.partition_point(|(first, _)| *first <= base);
+        // The run that reaches past the base now starts after it.
+        let ends_at_base = self.runs.get(passed).map_or(self.last, |(next, _)| next.prev()) == base;
+        let gone = if ends_at_base { passed } else { passed - 1 };
+        self.runs.drain(..gone);
+        if !ends_at_base && let Some(first) = self.runs.first_mut() {
+            first.0 = base.next();
+        }
+        self.base = base;
+        self.base_term = term;
+    }
+
+    /// Forgets everything: the log goes on after a snapshot.
+    pub(crate) fn reset(&mut self, base: LogIndex, term: Term) {
+        *self = Self { base, base_term: term, runs: Vec::new(), last: base };
+    }
+
     pub(crate) fn append(&mut self, term: Term, count: u64) {
         if count == 0 {
             return;
         }
         debug_assert!(term >= self.last_term(), "terms fall along the log");
-        if term > self.last_term() {
+        if self.runs.is_empty() || term > self.last_term() {
             self.runs.push((self.last.next(), term));
         }
         self.last = self.last.plus(count);
@@ -78,7 +114,8 @@ impl TermLog {
         self.last = from.prev();
     }
 
-    /// The largest index that is at most `index` and whose term is at most `term`.
+    /// The largest index that is at most `index` and whose term is at most `term`; the base if
+    /// no entry is.
     ///
     /// Both sides of a conflict use it to skip whole terms at once (paper, section 5.3).
     pub(crate) fn last_at_most(&self, index: LogIndex, term: Term) -> LogIndex {
@@ -91,11 +128,17 @@ impl TermLog {
             let run_end = self.runs.get(run + 1).map_or(self.last, |(next, _)| next.prev());
             return run_end.min(index);
         }
-        LogIndex::ZERO
+        self.base.min(index)
+    }
+
+    /// The last index of the run that `index` belongs to.
+    pub(crate) fn run_end(&self, index: LogIndex) -> LogIndex {
+        let after = self.runs.partition_point(|(first, _)| *first <= index);
+        self.runs.get(after).map_or(self.last, |(next, _)| next.prev())
     }
 
     /// The terms of `first..=last` as runs, ready to travel in an append.
-    pub(crate) fn runs(&self, first: LogIndex, last: LogIndex, out: &mut Vec<TermRun>) {
+    pub(crate) fn runs(&self, first: LogIndex, last: LogIndex, out: &mut TermRuns) {
         let mut at = first;
         let mut run = self.runs.partition_point(|(start, _)| *start <= first).saturating_sub(1);
         while at <= last && run < self.runs.len() {
@@ -168,7 +211,7 @@ mod tests {
         let log = log(&terms);
         for first in 1..=6u64 {
             for last in first..=6u64 {
-                let mut runs = vec![];
+                let mut runs = TermRuns::new();
                 log.runs(LogIndex::new(first), LogIndex::new(last), &mut runs);
                 let spelled: vec::Vec<u64> = runs
                     .iter()
@@ -176,6 +219,28 @@ mod tests {
                     .collect();
                 assert_eq!(spelled, terms[first as usize - 1..last as usize]);
             }
+        }
+    }
+
+    #[test]
+    fn compaction_forgets_exactly_what_lies_below_the_base() {
+        let terms = [1, 1, 2, 2, 2, 5, 9, 9];
+        for base in 0..=8u64 {
+            let mut log = log(&terms);
+            log.compact(LogIndex::new(base));
+            for at in 0..=9u64 {
+                let want = (at >= base && at <= 8)
+                    .then(|| Term::new(if at == 0 { 0 } else { terms[at as usize - 1] }));
+                assert_eq!(log.term(LogIndex::new(at)), want, "base {base} at {at}");
+            }
+            let again = TermLog::recover((log.base, log.base_term), log.runs.clone(), log.last);
+            assert!(again.is_some(), "base {base}: {log:?}");
+            // It goes on, in the same term and in the next.
+            for term in [9, 9, 10] {
+                log.append(Term::new(term), 1);
+                assert_eq!(log.term(log.last_index()), Some(Term::new(term)), "base {base}");
+            }
+            assert_eq!(log.last_index(), LogIndex::new(11));
         }
     }
 }

@@ -9,9 +9,12 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Effects, Group, GroupId, HardState, Heartbeat,
-    HeartbeatReply, Incarnation, Input, LogIndex, Message, Micros, PersistSeq, ReplicaId, Session,
-    Settings, Start, Term, TermRun, TimeoutNow, Token, Verdict, VoteReply, VoteRequest,
+    Acknowledge, Append, AppendReply, AppendResult, Base, Campaign, Declined, DiskSpace, Effects,
+    Fence, Group, GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, Lease,
+    LogIndex, LogTime, MemberChange, Membership, Message, Micros, NodeId, PersistSeq, Promise,
+    PromiseRecord, ReadIndex, ReadIndexReply, ReadPath, Recover, ReplicaId, Rest, Session,
+    Settings, SnapshotEffect, SnapshotMeta, SnapshotOffer, Start, Term, TermRun, TimeoutNow, Token,
+    TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 /// What a driver and the world do to a group.
@@ -19,8 +22,11 @@ use raft_core::{
 enum Action {
     Hear(u64, u64, u64, Message),
     Propose(u64),
-    Read,
+    Read(ReadPath),
     Transfer(Option<u64>),
+    Change(Vec<(u8, u64)>),
+    /// What only a driver says: the kind, and a number for those that take one.
+    Drive(u8, u64),
     Unreachable(u64),
     Campaign,
     Deadline,
@@ -54,7 +60,7 @@ fn number() -> impl Strategy<Value = u64> {
 fn message() -> impl Strategy<Value = Message> {
     let numbers = (number(), number(), number(), number());
     let runs = vec((number(), number()), 0..4);
-    (0..12u8, numbers, runs).prop_map(|(kind, (a, b, c, d), runs)| {
+    (0..20u8, numbers, runs).prop_map(|(kind, (a, b, c, d), runs)| {
         let request = VoteRequest {
             term: Term::new(a),
             last_index: LogIndex::new(b),
@@ -67,7 +73,17 @@ fn message() -> impl Strategy<Value = Message> {
             attempt: b,
             verdict: if c % 3 == 0 { Verdict::Refused } else { Verdict::Granted },
         };
-        let heartbeat = Heartbeat { term: Term::new(a), commit: LogIndex::new(b), read_seq: c };
+        let heartbeat = Heartbeat {
+            term: Term::new(a),
+            commit: LogIndex::new(b),
+            read_seq: c,
+            sent: Micros::new(d),
+            rest: if d % 2 == 0 { Rest::Awake } else { Rest::Quiesce },
+        };
+        let promise = if d % 5 == 4 { Promise::Lost } else { Promise::Kept };
+        let membership = Arc::new(
+            Membership::of_voters((1..=(b % 4 + 1)).map(ReplicaId::new)).expect("distinct voters"),
+        );
         let append_reply = |result| {
             Message::AppendReply(AppendReply {
                 term: Term::new(a),
@@ -88,13 +104,20 @@ fn message() -> impl Strategy<Value = Message> {
                     prev_index: LogIndex::new(b),
                     prev_term: Term::new(c.min(b)),
                     runs: runs.into_iter().map(run).collect(),
+                    configs: if c % 3 == 0 {
+                        vec![(LogIndex::new(b.saturating_add(1)), membership)]
+                    } else {
+                        vec![]
+                    },
                     commit: LogIndex::new(d),
+                    time: LogTime::new(c),
                 })
             }
             6 => append_reply(AppendResult::Accepted {
                 durable: LogIndex::new(c),
                 written: LogIndex::new(d),
                 verified: LogIndex::new(d),
+                promise,
             }),
             7 => append_reply(AppendResult::Rejected {
                 prev_index: LogIndex::new(c),
@@ -103,7 +126,43 @@ fn message() -> impl Strategy<Value = Message> {
             }),
             8 => append_reply(AppendResult::StaleTerm),
             9 => Message::Heartbeat(heartbeat),
-            10 => Message::HeartbeatReply(HeartbeatReply { term: Term::new(a), read_seq: b }),
+            10 => Message::HeartbeatReply(HeartbeatReply {
+                term: Term::new(a),
+                read_seq: b,
+                sent: Micros::new(c),
+            }),
+            11 => append_reply(AppendResult::Declined(if c % 2 == 0 {
+                Declined::DiskFull
+            } else {
+                Declined::SnapshotFailed
+            })),
+            12 => append_reply(AppendResult::Receiving { index: LogIndex::new(c) }),
+            13 => Message::TransferRefused(TransferRefused { term: Term::new(a), transfer: b }),
+            14 => Message::ReadIndex(ReadIndex { term: Term::new(a), id: b }),
+            15 => Message::ReadIndexReply(ReadIndexReply {
+                term: Term::new(a),
+                id: b,
+                index: (c % 2 == 0).then(|| LogIndex::new(d)),
+            }),
+            16 => Message::Snapshot(SnapshotOffer {
+                term: Term::new(a),
+                session: Session::new(d),
+                meta: SnapshotMeta {
+                    index: LogIndex::new(b),
+                    term: Term::new(c.min(a)),
+                    time: LogTime::new(d),
+                    config_index: LogIndex::new(d.min(b)),
+                    membership,
+                },
+            }),
+            17 => {
+                Message::Recover(Recover { term: Term::new(a), incarnation: Incarnation::new(b) })
+            }
+            18 => Message::Fence(Fence {
+                term: Term::new(a),
+                incarnation: Incarnation::new(b % 3),
+                index: LogIndex::new(c),
+            }),
             _ => Message::TimeoutNow(TimeoutNow {
                 term: Term::new(a),
                 transfer: b,
@@ -119,7 +178,11 @@ fn action() -> impl Strategy<Value = Action> {
         8 => (0..5u64, life(), life(), message())
             .prop_map(|(from, theirs, ours, message)| Action::Hear(from, theirs, ours, message)),
         4 => number().prop_map(Action::Propose),
-        2 => Just(Action::Read),
+        1 => Just(Action::Read(ReadPath::Quorum)),
+        1 => Just(Action::Read(ReadPath::Lease)),
+        1 => Just(Action::Read(ReadPath::Follower)),
+        2 => vec((0..4u8, 0..6u64), 0..3).prop_map(Action::Change),
+        4 => (0..9u8, number()).prop_map(|(kind, number)| Action::Drive(kind, number)),
         1 => proptest::option::of(0..5u64).prop_map(Action::Transfer),
         1 => (0..5u64).prop_map(Action::Unreachable),
         1 => Just(Action::Campaign),
@@ -144,18 +207,27 @@ struct Driver {
     now: Micros,
     taken: Vec<PersistSeq>,
     last_append: Option<(ReplicaId, Append)>,
+    offered: Option<(LogIndex, Term)>,
     tokens: u64,
     open: BTreeSet<Token>,
     faulted: bool,
 }
 
 impl Driver {
-    fn new(voters: u64) -> Self {
+    fn new(voters: u64, kind: u8) -> Self {
         let start = Start {
             group: GroupId::new(1),
             replica: ReplicaId::new(1),
             incarnation: Incarnation::new(1),
-            voters: (1..=voters).map(ReplicaId::new).collect(),
+            base: Base::first(
+                Membership::of_voters((1..=voters).map(ReplicaId::new)).expect("distinct voters"),
+            ),
+            configs: Vec::new(),
+            log_time: LogTime::default(),
+            promise: PromiseRecord {
+                promise: if kind & 1 == 0 { Promise::Kept } else { Promise::Lost },
+                loss_epoch: 0,
+            },
             seed: 1,
             hard_state: HardState { term: Term::new(2), vote: None },
             term_runs: vec![(LogIndex::new(1), Term::new(1)), (LogIndex::new(3), Term::new(2))],
@@ -165,6 +237,17 @@ impl Driver {
                 inflight_appends_max: 2,
                 uncommitted_bytes_max: 500,
                 reads_pending_max: 3,
+                lease: if kind & 2 == 0 {
+                    Lease::Never
+                } else {
+                    Lease::Within { drift_ppm: 10_000 }
+                },
+                acknowledge: if kind & 4 == 0 {
+                    Acknowledge::Durable
+                } else {
+                    Acknowledge::Written
+                },
+                quiesce_after: (kind & 8 != 0).then_some(Duration::from_secs(1)),
                 ..Settings::default()
             }),
         };
@@ -174,6 +257,7 @@ impl Driver {
             now: Micros::ZERO,
             taken: Vec::new(),
             last_append: None,
+            offered: None,
             tokens: 0,
             open: BTreeSet::new(),
             faulted: false,
@@ -224,6 +308,9 @@ impl Driver {
         self.effects.messages.drain_gated().for_each(drop);
         self.effects.log_changes.clear();
         self.effects.fault = None;
+        if let Some(SnapshotEffect::Fetch { meta, .. }) = self.effects.snapshot.take() {
+            self.offered = Some((meta.index, meta.term));
+        }
     }
 
     fn act(&mut self, action: Action) {
@@ -236,11 +323,43 @@ impl Driver {
             }),
             Action::Propose(bytes) => {
                 let token = self.token();
-                self.step(Input::Propose { token, bytes });
+                self.step(Input::Propose { token, bytes, time: LogTime::default() });
             }
-            Action::Read => {
+            Action::Read(path) => {
                 let token = self.token();
-                self.step(Input::Read { token });
+                self.step(Input::Read { token, path });
+            }
+            Action::Change(changes) => {
+                let token = self.token();
+                let change = |(kind, id): (u8, u64)| match kind {
+                    0 => MemberChange::AddLearner {
+                        replica: ReplicaId::new(id),
+                        node: NodeId::new(id),
+                    },
+                    1 => MemberChange::Promote(ReplicaId::new(id)),
+                    2 => MemberChange::Demote(ReplicaId::new(id)),
+                    _ => MemberChange::Remove(ReplicaId::new(id)),
+                };
+                let changes = changes.into_iter().map(change).collect();
+                self.step(Input::ChangeMembership { token, changes });
+            }
+            Action::Drive(kind, number) => {
+                let index = LogIndex::new(number);
+                let status = self.group.status();
+                self.step(match kind {
+                    0 => Input::SnapshotTaken(index.min(status.appliable_index)),
+                    1 => Input::SnapshotTaken(index),
+                    2 => Input::Compact(index),
+                    3 => match self.offered {
+                        Some((index, term)) => Input::SnapshotReceived { index, term },
+                        None => Input::SnapshotReceived { index, term: Term::new(number) },
+                    },
+                    4 => Input::SnapshotFailed { index },
+                    5 => Input::Disk(DiskSpace::Full),
+                    6 => Input::Disk(DiskSpace::Ample),
+                    7 => Input::AcceptLoss,
+                    _ => Input::Wake,
+                });
             }
             Action::Transfer(to) => {
                 let token = self.token();
@@ -282,7 +401,12 @@ impl Driver {
                 let verified = append.last_index();
                 let durable = LogIndex::new(verified.get().saturating_sub(short));
                 let result = if accept {
-                    AppendResult::Accepted { durable, written: durable, verified }
+                    AppendResult::Accepted {
+                        durable,
+                        written: durable,
+                        verified,
+                        promise: Promise::Kept,
+                    }
                 } else {
                     AppendResult::Rejected {
                         prev_index: append.prev_index,
@@ -316,9 +440,10 @@ proptest! {
     #[test]
     fn arbitrary_inputs_never_panic_and_a_faulted_group_stays_mute(
         voters in 1..=3u64,
+        kind in 0..32u8,
         actions in vec(action(), 1..120),
     ) {
-        let mut driver = Driver::new(voters);
+        let mut driver = Driver::new(voters, if kind < 16 { kind & 14 } else { kind & 15 });
         for action in actions {
             driver.act(action);
         }

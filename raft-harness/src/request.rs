@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, NodeId};
+use raft_core::{GroupId, LogIndex, MembershipError, NodeId, ReplicaId};
 use tokio::sync::oneshot;
 
 /// Why a request did not succeed: who leads, whether to retry, whether it may have happened.
@@ -52,6 +52,24 @@ pub enum RequestError {
         /// The most that is taken.
         max: u64,
     },
+    /// The disk of the leader's node is full. Nothing happened; make room, or ask again when the
+    /// leader has handed over.
+    #[error("the disk is full; nothing happened")]
+    DiskFull,
+    /// An earlier change of membership is under way, or the leader is too new to know that none
+    /// is. Nothing happened; ask again in a moment.
+    #[error("an earlier change of membership may be under way; nothing happened, retry")]
+    ChangePending,
+    /// The learner lacks too much of the log to become a voter. Nothing happened; ask again when
+    /// it has caught up.
+    #[error("{replica} has not caught up; nothing happened, retry later")]
+    NotCaughtUp {
+        /// Which learner.
+        replica: ReplicaId,
+    },
+    /// The change of membership makes no sense. Nothing happened.
+    #[error("the change of membership makes no sense: {0}")]
+    InvalidChange(MembershipError),
     /// The group met something impossible and is mute; see the log of this node.
     #[error("group {0} is faulted on this node")]
     Faulted(GroupId),
@@ -84,8 +102,12 @@ impl RequestError {
             | Self::Overloaded { .. }
             | Self::LeadershipLost
             | Self::Superseded
+            | Self::DiskFull
+            | Self::ChangePending
+            | Self::NotCaughtUp { .. }
             | Self::Stopping => true,
-            Self::UnknownGroup(_)
+            Self::InvalidChange(_)
+            | Self::UnknownGroup(_)
             | Self::Unknown
             | Self::TooLarge { .. }
             | Self::Faulted(_)

@@ -26,8 +26,8 @@ pub enum ApplyMode {
 /// carried out is an output that says so.
 pub trait StateMachine: Send + 'static {
     /// Applies committed entries in order and pushes exactly one output per entry; the output
-    /// goes to whoever proposed the command. No-ops come too, with an empty payload: they carry
-    /// log time.
+    /// goes to whoever proposed the command. No-ops and memberships come
+    /// too: they carry log time, and their payloads are the engine's own business.
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>);
 
     /// Answers a query from the applied state, changing nothing.

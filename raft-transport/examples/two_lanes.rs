@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use raft_core::{
     Append, AppendReply, AppendResult, Entry, EntryKind, GroupId, GroupIncarnation, Heartbeat,
-    HeartbeatReply, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session,
-    Term, TermRun,
+    HeartbeatReply, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, Promise, ReplicaId,
+    Rest, Session, Term, TermRun, TermRuns,
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
@@ -123,7 +123,9 @@ fn lead(leader: &mut Node, follower: NodeId) {
     let (from, to) = (ReplicaId::new(leader.id.get()), ReplicaId::new(follower.get()));
     let group_incarnation = GroupIncarnation::new(1);
     let term = Term::new(1);
-    let heartbeat = Heartbeat { term, commit: LogIndex::new(1), read_seq: 0 };
+    let commit = LogIndex::new(1);
+    let (sent, rest) = (Micros::ZERO, Rest::Awake);
+    let heartbeat = Heartbeat { term, commit, read_seq: 0, sent, rest };
     let beat = |group| {
         let group = GroupId::new(group);
         HeartbeatItem { group, group_incarnation, from, to, heartbeat }
@@ -143,8 +145,10 @@ fn lead(leader: &mut Node, follower: NodeId) {
         session: Session::new(1),
         prev_index: LogIndex::ZERO,
         prev_term: Term::ZERO,
-        runs: vec![TermRun { term, count: 1 }],
+        runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
+        configs: Vec::new(),
         commit: LogIndex::ZERO,
+        time: LogTime::default(),
     });
     let class = LanePolicy::default().class_for(&message, entry.payload.len() as u64);
     let lane = LaneLayout::ControlDataBulk.lane(class, 0);
@@ -192,7 +196,11 @@ fn answer(frame: Frame) -> Option<Frame> {
                 group_incarnation: item.group_incarnation,
                 from: item.to,
                 to: item.from,
-                reply: HeartbeatReply { term: item.heartbeat.term, read_seq: 0 },
+                reply: HeartbeatReply {
+                    term: item.heartbeat.term,
+                    read_seq: 0,
+                    sent: item.heartbeat.sent,
+                },
             };
             Some(Frame::HeartbeatReplies(items.into_iter().map(reply).collect()))
         }
@@ -201,7 +209,9 @@ fn answer(frame: Frame) -> Option<Frame> {
                 return None;
             };
             let index = append.last_index();
-            let result = AppendResult::Accepted { durable: index, written: index, verified: index };
+            let (durable, written, verified) = (index, index, index);
+            let promise = Promise::Kept;
+            let result = AppendResult::Accepted { durable, written, verified, promise };
             let message = Message::AppendReply(AppendReply {
                 term: append.term,
                 session: append.session,

@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::{
     Append, Entry, EntryKind, GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, Message,
-    Micros, NodeId, ReplicaId, Session, Term, TermRun,
+    Micros, NodeId, ReplicaId, Session, Term, TermRun, TermRuns,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -237,8 +237,10 @@ fn numbered(number: u64) -> Frame {
         session: Session::new(1),
         prev_index: LogIndex::new(number),
         prev_term: if number == 0 { Term::ZERO } else { term },
-        runs: vec![TermRun { term, count: 1 }],
+        runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
+        configs: Vec::new(),
         commit: LogIndex::ZERO,
+        time: LogTime::default(),
     };
     Frame::Message(Envelope {
         group: GroupId::new(1),

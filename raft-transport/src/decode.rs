@@ -25,8 +25,9 @@ use crate::frame::{
 use crate::heartbeat_batch;
 use crate::varint::take_varint;
 use crate::wire::{
-    AppendReplyWire, AppendWire, EntryWire, HeartbeatReplyWire, HeartbeatWire, NumberWire,
-    TermRunWire, TimeoutNowWire, VoteReplyWire, VoteRequestWire, take,
+    AppendReplyWire, AppendWire, EntryWire, FenceWire, HeartbeatReplyWire, HeartbeatWire,
+    NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, SnapshotOfferWire, TermRunWire,
+    TimeoutNowWire, TransferRefusedWire, VoteReplyWire, VoteRequestWire, take,
 };
 
 /// Less room than this is not worth a read.
@@ -205,7 +206,13 @@ impl Decoder {
             | FrameKind::Heartbeat
             | FrameKind::HeartbeatReply
             | FrameKind::ReadConfirm
-            | FrameKind::TimeoutNow => {
+            | FrameKind::TimeoutNow
+            | FrameKind::TransferRefused
+            | FrameKind::ReadIndex
+            | FrameKind::ReadIndexReply
+            | FrameKind::Snapshot
+            | FrameKind::Recover
+            | FrameKind::Fence => {
                 let envelope =
                     take_envelope(&header, &mut body, ends).ok_or_else(|| malformed.clone())?;
                 let Message::Append(append) = &envelope.message else {
@@ -450,6 +457,16 @@ fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelo
         }
         FrameKind::ReadConfirm => Message::ReadConfirm(take::<HeartbeatWire>(body)?.into()),
         FrameKind::TimeoutNow => Message::TimeoutNow(take::<TimeoutNowWire>(body)?.into()),
+        FrameKind::TransferRefused => {
+            Message::TransferRefused(take::<TransferRefusedWire>(body)?.into())
+        }
+        FrameKind::ReadIndex => Message::ReadIndex(take::<ReadIndexWire>(body)?.into()),
+        FrameKind::ReadIndexReply => {
+            Message::ReadIndexReply(take::<ReadIndexReplyWire>(body)?.into())
+        }
+        FrameKind::Snapshot => Message::Snapshot(take::<SnapshotOfferWire<'_>>(body)?.message()?),
+        FrameKind::Recover => Message::Recover(take::<RecoverWire>(body)?.into()),
+        FrameKind::Fence => Message::Fence(take::<FenceWire>(body)?.into()),
         FrameKind::Heartbeats
         | FrameKind::ReadConfirms
         | FrameKind::HeartbeatReplies
@@ -475,7 +492,6 @@ fn take_append(body: &mut &[u8]) -> Option<Append> {
     if runs > APPEND_ENTRIES_MAX.min(body.len() as u64 / 2) {
         return None;
     }
-    append.runs.reserve_exact(runs as usize);
     for _ in 0..runs {
         let run: TermRunWire = take(body)?;
         if run.count == 0 {

@@ -12,8 +12,9 @@ use crate::heartbeat_batch;
 use crate::transmit::Transmit;
 use crate::varint::put_varint;
 use crate::wire::{
-    AppendReplyWire, AppendWire, EntryWire, HeartbeatReplyWire, HeartbeatWire, NumberWire,
-    TermRunWire, TimeoutNowWire, VoteReplyWire, VoteRequestWire, put,
+    AppendReplyWire, AppendWire, EntryWire, FenceWire, HeartbeatReplyWire, HeartbeatWire,
+    NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, TermRunWire, TimeoutNowWire,
+    TransferRefusedWire, VoteReplyWire, VoteRequestWire, put, put_offer,
 };
 
 /// What became of a frame.
@@ -136,6 +137,12 @@ fn encode_envelope(
         Message::Heartbeat(m) | Message::ReadConfirm(m) => put(tail, &HeartbeatWire::from(m)),
         Message::HeartbeatReply(m) => put(tail, &HeartbeatReplyWire::from(m)),
         Message::TimeoutNow(m) => put(tail, &TimeoutNowWire::from(m)),
+        Message::TransferRefused(m) => put(tail, &TransferRefusedWire::from(m)),
+        Message::ReadIndex(m) => put(tail, &ReadIndexWire::from(m)),
+        Message::ReadIndexReply(m) => put(tail, &ReadIndexReplyWire::from(m)),
+        Message::Snapshot(m) => put_offer(tail, m),
+        Message::Recover(m) => put(tail, &RecoverWire::from(m)),
+        Message::Fence(m) => put(tail, &FenceWire::from(m)),
     }
 
     let body_len = open.body_len(tail) as u64;
@@ -220,6 +227,12 @@ fn kind_of(message: &Message) -> FrameKind {
         Message::HeartbeatReply(_) => FrameKind::HeartbeatReply,
         Message::ReadConfirm(_) => FrameKind::ReadConfirm,
         Message::TimeoutNow(_) => FrameKind::TimeoutNow,
+        Message::TransferRefused(_) => FrameKind::TransferRefused,
+        Message::ReadIndex(_) => FrameKind::ReadIndex,
+        Message::ReadIndexReply(_) => FrameKind::ReadIndexReply,
+        Message::Snapshot(_) => FrameKind::Snapshot,
+        Message::Recover(_) => FrameKind::Recover,
+        Message::Fence(_) => FrameKind::Fence,
     }
 }
 

@@ -126,12 +126,24 @@ pub enum FrameKind {
     ReadConfirm = 9,
     /// [`Message::TimeoutNow`](raft_core::Message::TimeoutNow).
     TimeoutNow = 10,
+    /// [`Message::TransferRefused`](raft_core::Message::TransferRefused).
+    TransferRefused = 11,
+    /// [`Message::ReadIndex`](raft_core::Message::ReadIndex).
+    ReadIndex = 12,
+    /// [`Message::ReadIndexReply`](raft_core::Message::ReadIndexReply).
+    ReadIndexReply = 13,
+    /// [`Message::Snapshot`](raft_core::Message::Snapshot).
+    Snapshot = 14,
+    /// [`Message::Recover`](raft_core::Message::Recover).
+    Recover = 15,
+    /// [`Message::Fence`](raft_core::Message::Fence).
+    Fence = 16,
     /// [`Frame::Heartbeats`].
-    Heartbeats = 16,
+    Heartbeats = 24,
     /// [`Frame::ReadConfirms`].
-    ReadConfirms = 17,
+    ReadConfirms = 25,
     /// [`Frame::HeartbeatReplies`].
-    HeartbeatReplies = 18,
+    HeartbeatReplies = 26,
     /// [`Frame::Credit`].
     Credit = 32,
     /// [`Frame::Ping`].
@@ -142,7 +154,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 22] = [
         Self::PreVote,
         Self::PreVoteReply,
         Self::Vote,
@@ -153,6 +165,12 @@ impl FrameKind {
         Self::HeartbeatReply,
         Self::ReadConfirm,
         Self::TimeoutNow,
+        Self::TransferRefused,
+        Self::ReadIndex,
+        Self::ReadIndexReply,
+        Self::Snapshot,
+        Self::Recover,
+        Self::Fence,
         Self::Heartbeats,
         Self::ReadConfirms,
         Self::HeartbeatReplies,
@@ -183,7 +201,13 @@ impl FrameKind {
             | Self::Heartbeat
             | Self::HeartbeatReply
             | Self::ReadConfirm
-            | Self::TimeoutNow => true,
+            | Self::TimeoutNow
+            | Self::TransferRefused
+            | Self::ReadIndex
+            | Self::ReadIndexReply
+            | Self::Snapshot
+            | Self::Recover
+            | Self::Fence => true,
             Self::Heartbeats
             | Self::ReadConfirms
             | Self::HeartbeatReplies
@@ -197,6 +221,8 @@ impl FrameKind {
     pub(crate) const fn body_max(self) -> u32 {
         match self {
             Self::Append => BODY_BYTES_MAX,
+            // A membership of the largest size takes about 1100 bytes.
+            Self::Snapshot => 4096,
             Self::Heartbeats | Self::ReadConfirms | Self::HeartbeatReplies => BATCH_BODY_MAX,
             Self::PreVote
             | Self::PreVoteReply
@@ -207,6 +233,11 @@ impl FrameKind {
             | Self::HeartbeatReply
             | Self::ReadConfirm
             | Self::TimeoutNow
+            | Self::TransferRefused
+            | Self::ReadIndex
+            | Self::ReadIndexReply
+            | Self::Recover
+            | Self::Fence
             | Self::Credit
             | Self::Ping
             | Self::Pong => 256,

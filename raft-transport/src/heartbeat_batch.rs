@@ -3,13 +3,14 @@
 //! The body is a list of items, sorted by group, each told by how it differs from the one before.
 //! An item starts with a byte of flags that says which fields follow; what a flag leaves out is
 //! what an idle group has anyway: the next group id, the same incarnation and term as the group
-//! before, replicas named as their nodes, no read waiting.
+//! before, sent in the same moment as it, replicas named as their nodes, no read waiting.
 //!
 //! Invariant: each item keeps its own group's term; one stale group must not hide behind another.
 
 use bytes::{BufMut, BytesMut};
 use raft_core::{
-    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId, Term,
+    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, Micros, NodeId, ReplicaId,
+    Rest, Term,
 };
 
 use crate::encode::OpenFrame;
@@ -31,16 +32,20 @@ const FROM: u8 = 1 << 3;
 const TO: u8 = 1 << 4;
 /// The read sequence follows; it is not zero.
 const READ_SEQ: u8 = 1 << 5;
-const ALL: u8 = GROUP | INCARNATION | TERM | FROM | TO | READ_SEQ;
+/// When it left follows; it is not when the item before left. Those of one turn share it.
+const SENT: u8 = 1 << 6;
+/// The leader goes to sleep; heartbeats only.
+const REST: u8 = 1 << 7;
 
-/// The most bytes an item can take: flags, two numbers of five bytes, five of ten.
-const ITEM_BYTES_MAX: usize = 61;
+/// The most bytes an item can take: flags, two numbers of five bytes, six of ten.
+const ITEM_BYTES_MAX: usize = 71;
 
 /// What both kinds of items have in common.
 pub(crate) trait Item: Sized {
     fn parts(&self) -> Parts;
     fn from_parts(parts: Parts) -> Self;
-    const HAS_COMMIT: bool;
+    /// Whether it has a commit index, and may say that its leader goes to sleep.
+    const IS_BEAT: bool;
 }
 
 #[derive(Clone, Copy)]
@@ -52,10 +57,12 @@ pub(crate) struct Parts {
     term: Term,
     commit: LogIndex,
     read_seq: u64,
+    sent: Micros,
+    rest: Rest,
 }
 
 impl Item for HeartbeatItem {
-    const HAS_COMMIT: bool = true;
+    const IS_BEAT: bool = true;
 
     fn parts(&self) -> Parts {
         Parts {
@@ -66,11 +73,19 @@ impl Item for HeartbeatItem {
             term: self.heartbeat.term,
             commit: self.heartbeat.commit,
             read_seq: self.heartbeat.read_seq,
+            sent: self.heartbeat.sent,
+            rest: self.heartbeat.rest,
         }
     }
 
     fn from_parts(p: Parts) -> Self {
-        let heartbeat = Heartbeat { term: p.term, commit: p.commit, read_seq: p.read_seq };
+        let heartbeat = Heartbeat {
+            term: p.term,
+            commit: p.commit,
+            read_seq: p.read_seq,
+            sent: p.sent,
+            rest: p.rest,
+        };
         Self {
             group: p.group,
             group_incarnation: p.group_incarnation,
@@ -82,7 +97,7 @@ impl Item for HeartbeatItem {
 }
 
 impl Item for HeartbeatReplyItem {
-    const HAS_COMMIT: bool = false;
+    const IS_BEAT: bool = false;
 
     fn parts(&self) -> Parts {
         Parts {
@@ -93,11 +108,13 @@ impl Item for HeartbeatReplyItem {
             term: self.reply.term,
             commit: LogIndex::ZERO,
             read_seq: self.reply.read_seq,
+            sent: self.reply.sent,
+            rest: Rest::Awake,
         }
     }
 
     fn from_parts(p: Parts) -> Self {
-        let reply = HeartbeatReply { term: p.term, read_seq: p.read_seq };
+        let reply = HeartbeatReply { term: p.term, read_seq: p.read_seq, sent: p.sent };
         Self {
             group: p.group,
             group_incarnation: p.group_incarnation,
@@ -114,6 +131,7 @@ struct Previous {
     group: u32,
     incarnation: u32,
     term: u64,
+    sent: u64,
 }
 
 /// Queues the items in as many frames as they need and says how many that were.
@@ -175,7 +193,9 @@ fn put_item<T: Item>(out: &mut BytesMut, item: &Parts, previous: &mut Previous, 
         | flag(item.term.get() != previous.term, TERM)
         | flag(!is_of(item.from, ends.local), FROM)
         | flag(!is_of(item.to, ends.remote), TO)
-        | flag(item.read_seq != 0, READ_SEQ);
+        | flag(item.read_seq != 0, READ_SEQ)
+        | flag(item.sent.get() != previous.sent, SENT)
+        | flag(item.rest == Rest::Quiesce, REST);
     out.put_u8(flags);
     let fields = [
         (GROUP, u64::from(group_delta)),
@@ -184,26 +204,28 @@ fn put_item<T: Item>(out: &mut BytesMut, item: &Parts, previous: &mut Previous, 
         (FROM, item.from.get()),
         (TO, item.to.get()),
         (READ_SEQ, item.read_seq),
+        (SENT, item.sent.get()),
     ];
     for (flag, value) in fields {
         if flags & flag != 0 {
             put_varint(out, value);
         }
     }
-    if T::HAS_COMMIT {
+    if T::IS_BEAT {
         put_varint(out, item.commit.get());
     }
     *previous = Previous {
         group: item.group.get(),
         incarnation: item.group_incarnation.get(),
         term: item.term.get(),
+        sent: item.sent.get(),
     };
 }
 
 fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> Option<Parts> {
     let (&flags, rest) = body.split_first()?;
     *body = rest;
-    if flags & !ALL != 0 {
+    if flags & REST != 0 && !T::IS_BEAT {
         return None;
     }
     let mut field = |flag: u8, otherwise: u64| {
@@ -216,9 +238,10 @@ fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> 
     let from = field(FROM, ends.remote.get())?;
     let to = field(TO, ends.local.get())?;
     let read_seq = field(READ_SEQ, 0)?;
-    let commit = if T::HAS_COMMIT { take_varint(body)? } else { 0 };
+    let sent = field(SENT, previous.sent)?;
+    let commit = if T::IS_BEAT { take_varint(body)? } else { 0 };
     let group = previous.group.checked_add(group_delta)?;
-    *previous = Previous { group, incarnation, term };
+    *previous = Previous { group, incarnation, term, sent };
     Some(Parts {
         group: GroupId::new(group),
         group_incarnation: GroupIncarnation::new(incarnation),
@@ -227,6 +250,8 @@ fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> 
         term: Term::new(term),
         commit: LogIndex::new(commit),
         read_seq,
+        sent: Micros::new(sent),
+        rest: if flags & REST == 0 { Rest::Awake } else { Rest::Quiesce },
     })
 }
 

@@ -166,10 +166,17 @@ impl LanePolicy {
             | Message::PreVoteReply(_)
             | Message::Vote(_)
             | Message::VoteReply(_)
-            | Message::TimeoutNow(_) => LaneClass::Control,
+            | Message::TimeoutNow(_)
+            | Message::TransferRefused(_)
+            | Message::Recover(_)
+            | Message::Fence(_) => LaneClass::Control,
             Message::Append(_) => self.append_class(payload_bytes),
             // In practice it answers on the socket its append came on, whatever lane that is.
             Message::AppendReply(_) => LaneClass::Data,
+            // Small as it is, it leads the way for bytes that go by bulk.
+            Message::Snapshot(_) => LaneClass::Data,
+            // A client waits for these.
+            Message::ReadIndex(_) | Message::ReadIndexReply(_) => LaneClass::Data,
         }
     }
 }

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Entry, EntryKind, GroupId, GroupIncarnation,
-    Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, Message, NodeId, ReplicaId, Session,
-    Term, TermRun, TimeoutNow, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Campaign, Declined, Entry, EntryKind, Fence, GroupId,
+    GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX,
+    Member, Membership, Message, Micros, NodeId, Promise, ReadIndex, ReadIndexReply, Recover,
+    ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Standing, Term, TermRun, TermRuns,
+    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 use crate::{
@@ -47,14 +49,16 @@ pub(crate) fn append(payloads: impl IntoIterator<Item = Bytes>) -> Envelope {
         })
         .collect();
     let count = entries.len() as u64;
-    let runs = if count == 0 { vec![] } else { vec![TermRun { term, count }] };
+    let runs = (count > 0).then_some(TermRun { term, count }).into_iter().collect();
     let message = Message::Append(Append {
         term,
         session: Session::new(4),
         prev_index: LogIndex::new(10),
         prev_term: term,
         runs,
+        configs: Vec::new(),
         commit: LogIndex::new(9),
+        time: LogTime::default(),
     });
     Envelope { entries, ..envelope(message) }
 }
@@ -65,7 +69,13 @@ pub(crate) fn heartbeat_item(group: u32, term: u64, commit: u64) -> HeartbeatIte
         group_incarnation: GroupIncarnation::new(1),
         from: ReplicaId::new(1),
         to: ReplicaId::new(2),
-        heartbeat: Heartbeat { term: Term::new(term), commit: LogIndex::new(commit), read_seq: 0 },
+        heartbeat: Heartbeat {
+            term: Term::new(term),
+            commit: LogIndex::new(commit),
+            read_seq: 0,
+            sent: Micros::ZERO,
+            rest: Rest::Awake,
+        },
     }
 }
 
@@ -141,6 +151,10 @@ fn replica() -> impl Strategy<Value = ReplicaId> {
     prop_oneof![Just(1), Just(2), number()].prop_map(ReplicaId::new)
 }
 
+fn micros() -> impl Strategy<Value = Micros> {
+    prop_oneof![Just(1000), number()].prop_map(Micros::new)
+}
+
 fn term() -> impl Strategy<Value = Term> {
     number().prop_map(Term::new)
 }
@@ -150,14 +164,24 @@ fn index() -> impl Strategy<Value = LogIndex> {
 }
 
 prop_compose! {
-    fn heartbeat()(term in term(), commit in index(), read_seq in number()) -> Heartbeat {
-        Heartbeat { term, commit, read_seq }
+    fn heartbeat()(
+        term in term(),
+        commit in index(),
+        read_seq in number(),
+        sent in micros(),
+        rest in prop::sample::select(vec![Rest::Awake, Rest::Quiesce]),
+    ) -> Heartbeat {
+        Heartbeat { term, commit, read_seq, sent, rest }
     }
 }
 
 prop_compose! {
-    fn heartbeat_reply()(term in term(), read_seq in number()) -> HeartbeatReply {
-        HeartbeatReply { term, read_seq }
+    fn heartbeat_reply()(
+        term in term(),
+        read_seq in number(),
+        sent in micros(),
+    ) -> HeartbeatReply {
+        HeartbeatReply { term, read_seq, sent }
     }
 }
 
@@ -183,14 +207,45 @@ prop_compose! {
 
 fn append_result() -> impl Strategy<Value = AppendResult> {
     prop_oneof![
-        (index(), index(), index()).prop_map(|(durable, written, verified)| {
-            AppendResult::Accepted { durable, written, verified }
+        (index(), index(), index(), promise()).prop_map(|(durable, written, verified, promise)| {
+            AppendResult::Accepted { durable, written, verified, promise }
         }),
         (index(), index(), term()).prop_map(|(prev_index, hint_index, hint_term)| {
             AppendResult::Rejected { prev_index, hint_index, hint_term }
         }),
         Just(AppendResult::StaleTerm),
+        index().prop_map(|index| AppendResult::Receiving { index }),
+        Just(AppendResult::Declined(Declined::DiskFull)),
+        Just(AppendResult::Declined(Declined::SnapshotFailed)),
     ]
+}
+
+fn promise() -> impl Strategy<Value = Promise> {
+    prop::sample::select(vec![Promise::Kept, Promise::Lost, Promise::Damaged])
+}
+
+fn membership() -> impl Strategy<Value = Arc<Membership>> {
+    vec((number(), any::<bool>()), 1..=MEMBERS_MAX).prop_map(|nodes| {
+        let member = |(replica, (node, learner))| Member {
+            replica: ReplicaId::new(replica),
+            node: NodeId::new(node),
+            standing: if learner && replica > 1 { Standing::Learner } else { Standing::Voter },
+        };
+        Arc::new(Membership::new((1..).zip(nodes).map(member)).unwrap())
+    })
+}
+
+prop_compose! {
+    fn snapshot_offer()(
+        (term, meta_term, session) in (term(), term(), number()),
+        (index, config_index) in (index(), index()),
+        time in number(),
+        membership in membership(),
+    ) -> SnapshotOffer {
+        let (session, time) = (Session::new(session), LogTime::new(time));
+        let meta = SnapshotMeta { index, term: meta_term, time, config_index, membership };
+        SnapshotOffer { term, session, meta }
+    }
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -207,6 +262,20 @@ fn message() -> impl Strategy<Value = Message> {
         heartbeat().prop_map(Message::ReadConfirm),
         (term(), number(), index()).prop_map(|(term, transfer, last_index)| {
             Message::TimeoutNow(TimeoutNow { term, transfer, last_index })
+        }),
+        (term(), number()).prop_map(|(term, transfer)| {
+            Message::TransferRefused(TransferRefused { term, transfer })
+        }),
+        (term(), number()).prop_map(|(term, id)| Message::ReadIndex(ReadIndex { term, id })),
+        (term(), number(), prop::option::of(index())).prop_map(|(term, id, index)| {
+            Message::ReadIndexReply(ReadIndexReply { term, id, index })
+        }),
+        snapshot_offer().prop_map(Message::Snapshot),
+        (term(), number()).prop_map(|(term, incarnation)| {
+            Message::Recover(Recover { term, incarnation: Incarnation::new(incarnation) })
+        }),
+        (term(), number(), index()).prop_map(|(term, incarnation, index)| {
+            Message::Fence(Fence { term, incarnation: Incarnation::new(incarnation), index })
         }),
     ]
 }
@@ -227,17 +296,17 @@ prop_compose! {
     fn any_append()(
         prev_index in 0..u64::MAX / 2,
         numbers in (term(), number(), term(), index()),
-        runs in vec((number(), vec((any::<bool>(), number(), payload()), 1..6)), 0..5),
+        runs in vec((number(), vec((0..3_u8, number(), payload()), 1..6)), 0..5),
     ) -> (Message, Vec<Entry>) {
         let (term, session, prev_term, commit) = numbers;
         let mut entries = Vec::new();
-        let mut term_runs = Vec::new();
+        let mut term_runs = TermRuns::new();
         for (run_term, run) in runs {
             let term = Term::new(run_term);
             term_runs.push(TermRun { term, count: run.len() as u64 });
-            for (noop, time, payload) in run {
+            for (kind, time, payload) in run {
                 let index = LogIndex::new(prev_index + 1 + entries.len() as u64);
-                let kind = if noop { EntryKind::Noop } else { EntryKind::Command };
+                let kind = EntryKind::from_code(kind).unwrap();
                 entries.push(Entry { index, term, kind, time: LogTime::new(time), payload });
             }
         }
@@ -247,7 +316,9 @@ prop_compose! {
             prev_index: LogIndex::new(prev_index),
             prev_term,
             runs: term_runs,
+            configs: Vec::new(),
             commit,
+            time: LogTime::default(),
         });
         (message, entries)
     }
@@ -295,7 +366,8 @@ prop_compose! {
 
 fn reply_of(item: HeartbeatItem) -> HeartbeatReplyItem {
     let HeartbeatItem { group, group_incarnation, from, to, heartbeat } = item;
-    let reply = HeartbeatReply { term: heartbeat.term, read_seq: heartbeat.read_seq };
+    let Heartbeat { term, read_seq, sent, .. } = heartbeat;
+    let reply = HeartbeatReply { term, read_seq, sent };
     HeartbeatReplyItem { group, group_incarnation, from, to, reply }
 }
 

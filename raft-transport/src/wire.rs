@@ -3,10 +3,14 @@
 //! They repeat the core's types on purpose. The core's may change with the code; these may only
 //! change together with [`FRAME_VERSION`](crate::FRAME_VERSION), and golden bytes watch them.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Heartbeat, HeartbeatReply, LogIndex, Session,
-    Term, TimeoutNow, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Campaign, Declined, Fence, Heartbeat, HeartbeatReply,
+    Incarnation, LogIndex, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex,
+    ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRuns,
+    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +19,16 @@ pub(crate) fn put<T: Serialize>(out: &mut BytesMut, value: &T) {
     let mut scratch = [0; 128];
     let bytes = postcard::to_slice(value, &mut scratch)
         .expect("ten varints of at most ten bytes fit into 128");
+    out.extend_from_slice(bytes);
+}
+
+/// Writes a struct of at most ten numbers and a membership.
+pub(crate) fn put_offer(out: &mut BytesMut, value: &SnapshotOffer) {
+    const BYTES_MAX: usize = 128 + MEMBERS_MAX * 32;
+    let membership = value.meta.membership.encode();
+    let mut scratch = [0; BYTES_MAX];
+    let bytes = postcard::to_slice(&SnapshotOfferWire::new(value, &membership), &mut scratch)
+        .expect("a member takes less than 32 bytes");
     out.extend_from_slice(bytes);
 }
 
@@ -74,6 +88,7 @@ impl From<VoteRequestWire> for VoteRequest {
 pub(crate) enum VerdictWire {
     Granted,
     Refused,
+    Removed,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -91,6 +106,7 @@ impl From<&VoteReply> for VoteReplyWire {
             verdict: match m.verdict {
                 Verdict::Granted => VerdictWire::Granted,
                 Verdict::Refused => VerdictWire::Refused,
+                Verdict::Removed => VerdictWire::Removed,
             },
         }
     }
@@ -104,6 +120,7 @@ impl From<VoteReplyWire> for VoteReply {
             verdict: match m.verdict {
                 VerdictWire::Granted => Verdict::Granted,
                 VerdictWire::Refused => Verdict::Refused,
+                VerdictWire::Removed => Verdict::Removed,
             },
         }
     }
@@ -138,8 +155,10 @@ impl From<AppendWire> for Append {
             session: Session::new(m.session),
             prev_index: LogIndex::new(m.prev_index),
             prev_term: Term::new(m.prev_term),
-            runs: Vec::new(),
+            runs: TermRuns::new(),
+            configs: Vec::new(),
             commit: LogIndex::new(m.commit),
+            time: LogTime::default(),
         }
     }
 }
@@ -169,9 +188,62 @@ impl EntryWire {
 
 #[derive(Deserialize, Serialize)]
 pub(crate) enum AppendResultWire {
-    Accepted { durable: u64, written: u64, verified: u64 },
+    Accepted { durable: u64, written: u64, verified: u64, promise: PromiseWire },
     Rejected { prev_index: u64, hint_index: u64, hint_term: u64 },
     StaleTerm,
+    Receiving { index: u64 },
+    Declined { why: DeclinedWire },
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) enum PromiseWire {
+    Kept,
+    Lost,
+    Damaged,
+}
+
+impl From<Promise> for PromiseWire {
+    fn from(promise: Promise) -> Self {
+        match promise {
+            Promise::Kept => Self::Kept,
+            Promise::Lost => Self::Lost,
+            Promise::Damaged => Self::Damaged,
+        }
+    }
+}
+
+impl From<PromiseWire> for Promise {
+    fn from(promise: PromiseWire) -> Self {
+        match promise {
+            PromiseWire::Kept => Self::Kept,
+            PromiseWire::Lost => Self::Lost,
+            PromiseWire::Damaged => Self::Damaged,
+        }
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) enum DeclinedWire {
+    DiskFull,
+    SnapshotFailed,
+}
+
+impl From<Declined> for DeclinedWire {
+    fn from(why: Declined) -> Self {
+        match why {
+            Declined::DiskFull => Self::DiskFull,
+            Declined::SnapshotFailed => Self::SnapshotFailed,
+        }
+    }
+}
+
+impl From<DeclinedWire> for Declined {
+    fn from(why: DeclinedWire) -> Self {
+        match why {
+            DeclinedWire::DiskFull => Self::DiskFull,
+            DeclinedWire::SnapshotFailed => Self::SnapshotFailed,
+        }
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -187,11 +259,12 @@ impl From<&AppendReply> for AppendReplyWire {
             term: m.term.get(),
             session: m.session.get(),
             result: match m.result {
-                AppendResult::Accepted { durable, written, verified } => {
+                AppendResult::Accepted { durable, written, verified, promise } => {
                     AppendResultWire::Accepted {
                         durable: durable.get(),
                         written: written.get(),
                         verified: verified.get(),
+                        promise: promise.into(),
                     }
                 }
                 AppendResult::Rejected { prev_index, hint_index, hint_term } => {
@@ -202,6 +275,10 @@ impl From<&AppendReply> for AppendReplyWire {
                     }
                 }
                 AppendResult::StaleTerm => AppendResultWire::StaleTerm,
+                AppendResult::Receiving { index } => {
+                    AppendResultWire::Receiving { index: index.get() }
+                }
+                AppendResult::Declined(why) => AppendResultWire::Declined { why: why.into() },
             },
         }
     }
@@ -213,11 +290,12 @@ impl From<AppendReplyWire> for AppendReply {
             term: Term::new(m.term),
             session: Session::new(m.session),
             result: match m.result {
-                AppendResultWire::Accepted { durable, written, verified } => {
+                AppendResultWire::Accepted { durable, written, verified, promise } => {
                     AppendResult::Accepted {
                         durable: LogIndex::new(durable),
                         written: LogIndex::new(written),
                         verified: LogIndex::new(verified),
+                        promise: promise.into(),
                     }
                 }
                 AppendResultWire::Rejected { prev_index, hint_index, hint_term } => {
@@ -228,9 +306,19 @@ impl From<AppendReplyWire> for AppendReply {
                     }
                 }
                 AppendResultWire::StaleTerm => AppendResult::StaleTerm,
+                AppendResultWire::Receiving { index } => {
+                    AppendResult::Receiving { index: LogIndex::new(index) }
+                }
+                AppendResultWire::Declined { why } => AppendResult::Declined(why.into()),
             },
         }
     }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) enum RestWire {
+    Awake,
+    Quiesce,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -238,17 +326,37 @@ pub(crate) struct HeartbeatWire {
     term: u64,
     commit: u64,
     read_seq: u64,
+    sent: u64,
+    rest: RestWire,
 }
 
 impl From<&Heartbeat> for HeartbeatWire {
     fn from(m: &Heartbeat) -> Self {
-        Self { term: m.term.get(), commit: m.commit.get(), read_seq: m.read_seq }
+        Self {
+            term: m.term.get(),
+            commit: m.commit.get(),
+            read_seq: m.read_seq,
+            sent: m.sent.get(),
+            rest: match m.rest {
+                Rest::Awake => RestWire::Awake,
+                Rest::Quiesce => RestWire::Quiesce,
+            },
+        }
     }
 }
 
 impl From<HeartbeatWire> for Heartbeat {
     fn from(m: HeartbeatWire) -> Self {
-        Self { term: Term::new(m.term), commit: LogIndex::new(m.commit), read_seq: m.read_seq }
+        Self {
+            term: Term::new(m.term),
+            commit: LogIndex::new(m.commit),
+            read_seq: m.read_seq,
+            sent: Micros::new(m.sent),
+            rest: match m.rest {
+                RestWire::Awake => Rest::Awake,
+                RestWire::Quiesce => Rest::Quiesce,
+            },
+        }
     }
 }
 
@@ -256,17 +364,18 @@ impl From<HeartbeatWire> for Heartbeat {
 pub(crate) struct HeartbeatReplyWire {
     term: u64,
     read_seq: u64,
+    sent: u64,
 }
 
 impl From<&HeartbeatReply> for HeartbeatReplyWire {
     fn from(m: &HeartbeatReply) -> Self {
-        Self { term: m.term.get(), read_seq: m.read_seq }
+        Self { term: m.term.get(), read_seq: m.read_seq, sent: m.sent.get() }
     }
 }
 
 impl From<HeartbeatReplyWire> for HeartbeatReply {
     fn from(m: HeartbeatReplyWire) -> Self {
-        Self { term: Term::new(m.term), read_seq: m.read_seq }
+        Self { term: Term::new(m.term), read_seq: m.read_seq, sent: Micros::new(m.sent) }
     }
 }
 
@@ -289,6 +398,145 @@ impl From<TimeoutNowWire> for TimeoutNow {
             term: Term::new(m.term),
             transfer: m.transfer,
             last_index: LogIndex::new(m.last_index),
+        }
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct TransferRefusedWire {
+    term: u64,
+    transfer: u64,
+}
+
+impl From<&TransferRefused> for TransferRefusedWire {
+    fn from(m: &TransferRefused) -> Self {
+        Self { term: m.term.get(), transfer: m.transfer }
+    }
+}
+
+impl From<TransferRefusedWire> for TransferRefused {
+    fn from(m: TransferRefusedWire) -> Self {
+        Self { term: Term::new(m.term), transfer: m.transfer }
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct ReadIndexWire {
+    term: u64,
+    id: u64,
+}
+
+impl From<&ReadIndex> for ReadIndexWire {
+    fn from(m: &ReadIndex) -> Self {
+        Self { term: m.term.get(), id: m.id }
+    }
+}
+
+impl From<ReadIndexWire> for ReadIndex {
+    fn from(m: ReadIndexWire) -> Self {
+        Self { term: Term::new(m.term), id: m.id }
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct ReadIndexReplyWire {
+    term: u64,
+    id: u64,
+    index: Option<u64>,
+}
+
+impl From<&ReadIndexReply> for ReadIndexReplyWire {
+    fn from(m: &ReadIndexReply) -> Self {
+        Self { term: m.term.get(), id: m.id, index: m.index.map(LogIndex::get) }
+    }
+}
+
+impl From<ReadIndexReplyWire> for ReadIndexReply {
+    fn from(m: ReadIndexReplyWire) -> Self {
+        Self { term: Term::new(m.term), id: m.id, index: m.index.map(LogIndex::new) }
+    }
+}
+
+/// A snapshot by name; the membership is in the bytes of [`Membership::encode`].
+#[derive(Deserialize, Serialize)]
+pub(crate) struct SnapshotOfferWire<'a> {
+    term: u64,
+    session: u64,
+    index: u64,
+    index_term: u64,
+    time: u64,
+    config_index: u64,
+    membership: &'a [u8],
+}
+
+impl<'a> SnapshotOfferWire<'a> {
+    fn new(m: &SnapshotOffer, membership: &'a [u8]) -> Self {
+        Self {
+            term: m.term.get(),
+            session: m.session.get(),
+            index: m.meta.index.get(),
+            index_term: m.meta.term.get(),
+            time: m.meta.time.get(),
+            config_index: m.meta.config_index.get(),
+            membership,
+        }
+    }
+
+    /// The message; `None` if the membership is none.
+    pub(crate) fn message(&self) -> Option<SnapshotOffer> {
+        let membership = Arc::new(Membership::decode(self.membership).ok()?);
+        let meta = SnapshotMeta {
+            index: LogIndex::new(self.index),
+            term: Term::new(self.index_term),
+            time: LogTime::new(self.time),
+            config_index: LogIndex::new(self.config_index),
+            membership,
+        };
+        Some(SnapshotOffer {
+            term: Term::new(self.term),
+            session: Session::new(self.session),
+            meta,
+        })
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct RecoverWire {
+    term: u64,
+    incarnation: u64,
+}
+
+impl From<&Recover> for RecoverWire {
+    fn from(m: &Recover) -> Self {
+        Self { term: m.term.get(), incarnation: m.incarnation.get() }
+    }
+}
+
+impl From<RecoverWire> for Recover {
+    fn from(m: RecoverWire) -> Self {
+        Self { term: Term::new(m.term), incarnation: Incarnation::new(m.incarnation) }
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct FenceWire {
+    term: u64,
+    incarnation: u64,
+    index: u64,
+}
+
+impl From<&Fence> for FenceWire {
+    fn from(m: &Fence) -> Self {
+        Self { term: m.term.get(), incarnation: m.incarnation.get(), index: m.index.get() }
+    }
+}
+
+impl From<FenceWire> for Fence {
+    fn from(m: FenceWire) -> Self {
+        Self {
+            term: Term::new(m.term),
+            incarnation: Incarnation::new(m.incarnation),
+            index: LogIndex::new(m.index),
         }
     }
 }

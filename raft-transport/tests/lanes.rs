@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use raft_core::{
     Append, Entry, EntryKind, GroupId, GroupIncarnation, Heartbeat, Incarnation, LogIndex, LogTime,
-    Message, Micros, NodeId, ReplicaId, Session, Term, TermRun,
+    Message, Micros, NodeId, ReplicaId, Rest, Session, Term, TermRun, TermRuns,
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
@@ -158,8 +158,10 @@ fn append(index: u64, size: usize) -> Frame {
         session: Session::new(1),
         prev_index: LogIndex::new(index - 1),
         prev_term: if index == 1 { Term::ZERO } else { term },
-        runs: vec![TermRun { term, count: 1 }],
+        runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
+        configs: Vec::new(),
         commit: LogIndex::ZERO,
+        time: LogTime::default(),
     };
     Frame::Message(Envelope {
         group: GroupId::new(1),
@@ -172,7 +174,9 @@ fn append(index: u64, size: usize) -> Frame {
 }
 
 fn beats(groups: u32) -> Frame {
-    let heartbeat = Heartbeat { term: Term::new(1), commit: LogIndex::new(9), read_seq: 0 };
+    let (term, commit) = (Term::new(1), LogIndex::new(9));
+    let (sent, rest) = (Micros::ZERO, Rest::Awake);
+    let heartbeat = Heartbeat { term, commit, read_seq: 0, sent, rest };
     let beat = |group| HeartbeatItem {
         group: GroupId::new(group),
         group_incarnation: GroupIncarnation::new(1),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendResult, Durable, Effects, EntryKind, Gated, Group, GroupId, Incarnation, Input,
-    LogChange, LogIndex, Message, Micros, Outcome, Outgoing, PersistSeq, ReplicaId, RoleKind,
-    Settings, Start, Term, Token, Verdict,
+    AppendResult, Base, Durable, Effects, EntryKind, Gated, Group, GroupId, Incarnation, Input,
+    LogChange, LogIndex, LogTime, Membership, Message, Micros, Outcome, Outgoing, PersistSeq,
+    PromiseRecord, ReadPath, ReplicaId, RoleKind, Settings, Start, Term, Token, Verdict,
 };
 
 use crate::checker::Checker;
@@ -125,6 +125,7 @@ impl Cluster {
             inflight_bytes_max: rng.range(1, 2_000),
             uncommitted_bytes_max: rng.range(100, 4_000),
             reads_pending_max: 1 + rng.pick(20),
+            ..Settings::default()
         };
         let nodes = (0..size)
             .map(|at| Node {
@@ -176,10 +177,10 @@ impl Cluster {
         self.expect_agreement("after the trouble, with no new proposal");
         let leader = self.leader().expect("a leader after the trouble");
         let write = self.token();
-        self.input(leader, Input::Propose { token: write, bytes: 40 });
+        self.input(leader, Input::Propose { token: write, bytes: 40, time: LogTime::default() });
         self.run_until(self.now + 500 * MS);
         let read = self.token();
-        self.input(leader, Input::Read { token: read });
+        self.input(leader, Input::Read { token: read, path: ReadPath::Quorum });
         self.run_until(self.now + 500 * MS);
         let outcome = self.checker.outcome(write);
         assert!(
@@ -225,7 +226,7 @@ impl Cluster {
         self.run_until(self.now + 2_500 * MS);
         let leader = self.leader().expect("a leader of the connected majority");
         let write = self.token();
-        self.input(leader, Input::Propose { token: write, bytes: 40 });
+        self.input(leader, Input::Propose { token: write, bytes: 40, time: LogTime::default() });
         self.run_until(self.now + 300 * MS);
         let outcome = self.checker.outcome(write);
         assert!(
@@ -320,8 +321,12 @@ impl Cluster {
         for _ in 0..self.rng.range(1, 4) {
             let token = self.token();
             let input = match self.rng.range(0, 20) {
-                0..12 => Input::Propose { token, bytes: self.rng.range(32, 300) },
-                12..19 => Input::Read { token },
+                0..12 => Input::Propose {
+                    token,
+                    bytes: self.rng.range(32, 300),
+                    time: LogTime::default(),
+                },
+                12..19 => Input::Read { token, path: ReadPath::Quorum },
                 _ => Input::Transfer {
                     token,
                     to: self.rng.per_mille(500).then(|| ReplicaId::new(1 + self.rng.range(0, 5))),
@@ -435,7 +440,7 @@ impl Cluster {
     }
 
     fn start(&mut self, at: usize) {
-        let voters = self.nodes.iter().map(|node| node.id).collect();
+        let voters: Vec<ReplicaId> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[at];
         node.incarnation = Incarnation::new(node.incarnation.get() + 1);
         let image = node.disk.durable.clone();
@@ -443,7 +448,10 @@ impl Cluster {
             group: GroupId::new(7),
             replica: node.id,
             incarnation: node.incarnation,
-            voters,
+            base: Base::first(Membership::of_voters(voters).expect("distinct voters")),
+            configs: Vec::new(),
+            log_time: LogTime::default(),
+            promise: PromiseRecord::default(),
             seed: self.rng.next(),
             hard_state: image.hard_state,
             term_runs: image.term_runs(),
@@ -497,7 +505,7 @@ impl Cluster {
                 command = Some(*token);
                 live.open.insert(*token);
             }
-            Input::Read { token } => {
+            Input::Read { token, path: ReadPath::Quorum } => {
                 self.checker.reads(*token);
                 live.open.insert(*token);
             }
@@ -509,8 +517,8 @@ impl Cluster {
             | Input::Written(_)
             | Input::Persisted(_)
             | Input::PeerUnreachable(_)
-            | Input::LogUnreadable(_)
             | Input::Campaign => {}
+            other => unreachable!("this test never says {other:?}"),
         }
         let after_prev = match &input {
             Input::Message { message: Message::Append(append), .. } => append.prev_index,
@@ -546,11 +554,13 @@ impl Cluster {
                     live.log.truncate(from.prev().get() as usize);
                     continue;
                 }
-                LogChange::Appended { index, term, kind } => {
+                LogChange::Appended { index, term, kind, .. } => {
                     assert_eq!(index.get() as usize, first);
                     let identity = match kind {
                         EntryKind::Command => command.expect("a command is proposed").get(),
-                        EntryKind::Noop => NOOP | term.get() << 32 | index.get(),
+                        EntryKind::Noop | EntryKind::Config => {
+                            NOOP | term.get() << 32 | index.get()
+                        }
                     };
                     live.log.push(Record { term, identity });
                 }
@@ -559,6 +569,9 @@ impl Cluster {
                     let skip = from.since(after_prev) as usize - 1;
                     let count = last.since(from.prev()) as usize;
                     live.log.extend(&records[skip..skip + count]);
+                }
+                LogChange::Reset { .. } | LogChange::Compacted { .. } => {
+                    unreachable!("this test takes no snapshots")
                 }
             }
             for at in first..=live.log.len() {
@@ -763,7 +776,13 @@ impl Cluster {
             | Message::Heartbeat(_)
             | Message::HeartbeatReply(_)
             | Message::ReadConfirm(_)
-            | Message::TimeoutNow(_) => true,
+            | Message::TimeoutNow(_)
+            | Message::TransferRefused(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::Snapshot(_)
+            | Message::Recover(_)
+            | Message::Fence(_) => true,
         };
         if promises {
             assert!(message.term() <= durable.term, "{id} speaks too early: {message:?}");
@@ -782,7 +801,10 @@ impl Cluster {
                 AppendResult::Accepted { durable, .. } => {
                     assert!(disk.log.len() as u64 >= durable.get(), "{id} {message:?}");
                 }
-                AppendResult::Rejected { .. } | AppendResult::StaleTerm => {}
+                AppendResult::Rejected { .. }
+                | AppendResult::StaleTerm
+                | AppendResult::Receiving { .. }
+                | AppendResult::Declined(_) => {}
             },
             Message::Append(_)
             | Message::Heartbeat(_)
@@ -794,6 +816,12 @@ impl Cluster {
             | Message::PreVoteReply(_)
             | Message::VoteReply(_)
             | Message::AppendReply(_)
+            | Message::TransferRefused(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::Snapshot(_)
+            | Message::Recover(_)
+            | Message::Fence(_)
             | Message::HeartbeatReply(_) => {}
         }
         let to = outgoing.to.get() as usize - 1;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Durable, Effects, Fault, Gated, Group, GroupId,
-    HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex, Message, Micros,
-    Outcome, Outgoing, Persist, PersistSeq, ReplicaId, RoleKind, Session, Settings, Start, Term,
-    TermRun, Token, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Base, Campaign, Durable, Effects, Fault, Gated, Group,
+    GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex,
+    LogTime, Membership, Message, Micros, Outcome, Outgoing, Persist, PersistSeq, Promise,
+    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Start, Term, TermRun, Token,
+    Verdict, VoteReply, VoteRequest,
 };
 
 pub(crate) const ONE: ReplicaId = ReplicaId::new(1);
@@ -39,7 +40,10 @@ pub(crate) fn start(me: ReplicaId, terms: &[u64]) -> Start {
         group: GroupId::new(7),
         replica: me,
         incarnation: FIRST_LIFE,
-        voters: vec![ONE, TWO, THREE],
+        base: Base::first(Membership::of_voters(vec![ONE, TWO, THREE]).expect("distinct voters")),
+        configs: Vec::new(),
+        log_time: LogTime::default(),
+        promise: PromiseRecord::default(),
         seed: me.get(),
         hard_state: HardState { term: term(terms.last().copied().unwrap_or(0)), vote: None },
         term_runs,
@@ -47,6 +51,11 @@ pub(crate) fn start(me: ReplicaId, terms: &[u64]) -> Start {
         applied: LogIndex::ZERO,
         settings: Arc::new(Settings::default()),
     }
+}
+
+/// A group that begins with these voters.
+pub(crate) fn base(voters: impl IntoIterator<Item = ReplicaId>) -> Base {
+    Base::first(Membership::of_voters(voters).expect("distinct voters"))
 }
 
 pub(crate) struct Bench {
@@ -238,8 +247,10 @@ pub(crate) fn append(of: u64, prev: (u64, u64), terms: &[u64], commit: u64) -> A
         session: Session::new(1),
         prev_index: index(prev.0),
         prev_term: term(prev.1),
-        runs,
+        runs: runs.into(),
+        configs: Vec::new(),
         commit: index(commit),
+        time: LogTime::default(),
     }
 }
 
@@ -251,16 +262,23 @@ pub(crate) fn accepted(append: &Append, durable: u64) -> Message {
             durable: index(durable),
             written: index(durable),
             verified: append.last_index(),
+            promise: Promise::Kept,
         },
     })
 }
 
 pub(crate) fn heartbeat(of: u64, commit: u64) -> Message {
-    Message::Heartbeat(Heartbeat { term: term(of), commit: index(commit), read_seq: 0 })
+    Message::Heartbeat(Heartbeat {
+        term: term(of),
+        commit: index(commit),
+        read_seq: 0,
+        sent: Micros::ZERO,
+        rest: Rest::Awake,
+    })
 }
 
 pub(crate) fn heartbeat_reply(of: u64, read_seq: u64) -> Message {
-    Message::HeartbeatReply(HeartbeatReply { term: term(of), read_seq })
+    Message::HeartbeatReply(HeartbeatReply { term: term(of), read_seq, sent: Micros::ZERO })
 }
 
 /// Replicas joined by a perfect network and prompt disks, save those that are away.

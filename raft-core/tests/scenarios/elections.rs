@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Fault, GroupId, HardState, Incarnation, Input, Message, Micros, Outcome, Refusal, RoleKind,
-    Settings, Verdict,
+    Campaign, Fault, GroupId, HardState, Heartbeat, Incarnation, Input, LogTime, Message, Micros,
+    Outcome, ReadPath, Refusal, Rest, RoleKind, Settings, Verdict, VoteRequest,
 };
 
 use crate::bench::*;
@@ -163,7 +163,7 @@ fn grants_elect_nobody_whose_own_vote_is_not_durable() {
 #[test]
 fn a_voter_is_counted_once_and_a_stranger_never() {
     let mut five = start(ONE, &[]);
-    five.voters = (1..=5).map(raft_core::ReplicaId::new).collect();
+    five.base = base((1..=5).map(raft_core::ReplicaId::new));
     let mut bench = Bench::new(five);
     bench.input(Input::Campaign);
     for from in [TWO, TWO, TWO, raft_core::ReplicaId::new(9)] {
@@ -229,8 +229,8 @@ fn a_former_leader_that_stands_again_is_not_refused_for_its_own_sake() {
 fn leader_without_quorum_steps_down_and_is_silent() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
-    bench.input(Input::Propose { token: token(1), bytes: 100 });
-    bench.input(Input::Read { token: token(2) });
+    bench.input(Input::Propose { token: token(1), bytes: 100, time: LogTime::default() });
+    bench.input(Input::Read { token: token(2), path: ReadPath::Quorum });
     bench.live(TIMEOUT_MIN * 2);
     assert_ne!(bench.role(), RoleKind::Leader);
     let lost = Outcome::Refused(Refusal::LeadershipLost);
@@ -260,7 +260,11 @@ fn returning_node_does_not_depose_but_catches_up() {
     trio.elect(ONE);
     trio.away = vec![THREE];
     for of in 1..=3 {
-        trio.of(ONE).input(Input::Propose { token: token(of), bytes: 100 });
+        trio.of(ONE).input(Input::Propose {
+            token: token(of),
+            bytes: 100,
+            time: LogTime::default(),
+        });
         trio.live(Duration::from_secs(2));
     }
     trio.away.clear();
@@ -290,7 +294,7 @@ fn returning_node_with_higher_term_is_taken_in_with_a_new_election() {
 #[test]
 fn disk_slower_than_the_election_timeout_still_elects() {
     let mut alone = start(ONE, &[]);
-    alone.voters = vec![ONE];
+    alone.base = base([ONE]);
     let mut bench = Bench::new(alone);
     bench.live(Duration::from_secs(1));
     let own_vote = bench.take();
@@ -341,10 +345,73 @@ fn heartbeats_fall_on_the_grid_of_the_node() {
 #[test]
 fn leader_that_cannot_read_its_log_goes_mute_with_evidence() {
     let mut bench = Bench::leader(&[1]);
-    bench.input(Input::Propose { token: token(9), bytes: 1 });
+    bench.input(Input::Propose { token: token(9), bytes: 1, time: LogTime::default() });
     bench.input(Input::LogUnreadable(index(1)));
     assert!(!bench.group.is_leader());
     assert_eq!(bench.fault(), Some(Fault::LogUnreadable { index: index(1) }));
     assert_eq!(bench.group.next_deadline(), None, "it does not campaign either");
     assert!(bench.take_outcomes().contains(&(token(9), Outcome::Unknown)));
+}
+
+/// A lease counts on every follower that answered a heartbeat to vote for nobody else for a while.
+/// That its leader's term is over frees it to follow, not to elect.
+#[test]
+fn patience_with_a_leader_outlives_its_term() {
+    let late_words = [
+        // The target of a hand-over that failed; what it was asked came late.
+        Message::Vote(VoteRequest { cause: Campaign::Transfer, ..vote_request(2, 1, 1) }),
+        // Answers to what we asked when we led.
+        heartbeat_reply(2, 0),
+        vote_reply(false, term(2), 9, Verdict::Refused),
+        vote_reply(true, term(2), 9, Verdict::Refused),
+    ];
+    for late in late_words {
+        let mut bench = Bench::follower(&[1, 1]);
+        bench.hear(TWO, heartbeat(1, 0));
+        bench.hear(THREE, late.clone());
+        assert_eq!(bench.group.term(), term(2));
+        bench.sync();
+        bench.sent.clear();
+        for of in [2, 3] {
+            bench.hear(THREE, Message::Vote(vote_request(of, 2, 1)));
+            bench.sync();
+            assert_eq!(bench.group.status().vote, None, "after {late:?}");
+        }
+        bench.input(Input::Campaign);
+        assert_eq!(bench.role(), RoleKind::Follower, "after {late:?}");
+        bench.sent.clear();
+        bench.hear(THREE, Message::PreVote(vote_request(4, 2, 1)));
+        assert_eq!(verdict(&bench, THREE), (Verdict::Refused, 2), "after {late:?}");
+        bench.sent.clear();
+        bench.wait(TIMEOUT_MIN);
+        bench.hear(THREE, Message::PreVote(vote_request(4, 2, 1)));
+        assert_eq!(verdict(&bench, THREE), (Verdict::Granted, 4), "after {late:?}");
+    }
+}
+
+#[test]
+fn a_sleeping_follower_keeps_its_patience_with_a_leader_that_is_gone() {
+    // The leader's node is cut off at once, and may answer reads from its lease for a while; or
+    // after a long sleep, and nothing is owed any more.
+    for (slept, want) in
+        [(Duration::ZERO, (Verdict::Refused, 1)), (TIMEOUT_MIN, (Verdict::Granted, 2))]
+    {
+        let mut bench = Bench::follower(&[1]);
+        bench.hear(TWO, Message::Append(append(1, (1, 1), &[], 1)));
+        let good_night = Heartbeat {
+            term: term(1),
+            commit: index(1),
+            read_seq: 0,
+            sent: Micros::ZERO,
+            rest: Rest::Quiesce,
+        };
+        bench.hear(TWO, Message::Heartbeat(good_night));
+        assert!(bench.group.is_asleep());
+        bench.wait(slept);
+        bench.input(Input::PeerUnreachable(TWO));
+        assert!(!bench.group.is_asleep());
+        bench.sent.clear();
+        bench.hear(THREE, Message::PreVote(vote_request(2, 1, 1)));
+        assert_eq!(verdict(&bench, THREE), want);
+    }
 }

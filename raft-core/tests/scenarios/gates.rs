@@ -1,6 +1,8 @@
 //! Nothing that promises something leaves before it is durable (thesis 3.8).
 
-use raft_core::{AppendResult, Durable, HardState, Input, Message, RoleKind, Verdict};
+use std::time::Duration;
+
+use raft_core::{AppendResult, Durable, HardState, Input, LogTime, Message, RoleKind, Verdict};
 
 use crate::bench::*;
 
@@ -91,7 +93,7 @@ fn append_acknowledgement_names_only_what_is_durable() {
         .map(|message| match message {
             Message::AppendReply(reply) => match reply.result {
                 AppendResult::Accepted { durable, verified, .. } => (durable.get(), verified.get()),
-                AppendResult::Rejected { .. } | AppendResult::StaleTerm => (0, 0),
+                other => panic!("{other:?}"),
             },
             _ => panic!("{message:?}"),
         })
@@ -103,6 +105,7 @@ fn append_acknowledgement_names_only_what_is_durable() {
 fn acknowledgement_owed_while_no_leader_was_known_is_not_forgotten() {
     let mut bench = Bench::follower(&[1]);
     bench.hear(TWO, Message::Append(append(1, (1, 1), &[1], 0)));
+    bench.wait(Duration::from_secs(1));
     bench.input(Input::Campaign);
     assert_eq!(bench.role(), RoleKind::PreCandidate);
     bench.sync();
@@ -134,7 +137,7 @@ fn leader_counts_itself_only_when_durable() {
     let mut bench = Bench::leader(&[]);
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 1);
-    bench.input(Input::Propose { token: token(1), bytes: 100 });
+    bench.input(Input::Propose { token: token(1), bytes: 100, time: LogTime::default() });
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 1, "one disk of three");
     bench.sync();

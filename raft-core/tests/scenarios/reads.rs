@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use raft_core::{Input, Message, Outcome, Refusal, Settings, Verdict};
+use raft_core::{Input, LogTime, Message, Outcome, ReadPath, Refusal, Settings, Verdict};
 
 use crate::bench::*;
 
 fn read(bench: &mut Bench, of: u64) {
-    bench.input(Input::Read { token: token(of) });
+    bench.input(Input::Read { token: token(of), path: ReadPath::Quorum });
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn read_before_own_term_commit_waits() {
 #[test]
 fn single_voter_read_waits_for_noop() {
     let mut alone = start(ONE, &[1]);
-    alone.voters = vec![ONE];
+    alone.base = base([ONE]);
     let mut bench = Bench::new(alone);
     bench.input(Input::Campaign);
     let own_vote = bench.take();
@@ -117,7 +117,11 @@ fn deposed_leader_cannot_confirm_a_read() {
     trio.settle();
     trio.live(std::time::Duration::from_millis(200));
     if trio.of(TWO).group.is_leader() {
-        trio.of(TWO).input(Input::Propose { token: token(1), bytes: 100 });
+        trio.of(TWO).input(Input::Propose {
+            token: token(1),
+            bytes: 100,
+            time: LogTime::default(),
+        });
         trio.settle();
     }
     trio.away.clear();

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendReply, AppendResult, Fault, Incarnation, Input, LogChange, Message, Outcome, Refusal,
-    Session, Settings, Start,
+    AppendReply, AppendResult, Fault, Incarnation, Input, LogChange, LogTime, Message, Outcome,
+    Refusal, Session, Settings, Start,
 };
 
 use crate::bench::*;
 
 fn propose(bench: &mut Bench, of: u64) {
-    bench.input(Input::Propose { token: token(of), bytes: 100 });
+    bench.input(Input::Propose { token: token(of), bytes: 100, time: LogTime::default() });
 }
 
 fn narrow(terms: &[u64]) -> Start {
@@ -311,7 +311,7 @@ fn uncommitted_bytes_are_capped_and_freed_exactly() {
     bench.catch_up(TWO);
     assert_eq!(bench.take_outcomes().len(), 10);
     // Into an empty window goes one proposal of any size, and then none.
-    bench.input(Input::Propose { token: token(20), bytes: u64::MAX });
+    bench.input(Input::Propose { token: token(20), bytes: u64::MAX, time: LogTime::default() });
     propose(&mut bench, 21);
     let refused = Outcome::Refused(Refusal::Overloaded { uncommitted_bytes: u64::MAX });
     assert_eq!(bench.take_outcomes(), [(token(21), refused)]);
@@ -327,7 +327,7 @@ fn uncommitted_bytes_are_capped_and_freed_exactly() {
 fn proposals_without_size_find_a_limit_too() {
     let mut bench = Bench::leader_of(narrow(&[]));
     for of in 1..=100 {
-        bench.input(Input::Propose { token: token(of), bytes: 0 });
+        bench.input(Input::Propose { token: token(of), bytes: 0, time: LogTime::default() });
     }
     assert!(bench.take_outcomes().len() > 60);
 }
@@ -421,6 +421,7 @@ fn claims_at_the_end_of_the_number_range_are_faults_and_cost_no_memory() {
     huge.runs[0].count = 1 << 60;
     bench.hear(TWO, Message::Append(huge));
     bench.sync();
+    bench.wait(Duration::from_secs(1));
     bench.input(Input::Campaign);
     bench.hear(THREE, vote_reply(true, term(2), 1, raft_core::Verdict::Granted));
     bench.sync();

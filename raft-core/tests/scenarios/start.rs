@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Group, Micros, Settings, SettingsError, Start, StartError};
+use raft_core::{Group, Membership, Micros, Settings, SettingsError, Start, StartError};
 
 use crate::bench::*;
 
@@ -13,9 +13,17 @@ fn refusal(start: Start) -> Option<StartError> {
 
 #[test]
 fn contradicting_parts_are_refused() {
-    let mut twice = start(ONE, &[]);
-    twice.voters.push(ONE);
-    assert_eq!(refusal(twice), Some(StartError::Voters));
+    let mut nobody = start(ONE, &[1]);
+    nobody.base.membership = None;
+    assert_eq!(refusal(nobody), Some(StartError::NoMembership));
+
+    let mut stray = start(ONE, &[1]);
+    stray.configs = vec![(index(2), Arc::new(Membership::of_voters([ONE]).expect("one voter")))];
+    assert_eq!(refusal(stray), Some(StartError::Configs { index: index(2) }));
+
+    let mut gap = start(ONE, &[1, 1]);
+    gap.base.snapshot = index(3);
+    assert!(matches!(refusal(gap), Some(StartError::SnapshotBeforeLog { .. })));
 
     let mut hole = start(ONE, &[1, 1]);
     hole.term_runs[0].0 = index(2);

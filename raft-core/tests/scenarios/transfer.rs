@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft_core::{Campaign, Input, Message, Outcome, Refusal, RoleKind, TimeoutNow};
+use raft_core::{Campaign, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow};
 
 use crate::bench::*;
 
@@ -38,7 +38,7 @@ fn proposals_during_a_transfer_are_refused() {
     let mut bench = Bench::leader(&[]);
     let transfer = |of| Input::Transfer { token: token(of), to: None };
     bench.input(transfer(1));
-    bench.input(Input::Propose { token: token(2), bytes: 100 });
+    bench.input(Input::Propose { token: token(2), bytes: 100, time: LogTime::default() });
     bench.input(transfer(3));
     let refused = Outcome::Refused(Refusal::Transferring);
     assert_eq!(bench.take_outcomes(), [(token(2), refused), (token(3), refused)]);
@@ -57,7 +57,7 @@ fn failed_transfer_ends_and_makes_its_request_worthless() {
     let failed = Outcome::Refused(Refusal::TransferFailed);
     assert_eq!(bench.take_outcomes(), [(token(1), failed)]);
     assert_eq!(bench.group.last_index(), last.next(), "a new no-op");
-    bench.input(Input::Propose { token: token(2), bytes: 100 });
+    bench.input(Input::Propose { token: token(2), bytes: 100, time: LogTime::default() });
     assert!(bench.take_outcomes().is_empty(), "proposals are taken again");
 }
 
@@ -76,14 +76,22 @@ fn delayed_timeout_now_is_dead() {
     bench.sync();
     assert!(matches!(
         bench.messages_to(THREE)[..],
-        [Message::Vote(request)] if request.cause == Campaign::Transfer
+        [Message::TransferRefused(_), Message::Vote(request)]
+            if request.cause == Campaign::Transfer
     ));
+    assert!(
+        matches!(
+            bench.messages_to(TWO)[..],
+            [.., Message::TransferRefused(_), Message::TransferRefused(_), Message::Vote(_)]
+        ),
+        "a leader whose request is refused hears it at once"
+    );
 }
 
 #[test]
 fn transfer_to_nobody_to_oneself_or_to_a_stranger_fails_at_once() {
     let mut alone = start(ONE, &[]);
-    alone.voters = vec![ONE];
+    alone.base = base([ONE]);
     let mut bench = Bench::new(alone);
     bench.input(Input::Campaign);
     bench.sync();

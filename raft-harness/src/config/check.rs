@@ -285,6 +285,7 @@ impl Check<'_> {
                 raft.reads_pending_max,
                 1..=16_777_216,
             ) as usize,
+            ..Settings::default()
         };
         if heartbeat.saturating_mul(3) > min {
             let message = format!(

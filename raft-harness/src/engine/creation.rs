@@ -3,21 +3,39 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use raft_core::{Group, LogIndex, Start, StartError};
+use raft_core::{
+    Base, Group, LogIndex, Member, Membership, MembershipError, PromiseRecord, Standing, Start,
+    StartError,
+};
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
 
 use super::io::{
-    ApplyJob, ApplyTask, CreateGroup, CreateRefusal, Created, MakeMachine, PersistTicket, SendLane,
+    ApplyJob, ApplyTask, CreateGroup, CreateRefusal, Created, MakeMachine, PersistTicket,
     TurnOutput,
 };
 use super::machine::MachineHost;
 use super::payloads::Payloads;
+use super::peers::Peers;
 use super::shard_engine::{Durability, ShardEngine};
-use super::slot::{Peer, Slot};
+use super::slot::Slot;
 use super::timers::Armed;
 use crate::group_spec::GroupSpec;
 use crate::state_machine::ApplyMode;
+
+/// Why a group does not start from its spec and what the log recovered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SlotError {
+    /// Spec and log contradict each other, or themselves.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The spec names no sound membership.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// The spec names no replica for this node.
+    #[error("no replica of the group lives on this node")]
+    NotHere,
+}
 
 impl ShardEngine {
     pub(super) fn on_create(&mut self, create: CreateGroup, out: &mut TurnOutput) {
@@ -67,8 +85,7 @@ impl ShardEngine {
             }
             Err(error) => {
                 // The spec was checked before it came here; this is a recovered log that
-                // contradicts itself or names nodes that are peers no more, and the group stays
-                // down while the others go on.
+                // contradicts itself, and the group stays down while the others go on.
                 error!(%group, %error, "cannot start the group");
                 self.unusable.insert(group);
                 done(Err(CreateRefusal::Unusable));
@@ -82,9 +99,14 @@ impl ShardEngine {
         machine: MakeMachine,
         recovered: Option<RecoveredGroup>,
         out: &mut TurnOutput,
-    ) -> Result<u32, StartError> {
+    ) -> Result<u32, SlotError> {
         let node = self.options.node;
-        let replica = spec.replica_on(node).ok_or(StartError::Voters)?;
+        let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
+        let membership = Membership::new(spec.replicas.iter().map(|(replica, node)| Member {
+            replica: *replica,
+            node: *node,
+            standing: Standing::Voter,
+        }))?;
         let (hard_state, term_runs, last_index, last_time) = match recovered {
             None => Default::default(),
             Some(r) => (r.hard_state, r.term_runs, r.last_index, r.last_time),
@@ -95,31 +117,20 @@ impl ShardEngine {
                 group: spec.group,
                 replica,
                 incarnation: self.options.incarnation,
-                voters: spec.replicas.iter().map(|(replica, _)| *replica).collect(),
+                base: Base::first(membership),
+                configs: Vec::new(),
                 seed: self.options.seed ^ (u64::from(spec.group.get()) << 20) ^ node.get(),
                 hard_state,
                 term_runs,
                 last_index,
+                log_time: last_time,
                 applied: LogIndex::ZERO,
+                promise: PromiseRecord::default(),
                 settings: Arc::clone(&self.options.settings),
             },
         )?;
-        let peers = spec
-            .replicas
-            .iter()
-            .filter(|(other, _)| *other != replica)
-            .map(|(replica, node)| {
-                let at = self.peers.iter().position(|peer| peer == node);
-                at.map(|at| Peer {
-                    replica: *replica,
-                    node: *node,
-                    at,
-                    lane: SendLane::Data,
-                    ack_route: None,
-                })
-            })
-            .collect::<Option<Vec<Peer>>>()
-            .ok_or(StartError::Voters)?;
+        let mut peers = Peers::default();
+        peers.follow(replica, core.membership(), |node| self.place_of(node));
         let machine = machine(&spec);
         let inline = match machine.mode() {
             ApplyMode::Inline => Some(MachineHost::new(machine)),
@@ -135,7 +146,7 @@ impl ShardEngine {
             spec: Arc::new(spec),
             core,
             peers,
-            payloads: Payloads::after(last_index, last_time),
+            payloads: Payloads::after(last_index),
             uses_window: false,
             cold: Vec::new(),
             fetching: None,

@@ -3,9 +3,13 @@
 //! Invariant: nothing reaches a core that does not come from the node its replica lives on, and
 //! is meant for this life of this group.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use raft_core::{GroupId, GroupIncarnation, Input, LogTime, Message, Outgoing, ReplicaId};
+use raft_core::{
+    Append, Entry, EntryKind, GroupId, GroupIncarnation, Input, LogTime, Membership, Message,
+    Outgoing, ReplicaId,
+};
 use raft_transport::{Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 use tracing::warn;
 
@@ -16,7 +20,12 @@ use super::shard_engine::ShardEngine;
 const LOG_TIME_MAX: LogTime = LogTime::new((1 << 56) - 1);
 
 impl ShardEngine {
-    pub(super) fn on_message(&mut self, source: Source, envelope: Envelope, out: &mut TurnOutput) {
+    pub(super) fn on_message(
+        &mut self,
+        source: Source,
+        mut envelope: Envelope,
+        out: &mut TurnOutput,
+    ) {
         let Some(at) = self.addressee(
             source,
             envelope.group,
@@ -27,7 +36,7 @@ impl ShardEngine {
             return;
         };
         self.route = source.route;
-        if let Message::Append(append) = &envelope.message {
+        if let Message::Append(append) = &mut envelope.message {
             // The entries must be the ones the core is told about.
             let mut index = append.prev_index;
             let mut runs = append.runs.iter().flat_map(|run| {
@@ -42,13 +51,12 @@ impl ShardEngine {
                         && entry.time <= LOG_TIME_MAX
                         && entry.payload.len() as u64 <= raft_storage::ENTRY_BYTES_MAX
                 });
-            if !sound {
+            if !sound || !describe(append, &envelope.entries) {
                 warn!(group = %envelope.group, peer = %source.node, "append without its entries");
                 self.counters.messages_dropped.fetch_add(1, Relaxed);
                 return;
             }
-            let peers = &mut self.slots[at as usize].peers;
-            if let Some(peer) = peers.iter_mut().find(|peer| peer.replica == envelope.from) {
+            if let Some(peer) = self.slots[at as usize].peers.get_mut(envelope.from) {
                 peer.ack_route = Some(source.route);
             }
             self.incoming = envelope.entries;
@@ -102,7 +110,7 @@ impl ShardEngine {
     /// Finds the group a peer speaks to, if it is here, in this life, and the peer may speak in
     /// that replica's name.
     pub(super) fn addressee(
-        &self,
+        &mut self,
         source: Source,
         group: GroupId,
         incarnation: GroupIncarnation,
@@ -111,9 +119,12 @@ impl ShardEngine {
     ) -> Option<u32> {
         let at = self.slot_of(group)?;
         let slot = &self.slots[at as usize];
-        let known = slot.incarnation == incarnation
-            && slot.core.replica() == to
-            && slot.node_of(from) == Some(source.node);
+        let for_us = slot.incarnation == incarnation && slot.core.replica() == to && from != to;
+        let mut known = for_us;
+        if for_us && slot.peers.node_of(from) != Some(source.node) {
+            let place = self.place_of(source.node);
+            known = self.slots[at as usize].peers.admit(from, source.node, place);
+        }
         if !known {
             self.counters.messages_dropped.fetch_add(1, Relaxed);
         }
@@ -123,7 +134,7 @@ impl ShardEngine {
     /// Gives a message the way it travels.
     pub(super) fn send(&mut self, at: u32, outgoing: Outgoing, out: &mut TurnOutput) {
         let slot = &self.slots[at as usize];
-        let Some(node) = slot.node_of(outgoing.to) else {
+        let Some(node) = slot.peers.node_of(outgoing.to) else {
             self.counters.messages_dropped.fetch_add(1, Relaxed);
             return;
         };
@@ -151,8 +162,7 @@ impl ShardEngine {
                 let envelope =
                     Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
                 // Two leaders may speak in turn; each is answered its own way.
-                let peer = slot.peers.iter().find(|peer| peer.replica == to);
-                match peer.and_then(|peer| peer.ack_route) {
+                match slot.peers.get(to).and_then(|peer| peer.ack_route) {
                     Some(route @ (Route::Data { .. } | Route::Bulk { .. })) => {
                         out.replies.push((route, Frame::Message(envelope)));
                     }
@@ -164,13 +174,33 @@ impl ShardEngine {
             | Message::Vote(_)
             | Message::VoteReply(_)
             | Message::Append(_)
-            | Message::TimeoutNow(_)) => {
+            | Message::TimeoutNow(_)
+            | Message::TransferRefused(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::Snapshot(_)
+            | Message::Recover(_)
+            | Message::Fence(_)) => {
                 let envelope =
                     Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
                 out.control.push((node, envelope));
             }
         }
     }
+}
+
+/// Tells the core of an append what only its entries say: the memberships among them, and the
+/// newest time. `false`: one of them is no membership.
+fn describe(append: &mut Append, entries: &[Entry]) -> bool {
+    append.time = entries.last().map(|entry| entry.time).unwrap_or_default();
+    append.configs.clear();
+    for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Config) {
+        let Ok(membership) = Membership::decode(&entry.payload) else {
+            return false;
+        };
+        append.configs.push((entry.index, Arc::new(membership)));
+    }
+    true
 }
 
 /// Adds an answer to the frame that already goes that way, if the last one does.

@@ -10,6 +10,7 @@ mod io;
 mod machine;
 mod messages;
 mod payloads;
+mod peers;
 mod replication;
 mod replies;
 mod requests;

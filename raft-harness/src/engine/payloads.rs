@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use raft_core::{Entry, LogIndex, LogTime};
+use raft_core::{Entry, LogIndex};
 
 #[derive(Debug, Default)]
 pub(crate) struct Payloads {
@@ -16,20 +16,17 @@ pub(crate) struct Payloads {
     first: LogIndex,
     entries: VecDeque<Entry>,
     bytes: u64,
-    /// Log time at the end of the log, entries before the window included.
-    last_time: LogTime,
 }
 
 impl Payloads {
     /// An empty window at the end of a recovered log.
-    pub(crate) fn after(last: LogIndex, last_time: LogTime) -> Self {
-        Self { first: last.next(), entries: VecDeque::new(), bytes: 0, last_time }
+    pub(crate) fn after(last: LogIndex) -> Self {
+        Self { first: last.next(), entries: VecDeque::new(), bytes: 0 }
     }
 
     pub(crate) fn push(&mut self, entry: Entry) {
         debug_assert_eq!(entry.index, self.end());
         self.bytes += entry.cost();
-        self.last_time = self.last_time.max(entry.time);
         self.entries.push_back(entry);
     }
 
@@ -47,7 +44,6 @@ impl Payloads {
         if from < self.first {
             self.first = from;
         }
-        // Log time may stay ahead: it only has to be monotone along what is in the log.
     }
 
     pub(crate) fn get(&self, index: LogIndex) -> Option<&Entry> {
@@ -75,10 +71,6 @@ impl Payloads {
         self.entries.is_empty()
     }
 
-    pub(crate) fn last_time(&self) -> LogTime {
-        self.last_time
-    }
-
     /// Drops entries from the front, up to and including `upto`, while the window is larger than
     /// `limit` bytes. They must be in the log.
     pub(crate) fn evict(&mut self, upto: LogIndex, limit: u64) {
@@ -96,7 +88,7 @@ impl Payloads {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use raft_core::{EntryKind, Term};
+    use raft_core::{EntryKind, LogTime, Term};
 
     fn entry(index: u64) -> Entry {
         Entry {
@@ -109,7 +101,7 @@ mod tests {
     }
 
     fn window(count: u64) -> Payloads {
-        let mut payloads = Payloads::after(LogIndex::ZERO, LogTime::default());
+        let mut payloads = Payloads::after(LogIndex::ZERO);
         (1..=count).for_each(|index| payloads.push(entry(index)));
         payloads
     }

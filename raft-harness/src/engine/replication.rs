@@ -7,8 +7,9 @@ use raft_core::{Entry, GroupId, Input, LogIndex, Message, NodeId, ReplicaId};
 use raft_transport::{Envelope, Frame, LaneClass};
 
 use super::io::{Fetch, SendLane, TurnOutput};
+use super::peers::Peer;
 use super::shard_engine::ShardEngine;
-use super::slot::{Fetching, Peer, Slot};
+use super::slot::{Fetching, Slot};
 
 impl ShardEngine {
     /// Builds the next append for a peer's data lane, of at most `budget` bytes unless a single
@@ -22,12 +23,11 @@ impl ShardEngine {
         let at_peer = self.peers.iter().position(|node| *node == peer)?;
         while let Some(at) = self.work[at_peer].pop() {
             let slot = &mut self.slots[at as usize];
-            let Some(Peer { replica, lane, .. }) = slot.peer_on(at_peer).copied() else {
+            let wants = |peer: &&Peer| slot.core.wants_append(peer.replica);
+            let Some(Peer { replica, lane, .. }) = slot.peers.on(at_peer).find(wants).copied()
+            else {
                 continue;
             };
-            if !slot.core.wants_append(replica) {
-                continue;
-            }
             let lane = match self.lane_now(at, at_peer, replica, lane, out) {
                 LaneNow::Send(lane) => lane,
                 LaneNow::Wait => continue,
@@ -115,7 +115,7 @@ impl ShardEngine {
         let mut lane = lane;
         if wanted != lane && !slot.core.has_in_flight(replica) {
             lane = wanted;
-            if let Some(peer) = slot.peer_on_mut(at_peer) {
+            if let Some(peer) = slot.peers.get_mut(replica) {
                 peer.lane = wanted;
             }
         } else if wanted == SendLane::Bulk && lane == SendLane::Data {
@@ -185,10 +185,10 @@ impl ShardEngine {
         for at in 0..self.slots.len() as u32 {
             let slot = &self.slots[at as usize];
             // Only groups with something on that lane are concerned.
-            let concerned = slot
-                .peer_on(at_peer)
-                .filter(|peer| peer.lane == lane && slot.core.has_in_flight(peer.replica));
-            if let Some(peer) = concerned {
+            let concerned =
+                |peer: &&Peer| peer.lane == lane && slot.core.has_in_flight(peer.replica);
+            let peer = slot.peers.on(at_peer).find(concerned).copied();
+            if let Some(peer) = peer {
                 self.step(at, Input::PeerUnreachable(peer.replica), out);
             }
         }

@@ -37,7 +37,7 @@ impl ShardEngine {
                 let token = self.replies.insert(group, reply);
                 self.proposing = command;
                 let bytes = bytes + Entry::OVERHEAD;
-                self.step(at, Input::Propose { token, bytes }, out);
+                self.step(at, Input::Propose { token, bytes, time: self.wall }, out);
                 self.proposing = Bytes::new();
             }
             RequestKind::Read(query) => {
@@ -73,8 +73,9 @@ impl ShardEngine {
             return;
         };
         // A node without a replica is no target; the core refuses the replica id that is nobody's.
-        let spec = &self.slots[at as usize].spec;
-        let to = to.map(|node| spec.replica_on(node).unwrap_or(ReplicaId::new(u64::MAX)));
+        let membership = self.slots[at as usize].core.membership();
+        let on = |node| membership.members().iter().find(move |member| member.node == node);
+        let to = to.map(|node| on(node).map_or(ReplicaId::new(u64::MAX), |member| member.replica));
         self.transfers += 1;
         let token = Token::new(TRANSFER_TOKEN | self.transfers);
         self.transfer_replies.push((token, reply));
@@ -93,6 +94,7 @@ impl ShardEngine {
     }
 
     pub(super) fn settle_outcomes(&mut self, at: u32) {
+        let me = self.options.node;
         let slot = &mut self.slots[at as usize];
         for (token, outcome) in self.effects.outcomes.drain(..) {
             let is_read = token.get() & READ_TOKEN != 0;
@@ -124,7 +126,7 @@ impl ShardEngine {
                 Outcome::Transferred => {}
                 Outcome::Refused(refusal) => {
                     let leader = |replica: Option<ReplicaId>| {
-                        replica.and_then(|replica| slot.spec.node_of(replica))
+                        replica.and_then(|replica| slot.node_of(me, replica))
                     };
                     let error = match refusal {
                         Refusal::NotLeader { leader: replica } => {
@@ -139,6 +141,12 @@ impl ShardEngine {
                         Refusal::TooManyReads => RequestError::Overloaded { pending_bytes: 0 },
                         Refusal::LeadershipLost => RequestError::LeadershipLost,
                         Refusal::Faulted => RequestError::Faulted(slot.spec.group),
+                        Refusal::DiskFull => RequestError::DiskFull,
+                        Refusal::ChangePending | Refusal::TermTooYoung => {
+                            RequestError::ChangePending
+                        }
+                        Refusal::NotCaughtUp { replica } => RequestError::NotCaughtUp { replica },
+                        Refusal::InvalidChange(why) => RequestError::InvalidChange(why),
                     };
                     if is_read {
                         for (_, reply) in take_reads(slot, token).into_iter().flatten() {

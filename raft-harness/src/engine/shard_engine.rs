@@ -15,13 +15,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use raft_core::{
     Durable, Effects, Entry, EntryKind, Fault, GroupId, Incarnation, Input, LogChange, LogTime,
-    Micros, NodeId, RoleKind, Settings, Token,
+    Micros, NodeId, ReadPath, RoleKind, Settings, SnapshotEffect, Token,
 };
 use raft_storage::GroupWrite;
 use raft_transport::LanePolicy;
 use tracing::{error, info};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
+use super::payloads::Payloads;
 use super::replies::Replies;
 use super::requests::{READ_TOKEN, TRANSFER_TOKEN};
 use super::slot::Slot;
@@ -261,7 +262,7 @@ impl ShardEngine {
             let slot = &mut self.slots[at as usize];
             let reads = std::mem::take(&mut slot.reads_new);
             slot.reads_asked.push_back((token, reads));
-            self.step(at, Input::Read { token }, out);
+            self.step(at, Input::Read { token, path: ReadPath::Quorum }, out);
         }
         let slot = &mut self.slots[at as usize];
         if let Some(persist) = slot.persist.take() {
@@ -291,7 +292,7 @@ impl ShardEngine {
         slot.forget_cold();
         self.timers.arm(at, &mut slot.armed, slot.core.next_deadline());
         if slot.core.is_leader() {
-            for peer in &slot.peers {
+            for peer in slot.peers.iter() {
                 if slot.core.wants_append(peer.replica) {
                     self.work[peer.at].mark(at);
                 }
@@ -349,6 +350,9 @@ impl ShardEngine {
             return;
         }
         self.follow_log(at);
+        if std::mem::take(&mut self.effects.membership_changed) {
+            self.follow_membership(at);
+        }
         #[cfg(feature = "sim")]
         self.show(at);
         self.settle_outcomes(at);
@@ -367,7 +371,34 @@ impl ShardEngine {
         if let Some(fault) = effects.fault.take() {
             self.note_fault(at, &fault);
         }
+        let snapshot = effects.snapshot.take();
         self.effects = effects;
+        if let Some(SnapshotEffect::Fetch { meta, .. }) = snapshot {
+            // Nobody here can take one.
+            self.step(at, Input::SnapshotFailed { index: meta.index }, out);
+        }
+    }
+
+    /// Speaks to the members there are now.
+    fn follow_membership(&mut self, at: u32) {
+        let mut peers = std::mem::take(&mut self.slots[at as usize].peers);
+        let membership = Arc::clone(self.slots[at as usize].core.membership());
+        let me = self.slots[at as usize].core.replica();
+        peers.follow(me, &membership, |node| self.place_of(node));
+        self.slots[at as usize].peers = peers;
+    }
+
+    /// The place of a node in the table of nodes, made if there is none yet.
+    pub(super) fn place_of(&mut self, node: NodeId) -> usize {
+        if let Some(at) = self.peers.iter().position(|peer| *peer == node) {
+            return at;
+        }
+        self.peers.push(node);
+        self.work.push(WorkQueue::default());
+        self.bulk_bytes.push(0);
+        self.bulk_up.push(false);
+        self.bulk_parked.push(WorkQueue::default());
+        self.peers.len() - 1
     }
 
     /// Keeps the payloads in step with the core's log.
@@ -382,19 +413,33 @@ impl ShardEngine {
                         fetching.cut |= from <= fetching.last;
                     }
                 }
-                LogChange::Appended { index, term, kind } => {
+                LogChange::Appended { index, term, kind, time } => {
                     let payload = match kind {
                         EntryKind::Noop => Bytes::new(),
                         EntryKind::Command => std::mem::take(&mut self.proposing),
+                        EntryKind::Config => slot.core.membership_at(index).encode().into(),
                     };
-                    // The leader's clock, never behind what the log already says.
-                    let time = slot.payloads.last_time().max(self.wall);
                     slot.payloads.push(Entry { index, term, kind, time, payload });
                 }
                 LogChange::Received { first, last } => {
                     let taken =
                         self.incoming.drain(..).filter(|e| (first..=last).contains(&e.index));
                     taken.for_each(|entry| slot.payloads.push(entry));
+                }
+                LogChange::Reset { meta } => {
+                    slot.payloads = Payloads::after(meta.index);
+                    slot.cold = Vec::new();
+                    if let Some(fetching) = &mut slot.fetching {
+                        fetching.cut = true;
+                    }
+                }
+                // Applied or not, what is compacted is in a snapshot.
+                LogChange::Compacted { upto } => {
+                    slot.payloads.evict(upto, 0);
+                    slot.cold.retain(|entry| entry.index > upto);
+                    if let Some(fetching) = &mut slot.fetching {
+                        fetching.cut = true;
+                    }
                 }
             }
         }
@@ -403,7 +448,8 @@ impl ShardEngine {
     pub(super) fn note_role(&mut self, at: u32, out: &mut TurnOutput) {
         let slot = &mut self.slots[at as usize];
         let leads = slot.core.is_leader();
-        let leader = slot.core.leader().and_then(|replica| slot.spec.node_of(replica));
+        let me = self.options.node;
+        let leader = slot.core.leader().and_then(|replica| slot.node_of(me, replica));
         if matches!(slot.core.status().role, RoleKind::Candidate) {
             self.counters.elections.fetch_add(1, Relaxed);
         }

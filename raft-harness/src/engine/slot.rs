@@ -8,9 +8,10 @@ use raft_core::{
     Entry, Gated, Group, GroupIncarnation, LogIndex, NodeId, Persist, ReplicaId, Token,
 };
 
-use super::io::{CreateDone, Created, Route, SendLane};
+use super::io::{CreateDone, Created};
 use super::machine::{Applied, MachineHost};
 use super::payloads::Payloads;
+use super::peers::{Peer, Peers};
 use super::timers::Armed;
 use crate::group_spec::GroupSpec;
 use crate::request::Reply;
@@ -22,7 +23,7 @@ pub(crate) struct Slot {
     pub(crate) spec: Arc<GroupSpec>,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) core: Group,
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) peers: Peers,
     pub(crate) payloads: Payloads,
     /// Counted among the groups that share the shard's window.
     pub(crate) uses_window: bool,
@@ -69,19 +70,6 @@ pub(crate) struct Fetching {
     pub(crate) cut: bool,
 }
 
-/// Another replica of the group.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    pub(crate) replica: ReplicaId,
-    pub(crate) node: NodeId,
-    /// The place of `node` in the engine's table of peers.
-    pub(crate) at: usize,
-    /// The lane appends travel on at the moment.
-    pub(crate) lane: SendLane,
-    /// By which way its newest append came: the answer goes back there.
-    pub(crate) ack_route: Option<Route>,
-}
-
 impl Slot {
     /// An entry at hand: in the window, or read back from the log.
     pub(crate) fn entry(&self, index: LogIndex) -> Option<&Entry> {
@@ -114,15 +102,8 @@ impl Slot {
         }
     }
 
-    pub(crate) fn peer_on(&self, at: usize) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.at == at)
-    }
-
-    pub(crate) fn peer_on_mut(&mut self, at: usize) -> Option<&mut Peer> {
-        self.peers.iter_mut().find(|peer| peer.at == at)
-    }
-
-    pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.peers.iter().find(|peer| peer.replica == replica).map(|peer| peer.node)
+    /// The node of a replica, if the membership in force or a guest says where it lives.
+    pub(crate) fn node_of(&self, me: NodeId, replica: ReplicaId) -> Option<NodeId> {
+        if replica == self.core.replica() { Some(me) } else { self.peers.node_of(replica) }
     }
 }

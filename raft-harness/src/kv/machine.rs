@@ -352,7 +352,7 @@ impl StateMachine for KvMachine {
         for entry in entries {
             self.advance(entry.time.get());
             outputs.push(match entry.kind {
-                EntryKind::Noop => Bytes::new(),
+                EntryKind::Noop | EntryKind::Config => Bytes::new(),
                 EntryKind::Command => self.run(&entry.payload).to_bytes(),
             });
         }

@@ -248,7 +248,7 @@ fn keep_newest(heartbeats: &mut Vec<(NodeId, HeartbeatItem)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft_core::{GroupId, GroupIncarnation, Heartbeat, LogIndex, ReplicaId, Term};
+    use raft_core::{GroupId, GroupIncarnation, Heartbeat, LogIndex, ReplicaId, Rest, Term};
 
     #[test]
     fn of_two_beats_of_a_group_to_a_peer_the_newer_one_leaves() {
@@ -258,7 +258,13 @@ mod tests {
                 group_incarnation: GroupIncarnation::new(1),
                 from: ReplicaId::new(1),
                 to: ReplicaId::new(peer),
-                heartbeat: Heartbeat { term: Term::new(1), commit: LogIndex::ZERO, read_seq },
+                heartbeat: Heartbeat {
+                    term: Term::new(1),
+                    commit: LogIndex::ZERO,
+                    read_seq,
+                    sent: Micros::ZERO,
+                    rest: Rest::Awake,
+                },
             };
             (NodeId::new(peer), item)
         };

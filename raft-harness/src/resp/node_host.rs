@@ -81,8 +81,13 @@ fn refusal(error: RequestError) -> Refusal {
             Refusal::Overloaded { uncommitted_bytes: pending_bytes }
         }
         RequestError::TooLarge { bytes, max } => Refusal::TooLarge { bytes, max },
-        RequestError::LeadershipLost | RequestError::Superseded => Refusal::NotExecuted,
-        RequestError::UnknownGroup(_)
+        RequestError::LeadershipLost
+        | RequestError::Superseded
+        | RequestError::ChangePending
+        | RequestError::NotCaughtUp { .. }
+        | RequestError::InvalidChange(_) => Refusal::NotExecuted,
+        RequestError::DiskFull
+        | RequestError::UnknownGroup(_)
         | RequestError::Faulted(_)
         | RequestError::Stopping
         | RequestError::LogFailed => Refusal::Unavailable,

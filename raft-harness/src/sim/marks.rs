@@ -78,6 +78,9 @@ marks! {
     ReplicaReplaced = "a replica was replaced under a new id",
     ElectionUnderJoint = "a leader was elected under a joint configuration",
 
+    ReplicaDeleted = "a removed replica's data was deleted",
+    TombstoneSpoke = "a deleted replica was asked for a vote and refused",
+
     // Snapshots and compaction.
     SnapshotSent = "a snapshot was sent because the log was compacted",
     SnapshotInstalled = "a snapshot was installed",

@@ -33,6 +33,7 @@ pub mod linearizability;
 pub mod marks;
 pub mod observe;
 pub mod outcomes;
+pub(crate) mod protocol;
 pub mod rng;
 pub mod schedule;
 pub mod shrink;

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use raft_core::{
-    AppendReply, AppendResult, Campaign, EntryKind, Heartbeat, HeartbeatReply, LogTime, ReplicaId,
-    Session, Term, TermRun, TimeoutNow, Verdict, VoteReply, VoteRequest,
+    AppendReply, AppendResult, Campaign, Declined, EntryKind, Fence, Heartbeat, HeartbeatReply,
+    Incarnation, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex, ReadIndexReply,
+    Recover, ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRun, TermRuns,
+    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 use super::*;
@@ -21,8 +23,9 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         cause: Campaign::Transfer,
     };
     let reply = VoteReply { term, attempt: 4, verdict: Verdict::Refused };
-    let heartbeat = Heartbeat { term, commit: index, read_seq: 6 };
-    let heartbeat_reply = HeartbeatReply { term, read_seq: 6 };
+    let sent = Micros::new(5000);
+    let heartbeat = Heartbeat { term, commit: index, read_seq: 6, sent, rest: Rest::Quiesce };
+    let heartbeat_reply = HeartbeatReply { term, read_seq: 6, sent };
     let mut entries = append([Bytes::from_static(b"hello"), Bytes::new()]);
     entries.entries[1].kind = EntryKind::Noop;
     let mut stranger = envelope(Message::Heartbeat(heartbeat));
@@ -36,7 +39,9 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
     other.from = ReplicaId::new(5);
     other.to = ReplicaId::new(6);
     other.heartbeat.read_seq = 6;
-    let items = vec![heartbeat_item(7, 300, 1000), heartbeat_item(8, 300, 5), other];
+    other.heartbeat.rest = Rest::Quiesce;
+    let mut items = vec![heartbeat_item(7, 300, 1000), heartbeat_item(8, 300, 5), other];
+    items.iter_mut().for_each(|item| item.heartbeat.sent = sent);
     let replies = items
         .iter()
         .map(|item| HeartbeatReplyItem {
@@ -44,10 +49,23 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             group_incarnation: item.group_incarnation,
             from: item.from,
             to: item.to,
-            reply: HeartbeatReply { term: item.heartbeat.term, read_seq: item.heartbeat.read_seq },
+            reply: HeartbeatReply { term, read_seq: item.heartbeat.read_seq, sent },
         })
         .collect();
     let now = TimeoutNow { term, transfer: 3, last_index: index };
+    let incarnation = Incarnation::new(3);
+    let members = Membership::of_voters([ReplicaId::new(1), ReplicaId::new(2)]).unwrap();
+    let offer = SnapshotOffer {
+        term,
+        session: Session::new(4),
+        meta: SnapshotMeta {
+            index,
+            term: Term::new(2),
+            time: LogTime::new(7),
+            config_index: LogIndex::new(5),
+            membership: std::sync::Arc::new(members),
+        },
+    };
     let message = |message| Frame::Message(envelope(message));
     vec![
         (
@@ -75,8 +93,9 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
                 durable: LogIndex::new(1),
                 written: LogIndex::new(2),
                 verified: LogIndex::new(3),
+                promise: Promise::Lost,
             }),
-            "f1060000070000000800000000000000ce9233f403ac020400010203",
+            "f10600000700000009000000000000007ca6f39003ac02040001020301",
         ),
         (
             answer(AppendResult::Rejected {
@@ -88,30 +107,69 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         ),
         (answer(AppendResult::StaleTerm), "f106000007000000050000000000000068dfe61803ac020402"),
         (
-            message(Message::Heartbeat(heartbeat)),
-            "f10700000700000006000000000000001674793803ac02e80706",
+            answer(AppendResult::Receiving { index }),
+            "f1060000070000000700000000000000d544f43903ac020403e807",
         ),
-        (Frame::Message(stranger), "f10703000700000009000000000000004cb0addb0309c801ac02e80706"),
+        (
+            answer(AppendResult::Declined(Declined::SnapshotFailed)),
+            "f1060000070000000600000000000000d853d7de03ac02040401",
+        ),
+        (
+            message(Message::Heartbeat(heartbeat)),
+            "f1070000070000000900000000000000f19ed91303ac02e80706882701",
+        ),
+        (
+            Frame::Message(stranger),
+            "f1070300070000000c000000000000002361d7090309c801ac02e80706882701",
+        ),
         (
             message(Message::HeartbeatReply(heartbeat_reply)),
-            "f108000007000000040000000000000052f6a45203ac0206",
+            "f108000007000000060000000000000078d397f903ac02068827",
         ),
         (
             message(Message::ReadConfirm(heartbeat)),
-            "f10900000700000006000000000000001097177e03ac02e80706",
+            "f109000007000000090000000000000083336e4003ac02e80706882701",
         ),
         (message(Message::TimeoutNow(now)), "f10a00000700000006000000000000001eb53d7803ac0203e807"),
         (
+            message(Message::TransferRefused(TransferRefused { term, transfer: 3 })),
+            "f10b00000700000004000000000000009641f4a903ac0203",
+        ),
+        (
+            message(Message::ReadIndex(ReadIndex { term, id: 6 })),
+            "f10c00000700000004000000000000002c2891bd03ac0206",
+        ),
+        (
+            message(Message::ReadIndexReply(ReadIndexReply { term, id: 6, index: Some(index) })),
+            "f10d0000070000000700000000000000c79eb5c603ac020601e807",
+        ),
+        (
+            message(Message::ReadIndexReply(ReadIndexReply { term, id: 6, index: None })),
+            "f10d0000070000000500000000000000af4caf3803ac020600",
+        ),
+        (
+            message(Message::Snapshot(offer)),
+            "f10e00000700000036000000000000008ebbd41b03ac0204e8070207052c0102000000000000000201000000000000000100000000000000000200000000000000020000000000000000",
+        ),
+        (
+            message(Message::Recover(Recover { term, incarnation })),
+            "f10f0000070000000400000000000000e89fc14603ac0203",
+        ),
+        (
+            message(Message::Fence(Fence { term, incarnation, index })),
+            "f11000000700000006000000000000007c7fddda03ac0203e807",
+        ),
+        (
             Frame::Heartbeats(items.clone()),
-            "f1100000000000000f00000000000000108a5f57070701ac02e807000538050606e807",
+            "f1180000000000001100000000000000f78d614e470701ac028827e8070005b8050606e807",
         ),
         (
             Frame::ReadConfirms(items),
-            "f1110000000000000f0000000000000019cbe442070701ac02e807000538050606e807",
+            "f11900000000000011000000000000003c5dc773470701ac028827e8070005b8050606e807",
         ),
         (
             Frame::HeartbeatReplies(replies),
-            "f1120000000000000a00000000000000f7145f34070701ac020038050606",
+            "f11a0000000000000c000000000000005a8905d9470701ac0288270038050606",
         ),
         (Frame::Credit { bytes: 1 << 20 }, "f1200000000000000300000000000000706358fe808040"),
         (Frame::Ping { nonce: 300 }, "f12100000000000002000000000000005dabe506ac02"),
@@ -146,7 +204,7 @@ fn entries_must_be_those_the_runs_name() {
         assert_eq!(result, Err(FrameError::EntriesDiffer { group }));
         assert!(transmit.is_empty());
     };
-    fn runs(envelope: &mut Envelope) -> &mut Vec<TermRun> {
+    fn runs(envelope: &mut Envelope) -> &mut TermRuns {
         match &mut envelope.message {
             Message::Append(append) => &mut append.runs,
             other => panic!("{other:?}"),
@@ -155,12 +213,25 @@ fn entries_must_be_those_the_runs_name() {
     bad(|envelope| drop(envelope.entries.pop()));
     bad(|envelope| envelope.entries[0].index = LogIndex::new(12));
     bad(|envelope| envelope.entries[1].term = Term::new(6));
-    bad(|envelope| runs(envelope)[0].count = 3);
+    bad(|envelope| {
+        *runs(envelope) = [TermRun { term: Term::new(5), count: 3 }].into_iter().collect()
+    });
     bad(|envelope| runs(envelope).push(TermRun { term: Term::new(5), count: 0 }));
     bad(|envelope| {
-        let heartbeat = Heartbeat { term: Term::new(1), commit: LogIndex::ZERO, read_seq: 0 };
-        envelope.message = Message::Heartbeat(heartbeat);
+        envelope.message = Message::Heartbeat(heartbeat_item(7, 1, 0).heartbeat);
     });
+}
+
+#[test]
+fn offer_to_a_group_of_the_largest_size_fits_its_frame() {
+    let members = (1..=MEMBERS_MAX as u64).map(|member| ReplicaId::new(u64::MAX - member));
+    let membership = std::sync::Arc::new(Membership::of_voters(members).unwrap());
+    let (index, term, time) =
+        (LogIndex::new(u64::MAX), Term::new(u64::MAX), LogTime::new(u64::MAX));
+    let meta = SnapshotMeta { index, term, time, config_index: index, membership };
+    let offer = SnapshotOffer { term, session: Session::new(u64::MAX), meta };
+    let frame = Frame::Message(envelope(Message::Snapshot(offer)));
+    assert!(encoded(&frame).len() < 1300);
 }
 
 #[test]

@@ -65,6 +65,19 @@ fn replicas_named_as_their_nodes_cost_nothing() {
 }
 
 #[test]
+fn moment_of_leaving_is_told_once_per_frame_and_sleep_costs_nothing() {
+    let mut items: Vec<_> = (1..=1000).map(|group| heartbeat_item(group, 1, 1)).collect();
+    let plain = encoded(&Frame::Heartbeats(items.clone())).len();
+    for item in &mut items {
+        item.heartbeat.sent = Micros::new(1 << 40);
+        item.heartbeat.rest = Rest::Quiesce;
+    }
+    let bytes = encoded(&Frame::Heartbeats(items.clone()));
+    assert_eq!(bytes.len(), plain + 6, "one number of six bytes");
+    assert_eq!(beats_of(decode_all(&bytes)), items);
+}
+
+#[test]
 fn long_batches_split_at_the_frame_limit_and_lose_nothing() {
     let items: Vec<_> = (0..100_000_u32).map(|i| heartbeat_item(i * 3, 7, 1 << 27)).collect();
     for (limit, at_least) in [(FRAME_MAX, 2), (4096, 100), (1, 100_000)] {
@@ -75,7 +88,10 @@ fn long_batches_split_at_the_frame_limit_and_lose_nothing() {
         assert_eq!(decoded.len() as u64, frames);
         assert!(frames >= at_least, "{frames} frames at limit {limit}");
         let largest = decoded.iter().map(|(_, bytes)| *bytes).max().unwrap();
-        let allowed = limit.clamp(81, u64::from(BATCH_BODY_MAX) + HEADER_LEN as u64);
+        let allowed = limit.clamp(
+            ITEM_BYTES_MAX as u64 + HEADER_LEN as u64,
+            u64::from(BATCH_BODY_MAX) + HEADER_LEN as u64,
+        );
         assert!(largest <= allowed, "{largest}");
         assert_eq!(beats_of(decoded), items);
     }
@@ -93,13 +109,15 @@ fn batch_arrives_sorted_and_keeps_each_groups_own_term() {
 }
 
 #[test]
-fn unknown_flags_and_groups_beyond_the_last_are_malformed() {
+fn cut_items_and_groups_beyond_the_last_and_answers_that_rest_are_malformed() {
     let kind = FrameKind::Heartbeats;
     let malformed = FrameError::Malformed { kind };
-    for body in [&[0x40, 0][..], &[0x80, 0], &[GROUP, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 5, 0, 5], &[0]]
-    {
+    for body in [&[SENT, 0][..], &[GROUP, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 5, 0, 5], &[0]] {
         assert_eq!(decode::<HeartbeatItem>(kind, body, RECEIVER), Err(malformed.clone()));
     }
+    let kind = FrameKind::HeartbeatReplies;
+    let answer = decode::<HeartbeatReplyItem>(kind, &[REST], RECEIVER);
+    assert_eq!(answer, Err(FrameError::Malformed { kind }), "a follower puts nobody to sleep");
 }
 
 #[test]

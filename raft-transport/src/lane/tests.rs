@@ -1,8 +1,9 @@
 //! Which message goes on which lane.
 
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Heartbeat, HeartbeatReply, LogIndex, Session,
-    Term, TimeoutNow, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Campaign, Fence, Heartbeat, HeartbeatReply, Incarnation,
+    LogIndex, LogTime, Micros, Recover, Rest, Session, Term, TermRuns, TimeoutNow, TransferRefused,
+    Verdict, VoteReply, VoteRequest,
 };
 
 use super::*;
@@ -16,8 +17,10 @@ fn append() -> Message {
         session: Session::new(1),
         prev_index: INDEX,
         prev_term: TERM,
-        runs: Vec::new(),
+        runs: TermRuns::new(),
+        configs: Vec::new(),
         commit: INDEX,
+        time: LogTime::default(),
     })
 }
 
@@ -35,16 +38,21 @@ fn liveness() -> Vec<Message> {
         cause: Campaign::Timeout,
     };
     let reply = VoteReply { term: TERM, attempt: 1, verdict: Verdict::Granted };
-    let heartbeat = Heartbeat { term: TERM, commit: INDEX, read_seq: 1 };
+    let (sent, rest) = (Micros::ZERO, Rest::Awake);
+    let heartbeat = Heartbeat { term: TERM, commit: INDEX, read_seq: 1, sent, rest };
+    let incarnation = Incarnation::new(1);
     vec![
         Message::PreVote(request),
         Message::PreVoteReply(reply),
         Message::Vote(request),
         Message::VoteReply(reply),
         Message::Heartbeat(heartbeat),
-        Message::HeartbeatReply(HeartbeatReply { term: TERM, read_seq: 1 }),
+        Message::HeartbeatReply(HeartbeatReply { term: TERM, read_seq: 1, sent }),
         Message::ReadConfirm(heartbeat),
         Message::TimeoutNow(TimeoutNow { term: TERM, transfer: 1, last_index: INDEX }),
+        Message::TransferRefused(TransferRefused { term: TERM, transfer: 1 }),
+        Message::Recover(Recover { term: TERM, incarnation }),
+        Message::Fence(Fence { term: TERM, incarnation, index: INDEX }),
     ]
 }
 

@@ -127,7 +127,9 @@ impl Solo {
                 session: Session::new(1),
                 prev_index: LogIndex::ZERO,
                 prev_term: Term::ZERO,
-                runs: vec![TermRun { term, count: 1 }],
+                runs: [TermRun { term, count: 1 }].into_iter().collect(),
+                configs: Vec::new(),
+                time: LogTime::default(),
                 commit: LogIndex::ZERO,
             }),
             entries: vec![Entry {

@@ -37,8 +37,8 @@ pub(super) struct Bench {
     nodes: Vec<NodeId>,
 }
 
-/// The hash of each entry by group, index and term.
-type Seen = BTreeMap<(GroupId, LogIndex, Term), u64>;
+/// What each entry is, by group, index and term.
+type Seen = BTreeMap<(GroupId, LogIndex, Term), (u64, EntryClass)>;
 
 impl Judge {
     pub(super) fn new(swarm: &Swarm) -> Self {
@@ -152,7 +152,7 @@ impl<'a> Log<'a> {
             if seen.contains_key(&key) {
                 break;
             }
-            seen.insert(key, hash_of(entry));
+            seen.insert(key, identity_of(entry));
             index = index.prev();
         }
         Self { replica, seen }
@@ -162,15 +162,16 @@ impl<'a> Log<'a> {
 impl LogView for Log<'_> {
     fn entry(&self, index: LogIndex) -> Option<EntryIdentity> {
         let term = self.term(index)?;
-        let hash = match self.replica.entry(index) {
-            Some(entry) => hash_of(entry),
+        let (hash, class) = match self.replica.entry(index) {
+            Some(entry) => identity_of(entry),
             None => *self.seen.get(&(self.replica.core().id(), index, term))?,
         };
-        Some(EntryIdentity { term, hash, class: EntryClass::Plain })
+        Some(EntryIdentity { term, hash, class })
     }
 
     fn term(&self, index: LogIndex) -> Option<Term> {
-        if index == LogIndex::ZERO { None } else { self.replica.core().entry_term(index) }
+        let core = self.replica.core();
+        if index == LogIndex::ZERO { None } else { core.entry_term(index) }
     }
 }
 
@@ -182,6 +183,13 @@ fn with_view<T>(
 ) -> T {
     let core = replica.core();
     let status = core.status();
+    let membership = core.membership();
+    let learners: Vec<ReplicaId> = membership
+        .members()
+        .iter()
+        .map(|member| member.replica)
+        .filter(|replica| !membership.is_voter(*replica))
+        .collect();
     let verified = match status.role {
         RoleKind::Leader => status.last_index,
         RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => status.verified_index,
@@ -200,23 +208,35 @@ fn with_view<T>(
         written: status.written_index,
         durable: status.durable_index,
         last: status.last_index,
-        base: LogIndex::ZERO,
-        base_term: Term::ZERO,
+        base: status.base_index,
+        base_term: core.entry_term(status.base_index).unwrap_or_default(),
         verified,
         membership: MembershipView {
-            index: LogIndex::ZERO,
-            voters: core.voters(),
-            outgoing: &[],
-            learners: &[],
+            index: core.membership_index(),
+            voters: membership.incoming(),
+            outgoing: membership.outgoing(),
+            learners: &learners,
         },
+        // Judged by the profile that has the clocks of all replicas at hand.
         lease_until: None,
-        activity: Activity::Awake,
+        activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
         next_deadline: core.next_deadline(),
         in_flight: 0,
-        promises: Promises::Kept,
+        promises: match status.promise.promise {
+            raft_core::Promise::Kept => Promises::Kept,
+            raft_core::Promise::Lost | raft_core::Promise::Damaged => Promises::Lost,
+        },
         fault: status.fault.as_ref(),
         log,
     })
+}
+
+fn identity_of(entry: &Entry) -> (u64, EntryClass) {
+    let class = match entry.kind {
+        EntryKind::Noop | EntryKind::Command => EntryClass::Plain,
+        EntryKind::Config => EntryClass::Config,
+    };
+    (hash_of(entry), class)
 }
 
 /// A hash of what an entry is for: kind and payload.
@@ -224,6 +244,7 @@ fn hash_of(entry: &Entry) -> u64 {
     let kind = match entry.kind {
         EntryKind::Noop => 1,
         EntryKind::Command => 2,
+        EntryKind::Config => 3,
     };
     let (words, rest) = entry.payload.as_chunks::<8>();
     let mut hash = mix(kind ^ (entry.payload.len() as u64) << 8);

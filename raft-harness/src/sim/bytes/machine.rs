@@ -227,7 +227,7 @@ impl StateMachine for Machine {
             }
             outputs.push(match entry.kind {
                 EntryKind::Command => self.model.apply(&entry.payload),
-                EntryKind::Noop => Bytes::new(),
+                EntryKind::Noop | EntryKind::Config => Bytes::new(),
             });
         }
         states.insert((node, group), (self.applied, self.model.digest));

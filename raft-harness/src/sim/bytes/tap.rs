@@ -5,7 +5,9 @@
 //! something is passed on.
 
 use bytes::BytesMut;
-use raft_core::{AppendResult, GroupId, LogIndex, Message, NodeId, ReplicaId, Term, Verdict};
+use raft_core::{
+    AppendResult, GroupId, LogIndex, Message, NodeId, Promise, ReplicaId, Term, Verdict,
+};
 use raft_mux::PREFIX_LEN;
 use raft_transport::{Decoder, Ends, Frame, Handshake, decode_handshake};
 
@@ -139,8 +141,12 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
             let (group, replica) = (envelope.group, envelope.from);
             let mut claim = |claim| said.push(Said { node, to, group, replica, claim });
             match &envelope.message {
-                // A pre-vote asks about a term that nobody has entered.
-                Message::PreVote(_) | Message::PreVoteReply(_) => {}
+                // A pre-vote asks about a term that nobody has entered, and so does its grant.
+                Message::PreVote(_) => {}
+                Message::PreVoteReply(reply) => match reply.verdict {
+                    Verdict::Granted => {}
+                    Verdict::Refused | Verdict::Removed => claim(Claim::Term(reply.term)),
+                },
                 Message::Vote(request) => {
                     claim(Claim::Vote { term: request.term, candidate: replica });
                 }
@@ -148,21 +154,31 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
                     Verdict::Granted => {
                         claim(Claim::Vote { term: reply.term, candidate: envelope.to });
                     }
-                    Verdict::Refused => claim(Claim::Term(reply.term)),
+                    Verdict::Refused | Verdict::Removed => claim(Claim::Term(reply.term)),
                 },
                 Message::AppendReply(reply) => match reply.result {
-                    AppendResult::Accepted { durable, .. } => {
+                    AppendResult::Accepted { durable, promise: Promise::Kept, .. } => {
                         claim(Claim::Held { term: reply.term, index: durable });
                     }
-                    AppendResult::Rejected { .. } | AppendResult::StaleTerm => {
-                        claim(Claim::Term(reply.term));
+                    AppendResult::Accepted {
+                        promise: Promise::Lost | Promise::Damaged, ..
                     }
+                    | AppendResult::Rejected { .. }
+                    | AppendResult::StaleTerm
+                    | AppendResult::Receiving { .. }
+                    | AppendResult::Declined(_) => claim(Claim::Term(reply.term)),
                 },
                 message @ (Message::Append(_)
                 | Message::Heartbeat(_)
                 | Message::HeartbeatReply(_)
                 | Message::ReadConfirm(_)
-                | Message::TimeoutNow(_)) => claim(Claim::Term(message.term())),
+                | Message::TimeoutNow(_)
+                | Message::TransferRefused(_)
+                | Message::ReadIndex(_)
+                | Message::ReadIndexReply(_)
+                | Message::Snapshot(_)
+                | Message::Recover(_)
+                | Message::Fence(_)) => claim(Claim::Term(message.term())),
             }
         }
         Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{GroupId, LogIndex};
+use raft_core::{EntryKind, GroupId, LogIndex};
 
 use super::clients::{History, Operation, Outcome};
 use super::machine::{Applied, Model, Record, number_of};
@@ -57,8 +57,12 @@ fn judge_answers(
     let mut reads = reads.into_iter().peekable();
     for index in 0..=applied.len() as u64 {
         if let Some(entry) = (index as usize).checked_sub(1).and_then(|at| applied.get(at)) {
-            let number = number_of(&entry.payload);
-            let output = model.apply(&entry.payload);
+            let command = match entry.kind {
+                EntryKind::Command => &entry.payload[..],
+                EntryKind::Noop | EntryKind::Config => &[],
+            };
+            let number = number_of(command);
+            let output = model.apply(command);
             if let Some(number) = number
                 && let Some(before) = places.insert(number, index)
             {

@@ -1,0 +1,93 @@
+//! Replicas that may have forgotten what they promised.
+//!
+//! After a power cut under a strategy that acknowledges before the disk has it, or when a log is
+//! found damaged below what it had promised, a replica does not know which entries it once
+//! acknowledged. It then neither votes nor counts, and asks the leader for a *fence*: the end of
+//! the leader's log at that moment, which lies beyond everything it can have acknowledged in that
+//! term. Once it holds the leader's log up to the fence, durably, it is as good as before. Term
+//! and vote are not forgotten in this way: they are always durable before they are answered.
+//!
+//! Invariants: a fence counts only for the life that asked and in the term it was given; the
+//! record that promises are kept again is written after everything below the fence is durable.
+
+use crate::group::{Group, Role};
+use crate::id::ReplicaId;
+use crate::io::Effects;
+use crate::message::{Fence, Message, Promise, Recover};
+use crate::settings::{Acknowledge, PromiseRecord};
+
+impl Group {
+    /// The leader spoke: ask it how far we must catch up, until it has answered.
+    pub(crate) fn ask_for_fence(&self, leader: ReplicaId, effects: &mut Effects) {
+        if self.is_lost() && self.fence.is_none() {
+            let request = Recover { term: self.hard_state.term, incarnation: self.incarnation };
+            self.send_promise(leader, Message::Recover(request), effects);
+        }
+    }
+
+    pub(crate) fn on_recover(&mut self, from: ReplicaId, request: Recover, effects: &mut Effects) {
+        let index = self.log.last_index();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let term = leader.term;
+        if request.term != term {
+            return;
+        }
+        if let Some(progress) = leader.peer_mut(from) {
+            progress.promise = Promise::Lost;
+            let fence = Fence { term, incarnation: request.incarnation, index };
+            effects.messages.send(from, Message::Fence(fence), None);
+        }
+    }
+
+    pub(crate) fn on_fence(&mut self, from: ReplicaId, fence: Fence) {
+        let ours = fence.incarnation == self.incarnation || crate::planted!(FenceOfOlderLifeCounts);
+        if ours
+            && self.is_lost()
+            && fence.term == self.hard_state.term
+            && self.leader == Some(from)
+            && self.fence.is_none()
+        {
+            self.fence = Some(fence.index);
+        }
+    }
+
+    /// Trusts itself again once everything below the fence is where it was promised to be.
+    pub(crate) fn leave_recovery(&mut self, effects: &mut Effects) {
+        if !self.is_lost() {
+            return;
+        }
+        if crate::planted!(LostEndsOnFirstContact) && self.leader.is_some() {
+            let loss_epoch = self.promise.loss_epoch;
+            self.set_promise(PromiseRecord { promise: Promise::Kept, loss_epoch }, effects);
+            return;
+        }
+        let Some(fence) = self.fence else { return };
+        let mut held = match self.settings.acknowledge {
+            Acknowledge::Durable => self.durability.durable(),
+            Acknowledge::Written => self.durability.written(),
+        };
+        if crate::planted!(FenceOnlyInMemory) {
+            held = self.log.last_index();
+        }
+        if self.verified >= fence && held >= fence && self.durability.hard_state_gate().is_none() {
+            self.fence = None;
+            let loss_epoch = self.promise.loss_epoch;
+            self.set_promise(PromiseRecord { promise: Promise::Kept, loss_epoch }, effects);
+            // The leader learns that we count again.
+            self.send_ack(effects);
+            self.reset_election_deadline();
+        }
+    }
+
+    /// Somebody who may decide it says that entries may be lost.
+    pub(crate) fn accept_loss(&mut self, effects: &mut Effects) {
+        if self.is_lost() {
+            self.fence = None;
+            let loss_epoch = self.promise.loss_epoch.saturating_add(1);
+            self.set_promise(PromiseRecord { promise: Promise::Kept, loss_epoch }, effects);
+            self.reset_election_deadline();
+        }
+    }
+}

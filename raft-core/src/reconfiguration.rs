@@ -1,0 +1,105 @@
+//! Changing who belongs to the group (thesis, chapter 4).
+//!
+//! A membership is an entry and is in force as soon as it is in the log. One change at a time:
+//! the next waits until the last is committed, and until an entry of the leader's own term is,
+//! since only then does the leader know that no earlier change is open.
+//!
+//! Invariants: at most one uncommitted membership per log; a joint one is left by whoever leads
+//! when it is committed; a leader that is no member leads only until its removal is committed,
+//! counts itself for nothing, and hands over then.
+
+use alloc::sync::Arc;
+
+use crate::entry::EntryKind;
+use crate::group::{Group, Proposal, Role};
+use crate::id::{LogIndex, LogTime, Token};
+use crate::io::{DiskSpace, Effects, Outcome, Refusal};
+use crate::membership::{MemberChange, Membership, Standing};
+use crate::progress::State;
+
+impl Group {
+    pub(crate) fn on_change_membership(
+        &mut self,
+        token: Token,
+        changes: &[MemberChange],
+        effects: &mut Effects,
+    ) {
+        match self.changed_membership(changes) {
+            Ok(membership) => {
+                let index = self.append_membership(membership, effects);
+                let term = self.hard_state.term;
+                self.proposals.push_back(Proposal { index, term, token });
+                self.advance_commit(effects);
+            }
+            Err(refusal) => effects.outcomes.push((token, Outcome::Refused(refusal))),
+        }
+    }
+
+    /// The membership after these changes, if they may be made now.
+    fn changed_membership(&self, changes: &[MemberChange]) -> Result<Membership, Refusal> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(Refusal::NotLeader { leader: self.leader });
+        };
+        if leader.transfer.is_some() {
+            return Err(Refusal::Transferring);
+        }
+        if self.disk == DiskSpace::Full {
+            return Err(Refusal::DiskFull);
+        }
+        let uncommitted = self.membership_index() > self.commit;
+        if self.membership().is_joint() || (uncommitted && !crate::planted!(ChangeWhileUncommitted))
+        {
+            return Err(Refusal::ChangePending);
+        }
+        if self.commit < leader.term_start && !crate::planted!(ChangeBeforeOwnTermCommit) {
+            return Err(Refusal::TermTooYoung);
+        }
+        let changed = self.membership().change(changes).map_err(Refusal::InvalidChange)?;
+        let last = self.log.last_index();
+        for change in changes {
+            let MemberChange::Promote(replica) = *change else { continue };
+            let caught_up = leader.peer(replica).is_some_and(|peer| {
+                matches!(peer.state, State::Replicate(_))
+                    && peer.match_index.plus(self.settings.promotion_lag_max) >= last
+                    && self.now.since(peer.contact) < self.settings.election_timeout_min
+            });
+            if !caught_up {
+                return Err(Refusal::NotCaughtUp { replica });
+            }
+        }
+        Ok(changed)
+    }
+
+    fn append_membership(&mut self, membership: Membership, effects: &mut Effects) -> LogIndex {
+        // The entry's bytes are small; it takes part in the accounting like a no-op.
+        let index = self.append_own(EntryKind::Config, 0, LogTime::default(), effects);
+        self.configs.push(index, Arc::new(membership));
+        effects.membership_changed = true;
+        self.follow_membership();
+        index
+    }
+
+    /// What follows from a committed membership: a joint one is left, and a leader that is not in
+    /// it hands over.
+    pub(crate) fn tend_membership(&mut self, effects: &mut Effects) {
+        let index = self.membership_index();
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        if index > self.commit || self.commit < leader.term_start || self.disk == DiskSpace::Full {
+            return;
+        }
+        if leader.is_joint && leader.transfer.is_none() && !crate::planted!(JointNeverLeft) {
+            // A joint membership always leaves voters behind; anything else cannot be left.
+            if let Ok(left) = self.membership().leave() {
+                self.append_membership(left, effects);
+                self.advance_commit(effects);
+            }
+            return;
+        }
+        let may_lead = leader.standing.is_some_and(Standing::votes_incoming) || leader.is_joint;
+        if !may_lead && !crate::planted!(RemovedLeaderCountsItself) {
+            self.resign(effects);
+        }
+    }
+}

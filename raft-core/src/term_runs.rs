@@ -1,0 +1,135 @@
+//! The terms of consecutive entries, as runs: small enough to travel without an allocation.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use crate::id::Term;
+
+/// So many consecutive entries of one term.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TermRun {
+    /// Their term.
+    pub term: Term,
+    /// How many; at least one.
+    pub count: u64,
+}
+
+/// A short list of runs. Almost every append holds entries of one term, so one run needs no
+/// allocation.
+#[derive(Clone)]
+pub struct TermRuns(Runs);
+
+#[derive(Clone)]
+enum Runs {
+    Inline { len: u8, runs: [TermRun; INLINE] },
+    Heap(Vec<TermRun>),
+}
+
+const INLINE: usize = 1;
+
+impl TermRuns {
+    /// No entries.
+    pub const fn new() -> Self {
+        Self(Runs::Inline { len: 0, runs: [TermRun { term: Term::ZERO, count: 0 }; INLINE] })
+    }
+
+    /// Adds a run at the end.
+    pub fn push(&mut self, run: TermRun) {
+        match &mut self.0 {
+            Runs::Inline { len, runs } => {
+                if let Some(slot) = runs.get_mut(usize::from(*len)) {
+                    *slot = run;
+                    *len += 1;
+                } else {
+                    let mut heap = Vec::with_capacity(INLINE + 3);
+                    heap.extend_from_slice(&runs[..]);
+                    heap.push(run);
+                    self.0 = Runs::Heap(heap);
+                }
+            }
+            Runs::Heap(heap) => heap.push(run),
+        }
+    }
+}
+
+impl Default for TermRuns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Deref for TermRuns {
+    type Target = [TermRun];
+
+    fn deref(&self) -> &[TermRun] {
+        match &self.0 {
+            Runs::Inline { len, runs } => &runs[..usize::from(*len)],
+            Runs::Heap(heap) => heap,
+        }
+    }
+}
+
+impl DerefMut for TermRuns {
+    fn deref_mut(&mut self) -> &mut [TermRun] {
+        match &mut self.0 {
+            Runs::Inline { len, runs } => &mut runs[..usize::from(*len)],
+            Runs::Heap(heap) => heap,
+        }
+    }
+}
+
+impl fmt::Debug for TermRuns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for TermRuns {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for TermRuns {}
+
+impl FromIterator<TermRun> for TermRuns {
+    fn from_iter<I: IntoIterator<Item = TermRun>>(runs: I) -> Self {
+        let mut all = Self::new();
+        for run in runs {
+            all.push(run);
+        }
+        all
+    }
+}
+
+impl From<Vec<TermRun>> for TermRuns {
+    fn from(runs: Vec<TermRun>) -> Self {
+        if runs.len() <= INLINE { runs.into_iter().collect() } else { Self(Runs::Heap(runs)) }
+    }
+}
+
+impl<'a> IntoIterator for &'a TermRuns {
+    type Item = &'a TermRun;
+    type IntoIter = core::slice::Iter<'a, TermRun>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_keep_their_order_however_many_there_are() {
+        for count in 0..10u64 {
+            let want: Vec<TermRun> =
+                (0..count).map(|term| TermRun { term: Term::new(term), count: term + 1 }).collect();
+            let pushed: TermRuns = want.iter().copied().collect();
+            assert_eq!(pushed[..], want[..]);
+            assert_eq!(TermRuns::from(want), pushed);
+        }
+    }
+}
