@@ -270,7 +270,8 @@ impl ShardEngine {
             match self.options.durability {
                 Durability::Log => {
                     let mut write = GroupWrite::new(group);
-                    write.hard_state = persist.hard_state;
+                    write.hard_state =
+                        persist.hard_state.filter(|_| !raft_core::planted!(TermAndVoteNotLogged));
                     write.truncate_from = persist.truncate_from;
                     if let Some((first, last)) = persist.append {
                         let entries = slot.payloads.range(first, last);

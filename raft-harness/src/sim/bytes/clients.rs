@@ -243,13 +243,15 @@ impl World {
         let random = client.rng.pick(&spec_nodes).map(|(_, node)| *node);
         let random =
             random.and_then(|node| self.swarm.nodes.iter().position(|other| *other == node));
+        // Some believe what is long over, and ask anybody.
+        let hint = hint.filter(|_| !client.rng.chance(1, 8));
         doing.place = hint.or(random).unwrap_or(0);
         let delay = pause + 50 + self.delays.skewed(2_000);
         self.plan_in(delay, Event::Request { client: number, attempt });
         self.plan_in(delay + PATIENCE_US, Event::GiveUp { client: number, attempt });
     }
 
-    /// A request reaches its node, if that is there.
+    /// A request reaches its node, if that is there. One that sleeps finds it when it wakes up.
     pub(super) fn deliver(&mut self, number: usize, attempt: u64) -> Option<Place> {
         let client = &mut self.clients[number];
         if client.attempt != attempt {
@@ -258,10 +260,6 @@ impl World {
         let doing = client.doing.as_mut()?;
         let place = doing.place;
         let node = &self.nodes[place];
-        if let Some(until) = node.paused_until.filter(|_| node.process.is_some()) {
-            self.plan(until, Event::Request { client: number, attempt });
-            return None;
-        }
         let Some(process) = &node.process else {
             client.hints.remove(&doing.group);
             doing.answer = Some(Err(RequestError::NotLeader { leader: None }));

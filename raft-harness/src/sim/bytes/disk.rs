@@ -25,6 +25,9 @@ use crate::sim::rng::Rng;
 
 const SECTOR: usize = 512;
 
+/// The last batches of a log lie within so many bytes of its end.
+const FLIP_MARGIN: usize = 40 << 10;
+
 /// How the names of segments end.
 pub(super) const SEGMENTS: &str = ".seg";
 
@@ -48,7 +51,6 @@ struct State {
     used: u64,
     /// The next sync fails.
     sync_fails: bool,
-    failed_syncs: u64,
     syncs: u64,
     fuse: Arc<Fuse>,
     rng: Rng,
@@ -84,7 +86,6 @@ impl SimDisk {
             capacity,
             used: 0,
             sync_fails: false,
-            failed_syncs: 0,
             syncs: 0,
             fuse,
             rng,
@@ -95,11 +96,6 @@ impl SimDisk {
     /// Syncs of files so far.
     pub(super) fn syncs(&self) -> u64 {
         self.state.lock().syncs
-    }
-
-    /// Syncs that have failed so far.
-    pub(super) fn failed_syncs(&self) -> u64 {
-        self.state.lock().failed_syncs
     }
 
     /// Lets the next sync fail.
@@ -173,17 +169,16 @@ impl SimDisk {
     pub(super) fn flip(&self, suffix: &str) -> Option<(String, usize)> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let mut names: Vec<String> =
+        let names: Vec<String> =
             state.names.keys().filter(|name| name.ends_with(suffix)).cloned().collect();
-        if names.len() > 1 {
-            // Damage to the last batch of all cannot be told from a torn tail.
-            names.pop();
-        } else if suffix == SEGMENTS {
-            return None;
-        }
         let name = state.rng.pick(&names)?.clone();
+        let is_newest = suffix == SEGMENTS && names.last() == Some(&name);
         let file = &mut state.files[state.names[&name]];
-        let written = file.seen.iter().rposition(|byte| *byte != 0)? + 1;
+        let mut written = file.seen.iter().rposition(|byte| *byte != 0)? + 1;
+        if is_newest {
+            // Damage to the last batch of all cannot be told from a torn tail.
+            written = written.checked_sub(FLIP_MARGIN).filter(|written| *written > 0)?;
+        }
         let at = state.rng.below(written as u64) as usize;
         file.seen[at] ^= 1 << state.rng.below(8);
         Some((name, at))
@@ -419,7 +414,6 @@ impl DiskFile for SimFile {
         let file = &mut state.files[self.file];
         if std::mem::take(&mut state.sync_fails) {
             file.fail_sync(&mut state.rng);
-            state.failed_syncs += 1;
             return Err(io::Error::other("the device reported an error"));
         }
         file.sync();

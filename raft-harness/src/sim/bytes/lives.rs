@@ -64,10 +64,11 @@ impl World {
                     self.mark("torn-tail-cut");
                     self.absorb(torn.lsn.get());
                 }
+                let judge = self.judge_of(place);
                 let node = &mut self.nodes[place];
                 let after = std::mem::replace(&mut node.after, After::Process);
                 let id = self.swarm.nodes[place];
-                let broken = self.judge.lock().account(place).recovered(id, &born.recovered, after);
+                let broken = judge.lock().account(place).recovered(id, &born.recovered, after);
                 let tasks: Vec<_> = born.process.tasks().collect();
                 node.process = Some(Box::new(born.process));
                 if node.standing == Standing::Damaged {
@@ -109,7 +110,7 @@ impl World {
             Stillborn::Log(OpenError::Io { source, .. }) | Stillborn::Directory(source) => {
                 source.kind() == std::io::ErrorKind::StorageFull
             }
-            Stillborn::Log(_) | Stillborn::Spec(_) => false,
+            Stillborn::Log(_) | Stillborn::Spec { .. } => false,
         };
         if full {
             self.mark("start-on-full-disk");

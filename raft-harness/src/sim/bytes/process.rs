@@ -119,7 +119,10 @@ pub(super) enum Stillborn {
     Log(OpenError),
     /// Something beside the log cannot be read.
     Directory(std::io::Error),
-    Spec(GroupId),
+    /// The log holds a group whose spec nobody can read.
+    Spec {
+        _group: GroupId,
+    },
 }
 
 /// A life, and what the log remembered of earlier ones.
@@ -140,7 +143,7 @@ impl Process {
         let mut specs = Vec::new();
         for (group, recovered) in &opened.groups {
             let spec = GroupSpec::decode(&recovered.spec).filter(|spec| spec.group == *group);
-            specs.push((spec.ok_or(Stillborn::Spec(*group))?, Some(recovered.clone())));
+            specs.push((spec.ok_or(Stillborn::Spec { _group: *group })?, Some(recovered.clone())));
         }
         // Whoever made the cluster goes on asking until every node has its groups.
         for spec in &swarm.groups {
@@ -367,10 +370,6 @@ impl Process {
     /// The replicas on this node.
     pub(super) fn replicas(&self) -> impl Iterator<Item = Replica<'_>> {
         self.shards.iter().flat_map(|shard| shard.engine().replicas())
-    }
-
-    pub(super) fn leader_of(&self, group: GroupId) -> Option<NodeId> {
-        self.directory.leader(group)
     }
 
     /// Why the node acknowledges nothing any more, if so.

@@ -104,7 +104,7 @@ impl Swarm {
             sync_us: if slow_disk { (2_000, 40_000) } else { (100, 3_000) },
             wake_us: *rng.pick(&[20, 100, 1_000]).expect("a list"),
             clients: rng.range(2..=6) as usize,
-            pause_us: *rng.pick(&[100_000, 250_000, 600_000]).expect("a list"),
+            pause_us: *rng.pick(&[50_000, 150_000, 400_000]).expect("a list"),
             keys: rng.range(1..=4),
             padding: *rng.pick(&[64, 3_000, 12_000]).expect("a list"),
             large_permille: *rng.pick(&[0, 50, 300]).expect("a list"),

@@ -46,11 +46,12 @@ impl World {
 
     /// The log writes what it has taken; the sync it begins ends later.
     pub(super) fn append(&mut self, place: Place) {
+        let judge = self.judge_of(place);
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
         let syncs = node.disk.syncs();
-        self.judge.lock().account(place).wrote(process.log.work.writes());
+        judge.lock().account(place).wrote(process.log.work.writes());
         match process.log.work.append() {
             Ok(Append::Written) => {
                 // A change of segment has waited for syncs of its own.
@@ -64,14 +65,14 @@ impl World {
                 self.plan_in(one * waits + slow, Event::Synced { place, life });
             }
             Ok(Append::NoSegment) => {
-                self.judge.lock().account(place).wrote_nothing();
+                judge.lock().account(place).wrote_nothing();
                 self.mark("no-segment");
                 let pause = NO_SEGMENT_PAUSE.as_micros() as u64;
                 self.plan_in(pause, Event::LogRetry { place, life });
             }
             Err(failure) => {
                 if matches!(failure, LogError::NoSegment { .. }) {
-                    self.judge.lock().account(place).wrote_nothing();
+                    judge.lock().account(place).wrote_nothing();
                 } else {
                     node.after = After::Power;
                 }
@@ -81,13 +82,14 @@ impl World {
     }
 
     pub(super) fn on_synced(&mut self, place: Place) {
+        let judge = self.judge_of(place);
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
         let counters = std::sync::Arc::clone(process.counters());
         match process.log.work.sync(&counters) {
             Ok(()) => {
-                let mut judge = self.judge.lock();
+                let mut judge = judge.lock();
                 let account = judge.account(place);
                 let lies = account.has_written() && node.disk.has_pending(SEGMENTS);
                 if !lies {

@@ -153,9 +153,9 @@ impl World {
         state.after = After::Process;
         self.net.lock().nodes[node].is_stranger = true;
         self.mark("wiped");
-        let mut judge = self.judge.lock();
-        *judge.account(node) = Default::default();
-        judge.checker.wiped(self.swarm.nodes[node]);
+        // What the disk held still counts: whoever was told of it could not know. From now on the
+        // node's account is another one, which nobody asks.
+        self.judge.lock().checker.wiped(self.swarm.nodes[node]);
     }
 
     pub(super) fn end_fault(&mut self, at: usize) {

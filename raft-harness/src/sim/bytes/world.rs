@@ -621,6 +621,14 @@ impl World {
         }
     }
 
+    /// Who keeps the account of a node's disk.
+    pub(super) fn judge_of(&self, place: Place) -> Judge {
+        match self.nodes[place].standing {
+            Standing::Stranger => self.strangers.1.clone(),
+            Standing::Member | Standing::Damaged | Standing::Out => self.judge.clone(),
+        }
+    }
+
     pub(super) fn clock(&self, place: Place) -> NodeClock {
         let node = &self.nodes[place];
         NodeClock::new(self.now, node.drift_ppm, node.wall_offset_ms)
