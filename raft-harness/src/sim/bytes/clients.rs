@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, NodeId};
+use raft_core::{GroupId, LogIndex, Micros, NodeId};
 
 use super::machine::{Action, Key, encode};
 use super::network::Place;
@@ -19,6 +19,7 @@ use super::tasks::{Note, TaskId};
 use super::world::{Event, Phase, World};
 use crate::engine::EngineInput;
 use crate::request::{Answer, Proposed, Request, RequestError, RequestKind, Ticket};
+use crate::sim::history::{ClientId, History, KeyId, Op, OpId, Reply, Value};
 use crate::sim::rng::Rng;
 
 /// A client waits so long for an answer.
@@ -66,8 +67,11 @@ enum Errand {
 
 /// Everything clients asked for.
 #[derive(Default)]
-pub(super) struct History {
+pub(super) struct Asked {
+    /// In the order of [`seen`](Self::seen).
     pub(super) operations: Vec<Operation>,
+    /// As the judges of histories read it.
+    pub(super) seen: History,
     /// Requests whose clients have given up: who has them, in which life, and where they end.
     pub(super) orphans: Vec<(Place, u32, Ticket<Proposed>)>,
     pub(super) transfers: u64,
@@ -83,7 +87,6 @@ pub(super) struct Operation {
     /// Names the command; no other has it.
     pub(super) number: u64,
     pub(super) command: Bytes,
-    pub(super) invoked: u64,
     pub(super) ended: Option<u64>,
     pub(super) outcome: Outcome,
 }
@@ -98,6 +101,68 @@ pub(super) enum Outcome {
     Unknown,
     /// It did not happen, and never will.
     Nothing,
+}
+
+/// The number in the command of an operation; zero is nobody's.
+fn number_of(op: OpId) -> u64 {
+    op.0 + 1
+}
+
+/// The operation that a command's number names.
+pub(super) fn op_id(number: u64) -> OpId {
+    OpId(number.wrapping_sub(1))
+}
+
+/// Registers and lists of one number are different keys.
+fn key_id(action: Action, key: Key) -> KeyId {
+    let kind = match action {
+        Action::Write | Action::CompareAndSet { .. } | Action::Read => 0,
+        Action::Append | Action::ReadList => 1 << 8,
+    };
+    KeyId(kind | u64::from(key))
+}
+
+fn op_of(action: Action, number: u64) -> Op {
+    match action {
+        Action::Write => Op::Set(number),
+        Action::Append => Op::Append(number),
+        Action::CompareAndSet { expected } => {
+            let expected = (expected != 0).then_some(expected);
+            Op::CompareAndSet { expected, new: number }
+        }
+        Action::Read | Action::ReadList => Op::Read,
+    }
+}
+
+fn reply_of(action: Action, output: &[u8]) -> Reply {
+    match action {
+        Action::Write | Action::Append | Action::Read | Action::ReadList => Reply::Done,
+        Action::CompareAndSet { .. } => match numbers(output).next() {
+            Some(1) => Reply::Swapped,
+            Some(_) | None => Reply::NotSwapped,
+        },
+    }
+}
+
+fn value_of(action: Action, output: &[u8]) -> Value {
+    let mut numbers = numbers(output);
+    match action {
+        Action::ReadList => {
+            let list: Vec<u64> = numbers.collect();
+            if list.is_empty() { Value::Absent } else { Value::List(list) }
+        }
+        Action::Read | Action::Write | Action::Append | Action::CompareAndSet { .. } => {
+            match numbers.next() {
+                Some(0) | None => Value::Absent,
+                Some(number) => Value::Register(number),
+            }
+        }
+    }
+}
+
+fn numbers(output: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let (numbers, _) = output.as_chunks::<8>();
+    numbers.iter().map(|number| u64::from_le_bytes(*number))
 }
 
 impl Operation {
@@ -205,7 +270,15 @@ impl World {
             rng.below(32)
         };
         let index = self.history.operations.len();
-        let number_of = index as u64 + 1;
+        let op = OpId(index as u64);
+        let number_of = number_of(op);
+        self.history.seen.invoke(
+            Micros::new(now),
+            ClientId(number as u32),
+            group,
+            key_id(action, key),
+            op_of(action, number_of),
+        );
         self.history.operations.push(Operation {
             client: number,
             group,
@@ -213,7 +286,6 @@ impl World {
             action,
             number: number_of,
             command: encode(number_of, action, key, padding as usize),
-            invoked: now,
             ended: None,
             outcome: Outcome::Open,
         });
@@ -380,6 +452,18 @@ impl World {
         if let Errand::Operation(index) = doing.task {
             let operation = &mut self.history.operations[index];
             let is_read = operation.is_read();
+            let (at, op) = (Micros::new(now), OpId(index as u64));
+            match (&outcome, operation.action) {
+                (Outcome::Done { index, output }, Action::Read | Action::ReadList) => {
+                    let value = value_of(operation.action, output);
+                    self.history.seen.read(at, op, value, *index);
+                }
+                (Outcome::Done { output, .. }, action) => {
+                    self.history.seen.returned(at, op, reply_of(action, output));
+                }
+                (Outcome::Nothing, _) => self.history.seen.failed(at, op),
+                (Outcome::Unknown | Outcome::Open, _) => {}
+            }
             operation.ended = Some(now);
             operation.outcome = outcome.clone();
             match outcome {

@@ -22,7 +22,7 @@
 //! | `network`, `stream`, `disk` | wires and disks |
 //! | `clients`, `machine` | the workload |
 //! | `weather` | faults taking effect |
-//! | `tap`, `accounts`, `judge`, `witness`, `verdict` | the checks |
+//! | `tap`, `accounts`, `judge`, `verdict` | what the checks are told, and those of this profile |
 
 mod accounts;
 mod clients;
@@ -44,7 +44,6 @@ mod tasks;
 mod threads;
 mod verdict;
 mod weather;
-mod witness;
 mod world;
 
 pub use self::faults::{Fault, PlannedFault, Power};

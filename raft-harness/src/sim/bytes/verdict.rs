@@ -5,14 +5,19 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use raft_core::{GroupId, LogIndex, RoleKind, Term};
+use raft_core::{EntryKind, GroupId, LogIndex, RoleKind, Term};
 use raft_transport::Lane;
 
+use super::clients::{Outcome, op_id};
+use super::machine::{Applied, number_of};
 use super::network::Place;
 use super::options::Weather;
 use super::world::{Standing, World};
-use super::{clients::Outcome, witness};
+use crate::sim::linearizability::{AppliedLog, search, session, witness};
 use crate::sim::violation::{Check, Violation};
+
+/// Keys have a handful of operations in flight: far more than any search of theirs takes.
+const SEARCH_STEPS_MAX: u64 = 2_000_000;
 
 /// Each group's term on each member, when nothing was to change any more.
 pub(super) type Terms = BTreeMap<(Place, GroupId), Term>;
@@ -65,7 +70,7 @@ impl World {
         self.judge_replicas();
         self.judge_requests();
         self.judge_connections();
-        let found = witness::judge(&self.history, &self.record);
+        let found = self.judge_history();
         let broken = self.record.look(|recorded| std::mem::take(&mut recorded.broken));
         let broken = broken
             .into_iter()
@@ -166,12 +171,45 @@ impl World {
             if let Outcome::Done { index, .. } = operation.outcome
                 && !operation.is_read()
             {
-                let term = self.record.look(|recorded| recorded.term(operation.group, index));
+                let (term, number) = self.record.look(|recorded| {
+                    recorded.at(operation.group, index).map_or((None, None), |applied| {
+                        (Some(applied.term), number_of(&applied.payload))
+                    })
+                });
+                if number != Some(operation.number) {
+                    let evidence = format!(
+                        "{} was acknowledged at {index}, applied there is {number:?}",
+                        operation.number
+                    );
+                    let check = Check::AcknowledgedLost;
+                    judge.found.push(Violation::of_group(check, operation.group, evidence));
+                }
                 let judged =
                     judge.checker.acknowledged(operation.group, index, term.unwrap_or(Term::ZERO));
                 judge.found.extend(judged.err());
             }
         }
+    }
+
+    /// What clients saw follows from the order of the log, and from some order at all.
+    fn judge_history(&self) -> Option<Violation> {
+        let mut applied = AppliedLog::new();
+        self.record.look(|recorded| {
+            for (group, entries) in &recorded.groups {
+                for (entry, index) in entries.iter().zip(1..) {
+                    if entry.kind == EntryKind::Command
+                        && let Some(number) = number_of(&entry.payload)
+                    {
+                        applied.applied(*group, LogIndex::new(index), op_id(number));
+                    }
+                }
+            }
+        });
+        let history = &self.history.seen;
+        let judged = witness::check(history, &applied)
+            .and_then(|_| session::check(history, &applied))
+            .and_then(|_| search::check(history, SEARCH_STEPS_MAX));
+        judged.err()
     }
 
     /// Every request has ended, once.
@@ -251,9 +289,9 @@ impl super::world::NodeState {
 }
 
 impl super::machine::Recorded {
-    /// The term of what was applied at an index.
-    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+    /// What was applied at an index.
+    fn at(&self, group: GroupId, index: LogIndex) -> Option<&Applied> {
         let at = (index.get() as usize).checked_sub(1)?;
-        self.groups.get(&group)?.get(at).map(|applied| applied.term)
+        self.groups.get(&group)?.get(at)
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::accounts::After;
-use super::clients::{Client, History};
+use super::clients::{Asked, Client};
 use super::clock::NodeClock;
 use super::disk::SimDisk;
 use super::faults::{self, PlannedFault, Power};
@@ -41,7 +41,7 @@ pub(super) struct World {
     pub(super) net: Net,
     pub(super) nodes: Vec<NodeState>,
     pub(super) clients: Vec<Client>,
-    pub(super) history: History,
+    pub(super) history: Asked,
     pub(super) record: Record,
     pub(super) judge: Judge,
     pub(super) faults: Vec<PlannedFault>,
@@ -238,7 +238,7 @@ impl World {
         Self {
             nodes: nodes.collect(),
             clients: Vec::new(),
-            history: History::default(),
+            history: Asked::default(),
             record: Record::default(),
             judge: Judge::new(&swarm),
             wakes: Wakes::default(),
