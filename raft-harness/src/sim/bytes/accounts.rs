@@ -157,7 +157,7 @@ impl Held {
         let mut terms = Vec::with_capacity(recovered.last_index.get() as usize);
         for (at, (first, term)) in recovered.term_runs.iter().enumerate() {
             let next = recovered.term_runs.get(at + 1);
-            let end = next.map_or(recovered.last_index.next(), |(next, _)| *next);
+            let end = next.map_or_else(|| recovered.last_index.next(), |(next, _)| *next);
             terms.extend(std::iter::repeat_n(*term, end.since(*first) as usize));
         }
         Self { hard_state: recovered.hard_state, terms }

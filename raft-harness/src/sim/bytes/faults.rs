@@ -201,7 +201,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
         let fault = match rng.below(3) {
             0 => Fault::Wipe { node },
             1 => Fault::Flip { node, file: ".seg" },
-            _ => Fault::Flip { node, file: *rng.pick(&["identity", "incarnation"]).expect("two") },
+            _ => Fault::Flip { node, file: rng.pick(&["identity", "incarnation"]).expect("two") },
         };
         let at = rng.range(FIRST_US..=end - 1);
         let lasts = 100_000 + rng.skewed(3_000_000);

@@ -46,7 +46,7 @@ enum Phase {
     /// So many bytes of the prefix are still to come.
     Prefix(usize),
     Handshake(BytesMut),
-    Frames(Decoder),
+    Frames(Box<Decoder>),
     /// Nothing more is understood, or worth it.
     Deaf,
 }
@@ -91,7 +91,7 @@ impl Tap {
                     let mut decoder = Decoder::new(u64::MAX);
                     let rest = std::mem::take(buffer);
                     push(&mut decoder, &rest);
-                    Phase::Frames(decoder)
+                    Phase::Frames(Box::new(decoder))
                 }
                 Ok(Some(Handshake::Refusal(_))) | Err(_) => Phase::Deaf,
             };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use raft_core::{EntryKind, GroupId, LogIndex, RoleKind, Term};
 use raft_transport::Lane;
@@ -223,7 +223,7 @@ impl World {
         }
         let cx = &mut Context::from_waker(Waker::noop());
         for (place, life, ticket) in self.history.orphans.drain(..) {
-            if let Poll::Pending = pin!(ticket).poll(cx) {
+            if pin!(ticket).poll(cx).is_pending() {
                 let evidence = format!("a request to place {place} in life {life} never ended");
                 found.push(Violation::of_run(Check::Outcomes, evidence));
             }
