@@ -171,7 +171,9 @@ impl SimDisk {
         let state = &mut *guard;
         let names: Vec<String> =
             state.names.keys().filter(|name| name.ends_with(suffix)).cloned().collect();
-        let name = state.rng.pick(&names)?.clone();
+        // Of many segments the newest is the one whose damage is hardest to judge.
+        let hits_last = suffix == SEGMENTS && state.rng.chance(1, 2);
+        let name = if hits_last { names.last() } else { state.rng.pick(&names) }?.clone();
         let is_newest = suffix == SEGMENTS && names.last() == Some(&name);
         let file = &mut state.files[state.names[&name]];
         let mut written = file.seen.iter().rposition(|byte| *byte != 0)? + 1;

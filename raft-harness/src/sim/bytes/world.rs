@@ -4,9 +4,12 @@
 //! what was said on the wire is compared with the disks, and a node whose fuse has burnt down is
 //! found dead. Everything that happens enters the hash of the run.
 
+mod event;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use self::event::Event;
 use super::accounts::After;
 use super::clients::{Asked, Client};
 use super::clock::NodeClock;
@@ -109,90 +112,6 @@ pub(super) enum Standing {
     Out,
     /// It came back with an empty disk: nobody may listen to it.
     Stranger,
-}
-
-/// What happens.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Event {
-    /// A thread of a node takes its turn.
-    Run {
-        place: Place,
-        life: u32,
-        task: NodeTask,
-    },
-    Net(NetEvent),
-    /// The log's sync has ended.
-    Synced {
-        place: Place,
-        life: u32,
-    },
-    /// The log tries again to get a segment.
-    LogRetry {
-        place: Place,
-        life: u32,
-    },
-    /// The log has been silent for a while.
-    LogIdle {
-        place: Place,
-        life: u32,
-        taken: u64,
-    },
-    /// A read of the log has ended.
-    Read {
-        place: Place,
-        life: u32,
-    },
-    /// The apply worker takes its next job.
-    Apply {
-        place: Place,
-        life: u32,
-    },
-    /// A client begins an operation.
-    Ask {
-        client: usize,
-    },
-    /// Its request reaches a node.
-    Request {
-        client: usize,
-        attempt: u64,
-    },
-    /// The answer reaches the client.
-    Answer {
-        client: usize,
-        attempt: u64,
-    },
-    /// The client waits no longer.
-    GiveUp {
-        client: usize,
-        attempt: u64,
-    },
-    Fault(usize),
-    FaultEnd(usize),
-    /// A process leaves because its log has failed.
-    Exit {
-        place: Place,
-        life: u32,
-    },
-    Restart {
-        place: Place,
-        boot: u32,
-    },
-    Resume {
-        place: Place,
-    },
-    /// The machine of a dead process loses power as well.
-    PowerCut {
-        place: Place,
-        power: Power,
-        down_us: u64,
-    },
-    Heal,
-    /// The clients stop, and every group is asked for a sign of life.
-    Probe,
-    /// From here on nothing may change any more.
-    Settle,
-    /// All logs are read from end to end.
-    Sweep,
 }
 
 impl World {
@@ -367,42 +286,11 @@ impl World {
     }
 
     fn absorb_event(&mut self, event: &Event) {
-        let number = match *event {
-            Event::Run { place, task, .. } => 1 << 8 | place << 4 | task.number(),
-            Event::Net(event) => match event {
-                NetEvent::Arrive { pipe, from } => 2 << 40 | (pipe as usize) << 1 | from,
-                NetEvent::Syn { pipe } => 3 << 40 | pipe as usize,
-                NetEvent::Connected { pipe } => 4 << 40 | pipe as usize,
-                NetEvent::Refused { pipe } => 5 << 40 | pipe as usize,
-                NetEvent::DialTimeout { pipe } => 6 << 40 | pipe as usize,
-                NetEvent::PrefixTimeout { pipe } => 7 << 40 | pipe as usize,
-                NetEvent::Reset { pipe, side } => 8 << 40 | (pipe as usize) << 1 | side,
-            },
-            Event::Synced { place, .. } => 2 << 8 | place,
-            Event::LogRetry { place, .. } => 3 << 8 | place,
-            Event::LogIdle { place, .. } => 4 << 8 | place,
-            Event::Read { place, .. } => 5 << 8 | place,
-            Event::Apply { place, .. } => 6 << 8 | place,
-            Event::Ask { client } => 7 << 8 | client,
-            Event::Request { client, .. } => 8 << 8 | client,
-            Event::Answer { client, .. } => 9 << 8 | client,
-            Event::GiveUp { client, .. } => 10 << 8 | client,
-            Event::Fault(at) => 11 << 16 | at,
-            Event::FaultEnd(at) => 12 << 16 | at,
-            Event::Exit { place, .. } => 13 << 8 | place,
-            Event::Restart { place, .. } => 14 << 8 | place,
-            Event::Resume { place } => 15 << 8 | place,
-            Event::PowerCut { place, .. } => 16 << 8 | place,
-            Event::Heal => 17 << 8,
-            Event::Probe => 18 << 8,
-            Event::Settle => 19 << 8,
-            Event::Sweep => 20 << 8,
-        };
         self.absorb(self.now);
-        self.absorb(number as u64);
-        if !matches!(event, Event::Run { .. } | Event::Net(_)) {
-            let event = *event;
-            self.note(None, || format!("{event:?}"));
+        self.absorb(event.number());
+        match event {
+            Event::Run { .. } | Event::Net(_) => {}
+            event => self.note(None, || format!("{event:?}")),
         }
     }
 
