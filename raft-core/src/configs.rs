@@ -7,21 +7,21 @@
 //! Invariant: indexes ascend, and none lies beyond the log's end.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use crate::id::LogIndex;
 use crate::membership::Membership;
+use crate::sparse::Sparse;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Configs {
     /// In force at the log's base, and where it was decided.
     base: (LogIndex, Arc<Membership>),
-    later: Vec<(LogIndex, Arc<Membership>)>,
+    later: Sparse<(LogIndex, Arc<Membership>)>,
 }
 
 impl Configs {
     pub(crate) fn new(index: LogIndex, membership: Arc<Membership>) -> Self {
-        Self { base: (index, membership), later: Vec::new() }
+        Self { base: (index, membership), later: Sparse::new() }
     }
 
     /// The membership in force, and where it stands.
@@ -42,6 +42,9 @@ impl Configs {
 
     /// The memberships that stand within `first..=last`.
     pub(crate) fn within(&self, first: LogIndex, last: LogIndex) -> &[(LogIndex, Arc<Membership>)] {
+        if self.later.is_empty() {
+            return &[];
+        }
         let from = self.later.partition_point(|(at, _)| *at < first);
         let to = self.later.partition_point(|(at, _)| *at <= last);
         self.later.get(from..to).unwrap_or_default()
@@ -60,19 +63,22 @@ impl Configs {
     pub(crate) fn truncate(&mut self, from: LogIndex) -> bool {
         let kept = self.later.partition_point(|(at, _)| *at < from);
         let changed = kept < self.later.len();
-        self.later.truncate(kept);
+        if changed {
+            self.later.vec().truncate(kept);
+        }
         changed
     }
 
     /// Forgets what was in force before `base`.
     pub(crate) fn compact(&mut self, base: LogIndex) {
         let passed = self.later.partition_point(|(at, _)| *at <= base);
-        if let Some(last) = self.later.drain(..passed).next_back() {
+        if passed == 0 {
+            return;
+        }
+        if let Some(last) = self.later.vec().drain(..passed).next_back() {
             self.base = last;
         }
-        if self.later.is_empty() {
-            self.later = Vec::new();
-        }
+        self.later.release_spare();
     }
 }
 

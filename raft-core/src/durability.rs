@@ -11,23 +11,28 @@ use alloc::collections::VecDeque;
 
 use crate::id::{LogIndex, Micros, PersistSeq};
 
-/// What one operation does to the log's end.
+/// What one operation does to the log's end, in this order: it may begin anew, be cut, and be
+/// appended to.
 #[derive(Clone, Copy, Debug)]
 struct Op {
     seq: PersistSeq,
     issued: Micros,
-    /// The log begins anew after the first index; of the old one, what is up to the second is in
-    /// the snapshot too.
-    reset: Option<(LogIndex, LogIndex)>,
-    truncate_from: Option<LogIndex>,
-    append_last: Option<LogIndex>,
+    /// Where the log begins anew; [`NEVER`](Self::NEVER) if it goes on.
+    begins: LogIndex,
+    /// Of the log before the operation, what is up to here stays or is in a snapshot too.
+    stays: LogIndex,
+    /// Of the log as it then is, what is up to here stays.
+    kept: LogIndex,
+    /// The last entry appended; zero if none is.
+    appended: LogIndex,
 }
 
 impl Op {
+    const NEVER: LogIndex = LogIndex::new(u64::MAX);
+
     fn advance(&self, mark: LogIndex) -> LogIndex {
-        let begun = self.reset.map_or(mark, |(base, _)| base);
-        let kept = self.truncate_from.map_or(begun, |from| begun.min(from.prev()));
-        self.append_last.map_or(kept, |last| kept.max(last))
+        let begun = if self.begins == Self::NEVER { mark } else { self.begins };
+        begun.min(self.kept).max(self.appended)
     }
 }
 
@@ -41,6 +46,8 @@ pub(crate) struct Durability {
     /// The operation that carries the current term and vote.
     hard_state_seq: PersistSeq,
     in_flight: VecDeque<Op>,
+    /// The newest operation when spare room was last looked for.
+    idle_since: PersistSeq,
     now: Micros,
 }
 
@@ -48,6 +55,17 @@ impl Durability {
     /// Everything recovered from disk is durable.
     pub(crate) fn recovered(last: LogIndex) -> Self {
         Self { written: last, durable: last, ..Self::default() }
+    }
+
+    /// Gives back the room for operations, if nothing is in flight and nothing was issued since
+    /// this was last asked. `true`: so it is.
+    pub(crate) fn release_spare(&mut self) -> bool {
+        let is_idle = self.in_flight.is_empty() && self.idle_since == self.issued;
+        self.idle_since = self.issued;
+        if is_idle {
+            self.in_flight = VecDeque::new();
+        }
+        is_idle
     }
 
     pub(crate) fn durable(&self) -> LogIndex {
@@ -75,9 +93,10 @@ impl Durability {
             self.in_flight.push_back(Op {
                 seq: self.issued,
                 issued: self.now,
-                reset: None,
-                truncate_from: None,
-                append_last: None,
+                begins: Op::NEVER,
+                stays: Op::NEVER,
+                kept: Op::NEVER,
+                appended: LogIndex::ZERO,
             });
         }
         self.in_flight.back_mut().expect("an operation was just found or pushed")
@@ -107,9 +126,10 @@ impl Durability {
         kept: LogIndex,
     ) -> PersistSeq {
         let op = self.op(open);
-        op.reset = Some((base, kept));
-        op.truncate_from = None;
-        op.append_last = None;
+        op.begins = base;
+        op.stays = op.stays.min(kept);
+        op.kept = Op::NEVER;
+        op.appended = LogIndex::ZERO;
         let seq = op.seq;
         self.durable = self.durable.min(kept);
         self.written = self.written.min(kept);
@@ -124,8 +144,9 @@ impl Durability {
 
     pub(crate) fn truncate(&mut self, open: Option<PersistSeq>, from: LogIndex) -> PersistSeq {
         let op = self.op(open);
-        op.truncate_from = Some(op.truncate_from.map_or(from, |earlier| earlier.min(from)));
-        op.append_last = op.append_last.map(|last| last.min(from.prev()));
+        op.kept = op.kept.min(from.prev());
+        op.stays = op.stays.min(from.prev());
+        op.appended = op.appended.min(from.prev());
         let seq = op.seq;
         // From now on nothing at or after `from` may be vouched for.
         self.durable = self.durable.min(from.prev());
@@ -135,7 +156,7 @@ impl Durability {
 
     pub(crate) fn append(&mut self, open: Option<PersistSeq>, last: LogIndex) -> PersistSeq {
         let op = self.op(open);
-        op.append_last = Some(last);
+        op.appended = last;
         op.seq
     }
 
@@ -150,7 +171,7 @@ impl Durability {
             for op in ops.iter().filter(|op| op.seq > after && op.seq <= seq) {
                 mark = op.advance(mark);
             }
-            self.written = Self::clip(ops, seq, mark);
+            self.written = mark.min(self.stays_after(seq));
             self.written_seq = seq;
         }
         true
@@ -158,38 +179,49 @@ impl Durability {
 
     /// Takes an acknowledgement from the disk. `false`: no such operation was issued.
     pub(crate) fn on_persisted(&mut self, seq: PersistSeq) -> bool {
-        if !self.on_written(seq) {
+        if seq > self.issued {
             return false;
         }
         if crate::planted!(PersistAckWithoutClip) {
-            return self.on_persisted_unclipped(seq);
+            return self.on_written(seq) && self.on_persisted_unclipped(seq);
         }
-        let mut mark = self.durable;
+        // What is durable is written, too. Both marks move in one pass, nearly always over the
+        // only operation in flight.
+        let (mut durable, mut written) = (self.durable, self.written);
         while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
-            mark = op.advance(mark);
+            durable = op.advance(durable);
+            if op.seq > self.written_seq {
+                written = op.advance(written);
+            }
             self.in_flight.pop_front();
         }
-        self.durable = Self::clip(&self.in_flight, seq, mark);
+        let stays = self.stays_after(seq);
+        self.durable = durable.min(stays);
         self.durable_seq = self.durable_seq.max(seq);
+        if seq > self.written_seq {
+            self.written = written.min(stays);
+            self.written_seq = seq;
+        }
         true
     }
 
     /// The planted bug: entries that a later operation replaces count all the same.
     fn on_persisted_unclipped(&mut self, seq: PersistSeq) -> bool {
         while let Some(op) = self.in_flight.front().filter(|op| op.seq <= seq) {
-            self.durable = self.durable.max(op.append_last.unwrap_or_default());
+            self.durable = self.durable.max(op.appended);
             self.in_flight.pop_front();
         }
         self.durable_seq = self.durable_seq.max(seq);
         true
     }
 
-    /// What a later operation removes is not vouched for by an earlier one.
-    fn clip(ops: &VecDeque<Op>, seq: PersistSeq, mark: LogIndex) -> LogIndex {
-        ops.iter().filter(|op| op.seq > seq).fold(mark, |mark, op| {
-            let kept = op.reset.map_or(mark, |(_, kept)| mark.min(kept));
-            op.truncate_from.map_or(kept, |from| kept.min(from.prev()))
-        })
+    /// What a later operation removes is not vouched for by an earlier one: up to here all stays.
+    fn stays_after(&self, seq: PersistSeq) -> LogIndex {
+        if self.in_flight.is_empty() {
+            return Op::NEVER;
+        }
+        let later = self.in_flight.iter().filter(|op| op.seq > seq);
+        later.fold(Op::NEVER, |stays, op| stays.min(op.stays))
     }
 }
 

@@ -4,12 +4,13 @@
 //! only once the grant is; an answer counts only for the attempt it answers; a vote request is
 //! never taken for a sign of life from a leader.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::entry::HardState;
 use crate::group::{Group, Role};
-use crate::id::{LogIndex, ReplicaId, Term};
+use crate::id::{LogIndex, Micros, ReplicaId, Term};
 use crate::io::Effects;
 use crate::membership::Membership;
 use crate::message::{Campaign, Message, Promise, Verdict, VoteReply, VoteRequest};
@@ -65,21 +66,22 @@ impl Group {
         let jitter = slice.as_micros() as u64 / 4;
         slice * (rank as u32 + 1)
             + Duration::from_micros(self.rng.below(jitter.max(1)))
-            + self.priority_delay()
+            + Duration::from_micros(self.priority_delay())
     }
 
-    /// Who is less eager to lead waits longer, so that others come first.
-    fn priority_delay(&self) -> Duration {
+    /// Who is less eager to lead waits so many microseconds longer, so that others come first.
+    fn priority_delay(&self) -> u64 {
         let below = PRIORITY_MAX.saturating_sub(self.settings.priority);
-        self.settings.election_timeout_min / 2 * u32::from(below)
+        self.settings.election_timeout_min.as_micros() as u64 / 2 * u64::from(below)
     }
 
     /// Waits a fresh random time before the next campaign (paper, section 5.2).
     pub(crate) fn reset_election_deadline(&mut self) {
-        let min = self.settings.election_timeout_min;
-        let spread = (self.settings.election_timeout_max - min).as_micros() as u64;
-        let jitter = Duration::from_micros(self.rng.below(spread.max(1)));
-        self.election_deadline = self.now.after(min + jitter + self.priority_delay());
+        // Every append comes through here, so this counts in plain microseconds.
+        let min = self.settings.election_timeout_min.as_micros() as u64;
+        let max = self.settings.election_timeout_max.as_micros() as u64;
+        let patience = min + self.rng.below((max - min).max(1)) + self.priority_delay();
+        self.election_deadline = Micros::new(self.now.get().saturating_add(patience));
     }
 
     /// Asks whether a campaign would succeed, without disturbing anyone.
@@ -94,7 +96,7 @@ impl Group {
             self.campaign(Campaign::Timeout, effects);
             return;
         }
-        self.role = Role::PreCandidate(tally);
+        self.role = Role::PreCandidate(Box::new(tally));
         let request = self.vote_request(self.hard_state.term.next(), Campaign::Timeout);
         self.fail_forwarded(effects);
         for peer in self.peers() {
@@ -112,7 +114,7 @@ impl Group {
         self.enter_term(own_vote, effects);
         self.reset_election_deadline();
         self.attempt += 1;
-        self.role = Role::Candidate(Tally::new(self.attempt));
+        self.role = Role::Candidate(Box::new(Tally::new(self.attempt)));
         effects.role_changed = true;
         let request = self.vote_request(term, cause);
         self.fail_forwarded(effects);

@@ -19,14 +19,16 @@ impl Group {
     pub(crate) fn on_append(
         &mut self,
         from: ReplicaId,
-        append: Append,
+        append: &Append,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         if append.term < self.hard_state.term {
             self.answer_append(from, append.session, AppendResult::StaleTerm, effects);
             return Ok(());
         }
-        append.check()?;
+        let Some(last_new) = append.sound_end() else {
+            return Err(Fault::UnsoundAppend { term: append.term, prev: append.prev_index });
+        };
         self.follow(from, append.term, effects)?;
         // A late append of an earlier session is still true, but the leader listens to the newest.
         self.leader_session = self.leader_session.max(append.session);
@@ -45,16 +47,13 @@ impl Group {
             self.answer_append(from, append.session, result, effects);
             return Ok(());
         }
-        let last_new = append.last_index();
-        let lacks = last_new > self.log.base()
-            && append.runs.last().is_some_and(|run| self.log.term(last_new) != Some(run.term));
-        if lacks && self.disk == DiskSpace::Full {
+        if self.disk == DiskSpace::Full && self.lacks(append, last_new) {
             let result = AppendResult::Declined(Declined::DiskFull);
             self.answer_append(from, append.session, result, effects);
             return Ok(());
         }
 
-        self.take_entries(&append, effects)?;
+        self.take_entries(append, effects)?;
         self.log_time = self.log_time.max(append.time);
         self.verified = self.verified.max(last_new.max(self.log.base()).min(self.log.last_index()));
         self.commit_to(append.commit.min(self.commit_limit()), effects);
@@ -68,6 +67,12 @@ impl Group {
             self.ack_owed = true;
         }
         Ok(())
+    }
+
+    /// Whether there is an entry in an append that is not in the log.
+    fn lacks(&self, append: &Append, last_new: LogIndex) -> bool {
+        last_new > self.log.base()
+            && append.runs.last().is_some_and(|run| self.log.term(last_new) != Some(run.term))
     }
 
     /// Up to here this term's leader may let us commit.
@@ -163,6 +168,7 @@ impl Group {
                 self.send_owed_ack(effects);
             }
             self.ask_for_fence(from, effects);
+            self.release_spare();
             self.rest(&heartbeat);
         }
         // To a stale leader the same reply says: this term is over.

@@ -23,6 +23,7 @@ use crate::reads::Forwarded;
 use crate::rng::{Rng, mix};
 use crate::settings::{Acknowledge, Lease, PromiseRecord, Settings, Start, StartError};
 use crate::snapshots::Receiving;
+use crate::sparse::Sparse;
 use crate::term_log::TermLog;
 
 /// One replica of one Raft group, as a pure function of its inputs.
@@ -81,7 +82,7 @@ pub struct Group {
     /// The snapshot that is on its way here.
     pub(crate) receiving: Option<Box<Receiving>>,
     /// Reads that the leader was asked about.
-    pub(crate) forwarded: Vec<Forwarded>,
+    pub(crate) forwarded: Sparse<Forwarded>,
     pub(crate) forwards: u64,
 
     /// Proposals of this replica whose fate is open, by index. They outlive leadership.
@@ -89,12 +90,12 @@ pub struct Group {
     /// Those among them that were cut from our log. That decides nothing: while no other entry
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
-    orphans: Vec<Proposal>,
+    pub(crate) orphans: Sparse<Proposal>,
     /// This replica was removed, and learned it from others than its leader.
     pub(crate) expelled: bool,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Vec<(ReplicaId, Incarnation)>,
-    fault: Option<Fault>,
+    fault: Option<Box<Fault>>,
     #[cfg(debug_assertions)]
     seen: Seen,
 }
@@ -115,8 +116,8 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) enum Role {
     Follower,
-    PreCandidate(Tally),
-    Candidate(Tally),
+    PreCandidate(Box<Tally>),
+    Candidate(Box<Tally>),
     Leader(Box<Leader>),
 }
 
@@ -125,6 +126,8 @@ pub(crate) struct Proposal {
     pub(crate) index: LogIndex,
     pub(crate) term: Term,
     pub(crate) token: Token,
+    /// What the proposals of its term cost up to and with this one.
+    pub(crate) total: u64,
 }
 
 impl Proposal {
@@ -162,11 +165,9 @@ impl Group {
         }
         let membership = match base.membership {
             Some(membership) => membership,
-            None if log.last_index() == LogIndex::ZERO => Arc::new(Membership::unknown()),
-            // A joining replica may have got the whole log from its very first entry on.
-            None if base.index == LogIndex::ZERO && !start.configs.is_empty() => {
-                Arc::new(Membership::unknown())
-            }
+            // A joining replica gets the log from its first entry on, and meets a membership
+            // somewhere on the way.
+            None if base.index == LogIndex::ZERO => Arc::new(Membership::unknown()),
             None => return Err(StartError::NoMembership),
         };
         let mut configs = Configs::new(base.config_index, membership);
@@ -225,11 +226,11 @@ impl Group {
             attempt: 0,
             sessions: Session::default(),
             receiving: None,
-            forwarded: Vec::new(),
+            forwarded: Sparse::new(),
             // A late answer to a former life must not be taken for one to this.
             forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
-            orphans: Vec::new(),
+            orphans: Sparse::new(),
             expelled: false,
             peer_incarnations: Vec::new(),
             fault: None,
@@ -244,11 +245,18 @@ impl Group {
     ///
     /// `now` should not run backwards; if it does, the latest time seen is used. A driver that may
     /// have been paused reads its clock right before: leases are judged by this `now`.
+    #[inline]
     pub fn step(&mut self, now: Micros, input: Input, effects: &mut Effects) {
+        // By reference from here on, because every move of an input would copy a whole message;
+        // inlined, because callers know which inputs have nothing to drop.
+        self.take(now, &input, effects);
+    }
+
+    fn take(&mut self, now: Micros, input: &Input, effects: &mut Effects) {
         self.now = self.now.max(now);
         self.durability.set_time(self.now);
         if self.fault.is_some() {
-            self.refuse_when_mute(&input, effects);
+            self.refuse_when_mute(input, effects);
             return;
         }
         let result = self.dispatch(input, effects);
@@ -256,15 +264,16 @@ impl Group {
             self.go_mute(fault, effects);
         } else {
             self.leave_recovery(effects);
+            self.settle_after_removal(effects);
         }
         self.advance_appliable(effects);
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
 
-    fn dispatch(&mut self, input: Input, effects: &mut Effects) -> Result<(), Fault> {
-        match input {
-            Input::Message { from, from_incarnation, to_incarnation, message } => {
+    fn dispatch(&mut self, input: &Input, effects: &mut Effects) -> Result<(), Fault> {
+        match *input {
+            Input::Message { from, from_incarnation, to_incarnation, ref message } => {
                 return self.on_message(from, from_incarnation, to_incarnation, message, effects);
             }
             Input::Deadline => self.on_deadline(effects),
@@ -280,9 +289,9 @@ impl Group {
                 self.wake();
                 self.on_transfer(token, to, effects);
             }
-            Input::ChangeMembership { token, changes } => {
+            Input::ChangeMembership { token, ref changes } => {
                 self.wake();
-                self.on_change_membership(token, &changes, effects);
+                self.on_change_membership(token, changes, effects);
             }
             Input::Written(seq) => return self.on_written(seq, effects),
             Input::Persisted(seq) => return self.on_persisted(seq, effects),
@@ -309,6 +318,8 @@ impl Group {
             return None;
         }
         let role = match &self.role {
+            // Nothing that matters is on its way.
+            _ if self.asleep => None,
             Role::Leader(leader) => {
                 let stalls = self
                     .durability
@@ -319,7 +330,7 @@ impl Group {
                 [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                (self.may_campaign() && !self.asleep).then_some(self.election_deadline)
+                self.may_campaign().then_some(self.election_deadline)
             }
         };
         let forwarded = self.forwarded.first().map(|read| read.deadline);
@@ -411,7 +422,7 @@ impl Group {
         from: ReplicaId,
         from_incarnation: Incarnation,
         to_incarnation: Incarnation,
-        message: Message,
+        message: &Message,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         // Late words of an earlier life, theirs or ours, answer promises that are no longer held.
@@ -426,14 +437,14 @@ impl Group {
             return Err(Fault::TermOverflow { from, term: message.term() });
         }
         if self.asleep {
-            self.wake_for(&message);
+            self.wake_for(message);
         }
-        match message {
+        match *message {
             Message::PreVote(request) => self.on_pre_vote(from, request, effects),
             Message::PreVoteReply(reply) => self.on_pre_vote_reply(from, reply, effects),
             Message::Vote(request) => self.on_vote(from, request, effects),
             Message::VoteReply(reply) => self.on_vote_reply(from, reply, effects),
-            Message::Append(append) => return self.on_append(from, append, effects),
+            Message::Append(ref append) => return self.on_append(from, append, effects),
             Message::AppendReply(reply) => return self.on_append_reply(from, reply, effects),
             Message::Heartbeat(heartbeat) | Message::ReadConfirm(heartbeat) => {
                 return self.on_heartbeat(from, heartbeat, effects);
@@ -443,7 +454,7 @@ impl Group {
             Message::TransferRefused(refused) => self.on_transfer_refused(from, refused, effects),
             Message::ReadIndex(request) => self.on_read_index(from, request, effects),
             Message::ReadIndexReply(reply) => self.on_read_index_reply(reply, effects),
-            Message::Snapshot(offer) => return self.on_snapshot_offer(from, offer, effects),
+            Message::Snapshot(ref offer) => return self.on_snapshot_offer(from, offer, effects),
             Message::Recover(request) => self.on_recover(from, request, effects),
             Message::Fence(fence) => self.on_fence(from, fence),
         }
@@ -461,6 +472,10 @@ impl Group {
                 true
             }
             None if self.configs.active().1.member(peer).is_some() => {
+                if self.peer_incarnations.is_empty() {
+                    let others = self.membership().members().len() - 1;
+                    self.peer_incarnations.reserve_exact(others);
+                }
                 self.peer_incarnations.push((peer, incarnation));
                 true
             }
@@ -477,7 +492,8 @@ impl Group {
                 if self.asleep || !self.may_campaign() || self.now < self.election_deadline {
                     return;
                 }
-                if self.awaits_own_vote() {
+                if self.awaits_own_vote() || self.disk == DiskSpace::Full {
+                    // It has asked nobody yet, or could not even write its no-op.
                     self.reset_election_deadline();
                 } else {
                     if self.is_lost() && !crate::planted!(LostReplicaVotes) {
@@ -493,7 +509,8 @@ impl Group {
     fn on_campaign(&mut self, effects: &mut Effects) {
         let free =
             !self.is_leader() && !self.hears_a_leader(self.me) && self.now >= self.votes_from;
-        if free && self.may_vote() && !self.awaits_own_vote() {
+        let able = self.may_vote() && self.disk == DiskSpace::Ample;
+        if free && able && !self.awaits_own_vote() {
             self.wake();
             self.pre_campaign(effects);
         }
@@ -512,7 +529,7 @@ impl Group {
         }
         if self.settings.acknowledge == Acknowledge::Written {
             if self.is_leader() {
-                self.advance_commit(effects);
+                self.advance_commit(self.durability.written(), effects);
             }
             self.send_owed_ack(effects);
         }
@@ -525,7 +542,7 @@ impl Group {
         }
         match &self.role {
             Role::Candidate(_) => self.count_own_vote(effects),
-            Role::Leader(_) => self.advance_commit(effects),
+            Role::Leader(_) => self.advance_commit(self.durability.written(), effects),
             Role::Follower | Role::PreCandidate(_) => {}
         }
         self.send_owed_ack(effects);
@@ -631,7 +648,9 @@ impl Group {
             .and_then(|(first, last)| (first < from).then(|| (first, last.min(from.prev()))));
         effects.log_changes.push(LogChange::Truncated { from });
         let kept = self.proposals.partition_point(|p| p.index < from);
-        self.orphans.extend(self.proposals.drain(kept..));
+        if kept < self.proposals.len() {
+            self.orphans.vec().extend(self.proposals.drain(kept..));
+        }
     }
 
     /// The whole log gives way to a durable snapshot.
@@ -657,10 +676,10 @@ impl Group {
         persist.truncate_from = None;
         persist.append = None;
         persist.compact = None;
-        persist.install = Some(meta.clone());
+        persist.install = Some(Box::new(meta.clone()));
         effects.log_changes.push(LogChange::Reset { meta });
         // What lay in the covered part cannot be looked up any more, unless its term says enough.
-        for proposal in self.proposals.drain(..).chain(core::mem::take(&mut self.orphans)) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.take()) {
             if proposal.term > term && proposal.index <= index {
                 effects.outcomes.push((proposal.token, Outcome::Superseded));
             } else if proposal.index <= index {
@@ -686,25 +705,28 @@ impl Group {
             snapshot: self.snapshot,
         };
         let seq = self.durability.record(open_seq(effects));
-        open(effects, seq).compact = Some(record);
+        open(effects, seq).compact = Some(Box::new(record));
         effects.log_changes.push(LogChange::Compacted { upto: base });
     }
 
-    /// Raises the commit index and settles the proposals it covers.
-    pub(crate) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) {
-        if index <= self.commit {
-            return;
-        }
+    /// Raises the commit index and settles the proposals it covers. Returns the newest of them.
+    #[inline]
+    pub(crate) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) -> Option<Proposal> {
+        if index > self.commit { self.raise_commit(index, effects) } else { None }
+    }
+
+    fn raise_commit(&mut self, index: LogIndex, effects: &mut Effects) -> Option<Proposal> {
         self.commit = index;
+        let mut newest = None;
         while let Some(proposal) = self.proposals.front().filter(|p| p.index <= index) {
             effects.outcomes.push((proposal.token, proposal.committed()));
-            self.proposals.pop_front();
+            newest = self.proposals.pop_front();
         }
         if self.orphans.is_empty() {
-            return;
+            return newest;
         }
         let log = &self.log;
-        self.orphans.retain(|orphan| {
+        self.orphans.vec().retain(|orphan| {
             let outcome = if orphan.index <= index && log.term(orphan.index) == Some(orphan.term) {
                 orphan.committed()
             } else if orphan.index <= index || log.term(index) > Some(orphan.term) {
@@ -717,6 +739,7 @@ impl Group {
             effects.outcomes.push((orphan.token, outcome));
             false
         });
+        newest
     }
 
     /// Entries may be applied once committed and durable here, so that a state machine never
@@ -738,16 +761,20 @@ impl Group {
         effects.messages.send(to, message, self.durability.hard_state_gate());
     }
 
-    pub(crate) fn is_voter(&self) -> bool {
-        self.membership().is_voter(self.me)
+    /// Whether this replica's membership lets it stand. A voter whose removal is in its log and
+    /// not committed stands as well, without counting itself: if its log is the longest, nobody
+    /// else can be elected to commit that entry (thesis 4.2.2).
+    fn stands(&self) -> bool {
+        let (index, membership) = self.configs.active();
+        membership.is_voter(self.me)
+            || (index > self.commit && self.configs.at(index.prev()).1.is_voter(self.me))
     }
 
     /// Whether this replica may be elected at all. One that may have forgotten what it promised
-    /// may not, unless nobody else could know; nor one that could not even write its no-op.
+    /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
-        self.is_voter()
+        self.stands()
             && !self.expelled
-            && self.disk == DiskSpace::Ample
             && match self.promise.promise {
                 Promise::Kept => true,
                 Promise::Lost => {
@@ -783,8 +810,8 @@ impl Group {
     }
 
     /// What is wrong with this replica, if it is mute.
-    pub const fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.as_deref()
     }
 
     fn go_mute(&mut self, fault: Fault, effects: &mut Effects) {
@@ -800,12 +827,12 @@ impl Group {
         self.leader = None;
         effects.role_changed = true;
         effects.fault = Some(fault.clone());
-        self.fault = Some(fault);
+        self.fault = Some(Box::new(fault));
     }
 
     /// Nobody will say here what becomes of these.
     pub(crate) fn give_up_proposals(&mut self, effects: &mut Effects) {
-        for proposal in self.proposals.drain(..).chain(self.orphans.drain(..)) {
+        for proposal in self.proposals.drain(..).chain(self.orphans.take()) {
             effects.outcomes.push((proposal.token, Outcome::Unknown));
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every token that goes in comes out exactly once, in an [`Outcome`].
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::entry::{EntryKind, HardState};
@@ -194,13 +195,13 @@ pub struct Persist {
     /// Term and vote, if they changed.
     pub hard_state: Option<HardState>,
     /// Forget the whole log: it begins after this snapshot, which is durable already.
-    pub install: Option<SnapshotMeta>,
+    pub install: Option<Box<SnapshotMeta>>,
     /// Remove this index and all after it.
     pub truncate_from: Option<LogIndex>,
     /// Then append entries `first..=last`, whose payloads the driver holds.
     pub append: Option<(LogIndex, LogIndex)>,
     /// Forget the log up to this base, which a durable snapshot covers.
-    pub compact: Option<Base>,
+    pub compact: Option<Box<Base>>,
     /// What to remember about lost promises.
     pub promise: Option<PromiseRecord>,
 }
@@ -306,6 +307,9 @@ pub enum Refusal {
         /// Which learner.
         replica: ReplicaId,
     },
+    /// After the change no majority of the voters would be at hand, as far as the leader hears
+    /// from them and may count them: it would stop the group.
+    QuorumAtRisk,
     /// The change makes no sense.
     InvalidChange(MembershipError),
 }
@@ -434,6 +438,14 @@ pub struct Outgoing {
 }
 
 /// A message that may not leave before an operation is durable.
+///
+/// There is no way to it but [`open`](Self::open), which asks for the proof:
+///
+/// ```compile_fail
+/// fn leaves_early(gate: raft_core::Gated) -> raft_core::Outgoing {
+///     gate.message
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Gated {
     until: PersistSeq,

@@ -16,9 +16,10 @@ use crate::io::{DiskSpace, Effects, LogChange, Outcome, Refusal};
 use crate::membership::{Membership, Standing};
 use crate::message::{Heartbeat, HeartbeatReply, Message, Promise, ReadIndexReply, Rest};
 use crate::progress::{Progress, State};
-use crate::quorum::Half;
+use crate::quorum::{Half, majority_reached};
 use crate::reads::{Asker, PendingRead};
 use crate::settings::Acknowledge;
+use crate::sparse::Sparse;
 use crate::transfer::Transfer;
 
 #[derive(Debug)]
@@ -30,20 +31,24 @@ pub(crate) struct Leader {
     /// What this replica itself may do: a leader that was removed does not count itself.
     pub(crate) standing: Option<Standing>,
     pub(crate) is_joint: bool,
+    /// No change is under way, and this replica and all its peers are voters. Three of them are
+    /// the usual case, in which nobody has to be looked up.
+    all_vote: bool,
     pub(crate) peers: Vec<Progress>,
     pub(crate) heartbeat_due: Option<Micros>,
     pub(crate) quorum_due: Option<Micros>,
-    /// Running totals of entry costs, by index, for the entries of this term that are not
-    /// committed yet. The bytes uncommitted are a difference of two totals, so they cannot drift;
-    /// the totals wrap around, the difference does not.
-    totals: VecDeque<(LogIndex, u64)>,
+    /// Running totals of what this term's proposals cost: of those appended, and of those
+    /// committed. The bytes uncommitted are their difference, so they cannot drift; the totals
+    /// wrap around, the difference does not. Each [`Proposal`] remembers the total at its place;
+    /// an entry without a proposal costs nothing.
+    pub(crate) appended_total: u64,
     committed_total: u64,
     /// Entries that count only when durable, whatever the strategy: the first of the term, and
     /// memberships. Ascending, uncommitted ones only.
-    durable_only: VecDeque<LogIndex>,
+    durable_only: Sparse<LogIndex>,
     pub(crate) reads: VecDeque<PendingRead>,
     pub(crate) read_seq: u64,
-    pub(crate) transfer: Option<Transfer>,
+    pub(crate) transfer: Option<Box<Transfer>>,
     pub(crate) transfers: u64,
     /// No lease before this is committed: the no-op of the term, or what ended a transfer.
     pub(crate) lease_from: LogIndex,
@@ -101,8 +106,19 @@ impl Leader {
         reads.count() + usize::from(transfer.is_some())
     }
 
+    /// Gives back the room that queues keep, as far as nothing is in it.
+    pub(crate) fn release_spare(&mut self) {
+        if self.reads.is_empty() {
+            self.reads = VecDeque::new();
+        }
+        self.durable_only.release_spare();
+        for peer in &mut self.peers {
+            peer.release_spare();
+        }
+    }
+
     fn uncommitted_bytes(&self) -> u64 {
-        self.totals.back().map_or(0, |(_, total)| total.wrapping_sub(self.committed_total))
+        self.appended_total.wrapping_sub(self.committed_total)
     }
 
     pub(crate) fn peer(&self, replica: ReplicaId) -> Option<&Progress> {
@@ -137,6 +153,11 @@ impl Leader {
             let all: Vec<ReplicaId> = membership.members().iter().map(|m| m.replica).collect();
             return Half::new(&all).reached(known).unwrap_or_default();
         }
+        if self.all_vote
+            && let [a, b] = &self.peers[..]
+        {
+            return majority_reached(&mut [own, of(a), of(b)]);
+        }
         membership.joint().reached(known).unwrap_or_default()
     }
 
@@ -150,15 +171,9 @@ impl Leader {
         }
         debug_assert_eq!(self.standing, membership.standing(group.me));
         debug_assert_eq!(self.is_joint, membership.is_joint());
-        let uncommitted = group.last_index().since(group.commit);
-        debug_assert!(self.totals.len() as u64 <= uncommitted);
-        debug_assert!(
-            self.totals
-                .iter()
-                .rev()
-                .zip(0..)
-                .all(|((index, _), back)| index.plus(back) == group.last_index())
-        );
+        let newest = group.proposals.back().filter(|proposal| proposal.term == self.term);
+        let newest = newest.map_or(self.committed_total, |proposal| proposal.total);
+        debug_assert_eq!(newest, self.appended_total, "only proposals have a cost");
         // What the hot path computes, counted again from the membership itself.
         let held = |replica: ReplicaId| {
             if replica == group.me {
@@ -177,6 +192,8 @@ impl Leader {
         }
         let own = group.durability.durable();
         debug_assert_eq!(self.quorum(group, own, Progress::counted_durable), naive);
+        let due = group.committable(self);
+        debug_assert!(due <= group.commit || due < self.term_start, "{due} is not committed");
     }
 }
 
@@ -189,14 +206,15 @@ impl Group {
             term_start: next,
             standing: None,
             is_joint: false,
+            all_vote: false,
             peers: Vec::new(),
             heartbeat_due: None,
             quorum_due: None,
             // Uncommitted entries of earlier terms cost nothing here: their sizes are the
             // driver's knowledge.
-            totals: VecDeque::new(),
+            appended_total: 0,
             committed_total: 0,
-            durable_only: VecDeque::new(),
+            durable_only: Sparse::new(),
             reads: VecDeque::new(),
             read_seq: 0,
             transfer: None,
@@ -212,14 +230,14 @@ impl Group {
         self.follow_membership();
         // Uncommitted memberships of earlier terms are decided by disks alone, too.
         let open = self.configs.within(self.commit.next(), self.log.last_index());
-        let open: VecDeque<LogIndex> = open.iter().map(|(index, _)| *index).collect();
+        let open = open.iter().map(|(index, _)| *index).collect();
         if let Role::Leader(leader) = &mut self.role {
             leader.durable_only = open;
         }
-        self.append_own(EntryKind::Noop, 0, LogTime::default(), effects);
+        self.append_own(EntryKind::Noop, LogTime::default(), effects);
         // The probes announce the new leader; heartbeats keep to the node's grid.
         self.schedule_heartbeat();
-        self.advance_commit(effects);
+        self.advance_commit(self.log.last_index(), effects);
     }
 
     /// Takes the membership in force into what is known of the peers: newcomers are probed, those
@@ -241,7 +259,9 @@ impl Group {
                 peer.leaves = Some(farewell);
             }
         }
-        for member in membership.members().iter().filter(|member| member.replica != me) {
+        let members = membership.members();
+        leader.peers.reserve_exact(members.len().saturating_sub(leader.peers.len() + 1));
+        for member in members.iter().filter(|member| member.replica != me) {
             if leader.peer(member.replica).is_none() {
                 let session = self.sessions.bump();
                 leader.peers.push(Progress::new(
@@ -253,6 +273,9 @@ impl Group {
                 ));
             }
         }
+        let votes = |standing: Option<Standing>| standing == Some(Standing::Voter);
+        leader.all_vote =
+            votes(leader.standing) && leader.peers.iter().all(|peer| votes(peer.standing));
         let alone = leader.peers.is_empty();
         if alone {
             leader.heartbeat_due = None;
@@ -266,7 +289,6 @@ impl Group {
     pub(crate) fn append_own(
         &mut self,
         kind: EntryKind,
-        bytes: u64,
         time: LogTime,
         effects: &mut Effects,
     ) -> LogIndex {
@@ -276,10 +298,8 @@ impl Group {
         self.log_time = self.log_time.max(time);
         let now = self.now;
         if let Role::Leader(leader) = &mut self.role {
-            let total = leader.totals.back().map_or(leader.committed_total, |(_, total)| *total);
-            leader.totals.push_back((index, total.wrapping_add(bytes)));
             if kind != EntryKind::Command {
-                leader.durable_only.push_back(index);
+                leader.durable_only.push(index);
             }
             leader.busy = now;
         }
@@ -297,14 +317,15 @@ impl Group {
         let cap = self.settings.uncommitted_bytes_max;
         // Whatever the driver says, a proposal of no cost would find no limit.
         let bytes = bytes.max(Entry::OVERHEAD);
-        let refusal = match &self.role {
+        let refusal = match &mut self.role {
             Role::Leader(leader) if leader.transfer.is_some() => Refusal::Transferring,
             Role::Leader(leader) if self.disk == DiskSpace::Ample => {
                 let uncommitted_bytes = leader.uncommitted_bytes();
                 if uncommitted_bytes == 0 || uncommitted_bytes.saturating_add(bytes) <= cap {
-                    let index = self.append_own(EntryKind::Command, bytes, time, effects);
-                    let term = self.hard_state.term;
-                    self.proposals.push_back(Proposal { index, term, token });
+                    leader.appended_total = leader.appended_total.wrapping_add(bytes);
+                    let (term, total) = (leader.term, leader.appended_total);
+                    let index = self.append_own(EntryKind::Command, time, effects);
+                    self.proposals.push_back(Proposal { index, term, token, total });
                     return;
                 }
                 Refusal::Overloaded { uncommitted_bytes }
@@ -318,47 +339,53 @@ impl Group {
     }
 
     /// Commits what a quorum holds (paper, 5.3 and 5.4.2; thesis 10.2.1 for the leader's own
-    /// part).
-    pub(crate) fn advance_commit(&mut self, effects: &mut Effects) {
-        let index = {
-            let Role::Leader(leader) = &self.role else {
-                return;
-            };
-            match self.settings.acknowledge {
-                Acknowledge::Durable => self.quorum_index(leader, Mark::Durable),
-                Acknowledge::Written => {
-                    let written = self.quorum_index(leader, Mark::Written);
-                    // Term starts and memberships wait for the disks, and hold back what follows.
-                    match leader.durable_only.front() {
-                        Some(first) if *first <= written => {
-                            let durable = self.quorum_index(leader, Mark::Durable);
-                            let open = leader.durable_only.iter().find(|at| **at > durable);
-                            open.map_or(written, |at| written.min(at.prev()))
-                        }
-                        _ => written,
-                    }
-                }
-            }
-        };
-        let Role::Leader(leader) = &mut self.role else {
+    /// part), after some replica's marks moved: to `moved`, or less far. Up to the commit index
+    /// such a move decides nothing, and the last acknowledgement of an entry moves no further.
+    /// Whatever changes who counts passes the log's end.
+    pub(crate) fn advance_commit(&mut self, moved: LogIndex, effects: &mut Effects) {
+        if moved <= self.commit {
+            return;
+        }
+        let Role::Leader(leader) = &self.role else {
             return;
         };
+        let index = self.committable(leader);
         let is_own = index >= leader.term_start || crate::planted!(CommitsOlderTerms);
         if index <= self.commit || !is_own {
             return;
         }
-        while let Some((_, total)) = leader.totals.front().filter(|(at, _)| *at <= index) {
-            if !crate::planted!(UncommittedBytesDrift) {
-                leader.committed_total = *total;
+        let settled = self.commit_to(index, effects);
+        if let Role::Leader(leader) = &mut self.role {
+            let settled = settled.filter(|newest| newest.term == leader.term);
+            if let Some(newest) = settled.filter(|_| !crate::planted!(UncommittedBytesDrift)) {
+                leader.committed_total = newest.total;
             }
-            leader.totals.pop_front();
+            if leader.durable_only.first().is_some_and(|at| *at <= index) {
+                leader.durable_only.vec().retain(|at| *at > index);
+                leader.durable_only.release_spare();
+            }
         }
-        while leader.durable_only.front().is_some_and(|at| *at <= index) {
-            leader.durable_only.pop_front();
-        }
-        self.commit_to(index, effects);
         self.settle_reads(effects);
         self.tend_membership(effects);
+    }
+
+    /// Up to where a quorum holds the log as the strategy demands.
+    fn committable(&self, leader: &Leader) -> LogIndex {
+        match self.settings.acknowledge {
+            Acknowledge::Durable => self.quorum_index(leader, Mark::Durable),
+            Acknowledge::Written => {
+                let written = self.quorum_index(leader, Mark::Written);
+                // Term starts and memberships wait for the disks, and hold back what follows.
+                match leader.durable_only.first() {
+                    Some(first) if *first <= written => {
+                        let durable = self.quorum_index(leader, Mark::Durable);
+                        let open = leader.durable_only.iter().find(|at| **at > durable);
+                        open.map_or(written, |at| written.min(at.prev()))
+                    }
+                    _ => written,
+                }
+            }
+        }
     }
 
     fn quorum_index(&self, leader: &Leader, mark: Mark) -> LogIndex {
@@ -424,6 +451,7 @@ impl Group {
         if self.disk == DiskSpace::Full {
             self.hand_over(effects);
         }
+        self.release_spare();
         let rest = self.may_rest();
         self.send_heartbeats(rest, effects);
         match rest {

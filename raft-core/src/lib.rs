@@ -73,6 +73,7 @@ mod replication;
 mod rng;
 mod settings;
 mod snapshots;
+mod sparse;
 mod status;
 mod term_log;
 mod term_runs;
@@ -103,6 +104,7 @@ pub use settings::{
     Acknowledge, Base, Lease, PRIORITY_MAX, PromiseRecord, Settings, SettingsError, Start,
     StartError,
 };
+pub use sparse::Sparse;
 pub use status::{RoleKind, Status};
 pub use term_runs::{TermRun, TermRuns};
 pub use tombstone::Tombstone;

@@ -91,7 +91,10 @@ pub struct Membership {
 /// One step of a change. Several may be asked for at once; they take effect together.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum MemberChange {
-    /// A new replica receives the log, without a vote. Its id must be larger than any before.
+    /// A new replica receives the log, without a vote. Its id must be larger than any before, and
+    /// never that of an earlier attempt whose fate is unknown: a membership acts before it is
+    /// committed, so a replica may have come to life under it and have promised things, on
+    /// another node. Who picks ids draws them from one source.
     AddLearner {
         /// The new replica.
         replica: ReplicaId,

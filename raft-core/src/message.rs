@@ -5,10 +5,10 @@
 //! [`Append`] names index range and terms, and the driver attaches the bytes.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use crate::id::{Incarnation, LogIndex, LogTime, Micros, Term};
 use crate::membership::Membership;
+use crate::sparse::Sparse;
 use crate::term_runs::TermRuns;
 
 /// One message between two replicas of a group.
@@ -159,7 +159,7 @@ pub struct Append {
     /// The configuration entries among them, ascending by index. On the wire they travel as
     /// entries, and the driver reads them back with
     /// [`Membership::decode`](crate::Membership::decode).
-    pub configs: Vec<(LogIndex, Arc<Membership>)>,
+    pub configs: Sparse<(LogIndex, Arc<Membership>)>,
     /// Where the leader's commit index stands.
     pub commit: LogIndex,
     /// The time in the last of these entries; the driver takes it from there. Zero without any.
@@ -177,28 +177,30 @@ impl Append {
         self.prev_index.plus(self.count())
     }
 
-    /// Whether a correct leader could have sent this.
-    fn is_sound(&self) -> bool {
-        let mut term = self.prev_term;
-        self.runs.iter().all(|run| {
-            let sound = run.count > 0 && run.term >= term && run.term <= self.term;
+    /// The index of its last entry, if a correct leader could have sent this.
+    pub(crate) fn sound_end(&self) -> Option<LogIndex> {
+        // The first entry's term is no less than its predecessor's, and not zero.
+        let mut term = self.prev_term.max(Term::new(1));
+        let mut end = self.prev_index;
+        for run in &self.runs {
+            if run.count == 0 || run.term < term {
+                return None;
+            }
             term = run.term;
-            sound
-        }) && self.prev_term <= self.term
-            && self.last_index() <= LogIndex::LIMIT
+            end = end.plus(run.count);
+        }
+        let newest = if self.runs.is_empty() { self.prev_term } else { term };
+        let sound = newest <= self.term
+            && end <= LogIndex::LIMIT
             && (self.prev_index == LogIndex::ZERO) == (self.prev_term == Term::ZERO)
-            && self.runs.first().is_none_or(|run| run.term > Term::ZERO)
-            && self.configs.windows(2).all(|pair| pair[0].0 < pair[1].0)
-            && self.configs.first().is_none_or(|(index, _)| *index > self.prev_index)
-            && self.configs.last().is_none_or(|(index, _)| *index <= self.last_index())
+            && (self.configs.is_empty() || self.configs_lie_within(end));
+        sound.then_some(end)
     }
 
-    pub(crate) fn check(&self) -> Result<(), crate::Fault> {
-        if self.is_sound() {
-            Ok(())
-        } else {
-            Err(crate::Fault::UnsoundAppend { term: self.term, prev: self.prev_index })
-        }
+    fn configs_lie_within(&self, end: LogIndex) -> bool {
+        self.configs.windows(2).all(|pair| pair[0].0 < pair[1].0)
+            && self.configs.first().is_none_or(|(index, _)| *index > self.prev_index)
+            && self.configs.last().is_none_or(|(index, _)| *index <= end)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariants: `match_index < next_index`; `match_index` grows only by a success reply of the
 //! live session; windows belong to the state they limit, so a state change cannot leak them.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::id::{LogIndex, Micros, ReplicaId};
@@ -33,6 +34,8 @@ pub(crate) struct Progress {
     pub(crate) sent_acked: Option<Micros>,
     /// Until when a removed peer is still told of its removal.
     pub(crate) leaves: Option<Micros>,
+    /// It takes nothing before this: it said that it cannot.
+    pub(crate) declines_until: Micros,
 }
 
 #[derive(Clone, Debug)]
@@ -51,9 +54,14 @@ pub(crate) enum State {
     },
 }
 
+/// What is in flight to a peer that streams. While nothing was for some time, there is nothing
+/// to be remembered of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Window(Option<Box<Flight>>);
+
 /// Appends in flight, oldest first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Window {
+struct Flight {
     appends: VecDeque<(LogIndex, u64)>,
     bytes: u64,
     /// When an answer last moved the window, or something left into a settled one.
@@ -63,16 +71,35 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    fn opened(now: Micros) -> Self {
+        let mut window = Self::default();
+        window.flight(now);
+        window
+    }
+
     pub(crate) fn is_full(&self, settings: &Settings) -> bool {
+        self.0.as_ref().is_some_and(|flight| flight.is_full(settings))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|flight| flight.appends.is_empty())
+    }
+
+    fn flight(&mut self, now: Micros) -> &mut Flight {
+        let opened = || Box::new(Flight { moved: now, probed: now, ..Flight::default() });
+        self.0.get_or_insert_with(opened)
+    }
+}
+
+impl Flight {
+    fn is_full(&self, settings: &Settings) -> bool {
         self.appends.len() >= settings.inflight_appends_max
             || self.bytes >= settings.inflight_bytes_max
     }
 
-    fn opened(now: Micros) -> Self {
-        Self { moved: now, probed: now, ..Self::default() }
-    }
-
     fn sent(&mut self, last: LogIndex, bytes: u64) {
+        // What an entry costs is the driver's word: the sum must stay one that can be taken back.
+        let bytes = bytes.min(u64::MAX - self.bytes);
         self.appends.push_back((last, bytes));
         self.bytes += bytes;
     }
@@ -114,6 +141,7 @@ impl Progress {
             read_acked: 0,
             sent_acked: None,
             leaves: None,
+            declines_until: Micros::ZERO,
         }
     }
 
@@ -123,6 +151,17 @@ impl Progress {
 
     pub(crate) fn votes_outgoing(&self) -> bool {
         self.standing.is_some_and(Standing::votes_outgoing)
+    }
+
+    /// Forgets a window in which nothing is in flight, and gives back its room.
+    pub(crate) fn release_spare(&mut self) {
+        let settled = self.next_index == self.match_index.next();
+        if let State::Replicate(window) = &mut self.state
+            && settled
+        {
+            // Bytes without an append are a leak, and a leak is not to be healed in passing.
+            window.0.take_if(|flight| flight.bytes == 0);
+        }
     }
 
     fn is_trusted(&self) -> bool {
@@ -147,6 +186,7 @@ impl Progress {
         self.next_index = next;
         self.state = State::Probe { sent: None };
         self.promise = Promise::Kept;
+        self.declines_until = Micros::ZERO;
     }
 
     /// Something in flight may be lost: ask again where the logs agree. Nothing below `base` can
@@ -158,9 +198,14 @@ impl Progress {
     }
 
     pub(crate) fn may_send(&self, now: Micros, last: LogIndex, settings: &Settings) -> bool {
+        if now < self.declines_until {
+            return false;
+        }
         match &self.state {
             State::Probe { sent } => sent.is_none(),
-            State::Replicate(window) if window.is_full(settings) => window.probe_due(now, settings),
+            State::Replicate(Window(Some(flight))) if flight.is_full(settings) => {
+                flight.probe_due(now, settings)
+            }
             State::Replicate(_) => self.next_index <= last,
             State::Snapshot { .. } => false,
         }
@@ -175,7 +220,7 @@ impl Progress {
     pub(crate) fn in_flight(&self) -> bool {
         match &self.state {
             State::Probe { sent } => sent.is_some(),
-            State::Replicate(window) => !window.appends.is_empty(),
+            State::Replicate(window) => !window.is_empty(),
             State::Snapshot { .. } => false,
         }
     }
@@ -185,14 +230,15 @@ impl Progress {
         match &mut self.state {
             State::Probe { sent } => *sent = Some(now),
             State::Replicate(window) => {
+                let flight = window.flight(now);
                 if last < self.next_index {
-                    window.probed = now;
+                    flight.probed = now;
                     return;
                 }
                 if self.next_index == self.match_index.next() {
-                    window.moved = now;
+                    flight.moved = now;
                 }
-                window.sent(last, bytes);
+                flight.sent(last, bytes);
                 self.next_index = last.next();
             }
             State::Snapshot { .. } => {}
@@ -217,13 +263,16 @@ impl Progress {
                 self.state = State::Replicate(Window::opened(now));
             }
             State::Replicate(window) => {
-                if grew {
-                    window.moved = now;
+                if let Some(flight) = &mut window.0 {
+                    if grew {
+                        flight.moved = now;
+                    }
+                    flight.acked(self.match_index);
                 }
-                window.acked(self.match_index);
                 self.next_index = self.next_index.max(self.match_index.next());
             }
             State::Snapshot { offered } => {
+                self.next_index = self.next_index.max(self.match_index.next());
                 if verified >= base {
                     // Whatever it is that reconnects the logs will do.
                     self.next_index = verified.max(self.match_index).next();
@@ -246,7 +295,8 @@ impl Progress {
             State::Probe { .. } if crate::planted!(ProbeNeverRetried) => false,
             State::Probe { sent } => sent.is_some_and(|sent| now.since(sent) >= patience),
             State::Replicate(window) => {
-                self.next_index > self.match_index.next() && now.since(window.moved) >= patience
+                let waits = |flight: &Flight| now.since(flight.moved) >= patience;
+                self.next_index > self.match_index.next() && window.0.as_deref().is_some_and(waits)
             }
             State::Snapshot { .. } => false,
         }
@@ -256,9 +306,13 @@ impl Progress {
     pub(crate) fn check(&self) {
         debug_assert!(self.match_index < self.next_index, "{self:?}");
         if let State::Replicate(window) = &self.state {
-            let sum: u64 = window.appends.iter().map(|(_, bytes)| bytes).sum();
-            debug_assert!(sum == window.bytes || crate::planted!(WindowLeaks));
-            debug_assert!(window.appends.iter().all(|(last, _)| *last > self.match_index));
+            let Some(flight) = &window.0 else {
+                debug_assert_eq!(self.next_index, self.match_index.next(), "{self:?}");
+                return;
+            };
+            let sum: u64 = flight.appends.iter().map(|(_, bytes)| bytes).sum();
+            debug_assert!(sum == flight.bytes || crate::planted!(WindowLeaks));
+            debug_assert!(flight.appends.iter().all(|(last, _)| *last > self.match_index));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sleep: a group in which nothing happens costs nothing.
+//! Sleep: a group in which nothing happens costs nothing, and before that little memory.
 //!
 //! A leader that was asked nothing for a while, and whose members all hold and know everything,
 //! sends one last heartbeat that says so, and wants no deadline any more; nor does a follower that
@@ -21,6 +21,22 @@ impl Group {
         self.asleep
     }
 
+    /// Gives back the room that queues keep from busier times, if nothing was written since the
+    /// last heartbeat. Of many groups few are busy at once, and each would keep room for the
+    /// largest burst it has seen. In a busy group this changes nothing, so that its queues are
+    /// not allocated again and again.
+    pub(crate) fn release_spare(&mut self) {
+        if !self.durability.release_spare() {
+            return;
+        }
+        self.proposals.shrink_to_fit();
+        self.orphans.release_spare();
+        self.forwarded.release_spare();
+        if let Role::Leader(leader) = &mut self.role {
+            leader.release_spare();
+        }
+    }
+
     /// What the next heartbeat says about those after it.
     pub(crate) fn may_rest(&self) -> Rest {
         let Some(patience) = self.settings.quiesce_after else {
@@ -33,7 +49,7 @@ impl Group {
         let settled = self.now.since(leader.busy) >= patience
             && self.commit == last
             && self.durability.durable() == last
-            && self.durability.hard_state_gate().is_none()
+            && self.durability.waits_since().is_none()
             && self.disk == DiskSpace::Ample
             && leader.reads.is_empty()
             && leader.transfer.is_none()

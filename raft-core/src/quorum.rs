@@ -54,6 +54,7 @@ pub const fn vote_result(voters: usize, granted: usize, refused: usize) -> VoteR
 ///
 /// Groups are small, and a leader asks this at every acknowledgement: up to five values are
 /// compared in place, more are partitioned in linear time.
+#[inline]
 pub fn majority_reached<T: Copy + Ord + Default>(reached: &mut [T]) -> T {
     match *reached {
         [] => T::default(),

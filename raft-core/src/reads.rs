@@ -89,7 +89,7 @@ impl Group {
 
     pub(crate) fn on_read_index_reply(&mut self, reply: ReadIndexReply, effects: &mut Effects) {
         if let Some(at) = self.forwarded.iter().position(|read| read.id == reply.id) {
-            let read = self.forwarded.remove(at);
+            let read = self.forwarded.vec().remove(at);
             let outcome = match reply.index {
                 Some(index) => Outcome::ReadReady { index },
                 None => Outcome::Refused(Refusal::LeadershipLost),
@@ -101,14 +101,17 @@ impl Group {
     /// Gives up on what the leader did not answer in time.
     pub(crate) fn expire_forwarded(&mut self, effects: &mut Effects) {
         let due = self.forwarded.iter().take_while(|read| read.deadline <= self.now).count();
-        for read in self.forwarded.drain(..due) {
+        if due == 0 {
+            return;
+        }
+        for read in self.forwarded.vec().drain(..due) {
             effects.outcomes.push((read.token, Outcome::Refused(Refusal::LeadershipLost)));
         }
     }
 
     /// The leader that was asked is none any more, as far as we know.
     pub(crate) fn fail_forwarded(&mut self, effects: &mut Effects) {
-        for read in self.forwarded.drain(..) {
+        for read in self.forwarded.take() {
             effects.outcomes.push((read.token, Outcome::Refused(Refusal::LeadershipLost)));
         }
     }

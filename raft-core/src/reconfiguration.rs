@@ -12,10 +12,12 @@ use alloc::sync::Arc;
 
 use crate::entry::EntryKind;
 use crate::group::{Group, Proposal, Role};
-use crate::id::{LogIndex, LogTime, Token};
+use crate::id::{LogIndex, LogTime, ReplicaId, Token};
 use crate::io::{DiskSpace, Effects, Outcome, Refusal};
 use crate::membership::{MemberChange, Membership, Standing};
+use crate::message::Promise;
 use crate::progress::State;
+use crate::quorum::majority;
 
 impl Group {
     pub(crate) fn on_change_membership(
@@ -27,9 +29,11 @@ impl Group {
         match self.changed_membership(changes) {
             Ok(membership) => {
                 let index = self.append_membership(membership, effects);
-                let term = self.hard_state.term;
-                self.proposals.push_back(Proposal { index, term, token });
-                self.advance_commit(effects);
+                if let Role::Leader(leader) = &self.role {
+                    let (term, total) = (leader.term, leader.appended_total);
+                    self.proposals.push_back(Proposal { index, term, token, total });
+                }
+                self.advance_commit(index, effects);
             }
             Err(refusal) => effects.outcomes.push((token, Outcome::Refused(refusal))),
         }
@@ -67,16 +71,46 @@ impl Group {
                 return Err(Refusal::NotCaughtUp { replica });
             }
         }
+        // The old half decides now, and would have stopped the group already.
+        let at_hand = |replica: &ReplicaId| {
+            *replica == self.me
+                || leader.peer(*replica).is_some_and(|peer| {
+                    peer.promise == Promise::Kept
+                        && self.now.since(peer.contact) < self.settings.election_timeout_min
+                })
+        };
+        let voters = changed.incoming();
+        if voters.iter().filter(|voter| at_hand(voter)).count() < majority(voters.len()) {
+            return Err(Refusal::QuorumAtRisk);
+        }
         Ok(changed)
     }
 
     fn append_membership(&mut self, membership: Membership, effects: &mut Effects) -> LogIndex {
         // The entry's bytes are small; it takes part in the accounting like a no-op.
-        let index = self.append_own(EntryKind::Config, 0, LogTime::default(), effects);
+        let index = self.append_own(EntryKind::Config, LogTime::default(), effects);
         self.configs.push(index, Arc::new(membership));
         effects.membership_changed = true;
         self.follow_membership();
         index
+    }
+
+    /// Whether this replica was removed, for certain.
+    pub(crate) fn is_removed(&self) -> bool {
+        let membership = self.membership();
+        // A newcomer that catches up meets memberships from before it was added.
+        self.expelled
+            || (self.membership_index() <= self.commit
+                && membership.last_replica() >= self.me
+                && membership.member(self.me).is_none()
+                && !membership.is_unknown())
+    }
+
+    /// Nobody tells a removed replica what became of its last proposals.
+    pub(crate) fn settle_after_removal(&mut self, effects: &mut Effects) {
+        if !self.proposals.is_empty() && !self.is_leader() && self.is_removed() {
+            self.give_up_proposals(effects);
+        }
     }
 
     /// What follows from a committed membership: a joint one is left, and a leader that is not in
@@ -92,8 +126,8 @@ impl Group {
         if leader.is_joint && leader.transfer.is_none() && !crate::planted!(JointNeverLeft) {
             // A joint membership always leaves voters behind; anything else cannot be left.
             if let Ok(left) = self.membership().leave() {
-                self.append_membership(left, effects);
-                self.advance_commit(effects);
+                let index = self.append_membership(left, effects);
+                self.advance_commit(index, effects);
             }
             return;
         }

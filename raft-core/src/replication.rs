@@ -7,8 +7,9 @@
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId};
 use crate::io::{Effects, Fault};
-use crate::message::{Append, AppendReply, AppendResult};
+use crate::message::{Append, AppendReply, AppendResult, Declined};
 use crate::progress::State;
+use crate::sparse::Sparse;
 use crate::term_runs::TermRuns;
 
 /// The most entries in one append, whatever their size: a transport may rely on it.
@@ -16,6 +17,7 @@ const APPEND_ENTRIES_MAX: u64 = 1 << 16;
 
 impl Group {
     /// Whether [`make_append`](Self::make_append) has something for this peer.
+    #[inline]
     pub fn wants_append(&self, peer: ReplicaId) -> bool {
         let Role::Leader(leader) = &self.role else {
             return false;
@@ -35,24 +37,32 @@ impl Group {
     /// The driver attaches the entries, and sets [`Append::time`] to the last one's. With a full
     /// window an empty append asks, once per heartbeat interval, whether the peer got what is in
     /// flight.
+    #[inline]
     pub fn make_append(
         &mut self,
         now: Micros,
         peer: ReplicaId,
         budget: u64,
-        mut cost_of: impl FnMut(LogIndex) -> Option<u64>,
+        cost_of: impl FnMut(LogIndex) -> Option<u64>,
     ) -> Option<Append> {
         self.now = self.now.max(now);
+        // Drivers ask until there is nothing more, so half of all calls end here.
+        if self.wants_append(peer) { self.build_append(peer, budget, cost_of) } else { None }
+    }
+
+    fn build_append(
+        &mut self,
+        peer: ReplicaId,
+        budget: u64,
+        mut cost_of: impl FnMut(LogIndex) -> Option<u64>,
+    ) -> Option<Append> {
         let last = self.log.last_index();
         let commit = self.commit;
         let Role::Leader(leader) = &mut self.role else {
             return None;
         };
         let term = leader.term;
-        let progress = leader.peers.iter_mut().find(|progress| progress.replica == peer)?;
-        if !progress.may_send(self.now, last, &self.settings) {
-            return None;
-        }
+        let progress = leader.peer_mut(peer)?;
         let prev_index = progress.next_index.prev();
         let prev_term = self.log.term(prev_index)?;
         let limit = budget.min(self.settings.append_bytes_max);
@@ -80,13 +90,13 @@ impl Group {
             prev_index,
             prev_term,
             runs: TermRuns::new(),
-            configs: alloc::vec::Vec::new(),
+            configs: Sparse::new(),
             commit,
             time: LogTime::default(),
         };
         if end > prev_index {
-            self.log.runs(prev_index.next(), end, &mut append.runs);
-            append.configs.extend_from_slice(self.configs.within(prev_index.next(), end));
+            append.runs = self.log.runs(prev_index.next(), end);
+            append.configs = self.configs.within(prev_index.next(), end).into();
         }
         Some(append)
     }
@@ -170,7 +180,8 @@ impl Group {
                 progress.promise = promise;
                 let grew = progress.accepted(now, durable, written, verified, base);
                 if grew || changed {
-                    self.advance_commit(effects);
+                    let moved = progress.match_index.max(progress.written_index);
+                    self.advance_commit(moved, effects);
                     self.continue_transfer(effects);
                 }
             }
@@ -203,13 +214,15 @@ impl Group {
                 }
             }
             AppendResult::StaleTerm | AppendResult::Receiving { .. } => {}
-            AppendResult::Declined(_) => {
-                // It is asked again when what was sent counts as lost.
+            // The offer is repeated when its time has come; whatever came instead goes on.
+            AppendResult::Declined(Declined::SnapshotFailed) => {}
+            AppendResult::Declined(Declined::DiskFull) => {
+                // It is asked again after a while, and what is in flight is not asked about.
+                progress.declines_until = now.after(self.settings.election_timeout_min);
                 if let State::Replicate(_) = progress.state {
                     let session = self.sessions.bump();
                     if let Some(progress) = leader.peer_mut(from) {
                         progress.probe_again(session, base);
-                        progress.state = State::Probe { sent: Some(now) };
                     }
                 }
             }

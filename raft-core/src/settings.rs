@@ -358,7 +358,7 @@ pub enum StartError {
         /// The one out of place.
         index: LogIndex,
     },
-    /// The log has entries or a snapshot, but nobody belongs to the group.
+    /// A snapshot says nothing of who belongs to the group.
     #[error("a log without a membership")]
     NoMembership,
     /// The runs do not describe a log that goes from the base to the last index.

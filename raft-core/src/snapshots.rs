@@ -119,10 +119,10 @@ impl Group {
     pub(crate) fn on_snapshot_offer(
         &mut self,
         from: ReplicaId,
-        offer: SnapshotOffer,
+        offer: &SnapshotOffer,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
-        let (session, meta) = (offer.session, offer.meta);
+        let (session, meta) = (offer.session, &offer.meta);
         if offer.term < self.hard_state.term {
             self.answer_append(from, session, AppendResult::StaleTerm, effects);
             return Ok(());
@@ -160,17 +160,20 @@ impl Group {
             self.answer_append(from, session, result, effects);
             return Ok(());
         }
-        let receiving = AppendResult::Receiving { index: meta.index };
-        self.answer_append(from, session, receiving, effects);
         if let Some(current) = self.receiving.as_mut()
             && current.from == from
-            && (current.meta.index, current.meta.term) == (meta.index, meta.term)
         {
+            // What is on its way is finished first, however new the leader's newest is by now:
+            // where snapshots are taken faster than they move, nothing else would ever arrive.
             current.session = session;
+            let receiving = AppendResult::Receiving { index: current.meta.index };
+            self.answer_append(from, session, receiving, effects);
             return Ok(());
         }
+        let receiving = AppendResult::Receiving { index: meta.index };
+        self.answer_append(from, session, receiving, effects);
         effects.snapshot = Some(SnapshotEffect::Fetch { from, meta: meta.clone() });
-        self.receiving = Some(Box::new(Receiving { from, session, meta }));
+        self.receiving = Some(Box::new(Receiving { from, session, meta: meta.clone() }));
         Ok(())
     }
 

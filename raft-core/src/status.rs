@@ -71,10 +71,6 @@ impl Group {
     /// A view for status pages, tests and simulators.
     pub fn status(&self) -> Status {
         let standing = self.membership().standing(self.me);
-        // A newcomer that catches up meets memberships from before it was added.
-        let certain = self.membership_index() <= self.commit
-            && self.membership().last_replica() >= self.me
-            && !self.membership().is_unknown();
         Status {
             group: self.id,
             replica: self.me,
@@ -92,7 +88,7 @@ impl Group {
             snapshot_index: self.snapshot,
             base_index: self.log.base(),
             standing,
-            removed: self.expelled || (standing.is_none() && certain),
+            removed: self.is_removed(),
             promise: self.promise,
             asleep: self.asleep,
             open_requests: self.open_requests(),

@@ -6,27 +6,44 @@
 //! Below its base the log is gone: a snapshot covers it, and only the base's own term is still
 //! known. A lookup below that answers `None`, never a term that could match something.
 //!
-//! Invariants: runs ascend in index and in term; the first run starts right after the base;
-//! `last` equals the base exactly when there are no runs.
+//! Invariants: runs ascend in index and in term; the first run starts right after the base. A log
+//! without entries ends in a run of none, of the base's term: so the newest run always answers
+//! for the end of the log.
 
 use alloc::vec::Vec;
 
 use crate::id::{LogIndex, Term};
+use crate::sparse::Sparse;
 use crate::term_runs::{TermRun, TermRuns};
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct TermLog {
     base: LogIndex,
     base_term: Term,
-    runs: Vec<(LogIndex, Term)>,
+    /// Where the newest run starts, and its term. It answers almost every question, and most logs
+    /// have no other.
+    newest: (LogIndex, Term),
+    older: Sparse<(LogIndex, Term)>,
     last: LogIndex,
 }
 
+impl Default for TermLog {
+    fn default() -> Self {
+        Self::after(LogIndex::ZERO, Term::ZERO)
+    }
+}
+
 impl TermLog {
+    /// A log without entries.
+    fn after(base: LogIndex, base_term: Term) -> Self {
+        let newest = (base.next(), base_term);
+        Self { base, base_term, newest, older: Sparse::new(), last: base }
+    }
+
     /// Takes a recovered log; `None` if the runs are not one contiguous log up to `last`.
     pub(crate) fn recover(
         base: (LogIndex, Term),
-        runs: Vec<(LogIndex, Term)>,
+        mut runs: Vec<(LogIndex, Term)>,
         last: LogIndex,
     ) -> Option<Self> {
         let (base, base_term) = base;
@@ -39,7 +56,14 @@ impl TermLog {
             None => last == base,
             Some((first, _)) => *first <= last,
         } && last <= LogIndex::LIMIT;
-        (begins && ascends && ends).then_some(Self { base, base_term, runs, last })
+        let newest = runs.pop().unwrap_or((base.next(), base_term));
+        (begins && ascends && ends).then(|| Self {
+            base,
+            base_term,
+            newest,
+            older: runs.as_slice().into(),
+            last,
+        })
     }
 
     pub(crate) fn last_index(&self) -> LogIndex {
@@ -47,7 +71,7 @@ impl TermLog {
     }
 
     pub(crate) fn last_term(&self) -> Term {
-        self.runs.last().map_or(self.base_term, |(_, term)| *term)
+        self.newest.1
     }
 
     /// The position before the first entry that is still here.
@@ -56,32 +80,45 @@ impl TermLog {
     }
 
     /// The term at `index`, the base included; `None` below the base and beyond the end.
+    #[inline]
     pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
         if index > self.last {
-            return None;
+            None
+        } else if index >= self.newest.0 {
+            Some(self.newest.1)
+        } else {
+            self.older_term(index)
         }
-        // The newest run answers almost every question.
-        match self.runs.last() {
-            Some((first, term)) if index >= *first => Some(*term),
-            _ if index == self.base => Some(self.base_term),
-            _ if index < self.base => crate::planted!(CompactedTermIsZero).then_some(Term::ZERO),
-            _ => {
-                let after = self.runs.partition_point(|(first, _)| *first <= index);
-                after.checked_sub(1).map(|run| self.runs[run].1)
-            }
+    }
+
+    fn older_term(&self, index: LogIndex) -> Option<Term> {
+        if index == self.base {
+            return Some(self.base_term);
         }
+        if index < self.base {
+            return crate::planted!(CompactedTermIsZero).then_some(Term::ZERO);
+        }
+        let after = self.older.partition_point(|(first, _)| *first <= index);
+        after.checked_sub(1).map(|run| self.older[run].1)
     }
 
     /// Forgets everything up to `base`, which must be within the log.
     pub(crate) fn compact(&mut self, base: LogIndex) {
         let Some(term) = self.term(base).filter(|_| base > self.base) else { return };
-        let passed = self.runs.partition_point(|(first, _)| *first <= base);
-        // The run that reaches past the base now starts after it.
-        let ends_at_base = self.runs.get(passed).map_or(self.last, |(next, _)| next.prev()) == base;
-        let gone = if ends_at_base { passed } else { passed - 1 };
-        self.runs.drain(..gone);
-        if !ends_at_base && let Some(first) = self.runs.first_mut() {
-            first.0 = base.next();
+        if base >= self.newest.0 {
+            self.older.clear();
+            self.newest.0 = base.next();
+        } else {
+            let passed = self.older.partition_point(|(first, _)| *first <= base);
+            // The run that reaches past the base now starts after it.
+            let ends_at_base = self.older_end(passed) == base.next();
+            let gone = if ends_at_base { passed } else { passed - 1 };
+            let older = self.older.vec();
+            older.drain(..gone);
+            if !ends_at_base && let Some(first) = older.first_mut() {
+                first.0 = base.next();
+            }
+            self.older.release_spare();
         }
         self.base = base;
         self.base_term = term;
@@ -89,7 +126,7 @@ impl TermLog {
 
     /// Forgets everything: the log goes on after a snapshot.
     pub(crate) fn reset(&mut self, base: LogIndex, term: Term) {
-        *self = Self { base, base_term: term, runs: Vec::new(), last: base };
+        *self = Self::after(base, term);
     }
 
     pub(crate) fn append(&mut self, term: Term, count: u64) {
@@ -97,8 +134,11 @@ impl TermLog {
             return;
         }
         debug_assert!(term >= self.last_term(), "terms fall along the log");
-        if self.runs.is_empty() || term > self.last_term() {
-            self.runs.push((self.last.next(), term));
+        if term > self.newest.1 {
+            if self.newest.0 <= self.last {
+                self.older.push(self.newest);
+            }
+            self.newest = (self.last.next(), term);
         }
         self.last = self.last.plus(count);
     }
@@ -108,10 +148,14 @@ impl TermLog {
         if from > self.last {
             return;
         }
-        while self.runs.last().is_some_and(|(first, _)| *first >= from) {
-            self.runs.pop();
+        while self.newest.0 >= from && self.newest.0 > self.base.next() {
+            self.newest = self.older.vec().pop().unwrap_or((self.base.next(), self.base_term));
         }
         self.last = from.prev();
+        if self.last == self.base {
+            self.newest = (self.base.next(), self.base_term);
+        }
+        self.older.release_spare();
     }
 
     /// The largest index that is at most `index` and whose term is at most `term`; the base if
@@ -120,30 +164,50 @@ impl TermLog {
     /// Both sides of a conflict use it to skip whole terms at once (paper, section 5.3).
     pub(crate) fn last_at_most(&self, index: LogIndex, term: Term) -> LogIndex {
         let index = index.min(self.last);
-        for run in (0..self.runs.len()).rev() {
-            let (first, run_term) = self.runs[run];
-            if run_term > term || first > index {
-                continue;
+        let mut end = self.last;
+        for (first, run_term) in core::iter::once(&self.newest).chain(self.older.iter().rev()) {
+            if *run_term <= term && *first <= index {
+                return end.min(index);
             }
-            let run_end = self.runs.get(run + 1).map_or(self.last, |(next, _)| next.prev());
-            return run_end.min(index);
+            end = first.prev();
         }
         self.base.min(index)
     }
 
     /// The last index of the run that `index` belongs to.
     pub(crate) fn run_end(&self, index: LogIndex) -> LogIndex {
-        let after = self.runs.partition_point(|(first, _)| *first <= index);
-        self.runs.get(after).map_or(self.last, |(next, _)| next.prev())
+        if index >= self.newest.0 {
+            return self.last;
+        }
+        self.older_end(self.older.partition_point(|(first, _)| *first <= index)).prev()
+    }
+
+    /// Where the older runs before number `run` end: at the start of that one, or of the newest.
+    fn older_end(&self, run: usize) -> LogIndex {
+        self.older.get(run).unwrap_or(&self.newest).0
     }
 
     /// The terms of `first..=last` as runs, ready to travel in an append.
-    pub(crate) fn runs(&self, first: LogIndex, last: LogIndex, out: &mut TermRuns) {
+    #[inline]
+    pub(crate) fn runs(&self, first: LogIndex, last: LogIndex) -> TermRuns {
+        let last = last.min(self.last);
+        let mut out = TermRuns::new();
+        if first < self.newest.0 {
+            self.older_runs(first, last, &mut out);
+        }
+        let count = last.since(self.newest.0.max(first).prev());
+        if count > 0 {
+            out.push(TermRun { term: self.newest.1, count });
+        }
+        out
+    }
+
+    fn older_runs(&self, first: LogIndex, last: LogIndex, out: &mut TermRuns) {
         let mut at = first;
-        let mut run = self.runs.partition_point(|(start, _)| *start <= first).saturating_sub(1);
-        while at <= last && run < self.runs.len() {
-            let end = self.runs.get(run + 1).map_or(self.last, |(next, _)| next.prev()).min(last);
-            out.push(TermRun { term: self.runs[run].1, count: end.since(at.prev()) });
+        let mut run = self.older.partition_point(|(start, _)| *start <= first).saturating_sub(1);
+        while at <= last && run < self.older.len() {
+            let end = self.older_end(run + 1).prev().min(last);
+            out.push(TermRun { term: self.older[run].1, count: end.since(at.prev()) });
             at = end.next();
             run += 1;
         }
@@ -154,6 +218,11 @@ impl TermLog {
 mod tests {
     use super::*;
     use alloc::vec;
+
+    fn runs_of(log: &TermLog) -> vec::Vec<(LogIndex, Term)> {
+        let newest = (log.newest.0 <= log.last).then_some(log.newest);
+        log.older.iter().copied().chain(newest).collect()
+    }
 
     fn log(terms: &[u64]) -> TermLog {
         let mut log = TermLog::default();
@@ -185,7 +254,7 @@ mod tests {
             want.extend([7, 7]);
             let fresh = log(&want);
             assert_eq!(cut_log.last, fresh.last);
-            assert_eq!(cut_log.runs, fresh.runs);
+            assert_eq!(runs_of(&cut_log), runs_of(&fresh));
         }
     }
 
@@ -211,8 +280,7 @@ mod tests {
         let log = log(&terms);
         for first in 1..=6u64 {
             for last in first..=6u64 {
-                let mut runs = TermRuns::new();
-                log.runs(LogIndex::new(first), LogIndex::new(last), &mut runs);
+                let runs = log.runs(LogIndex::new(first), LogIndex::new(last));
                 let spelled: vec::Vec<u64> = runs
                     .iter()
                     .flat_map(|run| core::iter::repeat_n(run.term.get(), run.count as usize))
@@ -233,7 +301,7 @@ mod tests {
                     .then(|| Term::new(if at == 0 { 0 } else { terms[at as usize - 1] }));
                 assert_eq!(log.term(LogIndex::new(at)), want, "base {base} at {at}");
             }
-            let again = TermLog::recover((log.base, log.base_term), log.runs.clone(), log.last);
+            let again = TermLog::recover((log.base, log.base_term), runs_of(&log), log.last);
             assert!(again.is_some(), "base {base}: {log:?}");
             // It goes on, in the same term and in the next.
             for term in [9, 9, 10] {

@@ -20,35 +20,30 @@ pub struct TermRun {
 #[derive(Clone)]
 pub struct TermRuns(Runs);
 
+/// As large as the vector alone: its capacity leaves room to tell the others from it.
 #[derive(Clone)]
 enum Runs {
-    Inline { len: u8, runs: [TermRun; INLINE] },
-    Heap(Vec<TermRun>),
+    None,
+    One(TermRun),
+    Many(Vec<TermRun>),
 }
-
-const INLINE: usize = 1;
 
 impl TermRuns {
     /// No entries.
     pub const fn new() -> Self {
-        Self(Runs::Inline { len: 0, runs: [TermRun { term: Term::ZERO, count: 0 }; INLINE] })
+        Self(Runs::None)
     }
 
     /// Adds a run at the end.
     pub fn push(&mut self, run: TermRun) {
         match &mut self.0 {
-            Runs::Inline { len, runs } => {
-                if let Some(slot) = runs.get_mut(usize::from(*len)) {
-                    *slot = run;
-                    *len += 1;
-                } else {
-                    let mut heap = Vec::with_capacity(INLINE + 3);
-                    heap.extend_from_slice(&runs[..]);
-                    heap.push(run);
-                    self.0 = Runs::Heap(heap);
-                }
+            Runs::None => self.0 = Runs::One(run),
+            Runs::One(first) => {
+                let mut many = Vec::with_capacity(4);
+                many.extend([*first, run]);
+                self.0 = Runs::Many(many);
             }
-            Runs::Heap(heap) => heap.push(run),
+            Runs::Many(many) => many.push(run),
         }
     }
 }
@@ -64,8 +59,9 @@ impl Deref for TermRuns {
 
     fn deref(&self) -> &[TermRun] {
         match &self.0 {
-            Runs::Inline { len, runs } => &runs[..usize::from(*len)],
-            Runs::Heap(heap) => heap,
+            Runs::None => &[],
+            Runs::One(run) => core::slice::from_ref(run),
+            Runs::Many(many) => many,
         }
     }
 }
@@ -73,8 +69,9 @@ impl Deref for TermRuns {
 impl DerefMut for TermRuns {
     fn deref_mut(&mut self) -> &mut [TermRun] {
         match &mut self.0 {
-            Runs::Inline { len, runs } => &mut runs[..usize::from(*len)],
-            Runs::Heap(heap) => heap,
+            Runs::None => &mut [],
+            Runs::One(run) => core::slice::from_mut(run),
+            Runs::Many(many) => many,
         }
     }
 }
@@ -105,7 +102,7 @@ impl FromIterator<TermRun> for TermRuns {
 
 impl From<Vec<TermRun>> for TermRuns {
     fn from(runs: Vec<TermRun>) -> Self {
-        if runs.len() <= INLINE { runs.into_iter().collect() } else { Self(Runs::Heap(runs)) }
+        if runs.len() <= 1 { runs.into_iter().collect() } else { Self(Runs::Many(runs)) }
     }
 }
 

@@ -4,6 +4,8 @@
 //! one is worthless once anything was appended; it ends in one outcome, by success, refusal or
 //! timeout; from its start until a fresh entry commits there is no lease.
 
+use alloc::boxed::Box;
+
 use crate::entry::EntryKind;
 use crate::group::{Group, Role};
 use crate::id::{LogTime, Micros, ReplicaId, Token};
@@ -60,7 +62,7 @@ impl Group {
         if let Role::Leader(leader) = &mut self.role {
             leader.transfers += 1;
             let id = leader.transfers;
-            leader.transfer = Some(Transfer { id, token, to, deadline, asked: false });
+            leader.transfer = Some(Box::new(Transfer { id, token, to, deadline, asked: false }));
             leader.busy = self.now;
         }
         self.end_lease();
@@ -141,6 +143,7 @@ impl Group {
         let same_log =
             request.last_index == self.log.last_index() || crate::planted!(TransferToLaggard);
         let able = self.may_vote()
+            && self.disk == DiskSpace::Ample
             && self.promise.promise == Promise::Kept
             && matches!(self.role, Role::Follower)
             && self.now >= self.votes_from;
@@ -204,9 +207,9 @@ impl Group {
             self.renew_lease_from(self.log.last_index().next());
         } else {
             // The target may still act on our request; a new entry makes it worthless.
-            let index = self.append_own(EntryKind::Noop, 0, LogTime::default(), effects);
+            let index = self.append_own(EntryKind::Noop, LogTime::default(), effects);
             self.renew_lease_from(index);
-            self.advance_commit(effects);
+            self.advance_commit(index, effects);
         }
         self.tend_membership(effects);
     }

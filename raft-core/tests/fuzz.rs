@@ -13,8 +13,8 @@ use raft_core::{
     Fence, Group, GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, Lease,
     LogIndex, LogTime, MemberChange, Membership, Message, Micros, NodeId, PersistSeq, Promise,
     PromiseRecord, ReadIndex, ReadIndexReply, ReadPath, Recover, ReplicaId, Rest, Session,
-    Settings, SnapshotEffect, SnapshotMeta, SnapshotOffer, Start, Term, TermRun, TimeoutNow, Token,
-    TransferRefused, Verdict, VoteReply, VoteRequest,
+    Settings, SnapshotEffect, SnapshotMeta, SnapshotOffer, Sparse, Start, Term, TermRun,
+    TimeoutNow, Token, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 /// What a driver and the world do to a group.
@@ -105,9 +105,9 @@ fn message() -> impl Strategy<Value = Message> {
                     prev_term: Term::new(c.min(b)),
                     runs: runs.into_iter().map(run).collect(),
                     configs: if c % 3 == 0 {
-                        vec![(LogIndex::new(b.saturating_add(1)), membership)]
+                        vec![(LogIndex::new(b.saturating_add(1)), membership)].into()
                     } else {
-                        vec![]
+                        Sparse::new()
                     },
                     commit: LogIndex::new(d),
                     time: LogTime::new(c),

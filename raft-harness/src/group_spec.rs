@@ -7,17 +7,30 @@ use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-/// One group as its creator wants it, the same on every node.
+/// One group as its creator wants it: the same on every node it begins on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupSpec {
     /// Its id; ids from [`raft_transport::RESERVED_FIRST`] on are refused.
     pub group: GroupId,
     /// Which life of this id it is; 1 unless the id was in use before.
     pub incarnation: GroupIncarnation,
-    /// The voters and the nodes they live on; at most one replica per node.
+    /// Whether it begins here, or exists elsewhere.
+    pub origin: Origin,
+    /// The first voters and the nodes they live on, at most one replica per node; who belongs to
+    /// the group later is for its log to say. Of a group that is joined, this node's replica alone.
     pub replicas: Vec<(ReplicaId, NodeId)>,
     /// Opaque to the engine, handed to the state machine's factory. At most 64 KiB.
     pub label: Bytes,
+}
+
+/// How a node comes to a group.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The group begins, with the replicas of its spec as voters.
+    Founding,
+    /// The group exists elsewhere; this replica learns who belongs to it from its leader, once
+    /// that has been asked to add it ([`change_members`](crate::NodeHost::change_members)).
+    Joining,
 }
 
 impl GroupSpec {
@@ -26,7 +39,20 @@ impl GroupSpec {
         Self {
             group,
             incarnation: GroupIncarnation::new(1),
+            origin: Origin::Founding,
             replicas: nodes.into_iter().map(|node| (ReplicaId::new(node.get()), node)).collect(),
+            label: Bytes::new(),
+        }
+    }
+
+    /// A replica on `node` that joins a first-life group. Its id must be larger than any the group
+    /// ever used.
+    pub fn joining(group: GroupId, replica: ReplicaId, node: NodeId) -> Self {
+        Self {
+            group,
+            incarnation: GroupIncarnation::new(1),
+            origin: Origin::Joining,
+            replicas: vec![(replica, node)],
             label: Bytes::new(),
         }
     }
@@ -53,7 +79,10 @@ impl GroupSpec {
 
     pub(crate) fn encode(&self) -> Bytes {
         let record = SpecRecordV1 {
-            version: 1,
+            version: match self.origin {
+                Origin::Founding => 1,
+                Origin::Joining => 2,
+            },
             group: self.group.get(),
             incarnation: self.incarnation.get(),
             replicas: self.replicas.iter().map(|(r, n)| (r.get(), n.get())).collect(),
@@ -64,9 +93,15 @@ impl GroupSpec {
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let record: SpecRecordV1 = postcard::from_bytes(bytes).ok()?;
-        (record.version == 1).then(|| Self {
+        let origin = match record.version {
+            1 => Origin::Founding,
+            2 => Origin::Joining,
+            _ => return None,
+        };
+        Some(Self {
             group: GroupId::new(record.group),
             incarnation: GroupIncarnation::new(record.incarnation),
+            origin,
             replicas: record
                 .replicas
                 .into_iter()
@@ -77,7 +112,8 @@ impl GroupSpec {
     }
 }
 
-/// The spec as it lies in the log. A change makes a new version with its own struct.
+/// The spec as it lies in the log. Version 2 is that of a group that is joined; another change
+/// makes a new version with its own struct.
 #[derive(Deserialize, Serialize)]
 struct SpecRecordV1 {
     version: u8,
@@ -101,6 +137,9 @@ mod tests {
             &spec.encode()[..],
             [&[1, 9, 1, 3, 1, 1, 2, 2, 3, 3, 10][..], b"slots 0-99"].concat()
         );
-        assert_eq!(GroupSpec::decode(&[2, 9, 1]), None);
+        let joining = GroupSpec::joining(GroupId::new(9), ReplicaId::new(4), NodeId::new(7));
+        assert_eq!(GroupSpec::decode(&joining.encode()), Some(joining.clone()));
+        assert_eq!(&joining.encode()[..], [2, 9, 1, 1, 4, 7, 0]);
+        assert_eq!(GroupSpec::decode(&[3, 9, 1, 1, 4, 7, 0]), None);
     }
 }

@@ -73,11 +73,11 @@ mod demo;
 
 pub use counters::CountersSnapshot;
 pub use engine::Created;
-pub use group_spec::GroupSpec;
+pub use group_spec::{GroupSpec, Origin};
 pub use node::{
     CreateError, LaneConfigs, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions,
     StartError,
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus, Role};
-pub use request::{Answer, Proposed, Reply, Request, RequestError, RequestKind, Ticket};
+pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 pub use state_machine::{ApplyMode, StateMachine, StateMachineFactory};

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use raft_core::{GroupId, Incarnation, LogIndex, LogTime, NodeId, RoleKind, Term};
+use raft_core::{
+    GroupId, Incarnation, LogIndex, LogTime, Member, NodeId, RoleKind, Standing, Term,
+};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::counters::CountersSnapshot;
@@ -68,6 +70,11 @@ pub struct GroupStatus {
     /// The application's label.
     #[serde(serialize_with = "label")]
     pub label: Bytes,
+    /// Who belongs to the group, by the newest membership in this replica's log.
+    #[serde(serialize_with = "members")]
+    pub members: Vec<Member>,
+    /// Whether the replica knows for certain that it was removed.
+    pub removed: bool,
     /// Why the replica is mute, if it is.
     pub fault: Option<String>,
 }
@@ -143,6 +150,26 @@ fn group<S: Serializer>(id: &GroupId, s: S) -> Result<S::Ok, S::Error> {
 
 fn node<S: Serializer>(id: &NodeId, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_u64(id.get())
+}
+
+fn members<S: Serializer>(members: &[Member], s: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Line {
+        replica: u64,
+        node: u64,
+        standing: &'static str,
+    }
+    s.collect_seq(members.iter().map(|member| Line {
+        replica: member.replica.get(),
+        node: member.node.get(),
+        standing: match member.standing {
+            Standing::Voter => "voter",
+            Standing::Learner => "learner",
+            Standing::Incoming => "incoming",
+            Standing::Outgoing => "outgoing",
+            Standing::Demoting => "demoting",
+        },
+    }))
 }
 
 fn maybe_node<S: Serializer>(id: &Option<NodeId>, s: S) -> Result<S::Ok, S::Error> {

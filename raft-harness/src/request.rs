@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, MembershipError, NodeId, ReplicaId};
+use raft_core::{GroupId, LogIndex, MembershipError, NodeId, ReadPath, ReplicaId};
 use tokio::sync::oneshot;
 
 /// Why a request did not succeed: who leads, whether to retry, whether it may have happened.
@@ -67,9 +67,28 @@ pub enum RequestError {
         /// Which learner.
         replica: ReplicaId,
     },
+    /// After the change too few of the voters would be at hand to go on. Nothing happened; bring
+    /// voters back first.
+    #[error("too few voters would be at hand after the change; nothing happened")]
+    QuorumAtRisk,
     /// The change of membership makes no sense. Nothing happened.
     #[error("the change of membership makes no sense: {0}")]
     InvalidChange(MembershipError),
+    /// The node has a replica of the group already, and takes one only. Nothing happened; remove
+    /// that one first.
+    #[error("{replica} lives on node {node} already; nothing happened")]
+    NodeTaken {
+        /// Where the new replica should live.
+        node: NodeId,
+        /// Who lives there.
+        replica: ReplicaId,
+    },
+    /// The node is no peer of this one. Nothing happened; make its address known first.
+    #[error("node {0} is not known here; nothing happened")]
+    UnknownNode(NodeId),
+    /// The replica on this node belongs to the group, as far as it knows. Nothing happened.
+    #[error("the replica on this node belongs to group {0}; nothing happened")]
+    StillMember(GroupId),
     /// The group met something impossible and is mute; see the log of this node.
     #[error("group {0} is faulted on this node")]
     Faulted(GroupId),
@@ -105,8 +124,12 @@ impl RequestError {
             | Self::DiskFull
             | Self::ChangePending
             | Self::NotCaughtUp { .. }
+            | Self::QuorumAtRisk
             | Self::Stopping => true,
             Self::InvalidChange(_)
+            | Self::NodeTaken { .. }
+            | Self::StillMember(_)
+            | Self::UnknownNode(_)
             | Self::UnknownGroup(_)
             | Self::Unknown
             | Self::TooLarge { .. }
@@ -128,13 +151,31 @@ pub struct Proposed {
 /// The answer to a request of either kind; for a read, the applied index it was answered at.
 pub type Answer = Result<Proposed, RequestError>;
 
+impl Proposed {
+    /// Says that it is done, of what has no place in a log and no output.
+    pub(crate) fn nothing() -> Self {
+        Self { index: LogIndex::ZERO, output: Bytes::new() }
+    }
+}
+
+/// Which replica may leave its node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Removal {
+    /// One that knows for certain that its group removed it.
+    OfFormerMember,
+    /// Any. For the group it is as if the replica's node had been lost for good: a member should
+    /// be removed from the group as well. For replicas that were removed and never heard of it.
+    OfAnyone,
+}
+
 /// What is asked of a group.
 #[derive(Debug)]
 pub enum RequestKind {
     /// Replicate and apply a command.
     Propose(Bytes),
-    /// Answer a query, linearizably, from the leader's applied state.
-    Read(Bytes),
+    /// Answer a query, linearizably, from an applied state: the leader's, or by
+    /// [`ReadPath::Follower`] that of any replica.
+    Read(ReadPath, Bytes),
 }
 
 /// One request on its way to the shard that owns its group.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Cluster, command};
-use raft_core::{GroupId, NodeId};
-use raft_harness::{CreateError, Created, GroupSpec, NodeHost, RequestError, StartError};
+use raft_core::{GroupId, MemberChange, NodeId, ReplicaId};
+use raft_harness::{CreateError, Created, GroupSpec, NodeHost, Removal, RequestError, StartError};
 
 fn group(id: u32) -> GroupId {
     GroupId::new(id)
@@ -195,5 +195,48 @@ fn a_stopped_node_answers_everything() -> anyhow::Result<()> {
         let _ = ticket.wait();
     }
     assert_eq!(host.propose(group(1), command(0)).wait(), Err(RequestError::Stopping));
+    Ok(())
+}
+
+/// A replica moves from one node to another under its group's eyes, and the place it left takes
+/// another one later; all of it outlives restarts.
+#[test]
+fn a_replica_moves_to_another_node_and_everything_is_remembered() -> anyhow::Result<()> {
+    let group = GroupId::new(7);
+    let mut cluster = Cluster::durable(4)?;
+    cluster.create_on(&[1, 2, 3], group)?;
+    for number in 0..100 {
+        cluster.propose_on(&[1, 2, 3], group, command(number))?;
+    }
+    let (four, node_four) = (ReplicaId::new(4), NodeId::new(4));
+    cluster.host(4).create_group(GroupSpec::joining(group, four, node_four))?;
+    let add = vec![MemberChange::AddLearner { replica: four, node: node_four }];
+    cluster.at_leader(group, |host| host.change_members(group, add.clone()).wait())?;
+    let swap = vec![MemberChange::Promote(four), MemberChange::Remove(ReplicaId::new(1))];
+    cluster.at_leader(group, |host| host.change_members(group, swap.clone()).wait())?;
+    let stays = cluster.host(2).remove_replica(group, Removal::OfFormerMember).wait();
+    assert_eq!(stays, Err(RequestError::StillMember(group)));
+    cluster.host(1).remove_replica(group, Removal::OfAnyone).wait()?;
+    cluster.propose_on(&[2, 3, 4], group, command(100))?;
+
+    cluster.restart_all()?;
+    assert!(cluster.host(1).group_status(group).is_none());
+    let again =
+        cluster.host(1).create_group(GroupSpec::on_nodes(group, [1, 2, 3].map(NodeId::new)));
+    assert!(matches!(again, Err(CreateError::ReplicaUsed { .. })), "{again:?}");
+    cluster.propose_on(&[2, 3, 4], group, command(101))?;
+
+    let five = ReplicaId::new(5);
+    cluster.host(1).create_group(GroupSpec::joining(group, five, NodeId::new(1)))?;
+    let add = vec![MemberChange::AddLearner { replica: five, node: NodeId::new(1) }];
+    cluster.at_leader(group, |host| host.change_members(group, add.clone()).wait())?;
+    cluster.restart_all()?;
+    cluster.propose_on(&[1, 2, 3, 4], group, command(102))?;
+    cluster.agree(group)?;
+    assert_eq!(cluster.read_count(group)?, 103);
+    let members = cluster.leader(group)?.group_status(group).expect("it leads").members;
+    let nodes: Vec<(u64, u64)> =
+        members.iter().map(|member| (member.replica.get(), member.node.get())).collect();
+    assert_eq!(nodes, [(2, 2), (3, 3), (4, 4), (5, 1)]);
     Ok(())
 }

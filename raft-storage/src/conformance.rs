@@ -9,12 +9,13 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, ReplicaId, Term,
+    Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership,
+    ReplicaId, SnapshotMeta, Term, Tombstone,
 };
 
 use crate::error::{LogError, ReadError};
 use crate::store::LogStore;
-use crate::write::{GroupCreate, GroupWrite};
+use crate::write::{Compaction, GroupCreate, GroupWrite};
 
 /// Runs the whole suite.
 pub fn all<S: LogStore>(make: impl Fn() -> S) {
@@ -24,6 +25,9 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     operations_of_one_batch_take_effect_in_order(make());
     refused_batches_change_nothing(make());
     a_new_life_of_a_group_begins_empty(make());
+    an_installed_snapshot_takes_the_place_of_the_log(make());
+    compaction_forgets_the_beginning_only(make());
+    a_destroyed_group_is_gone_until_it_is_created_again(make());
     durable_index_waits_for_the_sync(make());
     reads_are_bounded_and_never_empty_handed(make());
     readers_on_other_threads_see_whole_batches(make());
@@ -143,6 +147,82 @@ pub fn a_new_life_of_a_group_begins_empty(mut store: impl LogStore) {
     assert_eq!(store.reader().term(GroupId::new(1), LogIndex::new(1)), Some(Term::new(1)));
 }
 
+/// After an installed snapshot the log holds what comes after it, and nothing of before.
+pub fn an_installed_snapshot_takes_the_place_of_the_log(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), run(1, 1, 5, 1)]));
+    let mut write = run(1, 21, 2, 4);
+    write.install = Some(snapshot(20));
+    expect(store.append(&[write]));
+    expect(store.sync());
+    let reader = store.reader();
+    let bounds = |store: &dyn LogStore| {
+        let reader = store.reader();
+        let group = GroupId::new(1);
+        let ends =
+            [reader.first_index(group), reader.last_index(group), reader.durable_index(group)];
+        ends.map(|end| end.map(LogIndex::get))
+    };
+    assert_eq!(bounds(&store), [Some(21), Some(22), Some(22)]);
+    assert_eq!(reader.term(GroupId::new(1), LogIndex::new(5)), None);
+    assert_eq!(reader.term(GroupId::new(1), LogIndex::new(22)), Some(Term::new(4)));
+    let mut again = GroupWrite::new(GroupId::new(1));
+    again.install = Some(snapshot(30));
+    expect(store.append(&[again]));
+    assert_eq!(bounds(&store)[..2], [Some(31), Some(30)], "an empty log ends at its base");
+    let mut back = GroupWrite::new(GroupId::new(1));
+    back.install = Some(snapshot(29));
+    assert!(matches!(store.append(&[back]), Err(LogError::BeginsEarlier { .. })));
+    expect(store.append(&[run(1, 31, 1, 5)]));
+    assert_eq!(last(&store, 1), Some(31));
+}
+
+/// Compaction removes a prefix; what is left is read and continued as before.
+pub fn compaction_forgets_the_beginning_only(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), run(1, 1, 6, 1), run(1, 7, 4, 2)]));
+    let compact = |upto: u64| {
+        let index = LogIndex::new(upto);
+        let base = Base { index, term: Term::new(1), snapshot: index, ..Base::default() };
+        let mut write = GroupWrite::new(GroupId::new(1));
+        write.compact = Some(Compaction { base, time: LogTime::new(0) });
+        write
+    };
+    expect(store.append(&[compact(4)]));
+    let read = |store: &dyn LogStore, first: u64, last: u64| {
+        let (first, last) = (LogIndex::new(first), LogIndex::new(last));
+        store.reader().entries(GroupId::new(1), first, last, u64::MAX)
+    };
+    assert!(matches!(read(&store, 4, 10), Err(ReadError::OutOfRange { .. })));
+    let left = read(&store, 5, 10);
+    let expected = [run(1, 5, 2, 1).entries, run(1, 7, 4, 2).entries].concat();
+    assert!(matches!(left, Ok(left) if left == expected), "what is left is as it was");
+    assert_eq!(store.reader().term(GroupId::new(1), LogIndex::new(4)), None);
+    assert!(matches!(store.append(&[compact(3)]), Err(LogError::BeginsEarlier { .. })));
+    assert!(matches!(store.append(&[compact(11)]), Err(LogError::CompactBeyondLast { .. })));
+    let below = store.append(&[truncate(1, 4)]);
+    assert!(matches!(below, Err(LogError::TruncateBelowFirst { .. })));
+    expect(store.append(&[truncate(1, 9), run(1, 9, 1, 3), compact(9), run(1, 10, 1, 3)]));
+    assert_eq!(store.reader().first_index(GroupId::new(1)), Some(LogIndex::new(10)));
+    assert_eq!(last(&store, 1), Some(10));
+}
+
+/// Nothing of a destroyed group is left, and nothing is taken for it; it may begin again.
+pub fn a_destroyed_group_is_gone_until_it_is_created_again(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 2), run(1, 1, 3, 1)]));
+    let mut destroy = GroupWrite::new(GroupId::new(1));
+    destroy.destroy = Some(Tombstone {
+        group: GroupId::new(1),
+        replica: ReplicaId::new(7),
+        hard_state: HardState::default(),
+    });
+    expect(store.append(&[destroy]));
+    expect(store.sync());
+    assert_eq!(last(&store, 1), None);
+    assert!(matches!(store.append(&[run(1, 4, 1, 1)]), Err(LogError::UnknownGroup { .. })));
+    assert!(matches!(store.append(&[create(1, 1)]), Err(LogError::GroupExists { .. })));
+    expect(store.append(&[create(1, 2), run(1, 1, 1, 9)]));
+    assert_eq!(last(&store, 1), Some(1));
+}
+
 /// An entry counts as durable after a sync and not before; replacing it takes that back.
 pub fn durable_index_waits_for_the_sync(mut store: impl LogStore) {
     let durable =
@@ -228,6 +308,17 @@ fn create(group: u32, incarnation: u32) -> GroupWrite {
     let incarnation = GroupIncarnation::new(incarnation);
     write.create = Some(GroupCreate { incarnation, spec: Bytes::from_static(b"spec") });
     write
+}
+
+fn snapshot(index: u64) -> SnapshotMeta {
+    let membership = Membership::of_voters([ReplicaId::new(1)]);
+    SnapshotMeta {
+        index: LogIndex::new(index),
+        term: Term::new(3),
+        time: LogTime::new(1_700_000_000_000),
+        config_index: LogIndex::ZERO,
+        membership: std::sync::Arc::new(membership.expect("one voter is a membership")),
+    }
 }
 
 fn truncate(group: u32, from: u64) -> GroupWrite {

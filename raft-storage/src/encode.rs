@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use bytes::Bytes;
-use raft_core::Entry;
+use raft_core::{Entry, HardState, LogIndex, Promise, Term};
 
 use crate::checksum::crc32c_append;
 use crate::cursor::Cursor;
@@ -17,8 +17,8 @@ use crate::location::Location;
 use crate::lsn::Lsn;
 use crate::plan::{Part, Piece};
 use crate::record::{
-    ALIGNMENT, EntryName, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
-    RecordHeader, RecordType,
+    ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
+    RECORD_HEADER_BYTES, RecordHeader, RecordType,
 };
 use crate::tails::Admitted;
 use crate::write::GroupWrite;
@@ -74,6 +74,20 @@ impl FrameBuffer {
                     let payload_bytes = spec.len() as u32;
                     self.record(lsn, &RecordHeader { code, payload_bytes, ..header }, spec);
                 }
+                Part::Promise => {
+                    let promise = write.promise.unwrap_or_default();
+                    let header = RecordHeader {
+                        code: RecordType::Promise as u8,
+                        flags: match promise.promise {
+                            Promise::Kept => 0,
+                            Promise::Lost => FLAG_LOST,
+                            Promise::Damaged => FLAG_DAMAGED,
+                        },
+                        index: u64::from(promise.loss_epoch),
+                        ..header
+                    };
+                    self.record(lsn, &header, &[]);
+                }
                 Part::HardState => {
                     let state = write.hard_state.unwrap_or_default();
                     let header = RecordHeader {
@@ -85,12 +99,36 @@ impl FrameBuffer {
                     };
                     self.record(lsn, &header, &[]);
                 }
+                Part::Install(payload) => {
+                    let meta = write.install.as_ref();
+                    let (index, term) = meta.map(|m| (m.index, m.term)).unwrap_or_default();
+                    self.base(lsn, RecordType::Install, header, (index, term), payload);
+                }
+                Part::Destroy => {
+                    let Some(tombstone) = &write.destroy else { continue };
+                    let HardState { term, vote } = tombstone.hard_state;
+                    let replica = tombstone.replica.get().to_le_bytes();
+                    let header = RecordHeader {
+                        code: RecordType::Destroy as u8,
+                        flags: if vote.is_some() { FLAG_VOTE } else { 0 },
+                        index: vote.map_or(0, |vote| vote.get()),
+                        term: term.get(),
+                        payload_bytes: replica.len() as u32,
+                        ..header
+                    };
+                    self.record(lsn, &header, &replica);
+                }
                 Part::Truncate => {
                     let code = RecordType::TruncateSuffix as u8;
                     let index = write.truncate_from.unwrap_or_default().get();
                     self.record(lsn, &RecordHeader { code, index, ..header }, &[]);
                 }
                 Part::Run(range) => self.run(cursor, header, &write.entries[range.clone()]),
+                Part::Compact(payload) => {
+                    let base = write.compact.as_ref().map(|compaction| &compaction.base);
+                    let (index, term) = base.map(|b| (b.index, b.term)).unwrap_or_default();
+                    self.base(lsn, RecordType::Compact, header, (index, term), payload);
+                }
             }
         }
         self.finish(cursor);
@@ -144,6 +182,24 @@ impl FrameBuffer {
         self.buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
         self.bytes = FRAME_HEADER_BYTES as u64;
         self.records = 0;
+    }
+
+    fn base(
+        &mut self,
+        lsn: Lsn,
+        kind: RecordType,
+        header: RecordHeader,
+        (index, term): (LogIndex, Term),
+        payload: &[u8],
+    ) {
+        let header = RecordHeader {
+            code: kind as u8,
+            index: index.get(),
+            term: term.get(),
+            payload_bytes: payload.len() as u32,
+            ..header
+        };
+        self.record(lsn, &header, payload);
     }
 
     fn record(&mut self, lsn: Lsn, header: &RecordHeader, payload: &[u8]) {

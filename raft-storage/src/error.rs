@@ -4,7 +4,7 @@
 
 use std::io;
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, NodeId};
+use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId};
 
 use crate::identity::StoreId;
 use crate::lsn::Lsn;
@@ -26,8 +26,17 @@ pub enum LogError {
     #[error("group {group}: cannot truncate from {from}, the log begins at {first}")]
     TruncateBelowFirst { group: GroupId, from: LogIndex, first: LogIndex },
     /// The caller's fault; the log is unchanged.
+    #[error("group {group}: the log begins at {first}, it cannot begin after {base}")]
+    BeginsEarlier { group: GroupId, base: LogIndex, first: LogIndex },
+    /// The caller's fault; the log is unchanged.
+    #[error("group {group}: cannot compact up to {base}, the log ends at {last}")]
+    CompactBeyondLast { group: GroupId, base: LogIndex, last: LogIndex },
+    /// The caller's fault; the log is unchanged.
     #[error("group {group}: entry {index} has {bytes} bytes, the limit is {bytes_max}")]
     EntryTooLarge { group: GroupId, index: LogIndex, bytes: u64, bytes_max: u64 },
+    /// The caller's fault; the log is unchanged: it could not be opened again.
+    #[error("group {group}: entry {index} is to be a membership, and is none")]
+    NotAMembership { group: GroupId, index: LogIndex, source: MembershipError },
     /// The caller's fault; the log is unchanged.
     #[error("group {group}: its description has {bytes} bytes, the limit is {bytes_max}")]
     SpecTooLarge { group: GroupId, bytes: u64, bytes_max: u64 },
@@ -154,6 +163,9 @@ pub enum Unsupported {
     /// A flag of a frame, for instance compression.
     #[error("frame flags")]
     FrameFlags,
+    /// A flag of a record.
+    #[error("record flags")]
+    RecordFlags,
     /// A type of record, known by name or not.
     #[error("record type")]
     RecordType,
@@ -241,6 +253,9 @@ pub enum RecordFault {
     /// The entries do not follow the log of their group.
     #[error("entry index")]
     Index,
+    /// The bytes of a membership are none.
+    #[error("membership")]
+    Membership,
 }
 
 /// Why entries cannot be read.

@@ -61,7 +61,8 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn group(&self, group: GroupId) -> Option<&GroupIndex> {
-        self.slots.get(&group).map(|slot| &self.groups[*slot as usize])
+        let slot = self.slots.get(&group)?;
+        Some(&self.groups[*slot as usize]).filter(|group| group.presence == Presence::Here)
     }
 
     /// Begins a group, or its next life; returns its slot.
@@ -78,8 +79,16 @@ impl Index {
     }
 }
 
+/// Whether the log holds a group, or only remembers that it did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Presence {
+    Here,
+    Destroyed,
+}
+
 /// The entries of one group.
 pub(crate) struct GroupIndex {
+    pub(crate) presence: Presence,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) first: LogIndex,
     pub(crate) locations: VecDeque<Location>,
@@ -89,7 +98,13 @@ pub(crate) struct GroupIndex {
 
 impl GroupIndex {
     fn new(incarnation: GroupIncarnation) -> Self {
-        Self { incarnation, first: LogIndex::new(1), locations: VecDeque::new(), runs: Vec::new() }
+        Self {
+            presence: Presence::Here,
+            incarnation,
+            first: LogIndex::new(1),
+            locations: VecDeque::new(),
+            runs: Vec::new(),
+        }
     }
 
     pub(crate) fn last(&self) -> LogIndex {
@@ -115,6 +130,36 @@ impl GroupIndex {
             self.runs.push((self.last().next(), term));
         }
         self.locations.extend(locations);
+    }
+
+    /// Forgets all but the life of the group.
+    pub(crate) fn destroy(&mut self) {
+        *self = Self { presence: Presence::Destroyed, ..Self::new(self.incarnation) };
+    }
+
+    /// Removes all entries; the next one comes right after `base`.
+    pub(crate) fn install(&mut self, base: LogIndex) {
+        self.first = base.next();
+        self.locations = VecDeque::new();
+        self.runs = Vec::new();
+    }
+
+    /// Removes all entries up to `base`, which the log holds or begins after.
+    pub(crate) fn compact(&mut self, base: LogIndex) {
+        let first = base.next();
+        let gone = first.since(self.first).min(self.locations.len() as u64);
+        self.locations.drain(..gone as usize);
+        // A log that shrank much gives its memory back.
+        if self.locations.capacity() > 64 && self.locations.len() < self.locations.capacity() / 4 {
+            self.locations.shrink_to_fit();
+        }
+        let passed = self.runs.partition_point(|(start, _)| *start <= first);
+        self.runs.drain(..passed.saturating_sub(1));
+        match self.runs.first_mut() {
+            Some((start, _)) if !self.locations.is_empty() => *start = (*start).max(first),
+            Some(_) | None => self.runs.clear(),
+        }
+        self.first = self.first.max(first);
     }
 
     /// Removes all entries from `from` on.
@@ -159,6 +204,32 @@ mod tests {
 
     fn places(count: u64) -> Vec<Location> {
         (0..count).map(|i| Location::new(0, 4096 + i * 16, 0)).collect()
+    }
+
+    #[test]
+    fn a_compacted_log_keeps_the_terms_of_what_is_left() {
+        let mut group = GroupIndex::new(GroupIncarnation::new(1));
+        group.append(Term::new(2), &places(3));
+        group.append(Term::new(5), &places(3));
+        let seen = |group: &GroupIndex| {
+            let first = (group.first.get(), group.last().get());
+            (first, group.runs.iter().map(|(start, term)| (start.get(), term.get())).collect())
+        };
+        group.compact(LogIndex::new(2));
+        assert_eq!(seen(&group), ((3, 6), vec![(3, 2), (4, 5)]));
+        assert_eq!(group.term(LogIndex::new(2)), None);
+        group.compact(LogIndex::new(3));
+        assert_eq!(seen(&group), ((4, 6), vec![(4, 5)]));
+        group.compact(LogIndex::new(5));
+        assert_eq!(seen(&group), ((6, 6), vec![(6, 5)]));
+        group.compact(LogIndex::new(6));
+        assert_eq!(seen(&group), ((7, 6), vec![]));
+        group.append(Term::new(5), &places(2));
+        assert_eq!(seen(&group), ((7, 8), vec![(7, 5)]));
+        group.install(LogIndex::new(100));
+        assert_eq!(seen(&group), ((101, 100), vec![]));
+        group.append(Term::new(9), &places(1));
+        assert_eq!(group.term(LogIndex::new(101)), Some(Term::new(9)));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod error;
 mod identity;
 mod write;
 
+mod base;
 mod frame;
 mod location;
 mod record;
@@ -68,5 +69,7 @@ pub use reader::LogReader;
 pub use recovery::{RecoveredGroup, RecoveryReport, TornTail};
 pub use spares::Preparation;
 pub use store::LogStore;
-pub use write::{AppendInfo, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo};
+pub use write::{
+    AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo,
+};
 pub use writer::LogWriter;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use raft_core::{GroupId, Incarnation, NodeId};
+use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 
 use crate::cursor::Cursor;
 use crate::disk::{Disk, DiskFile};
@@ -72,8 +72,11 @@ pub struct Opened<D: Disk> {
     pub identity: Identity,
     /// The life of the node that begins now: one more than the last, durable already.
     pub incarnation: Incarnation,
-    /// All groups ever created.
+    /// All groups that were created and not destroyed.
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    /// What is remembered of replicas that were destroyed, the newest of each group, with the life
+    /// of the group it belonged to.
+    pub tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     /// Continues the log. There is only one.
     pub writer: LogWriter<D>,
     /// Reads the log. Clone it at will.
@@ -232,7 +235,8 @@ impl Log {
         Ok(Opened {
             identity,
             incarnation,
-            groups: recovered.groups,
+            groups: recovered.groups.here,
+            tombstones: recovered.groups.tombstones,
             reader: writer.reader(),
             writer,
             report: RecoveryReport { end_lsn: cursor.end(), ..recovered.report },

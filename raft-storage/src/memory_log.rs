@@ -60,12 +60,21 @@ impl LogStore for MemoryLog {
             let Some(group) = groups.get_mut(&write.group) else {
                 continue;
             };
+            if let Some(meta) = &write.install {
+                *group = MemoryGroup { base: meta.index, ..MemoryGroup::default() };
+            }
             if let Some(from) = write.truncate_from {
                 group.truncate(from);
             }
             for entry in &write.entries {
                 bytes += entry.cost();
                 group.entries.push(entry.clone());
+            }
+            if let Some(compaction) = &write.compact {
+                group.compact(compaction.base.index);
+            }
+            if write.destroy.is_some() {
+                groups.remove(&write.group);
             }
             self.touched.push(write.group);
         }
@@ -103,9 +112,11 @@ impl LogStore for MemoryLog {
 
 type Groups = HashMap<GroupId, MemoryGroup>;
 
-/// A log that begins with index 1.
+/// The log of one group.
 #[derive(Default)]
 struct MemoryGroup {
+    /// The index before the first entry.
+    base: LogIndex,
     entries: Vec<Entry>,
     /// How many of them were there at the last sync and are unchanged since.
     durable: usize,
@@ -113,12 +124,19 @@ struct MemoryGroup {
 
 impl MemoryGroup {
     fn truncate(&mut self, from: LogIndex) {
-        self.entries.truncate(from.prev().get() as usize);
+        self.entries.truncate(from.prev().since(self.base) as usize);
         self.durable = self.durable.min(self.entries.len());
     }
 
+    fn compact(&mut self, base: LogIndex) {
+        let gone = (base.since(self.base) as usize).min(self.entries.len());
+        self.entries.drain(..gone);
+        self.durable = self.durable.saturating_sub(gone);
+        self.base = self.base.max(base);
+    }
+
     fn last(&self) -> LogIndex {
-        LogIndex::new(self.entries.len() as u64)
+        self.base.plus(self.entries.len() as u64)
     }
 }
 
@@ -135,18 +153,19 @@ impl EntrySource for RwLock<Groups> {
         if first > last {
             return Ok(Vec::new());
         }
-        if first == LogIndex::ZERO || last > known.last() {
+        if first <= known.base || last > known.last() {
             return Err(ReadError::OutOfRange {
                 group,
                 asked_first: first,
                 asked_last: last,
-                first: LogIndex::new(1),
+                first: known.base.next(),
                 last: known.last(),
             });
         }
         let mut entries = Vec::new();
         let mut cost = 0;
-        for entry in &known.entries[first.prev().get() as usize..last.get() as usize] {
+        let range = first.prev().since(known.base) as usize..last.since(known.base) as usize;
+        for entry in &known.entries[range] {
             cost += entry.cost();
             if cost > bytes_max && !entries.is_empty() {
                 break;
@@ -159,12 +178,14 @@ impl EntrySource for RwLock<Groups> {
     fn bounds(&self, group: GroupId) -> Option<Bounds> {
         let groups = self.read();
         let known = groups.get(&group)?;
-        let durable = LogIndex::new(known.durable as u64);
-        Some(Bounds { first: LogIndex::new(1), last: known.last(), durable })
+        let durable = known.base.plus(known.durable as u64);
+        Some(Bounds { first: known.base.next(), last: known.last(), durable })
     }
 
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
-        let at = usize::try_from(index.get().checked_sub(1)?).ok()?;
-        self.read().get(&group)?.entries.get(at).map(|entry| entry.term)
+        let groups = self.read();
+        let known = groups.get(&group)?;
+        let at = index.get().checked_sub(known.base.next().get())?;
+        known.entries.get(usize::try_from(at).ok()?).map(|entry| entry.term)
     }
 }

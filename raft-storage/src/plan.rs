@@ -5,11 +5,14 @@
 //! segment.
 //!
 //! A frame is atomic on disk. An operation is split over frames only if it is larger than a
-//! frame may be; then a crash may leave a prefix of it, in the order create, hard state,
-//! truncation, entries, and each such prefix is a state the group could have asked for.
+//! frame may be; then a crash may leave a prefix of it, in the order of the
+//! fields of [`GroupWrite`], and each such prefix is a state the group could have asked for.
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
+use crate::base;
 use crate::frame::frame_bytes;
 use crate::record::{ALIGNMENT, RECORD_HEADER_BYTES, item_bytes};
 use crate::write::GroupWrite;
@@ -27,10 +30,16 @@ pub(crate) struct Piece {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Part {
     Create,
+    Promise,
     HardState,
+    /// The payload of the record.
+    Install(Bytes),
     Truncate,
     /// These of its entries; all of one term.
     Run(Range<usize>),
+    /// The payload of the record.
+    Compact(Bytes),
+    Destroy,
 }
 
 /// The records of a batch, in order, and where the frames divide them. Reused from batch to
@@ -66,8 +75,15 @@ impl Plan {
                 let spec = (create.spec.len() as u64).next_multiple_of(ALIGNMENT);
                 self.push(at, Part::Create, HEADER + spec, body_bytes_max);
             }
+            if write.promise.is_some() {
+                self.push(at, Part::Promise, HEADER, body_bytes_max);
+            }
             if write.hard_state.is_some() {
                 self.push(at, Part::HardState, HEADER, body_bytes_max);
+            }
+            if let Some(meta) = &write.install {
+                let payload = base::encode(&base::of_snapshot(meta));
+                self.push_base(at, Part::Install, payload, body_bytes_max);
             }
             if write.truncate_from.is_some() {
                 self.push(at, Part::Truncate, HEADER, body_bytes_max);
@@ -91,6 +107,13 @@ impl Plan {
                 self.push(at, Part::Run(from..to), bytes, body_bytes_max);
                 from = to;
             }
+            if let Some(compaction) = &write.compact {
+                let payload = base::encode(compaction);
+                self.push_base(at, Part::Compact, payload, body_bytes_max);
+            }
+            if write.destroy.is_some() {
+                self.push(at, Part::Destroy, HEADER + REPLICA_BYTES, body_bytes_max);
+            }
         }
     }
 
@@ -102,6 +125,17 @@ impl Plan {
             }
             _ => body_bytes_max,
         }
+    }
+
+    fn push_base(
+        &mut self,
+        write: usize,
+        part: fn(Bytes) -> Part,
+        payload: Vec<u8>,
+        body_bytes_max: u64,
+    ) {
+        let bytes = HEADER + (payload.len() as u64).next_multiple_of(ALIGNMENT);
+        self.push(write, part(payload.into()), bytes, body_bytes_max);
     }
 
     fn push(&mut self, write: usize, part: Part, bytes: u64, body_bytes_max: u64) {
@@ -118,12 +152,12 @@ impl Plan {
 }
 
 const HEADER: u64 = RECORD_HEADER_BYTES as u64;
+const REPLICA_BYTES: u64 = 8;
 /// A run counts its entries in 16 bits.
 const RUN_ENTRIES_MAX: usize = u16::MAX as usize;
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use raft_core::{Entry, EntryKind, GroupId, HardState, LogIndex, LogTime, Term};
 
     use super::*;

@@ -21,22 +21,34 @@ pub(crate) enum RecordType {
     HardState = 3,
     /// All entries from an index on are gone.
     TruncateSuffix = 4,
+    /// The log begins after an index: everything up to there is forgotten.
+    Compact = 5,
+    /// The whole log is forgotten and goes on after an installed snapshot.
+    Install = 6,
     /// A group begins; its payload is its description.
     GroupCreate = 8,
+    /// A group is gone; its payload says which replica it was, as it may never come back.
+    Destroy = 9,
     /// Nothing: its frame carries the promise that what came before is durable.
     SyncMarker = 12,
+    /// What is known of lost promises.
+    Promise = 13,
 }
 
 impl RecordType {
-    /// Reserved and not written so far: 1 Entry, 5 CompactPrefix, 6 SnapshotMark,
-    /// 7 InlineSnapshot, 9 GroupDestroy, 10 Rewrite, 11 Checkpoint.
+    /// Reserved and not written so far: 1 Entry, 7 InlineSnapshot, 10 Rewrite,
+    /// 11 Checkpoint.
     pub(crate) const fn from_code(code: u8) -> Option<Self> {
         match code {
             2 => Some(Self::EntryRun),
             3 => Some(Self::HardState),
             4 => Some(Self::TruncateSuffix),
+            5 => Some(Self::Compact),
+            6 => Some(Self::Install),
             8 => Some(Self::GroupCreate),
+            9 => Some(Self::Destroy),
             12 => Some(Self::SyncMarker),
+            13 => Some(Self::Promise),
             _ => None,
         }
     }
@@ -49,15 +61,17 @@ pub(crate) struct RecordHeader {
     pub(crate) bytes: u32,
     /// A [`RecordType`], as a number since a newer version may have written another one.
     pub(crate) code: u8,
-    /// [`FLAG_VOTE`] or [`FLAG_CLEAN`].
+    /// [`FLAG_VOTE`], [`FLAG_CLEAN`], [`FLAG_LOST`] or [`FLAG_DAMAGED`].
     pub(crate) flags: u8,
     /// How many entries a run has; zero for other types.
     pub(crate) count: u16,
     pub(crate) group: GroupId,
     pub(crate) incarnation: GroupIncarnation,
-    /// First index of a run or of a truncation; the vote of a hard state.
+    /// First index of a run or of a truncation; the vote of a hard state or of a
+    /// group that is gone; the base of a log; the
+    /// loss epoch of a promise.
     pub(crate) index: u64,
-    /// Of a run or hard state.
+    /// Of a run or hard state, or at the base of a log.
     pub(crate) term: u64,
     /// Bytes after the header without the last padding.
     pub(crate) payload_bytes: u32,
@@ -183,6 +197,10 @@ pub(crate) const ALIGNMENT: u64 = 8;
 pub(crate) const FLAG_VOTE: u8 = 1;
 /// Of a sync marker: the log was closed in order.
 pub(crate) const FLAG_CLEAN: u8 = 1;
+/// Of a promise record: promises may be lost.
+pub(crate) const FLAG_LOST: u8 = 1;
+/// Of a promise record: promises may be lost, memberships included.
+pub(crate) const FLAG_DAMAGED: u8 = 2;
 /// The latest time an entry can carry: 56 bits of milliseconds, two million years.
 pub(crate) const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
 const TIME_BITS: u32 = 56;
@@ -241,7 +259,7 @@ mod tests {
     fn types_read_back_as_written_and_reserved_ones_are_unknown() {
         let known: Vec<u8> =
             (0..=u8::MAX).filter(|c| RecordType::from_code(*c).is_some()).collect();
-        assert_eq!(known, [2, 3, 4, 8, 12]);
+        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 12, 13]);
         for code in known {
             assert_eq!(RecordType::from_code(code).map(|kind| kind as u8), Some(code));
         }

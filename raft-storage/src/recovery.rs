@@ -18,7 +18,10 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Term};
+use raft_core::{
+    Base, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, PromiseRecord, Term,
+    Tombstone,
+};
 
 use crate::cursor::Cursor;
 use crate::disk::{Disk, DiskFile, fill_with_zeros};
@@ -36,7 +39,7 @@ use crate::spares::Spare;
 use crate::window::Window;
 
 /// What the log holds of one group.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RecoveredGroup {
     /// The description given when the group was created.
     pub spec: Bytes,
@@ -44,14 +47,28 @@ pub struct RecoveredGroup {
     pub incarnation: GroupIncarnation,
     /// The last term and vote written.
     pub hard_state: HardState,
-    /// The index of the first entry; 1 as long as nothing was compacted.
+    /// What is known of lost promises.
+    pub promise: PromiseRecord,
+    /// Where the log begins, with what was in force there; a log that is whole knows nothing of
+    /// that.
+    pub base: Base,
+    /// The index of the first entry: the one after the base.
     pub first_index: LogIndex,
     /// The index of the last entry, or the one before the first.
     pub last_index: LogIndex,
     /// Where each term begins, in order.
     pub term_runs: Vec<(LogIndex, Term)>,
-    /// The leader's clock in the last entry; zero if there is none.
-    pub last_time: LogTime,
+    /// The memberships among the entries, in order.
+    pub configs: Vec<(LogIndex, Arc<Membership>)>,
+    /// The leader's clock in the last entry, or at the base; zero if there was none.
+    pub log_time: LogTime,
+}
+
+/// The groups that are there, and what is remembered of those that were.
+#[derive(Debug, Default)]
+pub(crate) struct RecoveredGroups {
+    pub(crate) here: BTreeMap<GroupId, RecoveredGroup>,
+    pub(crate) tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
 }
 
 /// What recovery found and did.
@@ -84,7 +101,7 @@ pub struct TornTail {
 
 /// A recovered log, ready to be continued.
 pub(crate) struct Recovered<D: Disk> {
-    pub(crate) groups: BTreeMap<GroupId, RecoveredGroup>,
+    pub(crate) groups: RecoveredGroups,
     pub(crate) index: Index,
     pub(crate) files: BTreeMap<u32, SegmentFile<D::File>>,
     /// The end of the log; `None` if there is no segment yet. Its incarnation is the noted one.

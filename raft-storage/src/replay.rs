@@ -5,21 +5,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{GroupId, HardState, LogIndex, LogTime, ReplicaId, Term};
+use raft_core::{
+    Base, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, Promise,
+    PromiseRecord, ReplicaId, Term, Tombstone,
+};
 
+use crate::base;
 use crate::disk::DiskFile;
 use crate::error::{RecordFault, Unsupported};
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::identity::Life;
-use crate::index::{Index, SegmentFile};
+use crate::index::{Index, Presence, SegmentFile};
 use crate::location::{Location, SEGMENT_BYTES_MAX};
 use crate::record::{
-    EntryName, FLAG_CLEAN, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES,
-    RecordHeader, RecordType, entry_kind, item_bytes,
+    EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
+    RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
-use crate::recovery::{RecoveredGroup, RecoveryReport};
+use crate::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
 
 /// Everything read so far.
 #[derive(Default)]
@@ -37,8 +42,31 @@ struct GroupState {
     id: GroupId,
     spec: Bytes,
     hard_state: HardState,
+    promise: PromiseRecord,
+    base: Base,
+    configs: Vec<(LogIndex, Arc<Membership>)>,
     /// The clock in the last entry; `None` after a truncation, until it is read again.
     last_time: Option<LogTime>,
+    /// The newest clock when the log began at its base.
+    base_time: LogTime,
+    /// Of a replica that was destroyed here, whether or not another one came.
+    tombstone: Option<(GroupIncarnation, Tombstone)>,
+}
+
+impl GroupState {
+    fn new(id: GroupId, spec: Bytes) -> Self {
+        Self {
+            id,
+            spec,
+            hard_state: HardState::default(),
+            promise: PromiseRecord::default(),
+            base: Base::default(),
+            configs: Vec::new(),
+            last_time: None,
+            base_time: LogTime::new(0),
+            tombstone: None,
+        }
+    }
 }
 
 /// Why a record cannot be applied.
@@ -106,44 +134,107 @@ impl Replay {
                 return Ok(());
             }
             RecordType::GroupCreate => return self.create(record, payload),
-            RecordType::EntryRun | RecordType::HardState | RecordType::TruncateSuffix => {}
+            RecordType::EntryRun
+            | RecordType::HardState
+            | RecordType::TruncateSuffix
+            | RecordType::Compact
+            | RecordType::Install
+            | RecordType::Promise
+            | RecordType::Destroy => {}
         }
         let slot = match self.index.slots.get(&record.group) {
             Some(slot) => *slot as usize,
             None => return Err(ApplyFault::Record(RecordFault::Group)),
         };
-        if self.index.groups[slot].incarnation != record.incarnation {
+        let index = &self.index.groups[slot];
+        if index.incarnation != record.incarnation || index.presence == Presence::Destroyed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
-        if kind == RecordType::EntryRun {
-            return self.run(slot, record, payload, payload_at);
-        }
         let state = &mut self.groups[slot];
-        if kind == RecordType::HardState {
-            let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
-            state.hard_state = HardState { term: Term::new(record.term), vote };
-        } else {
-            let from = LogIndex::new(record.index);
-            if from < self.index.groups[slot].first {
-                return Err(ApplyFault::Record(RecordFault::Index));
+        let index = &mut self.index.groups[slot];
+        match kind {
+            RecordType::SyncMarker | RecordType::GroupCreate => {}
+            RecordType::EntryRun => return self.run(slot, record, payload, payload_at),
+            RecordType::Promise => {
+                let promise = match record.flags {
+                    0 => Promise::Kept,
+                    FLAG_LOST => Promise::Lost,
+                    FLAG_DAMAGED => Promise::Damaged,
+                    flags => {
+                        let what = Unsupported::RecordFlags;
+                        return Err(ApplyFault::Unsupported(what, flags.into()));
+                    }
+                };
+                let loss_epoch = u32::try_from(record.index)
+                    .map_err(|_| ApplyFault::Record(RecordFault::Length))?;
+                state.promise = PromiseRecord { promise, loss_epoch };
             }
-            self.index.groups[slot].truncate(from);
-            state.last_time = None;
+            RecordType::HardState => {
+                let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
+                state.hard_state = HardState { term: Term::new(record.term), vote };
+            }
+            RecordType::Destroy => {
+                let replica = payload.first_chunk().filter(|_| payload.len() == 8);
+                let replica = replica.ok_or(ApplyFault::Record(RecordFault::Length))?;
+                let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
+                let tombstone = Tombstone {
+                    group: record.group,
+                    replica: ReplicaId::new(u64::from_le_bytes(*replica)),
+                    hard_state: HardState { term: Term::new(record.term), vote },
+                };
+                index.destroy();
+                *state = GroupState {
+                    tombstone: Some((record.incarnation, tombstone)),
+                    ..GroupState::new(record.group, Bytes::new())
+                };
+            }
+            RecordType::TruncateSuffix => {
+                let from = LogIndex::new(record.index);
+                if from < index.first {
+                    return Err(ApplyFault::Record(RecordFault::Index));
+                }
+                index.truncate(from);
+                let kept = state.configs.partition_point(|(at, _)| *at < from);
+                state.configs.truncate(kept);
+                state.last_time = None;
+            }
+            RecordType::Install | RecordType::Compact => {
+                let found = base::decode(record, payload)
+                    .ok_or(ApplyFault::Record(RecordFault::Membership))?;
+                let base = found.base.index;
+                let beyond = kind == RecordType::Compact && base > index.last();
+                if base < index.first.prev() || beyond {
+                    return Err(ApplyFault::Record(RecordFault::Index));
+                }
+                if kind == RecordType::Install {
+                    index.install(base);
+                    state.configs.clear();
+                } else {
+                    index.compact(base);
+                    state.configs.retain(|(at, _)| *at > base);
+                }
+                state.base = found.base;
+                state.base_time = found.time;
+            }
         }
         Ok(())
     }
 
     fn create(&mut self, record: &RecordHeader, spec: &[u8]) -> Result<(), ApplyFault> {
-        if self.index.group(record.group).is_some_and(|g| g.incarnation >= record.incarnation) {
+        let before = self.index.slots.get(&record.group).map(|slot| *slot as usize);
+        let allowed = before.map(|slot| &self.index.groups[slot]).is_none_or(|before| match before
+            .presence
+        {
+            Presence::Here => record.incarnation > before.incarnation,
+            Presence::Destroyed => record.incarnation >= before.incarnation,
+        });
+        if !allowed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
         let slot = self.index.create(record.group, record.incarnation) as usize;
-        let fresh = GroupState {
-            id: record.group,
-            spec: Bytes::copy_from_slice(spec),
-            hard_state: HardState::default(),
-            last_time: None,
-        };
+        let tombstone = self.groups.get(slot).and_then(|before| before.tombstone);
+        let spec = Bytes::copy_from_slice(spec);
+        let fresh = GroupState { tombstone, ..GroupState::new(record.group, spec) };
         match self.groups.get_mut(slot) {
             Some(state) => *state = fresh,
             None => self.groups.push(fresh),
@@ -176,6 +267,11 @@ impl Replay {
             if offset >= SEGMENT_BYTES_MAX {
                 return Err(ApplyFault::Record(RecordFault::Length));
             }
+            if item.header.kind == EntryKind::Config.code() {
+                let membership = Membership::decode(item.payload)
+                    .map_err(|_| ApplyFault::Record(RecordFault::Membership))?;
+                state.configs.push((item.name.index, Arc::new(membership)));
+            }
             let bytes = u64::from(item.header.payload_bytes);
             self.locations.push(Location::new(file, offset, bytes));
             state.last_time = Some(item.header.time);
@@ -192,9 +288,16 @@ impl Replay {
     pub(crate) fn finish<F: DiskFile>(
         &mut self,
         files: &BTreeMap<u32, SegmentFile<F>>,
-    ) -> io::Result<BTreeMap<GroupId, RecoveredGroup>> {
-        let groups = self.groups.drain(..).zip(&self.index.groups).map(|(state, index)| {
-            let last_time = match (state.last_time, index.location(index.last())) {
+    ) -> io::Result<RecoveredGroups> {
+        let mut groups = RecoveredGroups::default();
+        for (state, index) in self.groups.drain(..).zip(&self.index.groups) {
+            if let Some(tombstone) = state.tombstone {
+                groups.tombstones.insert(state.id, tombstone);
+            }
+            if index.presence == Presence::Destroyed {
+                continue;
+            }
+            let log_time = match (state.last_time, index.location(index.last())) {
                 (Some(time), Some(_)) => time,
                 (None, Some(location)) => read_time(files, location)?,
                 (_, None) => LogTime::new(0),
@@ -203,14 +306,17 @@ impl Replay {
                 spec: state.spec,
                 incarnation: index.incarnation,
                 hard_state: state.hard_state,
+                promise: state.promise,
+                base: state.base,
                 first_index: index.first,
                 last_index: index.last(),
                 term_runs: index.runs.clone(),
-                last_time,
+                configs: state.configs,
+                log_time: log_time.max(state.base_time),
             };
-            Ok((state.id, group))
-        });
-        groups.collect()
+            groups.here.insert(state.id, group);
+        }
+        Ok(groups)
     }
 }
 

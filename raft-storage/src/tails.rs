@@ -6,16 +6,17 @@
 //!
 //! Invariant: slots here and in the [`Index`](crate::index::Index) are the same numbers.
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex};
+use raft_core::{EntryKind, GroupId, GroupIncarnation, LogIndex, Membership};
 
 use crate::error::LogError;
-use crate::index::{GroupSlots, Index};
+use crate::index::{GroupSlots, Index, Presence};
 use crate::record::TIME_MAX;
-use crate::write::{ENTRY_BYTES_MAX, GroupWrite, SPEC_BYTES_MAX};
+use crate::write::{Compaction, ENTRY_BYTES_MAX, GroupWrite, SPEC_BYTES_MAX};
 
 /// What admission knows of a group.
 #[derive(Clone, Copy, Debug)]
 struct Tail {
+    presence: Presence,
     incarnation: GroupIncarnation,
     first: LogIndex,
     last: LogIndex,
@@ -46,6 +47,7 @@ enum Undo {
 impl Tails {
     pub(crate) fn from_index(index: &Index) -> Self {
         let tails = index.groups.iter().map(|group| Tail {
+            presence: group.presence,
             incarnation: group.incarnation,
             first: group.first,
             last: group.last(),
@@ -86,7 +88,12 @@ impl Tails {
         let group = write.group;
         let (slot, mut tail) = match (self.slots.get(&group), &write.create) {
             (None, None) => return Err(LogError::UnknownGroup { group }),
-            (Some(&slot), None) => (slot, self.tails[slot as usize]),
+            (Some(&slot), None) => match self.tails[slot as usize] {
+                Tail { presence: Presence::Destroyed, .. } => {
+                    return Err(LogError::UnknownGroup { group });
+                }
+                tail => (slot, tail),
+            },
             (known, Some(create)) => {
                 let bytes = create.spec.len() as u64;
                 if bytes > SPEC_BYTES_MAX {
@@ -94,14 +101,19 @@ impl Tails {
                     return Err(LogError::SpecTooLarge { group, bytes, bytes_max });
                 }
                 let fresh = Tail {
+                    presence: Presence::Here,
                     incarnation: create.incarnation,
                     first: LogIndex::new(1),
                     last: LogIndex::ZERO,
                 };
                 if let Some(&slot) = known {
-                    let incarnation = self.tails[slot as usize].incarnation;
+                    let Tail { presence, incarnation, .. } = self.tails[slot as usize];
                     let asked = create.incarnation;
-                    if asked <= incarnation {
+                    let allowed = match presence {
+                        Presence::Here => asked > incarnation,
+                        Presence::Destroyed => asked >= incarnation,
+                    };
+                    if !allowed {
                         return Err(LogError::GroupExists { group, incarnation, asked });
                     }
                     (slot, fresh)
@@ -114,6 +126,14 @@ impl Tails {
                 }
             }
         };
+        if let Some(meta) = &write.install {
+            if meta.index < tail.first.prev() {
+                let (base, first) = (meta.index, tail.first);
+                return Err(LogError::BeginsEarlier { group, base, first });
+            }
+            tail.first = meta.index.next();
+            tail.last = meta.index;
+        }
         if let Some(from) = write.truncate_from {
             if from < tail.first {
                 return Err(LogError::TruncateBelowFirst { group, from, first: tail.first });
@@ -134,7 +154,29 @@ impl Tails {
                 let (index, time) = (entry.index, entry.time);
                 return Err(LogError::TimeOutOfRange { group, index, time });
             }
+            if entry.kind == EntryKind::Config {
+                let index = entry.index;
+                Membership::decode(&entry.payload).map_err(|source| LogError::NotAMembership {
+                    group,
+                    index,
+                    source,
+                })?;
+            }
             tail.last = expected;
+        }
+        if let Some(Compaction { base, .. }) = &write.compact {
+            if base.index < tail.first.prev() {
+                let (base, first) = (base.index, tail.first);
+                return Err(LogError::BeginsEarlier { group, base, first });
+            }
+            if base.index > tail.last {
+                let (base, last) = (base.index, tail.last);
+                return Err(LogError::CompactBeyondLast { group, base, last });
+            }
+            tail.first = base.index.next();
+        }
+        if write.destroy.is_some() {
+            tail.presence = Presence::Destroyed;
         }
         let before = std::mem::replace(&mut self.tails[slot as usize], tail);
         self.undo.push(Undo::Restore { slot, tail: before });

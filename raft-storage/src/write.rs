@@ -1,7 +1,10 @@
 //! What a group asks the log to make durable.
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex};
+use raft_core::{
+    Base, Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, PromiseRecord,
+    SnapshotMeta, Tombstone,
+};
 
 /// One persist operation of one group. Its parts take effect in the order of the fields.
 ///
@@ -12,26 +15,53 @@ pub struct GroupWrite {
     pub group: GroupId,
     /// Makes the group known to the log, with an empty log and the default hard state.
     pub create: Option<GroupCreate>,
+    /// What to remember of promises that may be lost.
+    pub promise: Option<PromiseRecord>,
     /// The new term and vote, written as one record.
     pub hard_state: Option<HardState>,
+    /// Removes all entries: the log goes on right after this snapshot, which is durable elsewhere.
+    pub install: Option<SnapshotMeta>,
     /// Removes all entries from this index on.
     pub truncate_from: Option<LogIndex>,
     /// Entries with consecutive indexes, the first one right after the last one in the log.
     pub entries: Vec<Entry>,
+    /// Then forgets the beginning of the log, which a snapshot durable elsewhere covers.
+    pub compact: Option<Compaction>,
+    /// Forgets the group with all its entries, and remembers this for good.
+    pub destroy: Option<Tombstone>,
 }
 
 impl GroupWrite {
     /// An operation that does nothing yet; set the fields it needs.
     pub const fn new(group: GroupId) -> Self {
-        Self { group, create: None, hard_state: None, truncate_from: None, entries: Vec::new() }
+        Self {
+            group,
+            create: None,
+            promise: None,
+            hard_state: None,
+            install: None,
+            truncate_from: None,
+            entries: Vec::new(),
+            compact: None,
+            destroy: None,
+        }
     }
+}
+
+/// Where a log begins from now on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Compaction {
+    /// The last index that is forgotten, and what was in force there.
+    pub base: Base,
+    /// The time of the newest entry so far: none may remain to say it.
+    pub time: LogTime,
 }
 
 /// How a group begins.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupCreate {
     /// Which life of the group id this is. A larger number than that of an existing group
-    /// replaces it and forgets its log.
+    /// replaces it and forgets its log; where the group was destroyed, the same number will do.
     pub incarnation: GroupIncarnation,
     /// What the group is, in the caller's own encoding; given back on recovery. At most
     /// [`SPEC_BYTES_MAX`].

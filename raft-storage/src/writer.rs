@@ -290,17 +290,28 @@ impl<D: Disk> LogWriter<D> {
                     let slot = index.create(write.group, admitted.incarnation);
                     debug_assert_eq!(slot, admitted.slot, "both tables number groups alike");
                 }
-                Part::HardState => {}
+                Part::Promise | Part::HardState => {}
+                Part::Install(_) => {
+                    if let Some(meta) = &write.install {
+                        index.groups[admitted.slot as usize].install(meta.index);
+                    }
+                }
                 Part::Truncate => {
                     if let Some(from) = write.truncate_from {
                         index.groups[admitted.slot as usize].truncate(from);
                     }
                 }
+                Part::Destroy => index.groups[admitted.slot as usize].destroy(),
                 Part::Run(range) => {
                     let (run, rest) = locations.split_at(range.len());
                     locations = rest;
                     let term = write.entries[range.start].term;
                     index.groups[admitted.slot as usize].append(term, run);
+                }
+                Part::Compact(_) => {
+                    if let Some(compaction) = &write.compact {
+                        index.groups[admitted.slot as usize].compact(compaction.base.index);
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use raft_core::{HardState, NodeId, ReplicaId, Term};
+use raft_core::{HardState, NodeId, Promise, PromiseRecord, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, DiskOp, Fault, GroupWrite, InitError, InitOptions, LogError, LogOptions, MemDisk,
     OpenError, StoreId, TornTail, init_on,
@@ -20,7 +20,12 @@ fn half_synced() -> (MemDisk, Model, Model, u64) {
     before.apply(&first);
     let mut vote = append(1, 4, 2, 2);
     vote.hard_state = Some(HardState { term: Term::new(2), vote: Some(ReplicaId::new(3)) });
-    let second = [vote, append(2, 1, 1, 2)];
+    let mut begins_anew = append(2, 8, 1, 2);
+    begins_anew.install = Some(snapshot(7, 2, 3));
+    let mut shorter = GroupWrite::new(group(1));
+    shorter.compact = Some(compaction(2, 1, 3));
+    shorter.promise = Some(PromiseRecord { promise: Promise::Lost, loss_epoch: 4 });
+    let second = [vote, begins_anew, shorter];
     let info = opened.writer.append(&second).unwrap();
     let mut after = before.clone();
     after.apply(&second);
@@ -44,7 +49,8 @@ fn a_batch_cut_at_every_byte_is_there_whole_or_not_at_all() {
             assert!(cut == 0 || matches!(torn, Some(TornTail { blocks: 1, .. })), "cut at {cut}");
         }
         // The log goes on behind the cut, and a further crash does not bring the rest back.
-        let next = [append(2, found.groups[&group(2)].entries.len() as u64 + 1, 1, 7)];
+        let held = &found.groups[&group(2)];
+        let next = [append(2, held.base.index.get() + held.entries.len() as u64 + 1, 1, 7)];
         opened.writer.append(&next).unwrap();
         opened.writer.sync().unwrap();
         let mut expected = found;
@@ -284,23 +290,43 @@ fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) 
         let known = state.groups.get(&group(id));
         let life = known.map_or(0, |group| group.incarnation.get());
         let mut write = GroupWrite::new(group(id));
-        let mut last = known.map_or(0, |group| group.entries.len() as u64);
+        let mut base = known.map_or(0, |group| group.base.index.get());
+        let mut last = known.map_or(0, |group| base + group.entries.len() as u64);
         if known.is_none() || random.below(30) == 0 {
             write = create_again(id, life + 1);
-            last = 0;
+            (base, last) = (0, 0);
         }
         let term = 1 + random.below(4);
         if random.below(3) == 0 {
             let vote = (random.below(2) == 0).then(|| ReplicaId::new(random.next()));
             write.hard_state = Some(HardState { term: Term::new(term), vote });
         }
-        if last > 0 && random.below(4) == 0 {
-            last = random.below(last);
+        if random.below(10) == 0 {
+            let promise = if random.below(2) == 0 { Promise::Lost } else { Promise::Kept };
+            write.promise = Some(PromiseRecord { promise, loss_epoch: random.next() as u32 });
+        }
+        if random.below(8) == 0 {
+            base = last.max(1) + random.below(5);
+            last = base;
+            write.install = Some(snapshot(base, term, 1 + random.below(3)));
+        }
+        if last > base && random.below(4) == 0 {
+            last = base + random.below(last - base);
             write.truncate_from = Some(raft_core::LogIndex::new(last + 1));
         }
         for index in last + 1..last + 1 + random.below(4) {
             let bytes = [0, 7, 40, 500][random.below(4) as usize];
-            write.entries.push(entry(index, term, bytes));
+            write.entries.push(match random.below(6) {
+                0 => config(index, term, 1 + random.below(5)),
+                _ => entry(index, term, bytes),
+            });
+            last = index;
+        }
+        if last > 0 && random.below(5) == 0 {
+            let upto = base + random.below(last - base + 1);
+            if upto > 0 {
+                write.compact = Some(compaction(upto, term, 1 + random.below(3)));
+            }
         }
         state.apply(std::slice::from_ref(&write));
         batch.push(write);

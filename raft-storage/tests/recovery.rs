@@ -3,7 +3,9 @@
 mod common;
 
 use common::*;
-use raft_core::{HardState, LogIndex, ReplicaId, Term};
+use raft_core::{
+    GroupIncarnation, HardState, LogIndex, Promise, PromiseRecord, ReplicaId, Term, Tombstone,
+};
 use raft_storage::{CrashPolicy, GroupWrite, LogError, MemDisk, ReadError};
 
 #[test]
@@ -74,6 +76,110 @@ fn a_group_created_again_forgets_its_former_life_and_no_other() {
     opened.writer.sync().unwrap();
     drop(opened);
     assert_eq!(Model::of(&open(&disk)), model);
+}
+
+#[test]
+fn a_log_goes_on_after_an_installed_snapshot_and_says_what_was_in_force_there() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    let mut install = append(1, 21, 2, 4);
+    install.entries.push(config(23, 4, 5));
+    install.install = Some(snapshot(20, 3, 3));
+    // Within one operation the snapshot comes before what is appended to it.
+    let batches = [vec![create(1), append(1, 1, 9, 1)], vec![install]];
+    let mut model = Model::default();
+    for batch in &batches {
+        opened.writer.append(batch).unwrap();
+        model.apply(batch);
+    }
+    let gone = opened.reader.entries(group(1), LogIndex::new(9), LogIndex::new(21), u64::MAX);
+    assert!(matches!(gone, Err(ReadError::OutOfRange { .. })));
+    opened.writer.sync().unwrap();
+    drop(opened);
+    let again = open(&disk);
+    assert_eq!(Model::of(&again), model);
+    let found = &again.groups[&group(1)];
+    assert_eq!((found.base.index, found.base.term), (LogIndex::new(20), Term::new(3)));
+    assert_eq!(found.base.membership, Some(members(3)));
+    assert_eq!(found.configs, [(LogIndex::new(23), members(5))]);
+}
+
+#[test]
+fn a_compacted_log_remembers_time_and_membership_although_no_entry_is_left_to_say_it() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    let mut first = append(1, 1, 5, 1);
+    first.entries.push(config(6, 1, 2));
+    first.entries.extend(append(1, 7, 2, 1).entries);
+    let mut tail = GroupWrite::new(group(1));
+    tail.compact = Some(compaction(6, 1, 2));
+    let mut all = GroupWrite::new(group(1));
+    all.compact = Some(compaction(8, 1, 2));
+    let batches = [vec![create(1), first], vec![tail], vec![all]];
+    let mut model = Model::default();
+    for batch in &batches {
+        opened.writer.append(batch).unwrap();
+        model.apply(batch);
+        opened.writer.sync().unwrap();
+        let found = open(&disk.crash(CrashPolicy::DropUnsynced));
+        assert_eq!(Model::of(&found), model);
+    }
+    let found = &open(&disk.crash(CrashPolicy::DropUnsynced)).groups[&group(1)];
+    assert_eq!((found.last_index, found.log_time), (LogIndex::new(8), time_at(LogIndex::new(8))));
+    assert!(found.configs.is_empty() && found.term_runs.is_empty());
+    opened.writer.append(&[append(1, 9, 1, 1)]).unwrap();
+    assert_eq!(opened.reader.first_index(group(1)), Some(LogIndex::new(9)));
+}
+
+#[test]
+fn a_destroyed_group_is_remembered_by_its_vote_and_another_replica_may_come() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    let tombstone = Tombstone {
+        group: group(1),
+        replica: ReplicaId::new(3),
+        hard_state: HardState { term: Term::new(5), vote: Some(ReplicaId::new(2)) },
+    };
+    let mut destroy = GroupWrite::new(group(1));
+    destroy.destroy = Some(tombstone);
+    opened.writer.append(&[create(1), create(2), append(1, 1, 5, 5)]).unwrap();
+    opened.writer.append(&[destroy]).unwrap();
+    let gone = opened.writer.append(&[append(1, 6, 1, 5)]);
+    assert!(matches!(gone, Err(LogError::UnknownGroup { .. })));
+    assert_eq!(opened.reader.last_index(group(1)), None);
+    opened.writer.sync().unwrap();
+
+    let crashed = disk.crash(CrashPolicy::DropUnsynced);
+    let mut again = open(&crashed);
+    let remembered = Some(&(GroupIncarnation::new(1), tombstone));
+    assert!(!again.groups.contains_key(&group(1)) && again.groups.contains_key(&group(2)));
+    assert_eq!(again.tombstones.get(&group(1)), remembered);
+    let gone = again.writer.append(&[append(1, 6, 1, 5)]);
+    assert!(matches!(gone, Err(LogError::UnknownGroup { .. })));
+
+    // The same life of the group, but another replica, whose log begins anew.
+    again.writer.append(&[create(1), append(1, 1, 2, 6)]).unwrap();
+    again.writer.sync().unwrap();
+    let third = open(&crashed.crash(CrashPolicy::DropUnsynced));
+    assert_eq!(third.groups[&group(1)].last_index, LogIndex::new(2));
+    assert_eq!(third.tombstones.get(&group(1)), remembered);
+}
+
+#[test]
+fn lost_promises_are_remembered_until_they_are_kept_again() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    opened.writer.append(&[create(1)]).unwrap();
+    for (promise, loss_epoch) in
+        [(Promise::Lost, 0), (Promise::Damaged, 7), (Promise::Kept, u32::MAX)]
+    {
+        let mut write = GroupWrite::new(group(1));
+        write.promise = Some(PromiseRecord { promise, loss_epoch });
+        opened.writer.append(&[write]).unwrap();
+        opened.writer.sync().unwrap();
+        let found = open(&disk.crash(CrashPolicy::DropUnsynced));
+        assert_eq!(found.groups[&group(1)].promise, PromiseRecord { promise, loss_epoch });
+    }
 }
 
 #[test]
@@ -162,8 +268,18 @@ fn a_refused_batch_changes_nothing() {
     if let Some(create) = &mut long.create {
         create.spec = vec![0; (1 << 20) + 1].into();
     }
-    let bad =
-        [append(1, 7, 1, 1), append(1, 4, 1, 1), append(7, 1, 1, 1), create(1), below, late, long];
+    let mut nobody = append(1, 6, 1, 1);
+    nobody.entries[0].kind = raft_core::EntryKind::Config;
+    let bad = [
+        append(1, 7, 1, 1),
+        append(1, 4, 1, 1),
+        append(7, 1, 1, 1),
+        create(1),
+        below,
+        late,
+        long,
+        nobody,
+    ];
     for write in bad {
         let batch = [create(2), append(2, 1, 1, 1), good(), write];
         assert!(opened.writer.append(&batch).is_err());

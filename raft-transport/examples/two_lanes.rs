@@ -146,7 +146,7 @@ fn lead(leader: &mut Node, follower: NodeId) {
         prev_index: LogIndex::ZERO,
         prev_term: Term::ZERO,
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
-        configs: Vec::new(),
+        configs: raft_core::Sparse::new(),
         commit: LogIndex::ZERO,
         time: LogTime::default(),
     });

@@ -238,7 +238,7 @@ fn numbered(number: u64) -> Frame {
         prev_index: LogIndex::new(number),
         prev_term: if number == 0 { Term::ZERO } else { term },
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
-        configs: Vec::new(),
+        configs: raft_core::Sparse::new(),
         commit: LogIndex::ZERO,
         time: LogTime::default(),
     };

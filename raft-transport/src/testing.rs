@@ -56,7 +56,7 @@ pub(crate) fn append(payloads: impl IntoIterator<Item = Bytes>) -> Envelope {
         prev_index: LogIndex::new(10),
         prev_term: term,
         runs,
-        configs: Vec::new(),
+        configs: raft_core::Sparse::new(),
         commit: LogIndex::new(9),
         time: LogTime::default(),
     });
@@ -316,7 +316,7 @@ prop_compose! {
             prev_index: LogIndex::new(prev_index),
             prev_term,
             runs: term_runs,
-            configs: Vec::new(),
+            configs: raft_core::Sparse::new(),
             commit,
             time: LogTime::default(),
         });

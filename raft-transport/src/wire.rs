@@ -156,7 +156,7 @@ impl From<AppendWire> for Append {
             prev_index: LogIndex::new(m.prev_index),
             prev_term: Term::new(m.prev_term),
             runs: TermRuns::new(),
-            configs: Vec::new(),
+            configs: raft_core::Sparse::new(),
             commit: LogIndex::new(m.commit),
             time: LogTime::default(),
         }

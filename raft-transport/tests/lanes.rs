@@ -159,7 +159,7 @@ fn append(index: u64, size: usize) -> Frame {
         prev_index: LogIndex::new(index - 1),
         prev_term: if index == 1 { Term::ZERO } else { term },
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
-        configs: Vec::new(),
+        configs: raft_core::Sparse::new(),
         commit: LogIndex::ZERO,
         time: LogTime::default(),
     };

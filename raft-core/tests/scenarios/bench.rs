@@ -7,8 +7,8 @@ use raft_core::{
     Append, AppendReply, AppendResult, Base, Campaign, Durable, Effects, Fault, Gated, Group,
     GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, LogChange, LogIndex,
     LogTime, Membership, Message, Micros, Outcome, Outgoing, Persist, PersistSeq, Promise,
-    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Start, Term, TermRun, Token,
-    Verdict, VoteReply, VoteRequest,
+    PromiseRecord, ReplicaId, Rest, RoleKind, Session, Settings, Sparse, Start, Term, TermRun,
+    Token, Verdict, VoteReply, VoteRequest,
 };
 
 pub(crate) const ONE: ReplicaId = ReplicaId::new(1);
@@ -72,6 +72,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(start: Start) -> Self {
+        crate::planted::plant();
         Self {
             group: Group::new(Micros::ZERO, start).expect("a sound start"),
             effects: Effects::default(),
@@ -104,6 +105,32 @@ impl Bench {
         bench.sync();
         bench.sent.clear();
         bench
+    }
+
+    /// Campaigns, and is elected by these voters beside itself. Its no-op is on no disk yet.
+    pub(crate) fn stand(&mut self, voters: &[ReplicaId]) {
+        self.input(Input::Campaign);
+        let attempt = self.attempt();
+        let next = self.group.term().next();
+        for voter in voters {
+            self.hear(*voter, vote_reply(true, next, attempt, Verdict::Granted));
+        }
+        self.sync();
+        let attempt = self.attempt();
+        for voter in voters {
+            self.hear(*voter, vote_reply(false, next, attempt, Verdict::Granted));
+        }
+        assert_eq!((self.role(), self.group.term()), (RoleKind::Leader, next));
+        self.sent.clear();
+    }
+
+    /// The number of the newest attempt anybody was asked about.
+    pub(crate) fn attempt(&self) -> u64 {
+        let asked = self.sent.iter().rev().find_map(|outgoing| match &outgoing.message {
+            Message::PreVote(request) | Message::Vote(request) => Some(request.attempt),
+            _ => None,
+        });
+        asked.expect("a campaign")
     }
 
     pub(crate) fn input(&mut self, input: Input) {
@@ -161,6 +188,15 @@ impl Bench {
             self.input(Input::Deadline);
         }
         self.now = end;
+    }
+
+    /// The same for a leader whose heartbeats this peer answers.
+    pub(crate) fn live_with(&mut self, peer: ReplicaId, duration: Duration) {
+        let end = self.now.after(duration);
+        while self.now < end {
+            self.live(Duration::from_millis(50));
+            self.hear(peer, heartbeat_reply(self.group.term().get(), 0));
+        }
     }
 
     /// The next append for a peer; entries cost 100 bytes each.
@@ -248,7 +284,7 @@ pub(crate) fn append(of: u64, prev: (u64, u64), terms: &[u64], commit: u64) -> A
         prev_index: index(prev.0),
         prev_term: term(prev.1),
         runs: runs.into(),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: index(commit),
         time: LogTime::default(),
     }

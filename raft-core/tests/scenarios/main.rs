@@ -1,9 +1,23 @@
 //! Scenarios: one claim each, driven by hand, message by message.
 
+mod answers;
 mod bench;
+mod commits;
+mod confirmations;
+mod crashes;
+mod design;
+mod disks;
 mod elections;
+mod fleet;
 mod gates;
+mod leases;
+mod membership;
+mod partitions;
+mod planted;
+mod promises;
 mod reads;
 mod replication;
+mod snapshots;
 mod start;
 mod transfer;
+mod votes;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Group, Membership, Micros, Settings, SettingsError, Start, StartError};
+use raft_core::{Base, Group, Membership, Micros, Settings, SettingsError, Start, StartError};
 
 use crate::bench::*;
 
@@ -13,8 +13,11 @@ fn refusal(start: Start) -> Option<StartError> {
 
 #[test]
 fn contradicting_parts_are_refused() {
-    let mut nobody = start(ONE, &[1]);
-    nobody.base.membership = None;
+    let mut nobody = start(ONE, &[]);
+    nobody.base = Base { index: index(1), term: term(1), snapshot: index(1), ..Base::default() };
+    nobody.last_index = index(1);
+    nobody.applied = index(1);
+    nobody.hard_state.term = term(1);
     assert_eq!(refusal(nobody), Some(StartError::NoMembership));
 
     let mut stray = start(ONE, &[1]);
@@ -73,4 +76,13 @@ fn settings_that_would_spin_stall_or_overflow_are_refused() {
     start.settings = Arc::new(closed);
     assert!(matches!(refusal(start), Some(StartError::Settings(_))));
     assert_eq!(default.validate(), Ok(()));
+}
+
+#[test]
+fn a_joining_replica_may_stop_before_its_log_names_any_member() {
+    let mut joining = start(ONE, &[1, 1]);
+    joining.base.membership = None;
+    let bench = Bench::new(joining);
+    assert_eq!(bench.group.status().standing, None);
+    assert_eq!(bench.group.next_deadline(), None, "it stands for nothing");
 }

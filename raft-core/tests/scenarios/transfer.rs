@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use raft_core::{Campaign, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow};
+use raft_core::{Campaign, DiskSpace, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow};
 
 use crate::bench::*;
+use crate::fleet::Fleet;
 
 fn timeout_now(of: u64, last: u64) -> Message {
     Message::TimeoutNow(TimeoutNow { term: term(of), transfer: 1, last_index: index(last) })
@@ -114,4 +115,65 @@ fn transfer_overrules_stickiness() {
     trio.of(THREE).hear(ONE, timeout_now(1, last));
     trio.settle();
     assert!(trio.of(THREE).group.is_leader());
+}
+
+/// The target hears heartbeats, but nothing of the log reaches it.
+#[test]
+fn a_target_that_cannot_catch_up_costs_one_timeout_and_no_leader() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    fleet.live(Duration::from_millis(100));
+    fleet.hold(|packet| packet.to == THREE && matches!(packet.message, Message::Append(_)));
+    fleet.works();
+    let before = fleet.group(ONE).term();
+    let transfer = fleet.transfer(ONE, THREE);
+    fleet.live(Duration::from_millis(400));
+    assert_eq!(fleet.outcome(transfer), None, "it may still catch up");
+    fleet.live(Duration::from_millis(200));
+    let failed = Outcome::Refused(Refusal::TransferFailed);
+    assert_eq!(fleet.outcome(transfer), Some(failed));
+    fleet.works();
+    fleet.live(Duration::from_secs(3));
+    assert_eq!((fleet.leader(), fleet.group(ONE).term()), (Some(ONE), before));
+    // A target that is down, or gone while it was to be told.
+    fleet.held.clear();
+    fleet.let_pass();
+    fleet.live(Duration::from_secs(1));
+    fleet.crash(THREE);
+    let transfer = fleet.transfer(ONE, THREE);
+    fleet.live(Duration::from_millis(600));
+    assert_eq!(fleet.outcome(transfer), Some(failed));
+    fleet.works();
+    assert_eq!((fleet.leader(), fleet.group(ONE).term()), (Some(ONE), before));
+}
+
+#[test]
+fn a_target_that_will_not_says_so_at_once() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    fleet.input(THREE, Input::Disk(DiskSpace::Full));
+    let transfer = fleet.transfer(ONE, THREE);
+    fleet.settle();
+    let failed = Outcome::Refused(Refusal::TransferFailed);
+    assert_eq!(fleet.outcome(transfer), Some(failed), "without any time going by");
+    fleet.works();
+    assert_eq!(fleet.leader(), Some(ONE));
+}
+
+/// The request is lost; it is repeated while the transfer lasts.
+#[test]
+fn a_lost_request_to_take_over_costs_a_heartbeat() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    fleet.hold(|packet| matches!(packet.message, Message::TimeoutNow(_)));
+    let transfer = fleet.transfer(ONE, THREE);
+    fleet.settle();
+    fleet.held.clear();
+    fleet.let_pass();
+    fleet.live(Duration::from_millis(150));
+    assert_eq!(fleet.outcome(transfer), Some(Outcome::Transferred));
+    assert_eq!(fleet.leader(), Some(THREE));
 }

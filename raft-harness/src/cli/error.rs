@@ -116,7 +116,7 @@ impl CliError {
                 StartError::Thread(_) => Exit::Warning,
             },
             Self::Create(error) => match error {
-                CreateError::SpecDiffers { .. } => Exit::Data,
+                CreateError::SpecDiffers { .. } | CreateError::ReplicaUsed { .. } => Exit::Data,
                 CreateError::BadSpec { .. } => Exit::Usage,
                 CreateError::Stopping => Exit::LogFailed,
             },

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Base, Group, LogIndex, Member, Membership, MembershipError, PromiseRecord, Standing, Start,
-    StartError,
+    Base, DiskSpace, Group, Input, LogIndex, Member, Membership, MembershipError, PersistSeq,
+    Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -17,10 +17,11 @@ use super::io::{
 use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::peers::Peers;
+use super::reads::NewReads;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use super::timers::Armed;
-use crate::group_spec::GroupSpec;
+use crate::group_spec::{GroupSpec, Origin};
 use crate::state_machine::ApplyMode;
 
 /// Why a group does not start from its spec and what the log recovered.
@@ -51,6 +52,19 @@ impl ShardEngine {
                 slot.created.push((done, Created::Existed));
             }
             return;
+        }
+        if self.leaving.contains_key(&group) {
+            done(Err(CreateRefusal::Leaving));
+            return;
+        }
+        if let Some((incarnation, tombstone)) = self.tombstones.get(&group) {
+            let replica = spec.replica_on(self.options.node);
+            let used = spec.incarnation <= *incarnation
+                && replica.is_none_or(|replica| replica <= tombstone.replica);
+            if used || spec.incarnation < *incarnation {
+                done(Err(CreateRefusal::ReplicaUsed(tombstone.replica)));
+                return;
+            }
         }
         if self.unusable.contains(&group) {
             done(Err(CreateRefusal::Unusable));
@@ -102,30 +116,33 @@ impl ShardEngine {
     ) -> Result<u32, SlotError> {
         let node = self.options.node;
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
-        let membership = Membership::new(spec.replicas.iter().map(|(replica, node)| Member {
-            replica: *replica,
-            node: *node,
-            standing: Standing::Voter,
-        }))?;
-        let (hard_state, term_runs, last_index, last_time) = match recovered {
-            None => Default::default(),
-            Some(r) => (r.hard_state, r.term_runs, r.last_index, r.last_time),
-        };
-        let core = Group::new(
+        let recovered = recovered.unwrap_or_default();
+        let last_index = recovered.last_index;
+        // A log that is whole does not say with whom the group began.
+        let base =
+            match (recovered.base, spec.origin) {
+                (Base { index: LogIndex::ZERO, membership: None, .. }, Origin::Founding) => {
+                    Base::first(Membership::new(spec.replicas.iter().map(|(replica, node)| {
+                        Member { replica: *replica, node: *node, standing: Standing::Voter }
+                    }))?)
+                }
+                (base, Origin::Founding | Origin::Joining) => base,
+            };
+        let mut core = Group::new(
             self.now,
             Start {
                 group: spec.group,
                 replica,
                 incarnation: self.options.incarnation,
-                base: Base::first(membership),
-                configs: Vec::new(),
+                base,
+                configs: recovered.configs,
                 seed: self.options.seed ^ (u64::from(spec.group.get()) << 20) ^ node.get(),
-                hard_state,
-                term_runs,
+                hard_state: recovered.hard_state,
+                term_runs: recovered.term_runs,
                 last_index,
-                log_time: last_time,
+                log_time: recovered.log_time,
                 applied: LogIndex::ZERO,
-                promise: PromiseRecord::default(),
+                promise: recovered.promise,
                 settings: Arc::clone(&self.options.settings),
             },
         )?;
@@ -140,6 +157,9 @@ impl ShardEngine {
                 None
             }
         };
+        if self.disk == DiskSpace::Full {
+            core.step(self.now, Input::Disk(self.disk), &mut self.effects);
+        }
         let at = self.slots.len() as u32;
         self.slots.push(Slot {
             incarnation: spec.incarnation,
@@ -151,12 +171,14 @@ impl ShardEngine {
             cold: Vec::new(),
             fetching: None,
             persist: None,
+            persisting: PersistSeq::default(),
             gated: Vec::new(),
             appliable: LogIndex::ZERO,
             dispatched: LogIndex::ZERO,
             waiters: VecDeque::new(),
-            reads_new: Vec::new(),
+            reads_new: NewReads::default(),
             reads_asked: VecDeque::new(),
+            reads_leased: Vec::new(),
             reads_confirmed: VecDeque::new(),
             inline,
             applied: Default::default(),
@@ -165,6 +187,7 @@ impl ShardEngine {
             touched: false,
             was_leader: false,
             known_leader: None,
+            is_gone: false,
             is_on_disk: false,
             created: Vec::new(),
         });

@@ -2,13 +2,16 @@
 //! inputs and effects, for many groups at once.
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, Incarnation, LogIndex, NodeId, PersistSeq};
+use raft_core::{
+    DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, MemberChange, NodeId,
+    PersistSeq, ReplicaId, Tombstone,
+};
 use raft_storage::GroupWrite;
 use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 
 use super::machine::Applied;
 use crate::group_spec::GroupSpec;
-use crate::request::{Reply, Request};
+use crate::request::{Removal, Reply, Request};
 use crate::state_machine::StateMachine;
 
 /// Who sent something, and how its answer travels back.
@@ -50,6 +53,8 @@ pub(crate) enum EngineInput {
     FetchFailed(GroupId, LogIndex),
     /// The log was read.
     Fetched(GroupId, Vec<Entry>),
+    /// Whether the log finds room on the disk.
+    Disk(DiskSpace),
     /// A lane to a peer works (again).
     LaneUp(NodeId, SendLane),
     /// Whatever was in flight to the peer on a lane of this kind is lost.
@@ -58,6 +63,12 @@ pub(crate) enum EngineInput {
     BulkSent(NodeId, u64),
     /// Hand over the leadership of a group, to a node or to whoever is furthest.
     Transfer(GroupId, Option<NodeId>, Reply),
+    /// Change who belongs to a group.
+    ChangeMembers(GroupId, Vec<MemberChange>, Reply),
+    /// Let a replica leave.
+    Remove(GroupId, Removal, Reply),
+    /// A replica of this life of the group was here and is gone, says the log.
+    Remember(GroupIncarnation, Tombstone),
     /// Hand over the leadership of every group led here.
     HandOver,
     /// A digest of a group at its applied index.
@@ -95,6 +106,10 @@ pub(crate) enum CreateRefusal {
     /// The log holds the group, and it could not be started from what the log holds. A new one
     /// must not take its place: it would not remember what the old one promised.
     Unusable,
+    /// A replica of the group is just leaving.
+    Leaving,
+    /// This replica was here and is gone: no replica with its id or a smaller one may come.
+    ReplicaUsed(ReplicaId),
 }
 
 /// Whether a creation made something.
@@ -113,6 +128,8 @@ pub(crate) enum PersistTicket {
     Create,
     /// The core's operation.
     Op(PersistSeq),
+    /// The end of the group.
+    Destroy,
 }
 
 /// Everything one turn wants done. Reused; the driver drains it.
@@ -128,6 +145,8 @@ pub(crate) struct TurnOutput {
     pub(crate) heartbeats: Vec<(NodeId, HeartbeatItem)>,
     /// Read confirmations, to leave at once on the data lane.
     pub(crate) read_confirms: Vec<(NodeId, HeartbeatItem)>,
+    /// Messages for the data lane, to leave at once.
+    pub(crate) data: Vec<(NodeId, Envelope)>,
     /// Answers to heartbeats that came over the control lane.
     pub(crate) heartbeat_replies: Vec<(NodeId, HeartbeatReplyItem)>,
     /// Frames that answer on the connection their question came by.
@@ -154,6 +173,8 @@ pub(crate) enum ApplyTask {
     Entries(Vec<Entry>, Vec<(LogIndex, Reply)>),
     Reads(Vec<(Bytes, Reply)>),
     Digest(Reply),
+    /// The machine is dropped.
+    Stop,
 }
 
 /// A read of the log: entries from `first` to at most `last`.

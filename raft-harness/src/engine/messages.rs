@@ -33,6 +33,7 @@ impl ShardEngine {
             envelope.from,
             envelope.to,
         ) else {
+            self.answer_for_the_gone(source, &envelope, out);
             return;
         };
         self.route = source.route;
@@ -169,6 +170,12 @@ impl ShardEngine {
                     Some(Route::Control) | None => out.control.push((node, envelope)),
                 }
             }
+            // A client waits for these.
+            message @ (Message::ReadIndex(_) | Message::ReadIndexReply(_)) => {
+                let envelope =
+                    Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
+                out.data.push((node, envelope));
+            }
             message @ (Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::Vote(_)
@@ -176,8 +183,6 @@ impl ShardEngine {
             | Message::Append(_)
             | Message::TimeoutNow(_)
             | Message::TransferRefused(_)
-            | Message::ReadIndex(_)
-            | Message::ReadIndexReply(_)
             | Message::Snapshot(_)
             | Message::Recover(_)
             | Message::Fence(_)) => {

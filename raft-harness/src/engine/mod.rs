@@ -11,6 +11,8 @@ mod machine;
 mod messages;
 mod payloads;
 mod peers;
+mod reads;
+mod removal;
 mod replication;
 mod replies;
 mod requests;

@@ -8,6 +8,7 @@ use raft_transport::{Envelope, Frame, LaneClass};
 
 use super::io::{Fetch, SendLane, TurnOutput};
 use super::peers::Peer;
+use super::removal::Ended;
 use super::shard_engine::ShardEngine;
 use super::slot::{Fetching, Slot};
 
@@ -130,6 +131,7 @@ impl ShardEngine {
 
     pub(super) fn on_fetched(&mut self, group: GroupId, entries: Vec<Entry>) {
         let Some(at) = self.slot_of(group) else {
+            self.on_left(group, Ended::Fetched);
             return;
         };
         let slot = &mut self.slots[at as usize];
@@ -152,6 +154,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
+            self.on_left(group, Ended::Fetched);
             return;
         };
         let fetching = self.slots[at as usize].fetching.take();
@@ -164,9 +167,8 @@ impl ShardEngine {
     }
 
     pub(super) fn on_lane_up(&mut self, peer: NodeId, lane: SendLane) {
-        if let Some(at_peer) = self.peers.iter().position(|node| *node == peer)
-            && lane == SendLane::Bulk
-        {
+        if lane == SendLane::Bulk {
+            let at_peer = self.place_of(peer);
             self.bulk_up[at_peer] = true;
         }
     }

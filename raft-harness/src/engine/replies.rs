@@ -19,7 +19,7 @@ enum Place {
     /// Somebody waits.
     Owed(GroupId, Reply),
     /// Answered early as unknown; the core's outcome is still to come and frees the place.
-    Abandoned,
+    Abandoned(GroupId),
 }
 
 impl Replies {
@@ -47,7 +47,7 @@ impl Replies {
                 self.free.push(at as u32);
                 Some(reply)
             }
-            Place::Abandoned => {
+            Place::Abandoned(_) => {
                 self.abandoned -= 1;
                 self.free.push(at as u32);
                 None
@@ -67,10 +67,28 @@ impl Replies {
     pub(crate) fn abandon(&mut self, group: GroupId) {
         for place in &mut self.places {
             if matches!(place, Place::Owed(of, _) if *of == group)
-                && let Place::Owed(_, reply) = std::mem::replace(place, Place::Abandoned)
+                && let Place::Owed(_, reply) = std::mem::replace(place, Place::Abandoned(group))
             {
                 self.abandoned += 1;
                 reply.send(Err(RequestError::Unknown));
+            }
+        }
+    }
+
+    /// Frees the places of a group whose outcomes will never come, answering what is owed as
+    /// unknown.
+    pub(crate) fn forget(&mut self, group: GroupId) {
+        for (at, place) in self.places.iter_mut().enumerate() {
+            let (of, was_abandoned) = match place {
+                Place::Free => (None, 0),
+                Place::Owed(of, _) => (Some(*of), 0),
+                Place::Abandoned(of) => (Some(*of), 1),
+            };
+            if of == Some(group) {
+                self.abandoned -= was_abandoned;
+                // A reply that is dropped says that nobody knows.
+                *place = Place::Free;
+                self.free.push(at as u32);
             }
         }
     }
@@ -87,9 +105,11 @@ impl Replies {
 mod tests {
     use super::*;
     use crate::request::{Proposed, Request, RequestKind, Ticket};
+    use raft_core::ReadPath;
 
     fn reply(group: GroupId) -> (Reply, Ticket<Proposed>) {
-        let (request, ticket) = Request::new(group, RequestKind::Read(bytes::Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, bytes::Bytes::new()));
         (request.reply, ticket)
     }
 

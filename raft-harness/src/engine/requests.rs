@@ -3,7 +3,9 @@
 //! Invariant: a token given to the core finds its reply exactly once.
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, Input, NodeId, Outcome, Refusal, ReplicaId, Token};
+use raft_core::{
+    Entry, GroupId, Input, Member, MemberChange, NodeId, Outcome, Refusal, ReplicaId, Token,
+};
 use tracing::info;
 
 use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
@@ -40,24 +42,7 @@ impl ShardEngine {
                 self.step(at, Input::Propose { token, bytes, time: self.wall }, out);
                 self.proposing = Bytes::new();
             }
-            RequestKind::Read(query) => {
-                let slot = &mut self.slots[at as usize];
-                if !slot.core.is_leader() {
-                    let error = match slot.core.status().fault {
-                        Some(_) => RequestError::Faulted(group),
-                        None => RequestError::NotLeader { leader: slot.known_leader },
-                    };
-                    reply.send(Err(error));
-                    return;
-                }
-                if self.reads_open >= self.options.requests_max {
-                    reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
-                    return;
-                }
-                self.reads_open += 1;
-                slot.reads_new.push((query, reply));
-                self.touch(at);
-            }
+            RequestKind::Read(path, query) => self.on_read(at, path, query, reply),
         }
     }
 
@@ -78,8 +63,40 @@ impl ShardEngine {
         let to = to.map(|node| on(node).map_or(ReplicaId::new(u64::MAX), |member| member.replica));
         self.transfers += 1;
         let token = Token::new(TRANSFER_TOKEN | self.transfers);
-        self.transfer_replies.push((token, reply));
+        self.transfer_replies.push((token, group, reply));
         self.step(at, Input::Transfer { token, to }, out);
+    }
+
+    /// Asks the core for a change; it is answered as a command is, once applied here.
+    pub(super) fn on_change_members(
+        &mut self,
+        group: GroupId,
+        changes: Vec<MemberChange>,
+        reply: Reply,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(group) else {
+            reply.send(Err(RequestError::UnknownGroup(group)));
+            return;
+        };
+        // A node has room for one replica of a group.
+        let membership = self.slots[at as usize].core.membership();
+        let taken = changes.iter().find_map(|change| match change {
+            MemberChange::AddLearner { node, .. } => {
+                membership.members().iter().find(|member| member.node == *node)
+            }
+            MemberChange::Promote(_) | MemberChange::Demote(_) | MemberChange::Remove(_) => None,
+        });
+        if let Some(&Member { node, replica, .. }) = taken {
+            reply.send(Err(RequestError::NodeTaken { node, replica }));
+            return;
+        }
+        if self.replies.len() + self.waiting >= self.options.requests_max {
+            reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
+            return;
+        }
+        let token = self.replies.insert(group, reply);
+        self.step(at, Input::ChangeMembership { token, changes }, out);
     }
 
     pub(super) fn on_digest(&mut self, group: GroupId, reply: Reply, out: &mut TurnOutput) {
@@ -95,14 +112,15 @@ impl ShardEngine {
 
     pub(super) fn settle_outcomes(&mut self, at: u32) {
         let me = self.options.node;
-        let slot = &mut self.slots[at as usize];
-        for (token, outcome) in self.effects.outcomes.drain(..) {
+        let mut outcomes = std::mem::take(&mut self.effects.outcomes);
+        for (token, outcome) in outcomes.drain(..) {
+            let slot = &mut self.slots[at as usize];
             let is_read = token.get() & READ_TOKEN != 0;
             if !is_read && token.get() & TRANSFER_TOKEN != 0 {
                 info!(group = %slot.spec.group, ?outcome, "leadership hand-over ended");
-                let asked = self.transfer_replies.iter().position(|(asked, _)| *asked == token);
+                let asked = self.transfer_replies.iter().position(|(asked, ..)| *asked == token);
                 if let Some(asked) = asked {
-                    let (_, reply) = self.transfer_replies.swap_remove(asked);
+                    let (_, _, reply) = self.transfer_replies.swap_remove(asked);
                     reply.send(transfer_answer(outcome, slot));
                 }
                 continue;
@@ -119,9 +137,7 @@ impl ShardEngine {
                 Outcome::Unknown => self.replies.answer(token, Err(RequestError::Unknown)),
                 Outcome::Superseded => self.replies.answer(token, Err(RequestError::Superseded)),
                 Outcome::ReadReady { index } => {
-                    if let Some(reads) = take_reads(slot, token) {
-                        slot.reads_confirmed.push_back((index, reads));
-                    }
+                    self.on_reads_ready(at, token, index);
                 }
                 Outcome::Transferred => {}
                 Outcome::Refused(refusal) => {
@@ -146,10 +162,11 @@ impl ShardEngine {
                             RequestError::ChangePending
                         }
                         Refusal::NotCaughtUp { replica } => RequestError::NotCaughtUp { replica },
+                        Refusal::QuorumAtRisk => RequestError::QuorumAtRisk,
                         Refusal::InvalidChange(why) => RequestError::InvalidChange(why),
                     };
                     if is_read {
-                        for (_, reply) in take_reads(slot, token).into_iter().flatten() {
+                        for (_, reply) in slot.take_reads(token).into_iter().flatten() {
                             self.reads_open -= 1;
                             reply.send(Err(error.clone()));
                         }
@@ -159,6 +176,7 @@ impl ShardEngine {
                 }
             }
         }
+        self.effects.outcomes = outcomes;
     }
 
     /// Answers everything that is owed: the node stops, or its log failed. What may have reached
@@ -169,19 +187,18 @@ impl ShardEngine {
             // Whoever waits for a creation learns by this that the node stops.
             self.slots[at as usize].created.clear();
         }
-        for (_, reply) in self.transfer_replies.drain(..) {
+        for (_, _, reply) in self.transfer_replies.drain(..) {
             reply.send(Err(error.clone()));
         }
+        // Dropped replies say "unknown", which is what a burial under way is.
+        self.leaving.clear();
     }
 
     /// Answers what a group owes: reads with `error`, as they have no effect; commands as unknown.
     pub(super) fn abandon_slot(&mut self, at: u32, error: &RequestError) {
         let slot = &mut self.slots[at as usize];
         self.replies.abandon(slot.spec.group);
-        let new = slot.reads_new.drain(..);
-        let asked = slot.reads_asked.drain(..).flat_map(|(_, reads)| reads);
-        let confirmed = slot.reads_confirmed.drain(..).flat_map(|(_, reads)| reads);
-        for (_, reply) in new.chain(asked).chain(confirmed) {
+        for (_, reply) in slot.drain_reads() {
             self.reads_open -= 1;
             reply.send(Err(error.clone()));
         }
@@ -190,17 +207,27 @@ impl ShardEngine {
         slot.waiters.clear();
     }
 
-    /// The log failed: from now on the engine takes nothing in, so that it promises nothing. Its
-    /// timers go on; hearing no one, its leaders step down.
-    pub(crate) fn fail(&mut self) {
+    /// The log failed: from now on the engine takes nothing in, so that it promises nothing, and
+    /// its groups are mute.
+    pub(crate) fn fail(&mut self, out: &mut TurnOutput) {
         self.is_deaf = true;
         self.abandon_all(&RequestError::LogFailed);
+        for at in 0..self.slots.len() as u32 {
+            let slot = &self.slots[at as usize];
+            if !slot.is_gone {
+                let seq = slot.persisting;
+                self.step(at, Input::PersistFailed(seq), out);
+            }
+        }
     }
 
     /// What becomes of an input after the log failed.
     pub(super) fn handle_deaf(&mut self, input: EngineInput, out: &mut TurnOutput) {
         match input {
-            EngineInput::Request(Request { reply, .. }) | EngineInput::Transfer(_, _, reply) => {
+            EngineInput::Request(Request { reply, .. })
+            | EngineInput::ChangeMembers(_, _, reply)
+            | EngineInput::Remove(_, _, reply)
+            | EngineInput::Transfer(_, _, reply) => {
                 reply.send(Err(RequestError::LogFailed));
             }
             EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
@@ -216,15 +243,11 @@ impl ShardEngine {
             | EngineInput::LaneUp(..)
             | EngineInput::LaneDown(..)
             | EngineInput::BulkSent(..)
+            | EngineInput::Remember(..)
+            | EngineInput::Disk(_)
             | EngineInput::HandOver => {}
         }
     }
-}
-
-fn take_reads(slot: &mut Slot, token: Token) -> Option<Vec<(Bytes, Reply)>> {
-    // Confirmations come in order; refusals may take any.
-    let at = slot.reads_asked.iter().position(|(asked, _)| *asked == token)?;
-    slot.reads_asked.remove(at).map(|(_, reads)| reads)
 }
 
 fn transfer_answer(outcome: Outcome, slot: &Slot) -> Answer {

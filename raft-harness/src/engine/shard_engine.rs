@@ -14,17 +14,19 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use raft_core::{
-    Durable, Effects, Entry, EntryKind, Fault, GroupId, Incarnation, Input, LogChange, LogTime,
-    Micros, NodeId, ReadPath, RoleKind, Settings, SnapshotEffect, Token,
+    DiskSpace, Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation,
+    Input, LogChange, LogTime, Micros, NodeId, RoleKind, Settings, SnapshotEffect, Token,
+    Tombstone,
 };
-use raft_storage::GroupWrite;
+use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
 use tracing::{error, info};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::payloads::Payloads;
+use super::removal::{Ended, Leaving};
 use super::replies::Replies;
-use super::requests::{READ_TOKEN, TRANSFER_TOKEN};
+use super::requests::TRANSFER_TOKEN;
 use super::slot::Slot;
 use super::timers::Timers;
 use super::work::WorkQueue;
@@ -69,17 +71,24 @@ pub(crate) struct ShardEngine {
     pub(super) by_group: HashMap<GroupId, u32>,
     /// Groups in the log that could not be started from it.
     pub(super) unusable: HashSet<GroupId>,
+    /// Replicas on their way out, and what is remembered of those that left.
+    pub(super) leaving: HashMap<GroupId, Leaving>,
+    pub(super) tombstones: HashMap<GroupId, (GroupIncarnation, Tombstone)>,
     pub(super) touched: Vec<u32>,
     pub(super) touched_spare: Vec<u32>,
     pub(super) timers: Timers,
     pub(super) replies: Replies,
     pub(super) read_tokens: u64,
+    /// The read that is being asked by its lease.
+    pub(super) leasing: Option<Token>,
+    /// Groups with reads that their lease vouched for.
+    pub(super) leased: Vec<u32>,
     /// Reads taken and not yet answered or handed to a state machine.
     pub(super) reads_open: usize,
     /// Commands that are committed and not yet handed to a state machine.
     pub(super) waiting: usize,
     pub(super) transfers: u64,
-    pub(super) transfer_replies: Vec<(Token, Reply)>,
+    pub(super) transfer_replies: Vec<(Token, GroupId, Reply)>,
     /// The other nodes; `work` and the `bulk_` fields are parallel to it.
     pub(super) peers: Vec<NodeId>,
     pub(super) work: Vec<WorkQueue>,
@@ -99,6 +108,8 @@ pub(crate) struct ShardEngine {
     pub(super) apply_scratch: Vec<Entry>,
     /// Groups with entries at hand.
     pub(super) windows: u64,
+    /// What new groups are told of the disk.
+    pub(super) disk: DiskSpace,
     /// The log failed.
     pub(super) is_deaf: bool,
     #[cfg(feature = "sim")]
@@ -125,11 +136,15 @@ impl ShardEngine {
             slots: Vec::new(),
             by_group: HashMap::new(),
             unusable: HashSet::new(),
+            leaving: HashMap::new(),
+            tombstones: HashMap::new(),
             touched: Vec::new(),
             touched_spare: Vec::new(),
             timers: Timers::default(),
             replies: Replies::default(),
             read_tokens: 0,
+            leasing: None,
+            leased: Vec::new(),
             reads_open: 0,
             waiting: 0,
             transfers: 0,
@@ -141,6 +156,7 @@ impl ShardEngine {
             route: Route::Control,
             apply_scratch: Vec::new(),
             windows: 0,
+            disk: DiskSpace::Ample,
             is_deaf: false,
             #[cfg(feature = "sim")]
             watch: None,
@@ -180,26 +196,44 @@ impl ShardEngine {
                     self.on_persisted(group, ticket, out);
                 }
             }
-            EngineInput::Applied(group, applied) => {
-                if let Some(at) = self.slot_of(group) {
+            EngineInput::Applied(group, applied) => match self.slot_of(group) {
+                Some(at) => {
                     self.slots[at as usize].applied = applied;
                     self.touch(at);
                 }
-            }
+                None => self.on_left(group, Ended::Applied(applied)),
+            },
             EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
             EngineInput::Fetched(group, entries) => self.on_fetched(group, entries),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
             EngineInput::LaneDown(peer, lane) => self.on_lane_down(peer, lane, out),
             EngineInput::BulkSent(peer, bytes) => self.on_bulk_sent(peer, bytes),
+            EngineInput::Disk(space) => {
+                for at in 0..self.slots.len() as u32 {
+                    if !self.slots[at as usize].is_gone {
+                        self.step(at, Input::Disk(space), out);
+                    }
+                }
+                self.disk = space;
+            }
             EngineInput::HandOver => {
                 for at in 0..self.slots.len() as u32 {
-                    if self.slots[at as usize].core.is_leader() {
+                    if self.slots[at as usize].leads() {
                         let token = Token::new(TRANSFER_TOKEN);
                         self.step(at, Input::Transfer { token, to: None }, out);
                     }
                 }
             }
             EngineInput::Transfer(group, to, reply) => self.on_transfer(group, to, reply, out),
+            EngineInput::ChangeMembers(group, changes, reply) => {
+                self.on_change_members(group, changes, reply, out);
+            }
+            EngineInput::Remove(group, removal, reply) => {
+                self.on_remove(group, removal, reply, out);
+            }
+            EngineInput::Remember(incarnation, tombstone) => {
+                self.remember(incarnation, tombstone);
+            }
             EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
         }
     }
@@ -209,7 +243,7 @@ impl ShardEngine {
         self.route = Route::Control;
         while let Some((at, armed_for)) = self.timers.pop(self.now) {
             let slot = &mut self.slots[at as usize];
-            if !Timers::fired(&mut slot.armed, armed_for) {
+            if !Timers::fired(&mut slot.armed, armed_for) || slot.is_gone {
                 continue;
             }
             if slot.core.next_deadline().is_some_and(|deadline| deadline <= self.now) {
@@ -223,7 +257,8 @@ impl ShardEngine {
         {
             self.abandons.pop_front();
             let slot = &self.slots[at as usize];
-            if !slot.core.is_leader() {
+            // Of a replica that left nothing is owed, and its place may be another's.
+            if !slot.core.is_leader() && !slot.is_gone {
                 self.replies.abandon(slot.spec.group);
             }
         }
@@ -256,22 +291,21 @@ impl ShardEngine {
 
     pub(super) fn finish_slot(&mut self, at: u32, out: &mut TurnOutput) {
         self.slots[at as usize].touched = false;
-        if !self.slots[at as usize].reads_new.is_empty() {
-            self.read_tokens += 1;
-            let token = Token::new(READ_TOKEN | self.read_tokens);
-            let slot = &mut self.slots[at as usize];
-            let reads = std::mem::take(&mut slot.reads_new);
-            slot.reads_asked.push_back((token, reads));
-            self.step(at, Input::Read { token, path: ReadPath::Quorum }, out);
+        if self.slots[at as usize].is_gone {
+            return;
         }
+        self.ask_for_reads(at, out);
         let slot = &mut self.slots[at as usize];
         if let Some(persist) = slot.persist.take() {
             let group = slot.spec.group;
+            slot.persisting = persist.seq;
             match self.options.durability {
                 Durability::Log => {
                     let mut write = GroupWrite::new(group);
+                    write.promise = persist.promise;
                     write.hard_state =
                         persist.hard_state.filter(|_| !raft_core::planted!(TermAndVoteNotLogged));
+                    write.install = persist.install.map(|meta| *meta);
                     write.truncate_from = persist.truncate_from;
                     if let Some((first, last)) = persist.append {
                         let entries = slot.payloads.range(first, last);
@@ -280,6 +314,8 @@ impl ShardEngine {
                             .cloned()
                             .collect();
                     }
+                    let time = slot.core.log_time();
+                    write.compact = persist.compact.map(|base| Compaction { base: *base, time });
                     out.persist.push(write);
                     out.persist_tickets.push((group, PersistTicket::Op(persist.seq)));
                 }
@@ -308,6 +344,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
+            self.on_left(group, Ended::Persisted(ticket));
             return;
         };
         let seq = match ticket {
@@ -319,6 +356,8 @@ impl ShardEngine {
                 }
                 return;
             }
+            // Whoever left is not in the table any more.
+            PersistTicket::Destroy => return,
             PersistTicket::Op(seq) => seq,
         };
         self.step(at, Input::Persisted(seq), out);
@@ -387,6 +426,11 @@ impl ShardEngine {
         let me = self.slots[at as usize].core.replica();
         peers.follow(me, &membership, |node| self.place_of(node));
         self.slots[at as usize].peers = peers;
+    }
+
+    /// The nodes that groups here speak to, or ever did.
+    pub(crate) fn nodes(&self) -> &[NodeId] {
+        &self.peers
     }
 
     /// The place of a node in the table of nodes, made if there is none yet.
@@ -472,7 +516,10 @@ impl ShardEngine {
 
     pub(super) fn note_fault(&mut self, at: u32, fault: &Fault) {
         let slot = &self.slots[at as usize];
-        error!(group = %slot.spec.group, %fault, "the group is mute: something impossible came");
+        if !self.is_deaf {
+            // One line is enough for a log that fails all groups at once.
+            error!(group = %slot.spec.group, %fault, "the group is mute: something impossible came");
+        }
         self.counters.groups_faulted.fetch_add(1, Relaxed);
         // What it committed and cannot apply any more is owed as well.
         let error = RequestError::Faulted(slot.spec.group);
@@ -493,7 +540,7 @@ impl ShardEngine {
 
     /// All groups as they are now.
     pub(crate) fn statuses(&self) -> Vec<GroupStatus> {
-        let statuses = self.slots.iter().map(|slot| {
+        let statuses = self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| {
             let core = slot.core.status();
             GroupStatus {
                 group: core.group,
@@ -507,6 +554,8 @@ impl ShardEngine {
                 log_time: slot.applied.log_time,
                 applied_commands: slot.applied.commands,
                 label: slot.spec.label.clone(),
+                members: slot.core.membership().members().to_vec(),
+                removed: core.removed,
                 fault: core.fault.map(|fault| fault.to_string()),
             }
         });
@@ -515,6 +564,6 @@ impl ShardEngine {
 
     /// How many groups are led here.
     pub(crate) fn led(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.core.is_leader()).count()
+        self.slots.iter().filter(|slot| slot.leads()).count()
     }
 }

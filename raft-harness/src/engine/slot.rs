@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use raft_core::{
-    Entry, Gated, Group, GroupIncarnation, LogIndex, NodeId, Persist, ReplicaId, Token,
+    Entry, Gated, Group, GroupIncarnation, LogIndex, NodeId, Persist, PersistSeq, ReplicaId, Token,
 };
 
 use super::io::{CreateDone, Created};
 use super::machine::{Applied, MachineHost};
 use super::payloads::Payloads;
 use super::peers::{Peer, Peers};
+use super::reads::{Leased, NewReads, Reads};
 use super::timers::Armed;
 use crate::group_spec::GroupSpec;
 use crate::request::Reply;
@@ -33,6 +33,8 @@ pub(crate) struct Slot {
     pub(crate) fetching: Option<Fetching>,
     /// The core's operation that the log has not been given yet.
     pub(crate) persist: Option<Persist>,
+    /// The newest operation the log was given.
+    pub(crate) persisting: PersistSeq,
     /// Messages that wait for the log.
     pub(crate) gated: Vec<Gated>,
     pub(crate) appliable: LogIndex,
@@ -40,11 +42,13 @@ pub(crate) struct Slot {
     pub(crate) dispatched: LogIndex,
     pub(crate) waiters: VecDeque<(LogIndex, Reply)>,
     /// Reads that came in this turn; they share one confirmation.
-    pub(crate) reads_new: Vec<(Bytes, Reply)>,
+    pub(crate) reads_new: NewReads,
     /// Reads whose confirmation is under way.
-    pub(crate) reads_asked: VecDeque<(Token, Vec<(Bytes, Reply)>)>,
+    pub(crate) reads_asked: VecDeque<(Token, Reads)>,
+    /// Reads that a lease vouched for, until the clock is looked at once more.
+    pub(crate) reads_leased: Vec<Leased>,
     /// Confirmed reads that wait for their index to be applied.
-    pub(crate) reads_confirmed: VecDeque<(LogIndex, Vec<(Bytes, Reply)>)>,
+    pub(crate) reads_confirmed: VecDeque<(LogIndex, Reads)>,
     /// The state machine, if it runs here; otherwise it is with an apply worker.
     pub(crate) inline: Option<MachineHost>,
     pub(crate) applied: Applied,
@@ -54,6 +58,8 @@ pub(crate) struct Slot {
     pub(crate) touched: bool,
     pub(crate) was_leader: bool,
     pub(crate) known_leader: Option<NodeId>,
+    /// The replica left; the place is not used again.
+    pub(crate) is_gone: bool,
     /// Whether the log holds the group.
     pub(crate) is_on_disk: bool,
     /// Who waits for that.
@@ -82,6 +88,10 @@ impl Slot {
             return None;
         }
         self.cold.get(index.since(first) as usize)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.core.is_leader() && !self.is_gone
     }
 
     /// Whether the state machine takes more: at once if it is here, else if the apply worker is

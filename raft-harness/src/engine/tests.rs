@@ -24,6 +24,7 @@ const CALM: Weather = Weather {
 fn live(seeds: std::ops::Range<u64>, weather: Weather) {
     let seeds = seeds.start..seeds.start + (seeds.end - seeds.start) * times();
     let (mut succeeded, mut unknown, mut over_bulk, mut reads_back) = (0, 0, 0, 0);
+    let mut reads = [0; 3];
     let count = (seeds.end - seeds.start) as usize;
     for seed in seeds {
         let lived = std::panic::catch_unwind(|| {
@@ -32,7 +33,8 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
             if !weather.breaks {
                 assert_eq!(cluster.rode_along, 0, "the bulk lane was there all the time");
             }
-            (cluster.succeeded, cluster.unknown, cluster.over_bulk, cluster.reads_back)
+            let Cluster { succeeded, unknown, over_bulk, reads_back, reads, .. } = cluster;
+            (succeeded, unknown, over_bulk, reads_back, reads)
         });
         match lived {
             Ok(lived) => {
@@ -40,6 +42,7 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
                 unknown += lived.1;
                 over_bulk += lived.2;
                 reads_back += lived.3;
+                reads.iter_mut().zip(lived.4).for_each(|(sum, of_one)| *sum += of_one);
             }
             Err(panic) => {
                 println!("seed {seed} with {weather:?}");
@@ -49,9 +52,10 @@ fn live(seeds: std::ops::Range<u64>, weather: Weather) {
     }
     println!(
         "{count} seeds: {succeeded} commands, {unknown} unknown, {over_bulk} bulk appends, \
-         {reads_back} reads of the log"
+         {reads_back} reads of the log, {reads:?} reads by path"
     );
     assert!(succeeded > 50 * count, "only {succeeded} commands in {count} seeds");
+    assert!(reads.iter().all(|of_path| *of_path > count), "{reads:?} reads in {count} seeds");
     if !weather.hostile {
         assert!(over_bulk > count, "only {over_bulk} appends took the bulk lane");
     }
@@ -88,4 +92,33 @@ fn frames_are_lost_and_overtake_each_other() {
 #[test]
 fn groups_in_memory_live_through_broken_lanes() {
     live(4000..4030, Weather { breaks: true, durability: Durability::Memory, ..CALM });
+}
+
+#[test]
+fn every_replica_of_a_group_is_replaced_while_it_serves() {
+    for seed in 5000..5000 + 8 * times() {
+        named(seed, CALM, || Cluster::with_nodes(seed, CALM, 6).replace_all_replicas());
+    }
+}
+
+#[test]
+fn members_come_and_go_in_bad_weather() {
+    let weather = Weather { breaks: true, crashes: true, bad_ms: 8000, ..CALM };
+    let mut changed = 0;
+    for seed in 6000..6000 + 30 * times() {
+        changed += named(seed, weather, || Cluster::with_nodes(seed, weather, 5).churn());
+    }
+    println!("{changed} changes");
+    assert!(changed > 100, "only {changed} changes");
+}
+
+/// Names the seed of what fails.
+fn named<T>(seed: u64, weather: Weather, live: impl FnOnce() -> T + std::panic::UnwindSafe) -> T {
+    match std::panic::catch_unwind(live) {
+        Ok(lived) => lived,
+        Err(panic) => {
+            println!("seed {seed} with {weather:?}");
+            std::panic::resume_unwind(panic);
+        }
+    }
 }

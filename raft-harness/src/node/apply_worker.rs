@@ -47,6 +47,12 @@ impl Machines {
                     note(&mut self.progressed, group, machine.applied());
                 }
             }
+            ApplyTask::Stop => {
+                if let Some(mut machine) = self.hosts.remove(&group) {
+                    machine.job_done();
+                    note(&mut self.progressed, group, machine.applied());
+                }
+            }
             ApplyTask::Digest(reply) => {
                 if let Some(machine) = self.hosts.get(&group) {
                     machine.digest(reply);

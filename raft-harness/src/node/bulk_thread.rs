@@ -61,13 +61,12 @@ impl Bulk {
         inbox: Arc<Inbox<BulkInput>>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: Lanes,
-        peers: &[NodeId],
     ) -> Self {
         Self {
             inbox,
             shards,
             lanes,
-            waiting: peers.iter().map(|peer| (*peer, VecDeque::new())).collect(),
+            waiting: Vec::new(),
             items: Vec::new(),
             events: VecDeque::new(),
         }
@@ -82,8 +81,10 @@ impl Bulk {
         for item in items.drain(..) {
             match item {
                 BulkInput::Send { shard, peer, envelope, bytes } => {
-                    if let Some((_, queue)) = self.waiting.iter_mut().find(|(p, _)| *p == peer) {
-                        queue.push_back(Waiting { shard, envelope, bytes });
+                    let waiting = Waiting { shard, envelope, bytes };
+                    match self.waiting.iter_mut().find(|(p, _)| *p == peer) {
+                        Some((_, queue)) => queue.push_back(waiting),
+                        None => self.waiting.push((peer, [waiting].into())),
                     }
                 }
                 BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),

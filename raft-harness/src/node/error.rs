@@ -2,7 +2,7 @@
 
 use std::io;
 
-use raft_core::{GroupId, SettingsError};
+use raft_core::{GroupId, ReplicaId, SettingsError};
 use raft_mux::MuxError;
 use raft_transport::NetworkError;
 
@@ -58,6 +58,15 @@ pub enum CreateError {
         group: GroupId,
         /// What is wrong with the spec.
         why: &'static str,
+    },
+    /// A replica of the group was on this node and was removed; its id, and any smaller one, may
+    /// not be used again.
+    #[error("group {group}: {last} was on this node, a new replica needs a larger id")]
+    ReplicaUsed {
+        /// Which group.
+        group: GroupId,
+        /// The replica that is gone.
+        last: ReplicaId,
     },
     /// The node is stopping, or its log failed.
     #[error("the node is stopping")]

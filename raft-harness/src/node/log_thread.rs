@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use raft_core::GroupId;
+use raft_core::{DiskSpace, GroupId};
 use raft_storage::{GroupWrite, LogError, LogStore};
 use tracing::{error, warn};
 
@@ -27,8 +27,7 @@ pub(crate) struct LogBatch {
 /// After so long without work, the log says in a frame of its own that all is durable.
 pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(100);
 
-/// A node without a segment for longer than an election timeout had better let others lead.
-const NO_SEGMENT_TRIES: u32 = 10;
+/// How often a log that found no room for a new segment looks again.
 pub(crate) const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Operations taken into one write at most, so that the first does not wait for a flood.
@@ -41,8 +40,8 @@ pub(crate) struct LogWork {
     writes: Vec<GroupWrite>,
     done: Vec<(usize, Vec<(GroupId, PersistTicket)>)>,
     bytes: u64,
-    /// How often an append found no segment.
-    tries: u32,
+    /// The last append found no room, and the shards know.
+    full: bool,
     idle: bool,
 }
 
@@ -58,7 +57,7 @@ pub(crate) enum Append {
 
 impl LogWork {
     pub(crate) fn new(store: Box<dyn LogStore>) -> Self {
-        Self { store, writes: Vec::new(), done: Vec::new(), bytes: 0, tries: 0, idle: false }
+        Self { store, writes: Vec::new(), done: Vec::new(), bytes: 0, full: false, idle: false }
     }
 
     /// Takes a batch, and what else is waiting.
@@ -80,16 +79,19 @@ impl LogWork {
     }
 
     /// Writes what was taken.
-    pub(crate) fn append(&mut self) -> Result<Append, LogError> {
+    pub(crate) fn append(&mut self, shards: &[Arc<Inbox<ShardInput>>]) -> Result<Append, LogError> {
         match self.store.append(&self.writes) {
             Ok(info) => {
-                self.tries = 0;
                 self.bytes = info.bytes;
                 Ok(Append::Written)
             }
-            Err(LogError::NoSegment { source }) if self.tries < NO_SEGMENT_TRIES => {
-                self.tries += 1;
-                warn!(%source, self.tries, "no new segment for the log; trying again");
+            // Nothing was written; descriptors or space may come free. Until then groups are to be
+            // led elsewhere.
+            Err(LogError::NoSegment { source }) => {
+                if !std::mem::replace(&mut self.full, true) {
+                    warn!(%source, "no room for the log: no entries are taken until there is");
+                    tell(shards, DiskSpace::Full);
+                }
                 Ok(Append::NoSegment)
             }
             Err(failure) => Err(failure),
@@ -112,6 +114,9 @@ impl LogWork {
 
     /// Tells the shards that it is durable.
     pub(crate) fn acknowledge(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
+        if std::mem::take(&mut self.full) {
+            tell(shards, DiskSpace::Ample);
+        }
         self.writes.clear();
         for (shard, tickets) in self.done.drain(..) {
             let input = ShardInput::Engine(EngineInput::Persisted(tickets));
@@ -145,19 +150,28 @@ pub(crate) fn run(
         let result = match batches.recv_timeout(IDLE_AFTER) {
             Ok(first) => {
                 work.take(first, batches);
-                make_durable(&mut work, counters)
+                make_durable(&mut work, batches, shards, counters)
             }
-            Err(RecvTimeoutError::Timeout) => work.idle(),
+            Err(RecvTimeoutError::Timeout) => work.idle().map(|()| Ended::Durable),
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        if let Err(failure) = result {
-            give_up(&failure, shards);
-            return;
+        match result {
+            Ok(Ended::Durable) => work.acknowledge(shards),
+            Ok(Ended::WithoutRoom) => return,
+            Err(failure) => {
+                give_up(&failure, shards);
+                return;
+            }
         }
-        work.acknowledge(shards);
     }
     if let Err(failure) = work.close() {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
+    }
+}
+
+fn tell(shards: &[Arc<Inbox<ShardInput>>], space: DiskSpace) {
+    for shard in shards {
+        let _ = shard.push(ShardInput::Engine(EngineInput::Disk(space)));
     }
 }
 
@@ -181,11 +195,32 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn make_durable(work: &mut LogWork, counters: &Counters) -> Result<(), LogError> {
-    while work.append()? == Append::NoSegment {
-        std::thread::sleep(NO_SEGMENT_PAUSE);
+/// Writes and syncs what was taken, and what comes while there is no room for it.
+fn make_durable(
+    work: &mut LogWork,
+    batches: &Receiver<LogBatch>,
+    shards: &[Arc<Inbox<ShardInput>>],
+    counters: &Counters,
+) -> Result<Ended, LogError> {
+    while work.append(shards)? == Append::NoSegment {
+        match batches.recv_timeout(NO_SEGMENT_PAUSE) {
+            Ok(batch) => work.take(batch, batches),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                warn!("the log ends with operations it had no room for");
+                return Ok(Ended::WithoutRoom);
+            }
+        }
     }
-    work.sync(counters)
+    work.sync(counters)?;
+    Ok(Ended::Durable)
+}
+
+/// How an attempt to make something durable ended.
+enum Ended {
+    Durable,
+    /// The node stops, and the disk is full.
+    WithoutRoom,
 }
 
 #[cfg(test)]
@@ -232,6 +267,69 @@ mod tests {
         fn reader(&self) -> LogReader {
             self.log.reader()
         }
+    }
+
+    /// Has no room for the first so many appends.
+    struct Cramped {
+        log: MemoryLog,
+        refusals: usize,
+    }
+
+    impl LogStore for Cramped {
+        fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+            if self.refusals > 0 {
+                self.refusals -= 1;
+                return Err(LogError::NoSegment { source: std::io::ErrorKind::StorageFull.into() });
+            }
+            self.log.append(writes)
+        }
+
+        fn sync(&mut self) -> Result<SyncInfo, LogError> {
+            self.log.sync()
+        }
+
+        fn idle(&mut self) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn close(self: Box<Self>) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn is_poisoned(&self) -> bool {
+            false
+        }
+
+        fn reader(&self) -> LogReader {
+            self.log.reader()
+        }
+    }
+
+    #[test]
+    fn a_log_without_room_says_so_and_goes_on_when_there_is_some() {
+        let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+        let (send, receive) = unbounded();
+        let ticket = (GroupId::new(1), PersistTicket::Create);
+        let _ = send.send(LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] });
+        let store = Box::new(Cramped { log: MemoryLog::new(), refusals: 2 });
+        std::thread::scope(|scope| {
+            let shards = &shards;
+            scope.spawn(move || run(store, &receive, shards, &Counters::default()));
+            let mut heard = Vec::new();
+            while heard.len() < 3 {
+                let mut items = Vec::new();
+                shards[0].drain(&mut items);
+                heard.extend(items.into_iter().map(|item| match item {
+                    ShardInput::Engine(EngineInput::Disk(DiskSpace::Full)) => "full",
+                    ShardInput::Engine(EngineInput::Disk(DiskSpace::Ample)) => "ample",
+                    ShardInput::Engine(EngineInput::Persisted(_)) => "persisted",
+                    _ => "something else",
+                }));
+                std::thread::yield_now();
+            }
+            drop(send);
+            assert_eq!(heard, ["full", "ample", "persisted"]);
+        });
     }
 
     /// What the shards hear of so many batches, one sync each.

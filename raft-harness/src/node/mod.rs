@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, Incarnation, LogIndex, NodeId};
+use raft_core::{GroupId, Incarnation, LogIndex, MemberChange, NodeId, ReadPath};
 use raft_storage::RecoveredGroup;
 use raft_transport::{LaneCounters, PeerRegistry, RESERVED_FIRST};
 
@@ -50,7 +50,7 @@ use crate::counters::Counters;
 use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput};
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus};
-use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
+use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
 use crate::state_machine::StateMachineFactory;
 
 /// The threads' work without the threads, for the simulator.
@@ -141,6 +141,13 @@ impl NodeHost {
                 group,
                 why: "the log holds this group, and it could not be started from it",
             }),
+            Ok(Err(CreateRefusal::Leaving)) => Err(CreateError::BadSpec {
+                group,
+                why: "an earlier replica of the group is just leaving this node",
+            }),
+            Ok(Err(CreateRefusal::ReplicaUsed(last))) => {
+                Err(CreateError::ReplicaUsed { group, last })
+            }
             Err(_) => Err(CreateError::Stopping),
         }
     }
@@ -177,9 +184,7 @@ impl NodeHost {
             if spec.replicas[..at].iter().any(|(r, n)| r == replica || n == node) {
                 return bad("a replica or a node is named twice");
             }
-            let known =
-                *node == self.inner.node || self.inner.peers.iter().any(|peer| peer.node == *node);
-            if !known {
+            if !self.knows(*node) {
                 return bad("a replica is on a node that is not a peer of this one");
             }
         }
@@ -193,7 +198,14 @@ impl NodeHost {
 
     /// Reads from the leader's applied state, linearizably.
     pub fn read(&self, group: GroupId, query: Bytes) -> Ticket<Bytes> {
-        self.request(group, RequestKind::Read(query))
+        self.request(group, RequestKind::Read(ReadPath::Quorum, query))
+    }
+
+    /// Reads linearizably by a path of choice: from the leader's lease, where the settings allow
+    /// leases, without a round of messages; or from this node's own replica, after a question to
+    /// the leader.
+    pub fn read_by(&self, path: ReadPath, group: GroupId, query: Bytes) -> Ticket<Bytes> {
+        self.request(group, RequestKind::Read(path, query))
     }
 
     fn request<T>(&self, group: GroupId, kind: RequestKind) -> Ticket<T> {
@@ -225,7 +237,8 @@ impl NodeHost {
 
     /// A digest of a group's state, with the applied index it belongs to.
     pub fn digest(&self, group: GroupId) -> Ticket<(LogIndex, u64)> {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Digest(group, request.reply));
         if let Err((ShardInput::Engine(EngineInput::Digest(_, reply)), why)) =
             self.shard(group).push_within(input, self.inner.requests_max)
@@ -239,7 +252,8 @@ impl NodeHost {
     /// Only the leader can; it takes no proposals meanwhile. Refused as
     /// [`RequestError::Transferring`] if the target does not take over within an election timeout.
     pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) -> Ticket<()> {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let input = ShardInput::Engine(EngineInput::Transfer(group, to, request.reply));
         if let Err((ShardInput::Engine(EngineInput::Transfer(.., reply)), why)) =
             self.shard(group).push_within(input, self.inner.requests_max)
@@ -247,6 +261,54 @@ impl NodeHost {
             reply.send(Err(refusal(why)));
         }
         ticket
+    }
+
+    /// Changes who belongs to a group; only the leader can. Answered when the change is committed
+    /// and applied here; if it takes a joint step, that is left without further asking.
+    ///
+    /// A new replica needs a [`GroupSpec::joining`] created on its node, before or after. It
+    /// becomes a voter by [`MemberChange::Promote`], which is refused as
+    /// [`RequestError::NotCaughtUp`] while it lacks too much of the log.
+    pub fn change_members(&self, group: GroupId, changes: Vec<MemberChange>) -> Ticket<()> {
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        let stranger = changes.iter().find_map(|change| match change {
+            MemberChange::AddLearner { node, .. } if !self.knows(*node) => Some(*node),
+            MemberChange::AddLearner { .. }
+            | MemberChange::Promote(_)
+            | MemberChange::Demote(_)
+            | MemberChange::Remove(_) => None,
+        });
+        if let Some(node) = stranger {
+            request.reply.send(Err(RequestError::UnknownNode(node)));
+            return ticket;
+        }
+        let input = ShardInput::Engine(EngineInput::ChangeMembers(group, changes, request.reply));
+        if let Err((ShardInput::Engine(EngineInput::ChangeMembers(.., reply)), why)) =
+            self.shard(group).push_within(input, self.inner.requests_max)
+        {
+            reply.send(Err(refusal(why)));
+        }
+        ticket
+    }
+
+    /// Deletes this node's replica of a group: its log and its state are gone, its name and vote
+    /// are remembered for good. Answered when that is on disk. Another replica of the group, with
+    /// a larger id, may be created here afterwards.
+    pub fn remove_replica(&self, group: GroupId, removal: Removal) -> Ticket<()> {
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        let input = ShardInput::Engine(EngineInput::Remove(group, removal, request.reply));
+        if let Err((ShardInput::Engine(EngineInput::Remove(.., reply)), why)) =
+            self.shard(group).push_within(input, self.inner.requests_max)
+        {
+            reply.send(Err(refusal(why)));
+        }
+        ticket
+    }
+
+    fn knows(&self, node: NodeId) -> bool {
+        node == self.inner.node || self.inner.registry.peers().contains(&node)
     }
 
     /// The node that leads a group, as last heard here. May be outdated; costs no message.

@@ -68,7 +68,6 @@ pub(crate) struct Links {
 
 pub(crate) struct Shard {
     index: usize,
-    peers: Vec<NodeId>,
     inbox: Arc<Inbox<ShardInput>>,
     engine: ShardEngine,
     lanes: Lanes,
@@ -83,16 +82,9 @@ pub(crate) struct Shard {
 const ROUNDS_MAX: usize = 8;
 
 impl Shard {
-    pub(crate) fn new(
-        index: usize,
-        peers: Vec<NodeId>,
-        engine: ShardEngine,
-        lanes: Lanes,
-        links: Links,
-    ) -> Self {
+    pub(crate) fn new(index: usize, engine: ShardEngine, lanes: Lanes, links: Links) -> Self {
         Self {
             index,
-            peers,
             inbox: Arc::clone(&links.shards[index]),
             engine,
             lanes,
@@ -104,8 +96,14 @@ impl Shard {
         }
     }
 
-    /// Takes what is there and hands on what follows. `now` and `wall` are the node's clocks.
-    pub(crate) fn round(&mut self, cx: &mut Context<'_>, now: Micros, wall: LogTime) -> Round {
+    /// Takes what is there and hands on what follows. `clocks` reads the node's monotonic clock
+    /// and its wall clock.
+    pub(crate) fn round(
+        &mut self,
+        cx: &mut Context<'_>,
+        clocks: impl Fn() -> (Micros, LogTime),
+    ) -> Round {
+        let (now, wall) = clocks();
         self.engine.set_time(now, wall);
         let mut worked = false;
 
@@ -139,6 +137,13 @@ impl Shard {
             return Round::Idle;
         }
         self.engine.finish_turn(&mut self.out);
+        if self.engine.has_leased() {
+            // By now the thread may have stood still for longer than a lease lasts.
+            let (now, wall) = clocks();
+            self.engine.set_time(now, wall);
+            self.engine.confirm_leased();
+            self.engine.finish_turn(&mut self.out);
+        }
         Counters::add(&self.links.counters.turns, 1);
         self.hand_out();
         self.fill_lanes();
@@ -165,7 +170,7 @@ impl Shard {
             ShardInput::LogFailed(why) => {
                 self.links.failure.lock().get_or_insert(why);
                 self.failed = true;
-                self.engine.fail();
+                self.engine.fail(&mut self.out);
             }
             ShardInput::Stop => {}
         }
@@ -270,6 +275,11 @@ impl Shard {
                 debug!(%peer, "read confirmation without a lane");
             }
         }
+        for (peer, envelope) in out.data.drain(..) {
+            if let Err(Frame::Message(envelope)) = self.lanes.send(peer, Frame::Message(envelope)) {
+                out.control.push((peer, envelope));
+            }
+        }
         let control = &self.links.control;
         if !out.control.is_empty() {
             let _ = control.push(ControlInput::Messages(std::mem::take(&mut out.control)));
@@ -301,13 +311,14 @@ impl Shard {
 
     fn can_fill_lanes(&self) -> bool {
         let can = |peer: &NodeId| self.engine.has_work(*peer) && self.lanes.budget(*peer) > 0;
-        self.peers.iter().any(can)
+        self.engine.nodes().iter().any(can)
     }
 
     /// Lets each lane pull as much as it has room for.
     fn fill_lanes(&mut self) {
-        for at in 0..self.peers.len() {
-            let peer = self.peers[at];
+        let mut at = 0;
+        while let Some(&peer) = self.engine.nodes().get(at) {
+            at += 1;
             while self.engine.has_work(peer) {
                 let budget = self.lanes.budget(peer);
                 if budget == 0 {
@@ -407,7 +418,7 @@ impl Future for ShardTask {
         let task = &mut *self;
         let mut rounds = 0;
         loop {
-            match task.shard.round(cx, task.clock.now(), Clock::wall()) {
+            match task.shard.round(cx, || (task.clock.now(), Clock::wall())) {
                 Round::Stop => {
                     task.shard.stop();
                     return Poll::Ready(());

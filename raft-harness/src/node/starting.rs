@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, Incarnation, NodeId};
+use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_storage::{Disk, FileDisk, LogStore, RecoveredGroup};
 use raft_transport::{
@@ -31,7 +31,7 @@ use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::threads::Threads;
 use super::{Inner, NodeHost, apply_worker, log_reader, log_thread};
 use crate::counters::Counters;
-use crate::engine::{ApplyJob, Durability, EngineOptions, Fetch, ShardEngine};
+use crate::engine::{ApplyJob, Durability, EngineInput, EngineOptions, Fetch, ShardEngine};
 use crate::group_spec::GroupSpec;
 use crate::state_machine::StateMachineFactory;
 
@@ -53,6 +53,7 @@ struct OpenLog {
     incarnation: Incarnation,
     store_id: u128,
     groups: BTreeMap<GroupId, RecoveredGroup>,
+    tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     known: Option<KnownStores<FileDisk>>,
 }
 
@@ -88,7 +89,8 @@ impl Starting {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
         }
         check_sizes(&options)?;
-        let OpenLog { store, incarnation, store_id, groups, known } = open_log(&options)?;
+        let OpenLog { store, incarnation, store_id, groups, tombstones, known } =
+            open_log(&options)?;
         let durable = store.is_some();
         let specs = read_specs(groups)?;
 
@@ -103,7 +105,7 @@ impl Starting {
         let registry = make_registry(&options, incarnation, store_id, known);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
         let (network, listen) = self.start_control(&options, &inboxes, &lanes)?;
-        self.start_bulk(&options, &inboxes, &lanes, &network, &peers)?;
+        self.start_bulk(&options, &inboxes, &lanes, &network)?;
         let log = store.map(|store| self.start_log(store, &inboxes, &counters)).transpose()?;
         let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
 
@@ -140,12 +142,11 @@ impl Starting {
             };
             let lane = Lane::Data { shard: index as u8 };
             let make = lanes.for_lane(&network, lane, &options.lanes.data);
-            let peers = peers.clone();
             let name = format!("raft-shard-{index}");
             let alarm = Alarm::new(&name, &inboxes);
             self.threads.shards.push(spawn_loop(name, move || async move {
                 let _alarm = alarm;
-                let shard = Shard::new(index, peers, engine, make(), links);
+                let shard = Shard::new(index, engine, make(), links);
                 ShardTask::new(shard, clock).await;
             })?);
         }
@@ -173,6 +174,10 @@ impl Starting {
                 threads: Mutex::new(std::mem::take(&mut self.threads)),
             }),
         };
+        for (group, (incarnation, tombstone)) in tombstones {
+            let input = EngineInput::Remember(incarnation, tombstone);
+            let _ = host.shard(group).push(ShardInput::Engine(input));
+        }
         for (spec, recovered) in specs {
             // A group that cannot start is reported by its shard; the others go on.
             let _ = host.create(spec, Some(recovered), Box::new(|_| {}));
@@ -247,15 +252,13 @@ impl Starting {
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: &LaneMaker,
         network: &Arc<dyn Network>,
-        peers: &[NodeId],
     ) -> Result<(), StartError> {
         let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
         let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
-        let peers = peers.to_vec();
         let alarm = Alarm::new("raft-bulk", &shards);
         let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
             let _alarm = alarm;
-            BulkTask::new(Bulk::new(inbox, shards, make(), &peers), clock).await;
+            BulkTask::new(Bulk::new(inbox, shards, make()), clock).await;
         })?;
         self.threads.lanes.push(thread);
         Ok(())
@@ -349,6 +352,7 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 incarnation: Incarnation::new(now),
                 store_id: u128::from(options.node.get()),
                 groups: BTreeMap::new(),
+                tombstones: BTreeMap::new(),
                 known: None,
             })
         }
@@ -364,6 +368,7 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 incarnation: opened.incarnation,
                 store_id: opened.identity.store.get(),
                 groups: opened.groups,
+                tombstones: opened.tombstones,
                 store: Some(Box::new(opened.writer)),
                 known: Some(known),
             })

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use raft_core::{GroupId, NodeId};
+use raft_core::{GroupId, NodeId, ReadPath};
 
 use super::backend::{Backend, BackendStats, Operation, OperationKind, Refusal};
 use crate::node::NodeHost;
@@ -38,7 +38,7 @@ impl Backend for NodeHostBackend {
         for Operation { group, kind, payload } in operations.drain(..) {
             let kind = match kind {
                 OperationKind::Write => RequestKind::Propose(payload),
-                OperationKind::Read => RequestKind::Read(payload),
+                OperationKind::Read => RequestKind::Read(ReadPath::Quorum, payload),
             };
             let (request, ticket) = Request::new(group, kind);
             requests.push(request);
@@ -85,7 +85,11 @@ fn refusal(error: RequestError) -> Refusal {
         | RequestError::Superseded
         | RequestError::ChangePending
         | RequestError::NotCaughtUp { .. }
-        | RequestError::InvalidChange(_) => Refusal::NotExecuted,
+        | RequestError::QuorumAtRisk
+        | RequestError::InvalidChange(_)
+        | RequestError::NodeTaken { .. }
+        | RequestError::StillMember(_)
+        | RequestError::UnknownNode(_) => Refusal::NotExecuted,
         RequestError::DiskFull
         | RequestError::UnknownGroup(_)
         | RequestError::Faulted(_)

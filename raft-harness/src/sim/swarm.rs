@@ -3,7 +3,7 @@
 //! A run with every fault at once explores less than it seems: crashes hide what slow links would
 //! have shown. So a seed first draws its [`Swarm`]: how many nodes and groups, which families of
 //! faults at what rate, which workload, how small the windows. From it, and from streams of their
-//! own for each family, comes the [`Schedule`].
+//! own for each family, comes the [schedule](super::schedule).
 //!
 //! Some races are too rare to wait for. A share of the seeds gets a [`Directed`] sequence on top:
 //! a script of faults whose details are drawn.

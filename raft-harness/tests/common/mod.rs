@@ -192,6 +192,29 @@ impl Cluster {
         Ok(())
     }
 
+    /// Creates a group on some of the nodes only.
+    pub fn create_on(&self, on: &[u64], group: GroupId) -> anyhow::Result<()> {
+        let spec = GroupSpec::on_nodes(group, on.iter().copied().map(NodeId::new));
+        for node in on {
+            self.host(*node).create_group(spec.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Asks the leader of a group, again and again, until it agrees.
+    pub fn at_leader(
+        &self,
+        group: GroupId,
+        ask: impl Fn(&NodeHost) -> Result<(), RequestError>,
+    ) -> anyhow::Result<()> {
+        let nodes: Vec<u64> = self.hosts.keys().map(|node| node.get()).collect();
+        let led = |host: &NodeHost| match ask(host) {
+            Err(RequestError::UnknownGroup(_)) => Err(RequestError::NotLeader { leader: None }),
+            answer => answer,
+        };
+        self.ask(&nodes, group, led)
+    }
+
     /// The host that leads a group, by its own word.
     pub fn leader(&self, group: GroupId) -> anyhow::Result<NodeHost> {
         let end = Instant::now() + PATIENCE;

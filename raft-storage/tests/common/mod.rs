@@ -5,12 +5,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use std::sync::Arc;
+
 use raft_core::{
-    Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, NodeId, Term,
+    Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership,
+    NodeId, PromiseRecord, ReplicaId, SnapshotMeta, Term,
 };
 use raft_storage::{
-    Disk, Expected, GroupCreate, GroupWrite, InitOptions, Log, LogOptions, MemDisk, OpenError,
-    Opened, Preparation, StoreId, init_on,
+    Compaction, Disk, Expected, GroupCreate, GroupWrite, InitOptions, Log, LogOptions, MemDisk,
+    OpenError, Opened, Preparation, StoreId, init_on,
 };
 
 /// Segments of 64 KiB, made on demand: every run is the same.
@@ -73,6 +76,47 @@ pub(crate) fn append(id: u32, first: u64, count: u64, term: u64) -> GroupWrite {
     write
 }
 
+/// An entry that says who belongs to the group: this many voters.
+pub(crate) fn config(index: u64, term: u64, voters: u64) -> Entry {
+    Entry {
+        kind: EntryKind::Config,
+        payload: members(voters).encode().into(),
+        ..entry(index, term, 0)
+    }
+}
+
+pub(crate) fn members(voters: u64) -> Arc<Membership> {
+    Arc::new(Membership::of_voters((1..=voters).map(ReplicaId::new)).expect("a sound membership"))
+}
+
+/// A snapshot with the time of its last entry.
+pub(crate) fn snapshot(index: u64, term: u64, voters: u64) -> SnapshotMeta {
+    SnapshotMeta {
+        index: LogIndex::new(index),
+        term: Term::new(term),
+        time: time_at(LogIndex::new(index)),
+        config_index: LogIndex::new(index / 2),
+        membership: members(voters),
+    }
+}
+
+/// The log begins after `index`, by a snapshot that reaches a little further.
+pub(crate) fn compaction(index: u64, term: u64, voters: u64) -> Compaction {
+    let base = Base {
+        index: LogIndex::new(index),
+        term: Term::new(term),
+        config_index: LogIndex::new(index / 2),
+        membership: Some(members(voters)),
+        snapshot: LogIndex::new(index + 2),
+    };
+    Compaction { time: time_at(base.index), base }
+}
+
+/// The time of the entry at `index`, in these tests.
+pub(crate) fn time_at(index: LogIndex) -> LogTime {
+    LogTime::new(if index == LogIndex::ZERO { 0 } else { 1_000 + index.get() })
+}
+
 /// splitmix64: small, and the same everywhere.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -110,6 +154,8 @@ pub(crate) struct ModelGroup {
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) spec: Bytes,
     pub(crate) hard_state: HardState,
+    pub(crate) promise: PromiseRecord,
+    pub(crate) base: Base,
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -128,10 +174,27 @@ impl Model {
             if let Some(state) = write.hard_state {
                 group.hard_state = state;
             }
+            if let Some(promise) = write.promise {
+                group.promise = promise;
+            }
+            if let Some(meta) = &write.install {
+                group.entries.clear();
+                group.base = Base {
+                    index: meta.index,
+                    term: meta.term,
+                    config_index: meta.config_index,
+                    membership: Some(Arc::clone(&meta.membership)),
+                    snapshot: meta.index,
+                };
+            }
             if let Some(from) = write.truncate_from {
                 group.entries.retain(|entry| entry.index < from);
             }
             group.entries.extend(write.entries.iter().cloned());
+            if let Some(compaction) = &write.compact {
+                group.entries.retain(|entry| entry.index > compaction.base.index);
+                group.base = compaction.base.clone();
+            }
         }
     }
 
@@ -147,7 +210,16 @@ impl Model {
             assert_eq!(entries.len() as u64, last.next().since(first), "{id:?}");
             assert_eq!(opened.reader.last_index(*id), Some(last));
             assert_eq!(opened.reader.durable_index(*id), Some(last));
-            assert_eq!(found.last_time, entries.last().map_or(LogTime::new(0), |e| e.time));
+            assert_eq!(first, found.base.index.next());
+            assert_eq!(found.log_time, time_at(last));
+            let configs = entries.iter().filter(|entry| entry.kind == EntryKind::Config);
+            let configs: Vec<_> = configs
+                .map(|entry| {
+                    let membership = Membership::decode(&entry.payload).expect("written by us");
+                    (entry.index, Arc::new(membership))
+                })
+                .collect();
+            assert_eq!(found.configs, configs, "{id:?}");
             let mut runs: Vec<(LogIndex, Term)> = Vec::new();
             for entry in &entries {
                 assert_eq!(opened.reader.term(*id, entry.index), Some(entry.term));
@@ -160,6 +232,8 @@ impl Model {
                 incarnation: found.incarnation,
                 spec: found.spec.clone(),
                 hard_state: found.hard_state,
+                promise: found.promise,
+                base: found.base.clone(),
                 entries,
             };
             model.groups.insert(*id, group);

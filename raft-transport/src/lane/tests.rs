@@ -18,7 +18,7 @@ fn append() -> Message {
         prev_index: INDEX,
         prev_term: TERM,
         runs: TermRuns::new(),
-        configs: Vec::new(),
+        configs: raft_core::Sparse::new(),
         commit: INDEX,
         time: LogTime::default(),
     })

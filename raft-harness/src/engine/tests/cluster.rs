@@ -7,6 +7,8 @@
 //! replica, in the place the answer named; what was said never to have happened is nowhere; an
 //! unknown outcome had a cause; every group takes commands again; an idle cluster is idle.
 
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use raft_core::{GroupId, Message, Micros, NodeId, ReplicaId, Session, Term};
+use raft_core::{GroupId, Message, Micros, NodeId, ReadPath, ReplicaId, Session, Term};
 use raft_transport::{ConnectionId, Frame, HeartbeatItem};
 
 use super::journal::{Applied, command, number};
@@ -100,7 +102,7 @@ enum Event {
 
 enum Asked {
     Propose { command: u64, ticket: Ticket<Proposed> },
-    Read { at_least: u64, ticket: Ticket<Bytes> },
+    Read { at_least: u64, path: usize, ticket: Ticket<Bytes> },
     Other { ticket: Ticket<()> },
 }
 
@@ -150,13 +152,20 @@ pub(super) struct Cluster {
     /// Large entries that took the data lane behind small ones.
     pub(super) rode_along: usize,
     pub(super) reads_back: usize,
+    /// Reads answered: by a quorum, a lease, a follower.
+    pub(super) reads: [usize; 3],
 }
 
 impl Cluster {
     pub(super) fn new(seed: u64, weather: Weather) -> Self {
-        let ids: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
+        Self::with_nodes(seed, weather, 3)
+    }
+
+    /// The groups begin on the first three nodes.
+    pub(super) fn with_nodes(seed: u64, weather: Weather, nodes: u64) -> Self {
+        let ids: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let mut groups: Vec<GroupSpec> =
-            (1..=4).map(|id| GroupSpec::on_nodes(GroupId::new(id), ids.clone())).collect();
+            (1..=4).map(|id| GroupSpec::on_nodes(GroupId::new(id), ids[..3].to_vec())).collect();
         groups.push(GroupSpec::on_nodes(GroupId::new(5), [ids[0]]));
         groups.push(GroupSpec::on_nodes(GroupId::new(6), [ids[1], ids[2]]));
         let mut cluster = Self {
@@ -187,6 +196,7 @@ impl Cluster {
             over_bulk: 0,
             rode_along: 0,
             reads_back: 0,
+            reads: [0; 3],
         };
         for id in cluster.ids.clone() {
             cluster.start(id);
@@ -421,6 +431,9 @@ impl Cluster {
         let (seed, durability) = (self.seed, self.weather.durability);
         let ids = self.ids.clone();
         self.node(id).start(seed, durability, &ids);
+        for (incarnation, tombstone) in self.node(id).disk.buried().clone().into_values() {
+            self.tell(id, EngineInput::Remember(incarnation, tombstone));
+        }
         let recovered = self.node(id).disk.recovered();
         let known: Vec<GroupId> = recovered.iter().map(|(spec, _)| spec.group).collect();
         for (spec, recovered) in recovered {
@@ -428,6 +441,9 @@ impl Cluster {
         }
         let specs = self.groups.clone();
         for spec in specs.into_iter().filter(|spec| spec.replica_on(id).is_some()) {
+            if self.node(id).disk.buried().contains_key(&spec.group) {
+                continue;
+            }
             if !known.contains(&spec.group) || self.rng.one_in(3) {
                 self.create(id, spec.clone(), None);
             }
@@ -519,6 +535,8 @@ impl Cluster {
             engine.fire_timers(&mut node.out);
         }
         engine.finish_turn(&mut node.out);
+        engine.confirm_leased();
+        engine.finish_turn(&mut node.out);
         self.hand_out(id);
         self.fill_lanes(id);
         self.check_created();
@@ -552,6 +570,13 @@ impl Cluster {
             let link = LinkId { from: id, to, bulk: false };
             if let Some(wire) = self.network.wire(link) {
                 self.send_frame(wire, false, life, Frame::ReadConfirms(items));
+            }
+        }
+        for (to, envelope) in out.data.drain(..) {
+            let link = LinkId { from: id, to, bulk: false };
+            match self.network.wire(link) {
+                Some(wire) => self.send_frame(wire, false, life, Frame::Message(envelope)),
+                None => out.control.push((to, envelope)),
             }
         }
         for (to, envelope) in out.control.drain(..) {
@@ -773,14 +798,17 @@ impl Cluster {
     }
 
     fn ask_read(&mut self, node: NodeId, group: GroupId) {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let path = [ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower];
+        let which = self.rng.below(3) as usize;
+        let (request, ticket) = Request::new(group, RequestKind::Read(path[which], Bytes::new()));
         let at_least = self.acknowledged_most.get(&group).copied().unwrap_or(0);
-        let asked = Asked::Read { at_least, ticket };
+        let asked = Asked::Read { at_least, path: which, ticket };
         self.pend(node, group, asked, EngineInput::Request(request));
     }
 
     fn ask_other(&mut self, node: NodeId, group: GroupId) {
-        let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         let to = match self.rng.below(4) {
             0 => Some(NodeId::new(1 + self.rng.below(4))),
             _ => None,
@@ -841,7 +869,8 @@ impl Cluster {
                 assert!(!error.may_have_been_applied());
                 self.denied.insert(*command);
             }
-            (Asked::Read { at_least, .. }, Ok(Answer::Read(count))) => {
+            (Asked::Read { at_least, path, .. }, Ok(Answer::Read(count))) => {
+                self.reads[*path] += 1;
                 assert!(number(&count) >= *at_least, "a read missed what was acknowledged");
             }
             (Asked::Read { .. } | Asked::Other { .. }, _) => {}
@@ -857,7 +886,8 @@ impl Cluster {
         let created = self.created.lock().expect("no thread panics while it holds this").clone();
         for (node, life, group, _) in created {
             let node = &self.nodes[&node];
-            assert!(node.life != life || node.disk.holds(group), "created before it was on disk");
+            let held = node.disk.holds(group) || node.disk.buried().contains_key(&group);
+            assert!(node.life != life || held, "created before it was on disk");
         }
     }
 

@@ -2,9 +2,13 @@
 //! a crash. It refuses, by panic, what the real log refuses.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex};
+use raft_core::{
+    Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership,
+    PromiseRecord, Tombstone,
+};
 use raft_storage::{GroupWrite, RecoveredGroup};
 
 use super::rng::Rng;
@@ -17,6 +21,8 @@ type Tickets = Vec<(GroupId, PersistTicket)>;
 pub(super) struct Disk {
     written: Groups,
     durable: Groups,
+    /// What is remembered of replicas that are gone, as far as it is durable.
+    buried: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     waiting: VecDeque<(Vec<GroupWrite>, Tickets)>,
     syncing: Vec<(Vec<GroupWrite>, Tickets)>,
 }
@@ -27,8 +33,18 @@ type Groups = BTreeMap<GroupId, Stored>;
 struct Stored {
     spec: Bytes,
     incarnation: GroupIncarnation,
+    promise: PromiseRecord,
     hard_state: HardState,
+    /// Where the log begins, and the newest time then.
+    base: Base,
+    base_time: LogTime,
     entries: Vec<Entry>,
+}
+
+impl Stored {
+    fn last_index(&self) -> LogIndex {
+        self.base.index.plus(self.entries.len() as u64)
+    }
 }
 
 impl Disk {
@@ -55,6 +71,7 @@ impl Disk {
         let synced = self.syncing.drain(..);
         let tickets = synced.map(|(writes, tickets)| {
             apply(&mut self.durable, &writes);
+            bury(&mut self.buried, &writes);
             tickets
         });
         tickets.collect()
@@ -65,6 +82,7 @@ impl Disk {
         let survive = rng.below(self.syncing.len() as u64 + 1) as usize;
         for (writes, _) in &self.syncing[..survive] {
             apply(&mut self.durable, writes);
+            bury(&mut self.buried, writes);
         }
         self.syncing.clear();
         self.waiting.clear();
@@ -73,12 +91,14 @@ impl Disk {
 
     /// What the log thread's reader would find: an error if the range is not there.
     pub(super) fn read(&self, fetch: Fetch, bytes_max: u64) -> Option<Vec<Entry>> {
-        let entries = &self.written.get(&fetch.group)?.entries;
-        if fetch.first == LogIndex::ZERO || fetch.last.get() > entries.len() as u64 {
+        let stored = self.written.get(&fetch.group)?;
+        let base = stored.base.index;
+        if fetch.first <= base || fetch.last > stored.last_index() {
             return None;
         }
         let mut cost = 0;
-        let range = entries.get(fetch.first.prev().get() as usize..fetch.last.get() as usize)?;
+        let range = fetch.first.prev().since(base) as usize..fetch.last.since(base) as usize;
+        let range = stored.entries.get(range)?;
         let read = range.iter().take_while(|entry| {
             let first = cost == 0;
             cost += entry.cost();
@@ -91,6 +111,10 @@ impl Disk {
         self.durable.contains_key(&group)
     }
 
+    pub(super) fn buried(&self) -> &BTreeMap<GroupId, (GroupIncarnation, Tombstone)> {
+        &self.buried
+    }
+
     pub(super) fn recovered(&self) -> Vec<(GroupSpec, RecoveredGroup)> {
         let groups = self.durable.values().map(|stored| {
             let mut term_runs = Vec::new();
@@ -99,19 +123,38 @@ impl Disk {
                     term_runs.push((entry.index, entry.term));
                 }
             }
+            let configs = stored.entries.iter().filter(|entry| entry.kind == EntryKind::Config);
+            let configs = configs
+                .map(|entry| {
+                    let membership = Membership::decode(&entry.payload);
+                    (entry.index, Arc::new(membership.expect("the engine checked it")))
+                })
+                .collect();
             let last = stored.entries.last();
             let recovered = RecoveredGroup {
                 spec: stored.spec.clone(),
                 incarnation: stored.incarnation,
                 hard_state: stored.hard_state,
-                first_index: LogIndex::new(1),
-                last_index: last.map_or(LogIndex::ZERO, |entry| entry.index),
+                promise: stored.promise,
+                base: stored.base.clone(),
+                first_index: stored.base.index.next(),
+                last_index: stored.last_index(),
                 term_runs,
-                last_time: last.map(|entry| entry.time).unwrap_or_default(),
+                configs,
+                log_time: last.map(|entry| entry.time).unwrap_or_default().max(stored.base_time),
             };
             (GroupSpec::decode(&stored.spec).expect("it was encoded by us"), recovered)
         });
         groups.collect()
+    }
+}
+
+fn bury(buried: &mut BTreeMap<GroupId, (GroupIncarnation, Tombstone)>, writes: &[GroupWrite]) {
+    for write in writes {
+        if let Some(tombstone) = write.destroy {
+            // No test has a second life of a group.
+            buried.insert(write.group, (GroupIncarnation::new(1), tombstone));
+        }
     }
 }
 
@@ -121,7 +164,10 @@ fn apply(groups: &mut Groups, writes: &[GroupWrite]) {
             let fresh = Stored {
                 spec: create.spec.clone(),
                 incarnation: create.incarnation,
+                promise: PromiseRecord::default(),
                 hard_state: HardState::default(),
+                base: Base::default(),
+                base_time: LogTime::default(),
                 entries: Vec::new(),
             };
             let existing = groups.insert(write.group, fresh);
@@ -132,11 +178,25 @@ fn apply(groups: &mut Groups, writes: &[GroupWrite]) {
             assert!(hard_state.term >= stored.hard_state.term, "terms do not fall");
             stored.hard_state = hard_state;
         }
+        stored.promise = write.promise.unwrap_or(stored.promise);
+        if let Some(meta) = &write.install {
+            assert!(meta.index >= stored.base.index, "a log never begins earlier");
+            stored.base = Base {
+                index: meta.index,
+                term: meta.term,
+                config_index: meta.config_index,
+                membership: Some(Arc::clone(&meta.membership)),
+                snapshot: meta.index,
+            };
+            stored.base_time = meta.time;
+            stored.entries.clear();
+        }
         if let Some(from) = write.truncate_from {
-            stored.entries.truncate(from.prev().get() as usize);
+            assert!(from > stored.base.index, "what is compacted is not truncated");
+            stored.entries.truncate(from.prev().since(stored.base.index) as usize);
         }
         for entry in &write.entries {
-            assert_eq!(entry.index.get(), stored.entries.len() as u64 + 1, "no gap in the log");
+            assert_eq!(entry.index, stored.last_index().next(), "no gap in the log");
             assert!(
                 stored
                     .entries
@@ -145,6 +205,16 @@ fn apply(groups: &mut Groups, writes: &[GroupWrite]) {
                 "terms and log time do not fall"
             );
             stored.entries.push(entry.clone());
+        }
+        if let Some(compaction) = &write.compact {
+            let base = compaction.base.index;
+            assert!(base >= stored.base.index && base <= stored.last_index(), "within the log");
+            stored.entries.drain(..base.since(stored.base.index) as usize);
+            stored.base = compaction.base.clone();
+            stored.base_time = compaction.time;
+        }
+        if write.destroy.is_some() {
+            groups.remove(&write.group);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use raft_core::{GroupId, Incarnation, LogTime, Micros, NodeId, Settings};
+use raft_core::{GroupId, Incarnation, Lease, LogTime, Micros, NodeId, Settings};
 use raft_transport::{Envelope, LanePolicy};
 
 use super::disk::Disk;
@@ -37,6 +37,7 @@ pub(super) struct Node {
     pub(super) losses: BTreeMap<GroupId, u64>,
     pub(super) crashes: u64,
     pub(super) turns: u64,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The apply worker: one thread's worth of work, in order.
@@ -67,6 +68,11 @@ impl Worker {
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
+            ApplyTask::Stop => {
+                let mut machine = self.machines.remove(&group).expect("started first");
+                machine.job_done();
+                return Some(EngineInput::Applied(group, machine.applied()));
+            }
             ApplyTask::Digest(reply) => {
                 self.machines.get(&group).expect("started first").digest(reply);
             }
@@ -92,6 +98,7 @@ impl Node {
             losses: BTreeMap::new(),
             crashes: 0,
             turns: 0,
+            counters: Arc::default(),
         }
     }
 
@@ -110,6 +117,7 @@ impl Node {
                 inflight_bytes_max: 32 << 10,
                 uncommitted_bytes_max: 96 << 10,
                 reads_pending_max: 8,
+                lease: Lease::Within { drift_ppm: 1000 },
                 ..Settings::default()
             }),
             lane_policy: LanePolicy { bulk_append_min: Some(BULK_BYTES as u64) },
@@ -125,7 +133,8 @@ impl Node {
             bulk_bytes_max: 16 << 10,
         };
         let others = peers.iter().copied().filter(|peer| *peer != self.id);
-        self.engine = Some(ShardEngine::new(options, Arc::new(Counters::default()), others));
+        self.counters = Arc::new(Counters::default());
+        self.engine = Some(ShardEngine::new(options, Arc::clone(&self.counters), others));
     }
 
     /// The process dies: what is not on disk is gone, and every promise to a client with it.

@@ -1,11 +1,13 @@
 //! One engine, one hostile or unlucky moment at a time.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft_core::{
-    Append, AppendResult, Entry, EntryKind, GroupId, GroupIncarnation, HardState, Incarnation,
-    LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session, Term, TermRun,
+    Append, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId, GroupIncarnation,
+    HardState, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReadPath, ReplicaId,
+    Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::RecoveredGroup;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame};
@@ -16,7 +18,7 @@ use crate::engine::{
     CreateGroup, CreateRefusal, Created, Durability, EngineInput, PersistTicket, Route, Source,
 };
 use crate::group_spec::GroupSpec;
-use crate::request::{Request, RequestError, RequestKind, Ticket};
+use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
 use crate::state_machine::ApplyMode;
 
 const GROUP: GroupId = GroupId::new(1);
@@ -95,6 +97,11 @@ impl Solo {
         self.node.engine.as_mut().expect("it runs")
     }
 
+    fn fail(&mut self) {
+        let engine = self.node.engine.as_mut().expect("it runs");
+        engine.fail(&mut self.node.out);
+    }
+
     fn propose(&mut self) -> Ticket<crate::request::Proposed> {
         let (request, ticket) = Request::new(GROUP, RequestKind::Propose(command(1, 0)));
         self.take(EngineInput::Request(request));
@@ -102,19 +109,67 @@ impl Solo {
     }
 
     fn read(&mut self) -> Ticket<Bytes> {
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         self.take(EngineInput::Request(request));
         ticket
     }
 
     fn transfer(&mut self) -> Ticket<()> {
-        let (request, ticket) = Request::new(GROUP, RequestKind::Read(Bytes::new()));
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
         self.take(EngineInput::Transfer(GROUP, None, request.reply));
         ticket
     }
 
+    fn join(&mut self, replica: u64) {
+        let created = Arc::clone(&self.created);
+        let journal = Journal::default();
+        let create = CreateGroup {
+            spec: GroupSpec::joining(GROUP, ReplicaId::new(replica), NodeId::new(1)),
+            machine: Box::new(move |_| journal.machine(ApplyMode::Inline)),
+            recovered: None,
+            done: Box::new(move |ended| {
+                created.lock().expect("no thread panics while it holds this").push(ended);
+            }),
+        };
+        self.take(EngineInput::Create(Box::new(create)));
+    }
+
+    fn remove(&mut self, removal: Removal) -> Ticket<()> {
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        self.take(EngineInput::Remove(GROUP, removal, request.reply));
+        ticket
+    }
+
+    /// Replica `from` stands for election in `term`.
+    fn vote(&mut self, from: u64, term: u64) {
+        let (node, incarnation) = (NodeId::new(from), Incarnation::new(1));
+        let source = Source { node, incarnation, route: Route::Control };
+        let envelope = Envelope {
+            group: GROUP,
+            group_incarnation: GroupIncarnation::new(1),
+            from: ReplicaId::new(from),
+            to: ReplicaId::new(1),
+            message: Message::Vote(VoteRequest {
+                term: Term::new(term),
+                last_index: LogIndex::new(9),
+                last_term: Term::new(8),
+                attempt: 1,
+                cause: Campaign::Timeout,
+            }),
+            entries: Vec::new(),
+        };
+        self.take(EngineInput::Message(source, envelope));
+    }
+
     /// An append of one entry, as a leader of `term` sends it.
     fn append(&mut self, from: u64, term: u64, time: u64, route: Route) {
+        self.append_of(from, term, time, route, EntryKind::Command);
+    }
+
+    fn append_of(&mut self, from: u64, term: u64, time: u64, route: Route, kind: EntryKind) {
         let source = Source { node: NodeId::new(from), incarnation: Incarnation::new(1), route };
         let (index, term) = (LogIndex::new(1), Term::new(term));
         let envelope = Envelope {
@@ -128,14 +183,14 @@ impl Solo {
                 prev_index: LogIndex::ZERO,
                 prev_term: Term::ZERO,
                 runs: [TermRun { term, count: 1 }].into_iter().collect(),
-                configs: Vec::new(),
+                configs: raft_core::Sparse::new(),
                 time: LogTime::default(),
                 commit: LogIndex::ZERO,
             }),
             entries: vec![Entry {
                 index,
                 term,
-                kind: EntryKind::Command,
+                kind,
                 time: LogTime::new(time),
                 payload: Bytes::new(),
             }],
@@ -156,6 +211,92 @@ fn an_entry_the_log_would_refuse_does_not_reach_it() {
     assert!(solo.node.out.persist.is_empty(), "a peer's number would end this node");
     solo.append(2, 1, (1 << 56) - 1, route(1));
     assert_eq!(solo.node.out.persist[0].entries.len(), 1);
+}
+
+#[test]
+fn a_replica_that_left_refuses_candidates_and_its_id_never_comes_back() {
+    let mut solo = Solo::with_group(3);
+    solo.append(2, 5, 7, route(1));
+    solo.sync();
+    solo.node.out.replies.clear();
+    let removed = solo.remove(Removal::OfFormerMember);
+    assert_eq!(removed.wait(), Err(RequestError::StillMember(GROUP)));
+    let removed = solo.remove(Removal::OfAnyone);
+    let write = solo.node.out.persist.last().expect("the tombstone").clone();
+    let tombstone = write.destroy.expect("the tombstone");
+    assert_eq!((tombstone.replica, tombstone.hard_state.term), (ReplicaId::new(1), Term::new(5)));
+    assert!(solo.engine().statuses().is_empty());
+    solo.create(3, None);
+    assert_eq!(solo.created().pop(), Some(Err(CreateRefusal::Leaving)));
+    solo.sync();
+    assert_eq!(removed.wait(), Ok(()));
+
+    let refusal = |solo: &mut Solo| {
+        solo.vote(3, 9);
+        let (to, answer) = solo.node.out.control.pop().expect("a candidate is answered");
+        assert_eq!((to, answer.from), (NodeId::new(3), ReplicaId::new(1)));
+        answer.message
+    };
+    let refused =
+        Message::VoteReply(VoteReply { term: Term::new(5), attempt: 1, verdict: Verdict::Refused });
+    assert_eq!(refusal(&mut solo), refused);
+    solo.create(3, None);
+    let used = CreateRefusal::ReplicaUsed(ReplicaId::new(1));
+    assert_eq!(solo.created().pop(), Some(Err(used.clone())));
+
+    // The next life of the node hears of it from the log.
+    let mut again = Solo::new(3);
+    again.take(EngineInput::Remember(GroupIncarnation::new(1), tombstone));
+    assert_eq!(refusal(&mut again), refused);
+    again.create(3, None);
+    assert_eq!(again.created().pop(), Some(Err(used)));
+    again.join(4);
+    again.sync();
+    assert_eq!(again.created().pop(), Some(Ok(Created::New)));
+}
+
+#[test]
+fn a_read_by_lease_is_served_at_once_unless_the_thread_stood_still() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    solo.sync();
+    let read = |solo: &mut Solo, pause: u64| {
+        let (request, ticket) =
+            Request::new::<Bytes>(GROUP, RequestKind::Read(ReadPath::Lease, Bytes::new()));
+        let tokens = solo.engine().read_tokens;
+        solo.take(EngineInput::Request(request));
+        assert!(solo.engine().has_leased());
+        solo.now = Micros::new(solo.now.get() + pause);
+        let wall = solo.node.wall(solo.now);
+        let engine = solo.node.engine.as_mut().expect("it runs");
+        engine.set_time(solo.now, wall);
+        engine.confirm_leased();
+        engine.finish_turn(&mut solo.node.out);
+        assert!(ticket.wait().is_ok());
+        solo.engine().read_tokens - tokens
+    };
+    assert_eq!(read(&mut solo, 1000), 1, "the lease answered");
+    assert_eq!(read(&mut solo, 10_000_000), 2, "the quorum was asked as well");
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_room_ends_it() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    solo.take(EngineInput::Disk(DiskSpace::Full));
+    assert_eq!(solo.propose().wait().unwrap_err(), RequestError::DiskFull);
+    solo.take(EngineInput::Disk(DiskSpace::Ample));
+    let proposed = solo.propose();
+    solo.sync();
+    assert!(proposed.wait().is_ok());
+}
+
+#[test]
+fn a_membership_that_is_none_does_not_reach_the_core() {
+    let mut solo = Solo::with_group(3);
+    solo.append_of(2, 1, 7, route(1), EntryKind::Config);
+    assert!(solo.node.out.persist.is_empty(), "a log with it could not be opened again");
+    assert_eq!(solo.node.counters.messages_dropped.load(Relaxed), 1);
 }
 
 #[test]
@@ -191,7 +332,8 @@ fn a_group_that_goes_mute_answers_reads_that_are_confirmed_and_cannot_be_served(
         first_index: LogIndex::new(1),
         last_index: LogIndex::new(5),
         term_runs: vec![(LogIndex::new(1), Term::new(3))],
-        last_time: LogTime::new(9),
+        log_time: LogTime::new(9),
+        ..RecoveredGroup::default()
     };
     solo.create(1, Some(recovered));
     solo.lead();
@@ -215,7 +357,8 @@ fn a_group_the_log_cannot_start_is_not_made_anew() {
         first_index: LogIndex::new(1),
         last_index: LogIndex::new(5),
         term_runs: vec![(LogIndex::new(1), Term::new(3))],
-        last_time: LogTime::new(9),
+        log_time: LogTime::new(9),
+        ..RecoveredGroup::default()
     };
     solo.create(1, Some(recovered));
     solo.create(1, None);
@@ -231,7 +374,7 @@ fn after_the_log_failed_all_is_answered_and_nothing_is_promised() {
     solo.create(1, None);
     let tickets = std::mem::take(&mut solo.node.out.persist_tickets);
     assert!(tickets.iter().any(|(_, ticket)| matches!(ticket, PersistTicket::Op(_))));
-    solo.engine().fail();
+    solo.fail();
     assert_eq!(proposed.wait(), Err(RequestError::Unknown));
     // With one voter the read needed nobody; the transfer had nobody to go to.
     assert!(read.wait().is_ok());
@@ -250,7 +393,7 @@ fn who_waits_for_a_creation_when_the_log_fails_waits_no_more() {
     solo.create(1, None);
     solo.create(1, None);
     assert_eq!(Arc::strong_count(&solo.created), 3, "two wait");
-    solo.engine().fail();
+    solo.fail();
     solo.create(1, None);
     assert_eq!(Arc::strong_count(&solo.created), 1, "none waits");
     assert_eq!(solo.created(), vec![]);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, Micros, NodeId};
+use raft_core::{GroupId, LogIndex, Micros, NodeId, ReadPath};
 
 use super::machine::{Action, Key, encode};
 use super::network::Place;
@@ -53,6 +53,7 @@ struct Doing {
     group: GroupId,
     began: u64,
     place: Place,
+    path: ReadPath,
     ticket: Option<Ticket<Proposed>>,
     answer: Option<Answer>,
 }
@@ -294,8 +295,10 @@ impl World {
 
     fn begin(&mut self, number: usize, task: Errand, group: GroupId) {
         let began = self.now;
-        self.clients[number].doing =
-            Some(Doing { task, group, began, place: 0, ticket: None, answer: None });
+        let client = &mut self.clients[number];
+        let path = client.rng.pick(&self.swarm.read_paths).copied().unwrap_or_default();
+        client.doing =
+            Some(Doing { task, group, began, place: 0, path, ticket: None, answer: None });
         self.attempt(number, 0);
     }
 
@@ -316,7 +319,8 @@ impl World {
         let random =
             random.and_then(|node| self.swarm.nodes.iter().position(|other| *other == node));
         // Some believe what is long over, and ask anybody.
-        let hint = hint.filter(|_| !client.rng.chance(1, 8));
+        let anybody = doing.path == ReadPath::Follower || client.rng.chance(1, 8);
+        let hint = hint.filter(|_| !anybody);
         doing.place = hint.or(random).unwrap_or(0);
         let delay = pause + 50 + self.delays.skewed(2_000);
         self.plan_in(delay, Event::Request { client: number, attempt });
@@ -345,7 +349,7 @@ impl World {
                 let operation = &self.history.operations[index];
                 let command = operation.command.clone();
                 let kind = if operation.is_read() {
-                    RequestKind::Read(command)
+                    RequestKind::Read(doing.path, command)
                 } else {
                     RequestKind::Propose(command)
                 };
@@ -354,7 +358,8 @@ impl World {
                 process.submit(request);
             }
             Errand::Transfer(to) => {
-                let (request, ticket) = Request::new(group, RequestKind::Read(Bytes::new()));
+                let (request, ticket) =
+                    Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
                 doing.ticket = Some(ticket);
                 process.tell(group, EngineInput::Transfer(group, to, request.reply));
             }

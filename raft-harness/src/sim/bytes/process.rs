@@ -213,13 +213,13 @@ impl Process {
                 failure: Arc::clone(&failure),
             };
             let lane = lanes(Lane::Data { shard: index as u8 });
-            Shard::new(index, peers.clone(), engine, lane, links)
+            Shard::new(index, engine, lane, links)
         });
         let shards: Vec<Shard> = shards.collect();
         let interval = swarm.settings.heartbeat_interval;
         let control =
             Control::new(control_inbox, Arc::clone(&inboxes), lanes(Lane::Control), interval);
-        let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), lanes(Lane::Bulk), &peers);
+        let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), lanes(Lane::Bulk));
         let tasks = (0..2 + shard_count).map(|number| {
             let task = match number {
                 0 => NodeTask::Control,
@@ -254,6 +254,9 @@ impl Process {
             applier: ApplyThread { machines: Machines::default(), jobs, busy: false },
             created: Arc::default(),
         };
+        for (group, (incarnation, tombstone)) in opened.tombstones {
+            process.tell(group, EngineInput::Remember(incarnation, tombstone));
+        }
         for (spec, recovered) in specs {
             process.create(spec, recovered, birth);
         }
@@ -319,7 +322,7 @@ impl Process {
                 },
                 NodeTask::Shard(shard) => {
                     let shard = &mut self.shards[shard];
-                    match shard.round(cx, now, wall) {
+                    match shard.round(cx, || (now, wall)) {
                         Round::Idle => shard.sleep(cx),
                         Round::Worked | Round::Stop => false,
                     }
@@ -387,7 +390,7 @@ impl Process {
         refused.collect()
     }
 
-    pub(super) fn inboxes(&self) -> &[Arc<Inbox<ShardInput>>] {
+    pub(super) fn inboxes(&self) -> &Arc<[Arc<Inbox<ShardInput>>]> {
         &self.inboxes
     }
 

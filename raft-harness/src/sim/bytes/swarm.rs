@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use raft_core::{GroupId, NodeId, ReplicaId, Settings};
+use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
 use raft_storage::{LogOptions, Preparation};
 use raft_transport::{LaneConfig, LanePolicy};
 
@@ -44,6 +44,8 @@ pub(super) struct Swarm {
     /// Payload padding, at most, and how many of a thousand commands are so large.
     pub(super) padding: u64,
     pub(super) large_permille: u32,
+    /// How clients read.
+    pub(super) read_paths: Vec<ReadPath>,
     /// Drift of each node's clock, at most, in parts per million.
     pub(super) drift_ppm: u64,
 }
@@ -60,6 +62,12 @@ impl Swarm {
         let heartbeat_ms = *rng.pick(&[50, 100, 100, 150, 200]).expect("a list");
         let election_ms = heartbeat_ms * rng.range(4..=10);
         let few = rng.chance(1, 4);
+        let drift_ppm = *rng.pick(&[0, 200, 50_000]).expect("a list");
+        let lease = if rng.chance(1, 2) {
+            Lease::Within { drift_ppm: drift_ppm as u32 }
+        } else {
+            Lease::Never
+        };
         let settings = Settings {
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             election_timeout_min: Duration::from_millis(election_ms),
@@ -69,6 +77,7 @@ impl Swarm {
             inflight_bytes_max: if few { rng.range(1..=16) << 10 } else { 8 << 20 },
             uncommitted_bytes_max: if few { rng.range(4..=64) << 10 } else { 64 << 20 },
             reads_pending_max: if few { rng.range(1..=8) as usize } else { 1 << 16 },
+            lease,
             ..Settings::default()
         };
         let bulk = *rng.pick(&[None, Some(1 << 10), Some(4 << 10)]).expect("a list");
@@ -108,7 +117,12 @@ impl Swarm {
             keys: rng.range(1..=4),
             padding: *rng.pick(&[64, 3_000, 12_000]).expect("a list"),
             large_permille: *rng.pick(&[0, 50, 300]).expect("a list"),
-            drift_ppm: *rng.pick(&[0, 200, 50_000]).expect("a list"),
+            read_paths: if rng.chance(1, 2) {
+                vec![ReadPath::Quorum]
+            } else {
+                vec![ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower]
+            },
+            drift_ppm,
         }
     }
 

@@ -52,7 +52,8 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let syncs = node.disk.syncs();
         judge.lock().account(place).wrote(process.log.work.writes());
-        match process.log.work.append() {
+        let inboxes = std::sync::Arc::clone(process.inboxes());
+        match process.log.work.append(&inboxes) {
             Ok(Append::Written) => {
                 // A change of segment has waited for syncs of its own.
                 let waits = node.disk.syncs() - syncs + 1;
@@ -65,6 +66,10 @@ impl World {
                 self.plan_in(one * waits + slow, Event::Synced { place, life });
             }
             Ok(Append::NoSegment) => {
+                // Until there is room it takes whatever else comes.
+                while let Ok(batch) = process.log.batches.try_recv() {
+                    process.log.work.take(batch, &process.log.batches);
+                }
                 judge.lock().account(place).wrote_nothing();
                 self.mark("no-segment");
                 let pause = NO_SEGMENT_PAUSE.as_micros() as u64;

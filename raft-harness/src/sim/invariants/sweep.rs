@@ -88,7 +88,9 @@ impl Group {
             .iter()
             .find(|(id, _)| *id == view.replica)
             .and_then(|(_, replica)| record.configs.find(replica.config?));
-        match config.filter(|known| !known.is(&view.membership)) {
+        // A newcomer does not know yet who belongs to the group, and acts under nothing.
+        let knows = !view.membership.voters.is_empty();
+        match config.filter(|known| knows && !known.is(&view.membership)) {
             Some(known) => Err(record.fail(
                 Check::ConfigChain,
                 format!("{:?} acted under {known:?}, now {:?}", view.replica, view.membership),

@@ -13,7 +13,11 @@
 //! - Where an item of a list was seen, what stood before it is known; an order that appends it
 //!   elsewhere leads nowhere.
 //! - Operations nobody knows the end of stay in flight for ever. Those that nobody saw anything of
-//!   are left out at first, and taken in only if there is no order without them.
+//!   are left out at first, and taken in only if there is no order without them. They are never
+//!   done to no effect, and of two that ask for the same the older goes first.
+//!
+//! Workloads help by writing each value once: a register of four values with many unknown ends is
+//! as hard as it ever was.
 //!
 //! A search that runs out of its budget proves nothing, and counts as failed.
 
@@ -179,7 +183,7 @@ struct Event {
 enum EventKind {
     Head,
     Begin { end: usize },
-    End,
+    End { time: u64 },
 }
 
 struct Operation {
@@ -191,11 +195,22 @@ struct Operation {
     mark: u128,
 }
 
+/// Where the search tries next: an operation with a known end, or the n-th without.
+#[derive(Clone, Copy, Debug)]
+enum Cursor {
+    Known(usize),
+    Endless(usize),
+}
+
 struct Search<'a> {
     sights: &'a Sights,
     operations: Vec<Operation>,
+    /// Beginnings and ends of operations with a known end, and of all appends: where an append
+    /// without a known end goes is known from what was seen, or it is tried last like the rest.
     events: Vec<Event>,
-    /// How many operations with a known answer are not in order yet.
+    /// The other operations without a known end, in the order in which they began.
+    endless: Vec<Endless>,
+    /// How many operations with a known end are not in order yet.
     open: usize,
     steps: u64,
     steps_max: u64,
@@ -206,50 +221,75 @@ struct Search<'a> {
     best_state: State,
 }
 
+/// An operation whose end nobody knows. It may be put anywhere after its beginning, or nowhere.
+struct Endless {
+    op: usize,
+    begun: u64,
+    placed: Placed,
+    /// The one before it that asks for the same: of twins, the older goes first.
+    twin: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Placed {
+    Yes,
+    No,
+}
+
 impl<'a> Search<'a> {
     fn new(history: &History, ids: &[OpId], sights: &'a Sights, steps_max: u64) -> Self {
         let mut marks = Rng::new(ids.len() as u64);
         let mut order: Vec<(u64, usize, bool)> = Vec::new();
         let mut operations = Vec::new();
-        for operation_id in ids {
-            let Some(operation) = history.find(*operation_id) else { continue };
+        let mut endless: Vec<Endless> = Vec::new();
+        for (id, operation) in ids.iter().filter_map(|id| Some((*id, history.find(*id)?))) {
             let at = operations.len();
-            order.push((operation.begun, at, false));
-            order.push((operation.ended, at, true));
+            let answer = match &operation.end {
+                End::Returned(reply) => Some(reply.answer()),
+                End::Unknown | End::Failed => None,
+            };
+            if answer.is_some() || matches!(operation.op, Op::Append(_)) {
+                order.push((operation.begun, at, false));
+                order.push((operation.ended, at, true));
+            } else {
+                let same = |other: &Endless| {
+                    let other: &Operation = &operations[other.op];
+                    other.op == operation.op
+                };
+                let twin = endless.iter().rposition(same);
+                endless.push(Endless { op: at, begun: operation.begun, placed: Placed::No, twin });
+            }
             operations.push(Operation {
-                id: *operation_id,
+                id,
                 op: operation.op,
-                answer: match &operation.end {
-                    End::Returned(reply) => Some(reply.answer()),
-                    End::Unknown | End::Failed => None,
-                },
+                answer,
                 mark: (u128::from(marks.bits()) << 64) | u128::from(marks.bits()),
             });
         }
         order.sort_unstable();
         let mut events = vec![Event { op: 0, kind: EventKind::Head, prev: 0, next: 1 }];
         let mut begin_of = vec![0; operations.len()];
-        for (_, op, is_end) in order {
+        for (time, op, is_end) in order {
             let at = events.len();
-            let kind = if is_end { EventKind::End } else { EventKind::Begin { end: 0 } };
             if is_end {
                 let begin: &mut Event = &mut events[begin_of[op]];
                 begin.kind = EventKind::Begin { end: at };
             } else {
                 begin_of[op] = at;
             }
+            let kind = if is_end { EventKind::End { time } } else { EventKind::Begin { end: 0 } };
             events.push(Event { op, kind, prev: at - 1, next: at + 1 });
         }
         // The list is a ring: after the last comes the head.
         let last = events.len() - 1;
         events[last].next = 0;
         events[0].prev = last;
-        let open = operations.iter().filter(|operation| operation.answer.is_some()).count();
         Self {
             sights,
+            open: operations.iter().filter(|operation| operation.answer.is_some()).count(),
             operations,
             events,
-            open,
+            endless,
             steps: 0,
             steps_max,
             seen: HashSet::default(),
@@ -261,73 +301,141 @@ impl<'a> Search<'a> {
     fn run(&mut self) -> Verdict {
         let mut state = State::Absent;
         let mut set = 0u128;
-        // What was put in order, by its beginning, with the state before it.
-        let mut done: Vec<(usize, State)> = Vec::new();
-        let mut at = self.events[0].next;
+        // What was put in order, with the state before it.
+        let mut done: Vec<(Cursor, State)> = Vec::new();
+        let mut cursor = Cursor::Known(self.events[0].next);
         while self.open > 0 {
             self.steps += 1;
             if self.steps > self.steps_max {
+                self.note_best(&done, state);
                 return Verdict::OutOfSteps;
             }
-            let event = self.events[at];
-            match event.kind {
-                EventKind::Begin { end } => {
-                    let operation = &self.operations[event.op];
-                    let next_set = set ^ operation.mark;
-                    let after = self
-                        .sights
-                        .apply(state, operation.op)
-                        .filter(|(_, answer)| operation.answer.is_none_or(|a| a == *answer))
-                        .map(|(after, _)| after)
-                        .filter(|after| self.seen.insert(name(next_set, *after)));
-                    if let Some(after) = after {
-                        done.push((at, state));
-                        state = after;
-                        set = next_set;
-                        self.take_out(at, end);
-                        if done.len() > self.best.len() {
-                            self.best = done.iter().map(|(b, _)| self.events[*b].op).collect();
-                            self.best_state = state;
-                        }
-                        at = self.events[0].next;
-                    } else {
-                        at = event.next;
-                    }
-                }
+            let Some(op) = self.candidate(&mut cursor) else {
                 // Whoever has ended must come first, and did not fit: go back one.
-                EventKind::End | EventKind::Head => {
-                    let Some((begin, before)) = done.pop() else { return Verdict::Impossible };
-                    state = before;
-                    set ^= self.operations[self.events[begin].op].mark;
-                    self.put_back(begin);
-                    at = self.events[begin].next;
+                self.note_best(&done, state);
+                let Some((last, before)) = done.pop() else { return Verdict::Impossible };
+                state = before;
+                self.put_back(last);
+                set ^= self.operations[self.op_at(last)].mark;
+                cursor = self.after(last);
+                continue;
+            };
+            let operation = &self.operations[op];
+            let next_set = set ^ operation.mark;
+            let after = self
+                .sights
+                .apply(state, operation.op)
+                .filter(|(after, answer)| match operation.answer {
+                    Some(expected) => expected == *answer,
+                    // It need not happen, so it does not happen to no effect.
+                    None => *after != state,
+                })
+                .map(|(after, _)| after)
+                .filter(|after| self.seen.insert(name(next_set, *after)));
+            match after {
+                Some(after) => {
+                    done.push((cursor, state));
+                    state = after;
+                    set = next_set;
+                    self.take_out(cursor);
+                    cursor = Cursor::Known(self.events[0].next);
                 }
+                None => cursor = self.after(cursor),
             }
         }
         Verdict::Explained
     }
 
-    fn take_out(&mut self, begin: usize, end: usize) {
-        for at in [begin, end] {
-            let Event { prev, next, .. } = self.events[at];
-            self.events[prev].next = next;
-            self.events[next].prev = prev;
+    /// The operation at the cursor, which moves on to where there is one. Operations with a known
+    /// end are tried first: they must go somewhere, the others need not.
+    fn candidate(&self, cursor: &mut Cursor) -> Option<usize> {
+        if let Cursor::Known(at) = *cursor {
+            match self.events[at].kind {
+                EventKind::Begin { .. } => return Some(self.events[at].op),
+                EventKind::End { .. } | EventKind::Head => *cursor = Cursor::Endless(0),
+            }
         }
-        if self.operations[self.events[begin].op].answer.is_some() {
-            self.open -= 1;
+        let Cursor::Endless(from) = *cursor else { return None };
+        // Not after the first end: that one would have to be before it.
+        let limit = self.first_end();
+        let fits = |endless: &Endless| {
+            endless.placed == Placed::No
+                && endless.twin.is_none_or(|twin| self.endless[twin].placed == Placed::Yes)
+        };
+        let found = (from..self.endless.len())
+            .take_while(|at| self.endless[*at].begun < limit)
+            .find(|at| fits(&self.endless[*at]))?;
+        *cursor = Cursor::Endless(found);
+        Some(self.endless[found].op)
+    }
+
+    /// When the first of those not in order yet ended.
+    fn first_end(&self) -> u64 {
+        let mut at = self.events[0].next;
+        loop {
+            match self.events[at].kind {
+                EventKind::Begin { .. } => at = self.events[at].next,
+                EventKind::End { time } => return time,
+                EventKind::Head => return u64::MAX,
+            }
+        }
+    }
+
+    fn after(&self, cursor: Cursor) -> Cursor {
+        match cursor {
+            Cursor::Known(at) => Cursor::Known(self.events[at].next),
+            Cursor::Endless(at) => Cursor::Endless(at + 1),
+        }
+    }
+
+    fn op_at(&self, cursor: Cursor) -> usize {
+        match cursor {
+            Cursor::Known(at) => self.events[at].op,
+            Cursor::Endless(at) => self.endless[at].op,
+        }
+    }
+
+    fn take_out(&mut self, cursor: Cursor) {
+        match cursor {
+            Cursor::Endless(at) => self.endless[at].placed = Placed::Yes,
+            Cursor::Known(begin) => {
+                let EventKind::Begin { end } = self.events[begin].kind else { return };
+                for at in [begin, end] {
+                    let Event { prev, next, .. } = self.events[at];
+                    self.events[prev].next = next;
+                    self.events[next].prev = prev;
+                }
+                self.open -= self.counts(begin);
+            }
         }
     }
 
     /// Undoes the last [`take_out`](Self::take_out): links still know their neighbours.
-    fn put_back(&mut self, begin: usize) {
-        let EventKind::Begin { end } = self.events[begin].kind else { return };
-        for at in [end, begin] {
-            let Event { prev, next, .. } = self.events[at];
-            self.events[prev].next = at;
-            self.events[next].prev = at;
+    fn put_back(&mut self, cursor: Cursor) {
+        match cursor {
+            Cursor::Endless(at) => self.endless[at].placed = Placed::No,
+            Cursor::Known(begin) => {
+                if let EventKind::Begin { end } = self.events[begin].kind {
+                    for at in [end, begin] {
+                        let Event { prev, next, .. } = self.events[at];
+                        self.events[prev].next = at;
+                        self.events[next].prev = at;
+                    }
+                    self.open += self.counts(begin);
+                }
+            }
         }
-        if self.operations[self.events[begin].op].answer.is_some() {
-            self.open += 1;
+    }
+
+    /// One for an operation that must be put in order.
+    fn counts(&self, begin: usize) -> usize {
+        usize::from(self.operations[self.events[begin].op].answer.is_some())
+    }
+
+    fn note_best(&mut self, done: &[(Cursor, State)], state: State) {
+        if done.len() > self.best.len() {
+            self.best = done.iter().map(|(cursor, _)| self.op_at(*cursor)).collect();
+            self.best_state = state;
         }
     }
 

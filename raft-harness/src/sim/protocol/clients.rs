@@ -219,6 +219,7 @@ impl Clients {
             | Refusal::ChangePending
             | Refusal::TermTooYoung
             | Refusal::NotCaughtUp { .. }
+            | Refusal::QuorumAtRisk
             | Refusal::InvalidChange(_) => client.rng.below(nodes) as usize,
         };
         self.woken.push(at);
@@ -289,6 +290,7 @@ pub(crate) fn hinted(refusal: Refusal) -> Option<ReplicaId> {
         | Refusal::ChangePending
         | Refusal::TermTooYoung
         | Refusal::NotCaughtUp { .. }
+        | Refusal::QuorumAtRisk
         | Refusal::InvalidChange(_) => None,
     }
 }

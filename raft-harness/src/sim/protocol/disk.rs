@@ -115,7 +115,7 @@ impl Image {
             let gone = base.index.since(self.base.index) as usize;
             self.log.drain(..gone.min(self.log.len()));
             let snapshot = self.base.snapshot.max(base.snapshot);
-            self.base = Base { snapshot, ..base.clone() };
+            self.base = Base { snapshot, ..Base::clone(base) };
         }
     }
 }
@@ -134,6 +134,7 @@ pub(crate) struct Op {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Completion {
     pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
     pub(crate) seq: PersistSeq,
 }
 
@@ -153,6 +154,9 @@ pub(crate) struct Disk {
     pub(crate) tombstones: BTreeMap<GroupId, Tombstone>,
     /// Snapshot files, by the index they reach.
     files: BTreeMap<GroupId, BTreeMap<LogIndex, Snapshot>>,
+    /// What replicas held before they forgot it. An entry that was acknowledged from there is as
+    /// safe as ever: who forgot does not vote until it holds it again, or never.
+    ghosts: Vec<(GroupId, Image)>,
     queue: VecDeque<Op>,
     /// So many operations at the front are in the page cache.
     written: usize,
@@ -171,7 +175,7 @@ impl Disk {
     pub(crate) fn write(&mut self, count: usize, out: &mut Vec<Completion>) {
         let upto = count.min(self.queue.len());
         for op in self.queue.range(self.written.min(upto)..upto) {
-            out.push(Completion { group: op.group, seq: op.persist.seq });
+            out.push(Completion { group: op.group, replica: op.replica, seq: op.persist.seq });
         }
         self.written = self.written.max(upto);
     }
@@ -180,7 +184,7 @@ impl Disk {
     pub(crate) fn sync(&mut self, count: usize, out: &mut Vec<Completion>) {
         for op in self.queue.drain(..count.min(self.queue.len())) {
             self.written = self.written.saturating_sub(1);
-            out.push(Completion { group: op.group, seq: op.persist.seq });
+            out.push(Completion { group: op.group, replica: op.replica, seq: op.persist.seq });
             // What was meant for a replica that is deleted meanwhile is not its successor's.
             let image = self.images.get_mut(&op.group);
             if let Some(image) = image.filter(|image| image.replica == op.replica) {
@@ -193,7 +197,7 @@ impl Disk {
     pub(crate) fn forget(&mut self, count: usize, out: &mut Vec<Completion>) {
         for op in self.queue.drain(..count.min(self.queue.len())) {
             self.written = self.written.saturating_sub(1);
-            out.push(Completion { group: op.group, seq: op.persist.seq });
+            out.push(Completion { group: op.group, replica: op.replica, seq: op.persist.seq });
         }
     }
 
@@ -263,7 +267,8 @@ impl Disk {
         index: LogIndex,
         term: Term,
     ) -> bool {
-        self.images.get(&group).is_some_and(|image| {
+        let ghosts = self.ghosts.iter().filter(|(of, _)| *of == group).map(|(_, image)| image);
+        self.images.get(&group).into_iter().chain(ghosts).any(|image| {
             image.replica == replica
                 && (index <= image.base.index || image.term(index) == Some(term))
         })
@@ -280,7 +285,9 @@ impl Disk {
         let Some(image) = self.images.get(&group).filter(|image| image.replica == replica) else {
             return false;
         };
-        let mut holds = index <= image.base.index || image.term(index) == Some(term);
+        let mut holds = self.holds(group, replica, index, term)
+            || index <= image.base.index
+            || image.term(index) == Some(term);
         for op in self.queue.iter().take(self.written).filter(|op| op.group == group) {
             let persist = &op.persist;
             if persist.truncate_from.is_some_and(|from| from <= index) {
@@ -299,6 +306,17 @@ impl Disk {
         holds
     }
 
+    /// The disk is replaced by an empty one.
+    pub(crate) fn wipe(&mut self) -> BTreeMap<GroupId, ReplicaId> {
+        let old = std::mem::take(self);
+        let mut lost: BTreeMap<GroupId, ReplicaId> =
+            old.tombstones.iter().map(|(group, stone)| (*group, stone.replica)).collect();
+        lost.extend(old.images.iter().map(|(group, image)| (*group, image.replica)));
+        self.ghosts = old.ghosts;
+        self.ghosts.extend(old.images);
+        lost
+    }
+
     /// The log of one group is found damaged: entries from a random place on are gone.
     pub(crate) fn damage(&mut self, group: GroupId, rng: &mut Rng) -> bool {
         let Some(image) = self.images.get_mut(&group) else { return false };
@@ -307,6 +325,7 @@ impl Disk {
         if image.log.len() <= low {
             return false;
         }
+        self.ghosts.push((group, image.clone()));
         let kept = low + rng.below((image.log.len() - low) as u64) as usize;
         image.log.truncate(kept);
         // The mark is made durable before anything is cut (rule R4).

@@ -91,6 +91,13 @@ impl FaultKind {
     }
 }
 
+impl FaultKind {
+    /// Whether a replica forgets what it promised by it.
+    pub(crate) const fn forgets(&self) -> bool {
+        matches!(self, Self::Damage(..) | Self::Wipe(_))
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, lasts) = (self.at / 1000, self.lasts / 1000);
@@ -333,12 +340,8 @@ impl World {
         self.healed = true;
         for at in 0..self.nodes.len() {
             self.nodes[at].crash_after = None;
-            let slow = &mut self.nodes[at].disk_weather;
-            let was_full = slow.full;
-            *slow = super::node::DiskWeather::default();
-            if was_full {
-                self.disk_space(at, DiskSpace::Ample);
-            }
+            self.nodes[at].disk_weather = super::node::DiskWeather::default();
+            self.disk_space(at, DiskSpace::Ample);
             self.resume(at);
             self.start(at);
             self.kick_disk(at);

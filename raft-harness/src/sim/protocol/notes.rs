@@ -247,6 +247,7 @@ impl World {
             Refusal::NotLeader { .. }
             | Refusal::TooManyReads
             | Refusal::Faulted
+            | Refusal::QuorumAtRisk
             | Refusal::InvalidChange(_) => return,
         };
         self.marks.hit(mark);

@@ -60,7 +60,7 @@ impl World {
             self.step(at, group, Input::Transfer { token, to }, &[]);
         } else if operations.members {
             let membership = self.nodes[at].replicas[&group].core.membership().clone();
-            let changes = self.draw_change(&membership, &mut rng);
+            let changes = self.draw_change(group, &membership, &mut rng);
             self.change(at, group, changes);
         }
     }
@@ -73,7 +73,8 @@ impl World {
     }
 
     fn draw_change(
-        &self,
+        &mut self,
+        group: GroupId,
         membership: &Membership,
         rng: &mut crate::sim::rng::Rng,
     ) -> Vec<MemberChange> {
@@ -95,7 +96,10 @@ impl World {
         match rng.below(6) {
             0 | 1 if !free.is_empty() => {
                 let node = free[rng.below(free.len() as u64) as usize];
-                let replica = ReplicaId::new(membership.last_replica().get() + 1);
+                // An attempt that fails has used its id up all the same.
+                let last = self.last_replica.entry(group).or_insert(membership.last_replica());
+                *last = ReplicaId::new(last.get().max(membership.last_replica().get()) + 1);
+                let replica = *last;
                 changes.push(MemberChange::AddLearner { replica, node });
             }
             0..=2 if !learners.is_empty() => {
@@ -107,15 +111,23 @@ impl World {
             3 if !learners.is_empty() => {
                 changes.extend(any(&learners, rng).map(MemberChange::Remove));
             }
-            4 if voters.len() > 3 => {
+            4 if voters.len() > self.voters_min() => {
                 changes.extend(any(&voters, rng).map(MemberChange::Remove));
             }
-            _ if voters.len() > 2 => {
+            _ if voters.len() > self.voters_min() => {
                 changes.extend(any(&voters, rng).map(MemberChange::Demote));
             }
             _ => {}
         }
         changes
+    }
+
+    /// Operators do not shrink a group to where one more loss would end it, in runs that know such
+    /// losses.
+    fn voters_min(&self) -> usize {
+        let losing = self.faults.iter().any(|fault| fault.kind.forgets());
+        let written = self.settings.acknowledge == raft_core::Acknowledge::Written;
+        if losing || written { 3 } else { 1 }
     }
 
     /// Forgets most of what a snapshot covers.

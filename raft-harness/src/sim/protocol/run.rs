@@ -189,10 +189,11 @@ impl World {
                         Check::Outcomes,
                         group,
                         format!(
-                            "{:?} owes answers: {pending} in the core, {:?}, {:?}",
+                            "{:?} owes answers: {pending} in the core, {:?}, {:?}{}",
                             replica.id(),
                             replica.open,
-                            replica.reads
+                            replica.reads,
+                            self.describe(group)
                         ),
                     ));
                 }

@@ -132,6 +132,8 @@ pub(crate) struct World {
     pub(crate) faults: Vec<Fault>,
     /// How often each kind of fault began.
     pub(crate) injected: BTreeMap<&'static str, u64>,
+    /// The largest replica id that operators have used in each group.
+    pub(crate) last_replica: BTreeMap<GroupId, ReplicaId>,
     /// Faults are over.
     pub(crate) healed: bool,
     /// Operators are at work.
@@ -215,6 +217,7 @@ impl World {
             violation: None,
             faults: Vec::new(),
             injected: BTreeMap::new(),
+            last_replica: BTreeMap::new(),
             healed: false,
             operating: true,
             rng_turn: seeds.stream("turn", &[]),
@@ -444,8 +447,9 @@ impl World {
         self.crash(at, Stop::Power);
         let node = &mut self.nodes[at];
         let id = node.id;
-        for (group, image) in std::mem::take(&mut node.disk).images {
-            node.lost_replicas.insert(group, image.replica);
+        for (group, replica) in node.disk.wipe() {
+            let lost = node.lost_replicas.entry(group).or_insert(replica);
+            *lost = replica.max(*lost);
         }
         node.wiped = true;
         self.checker.wiped(id);
@@ -770,8 +774,10 @@ impl World {
         let mut done = Vec::new();
         self.nodes[at].disk.write(count, &mut done);
         // Only a group that counts written entries wants to hear of each.
-        for Completion { group, seq } in done {
-            self.step(at, group, Input::Written(seq), &[]);
+        for Completion { group, replica, seq } in done {
+            if self.is_here(at, group, replica) {
+                self.step(at, group, Input::Written(seq), &[]);
+            }
         }
     }
 
@@ -807,8 +813,10 @@ impl World {
             self.nodes[at].disk.sync(count, &mut done);
         }
         let mut last: BTreeMap<GroupId, raft_core::PersistSeq> = BTreeMap::new();
-        for Completion { group, seq } in done {
-            last.insert(group, seq);
+        for Completion { group, replica, seq } in done {
+            if self.is_here(at, group, replica) {
+                last.insert(group, seq);
+            }
         }
         for (group, seq) in last {
             self.open_gates(at, group, seq);
@@ -818,6 +826,11 @@ impl World {
             self.step(at, group, Input::Persisted(seq), &[]);
         }
         self.kick_disk(at);
+    }
+
+    /// Whether a replica is the one of its group here, and not a successor of it.
+    fn is_here(&self, at: NodeAt, group: GroupId, replica: ReplicaId) -> bool {
+        self.nodes[at].replicas.get(&group).is_some_and(|here| here.id() == replica)
     }
 
     fn open_gates(&mut self, at: NodeAt, group: GroupId, seq: raft_core::PersistSeq) {
@@ -1234,6 +1247,9 @@ impl World {
         let node = &mut self.nodes[at];
         if node.running == Running::Paused {
             node.running = Running::Up;
+            // What became of its disk meanwhile it hears now.
+            let full = node.disk_weather.full;
+            self.disk_space(at, if full { DiskSpace::Full } else { DiskSpace::Ample });
         }
     }
 

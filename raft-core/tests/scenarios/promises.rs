@@ -1,0 +1,117 @@
+//! A replica that may have forgotten what it promised neither votes nor counts until it has
+//! caught up with everything it can have promised.
+
+use std::time::Duration;
+
+use raft_core::{
+    Acknowledge, AppendReply, AppendResult, Fence, Incarnation, Input, Message, Promise,
+    PromiseRecord, Settings,
+};
+
+use crate::bench::*;
+use crate::fleet::Fleet;
+
+const SECOND_LIFE: Incarnation = Incarnation::new(2);
+
+/// A replica in its second life, which does not know what it acknowledged in its first.
+fn lost() -> Bench {
+    let mut start = start(ONE, &[1]);
+    start.incarnation = SECOND_LIFE;
+    start.promise = PromiseRecord { promise: Promise::Lost, loss_epoch: 0 };
+    Bench::new(start)
+}
+
+fn hear(bench: &mut Bench, message: Message) {
+    bench.input(Input::Message {
+        from: TWO,
+        from_incarnation: FIRST_LIFE,
+        to_incarnation: SECOND_LIFE,
+        message,
+    });
+}
+
+fn fence(life: Incarnation, at: u64) -> Message {
+    Message::Fence(Fence { term: term(2), incarnation: life, index: index(at) })
+}
+
+fn promise(bench: &Bench) -> Promise {
+    bench.group.status().promise.promise
+}
+
+#[test]
+fn promises_are_kept_again_only_behind_a_fence_for_this_life_and_on_disk() {
+    let mut bench = lost();
+    hear(&mut bench, heartbeat(2, 0));
+    bench.sync();
+    assert_eq!(promise(&bench), Promise::Lost, "hearing a leader is not enough");
+    let asked = bench.messages_to(TWO).iter().any(|message| {
+        matches!(message, Message::Recover(request) if request.incarnation == SECOND_LIFE)
+    });
+    assert!(asked);
+    hear(&mut bench, Message::Append(append(2, (1, 1), &[2], 0)));
+    bench.sync();
+    // A fence that was meant for the former life lies where that one asked.
+    hear(&mut bench, fence(FIRST_LIFE, 2));
+    assert_eq!(promise(&bench), Promise::Lost);
+    hear(&mut bench, fence(SECOND_LIFE, 4));
+    assert_eq!(promise(&bench), Promise::Lost);
+    hear(&mut bench, Message::Append(append(2, (2, 2), &[2, 2], 0)));
+    assert_eq!(promise(&bench), Promise::Lost, "all of it is in memory, and may be lost again");
+    let entries = bench.take();
+    bench.persisted(entries.seq);
+    assert_eq!(promise(&bench), Promise::Kept);
+    assert_eq!(bench.take().promise.map(|record| record.promise), Some(Promise::Kept));
+}
+
+#[test]
+fn what_a_replica_without_its_promises_holds_does_not_count() {
+    let mut bench = Bench::leader(&[1]);
+    let probe = bench.append_for(TWO).expect("a probe");
+    let says = |promise| {
+        let at = index(2);
+        let result = AppendResult::Accepted { durable: at, written: at, verified: at, promise };
+        Message::AppendReply(AppendReply { term: term(2), session: probe.session, result })
+    };
+    for promise in [Promise::Lost, Promise::Damaged] {
+        bench.hear(TWO, says(promise));
+        assert_eq!(bench.commit(), 0, "{promise:?}");
+    }
+    bench.hear(TWO, says(Promise::Kept));
+    assert_eq!(bench.commit(), 2);
+}
+
+/// With commits that a page cache vouches for, the power fails at two of three; what was committed
+/// on both is on the third, which must lead.
+#[test]
+fn a_power_cut_that_takes_a_quorums_promises_loses_no_entry_the_rest_still_has() {
+    let settings = Settings { acknowledge: Acknowledge::Written, ..Settings::default() };
+    let mut fleet = Fleet::with(3, settings);
+    fleet.elect(ONE);
+    fleet.works();
+    fleet.live(Duration::from_millis(100));
+    for id in [TWO, THREE] {
+        fleet.hold_disk(id);
+    }
+    let write = fleet.propose(ONE);
+    fleet.settle();
+    for id in [TWO, THREE] {
+        fleet.report_written(id);
+    }
+    fleet.settle();
+    assert!(fleet.is_committed(write), "two page caches and a disk have it");
+    for id in [TWO, THREE] {
+        fleet.crash(id);
+        fleet.release_disk(id);
+        let mut start = fleet.recovered(id);
+        start.promise = PromiseRecord { promise: Promise::Lost, loss_epoch: 0 };
+        fleet.start_from(id, start);
+        assert_eq!(fleet.last(id), 2, "the write is gone here");
+    }
+    fleet.live(Duration::from_secs(5));
+    fleet.works();
+    fleet.live(Duration::from_millis(100));
+    fleet.agree();
+    for id in [ONE, TWO, THREE] {
+        assert_eq!(fleet.group(id).status().promise.promise, Promise::Kept);
+    }
+}

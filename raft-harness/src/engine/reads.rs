@@ -1,0 +1,149 @@
+//! Reads on their way through an engine: those of one turn share a confirmation, and wait for
+//! the index it names to be applied.
+//!
+//! A lease is judged by a clock, and a thread may stand still between looking at the clock and
+//! looking at the log. So what a lease vouched for is held until the clock has been looked at
+//! once more: only if the lease still lasted then, nobody else can have led when the index was
+//! taken.
+//!
+//! Invariant: a read is answered once, from a state that holds the index its path named.
+
+use bytes::Bytes;
+use raft_core::{Input, LogIndex, Micros, ReadPath, Token};
+
+use super::io::TurnOutput;
+use super::requests::READ_TOKEN;
+use super::shard_engine::ShardEngine;
+use super::slot::Slot;
+use crate::request::{Reply, RequestError};
+
+/// Queries that share a confirmation, and whom to answer.
+pub(crate) type Reads = Vec<(Bytes, Reply)>;
+
+/// Reads that came in this turn, by path.
+#[derive(Default)]
+pub(crate) struct NewReads {
+    quorum: Reads,
+    lease: Reads,
+    follower: Reads,
+}
+
+impl NewReads {
+    fn of(&mut self, path: ReadPath) -> &mut Reads {
+        match path {
+            ReadPath::Quorum => &mut self.quorum,
+            ReadPath::Lease => &mut self.lease,
+            ReadPath::Follower => &mut self.follower,
+        }
+    }
+}
+
+/// Reads that a lease vouched for.
+pub(crate) struct Leased {
+    index: LogIndex,
+    /// The lease's end.
+    until: Micros,
+    reads: Reads,
+}
+
+const PATHS: [ReadPath; 3] = [ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower];
+
+impl ShardEngine {
+    pub(super) fn on_read(&mut self, at: u32, path: ReadPath, query: Bytes, reply: Reply) {
+        let slot = &mut self.slots[at as usize];
+        let elsewhere = match path {
+            ReadPath::Quorum | ReadPath::Lease => !slot.core.is_leader(),
+            ReadPath::Follower => slot.core.leader().is_none(),
+        };
+        if elsewhere {
+            let error = match slot.core.fault() {
+                Some(_) => RequestError::Faulted(slot.spec.group),
+                None => RequestError::NotLeader { leader: slot.known_leader },
+            };
+            reply.send(Err(error));
+            return;
+        }
+        if self.reads_open >= self.options.requests_max {
+            reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
+            return;
+        }
+        self.reads_open += 1;
+        slot.reads_new.of(path).push((query, reply));
+        self.touch(at);
+    }
+
+    /// Asks for the confirmation of what came in this turn.
+    pub(super) fn ask_for_reads(&mut self, at: u32, out: &mut TurnOutput) {
+        for path in PATHS {
+            let slot = &mut self.slots[at as usize];
+            let reads = std::mem::take(slot.reads_new.of(path));
+            if reads.is_empty() {
+                continue;
+            }
+            self.read_tokens += 1;
+            let token = Token::new(READ_TOKEN | self.read_tokens);
+            slot.reads_asked.push_back((token, reads));
+            self.leasing = (path == ReadPath::Lease).then_some(token);
+            self.step(at, Input::Read { token, path }, out);
+            self.leasing = None;
+        }
+    }
+
+    /// Notes what the core says of reads it was asked about.
+    pub(super) fn on_reads_ready(&mut self, at: u32, token: Token, index: LogIndex) {
+        let slot = &mut self.slots[at as usize];
+        let Some(reads) = slot.take_reads(token) else {
+            return;
+        };
+        if self.leasing == Some(token) {
+            // At once, so by the lease; none lasts any more if it ended in the same step.
+            let until = slot.core.lease_until().unwrap_or(Micros::ZERO);
+            slot.reads_leased.push(Leased { index, until, reads });
+            self.leased.push(at);
+        } else {
+            slot.reads_confirmed.push_back((index, reads));
+        }
+    }
+
+    /// Whether leases vouched for something in this turn: the driver looks at its clock, sets it,
+    /// and [confirms](Self::confirm_leased) them.
+    pub(crate) fn has_leased(&self) -> bool {
+        !self.leased.is_empty()
+    }
+
+    /// Lets go of the reads whose lease lasted until the time set last; the others ask a quorum.
+    pub(crate) fn confirm_leased(&mut self) {
+        for at in std::mem::take(&mut self.leased) {
+            let slot = &mut self.slots[at as usize];
+            for Leased { index, until, reads } in std::mem::take(&mut slot.reads_leased) {
+                if self.now < until {
+                    slot.reads_confirmed.push_back((index, reads));
+                } else {
+                    slot.reads_new.quorum.extend(reads);
+                }
+            }
+            self.touch(at);
+        }
+    }
+}
+
+impl Slot {
+    /// The reads a token stands for.
+    pub(super) fn take_reads(&mut self, token: Token) -> Option<Reads> {
+        // Confirmations come in order; refusals may take any.
+        let at = self.reads_asked.iter().position(|(asked, _)| *asked == token)?;
+        self.reads_asked.remove(at).map(|(_, reads)| reads)
+    }
+
+    /// All reads that are owed an answer.
+    pub(super) fn drain_reads(&mut self) -> Reads {
+        let mut all = Reads::new();
+        for path in PATHS {
+            all.append(self.reads_new.of(path));
+        }
+        all.extend(self.reads_asked.drain(..).flat_map(|(_, reads)| reads));
+        all.extend(self.reads_leased.drain(..).flat_map(|leased| leased.reads));
+        all.extend(self.reads_confirmed.drain(..).flat_map(|(_, reads)| reads));
+        all
+    }
+}

@@ -1,0 +1,99 @@
+//! The payload of the two records after which a log begins anew: what is in force at its base.
+//!
+//! Index and term are in the header of the record; here are the rest of the base and the time of
+//! the newest entry, which no entry may be left to say.
+
+use std::sync::Arc;
+
+use raft_core::{Base, LogIndex, LogTime, Membership, SnapshotMeta, Term};
+
+use crate::field::{put, u64_at};
+use crate::record::RecordHeader;
+use crate::write::Compaction;
+
+/// Time, place of the membership, end of the snapshot.
+const FIXED_BYTES: usize = 24;
+
+/// The base of a log that an installed snapshot replaces.
+pub(crate) fn of_snapshot(meta: &SnapshotMeta) -> Compaction {
+    let base = Base {
+        index: meta.index,
+        term: meta.term,
+        config_index: meta.config_index,
+        membership: Some(Arc::clone(&meta.membership)),
+        snapshot: meta.index,
+    };
+    Compaction { base, time: meta.time }
+}
+
+pub(crate) fn encode(compaction: &Compaction) -> Vec<u8> {
+    let Compaction { base, time } = compaction;
+    let mut bytes = vec![0; FIXED_BYTES];
+    put(&mut bytes, 0, &time.get().to_le_bytes());
+    put(&mut bytes, 8, &base.config_index.get().to_le_bytes());
+    put(&mut bytes, 16, &base.snapshot.get().to_le_bytes());
+    if let Some(membership) = &base.membership {
+        bytes.extend_from_slice(&membership.encode());
+    }
+    bytes
+}
+
+/// Reads [`encode`]'s bytes; `None` if they are none.
+pub(crate) fn decode(record: &RecordHeader, payload: &[u8]) -> Option<Compaction> {
+    let (fixed, membership) = payload.split_at_checked(FIXED_BYTES)?;
+    let membership = match membership {
+        [] => None,
+        bytes => Some(Arc::new(Membership::decode(bytes).ok()?)),
+    };
+    let base = Base {
+        index: LogIndex::new(record.index),
+        term: Term::new(record.term),
+        config_index: LogIndex::new(u64_at(fixed, 8)),
+        membership,
+        snapshot: LogIndex::new(u64_at(fixed, 16)),
+    };
+    let sound = base.config_index <= base.index && base.index <= base.snapshot;
+    sound.then_some(Compaction { base, time: LogTime::new(u64_at(fixed, 0)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_core::ReplicaId;
+
+    #[test]
+    fn base_has_its_golden_bytes_and_comes_back() {
+        let membership = Membership::of_voters([ReplicaId::new(2)]).unwrap();
+        let base = Base {
+            index: LogIndex::new(11),
+            term: Term::new(5),
+            config_index: LogIndex::new(3),
+            membership: Some(Arc::new(membership)),
+            snapshot: LogIndex::new(12),
+        };
+        let compaction = Compaction { base, time: LogTime::new(7) };
+        let bytes = encode(&compaction);
+        let golden = [
+            [7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0].as_slice(),
+            &[1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(bytes, golden.concat());
+        let record = RecordHeader {
+            bytes: 0,
+            code: 5,
+            flags: 0,
+            count: 0,
+            group: Default::default(),
+            incarnation: Default::default(),
+            index: 11,
+            term: 5,
+            payload_bytes: bytes.len() as u32,
+        };
+        assert_eq!(decode(&record, &bytes), Some(compaction));
+        for cut in (0..24).chain(25..bytes.len()) {
+            assert_eq!(decode(&record, &bytes[..cut]), None, "{cut}");
+        }
+        let beyond = RecordHeader { index: 13, ..record };
+        assert_eq!(decode(&beyond, &bytes), None, "the snapshot ends before the base");
+    }
+}
