@@ -136,6 +136,7 @@ impl World {
 
     /// The node acknowledges nothing any more; `raftd` leaves.
     fn log_failed(&mut self, place: Place, failure: &LogError) {
+        let judge = self.judge_of(place);
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
@@ -143,6 +144,14 @@ impl World {
         if node.fuse.is_dead() {
             // It only looks like a failure to a node that is gone.
             return;
+        }
+        // Its groups go mute, and say so.
+        {
+            let mut judge = judge.lock();
+            for replica in process.replicas() {
+                let core = replica.core();
+                judge.checker.excuse_fault(core.id(), core.replica());
+            }
         }
         give_up(failure, process.inboxes());
         self.mark("log-failed");
