@@ -14,7 +14,7 @@ use std::time::Instant;
 use raft_core::{
     Append, AppendReply, AppendResult, Entry, EntryKind, GroupId, GroupIncarnation, Heartbeat,
     HeartbeatReply, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, Promise, ReplicaId,
-    Rest, Session, Term, TermRun, TermRuns,
+    Rest, Session, Sparse, Term, TermRun, TermRuns,
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
@@ -146,7 +146,7 @@ fn lead(leader: &mut Node, follower: NodeId) {
         prev_index: LogIndex::ZERO,
         prev_term: Term::ZERO,
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: LogIndex::ZERO,
         time: LogTime::default(),
     });

@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::{
     Append, Entry, EntryKind, GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, Message,
-    Micros, NodeId, ReplicaId, Session, Term, TermRun, TermRuns,
+    Micros, NodeId, ReplicaId, Session, Sparse, Term, TermRun, TermRuns,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -238,7 +238,7 @@ fn numbered(number: u64) -> Frame {
         prev_index: LogIndex::new(number),
         prev_term: if number == 0 { Term::ZERO } else { term },
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: LogIndex::ZERO,
         time: LogTime::default(),
     };

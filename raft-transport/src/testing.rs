@@ -10,8 +10,8 @@ use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Declined, Entry, EntryKind, Fence, GroupId,
     GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX,
     Member, Membership, Message, Micros, NodeId, Promise, ReadIndex, ReadIndexReply, Recover,
-    ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Standing, Term, TermRun, TermRuns,
-    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Sparse, Standing, Term, TermRun,
+    TermRuns, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 use crate::{
@@ -56,7 +56,7 @@ pub(crate) fn append(payloads: impl IntoIterator<Item = Bytes>) -> Envelope {
         prev_index: LogIndex::new(10),
         prev_term: term,
         runs,
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: LogIndex::new(9),
         time: LogTime::default(),
     });
@@ -316,7 +316,7 @@ prop_compose! {
             prev_index: LogIndex::new(prev_index),
             prev_term,
             runs: term_runs,
-            configs: Vec::new(),
+            configs: Sparse::new(),
             commit,
             time: LogTime::default(),
         });

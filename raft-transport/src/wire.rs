@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Declined, Fence, Heartbeat, HeartbeatReply,
     Incarnation, LogIndex, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex,
-    ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRuns,
+    ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Sparse, Term, TermRuns,
     TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 use serde::{Deserialize, Serialize};
@@ -156,7 +156,7 @@ impl From<AppendWire> for Append {
             prev_index: LogIndex::new(m.prev_index),
             prev_term: Term::new(m.prev_term),
             runs: TermRuns::new(),
-            configs: Vec::new(),
+            configs: Sparse::new(),
             commit: LogIndex::new(m.commit),
             time: LogTime::default(),
         }

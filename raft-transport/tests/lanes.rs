@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use raft_core::{
     Append, Entry, EntryKind, GroupId, GroupIncarnation, Heartbeat, Incarnation, LogIndex, LogTime,
-    Message, Micros, NodeId, ReplicaId, Rest, Session, Term, TermRun, TermRuns,
+    Message, Micros, NodeId, ReplicaId, Rest, Session, Sparse, Term, TermRun, TermRuns,
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
@@ -159,7 +159,7 @@ fn append(index: u64, size: usize) -> Frame {
         prev_index: LogIndex::new(index - 1),
         prev_term: if index == 1 { Term::ZERO } else { term },
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: LogIndex::ZERO,
         time: LogTime::default(),
     };

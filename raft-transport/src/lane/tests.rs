@@ -2,8 +2,8 @@
 
 use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Fence, Heartbeat, HeartbeatReply, Incarnation,
-    LogIndex, LogTime, Micros, Recover, Rest, Session, Term, TermRuns, TimeoutNow, TransferRefused,
-    Verdict, VoteReply, VoteRequest,
+    LogIndex, LogTime, Micros, Recover, Rest, Session, Sparse, Term, TermRuns, TimeoutNow,
+    TransferRefused, Verdict, VoteReply, VoteRequest,
 };
 
 use super::*;
@@ -18,7 +18,7 @@ fn append() -> Message {
         prev_index: INDEX,
         prev_term: TERM,
         runs: TermRuns::new(),
-        configs: Vec::new(),
+        configs: Sparse::new(),
         commit: INDEX,
         time: LogTime::default(),
     })

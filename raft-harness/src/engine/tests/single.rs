@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use raft_core::{
     Append, AppendResult, Entry, EntryKind, GroupId, GroupIncarnation, HardState, Incarnation,
-    LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session, Term, TermRun,
+    LogIndex, LogTime, Message, Micros, NodeId, ReplicaId, Session, Sparse, Term, TermRun,
 };
 use raft_storage::RecoveredGroup;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame};
@@ -128,7 +128,7 @@ impl Solo {
                 prev_index: LogIndex::ZERO,
                 prev_term: Term::ZERO,
                 runs: [TermRun { term, count: 1 }].into_iter().collect(),
-                configs: Vec::new(),
+                configs: Sparse::new(),
                 time: LogTime::default(),
                 commit: LogIndex::ZERO,
             }),
