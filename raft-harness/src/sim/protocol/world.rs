@@ -1108,6 +1108,10 @@ impl World {
     fn deadline(&mut self, at: NodeAt, group: GroupId) {
         let local = self.nodes[at].local(self.now);
         let Some(replica) = self.nodes[at].replicas.get_mut(&group) else { return };
+        // Superseded by an earlier one that has armed the next since.
+        if replica.armed.is_none_or(|armed| armed > self.now) {
+            return;
+        }
         replica.armed = None;
         if replica.core.next_deadline().is_some_and(|deadline| deadline <= local) {
             self.step(at, group, Input::Deadline, &[]);
