@@ -157,7 +157,10 @@ impl Replica {
             lease_until,
             activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
             // Who was told of its removal by others waits for nothing but its deletion.
-            next_deadline: self.core.next_deadline().or(status.removed.then_some(Micros::ZERO)),
+            next_deadline: self
+                .core
+                .next_deadline()
+                .or_else(|| status.removed.then_some(Micros::ZERO)),
             in_flight: 0,
             promises: match status.promise.promise {
                 raft_core::Promise::Kept => Promises::Kept,
