@@ -81,7 +81,10 @@ pub(crate) fn fill_with_zeros<F: DiskFile + ?Sized>(
 }
 
 /// Replaces the small file `name` by `content`, so that a crash leaves the old or the new one.
-pub(crate) fn replace_file<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// The disk's own; then either content may be there.
+pub fn replace_file<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = format!("{name}{TEMPORARY_SUFFIX}");
     match disk.remove(&temporary) {
         Ok(()) => {}
@@ -99,11 +102,10 @@ pub(crate) fn replace_file<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io:
 ///
 /// More than `bytes_max` bytes are not read: the answer is then one byte too long, which no
 /// decoder of a small file accepts.
-pub(crate) fn read_file<D: Disk>(
-    disk: &D,
-    name: &str,
-    bytes_max: usize,
-) -> io::Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// The disk's own.
+pub fn read_file<D: Disk>(disk: &D, name: &str, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     let file = match disk.open(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

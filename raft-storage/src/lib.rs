@@ -52,7 +52,7 @@ mod store;
 pub mod conformance;
 
 pub use checksum::{TEST_VECTOR, crc32c, crc32c_append};
-pub use disk::{Disk, DiskFile};
+pub use disk::{Disk, DiskFile, read_file, replace_file};
 pub use error::{
     Damage, DiskOp, FrameFault, InitError, LogError, OpenError, ReadError, RecordFault, Unsupported,
 };

@@ -316,7 +316,16 @@ impl DiskFile for MemFile {
         self.sync_data()
     }
 
+    /// What a failed sync forgot is gone; what still waits for one stays.
     fn drop_cache(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let file = &mut state.files[self.file];
+        let length = file.seen.len();
+        file.seen.clone_from(&file.durable);
+        file.seen.resize(length, 0);
+        for write in &file.pending {
+            patch(&mut file.seen, write.offset, &write.bytes);
+        }
         Ok(())
     }
 }

@@ -8,8 +8,10 @@
 //!   place: the `synced_lsn` of a later valid frame, the header of a later segment, or the end of
 //!   the log noted at the last open. Then nothing is cut and the open is refused.
 //!
-//! Invariant: every candidate segment is synced before it is judged, so that what recovery sees
-//! is what a further crash leaves.
+//! Invariant: every candidate segment is synced before it is judged, and the newest is read from
+//! the disk and not from memory, header included, so that what recovery sees is what a further
+//! crash leaves. A sync that failed marks pages clean that never reached the disk; whoever built
+//! on them would lose what it acknowledges later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -132,10 +134,6 @@ pub(crate) fn recover<D: Disk>(
         if segment.header.incarnation > life.incarnation.get() {
             return Err(segment.ahead(0, segment.header.incarnation, life));
         }
-        if sealed_at.is_none() {
-            // A page whose write-back failed may be clean in memory and stale on the disk.
-            segment.file.drop_cache().map_err(io)?;
-        }
         let scanned =
             scan(segment, chain, sealed_at, &mut replay).map_err(|fault| match fault {
                 ScanFault::Io(source) => io(source),
@@ -242,10 +240,7 @@ fn find_segments<D: Disk>(
         let file = disk.open(&file_name(slot)).map_err(io)?;
         file.sync_data().map_err(io)?;
         let bytes = file.bytes().map_err(io)?;
-        let mut block = vec![0; BLOCK_BYTES as usize];
-        let readable = bytes.min(BLOCK_BYTES) as usize;
-        file.read_exact_at(&mut block[..readable], 0).map_err(io)?;
-        match SegmentHeader::decode(&block) {
+        match read_header(&file, bytes).map_err(io)? {
             Ok(header) => {
                 let segment = Segment { slot, file, header };
                 let header = &segment.header;
@@ -260,40 +255,76 @@ fn find_segments<D: Disk>(
                 }
                 found.segments.push(segment);
             }
-            Err(HeaderFault::Unsupported { format }) => {
-                return Err(OpenError::Unsupported {
-                    segment: slot,
-                    offset: 0,
-                    what: Unsupported::SegmentFormat,
-                    value: u64::from(format),
-                });
-            }
-            Err(fault @ (HeaderFault::Blank | HeaderFault::Damaged)) => {
-                if !is_blank(&file, BLOCK_BYTES.min(bytes), bytes).map_err(io)? {
-                    return Err(OpenError::Corrupt {
-                        segment: slot,
-                        offset: 0,
-                        lsn: None,
-                        groups: None,
-                        why: Damage::SegmentHeader,
-                    });
-                }
-                // A spare, or a segment whose header a crash has torn before anything followed.
-                if bytes == segment_bytes {
-                    if fault == HeaderFault::Damaged {
-                        fill_with_zeros(&file, 0, BLOCK_BYTES).map_err(io)?;
-                        file.sync_data().map_err(io)?;
-                    }
-                    found.spares.push_back(Spare { slot, file, bytes });
-                } else {
-                    disk.remove(&file_name(slot)).map_err(io)?;
-                    disk.sync_dir().map_err(io)?;
+            Err(fault) => found.set_aside(disk, (slot, file, bytes), fault, segment_bytes)?,
+        }
+    }
+    found.segments.sort_by_key(|segment| segment.header.seq);
+    // The older ones were followed by a segment, and so were durable before.
+    while let Some(newest) = found.segments.last() {
+        newest.file.drop_cache().map_err(io)?;
+        let bytes = newest.file.bytes().map_err(io)?;
+        match read_header(&newest.file, bytes).map_err(io)? {
+            Ok(_) => break,
+            Err(fault) => {
+                if let Some(Segment { slot, file, .. }) = found.segments.pop() {
+                    found.set_aside(disk, (slot, file, bytes), fault, segment_bytes)?;
                 }
             }
         }
     }
-    found.segments.sort_by_key(|segment| segment.header.seq);
     Ok(found)
+}
+
+fn read_header<F: DiskFile>(
+    file: &F,
+    bytes: u64,
+) -> io::Result<Result<SegmentHeader, HeaderFault>> {
+    let mut block = vec![0; BLOCK_BYTES as usize];
+    let readable = bytes.min(BLOCK_BYTES) as usize;
+    file.read_exact_at(&mut block[..readable], 0)?;
+    Ok(SegmentHeader::decode(&block))
+}
+
+impl<F: DiskFile> Found<F> {
+    /// A file without a valid header: a spare, or a segment whose header a crash has torn before
+    /// anything followed. Anything else is damage.
+    fn set_aside<D: Disk<File = F>>(
+        &mut self,
+        disk: &D,
+        (slot, file, bytes): (u32, F, u64),
+        fault: HeaderFault,
+        segment_bytes: u64,
+    ) -> Result<(), OpenError> {
+        let io = |source| OpenError::Io { dir: disk.describe(), source };
+        if let HeaderFault::Unsupported { format } = fault {
+            return Err(OpenError::Unsupported {
+                segment: slot,
+                offset: 0,
+                what: Unsupported::SegmentFormat,
+                value: u64::from(format),
+            });
+        }
+        if !is_blank(&file, BLOCK_BYTES.min(bytes), bytes).map_err(io)? {
+            return Err(OpenError::Corrupt {
+                segment: slot,
+                offset: 0,
+                lsn: None,
+                groups: None,
+                why: Damage::SegmentHeader,
+            });
+        }
+        if bytes == segment_bytes {
+            if fault == HeaderFault::Damaged {
+                fill_with_zeros(&file, 0, BLOCK_BYTES).map_err(io)?;
+                file.sync_data().map_err(io)?;
+            }
+            self.spares.push_back(Spare { slot, file, bytes });
+        } else {
+            disk.remove(&file_name(slot)).map_err(io)?;
+            disk.sync_dir().map_err(io)?;
+        }
+        Ok(())
+    }
 }
 
 /// Checks that the headers tell one story: every segment is there, once, in one piece.
@@ -361,6 +392,7 @@ fn scan<F: DiskFile>(
             Ok(valid) => valid,
             Err(fault) => {
                 let promised = match sealed_at {
+                    _ if raft_core::planted!(DamageCutAsTornTail) => None,
                     Some(end) => Some(end),
                     None => later_promise(segment, &mut window, scanned.end, limit, replay.life)
                         .map_err(ScanFault::Io)?,
@@ -436,7 +468,8 @@ fn next_frame<F: DiskFile>(
         return Ok(Err(FrameFault::Length));
     }
     let bytes = window.get(offset, frame.bytes())?;
-    Ok(frame.check_body(&bytes[FRAME_HEADER_BYTES..]).map(|()| (frame, crc)))
+    let sound = frame.check_body(&bytes[FRAME_HEADER_BYTES..]);
+    Ok(if raft_core::planted!(TornTailAccepted) { Ok(()) } else { sound }.map(|()| (frame, crc)))
 }
 
 /// A header that is valid in itself and lies where it says.

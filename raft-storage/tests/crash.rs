@@ -96,6 +96,30 @@ fn a_power_cut_at_every_operation_of_many_rotations_loses_nothing_synced() {
     }
 }
 
+#[test]
+fn after_any_failed_operation_a_new_process_on_the_same_machine_builds_on_what_is_on_the_disk() {
+    for operation in 0.. {
+        let disk = new_disk();
+        disk.fail_at(operation, Fault::Error);
+        let (states, synced, finished) = run_until_failure(&disk, &tiny());
+        if finished {
+            assert!(operation > 60);
+            return;
+        }
+        // The page cache outlives the process, and shows what the failed sync has lost.
+        let mut opened = open_with(&disk, &tiny())
+            .unwrap_or_else(|error| panic!("operation {operation}: {error:?}"));
+        let found = Model::of(&opened);
+        let at = states.iter().rposition(|state| *state == found);
+        assert!(at >= Some(synced), "operation {operation}: {at:?} {synced}");
+        opened.writer.append(&[create(77)]).unwrap();
+        opened.writer.sync().unwrap();
+        let again = open_with(&disk.crash(CrashPolicy::DropUnsynced), &tiny())
+            .unwrap_or_else(|error| panic!("operation {operation}, power cut: {error:?}"));
+        assert_eq!(again.groups.len(), found.groups.len() + 1, "operation {operation}");
+    }
+}
+
 /// Appends and syncs until the disk fails. Returns the state after each batch, how many of them
 /// were synced for sure, and whether nothing failed.
 fn run_until_failure(disk: &MemDisk, options: &LogOptions) -> (Vec<Model>, usize, bool) {

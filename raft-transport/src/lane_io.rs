@@ -52,7 +52,8 @@ type Opening = BoxFuture<'static, Result<BoxStream, NetworkError>>;
 /// The connections of one lane: one dialed to each peer, and those dialed by peers.
 ///
 /// Used on one thread, within a tokio runtime with I/O and time. The runtime's clock and the
-/// `now` arguments must run at the same pace.
+/// `now` arguments must run at the same pace. A driver with a clock of its own takes the timer
+/// over with [`without_timer`](Self::without_timer); then no runtime is needed.
 pub struct Lanes {
     network: Arc<dyn Network>,
     registry: PeerRegistry,
@@ -69,8 +70,8 @@ pub struct Lanes {
     epoch: u64,
     watcher: Arc<Watcher>,
     waker: Option<Waker>,
-    /// Fires at or before the earliest deadline.
-    timer: Option<(Micros, Pin<Box<Sleep>>)>,
+    /// Wakes the lanes at or before the earliest deadline.
+    timer: Timer,
     /// Downs found outside of `poll`.
     pending: VecDeque<LaneEvent>,
     /// Reused by `poll`: what a handshake brought, and what has ended.
@@ -78,6 +79,14 @@ pub struct Lanes {
     ended: Vec<(ConnectionId, LaneError)>,
     logs: LogLimits,
     closed: bool,
+}
+
+/// Who wakes the lanes when a deadline comes.
+enum Timer {
+    /// The runtime, once something is due: at or before the earliest deadline.
+    Runtime(Option<(Micros, Pin<Box<Sleep>>)>),
+    /// Whoever polls the lanes; it asks for the deadline.
+    Caller,
 }
 
 /// One limit per kind of warning.
@@ -136,13 +145,21 @@ impl Lanes {
             next_connection: 0,
             epoch: 0,
             waker: None,
-            timer: None,
+            timer: Timer::Runtime(None),
             pending: VecDeque::new(),
             fresh: VecDeque::new(),
             ended: Vec::new(),
             logs: LogLimits::default(),
             closed: false,
         }
+    }
+
+    /// Leaves the timer to the caller, who polls again when
+    /// [`next_deadline`](Self::next_deadline) has come: for drivers with a clock of their own.
+    #[must_use]
+    pub fn without_timer(mut self) -> Self {
+        self.timer = Timer::Caller;
+        self
     }
 
     /// The lane.
@@ -258,7 +275,9 @@ impl Lanes {
     pub fn close(&mut self) {
         self.closed = true;
         self.accepting = None;
-        self.timer = None;
+        if let Timer::Runtime(timer) = &mut self.timer {
+            *timer = None;
+        }
         let mut pending = std::mem::take(&mut self.pending);
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             self.end(id, LaneError::ShutDown, Micros::ZERO, &mut pending);
@@ -558,15 +577,32 @@ impl Lanes {
         }
     }
 
-    fn arm_timer(&mut self, cx: &mut Context<'_>, now: Micros) {
+    /// When [`poll`](Self::poll) has something to do, if nothing else happens: the earliest
+    /// keepalive, handshake, stall, dial or accept that is due. It may have passed already.
+    pub fn next_deadline(&self) -> Option<Micros> {
+        if self.closed {
+            return None;
+        }
         let connections = self.connections.values().filter_map(|live| live.connection.deadline());
         let dials = self.outgoing.values().filter_map(|outgoing| match outgoing.state {
             OutgoingState::Waiting { until } => Some(until),
             OutgoingState::Dialing(_) | OutgoingState::Connected(_) => None,
         });
-        let accept = self.accept_after.filter(|&after| after > now);
-        let Some(earliest) = connections.chain(dials).chain(accept).min() else {
-            self.timer = None;
+        // While an accept is pending, the moment of the next one has come and tells nothing.
+        let accept = self.accept_after.filter(|_| self.accepting.is_none());
+        connections.chain(dials).chain(accept).min()
+    }
+
+    fn arm_timer(&mut self, cx: &mut Context<'_>, now: Micros) {
+        let earliest = match &self.timer {
+            Timer::Caller => return,
+            Timer::Runtime(_) => self.next_deadline(),
+        };
+        let Timer::Runtime(timer) = &mut self.timer else {
+            return;
+        };
+        let Some(earliest) = earliest else {
+            *timer = None;
             return;
         };
         if earliest <= now {
@@ -574,7 +610,7 @@ impl Lanes {
             return;
         }
         let target = Instant::now() + earliest.since(now);
-        match &mut self.timer {
+        match timer {
             // Deadlines move with every byte heard. A timer that fires too early costs one wake
             // per interval; setting it each time would cost more.
             Some((at, _)) if *at <= earliest && *at > now => {}
@@ -582,9 +618,9 @@ impl Lanes {
                 *at = earliest;
                 sleep.as_mut().reset(target);
             }
-            None => self.timer = Some((earliest, Box::pin(tokio::time::sleep_until(target)))),
+            None => *timer = Some((earliest, Box::pin(tokio::time::sleep_until(target)))),
         }
-        if let Some((at, sleep)) = &mut self.timer
+        if let Some((at, sleep)) = timer
             && sleep.as_mut().poll(cx).is_ready()
         {
             // The runtime's clock is a little ahead of ours.

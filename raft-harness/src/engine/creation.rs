@@ -76,6 +76,8 @@ impl ShardEngine {
         match self.add_slot(spec, maker, recovered, restored, out) {
             Ok(at) => {
                 self.by_group.insert(group, at);
+                #[cfg(feature = "sim")]
+                self.show(at);
                 self.touch(at);
                 let slot = &mut self.slots[at as usize];
                 slot.is_on_disk = !is_new || self.options.durability == Durability::Memory;

@@ -20,6 +20,8 @@ mod shard_engine;
 mod slot;
 mod snapshots;
 mod timers;
+#[cfg(feature = "sim")]
+mod watch;
 mod work;
 
 pub use io::Created;
@@ -29,6 +31,8 @@ pub(crate) use io::{
 };
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
+#[cfg(feature = "sim")]
+pub(crate) use watch::Replica;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::request::{Answer, Reply, RequestError};
 pub(crate) struct Replies {
     places: Vec<Place>,
     free: Vec<u32>,
+    abandoned: usize,
 }
 
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl Replies {
                 Some(reply)
             }
             Place::Abandoned(_) => {
+                self.abandoned -= 1;
                 self.free.push(at as u32);
                 None
             }
@@ -67,6 +69,7 @@ impl Replies {
             if matches!(place, Place::Owed(of, _) if *of == group)
                 && let Place::Owed(_, reply) = std::mem::replace(place, Place::Abandoned(group))
             {
+                self.abandoned += 1;
                 reply.send(Err(RequestError::Unknown));
             }
         }
@@ -76,11 +79,13 @@ impl Replies {
     /// unknown.
     pub(crate) fn forget(&mut self, group: GroupId) {
         for (at, place) in self.places.iter_mut().enumerate() {
-            let of = match place {
-                Place::Free => None,
-                Place::Owed(of, _) | Place::Abandoned(of) => Some(*of),
+            let (of, was_abandoned) = match place {
+                Place::Free => (None, 0),
+                Place::Owed(of, _) => (Some(*of), 0),
+                Place::Abandoned(of) => (Some(*of), 1),
             };
             if of == Some(group) {
+                self.abandoned -= was_abandoned;
                 // A reply that is dropped says that nobody knows.
                 *place = Place::Free;
                 self.free.push(at as u32);
@@ -88,8 +93,40 @@ impl Replies {
         }
     }
 
-    /// How many places are taken.
+    /// How many replies are owed. What was answered early waits for nobody: a leader cut off with
+    /// open proposals must not take the room of the shard's other groups until it is back. Such
+    /// places are bounded by what a group may have uncommitted.
     pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.places.len() - self.free.len() - self.abandoned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Proposed, Request, RequestKind, Ticket};
+    use raft_core::ReadPath;
+
+    fn reply(group: GroupId) -> (Reply, Ticket<Proposed>) {
+        let (request, ticket) =
+            Request::new(group, RequestKind::Read(ReadPath::Quorum, bytes::Bytes::new()));
+        (request.reply, ticket)
+    }
+
+    #[test]
+    fn what_was_answered_early_takes_no_room() {
+        let (stuck, other) = (GroupId::new(1), GroupId::new(2));
+        let mut replies = Replies::default();
+        let (first, ticket) = reply(stuck);
+        let token = replies.insert(stuck, first);
+        let (second, _waits) = reply(other);
+        replies.insert(other, second);
+        assert_eq!(replies.len(), 2);
+        replies.abandon(stuck);
+        assert_eq!(ticket.wait(), Err(RequestError::Unknown));
+        assert_eq!(replies.len(), 1);
+        // The core's outcome comes at last: the place is free, and counted once.
+        assert!(replies.take(token).is_none());
+        assert_eq!(replies.len(), 1);
     }
 }

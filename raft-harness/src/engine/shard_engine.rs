@@ -118,6 +118,8 @@ pub(crate) struct ShardEngine {
     pub(super) disk: DiskSpace,
     /// The log failed.
     pub(super) is_deaf: bool,
+    #[cfg(feature = "sim")]
+    pub(super) watch: Option<super::watch::Watch>,
 }
 
 impl ShardEngine {
@@ -163,6 +165,8 @@ impl ShardEngine {
             windows: 0,
             disk: DiskSpace::Ample,
             is_deaf: false,
+            #[cfg(feature = "sim")]
+            watch: None,
         }
     }
 
@@ -316,7 +320,8 @@ impl ShardEngine {
                 Durability::Log => {
                     let mut write = GroupWrite::new(group);
                     write.promise = persist.promise;
-                    write.hard_state = persist.hard_state;
+                    write.hard_state =
+                        persist.hard_state.filter(|_| !raft_core::planted!(TermAndVoteNotLogged));
                     write.install = persist.install.map(|meta| *meta);
                     write.truncate_from = persist.truncate_from;
                     if let Some((first, last)) = persist.append {
@@ -398,12 +403,16 @@ impl ShardEngine {
             self.touched.push(at);
         }
         if self.effects.is_empty() {
+            #[cfg(feature = "sim")]
+            self.show(at);
             return;
         }
         self.follow_log(at, out);
         if std::mem::take(&mut self.effects.membership_changed) {
             self.follow_membership(at);
         }
+        #[cfg(feature = "sim")]
+        self.show(at);
         self.settle_outcomes(at);
         let mut effects = std::mem::take(&mut self.effects);
         for outgoing in effects.messages.drain_ready() {

@@ -17,71 +17,98 @@ use crate::engine::{Applied, ApplyJob, ApplyTask, EngineInput, MachineHost};
 /// After work for so many groups their shards are told, even if more is waiting.
 const GROUPS_PER_REPORT: usize = 64;
 
+/// The state machines of one worker.
+#[derive(Default)]
+pub(crate) struct Machines {
+    hosts: HashMap<GroupId, MachineHost>,
+    progressed: Vec<(GroupId, Applied)>,
+    /// States that were asked for, to go to their shards.
+    snapshots: Vec<(GroupId, EngineInput)>,
+}
+
+impl Machines {
+    /// Does one job.
+    pub(crate) fn work(&mut self, ApplyJob { group, task }: ApplyJob) {
+        match task {
+            ApplyTask::Start(machine) => {
+                self.hosts.insert(group, *machine);
+            }
+            ApplyTask::Snapshot(meta) => {
+                if let Some(machine) = self.hosts.get_mut(&group) {
+                    debug_assert_eq!(machine.applied().index, meta.index);
+                    let pieces = machine.snapshot();
+                    machine.job_done();
+                    note(&mut self.progressed, group, machine.applied());
+                    self.snapshots.push((group, EngineInput::SnapshotPieces(group, meta, pieces)));
+                }
+            }
+            ApplyTask::Replace(restored) => {
+                if let Some(machine) = self.hosts.get_mut(&group) {
+                    machine.replace(*restored);
+                    machine.job_done();
+                    note(&mut self.progressed, group, machine.applied());
+                }
+            }
+            ApplyTask::Entries(entries, waiters) => {
+                if let Some(machine) = self.hosts.get_mut(&group) {
+                    machine.apply(&entries, waiters);
+                    machine.job_done();
+                    note(&mut self.progressed, group, machine.applied());
+                }
+            }
+            ApplyTask::Reads(reads) => {
+                if let Some(machine) = self.hosts.get_mut(&group) {
+                    for (query, reply) in reads {
+                        machine.read(&query, reply);
+                    }
+                    machine.job_done();
+                    note(&mut self.progressed, group, machine.applied());
+                }
+            }
+            ApplyTask::Stop => {
+                if let Some(mut machine) = self.hosts.remove(&group) {
+                    machine.job_done();
+                    note(&mut self.progressed, group, machine.applied());
+                }
+            }
+            ApplyTask::Digest(reply) => {
+                if let Some(machine) = self.hosts.get(&group) {
+                    machine.digest(reply);
+                }
+            }
+        }
+    }
+
+    /// Tells the shards how far their groups have got.
+    pub(crate) fn report(
+        &mut self,
+        shards: &[Arc<Inbox<ShardInput>>],
+        shard_of: impl Fn(GroupId) -> usize,
+    ) {
+        for (group, input) in self.snapshots.drain(..) {
+            let _ = shards[shard_of(group)].push(ShardInput::Engine(input));
+        }
+        for (group, applied) in self.progressed.drain(..) {
+            let input = ShardInput::Engine(EngineInput::Applied(group, applied));
+            let _ = shards[shard_of(group)].push(input);
+        }
+    }
+}
+
 pub(crate) fn run(
     jobs: &Receiver<ApplyJob>,
     shards: &[Arc<Inbox<ShardInput>>],
     shard_of: impl Fn(GroupId) -> usize,
 ) {
-    let mut machines: HashMap<GroupId, MachineHost> = HashMap::new();
-    let mut progressed: Vec<(GroupId, Applied)> = Vec::new();
+    let mut machines = Machines::default();
     while let Ok(first) = jobs.recv() {
         let mut next = Some(first);
-        while let Some(ApplyJob { group, task }) = next {
-            match task {
-                ApplyTask::Start(machine) => {
-                    machines.insert(group, *machine);
-                }
-                ApplyTask::Snapshot(meta) => {
-                    if let Some(machine) = machines.get_mut(&group) {
-                        debug_assert_eq!(machine.applied().index, meta.index);
-                        let pieces = machine.snapshot();
-                        machine.job_done();
-                        note(&mut progressed, group, machine.applied());
-                        let input = EngineInput::SnapshotPieces(group, meta, pieces);
-                        let _ = shards[shard_of(group)].push(ShardInput::Engine(input));
-                    }
-                }
-                ApplyTask::Replace(restored) => {
-                    if let Some(machine) = machines.get_mut(&group) {
-                        machine.replace(*restored);
-                        machine.job_done();
-                        note(&mut progressed, group, machine.applied());
-                    }
-                }
-                ApplyTask::Entries(entries, waiters) => {
-                    if let Some(machine) = machines.get_mut(&group) {
-                        machine.apply(&entries, waiters);
-                        machine.job_done();
-                        note(&mut progressed, group, machine.applied());
-                    }
-                }
-                ApplyTask::Reads(reads) => {
-                    if let Some(machine) = machines.get_mut(&group) {
-                        for (query, reply) in reads {
-                            machine.read(&query, reply);
-                        }
-                        machine.job_done();
-                        note(&mut progressed, group, machine.applied());
-                    }
-                }
-                ApplyTask::Stop => {
-                    if let Some(mut machine) = machines.remove(&group) {
-                        machine.job_done();
-                        note(&mut progressed, group, machine.applied());
-                    }
-                }
-                ApplyTask::Digest(reply) => {
-                    if let Some(machine) = machines.get(&group) {
-                        machine.digest(reply);
-                    }
-                }
-            }
-            next = if progressed.len() < GROUPS_PER_REPORT { jobs.try_recv().ok() } else { None };
+        while let Some(job) = next {
+            machines.work(job);
+            let more = machines.progressed.len() < GROUPS_PER_REPORT;
+            next = if more { jobs.try_recv().ok() } else { None };
         }
-        for (group, applied) in progressed.drain(..) {
-            let input = ShardInput::Engine(EngineInput::Applied(group, applied));
-            let _ = shards[shard_of(group)].push(input);
-        }
+        machines.report(shards, &shard_of);
     }
 }
 

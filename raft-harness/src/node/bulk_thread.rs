@@ -4,6 +4,9 @@
 //! Shards hand in appends too large for the data lane, never more than their allowance per peer;
 //! the allowance comes back when the lane has taken the bytes. So what waits here is bounded by
 //! shards times peers times the allowance.
+//!
+//! [`Bulk`] takes its time as an argument, so that a simulator turns the same code; [`BulkTask`]
+//! adds the clock.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,12 +15,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crossbeam::channel::Sender;
-use raft_core::NodeId;
+use raft_core::{Micros, NodeId};
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, LaneEvent, Lanes};
 
 use super::clock::Clock;
 use super::inbox::Inbox;
-use super::shard_thread::{ShardInput, shard_of};
+use super::shard_thread::{Round, ShardInput, shard_of};
 use crate::engine::{EngineInput, Route, SendLane, Source};
 use crate::snapshot::desk::DeskInput;
 
@@ -53,35 +56,31 @@ pub(crate) struct Bulk {
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     desk: Sender<DeskInput>,
     lanes: Lanes,
-    clock: Clock,
     waiting: Vec<(NodeId, VecDeque<Waiting>)>,
     items: Vec<BulkInput>,
     events: VecDeque<LaneEvent>,
 }
 
 impl Bulk {
-    /// To be called on the bulk lane's own runtime.
     pub(crate) fn new(
         inbox: Arc<Inbox<BulkInput>>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
         desk: Sender<DeskInput>,
         lanes: Lanes,
-        clock: Clock,
     ) -> Self {
         Self {
             inbox,
             shards,
             desk,
             lanes,
-            clock,
             waiting: Vec::new(),
             items: Vec::new(),
             events: VecDeque::new(),
         }
     }
 
-    fn round(&mut self, cx: &mut Context<'_>) -> Option<bool> {
-        let now = self.clock.now();
+    /// Takes what is there and hands on what follows.
+    pub(crate) fn round(&mut self, cx: &mut Context<'_>, now: Micros) -> Round {
         let mut worked = false;
         let mut items = std::mem::take(&mut self.items);
         self.inbox.drain(&mut items);
@@ -103,7 +102,7 @@ impl Bulk {
                 BulkInput::Stop => {
                     self.inbox.close();
                     self.lanes.close();
-                    return None;
+                    return Round::Stop;
                 }
             }
         }
@@ -116,8 +115,21 @@ impl Bulk {
         worked |= self.send_waiting();
         if worked {
             self.lanes.flush(cx, now);
+            Round::Worked
+        } else {
+            Round::Idle
         }
-        Some(worked)
+    }
+
+    /// Goes to sleep until the inbox has something; `false` if it has already.
+    pub(crate) fn sleep(&self, cx: &Context<'_>) -> bool {
+        self.inbox.sleep(cx)
+    }
+
+    /// The lanes, whose deadline the simulator keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     fn send_waiting(&mut self) -> bool {
@@ -195,17 +207,29 @@ impl Bulk {
     }
 }
 
-impl Future for Bulk {
+/// The bulk lane on its thread.
+pub(crate) struct BulkTask {
+    bulk: Bulk,
+    clock: Clock,
+}
+
+impl BulkTask {
+    pub(crate) fn new(bulk: Bulk, clock: Clock) -> Self {
+        Self { bulk, clock }
+    }
+}
+
+impl Future for BulkTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let bulk = &mut *self;
+        let task = &mut *self;
         loop {
-            match bulk.round(cx) {
-                None => return Poll::Ready(()),
-                Some(true) => {}
-                Some(false) if bulk.inbox.sleep(cx) => return Poll::Pending,
-                Some(false) => {}
+            match task.bulk.round(cx, task.clock.now()) {
+                Round::Stop => return Poll::Ready(()),
+                Round::Worked => {}
+                Round::Idle if task.bulk.sleep(cx) => return Poll::Pending,
+                Round::Idle => {}
             }
         }
     }

@@ -5,6 +5,9 @@
 //! after it one frame per peer leaves with whatever is there. So there is at most one scheduled
 //! frame per peer and interval, however many groups and shards; a shard that is stuck hands in
 //! nothing and so loses its own groups, and only those.
+//!
+//! [`Control`] takes its time as an argument, so that a simulator turns the same code;
+//! [`ControlTask`] adds the clock and the runtime's timer.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -20,7 +23,7 @@ use tracing::debug;
 
 use super::clock::Clock;
 use super::inbox::Inbox;
-use super::shard_thread::{ShardInput, by_node, shard_of, split};
+use super::shard_thread::{Round, ShardInput, by_node, shard_of, split};
 use crate::engine::{EngineInput, Route, Source};
 
 /// What shards send the control plane.
@@ -39,7 +42,6 @@ pub(crate) struct Control {
     inbox: Arc<Inbox<ControlInput>>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     lanes: Lanes,
-    clock: Clock,
     /// How long after the grid time heartbeat frames leave.
     gather: Duration,
     heartbeat_interval: Duration,
@@ -49,24 +51,19 @@ pub(crate) struct Control {
     heartbeats_due: Option<Micros>,
     items: Vec<ControlInput>,
     events: VecDeque<LaneEvent>,
-    sleep: Pin<Box<Sleep>>,
-    sleep_until: Option<Micros>,
 }
 
 impl Control {
-    /// To be called on the control plane's own runtime.
     pub(crate) fn new(
         inbox: Arc<Inbox<ControlInput>>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: Lanes,
-        clock: Clock,
         heartbeat_interval: Duration,
     ) -> Self {
         Self {
             inbox,
             shards,
             lanes,
-            clock,
             gather: heartbeat_interval / 10,
             heartbeat_interval,
             heartbeats: Vec::new(),
@@ -74,13 +71,11 @@ impl Control {
             heartbeats_due: None,
             items: Vec::new(),
             events: VecDeque::new(),
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            sleep_until: None,
         }
     }
 
-    fn round(&mut self, cx: &mut Context<'_>) -> Option<bool> {
-        let now = self.clock.now();
+    /// Takes what is there and hands on what follows.
+    pub(crate) fn round(&mut self, cx: &mut Context<'_>, now: Micros) -> Round {
         let mut worked = false;
         let mut items = std::mem::take(&mut self.items);
         self.inbox.drain(&mut items);
@@ -107,7 +102,7 @@ impl Control {
                 ControlInput::Stop => {
                     self.inbox.close();
                     self.lanes.close();
-                    return None;
+                    return Round::Stop;
                 }
             }
         }
@@ -129,8 +124,26 @@ impl Control {
         }
         if worked {
             self.lanes.flush(cx, now);
+            Round::Worked
+        } else {
+            Round::Idle
         }
-        Some(worked)
+    }
+
+    /// Goes to sleep until the inbox has something; `false` if it has already.
+    pub(crate) fn sleep(&self, cx: &Context<'_>) -> bool {
+        self.inbox.sleep(cx)
+    }
+
+    /// When heartbeats leave, if any are gathered. The lanes have their own timer.
+    pub(crate) fn next_deadline(&self) -> Option<Micros> {
+        self.heartbeats_due
+    }
+
+    /// The lanes, whose deadline the simulator keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// Frames leave at `gather` after a multiple of the interval, never more often.
@@ -182,27 +195,44 @@ impl Control {
     }
 }
 
-impl Future for Control {
+/// The control plane on its thread: the rounds, and the sleep between them.
+pub(crate) struct ControlTask {
+    control: Control,
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    sleep_until: Option<Micros>,
+}
+
+impl ControlTask {
+    /// To be called on the control plane's own runtime: its timer lives there.
+    pub(crate) fn new(control: Control, clock: Clock) -> Self {
+        let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self { control, clock, sleep, sleep_until: None }
+    }
+}
+
+impl Future for ControlTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let control = &mut *self;
+        let task = &mut *self;
         loop {
-            match control.round(cx) {
-                None => return Poll::Ready(()),
-                Some(true) => {}
-                Some(false) if control.inbox.sleep(cx) => break,
-                Some(false) => {}
+            match task.control.round(cx, task.clock.now()) {
+                Round::Stop => return Poll::Ready(()),
+                Round::Worked => {}
+                Round::Idle if task.control.sleep(cx) => break,
+                Round::Idle => {}
             }
         }
-        if control.heartbeats_due != control.sleep_until
-            && let Some(at) = control.heartbeats_due
+        let deadline = task.control.next_deadline();
+        if deadline != task.sleep_until
+            && let Some(at) = deadline
         {
-            control.sleep.as_mut().reset(control.clock.instant(at));
+            task.sleep.as_mut().reset(task.clock.instant(at));
         }
-        control.sleep_until = control.heartbeats_due;
-        if control.heartbeats_due.is_some() && control.sleep.as_mut().poll(cx).is_ready() {
-            control.sleep_until = None;
+        task.sleep_until = deadline;
+        if deadline.is_some() && task.sleep.as_mut().poll(cx).is_ready() {
+            task.sleep_until = None;
             cx.waker().wake_by_ref();
         }
         Poll::Pending

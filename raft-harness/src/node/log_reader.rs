@@ -20,16 +20,17 @@ pub(crate) fn run(
     shards: &[Arc<Inbox<ShardInput>>],
 ) {
     while let Ok((shard, fetch)) = fetches.recv() {
-        match reader.entries(fetch.group, fetch.first, fetch.last, READ_BYTES) {
-            Ok(entries) => {
-                let input = ShardInput::Engine(EngineInput::Fetched(fetch.group, entries));
-                let _ = shards[shard].push(input);
-            }
-            Err(error) => {
-                error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
-                let failed = EngineInput::FetchFailed(fetch.group, fetch.first);
-                let _ = shards[shard].push(ShardInput::Engine(failed));
-            }
+        let _ = shards[shard].push(ShardInput::Engine(read(reader, fetch)));
+    }
+}
+
+/// Reads what is asked for; what the shard is told of it.
+pub(crate) fn read(reader: &LogReader, fetch: Fetch) -> EngineInput {
+    match reader.entries(fetch.group, fetch.first, fetch.last, READ_BYTES) {
+        Ok(entries) => EngineInput::Fetched(fetch.group, entries),
+        Err(error) => {
+            error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
+            EngineInput::FetchFailed(fetch.group, fetch.first)
         }
     }
 }

@@ -25,83 +25,146 @@ pub(crate) struct LogBatch {
 }
 
 /// After so long without work, the log says in a frame of its own that all is durable.
-const IDLE_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(100);
 
 /// How often a log that found no room for a new segment looks again.
-const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Operations taken into one write at most, so that the first does not wait for a flood.
 const WRITES_MAX: usize = 16 << 10;
 
-pub(crate) fn run(
-    mut store: Box<dyn LogStore>,
-    batches: &Receiver<LogBatch>,
-    shards: &[Arc<Inbox<ShardInput>>],
-    counters: &Counters,
-) {
-    let mut writes: Vec<GroupWrite> = Vec::new();
-    let mut done: Vec<(usize, Vec<(GroupId, PersistTicket)>)> = Vec::new();
-    let mut idle = false;
-    loop {
-        let first = match batches.recv_timeout(IDLE_AFTER) {
-            Ok(batch) => batch,
-            Err(RecvTimeoutError::Timeout) => {
-                if !idle && let Err(failure) = store.idle() {
-                    give_up(&failure, shards);
-                    return;
-                }
-                idle = true;
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        idle = false;
+/// The log and what it is working on. The steps take no time of their own, so that a simulator
+/// can let time pass, or a node die, between them.
+pub(crate) struct LogWork {
+    store: Box<dyn LogStore>,
+    writes: Vec<GroupWrite>,
+    done: Vec<(usize, Vec<(GroupId, PersistTicket)>)>,
+    bytes: u64,
+    /// The last append found no room, and the shards know.
+    full: bool,
+    idle: bool,
+}
+
+/// How an append ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Append {
+    /// Everything is in the page cache.
+    Written,
+    /// There is no segment; to be tried again after [`NO_SEGMENT_PAUSE`], as descriptors or
+    /// space may come free.
+    NoSegment,
+}
+
+impl LogWork {
+    pub(crate) fn new(store: Box<dyn LogStore>) -> Self {
+        Self { store, writes: Vec::new(), done: Vec::new(), bytes: 0, full: false, idle: false }
+    }
+
+    /// Takes a batch, and what else is waiting.
+    pub(crate) fn take(&mut self, first: LogBatch, batches: &Receiver<LogBatch>) {
+        self.idle = false;
         let mut next = Some(first);
         while let Some(batch) = next {
-            writes.extend(batch.writes);
-            done.push((batch.shard, batch.tickets));
-            next = if writes.len() < WRITES_MAX { batches.try_recv().ok() } else { None };
+            self.writes.extend(batch.writes);
+            self.done.push((batch.shard, batch.tickets));
+            let more = self.writes.len() < WRITES_MAX;
+            next = if more { batches.try_recv().ok() } else { None };
         }
-        let mut full = false;
-        loop {
-            match make_durable(&mut *store, &writes, counters) {
-                Ok(()) => break,
-                // Nothing was written; descriptors or space may come free. Until then groups are
-                // to be led elsewhere.
-                Err(LogError::NoSegment { source }) => {
-                    if !std::mem::replace(&mut full, true) {
-                        warn!(%source, "no room for the log: no entries are taken until there is");
-                        tell(shards, DiskSpace::Full);
-                    }
-                    match batches.recv_timeout(NO_SEGMENT_PAUSE) {
-                        Ok(batch) => {
-                            writes.extend(batch.writes);
-                            done.push((batch.shard, batch.tickets));
-                        }
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => {
-                            warn!("the log ends with operations it had no room for");
-                            return;
-                        }
-                    }
-                }
-                Err(failure) => {
-                    give_up(&failure, shards);
-                    return;
-                }
+    }
+
+    /// What was taken and is not acknowledged yet.
+    #[cfg(feature = "sim")]
+    pub(crate) fn writes(&self) -> &[GroupWrite] {
+        &self.writes
+    }
+
+    /// Writes what was taken.
+    pub(crate) fn append(&mut self, shards: &[Arc<Inbox<ShardInput>>]) -> Result<Append, LogError> {
+        match self.store.append(&self.writes) {
+            Ok(info) => {
+                self.bytes = info.bytes;
+                Ok(Append::Written)
             }
+            // Nothing was written; descriptors or space may come free. Until then groups are to be
+            // led elsewhere.
+            Err(LogError::NoSegment { source }) => {
+                if !std::mem::replace(&mut self.full, true) {
+                    warn!(%source, "no room for the log: no entries are taken until there is");
+                    tell(shards, DiskSpace::Full);
+                }
+                Ok(Append::NoSegment)
+            }
+            Err(failure) => Err(failure),
         }
-        if full {
+    }
+
+    /// Makes it durable.
+    pub(crate) fn sync(&mut self, counters: &Counters) -> Result<(), LogError> {
+        if !raft_core::planted!(CompletionBeforeSync) {
+            self.store.sync()?;
+        }
+        let entries: usize = self.writes.iter().map(|write| write.entries.len()).sum();
+        Counters::add(&counters.log_appends, 1);
+        Counters::add(&counters.fsyncs, 1);
+        Counters::add(&counters.group_writes, self.writes.len() as u64);
+        Counters::add(&counters.log_entries, entries as u64);
+        Counters::add(&counters.log_bytes, self.bytes);
+        Ok(())
+    }
+
+    /// Tells the shards that it is durable.
+    pub(crate) fn acknowledge(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
+        if std::mem::take(&mut self.full) {
             tell(shards, DiskSpace::Ample);
         }
-        writes.clear();
-        for (shard, tickets) in done.drain(..) {
+        self.writes.clear();
+        for (shard, tickets) in self.done.drain(..) {
             let input = ShardInput::Engine(EngineInput::Persisted(tickets));
             // A shard that has stopped needs no acknowledgement.
             let _ = shards[shard].push(input);
         }
     }
-    if let Err(failure) = store.close() {
+
+    /// To be called when nothing came for [`IDLE_AFTER`].
+    pub(crate) fn idle(&mut self) -> Result<(), LogError> {
+        if !self.idle {
+            self.store.idle()?;
+        }
+        self.idle = true;
+        Ok(())
+    }
+
+    pub(crate) fn close(self) -> Result<(), LogError> {
+        self.store.close()
+    }
+}
+
+pub(crate) fn run(
+    store: Box<dyn LogStore>,
+    batches: &Receiver<LogBatch>,
+    shards: &[Arc<Inbox<ShardInput>>],
+    counters: &Counters,
+) {
+    let mut work = LogWork::new(store);
+    loop {
+        let result = match batches.recv_timeout(IDLE_AFTER) {
+            Ok(first) => {
+                work.take(first, batches);
+                make_durable(&mut work, batches, shards, counters)
+            }
+            Err(RecvTimeoutError::Timeout) => work.idle().map(|()| Ended::Durable),
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        match result {
+            Ok(Ended::Durable) => work.acknowledge(shards),
+            Ok(Ended::WithoutRoom) => return,
+            Err(failure) => {
+                give_up(&failure, shards);
+                return;
+            }
+        }
+    }
+    if let Err(failure) = work.close() {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
 }
@@ -112,7 +175,7 @@ fn tell(shards: &[Arc<Inbox<ShardInput>>], space: DiskSpace) {
     }
 }
 
-fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
+pub(crate) fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
     let failure = chain(failure);
     error!(failure, "the log failed: this node acknowledges nothing any more");
     for shard in shards {
@@ -132,20 +195,32 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Writes and syncs what was taken, and what comes while there is no room for it.
 fn make_durable(
-    store: &mut dyn LogStore,
-    writes: &[GroupWrite],
+    work: &mut LogWork,
+    batches: &Receiver<LogBatch>,
+    shards: &[Arc<Inbox<ShardInput>>],
     counters: &Counters,
-) -> Result<(), LogError> {
-    let info = store.append(writes)?;
-    store.sync()?;
-    let entries: usize = writes.iter().map(|write| write.entries.len()).sum();
-    Counters::add(&counters.log_appends, 1);
-    Counters::add(&counters.fsyncs, 1);
-    Counters::add(&counters.group_writes, writes.len() as u64);
-    Counters::add(&counters.log_entries, entries as u64);
-    Counters::add(&counters.log_bytes, info.bytes);
-    Ok(())
+) -> Result<Ended, LogError> {
+    while work.append(shards)? == Append::NoSegment {
+        match batches.recv_timeout(NO_SEGMENT_PAUSE) {
+            Ok(batch) => work.take(batch, batches),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                warn!("the log ends with operations it had no room for");
+                return Ok(Ended::WithoutRoom);
+            }
+        }
+    }
+    work.sync(counters)?;
+    Ok(Ended::Durable)
+}
+
+/// How an attempt to make something durable ended.
+enum Ended {
+    Durable,
+    /// The node stops, and the disk is full.
+    WithoutRoom,
 }
 
 #[cfg(test)]

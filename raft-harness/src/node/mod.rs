@@ -55,6 +55,23 @@ use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Tick
 use crate::snapshot::Restored;
 use crate::state_machine::StateMachineFactory;
 
+/// The threads' work without the threads, for the simulator.
+#[cfg(feature = "sim")]
+pub(crate) mod sim {
+    pub(crate) use super::apply_worker::Machines;
+    pub(crate) use super::bulk_thread::{Bulk, BulkInput};
+    pub(crate) use super::control_thread::{Control, ControlInput};
+    pub(crate) use super::directory::Directory;
+    pub(crate) use super::inbox::Inbox;
+    pub(crate) use super::known_stores::KnownStores;
+    pub(crate) use super::log_reader::read as read_log;
+    pub(crate) use super::log_thread::{
+        Append, IDLE_AFTER, LogBatch, LogWork, NO_SEGMENT_PAUSE, give_up,
+    };
+    pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
+    pub(crate) use super::starting::registry;
+}
+
 pub use self::error::{CreateError, StartError};
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
 

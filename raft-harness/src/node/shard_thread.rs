@@ -5,6 +5,9 @@
 //! sockets, due timers), lets the engine finish the turn, hands the persist batch to the log
 //! before anything else, then fills the lanes and flushes each with one write. It sleeps only
 //! when a whole round found nothing.
+//!
+//! [`Shard`] takes its time as an argument, so that a simulator turns the same code;
+//! [`ShardTask`] adds the clock and the runtime's timer.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,7 +17,7 @@ use std::task::{Context, Poll};
 
 use crossbeam::channel::Sender;
 use parking_lot::Mutex;
-use raft_core::{GroupId, Micros, NodeId};
+use raft_core::{GroupId, LogTime, Micros, NodeId};
 use raft_transport::{ConnectionId, Direction, Frame, LaneEvent, Lanes};
 use tokio::time::Sleep;
 use tracing::debug;
@@ -71,12 +74,9 @@ pub(crate) struct Shard {
     engine: ShardEngine,
     lanes: Lanes,
     links: Links,
-    clock: Clock,
     out: TurnOutput,
     items: Vec<ShardInput>,
     events: VecDeque<LaneEvent>,
-    sleep: Pin<Box<Sleep>>,
-    sleep_until: Option<Micros>,
     failed: bool,
 }
 
@@ -84,33 +84,29 @@ pub(crate) struct Shard {
 const ROUNDS_MAX: usize = 8;
 
 impl Shard {
-    /// To be called on the shard's own runtime: the lanes live there.
-    pub(crate) fn new(
-        index: usize,
-        engine: ShardEngine,
-        lanes: Lanes,
-        links: Links,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(index: usize, engine: ShardEngine, lanes: Lanes, links: Links) -> Self {
         Self {
             index,
             inbox: Arc::clone(&links.shards[index]),
             engine,
             lanes,
             links,
-            clock,
             out: TurnOutput::default(),
             items: Vec::new(),
             events: VecDeque::new(),
-            sleep: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
-            sleep_until: None,
             failed: false,
         }
     }
 
-    fn round(&mut self, cx: &mut Context<'_>) -> Round {
-        let now = self.clock.now();
-        self.engine.set_time(now, Clock::wall());
+    /// Takes what is there and hands on what follows. `clocks` reads the node's monotonic clock
+    /// and its wall clock.
+    pub(crate) fn round(
+        &mut self,
+        cx: &mut Context<'_>,
+        clocks: impl Fn() -> (Micros, LogTime),
+    ) -> Round {
+        let (now, wall) = clocks();
+        self.engine.set_time(now, wall);
         let mut worked = false;
 
         let mut items = std::mem::take(&mut self.items);
@@ -145,7 +141,8 @@ impl Shard {
         self.engine.finish_turn(&mut self.out);
         if self.engine.has_leased() {
             // By now the thread may have stood still for longer than a lease lasts.
-            self.engine.set_time(self.clock.now(), Clock::wall());
+            let (now, wall) = clocks();
+            self.engine.set_time(now, wall);
             self.engine.confirm_leased();
             self.engine.finish_turn(&mut self.out);
         }
@@ -350,6 +347,28 @@ impl Shard {
         }
     }
 
+    /// Goes to sleep until the inbox has something; `false` if it has already.
+    pub(crate) fn sleep(&self, cx: &Context<'_>) -> bool {
+        self.inbox.sleep(cx)
+    }
+
+    /// When the engine wants a round, if nothing else happens. The lanes have their own timer.
+    pub(crate) fn next_deadline(&self) -> Option<Micros> {
+        self.engine.next_deadline()
+    }
+
+    /// The lanes, whose deadline the simulator keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// The engine, to be looked at.
+    #[cfg(feature = "sim")]
+    pub(crate) fn engine(&self) -> &ShardEngine {
+        &self.engine
+    }
+
     fn stop(&mut self) {
         refuse_requests(self.inbox.close().into_iter());
         self.engine.abandon_all(&RequestError::Stopping);
@@ -375,27 +394,45 @@ fn refuse_requests(items: impl Iterator<Item = ShardInput>) {
     }
 }
 
-enum Round {
+/// What a round found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Round {
     Worked,
     Idle,
     Stop,
 }
 
-impl Future for Shard {
+/// A shard on its thread: the rounds, and the sleep between them.
+pub(crate) struct ShardTask {
+    shard: Shard,
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    sleep_until: Option<Micros>,
+}
+
+impl ShardTask {
+    /// To be called on the shard's own runtime: its timer lives there.
+    pub(crate) fn new(shard: Shard, clock: Clock) -> Self {
+        let sleep = Box::pin(tokio::time::sleep(std::time::Duration::ZERO));
+        Self { shard, clock, sleep, sleep_until: None }
+    }
+}
+
+impl Future for ShardTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let shard = &mut *self;
+        let task = &mut *self;
         let mut rounds = 0;
         loop {
-            match shard.round(cx) {
+            match task.shard.round(cx, || (task.clock.now(), Clock::wall())) {
                 Round::Stop => {
-                    shard.stop();
+                    task.shard.stop();
                     return Poll::Ready(());
                 }
                 Round::Worked => rounds += 1,
                 Round::Idle => {
-                    if shard.inbox.sleep(cx) {
+                    if task.shard.sleep(cx) {
                         break;
                     }
                 }
@@ -405,15 +442,15 @@ impl Future for Shard {
                 return Poll::Pending;
             }
         }
-        let deadline = shard.engine.next_deadline();
-        if deadline != shard.sleep_until
+        let deadline = task.shard.next_deadline();
+        if deadline != task.sleep_until
             && let Some(at) = deadline
         {
-            shard.sleep.as_mut().reset(shard.clock.instant(at));
+            task.sleep.as_mut().reset(task.clock.instant(at));
         }
-        shard.sleep_until = deadline;
-        if deadline.is_some() && shard.sleep.as_mut().poll(cx).is_ready() {
-            shard.sleep_until = None;
+        task.sleep_until = deadline;
+        if deadline.is_some() && task.sleep.as_mut().poll(cx).is_ready() {
+            task.sleep_until = None;
             cx.waker().wake_by_ref();
         }
         Poll::Pending

@@ -11,23 +11,23 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_mux::{MuxAcceptor, MuxConfig};
-use raft_storage::{LogStore, RecoveredGroup};
+use raft_storage::{Disk, FileDisk, LogStore, RecoveredGroup};
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerRegistry, TcpNetwork,
 };
 use tracing::warn;
 
 use super::alarm::Alarm;
-use super::bulk_thread::{Bulk, BulkInput};
+use super::bulk_thread::{Bulk, BulkInput, BulkTask};
 use super::clock::Clock;
-use super::control_thread::{Control, ControlInput};
+use super::control_thread::{Control, ControlInput, ControlTask};
 use super::directory::Directory;
 use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::KnownStores;
 use super::log_thread::LogBatch;
 use super::options::{LogKind, NetworkOptions, NodeOptions};
-use super::shard_thread::{Links, Shard, ShardInput, shard_of};
+use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::threads::Threads;
 use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapshot_thread};
 use crate::counters::Counters;
@@ -56,7 +56,7 @@ struct OpenLog {
     store_id: u128,
     groups: BTreeMap<GroupId, RecoveredGroup>,
     tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
-    known: Option<KnownStores>,
+    known: Option<KnownStores<FileDisk>>,
 }
 
 impl Starting {
@@ -159,7 +159,8 @@ impl Starting {
             let alarm = Alarm::new(&name, &inboxes);
             self.threads.shards.push(spawn_loop(name, move || async move {
                 let _alarm = alarm;
-                Shard::new(index, engine, make(), links, clock).await;
+                let shard = Shard::new(index, engine, make(), links);
+                ShardTask::new(shard, clock).await;
             })?);
         }
         drop((log, appliers, desk));
@@ -245,7 +246,8 @@ impl Starting {
                     }
                 };
                 let lanes = make(network);
-                Control::new(inbox, shards, lanes, clock, interval).await;
+                let control = Control::new(inbox, shards, lanes, interval);
+                ControlTask::new(control, clock).await;
             });
         };
         self.threads.lanes.push(spawn("raft-control".to_owned(), run)?);
@@ -270,7 +272,7 @@ impl Starting {
         let alarm = Alarm::new("raft-bulk", &shards);
         let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
             let _alarm = alarm;
-            Bulk::new(inbox, shards, desk, make(), clock).await;
+            BulkTask::new(Bulk::new(inbox, shards, desk, make()), clock).await;
         })?;
         self.threads.lanes.push(thread);
         Ok(())
@@ -393,7 +395,8 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 node: Some(options.node),
             };
             let opened = raft_storage::Log::open(path, &expected, log)?;
-            let known = KnownStores::load(path).map_err(StartError::Directory)?;
+            let known = FileDisk::open(path).and_then(KnownStores::load);
+            let known = known.map_err(StartError::Directory)?;
             Ok(OpenLog {
                 incarnation: opened.incarnation,
                 store_id: opened.identity.store.get(),
@@ -434,11 +437,11 @@ fn read_specs(
     specs.collect()
 }
 
-fn make_registry(
+fn make_registry<D: Disk>(
     options: &NodeOptions,
     incarnation: Incarnation,
     store: u128,
-    known: Option<KnownStores>,
+    known: Option<KnownStores<D>>,
 ) -> PeerRegistry {
     let identity = Identity {
         cluster: options.cluster.clone(),
@@ -448,6 +451,17 @@ fn make_registry(
         shards: options.shards as u8,
         features: 0,
     };
+    let peers: Vec<(NodeId, &str)> =
+        options.peers.iter().map(|peer| (peer.node, peer.address.as_str())).collect();
+    registry(identity, &peers, known)
+}
+
+/// The registry of a node that remembers the data directories its peers have shown.
+pub(crate) fn registry<D: Disk>(
+    identity: Identity,
+    peers: &[(NodeId, &str)],
+    known: Option<KnownStores<D>>,
+) -> PeerRegistry {
     let remembered: Vec<(NodeId, u128)> =
         known.iter().flat_map(|known| known.iter().collect::<Vec<_>>()).collect();
     let known = Mutex::new(known);
@@ -458,11 +472,11 @@ fn make_registry(
             warn!(peer = %node, %error, "cannot remember the peer's data directory");
         }
     });
-    for peer in &options.peers {
-        registry.set_peer(peer.node, peer.address.clone());
+    for (node, address) in peers {
+        registry.set_peer(*node, *address);
     }
     for (node, store) in remembered {
-        if options.peers.iter().any(|peer| peer.node == node) {
+        if peers.iter().any(|(peer, _)| *peer == node) {
             registry.set_known_store(node, store);
         }
     }

@@ -29,6 +29,7 @@
 //!
 //! Everything here is a pure function of the seed and of what the profile reports.
 
+pub mod bytes;
 pub mod case;
 pub mod diagram;
 pub mod failure;

@@ -21,7 +21,9 @@ impl Step<'_> {
         if v.commit <= before {
             return Ok(());
         }
-        let led_in = if self.leads() { Some(v.term) } else { self.led_before() };
+        // Whoever is deposed in this very step commits as a follower of the new term.
+        let led_before = self.led_before().filter(|term| *term == v.term);
+        let led_in = if self.leads() { Some(v.term) } else { led_before };
         let commit_term = replica.log.term(v.commit).unwrap_or(Term::ZERO);
         match (led_in, self.prev) {
             (Some(term), _) if commit_term != term => {

@@ -1,0 +1,321 @@
+//! What goes wrong, and when: drawn before the run begins, so that a run can be replayed with
+//! some of its faults taken away.
+//!
+//! Whatever a fault leaves to chance it draws from a number of its own, so its fellows do not
+//! notice when it is gone.
+
+use super::network::Place;
+use super::options::{Options, Weather};
+use super::swarm::Swarm;
+use crate::group_spec::GroupSpec;
+use crate::sim::rng::{Rng, Streams};
+
+/// A fault and its moment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PlannedFault {
+    /// When it begins, in virtual microseconds.
+    pub at: u64,
+    /// How long it lasts, in virtual microseconds, where that means something.
+    pub lasts: u64,
+    /// Decides what the fault leaves to chance.
+    pub draw: u64,
+    /// What happens.
+    pub fault: Fault,
+}
+
+/// What can happen. Nodes are named by their places from zero.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// These directed links are cut: partitions of any shape.
+    Cut {
+        /// Which shape it was drawn as, for the record.
+        shape: &'static str,
+        /// From where to where.
+        links: Vec<(Place, Place)>,
+    },
+    /// A link gets slow and narrow.
+    SlowLink {
+        /// From.
+        from: Place,
+        /// To.
+        to: Place,
+        /// Added latency, in microseconds.
+        latency_us: u64,
+    },
+    /// A link loses packets.
+    LossyLink {
+        /// From.
+        from: Place,
+        /// To.
+        to: Place,
+        /// Of a thousand.
+        permille: u32,
+    },
+    /// Some connection is reset at some byte.
+    Reset,
+    /// One end of some connection dies without a word.
+    HalfOpen,
+    /// Some connection is stuck in one direction.
+    StallLane,
+    /// A node refuses connections.
+    Refuse {
+        /// Which.
+        node: Place,
+    },
+    /// A node answers connections late.
+    SlowConnect {
+        /// Which.
+        node: Place,
+        /// By how much, in microseconds.
+        by_us: u64,
+    },
+    /// A node dies after so many more effects, and comes back.
+    Crash {
+        /// Which.
+        node: Place,
+        /// Writes to disk and network that still happen.
+        effects: u64,
+        /// Whether its machine dies with it.
+        power: Power,
+    },
+    /// All nodes die, one after another or at once.
+    CrashAll {
+        /// Within so long, in microseconds.
+        within_us: u64,
+        /// Whether their machines die with them.
+        power: Power,
+    },
+    /// A process is stopped and goes on.
+    Pause {
+        /// Which.
+        node: Place,
+    },
+    /// A wall clock jumps.
+    WallJump {
+        /// Which node's.
+        node: Place,
+        /// By so many milliseconds.
+        by_ms: i64,
+    },
+    /// The next sync of a node's disk fails.
+    SyncFails {
+        /// Which.
+        node: Place,
+    },
+    /// A node's disk is full but for a little.
+    DiskFull {
+        /// Which.
+        node: Place,
+        /// Bytes left.
+        spare: u64,
+    },
+    /// Syncs take so much longer.
+    SlowDisk {
+        /// Which node's.
+        node: Place,
+        /// Added to each sync, in microseconds.
+        by_us: u64,
+    },
+    /// A node crashes and a bit of its log or its identity flips before it comes back.
+    Flip {
+        /// Which.
+        node: Place,
+        /// Files whose names end so.
+        file: &'static str,
+    },
+    /// A node comes back with an empty disk.
+    Wipe {
+        /// Which.
+        node: Place,
+    },
+}
+
+/// What dies with a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Power {
+    /// Nothing: the kernel keeps the page cache and closes the sockets.
+    Stays,
+    /// The machine: what was not synced is at the mercy of the disk.
+    Fails,
+}
+
+impl Fault {
+    /// The name of its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Cut { shape, .. } => shape,
+            Self::SlowLink { .. } => "slow-link",
+            Self::LossyLink { .. } => "lossy-link",
+            Self::Reset => "reset",
+            Self::HalfOpen => "half-open",
+            Self::StallLane => "stall-lane",
+            Self::Refuse { .. } => "refuse",
+            Self::SlowConnect { .. } => "slow-connect",
+            Self::Crash { power: Power::Stays, .. } => "kill",
+            Self::Crash { power: Power::Fails, .. } => "power-cut",
+            Self::CrashAll { .. } => "storm",
+            Self::Pause { .. } => "pause",
+            Self::WallJump { .. } => "wall-jump",
+            Self::SyncFails { .. } => "sync-fails",
+            Self::DiskFull { .. } => "disk-full",
+            Self::SlowDisk { .. } => "slow-disk",
+            Self::Flip { .. } => "flip",
+            Self::Wipe { .. } => "wipe",
+        }
+    }
+}
+
+/// The faults of a run.
+pub(super) fn draw(streams: Streams, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
+    let mut rng = streams.stream("faults", &[]);
+    match options.weather {
+        Weather::Calm => Vec::new(),
+        Weather::StaticPartition => vec![static_partition(&mut rng, swarm, options)],
+        Weather::Any => any(&mut rng, swarm, options),
+    }
+}
+
+/// Faults begin once the cluster is up, and peers know one another.
+const FIRST_US: u64 = 3_000_000;
+
+fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
+    // Each seed has its own mix: some kinds often, some not at all.
+    let weights: Vec<u32> =
+        (0..KINDS).map(|_| if rng.chance(1, 3) { 0 } else { rng.range(1..=8) as u32 }).collect();
+    let pause = rng.range(400_000..=3_000_000);
+    let end = options.faults_s * 1_000_000;
+    let mut faults = Vec::new();
+    let mut at = FIRST_US + rng.below(pause);
+    while at < end {
+        if let Some(kind) = rng.weighted(&weights) {
+            let fault = draw_kind(rng, kind as u64, swarm);
+            let lasts = 20_000 + rng.skewed(8_000_000);
+            faults.push(PlannedFault { at, lasts: lasts.min(end - at), draw: rng.bits(), fault });
+        }
+        at += rng.range(pause / 4..=pause);
+    }
+    // Damage for good: at most one node in a run, and only where every group can spare it.
+    let spare = |group: &GroupSpec| group.replicas.len() >= 3;
+    if rng.chance(1, 4) && swarm.groups.iter().all(spare) && end > FIRST_US {
+        let node = rng.below(swarm.nodes.len() as u64) as Place;
+        let fault = match rng.below(3) {
+            0 => Fault::Wipe { node },
+            1 => Fault::Flip { node, file: ".seg" },
+            _ => Fault::Flip { node, file: rng.pick(&["identity", "incarnation"]).expect("two") },
+        };
+        let at = rng.range(FIRST_US..=end - 1);
+        let lasts = 100_000 + rng.skewed(3_000_000);
+        faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
+    }
+    faults.sort_by_key(|fault| fault.at);
+    faults
+}
+
+const KINDS: usize = 19;
+
+fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
+    let count = swarm.nodes.len() as u64;
+    let node = rng.below(count) as Place;
+    let other =
+        if count < 2 { node } else { (node + 1 + rng.below(count - 1) as Place) % count as Place };
+    let power = if rng.chance(1, 2) { Power::Fails } else { Power::Stays };
+    match kind {
+        0 => both("cut-pair", [(node, other)]),
+        1 => Fault::Cut { shape: "cut-one-way", links: vec![(node, other)] },
+        2 => both("isolate", (0..count as Place).map(|to| (node, to))),
+        3 => split(rng, count as Place),
+        4 => shape(rng, count as Place),
+        5 => Fault::SlowLink { from: node, to: other, latency_us: rng.skewed(400_000) },
+        6 => Fault::LossyLink { from: node, to: other, permille: rng.range(10..=400) as u32 },
+        7 => Fault::Reset,
+        8 => Fault::HalfOpen,
+        9 => Fault::StallLane,
+        10 => {
+            if rng.chance(1, 2) {
+                Fault::Refuse { node }
+            } else {
+                Fault::SlowConnect { node, by_us: rng.skewed(1_500_000) }
+            }
+        }
+        11 | 12 => Fault::Crash { node, effects: rng.skewed(64), power },
+        13 => Fault::CrashAll { within_us: rng.skewed(500_000), power },
+        14 => Fault::Pause { node },
+        15 => {
+            let by = rng.skewed(3_600_000) as i64;
+            Fault::WallJump { node, by_ms: if rng.chance(1, 2) { by } else { -by } }
+        }
+        16 => Fault::SyncFails { node },
+        17 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
+        _ => Fault::SlowDisk { node, by_us: rng.skewed(3_000_000) },
+    }
+}
+
+fn both(shape: &'static str, pairs: impl IntoIterator<Item = (Place, Place)>) -> Fault {
+    let pairs = pairs.into_iter().filter(|(a, b)| a != b);
+    Fault::Cut { shape, links: pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect() }
+}
+
+/// Two camps that hear nothing of each other, or one that only listens.
+fn split(rng: &mut Rng, count: Place) -> Fault {
+    let camp: Vec<bool> = (0..count).map(|_| rng.chance(1, 2)).collect();
+    let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+    let apart = pairs.filter(|(a, b)| camp[*a] && !camp[*b]);
+    if rng.chance(1, 4) {
+        Fault::Cut { shape: "split-one-way", links: apart.collect() }
+    } else {
+        both("split", apart)
+    }
+}
+
+/// Partitions that are not transitive.
+fn shape(rng: &mut Rng, count: Place) -> Fault {
+    let mut order: Vec<Place> = (0..count).collect();
+    rng.shuffle(&mut order);
+    let pairs: Vec<(Place, Place)> =
+        (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).collect();
+    let name = |(a, b): &(Place, Place)| (order[*a], order[*b]);
+    match rng.below(3) {
+        // Two camps and one node that hears both.
+        0 => {
+            let middle = count / 2;
+            let cut = pairs.iter().filter(|(a, b)| *a < middle && *b > middle);
+            both("bridge", cut.map(name))
+        }
+        // Each hears only its neighbours.
+        1 => both("chain", pairs.iter().filter(|(a, b)| b - a > 1).map(name)),
+        // All hear one, and nobody else.
+        _ => both("star", pairs.iter().filter(|(a, _)| *a > 0).map(name)),
+    }
+}
+
+/// Some links cut for good, so that in every group a majority still hear one another.
+fn static_partition(rng: &mut Rng, swarm: &Swarm, options: &Options) -> PlannedFault {
+    let count = swarm.nodes.len();
+    let pairs: Vec<(Place, Place)> =
+        (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).collect();
+    let mut cut = Vec::new();
+    for _ in 0..100 {
+        cut = pairs.iter().copied().filter(|_| rng.chance(1, 2)).collect();
+        if swarm.groups.iter().all(|group| has_connected_majority(group, swarm, &cut)) {
+            break;
+        }
+        cut.clear();
+    }
+    let lasts = options.faults_s * 1_000_000 - FIRST_US;
+    PlannedFault { at: FIRST_US, lasts, draw: rng.bits(), fault: both("static", cut) }
+}
+
+/// Whether some majority of the replicas are connected each with each. Less than that is not
+/// enough: a node that reaches a majority may lack an entry that its voters have.
+fn has_connected_majority(group: &GroupSpec, swarm: &Swarm, cut: &[(Place, Place)]) -> bool {
+    let place = |node| swarm.nodes.iter().position(|other| *other == node);
+    let places: Vec<Place> = group.replicas.iter().filter_map(|(_, node)| place(*node)).collect();
+    let majority = places.len() / 2 + 1;
+    (0..1_u32 << places.len()).any(|chosen| {
+        let chosen: Vec<Place> =
+            (0..places.len()).filter(|at| chosen >> at & 1 == 1).map(|at| places[at]).collect();
+        let joined = |a: Place, b: Place| !cut.contains(&(a.min(b), a.max(b)));
+        chosen.len() >= majority
+            && chosen.iter().all(|a| chosen.iter().all(|b| a == b || joined(*a, *b)))
+    })
+}

@@ -1,0 +1,256 @@
+//! Between the engines and the checks: what a replica looks like, what its disk holds, what it
+//! has said.
+//!
+//! Engines, state machines and the world all report here while a run goes on, each when it knows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use raft_core::{Entry, EntryKind, GroupId, LogIndex, Micros, NodeId, ReplicaId, RoleKind, Term};
+
+use super::accounts::{Account, Accounts};
+use super::network::Place;
+use super::swarm::Swarm;
+use super::tap::{Claim, Said};
+use crate::engine::Replica;
+use crate::sim::invariants::Checker;
+use crate::sim::observe::{
+    Activity, EntryClass, EntryIdentity, LogView, MembershipView, Promise, Promises, ReplicaView,
+};
+use crate::sim::rng::mix;
+use crate::sim::violation::Violation;
+
+/// The judge of a run. Clones share it.
+#[derive(Clone)]
+pub(super) struct Judge(Arc<Mutex<Bench>>);
+
+pub(super) struct Bench {
+    /// Virtual time.
+    pub(super) now: u64,
+    pub(super) checker: Checker,
+    pub(super) accounts: Accounts,
+    /// What was found wrong and not yet taken.
+    pub(super) found: Vec<Violation>,
+    /// Entries ever seen, for logs whose payloads are not at hand.
+    seen: Seen,
+    nodes: Vec<NodeId>,
+}
+
+/// What each entry is, by group, index and term.
+type Seen = BTreeMap<(GroupId, LogIndex, Term), (u64, EntryClass)>;
+
+impl Judge {
+    pub(super) fn new(swarm: &Swarm) -> Self {
+        let mut accounts = Accounts::default();
+        accounts.nodes.resize_with(swarm.nodes.len(), Account::default);
+        for spec in &swarm.groups {
+            for (replica, node) in &spec.replicas {
+                if let Some(place) = swarm.nodes.iter().position(|other| other == node) {
+                    accounts.places.insert((spec.group, *replica), place);
+                }
+            }
+        }
+        let bench = Bench {
+            now: 0,
+            checker: Checker::new(),
+            accounts,
+            found: Vec::new(),
+            seen: Seen::new(),
+            nodes: swarm.nodes.clone(),
+        };
+        Self(Arc::new(Mutex::new(bench)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Bench> {
+        self.0.lock()
+    }
+}
+
+impl Bench {
+    pub(super) fn account(&mut self, place: Place) -> &mut Account {
+        &mut self.accounts.nodes[place]
+    }
+
+    /// A replica has made a step.
+    pub(super) fn stepped(&mut self, place: Place, replica: Replica<'_>) {
+        let node = self.nodes[place];
+        let now = Micros::new(self.now);
+        let (checker, accounts) = (&mut self.checker, &self.accounts);
+        let log = Log::of(replica, &mut self.seen);
+        let judged = with_view(node, replica, &log, |view| checker.observe(now, view, accounts));
+        self.found.extend(judged.err());
+    }
+
+    /// Everything is looked at from end to end.
+    pub(super) fn sweep<'a>(&mut self, replicas: impl Iterator<Item = (Place, Replica<'a>)>) {
+        for (place, replica) in replicas {
+            let node = self.nodes[place];
+            let log = Log::of(replica, &mut self.seen);
+            let checker = &self.checker;
+            let judged = with_view(node, replica, &log, |view| checker.sweep([*view]));
+            self.found.extend(judged.err());
+        }
+    }
+
+    /// The run is over and healed: this replica has all that was ever committed.
+    pub(super) fn settled(&mut self, place: Place, replica: Replica<'_>) {
+        let node = self.nodes[place];
+        let log = Log::of(replica, &mut self.seen);
+        let checker = &self.checker;
+        let judged = with_view(node, replica, &log, |view| checker.settled([*view]));
+        self.found.extend(judged.err());
+    }
+
+    /// A promise has left its node.
+    pub(super) fn said(&mut self, said: &Said) {
+        let Some(place) = self.nodes.iter().position(|node| *node == said.node) else { return };
+        let account = &self.accounts.nodes[place];
+        let group = said.group;
+        let durable = account.hard_state(group);
+        let promise = match said.claim {
+            Claim::Greets => return,
+            Claim::Term(term) => Promise::Term(term),
+            Claim::Vote { term, candidate } => Promise::Vote { term, candidate },
+            // A newer leader may have cut it since; to that one it is no promise.
+            Claim::Held { term, .. } if durable.term > term => return,
+            // An entry that is not there is shown with a term that cannot be there either.
+            Claim::Held { index, .. } => {
+                let term = account.term(group, index).unwrap_or(Term::ZERO);
+                Promise::Held { index, term }
+            }
+        };
+        let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
+        self.found.extend(judged.err());
+        if let Claim::Held { term, .. } = said.claim {
+            let promise = Promise::Term(term);
+            let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
+            self.found.extend(judged.err());
+        }
+    }
+
+    /// A state machine takes an entry.
+    pub(super) fn applied(&mut self, group: GroupId, replica: ReplicaId, entry: &Entry) {
+        let judged = self.checker.applied(group, replica, entry.index, entry.term, hash_of(entry));
+        self.found.extend(judged.err());
+    }
+}
+
+/// A replica's log as the checks read it.
+struct Log<'a> {
+    replica: Replica<'a>,
+    seen: &'a Seen,
+}
+
+impl<'a> Log<'a> {
+    /// Notes what is new at the end of the log on the way.
+    fn of(replica: Replica<'a>, seen: &'a mut Seen) -> Self {
+        let core = replica.core();
+        let mut index = core.last_index();
+        while let Some(entry) = replica.entry(index) {
+            let key = (core.id(), index, entry.term);
+            if seen.contains_key(&key) {
+                break;
+            }
+            seen.insert(key, identity_of(entry));
+            index = index.prev();
+        }
+        Self { replica, seen }
+    }
+}
+
+impl LogView for Log<'_> {
+    fn entry(&self, index: LogIndex) -> Option<EntryIdentity> {
+        let term = self.term(index)?;
+        let (hash, class) = match self.replica.entry(index) {
+            Some(entry) => identity_of(entry),
+            None => *self.seen.get(&(self.replica.core().id(), index, term))?,
+        };
+        Some(EntryIdentity { term, hash, class })
+    }
+
+    fn term(&self, index: LogIndex) -> Option<Term> {
+        let core = self.replica.core();
+        if index == LogIndex::ZERO { None } else { core.entry_term(index) }
+    }
+}
+
+fn with_view<T>(
+    node: NodeId,
+    replica: Replica<'_>,
+    log: &Log<'_>,
+    look: impl FnOnce(&ReplicaView<'_>) -> T,
+) -> T {
+    let core = replica.core();
+    let status = core.status();
+    let membership = core.membership();
+    let learners: Vec<ReplicaId> = membership
+        .members()
+        .iter()
+        .map(|member| member.replica)
+        .filter(|replica| !membership.is_voter(*replica))
+        .collect();
+    let verified = match status.role {
+        RoleKind::Leader => status.last_index,
+        RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => status.verified_index,
+    };
+    look(&ReplicaView {
+        node,
+        group: status.group,
+        replica: status.replica,
+        incarnation: core.incarnation(),
+        term: status.term,
+        vote: status.vote,
+        role: status.role,
+        leader: status.leader,
+        commit: status.commit_index,
+        appliable: status.appliable_index,
+        written: status.written_index,
+        durable: status.durable_index,
+        last: status.last_index,
+        base: status.base_index,
+        base_term: core.entry_term(status.base_index).unwrap_or_default(),
+        verified,
+        membership: MembershipView {
+            index: core.membership_index(),
+            voters: membership.incoming(),
+            outgoing: membership.outgoing(),
+            learners: &learners,
+        },
+        // Judged by the profile that has the clocks of all replicas at hand.
+        lease_until: None,
+        activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
+        next_deadline: core.next_deadline(),
+        in_flight: 0,
+        promises: match status.promise.promise {
+            raft_core::Promise::Kept => Promises::Kept,
+            raft_core::Promise::Lost | raft_core::Promise::Damaged => Promises::Lost,
+        },
+        fault: status.fault.as_ref(),
+        log,
+    })
+}
+
+fn identity_of(entry: &Entry) -> (u64, EntryClass) {
+    let class = match entry.kind {
+        EntryKind::Noop | EntryKind::Command => EntryClass::Plain,
+        EntryKind::Config => EntryClass::Config,
+    };
+    (hash_of(entry), class)
+}
+
+/// A hash of what an entry is for: kind and payload.
+fn hash_of(entry: &Entry) -> u64 {
+    let kind = match entry.kind {
+        EntryKind::Noop => 1,
+        EntryKind::Command => 2,
+        EntryKind::Config => 3,
+    };
+    let (words, rest) = entry.payload.as_chunks::<8>();
+    let mut hash = mix(kind ^ (entry.payload.len() as u64) << 8);
+    for word in words {
+        hash =
+            (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    rest.iter().fold(hash, |hash, byte| mix(hash ^ u64::from(*byte)))
+}

@@ -1,0 +1,167 @@
+//! Nodes are born, die and come back.
+
+use super::accounts::After;
+use super::faults::Power;
+use super::network::{Machine, Place};
+use super::process::{Birth, CLUSTER, Process, Stillborn};
+use super::world::{Event, Phase, Standing, World};
+use crate::sim::violation::{Check, Violation};
+use raft_storage::{InitOptions, OpenError, StoreId, init_on};
+
+/// How long whoever starts nodes waits before trying again.
+const RETRY_US: u64 = 500_000;
+
+impl World {
+    pub(super) fn plan_restart(&mut self, place: Place, in_us: u64) {
+        self.nodes[place].boots += 1;
+        let boot = self.nodes[place].boots;
+        self.plan_in(in_us, Event::Restart { place, boot });
+    }
+
+    /// A process is started on what its disk holds.
+    pub(super) fn start(&mut self, place: Place) {
+        if self.nodes[place].standing == Standing::Out {
+            return;
+        }
+        let clock = self.clock(place);
+        let node = &mut self.nodes[place];
+        node.fuse.replace();
+        node.life += 1;
+        node.paused_until = None;
+        // Some die again before they are up.
+        if self.phase == Phase::Faults && node.life > 1 && self.delays.chance(1, 8) {
+            node.fuse.light(self.delays.skewed(48));
+            let power = if self.delays.chance(1, 2) { Power::Fails } else { Power::Stays };
+            node.crash = Some((power, self.delays.range(10_000..=500_000)));
+        } else {
+            node.crash = None;
+        }
+        let number = (place as u64, self.nodes[place].store);
+        let store = self.streams.derive("store", &[number.0, number.1]);
+        let store = InitOptions { store: Some(StoreId::new(u128::from(store) << 64 | 1)) };
+        let node = &mut self.nodes[place];
+        // Made by `init`, once; repeating it is refused, and harmless if it was interrupted.
+        let _ = init_on(&node.disk, CLUSTER, self.swarm.nodes[place], &store);
+        node.disk.process_died();
+        let (record, judge) = match node.standing {
+            Standing::Stranger => (&self.strangers.0, &self.strangers.1),
+            Standing::Member | Standing::Damaged | Standing::Out => (&self.record, &self.judge),
+        };
+        let birth = Birth {
+            place,
+            disk: &node.disk,
+            clock,
+            swarm: &self.swarm,
+            net: &self.net,
+            wakes: &self.wakes,
+            record,
+            judge,
+            seed: self.streams.derive("core", &[place as u64, u64::from(node.life)]),
+        };
+        match Process::start(&birth) {
+            Ok(born) => {
+                if let Some(torn) = born.report.torn_tail {
+                    self.mark("torn-tail-cut");
+                    self.absorb(torn.lsn.get());
+                }
+                let judge = self.judge_of(place);
+                let node = &mut self.nodes[place];
+                let after = std::mem::replace(&mut node.after, After::Process);
+                let id = self.swarm.nodes[place];
+                let broken = judge.lock().account(place).recovered(id, &born.recovered, after);
+                let tasks: Vec<_> = born.process.tasks().collect();
+                node.process = Some(Box::new(born.process));
+                if node.standing == Standing::Damaged {
+                    // Whatever was hit holds nothing.
+                    node.standing = Standing::Member;
+                    self.mark("damage-harmless");
+                }
+                self.absorb(born.report.end_lsn.get());
+                for (group, evidence) in broken {
+                    self.fail(Violation::of_group(Check::Externalisation, group, evidence));
+                }
+                let end = born.report.end_lsn;
+                self.note(Some(place), || format!("up, log ends at {end:?}, after {after:?}"));
+                for task in tasks {
+                    let at = self.now + self.delays.below(self.swarm.wake_us);
+                    self.schedule(place, task, at);
+                }
+            }
+            Err(stillborn) => self.not_born(place, &stillborn),
+        }
+    }
+
+    fn not_born(&mut self, place: Place, why: &Stillborn) {
+        self.note(Some(place), || format!("does not start: {why:?}"));
+        let node = &mut self.nodes[place];
+        node.disk.process_died();
+        if node.fuse.is_dead() {
+            self.mark("crash-in-recovery");
+            let node = &mut self.nodes[place];
+            let (power, down) = node.crash.take().unwrap_or((Power::Fails, RETRY_US));
+            if power == Power::Fails {
+                node.disk.power_cut();
+                node.after = After::Power;
+            }
+            self.plan_restart(place, down);
+            return;
+        }
+        let full = match why {
+            Stillborn::Log(OpenError::Io { source, .. }) | Stillborn::Directory(source) => {
+                source.kind() == std::io::ErrorKind::StorageFull
+            }
+            Stillborn::Log(_) | Stillborn::Spec { .. } => false,
+        };
+        if full {
+            self.mark("start-on-full-disk");
+            self.plan_restart(place, RETRY_US);
+        } else if self.nodes[place].standing == Standing::Damaged {
+            self.mark("damage-refused");
+            self.nodes[place].standing = Standing::Out;
+        } else {
+            let node = self.swarm.nodes[place];
+            let evidence = format!("node {node} does not start: {why:?}");
+            self.fail(Violation::of_run(Check::Profile("start"), evidence));
+        }
+    }
+
+    /// A process ends without a word; its machine may end with it.
+    pub(super) fn crash(&mut self, place: Place, power: Power, down_us: u64) {
+        self.note(Some(place), || format!("crashes, power {power:?}"));
+        self.nodes[place].fuse.put_out();
+        let machine = match power {
+            Power::Stays => Machine::Empty,
+            Power::Fails => Machine::Off,
+        };
+        self.net.lock().process_gone(place, machine);
+        let node = &mut self.nodes[place];
+        node.paused_until = None;
+        node.life += 1;
+        self.judge.lock().checker.crashed(self.swarm.nodes[place]);
+        // Whoever waits for an answer learns that there is none.
+        drop(node.process.take());
+        node.disk.process_died();
+        if power == Power::Fails {
+            let resolved = node.disk.power_cut();
+            node.after = After::Power;
+            for (mark, count) in [
+                ("sector-lost", resolved.old),
+                ("sector-survived", resolved.new),
+                ("sector-torn", resolved.torn),
+                ("name-lost", resolved.names_lost),
+            ] {
+                *self.marks.entry(mark).or_default() += count;
+                self.absorb(count);
+            }
+        }
+        self.plan_restart(place, down_us);
+    }
+
+    /// A stopped process goes on.
+    pub(super) fn resume(&mut self, place: Place) {
+        if self.nodes[place].paused_until.is_some_and(|until| until <= self.now) {
+            self.nodes[place].paused_until = None;
+            self.net.lock().unpause(place);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The replicated state of a run: registers and lists, small enough to be judged completely.
+//!
+//! Every command carries a number of its own, so that no two writes can be confused. What the
+//! first replica applies at an index is the record for all: whoever applies something else there
+//! later, in whatever life of whatever node, is caught at that moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId, Term};
+
+use super::judge::Judge;
+use crate::sim::rng::mix;
+use crate::state_machine::{ApplyMode, StateMachine};
+
+/// A key of a group: registers and lists have their own.
+pub(super) type Key = u8;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Action {
+    /// Sets a register to the command's own number.
+    Write,
+    /// Adds the command's number to a list; answers its new length.
+    Append,
+    /// Sets a register to the command's number if it holds this one; answers whether it did.
+    CompareAndSet { expected: u64 },
+    /// Reads a register: 0 if it was never written.
+    Read,
+    /// Reads a list.
+    ReadList,
+}
+
+/// A command in bytes: number, action, key, expected value, padding.
+pub(super) fn encode(number: u64, action: Action, key: Key, padding: usize) -> Bytes {
+    let (kind, expected) = match action {
+        Action::Write => (0, 0),
+        Action::Append => (1, 0),
+        Action::CompareAndSet { expected } => (2, expected),
+        Action::Read => (3, 0),
+        Action::ReadList => (4, 0),
+    };
+    let mut bytes = Vec::with_capacity(HEAD + padding);
+    bytes.extend_from_slice(&number.to_le_bytes());
+    bytes.extend_from_slice(&[kind, key]);
+    bytes.extend_from_slice(&expected.to_le_bytes());
+    bytes.resize(HEAD + padding, kind);
+    bytes.into()
+}
+
+fn decode(bytes: &[u8]) -> Option<(u64, Action, Key)> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    let ([kind, key], rest) = rest.split_first_chunk::<2>()?;
+    let expected = u64::from_le_bytes(*rest.first_chunk::<8>()?);
+    let action = match kind {
+        0 => Action::Write,
+        1 => Action::Append,
+        2 => Action::CompareAndSet { expected },
+        3 => Action::Read,
+        4 => Action::ReadList,
+        _ => return None,
+    };
+    Some((u64::from_le_bytes(*number), action, *key))
+}
+
+/// The number of a command, if it is one.
+pub(super) fn number_of(command: &[u8]) -> Option<u64> {
+    decode(command).map(|(number, ..)| number)
+}
+
+const HEAD: usize = 18;
+
+/// The state of one group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    registers: BTreeMap<Key, u64>,
+    lists: BTreeMap<Key, Vec<u64>>,
+    digest: u64,
+}
+
+impl Model {
+    /// Carries out a command; what is answered.
+    pub(super) fn apply(&mut self, command: &[u8]) -> Bytes {
+        let Some((number, action, key)) = decode(command) else { return Bytes::new() };
+        self.digest = mix(self.digest ^ number ^ u64::from(key) << 56);
+        match action {
+            Action::Write => {
+                self.registers.insert(key, number);
+                Bytes::new()
+            }
+            Action::Append => {
+                let list = self.lists.entry(key).or_default();
+                list.push(number);
+                answer(list.len() as u64)
+            }
+            Action::CompareAndSet { expected } => {
+                let register = self.registers.entry(key).or_default();
+                let swaps = *register == expected;
+                if swaps {
+                    *register = number;
+                }
+                answer(u64::from(swaps))
+            }
+            Action::Read | Action::ReadList => self.read(command),
+        }
+    }
+
+    /// Answers a query.
+    pub(super) fn read(&self, query: &[u8]) -> Bytes {
+        match decode(query) {
+            Some((_, Action::ReadList, key)) => {
+                let list = self.lists.get(&key).map_or(&[][..], Vec::as_slice);
+                list.iter().flat_map(|number| number.to_le_bytes()).collect()
+            }
+            Some((_, _, key)) => answer(self.registers.get(&key).copied().unwrap_or(0)),
+            None => Bytes::new(),
+        }
+    }
+}
+
+fn answer(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_le_bytes())
+}
+
+/// What was applied where, by whoever came first.
+#[derive(Clone, Default)]
+pub(super) struct Record(Arc<Mutex<Recorded>>);
+
+#[derive(Default)]
+pub(super) struct Recorded {
+    /// From index 1 on.
+    pub(super) groups: BTreeMap<GroupId, Vec<Applied>>,
+    pub(super) broken: Vec<String>,
+    pub(super) applied_total: u64,
+    /// How far the newest life of each replica is, and its state's digest there.
+    pub(super) states: BTreeMap<(NodeId, GroupId), (LogIndex, u64)>,
+}
+
+/// One applied entry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Applied {
+    pub(super) term: Term,
+    pub(super) kind: EntryKind,
+    pub(super) payload: Bytes,
+}
+
+impl Record {
+    pub(super) fn look<T>(&self, ask: impl FnOnce(&mut Recorded) -> T) -> T {
+        ask(&mut self.0.lock())
+    }
+
+    /// The state machine of a replica, empty.
+    pub(super) fn machine(&self, of: Identity, mode: ApplyMode, judge: &Judge) -> Machine {
+        Machine {
+            record: self.clone(),
+            judge: judge.clone(),
+            of,
+            mode,
+            applied: LogIndex::ZERO,
+            model: Model::default(),
+        }
+    }
+}
+
+/// Whose machine it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    pub(super) node: NodeId,
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
+}
+
+/// A replica's state machine.
+pub(super) struct Machine {
+    record: Record,
+    judge: Judge,
+    of: Identity,
+    mode: ApplyMode,
+    applied: LogIndex,
+    model: Model,
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+        let mut recorded = self.record.0.lock();
+        let Recorded { groups, broken, applied_total, states } = &mut *recorded;
+        let Identity { node, group, replica } = self.of;
+        let history = groups.entry(group).or_default();
+        let mut judge = self.judge.lock();
+        for entry in entries {
+            judge.applied(group, replica, entry);
+            if entry.index != self.applied.next() {
+                broken.push(format!(
+                    "node {node} group {group}: applied {} after {}",
+                    entry.index, self.applied
+                ));
+            }
+            self.applied = entry.index;
+            *applied_total += 1;
+            let at = entry.index.prev().get() as usize;
+            match history.get(at) {
+                Some(known) => {
+                    let same = known.term == entry.term
+                        && known.kind == entry.kind
+                        && known.payload == entry.payload;
+                    if !same {
+                        broken.push(format!(
+                            "node {node} group {group}: applied another entry {} of term {}, \
+                             the record has one of term {}",
+                            entry.index, entry.term, known.term
+                        ));
+                    }
+                }
+                None if at == history.len() => history.push(Applied {
+                    term: entry.term,
+                    kind: entry.kind,
+                    // A copy: the buffer it was read into must not live as long as the run.
+                    payload: Bytes::copy_from_slice(&entry.payload),
+                }),
+                None => broken.push(format!(
+                    "node {node} group {group}: applied {} before anybody applied {}",
+                    entry.index,
+                    history.len() + 1
+                )),
+            }
+            outputs.push(match entry.kind {
+                EntryKind::Command => self.model.apply(&entry.payload),
+                EntryKind::Noop | EntryKind::Config => Bytes::new(),
+            });
+        }
+        states.insert((node, group), (self.applied, self.model.digest));
+    }
+
+    fn read(&self, query: &[u8]) -> Bytes {
+        self.model.read(query)
+    }
+
+    fn digest(&self) -> u64 {
+        self.model.digest
+    }
+
+    fn mode(&self) -> ApplyMode {
+        self.mode
+    }
+}

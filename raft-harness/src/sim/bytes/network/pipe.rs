@@ -1,0 +1,93 @@
+//! One connection: two ends, and what is under way between them.
+
+use std::collections::VecDeque;
+use std::io;
+
+use raft_mux::PrefixDecoder;
+use raft_transport::Lane;
+
+use super::super::tap::Tap;
+use super::super::tasks::TaskId;
+use super::Place;
+
+pub(super) struct Pipe {
+    /// The lane asked for by the dialer: only for the choice of faults.
+    pub(super) lane: Lane,
+    pub(super) ends: [End; 2],
+    /// What travels from each end to the other.
+    pub(super) ways: [Way; 2],
+    /// Until the dialer has said which lane it wants.
+    pub(super) prefix: Option<PrefixDecoder>,
+    pub(super) dial: Dial,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Dial {
+    Connecting,
+    Connected,
+    Failed(io::ErrorKind),
+}
+
+pub(super) struct End {
+    pub(super) place: Place,
+    /// Which life of the node's process.
+    pub(super) task: TaskId,
+    pub(super) state: EndState,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum EndState {
+    /// Not there yet.
+    Unborn,
+    Open,
+    /// Broken: reads and writes fail.
+    Broken(io::ErrorKind),
+    /// Its process has closed it.
+    Closed,
+    /// Its machine lost power.
+    Forgotten,
+}
+
+pub(super) struct Way {
+    pub(super) flying: VecDeque<Packet>,
+    /// Arrived and not read yet.
+    pub(super) ready: VecDeque<u8>,
+    /// Written and not known to have been read: what counts against the window.
+    pub(super) in_use: usize,
+    /// Of these, read, but the acknowledgement cannot come back.
+    pub(super) unacknowledged: usize,
+    /// No packet arrives before the one ahead of it.
+    pub(super) last_at: u64,
+    /// This lane alone is stuck until then.
+    pub(super) stalled_until: u64,
+    pub(super) ended: bool,
+    /// The writer waits for room.
+    pub(super) blocked: bool,
+    pub(super) tap: Option<Box<Tap>>,
+}
+
+pub(super) struct Packet {
+    pub(super) at: u64,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Bytes(Vec<u8>),
+    End,
+}
+
+impl Way {
+    pub(super) fn new(tap: Tap) -> Self {
+        Self {
+            flying: VecDeque::new(),
+            ready: VecDeque::new(),
+            in_use: 0,
+            unacknowledged: 0,
+            last_at: 0,
+            stalled_until: 0,
+            ended: false,
+            blocked: false,
+            tap: Some(Box::new(tap)),
+        }
+    }
+}

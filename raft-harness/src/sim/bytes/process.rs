@@ -1,0 +1,430 @@
+//! One life of a node: the real shards, control plane, bulk lane, log, reader and apply workers,
+//! put together as a start puts them together, with virtual time in the place of threads.
+//!
+//! Nothing is decided here. What a thread would do when it is woken is done when the world says
+//! so; what it would wait for, the world lets pass.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use crossbeam::channel::{Receiver, unbounded};
+use parking_lot::Mutex;
+use raft_core::{GroupId, NodeId};
+use raft_storage::{Expected, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport};
+use raft_transport::{Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
+
+use super::clock::NodeClock;
+use super::disk::SimDisk;
+use super::judge::Judge;
+use super::machine::{Identity as MachineIdentity, Record};
+use super::network::{Listener, Net, Place};
+use super::stream::SimNetwork;
+use super::swarm::Swarm;
+use super::tasks::{NodeTask, Note, TaskId, Wakes};
+use crate::counters::Counters;
+use crate::engine::{
+    ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
+    Replica, ShardEngine,
+};
+use crate::group_spec::GroupSpec;
+use crate::node::sim::{
+    Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
+    LogWork, Machines, Round, Shard, ShardInput, registry, shard_of,
+};
+use crate::request::Request;
+
+/// The name all clusters here have.
+pub(super) const CLUSTER: &str = "simulated";
+
+/// How often a task goes round before others get their turn.
+const ROUNDS_MAX: usize = 8;
+
+/// One life of a node.
+pub(super) struct Process {
+    node: NodeId,
+    clock: NodeClock,
+    shards: Vec<Shard>,
+    control: Control,
+    bulk: Bulk,
+    /// One per task, by number: who wakes it, and when it runs next.
+    tasks: Vec<Scheduled>,
+    inboxes: Arc<[Arc<Inbox<ShardInput>>]>,
+    directory: Arc<Directory>,
+    counters: Arc<Counters>,
+    failure: Arc<Mutex<Option<String>>>,
+    requests_max: usize,
+    pub(super) log: LogThread,
+    pub(super) reads: ReadThread,
+    pub(super) applier: ApplyThread,
+    created: CreationsSeen,
+}
+
+struct Scheduled {
+    note: Arc<Note>,
+    waker: Waker,
+    at: Option<u64>,
+}
+
+/// The log's thread.
+pub(super) struct LogThread {
+    pub(super) work: LogWork,
+    pub(super) batches: Receiver<LogBatch>,
+    pub(super) state: LogState,
+    /// Counts batches, so that silence can be told from work.
+    pub(super) taken: u64,
+}
+
+/// What the log's thread is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum LogState {
+    Waits,
+    Busy,
+    Failed,
+}
+
+/// The thread that reads the log back.
+pub(super) struct ReadThread {
+    pub(super) reader: LogReader,
+    pub(super) fetches: Receiver<(usize, Fetch)>,
+    pub(super) under_way: VecDeque<(usize, Fetch)>,
+}
+
+/// The apply worker.
+pub(super) struct ApplyThread {
+    pub(super) machines: Machines,
+    pub(super) jobs: Receiver<ApplyJob>,
+    pub(super) busy: bool,
+}
+
+/// How creations ended that were asked for in this life.
+type CreationsSeen = Arc<Mutex<Vec<(GroupId, Result<Created, CreateRefusal>)>>>;
+
+/// What a life begins from.
+pub(super) struct Birth<'a> {
+    pub(super) place: Place,
+    pub(super) disk: &'a SimDisk,
+    pub(super) clock: NodeClock,
+    pub(super) swarm: &'a Swarm,
+    pub(super) net: &'a Net,
+    pub(super) wakes: &'a Wakes,
+    pub(super) record: &'a Record,
+    pub(super) judge: &'a Judge,
+    pub(super) seed: u64,
+}
+
+/// Why a life did not begin.
+#[derive(Debug)]
+pub(super) enum Stillborn {
+    Log(OpenError),
+    /// Something beside the log cannot be read.
+    Directory(std::io::Error),
+    /// The log holds a group whose spec nobody can read.
+    Spec {
+        _group: GroupId,
+    },
+}
+
+/// A life, and what the log remembered of earlier ones.
+pub(super) struct Born {
+    pub(super) process: Process,
+    pub(super) recovered: BTreeMap<GroupId, RecoveredGroup>,
+    pub(super) report: RecoveryReport,
+}
+
+impl Process {
+    /// What a start does: log, registry, lanes, shards, groups.
+    pub(super) fn start(birth: &Birth<'_>) -> Result<Born, Stillborn> {
+        let Birth { place, disk, clock, swarm, net, wakes, judge, seed, .. } = *birth;
+        let node = swarm.nodes[place];
+        let expected = Expected { cluster: Some(CLUSTER.to_owned()), node: Some(node) };
+        let opened = Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
+        let known = KnownStores::load(disk.clone()).map_err(Stillborn::Directory)?;
+        let mut specs = Vec::new();
+        for (group, recovered) in &opened.groups {
+            let spec = GroupSpec::decode(&recovered.spec).filter(|spec| spec.group == *group);
+            specs.push((spec.ok_or(Stillborn::Spec { _group: *group })?, Some(recovered.clone())));
+        }
+        // Whoever made the cluster goes on asking until every node has its groups.
+        for spec in &swarm.groups {
+            if spec.replica_on(node).is_some() && !opened.groups.contains_key(&spec.group) {
+                specs.push((spec.clone(), None));
+            }
+        }
+
+        let shard_count = swarm.shards[place];
+        let identity = Identity {
+            cluster: CLUSTER.to_owned(),
+            node,
+            store: opened.identity.store.get(),
+            incarnation: opened.incarnation,
+            shards: shard_count as u8,
+            features: 0,
+        };
+        let peers: Vec<NodeId> = swarm.nodes.iter().copied().filter(|peer| *peer != node).collect();
+        let addresses: Vec<(NodeId, &str)> = peers.iter().map(|peer| (*peer, "")).collect();
+        let registry = registry(identity, &addresses, Some(known));
+        let network: Arc<dyn Network> =
+            Arc::new(SimNetwork::new(net.clone(), place, swarm.nodes.clone(), registry.clone()));
+        let lanes = |lane| {
+            let counters = Arc::new(LaneCounters::default());
+            let (network, registry) = (Arc::clone(&network), registry.clone());
+            Lanes::new(network, registry, lane, swarm.lane.clone(), counters).without_timer()
+        };
+
+        let counters = Arc::new(Counters::default());
+        let directory = Arc::new(Directory::default());
+        let failure = Arc::new(Mutex::new(None));
+        let inboxes: Arc<[Arc<Inbox<ShardInput>>]> =
+            (0..shard_count).map(|_| Arc::default()).collect();
+        let control_inbox: Arc<Inbox<ControlInput>> = Arc::default();
+        let bulk_inbox: Arc<Inbox<BulkInput>> = Arc::default();
+        let (batches_in, batches) = unbounded();
+        let (fetches_in, fetches) = unbounded();
+        let (jobs_in, jobs) = unbounded();
+        let (desk_in, _) = unbounded();
+        let shards = (0..shard_count).map(|index| {
+            let mut engine = ShardEngine::new(
+                EngineOptions {
+                    node,
+                    incarnation: opened.incarnation,
+                    settings: Arc::new(swarm.settings.clone()),
+                    lane_policy: swarm.policy,
+                    seed,
+                    durability: Durability::Log,
+                    command_bytes_max: 1 << 20,
+                    window_bytes: Some(swarm.window_bytes),
+                    requests_max: swarm.requests_max,
+                    bulk_bytes_max: swarm.bulk_bytes_max,
+                    // The desk that moves snapshots is not simulated here; the protocol profile
+                    // has them.
+                    snapshot_every: None,
+                    snapshot_tail: 0,
+                },
+                Arc::clone(&counters),
+                peers.iter().copied(),
+            );
+            let watching = judge.clone();
+            engine.watch(Box::new(move |replica| watching.lock().stepped(place, replica)));
+            let links = Links {
+                shards: Arc::clone(&inboxes),
+                control: Arc::clone(&control_inbox),
+                bulk: Arc::clone(&bulk_inbox),
+                log: Some(batches_in.clone()),
+                reader: Some(fetches_in.clone()),
+                appliers: vec![jobs_in.clone()],
+                desk: desk_in.clone(),
+                directory: Arc::clone(&directory),
+                counters: Arc::clone(&counters),
+                failure: Arc::clone(&failure),
+            };
+            let lane = lanes(Lane::Data { shard: index as u8 });
+            Shard::new(index, engine, lane, links)
+        });
+        let shards: Vec<Shard> = shards.collect();
+        let interval = swarm.settings.heartbeat_interval;
+        let control =
+            Control::new(control_inbox, Arc::clone(&inboxes), lanes(Lane::Control), interval);
+        let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
+        let tasks = (0..2 + shard_count).map(|number| {
+            let task = match number {
+                0 => NodeTask::Control,
+                1 => NodeTask::Bulk,
+                shard => NodeTask::Shard(shard - 2),
+            };
+            let (note, waker) = wakes.waker(TaskId::of(place, task));
+            Scheduled { note, waker, at: None }
+        });
+        let listening = LaneLayout::default().lanes(shard_count as u8).into_iter().map(|lane| {
+            let task = TaskId::of(place, NodeTask::of(lane));
+            (lane, Listener { task, waiting: VecDeque::new() })
+        });
+        net.lock().listen(place, listening.collect());
+
+        let reader = opened.writer.reader();
+        let store: Box<dyn LogStore> = Box::new(opened.writer);
+        let process = Self {
+            node,
+            clock,
+            shards,
+            control,
+            bulk,
+            tasks: tasks.collect(),
+            inboxes,
+            directory,
+            counters,
+            failure,
+            requests_max: swarm.requests_max,
+            log: LogThread { work: LogWork::new(store), batches, state: LogState::Waits, taken: 0 },
+            reads: ReadThread { reader, fetches, under_way: VecDeque::new() },
+            applier: ApplyThread { machines: Machines::default(), jobs, busy: false },
+            created: Arc::default(),
+        };
+        for (group, (incarnation, tombstone)) in opened.tombstones {
+            process.tell(group, EngineInput::Remember(incarnation, tombstone));
+        }
+        for (spec, recovered) in specs {
+            process.create(spec, recovered, birth);
+        }
+        Ok(Born { process, recovered: opened.groups, report: opened.report })
+    }
+
+    fn create(&self, spec: GroupSpec, recovered: Option<RecoveredGroup>, birth: &Birth<'_>) {
+        let (group, node, mode) = (spec.group, self.node, birth.swarm.apply);
+        let Some(replica) = spec.replica_on(node) else { return };
+        self.directory.add(group);
+        let created = Arc::clone(&self.created);
+        let of = MachineIdentity { node, group, replica };
+        let (record, judge) = (birth.record.clone(), birth.judge.clone());
+        let maker = Arc::new(move |_: &GroupSpec| {
+            Box::new(record.machine(of, mode, &judge)) as Box<dyn crate::StateMachine>
+        });
+        let done = Box::new(move |ended| created.lock().push((group, ended)));
+        let create = CreateGroup { spec, maker, recovered, restored: None, done };
+        let _ = self.inbox(group).push(ShardInput::Engine(EngineInput::Create(Box::new(create))));
+    }
+
+    fn inbox(&self, group: GroupId) -> &Inbox<ShardInput> {
+        &self.inboxes[shard_of(group, self.inboxes.len())]
+    }
+
+    /// A client's request arrives, as [`NodeHost::submit`](crate::NodeHost::submit) takes it.
+    pub(super) fn submit(&self, request: Request) {
+        let inbox = self.inbox(request.group);
+        let refused = inbox.push_within(ShardInput::Requests(vec![request]), self.requests_max);
+        if let Err((ShardInput::Requests(requests), _)) = refused {
+            for request in requests {
+                let error = crate::RequestError::Overloaded { pending_bytes: 0 };
+                request.reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Something for the engine of a group's shard.
+    pub(super) fn tell(&self, group: GroupId, input: EngineInput) {
+        let _ = self.inbox(group).push(ShardInput::Engine(input));
+    }
+
+    /// Something for the shard of this number.
+    pub(super) fn tell_shard(&self, shard: usize, input: ShardInput) {
+        let _ = self.inboxes[shard].push(input);
+    }
+
+    /// A thread takes its turn. Returns when it wants the next one, if nobody wakes it.
+    pub(super) fn run(&mut self, task: NodeTask, at: u64) -> Option<u64> {
+        let scheduled = &mut self.tasks[task.number()];
+        scheduled.note.clear();
+        let waker = scheduled.waker.clone();
+        let cx = &mut Context::from_waker(&waker);
+        let (now, wall) = (self.clock.local(at), self.clock.wall(at));
+        for _ in 0..ROUNDS_MAX {
+            let asleep = match task {
+                NodeTask::Control => match self.control.round(cx, now) {
+                    Round::Idle => self.control.sleep(cx),
+                    Round::Worked | Round::Stop => false,
+                },
+                NodeTask::Bulk => match self.bulk.round(cx, now) {
+                    Round::Idle => self.bulk.sleep(cx),
+                    Round::Worked | Round::Stop => false,
+                },
+                NodeTask::Shard(shard) => {
+                    let shard = &mut self.shards[shard];
+                    match shard.round(cx, || (now, wall)) {
+                        Round::Idle => shard.sleep(cx),
+                        Round::Worked | Round::Stop => false,
+                    }
+                }
+            };
+            if asleep {
+                let deadline = match task {
+                    NodeTask::Control => {
+                        earliest(self.control.next_deadline(), self.control.lanes())
+                    }
+                    NodeTask::Bulk => earliest(None, self.bulk.lanes()),
+                    NodeTask::Shard(shard) => {
+                        let shard = &self.shards[shard];
+                        earliest(shard.next_deadline(), shard.lanes())
+                    }
+                };
+                return deadline.map(|deadline| self.clock.global(deadline).max(at + 1));
+            }
+        }
+        Some(at + 1)
+    }
+
+    /// Plans a turn of a task, unless one comes as early anyway.
+    pub(super) fn schedule(&mut self, task: NodeTask, at: u64) -> bool {
+        let Some(scheduled) = self.tasks.get_mut(task.number()) else { return false };
+        let sooner = scheduled.at.is_none_or(|planned| at < planned);
+        if sooner {
+            scheduled.at = Some(at);
+        }
+        sooner
+    }
+
+    /// Whether the turn that has come is the one that was planned last.
+    pub(super) fn is_due(&mut self, task: NodeTask, at: u64) -> bool {
+        let Some(scheduled) = self.tasks.get_mut(task.number()) else { return false };
+        let due = scheduled.at == Some(at);
+        if due {
+            scheduled.at = None;
+        }
+        due
+    }
+
+    pub(super) fn tasks(&self) -> impl Iterator<Item = NodeTask> + use<> {
+        let shards = (0..self.shards.len()).map(NodeTask::Shard);
+        [NodeTask::Control, NodeTask::Bulk].into_iter().chain(shards)
+    }
+
+    /// The replicas on this node.
+    pub(super) fn replicas(&self) -> impl Iterator<Item = Replica<'_>> {
+        self.shards.iter().flat_map(|shard| shard.engine().replicas())
+    }
+
+    /// Why the node acknowledges nothing any more, if so.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
+    /// Groups that were refused in this life, which should not happen.
+    pub(super) fn refused_groups(&self) -> Vec<(GroupId, CreateRefusal)> {
+        let created = self.created.lock();
+        let refused = created.iter().filter_map(|(group, ended)| match ended {
+            Ok(Created::New | Created::Existed) => None,
+            Err(refusal) => Some((*group, refusal.clone())),
+        });
+        refused.collect()
+    }
+
+    pub(super) fn inboxes(&self) -> &Arc<[Arc<Inbox<ShardInput>>]> {
+        &self.inboxes
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Acknowledges what the log has made durable.
+    pub(super) fn acknowledge(&mut self) {
+        self.log.work.acknowledge(&self.inboxes);
+    }
+
+    /// Lets the apply worker do its next job.
+    pub(super) fn apply_next(&mut self) {
+        if let Ok(job) = self.applier.jobs.try_recv() {
+            self.applier.machines.work(job);
+            let count = self.inboxes.len();
+            self.applier.machines.report(&self.inboxes, |group| shard_of(group, count));
+        }
+    }
+
+    /// Changes by how much the wall clock is off.
+    pub(super) fn jump(&mut self, wall_offset_ms: i64) {
+        self.clock.wall_offset_ms = wall_offset_ms;
+    }
+}
+
+fn earliest(own: Option<raft_core::Micros>, lanes: &Lanes) -> Option<raft_core::Micros> {
+    own.into_iter().chain(lanes.next_deadline()).min()
+}

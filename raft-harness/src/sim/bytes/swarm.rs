@@ -1,0 +1,161 @@
+//! What one seed draws: cluster, settings, workload, weather.
+//!
+//! Limits are drawn small as often as large: queues, windows and segments that are never full
+//! would never be tested.
+
+use std::time::Duration;
+
+use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
+use raft_storage::{LogOptions, Preparation};
+use raft_transport::{LaneConfig, LanePolicy};
+
+use super::network::{Chop, Link};
+use super::options::{Options, Size};
+use crate::group_spec::GroupSpec;
+use crate::sim::rng::{Rng, Streams};
+use crate::state_machine::ApplyMode;
+
+/// Everything that is fixed for a run.
+#[derive(Clone, Debug)]
+pub(super) struct Swarm {
+    pub(super) nodes: Vec<NodeId>,
+    /// Shards of each node.
+    pub(super) shards: Vec<usize>,
+    pub(super) groups: Vec<GroupSpec>,
+    pub(super) settings: Settings,
+    pub(super) lane: LaneConfig,
+    pub(super) policy: LanePolicy,
+    pub(super) log: LogOptions,
+    pub(super) window_bytes: u64,
+    pub(super) requests_max: usize,
+    pub(super) bulk_bytes_max: u64,
+    pub(super) apply: ApplyMode,
+    pub(super) chop: Chop,
+    pub(super) socket_bytes: usize,
+    /// A sync takes from so long to so long, in microseconds.
+    pub(super) sync_us: (u64, u64),
+    /// A woken thread runs after at most so long, in microseconds.
+    pub(super) wake_us: u64,
+    pub(super) clients: usize,
+    /// Pause of a client between operations, at most, in microseconds.
+    pub(super) pause_us: u64,
+    /// Keys of each kind in each group.
+    pub(super) keys: u64,
+    /// Payload padding, at most, and how many of a thousand commands are so large.
+    pub(super) padding: u64,
+    pub(super) large_permille: u32,
+    /// How clients read.
+    pub(super) read_paths: Vec<ReadPath>,
+    /// Drift of each node's clock, at most, in parts per million.
+    pub(super) drift_ppm: u64,
+}
+
+impl Swarm {
+    pub(super) fn draw(streams: Streams, options: &Options) -> Self {
+        let mut rng = streams.stream("swarm", &[]);
+        let (nodes, groups) = match options.size {
+            Size::Small => (draw_nodes(&mut rng), rng.range(1..=4)),
+            Size::Wide => (rng.range(1..=7), rng.range(1..=50)),
+        };
+        let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
+        let groups = (1..=groups).map(|group| draw_group(&mut rng, group, &nodes)).collect();
+        let heartbeat_ms = *rng.pick(&[50, 100, 100, 150, 200]).expect("a list");
+        let election_ms = heartbeat_ms * rng.range(4..=10);
+        let few = rng.chance(1, 4);
+        let drift_ppm = *rng.pick(&[0, 200, 50_000]).expect("a list");
+        let lease = if rng.chance(1, 2) {
+            Lease::Within { drift_ppm: drift_ppm as u32 }
+        } else {
+            Lease::Never
+        };
+        let settings = Settings {
+            heartbeat_interval: Duration::from_millis(heartbeat_ms),
+            election_timeout_min: Duration::from_millis(election_ms),
+            election_timeout_max: Duration::from_millis(election_ms * rng.range(15..=25) / 10),
+            append_bytes_max: *rng.pick(&[512, 4 << 10, 64 << 10, 1 << 20]).expect("a list"),
+            inflight_appends_max: if few { rng.range(1..=4) as usize } else { 256 },
+            inflight_bytes_max: if few { rng.range(1..=16) << 10 } else { 8 << 20 },
+            uncommitted_bytes_max: if few { rng.range(4..=64) << 10 } else { 64 << 20 },
+            reads_pending_max: if few { rng.range(1..=8) as usize } else { 1 << 16 },
+            lease,
+            ..Settings::default()
+        };
+        let bulk = *rng.pick(&[None, Some(1 << 10), Some(4 << 10)]).expect("a list");
+        let window = if rng.chance(1, 4) { rng.range(2..=64) << 10 } else { 1 << 20 };
+        let lane = LaneConfig {
+            window_bytes: window,
+            write_buffer_max: if few { rng.range(1..=16) << 10 } else { 1 << 20 },
+            keepalive_interval: Duration::from_millis(rng.range(1000..=3000)),
+            keepalive_timeout: Duration::from_millis(rng.range(1000..=3000)),
+            stall_timeout: Duration::from_millis(rng.range(2000..=5000)),
+            ..LaneConfig::default()
+        };
+        let slow_disk = rng.chance(1, 5);
+        let segment_kib = *rng.pick(&[16, 32, 64, 128, 256]).expect("a list");
+        Self {
+            shards: nodes.iter().map(|_| rng.range(1..=2) as usize).collect(),
+            nodes,
+            groups,
+            settings,
+            lane,
+            policy: LanePolicy { bulk_append_min: bulk },
+            log: LogOptions {
+                segment_bytes: segment_kib << 10,
+                frame_bytes_max: if rng.chance(1, 4) { 8 << 10 } else { 4 << 20 },
+                preparation: Preparation::OnDemand,
+            },
+            window_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]).expect("a list"),
+            requests_max: if few { rng.range(2..=8) as usize } else { 1 << 10 },
+            bulk_bytes_max: if few { 4 << 10 } else { 4 << 20 },
+            apply: if rng.chance(1, 3) { ApplyMode::Worker } else { ApplyMode::Inline },
+            chop: if rng.chance(1, 4) { Chop::Permille(200) } else { Chop::Whole },
+            socket_bytes: *rng.pick(&[2 << 10, 16 << 10, 256 << 10]).expect("a list"),
+            sync_us: if slow_disk { (2_000, 40_000) } else { (100, 3_000) },
+            wake_us: *rng.pick(&[20, 100, 1_000]).expect("a list"),
+            clients: rng.range(2..=6) as usize,
+            pause_us: *rng.pick(&[50_000, 150_000, 400_000]).expect("a list"),
+            keys: rng.range(1..=4),
+            padding: *rng.pick(&[64, 3_000, 12_000]).expect("a list"),
+            large_permille: *rng.pick(&[0, 50, 300]).expect("a list"),
+            read_paths: if rng.chance(1, 2) {
+                vec![ReadPath::Quorum]
+            } else {
+                vec![ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower]
+            },
+            drift_ppm,
+        }
+    }
+
+    /// The link between two nodes as long as nothing is wrong with it.
+    pub(super) fn link(&self, rng: &mut Rng) -> Link {
+        Link {
+            cuts: 0,
+            cut_since: 0,
+            latency_us: 50 + rng.skewed(4_000),
+            jitter_us: rng.skewed(3_000),
+            rate: *rng.pick(&[1_000, 12_500, 125_000]).expect("a list"),
+            busy_until: 0,
+            loss_permille: 0,
+        }
+    }
+}
+
+/// Mostly three, four or five: enough for every kind of partition.
+fn draw_nodes(rng: &mut Rng) -> u64 {
+    *rng.pick(&[3, 3, 3, 4, 5, 5]).expect("a list")
+}
+
+/// A group on some of the nodes: an odd number of replicas as a rule.
+fn draw_group(rng: &mut Rng, group: u64, nodes: &[NodeId]) -> GroupSpec {
+    let mut places = nodes.to_vec();
+    rng.shuffle(&mut places);
+    let wanted = *rng.pick(&[3, 3, 3, 5, 5, 4, 2, 1]).expect("a list");
+    places.truncate(wanted.min(nodes.len()));
+    places.sort_unstable();
+    let mut spec = GroupSpec::on_nodes(GroupId::new(group as u32), places);
+    // Replicas are not named as their nodes are: whoever confuses the two shall be caught.
+    for (replica, node) in &mut spec.replicas {
+        *replica = ReplicaId::new(node.get() * 10 + 1);
+    }
+    spec
+}

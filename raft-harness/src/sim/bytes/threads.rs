@@ -1,0 +1,178 @@
+//! The log, its reader and the apply worker of each node: threads that wait for a disk or do slow
+//! work, as events with time between them.
+
+use raft_storage::LogError;
+
+use super::accounts::After;
+use super::disk::SEGMENTS;
+use super::network::Place;
+use super::process::LogState;
+use super::world::{Event, World};
+use crate::node::sim::{Append, IDLE_AFTER, NO_SEGMENT_PAUSE, ShardInput, give_up, read_log};
+use crate::sim::violation::{Check, Violation};
+
+impl World {
+    /// Threads that wait for work take what has come.
+    pub(super) fn start_threads(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        let (life, wake_us) = (node.life, self.swarm.wake_us);
+        let Some(process) = &mut node.process else { return };
+        let mut fetches = 0;
+        while let Ok(fetch) = process.reads.fetches.try_recv() {
+            process.reads.under_way.push_back(fetch);
+            fetches += 1;
+        }
+        for _ in 0..fetches {
+            let delay = 20 + self.delays.skewed(5_000);
+            self.plan_in(delay, Event::Read { place, life });
+        }
+        let Some(process) = &mut self.nodes[place].process else { return };
+        if !process.applier.busy && !process.applier.jobs.is_empty() {
+            process.applier.busy = true;
+            let delay = self.delays.skewed(wake_us * 4);
+            self.plan_in(delay, Event::Apply { place, life });
+        }
+        let Some(process) = &mut self.nodes[place].process else { return };
+        let log = &mut process.log;
+        if log.state == LogState::Waits
+            && let Ok(first) = log.batches.try_recv()
+        {
+            log.work.take(first, &log.batches);
+            log.taken += 1;
+            log.state = LogState::Busy;
+            self.append(place);
+        }
+    }
+
+    /// The log writes what it has taken; the sync it begins ends later.
+    pub(super) fn append(&mut self, place: Place) {
+        let judge = self.judge_of(place);
+        let node = &mut self.nodes[place];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        let syncs = node.disk.syncs();
+        judge.lock().account(place).wrote(process.log.work.writes());
+        let inboxes = std::sync::Arc::clone(process.inboxes());
+        match process.log.work.append(&inboxes) {
+            Ok(Append::Written) => {
+                // A change of segment has waited for syncs of its own.
+                let waits = node.disk.syncs() - syncs + 1;
+                let (low, high) = self.swarm.sync_us;
+                let slow = node.slow_disk_us;
+                if waits > 1 {
+                    self.mark("segment-changed");
+                }
+                let one = self.delays.range(low..=high);
+                self.plan_in(one * waits + slow, Event::Synced { place, life });
+            }
+            Ok(Append::NoSegment) => {
+                // Until there is room it takes whatever else comes.
+                while let Ok(batch) = process.log.batches.try_recv() {
+                    process.log.work.take(batch, &process.log.batches);
+                }
+                judge.lock().account(place).wrote_nothing();
+                self.mark("no-segment");
+                let pause = NO_SEGMENT_PAUSE.as_micros() as u64;
+                self.plan_in(pause, Event::LogRetry { place, life });
+            }
+            Err(failure) => {
+                if matches!(failure, LogError::NoSegment { .. }) {
+                    judge.lock().account(place).wrote_nothing();
+                } else {
+                    node.after = After::Power;
+                }
+                self.log_failed(place, &failure);
+            }
+        }
+    }
+
+    pub(super) fn on_synced(&mut self, place: Place) {
+        let judge = self.judge_of(place);
+        let node = &mut self.nodes[place];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        let counters = std::sync::Arc::clone(process.counters());
+        match process.log.work.sync(&counters) {
+            Ok(()) => {
+                let mut judge = judge.lock();
+                let account = judge.account(place);
+                let lies = account.has_written() && node.disk.has_pending(SEGMENTS);
+                if !lies {
+                    account.synced();
+                }
+                drop(judge);
+                process.acknowledge();
+                process.log.state = LogState::Waits;
+                let taken = process.log.taken;
+                let idle = process.log.batches.is_empty();
+                if lies {
+                    let evidence = "the log said durable while sectors wait for a sync";
+                    self.fail(Violation::of_run(Check::Externalisation, evidence));
+                }
+                if idle {
+                    let pause = IDLE_AFTER.as_micros() as u64;
+                    self.plan_in(pause, Event::LogIdle { place, life, taken });
+                }
+            }
+            Err(failure) => {
+                node.after = After::Power;
+                self.log_failed(place, &failure);
+            }
+        }
+    }
+
+    pub(super) fn on_log_idle(&mut self, place: Place, taken: u64) {
+        let node = &mut self.nodes[place];
+        let Some(process) = &mut node.process else { return };
+        let log = &mut process.log;
+        if log.state == LogState::Waits
+            && log.taken == taken
+            && let Err(failure) = log.work.idle()
+        {
+            node.after = After::Power;
+            self.log_failed(place, &failure);
+        }
+    }
+
+    /// The node acknowledges nothing any more; `raftd` leaves.
+    fn log_failed(&mut self, place: Place, failure: &LogError) {
+        let judge = self.judge_of(place);
+        let node = &mut self.nodes[place];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        process.log.state = LogState::Failed;
+        if node.fuse.is_dead() {
+            // It only looks like a failure to a node that is gone.
+            return;
+        }
+        // Its groups go mute, and say so.
+        {
+            let mut judge = judge.lock();
+            for replica in process.replicas() {
+                let core = replica.core();
+                judge.checker.excuse_fault(core.id(), core.replica());
+            }
+        }
+        give_up(failure, process.inboxes());
+        self.mark("log-failed");
+        self.note(Some(place), || format!("log failed: {failure}"));
+        let delay = self.delays.range(1_000..=200_000);
+        self.plan_in(delay, Event::Exit { place, life });
+    }
+
+    pub(super) fn on_read(&mut self, place: Place) {
+        let Some(process) = &mut self.nodes[place].process else { return };
+        if let Some((shard, fetch)) = process.reads.under_way.pop_front() {
+            let answer = read_log(&process.reads.reader, fetch);
+            process.tell_shard(shard, ShardInput::Engine(answer));
+            self.mark("log-read-back");
+        }
+    }
+
+    pub(super) fn on_apply(&mut self, place: Place) {
+        if let Some(process) = &mut self.nodes[place].process {
+            process.applier.busy = false;
+            process.apply_next();
+        }
+    }
+}

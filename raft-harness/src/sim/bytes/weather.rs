@@ -1,0 +1,214 @@
+//! Faults take effect, and end.
+
+use super::accounts::After;
+use super::disk::{SEGMENTS, SimDisk};
+use super::faults::{Fault, Power};
+use super::network::{ACCEPTOR, DIALER, Place};
+use super::world::{Event, Phase, Standing, World};
+use crate::sim::rng::Rng;
+use std::sync::Arc;
+
+impl World {
+    /// A fault begins; returns the node whose process it has touched.
+    pub(super) fn begin_fault(&mut self, at: usize) -> Option<Place> {
+        let planned = self.faults[at].clone();
+        let mut rng = Rng::new(planned.draw);
+        let took_effect = self.carry_out(&planned.fault, planned.lasts, &mut rng);
+        if took_effect {
+            *self.stats.faults.entry(planned.fault.kind()).or_default() += 1;
+            self.plan_in(planned.lasts, Event::FaultEnd(at));
+            self.note(None, || format!("{:?}", planned.fault));
+        }
+        None
+    }
+
+    fn carry_out(&mut self, fault: &Fault, lasts: u64, rng: &mut Rng) -> bool {
+        match *fault {
+            Fault::Cut { ref links, .. } => {
+                let mut net = self.net.lock();
+                links.iter().for_each(|(from, to)| net.cut(*from, *to));
+                !links.is_empty()
+            }
+            Fault::SlowLink { from, to, latency_us } => {
+                self.net.lock().tune(from, to, |link| link.latency_us += latency_us);
+                true
+            }
+            Fault::LossyLink { from, to, permille } => {
+                self.net.lock().tune(from, to, |link| link.loss_permille = permille);
+                true
+            }
+            Fault::Reset => self.on_some_connection(rng, |net, rng, pipe| {
+                let bytes = [rng.skewed(4096) as usize, rng.skewed(4096) as usize];
+                net.reset(pipe, bytes);
+            }),
+            Fault::HalfOpen => self.on_some_connection(rng, |net, rng, pipe| {
+                let side = if rng.chance(1, 2) { DIALER } else { ACCEPTOR };
+                net.half_open(pipe, side);
+            }),
+            Fault::StallLane => {
+                let until = self.now + lasts;
+                self.on_some_connection(rng, |net, rng, pipe| {
+                    let side = if rng.chance(1, 2) { DIALER } else { ACCEPTOR };
+                    net.stall(pipe, side, until);
+                })
+            }
+            Fault::Refuse { node } => {
+                self.net.lock().nodes[node].refuses = true;
+                true
+            }
+            Fault::SlowConnect { node, by_us } => {
+                self.net.lock().nodes[node].slow_us = by_us;
+                true
+            }
+            Fault::Crash { node, effects, power } => {
+                let state = &mut self.nodes[node];
+                let lives = state.process.is_some() && state.crash.is_none();
+                if lives {
+                    state.fuse.light(effects);
+                    state.crash = Some((power, lasts));
+                }
+                lives
+            }
+            Fault::CrashAll { within_us, power } => {
+                for place in 0..self.nodes.len() {
+                    let delay = rng.below(within_us + 1);
+                    let down_us = lasts / 4 + rng.below(within_us + 1);
+                    self.plan_in(delay, Event::PowerCut { place, power, down_us });
+                }
+                true
+            }
+            Fault::Pause { node } => {
+                let until = self.now + lasts;
+                let state = &mut self.nodes[node];
+                let runs = state.process.is_some() && state.paused_until.is_none();
+                if runs {
+                    state.paused_until = Some(until);
+                    self.net.lock().pause(node);
+                    self.plan(until, Event::Resume { place: node });
+                }
+                runs
+            }
+            Fault::WallJump { node, by_ms } => {
+                let state = &mut self.nodes[node];
+                state.wall_offset_ms += by_ms;
+                if let Some(process) = &mut state.process {
+                    process.jump(state.wall_offset_ms);
+                }
+                true
+            }
+            Fault::SyncFails { node } => {
+                let runs = self.nodes[node].process.is_some();
+                if runs {
+                    self.nodes[node].disk.fail_next_sync();
+                }
+                runs
+            }
+            Fault::DiskFull { node, spare } => {
+                self.nodes[node].disk.limit(Some(spare));
+                true
+            }
+            Fault::SlowDisk { node, by_us } => {
+                self.nodes[node].slow_disk_us = by_us;
+                true
+            }
+            Fault::Flip { node, file } => self.flip(node, file, lasts),
+            Fault::Wipe { node } => {
+                self.wipe(node, lasts);
+                true
+            }
+        }
+    }
+
+    fn on_some_connection(
+        &self,
+        rng: &mut Rng,
+        work: impl FnOnce(&mut super::network::NetState, &mut Rng, super::network::PipeId),
+    ) -> bool {
+        let mut net = self.net.lock();
+        let connections = net.connections();
+        let Some((pipe, ..)) = rng.pick(&connections).copied() else { return false };
+        work(&mut net, rng, pipe);
+        true
+    }
+
+    fn flip(&mut self, node: Place, file: &'static str, down_us: u64) -> bool {
+        self.crash(node, Power::Fails, down_us);
+        let flipped = self.nodes[node].disk.flip(file);
+        self.note(Some(node), || format!("flipped {flipped:?}"));
+        if flipped.is_some() {
+            self.nodes[node].standing = Standing::Damaged;
+        }
+        debug_assert!(file != SEGMENTS || flipped.is_none_or(|(name, _)| name.ends_with(SEGMENTS)));
+        true
+    }
+
+    /// The disk is replaced by an empty one, and the node started as if nothing had been.
+    fn wipe(&mut self, node: Place, down_us: u64) {
+        self.crash(node, Power::Fails, down_us);
+        let state = &mut self.nodes[node];
+        state.store += 1;
+        let rng = self.streams.stream("disk", &[node as u64, state.store]);
+        state.disk = SimDisk::new(u64::MAX, Arc::clone(&state.fuse), rng);
+        state.standing = Standing::Stranger;
+        state.after = After::Process;
+        self.net.lock().nodes[node].is_stranger = true;
+        self.mark("wiped");
+        // What the disk held still counts: whoever was told of it could not know. From now on the
+        // node's account is another one, which nobody asks.
+        self.judge.lock().checker.wiped(self.swarm.nodes[node]);
+    }
+
+    pub(super) fn end_fault(&mut self, at: usize) {
+        match self.faults[at].fault {
+            Fault::Cut { ref links, .. } => {
+                let mut net = self.net.lock();
+                links.iter().for_each(|(from, to)| net.mend(*from, *to));
+            }
+            Fault::SlowLink { from, to, latency_us } => {
+                self.net.lock().tune(from, to, |link| {
+                    link.latency_us = link.latency_us.saturating_sub(latency_us);
+                });
+            }
+            Fault::LossyLink { from, to, .. } => {
+                self.net.lock().tune(from, to, |link| link.loss_permille = 0);
+            }
+            Fault::Refuse { node } => self.net.lock().nodes[node].refuses = false,
+            Fault::SlowConnect { node, .. } => self.net.lock().nodes[node].slow_us = 0,
+            Fault::DiskFull { node, .. } => self.nodes[node].disk.limit(None),
+            Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
+            Fault::Reset
+            | Fault::HalfOpen
+            | Fault::StallLane
+            | Fault::Crash { .. }
+            | Fault::CrashAll { .. }
+            | Fault::Pause { .. }
+            | Fault::WallJump { .. }
+            | Fault::SyncFails { .. }
+            | Fault::Flip { .. }
+            | Fault::Wipe { .. } => {}
+        }
+    }
+
+    /// From here on nothing goes wrong any more.
+    pub(super) fn heal(&mut self) {
+        self.phase = Phase::Healing;
+        self.net.lock().heal();
+        for place in 0..self.nodes.len() {
+            let node = &mut self.nodes[place];
+            node.disk.heal();
+            node.slow_disk_us = 0;
+            node.crash = None;
+            if node.process.is_some() && !node.fuse.is_dead() {
+                node.fuse.light(u64::MAX);
+            }
+            if node.paused_until.is_some() {
+                node.paused_until = Some(self.now);
+                self.plan_in(0, Event::Resume { place });
+            }
+            if self.nodes[place].process.is_none() {
+                let delay = self.delays.range(10_000..=500_000);
+                self.plan_restart(place, delay);
+            }
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! The world of a run: nodes, network, clients, and the queue of what happens next.
+//!
+//! One event at a time. After each, whoever was woken is given a turn some microseconds later,
+//! what was said on the wire is compared with the disks, and a node whose fuse has burnt down is
+//! found dead. Everything that happens enters the hash of the run.
+
+mod event;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(super) use self::event::Event;
+use super::accounts::After;
+use super::clients::{Asked, Client};
+use super::clock::NodeClock;
+use super::disk::SimDisk;
+use super::faults::{self, PlannedFault, Power};
+use super::fuse::Fuse;
+use super::judge::Judge;
+use super::machine::Record;
+use super::network::{Host, Machine, Net, NetEvent, Place};
+use super::options::{Options, RunReport, Stats, TraceLine, Weather};
+use super::process::Process;
+use super::queue::Queue;
+use super::swarm::Swarm;
+use super::tap::{Claim, Said};
+use super::tasks::{NodeTask, Task, TaskId, Wakes};
+use super::verdict::Terms;
+use crate::sim::rng::{Rng, Streams, mix};
+use crate::sim::violation::{Check, Violation};
+
+/// A run that has found so much wrong needs no more evidence.
+const VIOLATIONS_MAX: usize = 20;
+
+/// How often all logs are read from end to end, in virtual microseconds.
+const SWEEP_US: u64 = 10_000_000;
+
+pub(super) struct World {
+    pub(super) streams: Streams,
+    pub(super) options: Options,
+    pub(super) swarm: Swarm,
+    pub(super) now: u64,
+    queue: Queue<Event>,
+    pub(super) net: Net,
+    pub(super) nodes: Vec<NodeState>,
+    pub(super) clients: Vec<Client>,
+    pub(super) history: Asked,
+    pub(super) record: Record,
+    pub(super) judge: Judge,
+    pub(super) faults: Vec<PlannedFault>,
+    pub(super) wakes: Wakes,
+    pub(super) phase: Phase,
+    /// Delays of threads and of clients' connections.
+    pub(super) delays: Rng,
+    pub(super) marks: BTreeMap<&'static str, u64>,
+    pub(super) stats: Stats,
+    pub(super) violations: Vec<Violation>,
+    pub(super) settled_terms: Terms,
+    /// Nodes that came back with an empty disk are not judged: nobody listens to them.
+    pub(super) strangers: (Record, Judge),
+    /// Roles as last noted in the trace.
+    roles: Roles,
+    hash: u64,
+    trace: std::collections::VecDeque<TraceLine>,
+    /// Reused.
+    woken: Vec<TaskId>,
+    timers: Vec<(u64, NetEvent)>,
+    said: Vec<Said>,
+}
+
+/// By place and group: in which life, which role and term.
+type Roles = BTreeMap<(Place, raft_core::GroupId), (u32, (raft_core::RoleKind, raft_core::Term))>;
+
+/// Where the run is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Phase {
+    Faults,
+    Healing,
+}
+
+/// A node through all its lives.
+pub(super) struct NodeState {
+    pub(super) disk: SimDisk,
+    pub(super) fuse: Arc<Fuse>,
+    pub(super) process: Option<Box<Process>>,
+    /// Counts lives; what was planned for an earlier one does not happen.
+    pub(super) life: u32,
+    /// Counts restarts that were planned; only the newest counts.
+    pub(super) boots: u32,
+    /// How the life that is next will find its disk.
+    pub(super) after: After,
+    pub(super) paused_until: Option<u64>,
+    pub(super) drift_ppm: i64,
+    pub(super) wall_offset_ms: i64,
+    /// Added to each sync.
+    pub(super) slow_disk_us: u64,
+    /// What the fuse was lit for.
+    pub(super) crash: Option<(Power, u64)>,
+    pub(super) standing: Standing,
+    /// Which disk, counting those that were replaced by an empty one.
+    pub(super) store: u64,
+}
+
+/// Whether a node still belongs to the cluster.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    /// It does.
+    Member,
+    /// Its files were damaged: it may refuse to start, and then stays away.
+    Damaged,
+    /// It has refused to start.
+    Out,
+    /// It came back with an empty disk: nobody may listen to it.
+    Stranger,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, options: &Options) -> Self {
+        let streams = Streams::new(seed);
+        let swarm = Swarm::draw(streams, options);
+        let faults =
+            options.schedule.clone().unwrap_or_else(|| faults::draw(streams, &swarm, options));
+        let mut rng = streams.stream("world", &[]);
+        let count = swarm.nodes.len();
+        let fuses: Vec<Arc<Fuse>> = (0..count).map(|_| Arc::default()).collect();
+        let hosts = (0..count).map(|place| Host {
+            id: swarm.nodes[place],
+            fuse: Arc::clone(&fuses[place]),
+            machine: Machine::Empty,
+            is_stranger: false,
+            lanes: BTreeMap::new(),
+            refuses: false,
+            slow_us: 0,
+            window: swarm.socket_bytes,
+        });
+        let links = (0..count * count).map(|_| swarm.link(&mut rng)).collect();
+        let net = Net::new(hosts.collect(), links, streams.stream("network", &[]), swarm.chop);
+        let nodes = (0..count).map(|place| NodeState {
+            disk: SimDisk::new(
+                u64::MAX,
+                Arc::clone(&fuses[place]),
+                streams.stream("disk", &[place as u64, 0]),
+            ),
+            fuse: Arc::clone(&fuses[place]),
+            process: None,
+            life: 0,
+            boots: 0,
+            after: After::Process,
+            paused_until: None,
+            drift_ppm: rng.range(0..=2 * swarm.drift_ppm) as i64 - swarm.drift_ppm as i64,
+            wall_offset_ms: rng.skewed(5_000) as i64 - 2_500,
+            slow_disk_us: 0,
+            crash: None,
+            standing: Standing::Member,
+            store: 0,
+        });
+        Self {
+            nodes: nodes.collect(),
+            clients: Vec::new(),
+            history: Asked::default(),
+            record: Record::default(),
+            judge: Judge::new(&swarm),
+            wakes: Wakes::default(),
+            phase: Phase::Faults,
+            delays: streams.stream("delays", &[]),
+            marks: BTreeMap::new(),
+            stats: Stats::default(),
+            violations: Vec::new(),
+            settled_terms: Terms::new(),
+            strangers: (Record::default(), Judge::new(&swarm)),
+            roles: Roles::new(),
+            hash: mix(seed),
+            trace: std::collections::VecDeque::new(),
+            woken: Vec::new(),
+            timers: Vec::new(),
+            said: Vec::new(),
+            queue: Queue::new(streams.stream("ties", &[])),
+            now: 0,
+            options: options.clone(),
+            streams,
+            swarm,
+            faults,
+            net,
+        }
+    }
+
+    /// Lives through all of it.
+    pub(super) fn live(mut self) -> RunReport {
+        let faults_end = self.options.faults_s * 1_000_000;
+        let end = faults_end + self.options.healing_s.max(20) * 1_000_000;
+        for place in 0..self.nodes.len() {
+            let at = self.delays.below(200_000);
+            self.plan_restart(place, at);
+        }
+        self.start_clients();
+        for at in 0..self.faults.len() {
+            self.queue.plan(self.faults[at].at, Event::Fault(at));
+        }
+        self.queue.plan(faults_end, Event::Heal);
+        self.queue.plan(faults_end + 10_000_000, Event::Probe);
+        if self.options.weather == Weather::StaticPartition {
+            self.queue.plan(faults_end - 12_000_000, Event::Probe);
+        }
+        self.queue.plan(end - 4_000_000, Event::Settle);
+        self.queue.plan(SWEEP_US, Event::Sweep);
+        while self.violations.len() < VIOLATIONS_MAX
+            && let Some((at, event)) = self.queue.pop(end)
+        {
+            self.now = at;
+            self.net.lock().now = at;
+            self.judge.lock().now = at;
+            self.stats.events += 1;
+            self.absorb_event(&event);
+            let place = self.happen(event);
+            self.settle(place);
+        }
+        self.now = self.now.max(end);
+        if self.violations.is_empty() {
+            self.conclude();
+        }
+        self.report()
+    }
+
+    fn report(self) -> RunReport {
+        let mut stats = self.stats;
+        stats.virtual_us = self.now;
+        let mut marks = self.marks;
+        {
+            let net = self.net.lock();
+            stats.bytes = net.counts.bytes;
+            for (mark, count) in [
+                ("connection-reset", net.counts.resets),
+                ("late-bytes-refused", net.counts.late_arrivals),
+                ("retransmission", net.counts.retransmissions),
+                ("window-full", net.counts.windows_full),
+                ("prefix-timeout", net.counts.prefixes_timed_out),
+            ] {
+                marks.insert(mark, count);
+            }
+        }
+        stats.applied = self.record.look(|recorded| recorded.applied_total);
+        marks.retain(|_, count| *count > 0);
+        RunReport {
+            seed: self.streams.seed(),
+            trace_hash: self.hash,
+            violations: self.violations,
+            marks,
+            stats,
+            schedule: self.faults,
+            trace: self.trace.into(),
+        }
+    }
+
+    pub(super) fn plan(&mut self, at: u64, event: Event) {
+        self.queue.plan(at, event);
+    }
+
+    pub(super) fn plan_in(&mut self, delay: u64, event: Event) {
+        self.queue.plan(self.now + delay, event);
+    }
+
+    pub(super) fn mark(&mut self, mark: &'static str) {
+        *self.marks.entry(mark).or_default() += 1;
+    }
+
+    pub(super) fn fail(&mut self, violation: Violation) {
+        self.note(None, || format!("VIOLATION {violation}"));
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(violation);
+        }
+    }
+
+    /// Keeps a line for a person, if one wants to read it.
+    pub(super) fn note(&mut self, place: Option<Place>, what: impl FnOnce() -> String) {
+        if self.options.trace == 0 {
+            return;
+        }
+        if self.trace.len() == self.options.trace {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(TraceLine { at: self.now, place, what: what() });
+    }
+
+    pub(super) fn absorb(&mut self, value: u64) {
+        self.hash = mix(self.hash.rotate_left(7) ^ value);
+    }
+
+    fn absorb_event(&mut self, event: &Event) {
+        self.absorb(self.now);
+        self.absorb(event.number());
+        match event {
+            Event::Run { .. } | Event::Net(_) => {}
+            event => self.note(None, || format!("{event:?}")),
+        }
+    }
+
+    /// Lets an event happen; returns the node whose process has worked.
+    fn happen(&mut self, event: Event) -> Option<Place> {
+        match event {
+            Event::Run { place, life, task } => self.run_task(place, life, task),
+            Event::Net(event) => {
+                self.net.lock().happen(event);
+                None
+            }
+            Event::Synced { place, life } => self.on_process_event(event, place, life),
+            Event::LogRetry { place, life } => self.on_process_event(event, place, life),
+            Event::LogIdle { place, life, .. } => self.on_process_event(event, place, life),
+            Event::Read { place, life } => self.on_process_event(event, place, life),
+            Event::Apply { place, life } => self.on_process_event(event, place, life),
+            Event::Ask { client } => {
+                self.ask(client);
+                None
+            }
+            Event::Request { client, attempt } => self.deliver(client, attempt),
+            Event::Answer { client, attempt } => {
+                self.hear(client, attempt);
+                None
+            }
+            Event::GiveUp { client, attempt } => {
+                self.give_up(client, attempt);
+                None
+            }
+            Event::Fault(at) => self.begin_fault(at),
+            Event::FaultEnd(at) => {
+                self.end_fault(at);
+                None
+            }
+            Event::Exit { place, life } => {
+                if self.nodes[place].life == life && self.nodes[place].process.is_some() {
+                    let down = self.delays.range(50_000..=1_000_000);
+                    self.crash(place, Power::Stays, down);
+                }
+                None
+            }
+            Event::Restart { place, boot } => {
+                if self.nodes[place].boots == boot && self.nodes[place].process.is_none() {
+                    self.start(place);
+                }
+                Some(place)
+            }
+            Event::Resume { place } => {
+                self.resume(place);
+                Some(place)
+            }
+            Event::PowerCut { place, power, down_us } => {
+                self.crash(place, power, down_us);
+                None
+            }
+            Event::Heal => {
+                self.judge_partition();
+                self.heal();
+                None
+            }
+            Event::Probe => {
+                self.start_probes();
+                None
+            }
+            Event::Settle => {
+                self.begin_to_settle();
+                None
+            }
+            Event::Sweep => {
+                self.sweep();
+                self.plan_in(SWEEP_US, Event::Sweep);
+                None
+            }
+        }
+    }
+
+    fn run_task(&mut self, place: Place, life: u32, task: NodeTask) -> Option<Place> {
+        let now = self.now;
+        let node = &mut self.nodes[place];
+        let process = node.process.as_mut().filter(|_| node.life == life)?;
+        if !process.is_due(task, now) {
+            return None;
+        }
+        if let Some(until) = node.paused_until {
+            process.schedule(task, until);
+            self.plan(until, Event::Run { place, life, task });
+            return None;
+        }
+        let next = process.run(task, now);
+        if let Some(at) = next {
+            self.schedule(place, task, at);
+        }
+        if self.options.trace > 0 {
+            self.note_roles(place);
+        }
+        Some(place)
+    }
+
+    /// What has become of a node's replicas, for a person.
+    fn note_roles(&mut self, place: Place) {
+        let Some(process) = &self.nodes[place].process else { return };
+        let mut changed = Vec::new();
+        for replica in process.replicas() {
+            let status = replica.core().status();
+            let now = (status.role, status.term);
+            let life = self.nodes[place].life;
+            if self.roles.insert((place, status.group), (life, now)) != Some((life, now)) {
+                changed.push(status);
+            }
+        }
+        for status in changed {
+            self.note(Some(place), || {
+                format!(
+                    "group {} {:?} of term {}, leader {:?}, log ends at {} of {}, commit {}",
+                    status.group,
+                    status.role,
+                    status.term,
+                    status.leader,
+                    status.last_index,
+                    status.last_term,
+                    status.commit_index,
+                )
+            });
+        }
+    }
+
+    /// Does something with a life of a node, later if it sleeps at the moment.
+    fn on_process_event(&mut self, event: Event, place: Place, life: u32) -> Option<Place> {
+        let node = &self.nodes[place];
+        if node.life != life || node.process.is_none() {
+            return None;
+        }
+        if let Some(until) = node.paused_until {
+            self.plan(until, event);
+            return None;
+        }
+        match event {
+            Event::Synced { .. } => self.on_synced(place),
+            Event::LogRetry { .. } => self.append(place),
+            Event::LogIdle { taken, .. } => self.on_log_idle(place, taken),
+            Event::Read { .. } => self.on_read(place),
+            Event::Apply { .. } => self.on_apply(place),
+            _ => {}
+        }
+        Some(place)
+    }
+
+    pub(super) fn schedule(&mut self, place: Place, task: NodeTask, at: u64) {
+        let node = &mut self.nodes[place];
+        if let Some(process) = &mut node.process
+            && process.schedule(task, at)
+        {
+            let life = node.life;
+            self.plan(at, Event::Run { place, life, task });
+        }
+    }
+
+    /// What follows from an event at once.
+    fn settle(&mut self, worked: Option<Place>) {
+        if let Some(place) = worked {
+            self.start_threads(place);
+        }
+        let mut timers = std::mem::take(&mut self.timers);
+        let mut woken = std::mem::take(&mut self.woken);
+        let mut said = std::mem::take(&mut self.said);
+        {
+            let mut net = self.net.lock();
+            timers.append(&mut net.timers);
+            woken.append(&mut net.woken);
+            said.append(&mut net.taps);
+        }
+        self.wakes.take(&mut woken);
+        for (at, event) in timers.drain(..) {
+            self.plan(at.max(self.now), Event::Net(event));
+        }
+        for task in woken.drain(..) {
+            match task.task() {
+                Task::Node(place, task) => {
+                    let delay = self.delays.below(self.swarm.wake_us);
+                    self.schedule(place, task, self.now + delay);
+                }
+                Task::Client(client) => self.poll_client(client),
+            }
+        }
+        let found = {
+            let mut judge = self.judge.lock();
+            for said in said.drain(..) {
+                self.stats.promises += 1;
+                let standing = |node| {
+                    let place = self.swarm.nodes.iter().position(|other| *other == node);
+                    place.map(|place| self.nodes[place].standing)
+                };
+                if standing(said.node) == Some(Standing::Stranger) {
+                    continue;
+                }
+                if said.claim == Claim::Greets {
+                    let evidence = format!("node {} takes a stranger for {}", said.node, said.to);
+                    judge.found.push(Violation::of_run(Check::Profile("stranger"), evidence));
+                    continue;
+                }
+                judge.said(&said);
+            }
+            std::mem::take(&mut judge.found)
+        };
+        for violation in found {
+            self.fail(violation);
+        }
+        (self.timers, self.woken, self.said) = (timers, woken, said);
+        if let Some(place) = worked
+            && self.nodes[place].process.is_some()
+            && self.nodes[place].fuse.is_dead()
+        {
+            let plan = self.nodes[place].crash.take();
+            let (power, down) = plan.unwrap_or((Power::Fails, 100_000));
+            self.crash(place, power, down);
+        }
+    }
+
+    /// Who keeps the account of a node's disk.
+    pub(super) fn judge_of(&self, place: Place) -> Judge {
+        match self.nodes[place].standing {
+            Standing::Stranger => self.strangers.1.clone(),
+            Standing::Member | Standing::Damaged | Standing::Out => self.judge.clone(),
+        }
+    }
+
+    pub(super) fn clock(&self, place: Place) -> NodeClock {
+        let node = &self.nodes[place];
+        NodeClock::new(self.now, node.drift_ppm, node.wall_offset_ms)
+    }
+}
