@@ -5,13 +5,15 @@
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::thread;
 
 use clap::Args;
+use raft_core::planted::Planted;
 
 use super::error::{CliError, Exit};
 use crate::sim::mutants::{MUTANTS, Mutant};
-use crate::sim::sweep::{SweepOptions, sweep};
+use crate::sim::sweep::{Failure, SweepOptions, sweep};
 
 /// Tells a planted build by its bytes.
 static MARKER: &str = "this raftd has planted bugs";
@@ -61,20 +63,13 @@ pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CliError
     let budget = arguments.budget.unwrap_or_else(|| mutant.class.seeds_max());
     let mut found = Vec::new();
     let mut checks = Vec::new();
+    let mut sound_failures = 0_u64;
     for range in 0..RANGES {
         let first = range * RANGE_SEEDS;
-        let options = SweepOptions {
-            seeds: first..first + budget.min(RANGE_SEEDS),
-            threads,
-            failures_max: 1,
-            time_max: None,
-            progress: None,
-        };
-        let profile = mutant.profile;
-        let report = sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |_| {});
-        let failure = report.failures.first();
-        found.push(failure.map(|failure| failure.seed - first + 1));
-        checks.push(failure.map(|failure| failure.violation.id()));
+        let (failure, sound) = hunt(mutant, first..first + budget.min(RANGE_SEEDS), threads);
+        sound_failures += sound;
+        found.push(failure.as_ref().map(|failure| failure.seed - first + 1));
+        checks.push(failure.as_ref().map(|failure| failure.violation.id()));
         if failure.is_none() {
             // It survives; the other ranges would only cost time.
             break;
@@ -82,11 +77,40 @@ pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CliError
     }
     let mut told = mutant_json(mutant);
     told["budget"] = budget.into();
+    told["sound_failures"] = sound_failures.into();
     told["found"] = serde_json::json!(found);
     told["checks"] = serde_json::json!(checks);
     print(&told);
     let killed = found.iter().all(Option::is_some);
     Ok(Some(if killed { Exit::Ok } else { Exit::Warning }))
+}
+
+/// The first seed that fails with the bug and not without it, and how many failed either way:
+/// what is wrong anyway does not count as found.
+fn hunt(mutant: &Mutant, mut seeds: Range<u64>, threads: usize) -> (Option<Failure>, u64) {
+    let profile = mutant.profile;
+    let mut sound_failures = 0;
+    loop {
+        let options = SweepOptions {
+            seeds: seeds.clone(),
+            threads,
+            failures_max: 1,
+            time_max: None,
+            progress: None,
+        };
+        raft_core::planted::select(mutant.bug);
+        let report = sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |_| {});
+        let Some(failure) = report.failures.into_iter().next() else {
+            return (None, sound_failures);
+        };
+        raft_core::planted::select(Planted::None);
+        let sound = profile.run(&profile.draw(failure.seed), 0).violation;
+        if sound.is_none() {
+            return (Some(failure), sound_failures);
+        }
+        sound_failures += 1;
+        seeds.start = failure.seed + 1;
+    }
 }
 
 fn mutant_json(mutant: &Mutant) -> serde_json::Value {

@@ -102,8 +102,7 @@ fn single(arguments: &SimArguments) -> Result<Option<Case>, CliError> {
 }
 
 fn run_one(arguments: &SimArguments, case: Case) -> Result<Exit, CliError> {
-    let profile = arguments.profile;
-    let report = profile.run(&case, arguments.events);
+    let report = case.profile.run(&case, arguments.events);
     if let Some(violation) = report.violation.clone() {
         let failed = investigate(arguments, case, violation)?;
         if arguments.json {
@@ -164,13 +163,13 @@ fn investigate(
     violation: crate::sim::violation::Violation,
 ) -> Result<FailureReport, CliError> {
     let effort = Effort { attempts_max: arguments.shrink, kept_max: arguments.events };
-    let failed = FailureReport::of(arguments.profile, case, violation, effort);
-    let name = format!("{}-{}.case", arguments.profile, failed.found.seed);
+    let failed = FailureReport::of(case, violation, effort);
+    let name = format!("{}-{}.case", failed.found.profile, failed.found.seed);
     fs::create_dir_all(&arguments.save)
         .map_err(|source| CliError::File { path: arguments.save.clone(), source })?;
     let path = arguments.save.join(name);
     write(&path, &failed.case_text())?;
-    eprintln!("replay: raftd sim --profile {} --replay {}", arguments.profile, path.display());
+    eprintln!("replay: raftd sim --replay {}", path.display());
     if let Some(path) = &arguments.svg {
         write(path, &failed.svg())?;
     }

@@ -7,6 +7,7 @@
 
 use std::fmt::{self, Write};
 
+use super::profile::Profile;
 use super::rng::Streams;
 use super::schedule::{Fault, ParseError, Schedule};
 use super::shrink::{Candidate, Knob, Shrunk, shrink};
@@ -15,6 +16,8 @@ use super::swarm::{Swarm, generate};
 /// A run to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Case {
+    /// What runs it.
+    pub profile: Profile,
     /// Where its randomness comes from.
     pub seed: u64,
     /// Its numbers. The troubles and the directed sequence are spent: see the schedule.
@@ -24,14 +27,14 @@ pub struct Case {
 }
 
 impl Case {
-    /// The case that this seed draws.
+    /// The case that this seed draws for the protocol profile.
     pub fn draw(seed: u64) -> Self {
         let streams = Streams::new(seed);
         let mut swarm = Swarm::draw(streams);
         let schedule = generate(streams, &swarm);
         swarm.troubles.clear();
         swarm.directed = None;
-        Self { seed, swarm, schedule }
+        Self { profile: Profile::Protocol, seed, swarm, schedule }
     }
 
     /// Reads what [`Display`](fmt::Display) has written. Numbers that are not named are those of
@@ -41,6 +44,7 @@ impl Case {
     /// The first line that cannot be read.
     pub fn parse(text: &str) -> Result<Self, CaseError> {
         let mut case: Option<Self> = None;
+        let mut profile = Profile::Protocol;
         let mut faults = String::new();
         for (at, line) in text.lines().enumerate() {
             let line_number = at as u64 + 1;
@@ -52,9 +56,15 @@ impl Case {
             // Lines of the schedule keep their numbers, for its errors.
             let mut schedule_line = "";
             match (words.as_slice(), &mut case) {
+                (["profile", name], None) => {
+                    profile = name.parse().map_err(|_| CaseError::UnknownProfile {
+                        line: line_number,
+                        name: (*name).to_owned(),
+                    })?;
+                }
                 (["seed", value], None) => {
-                    case =
-                        Some(Self { schedule: Schedule::default(), ..Self::draw(number(value)?) });
+                    let drawn = profile.draw(number(value)?);
+                    case = Some(Self { schedule: Schedule::default(), ..drawn });
                 }
                 (["set", name, value], Some(case)) => {
                     let value = number(value)?;
@@ -79,6 +89,9 @@ impl Case {
 
     /// Changes a number of the swarm; `false` if there is none of this name.
     pub fn set(&mut self, name: &str, value: u64) -> bool {
+        if !self.profile.has_number(name) {
+            return false;
+        }
         let mut found = false;
         self.swarm.numbers(|known, old| {
             if known == name {
@@ -98,20 +111,7 @@ impl Case {
         attempts_max: u32,
         mut fails: impl FnMut(&Self) -> bool,
     ) -> (Self, Shrunk<Fault>) {
-        let least = [
-            ("faults_us", 100_000),
-            ("healing_us", 0),
-            ("groups", 1),
-            ("clients", 1),
-            ("operator_us", 0),
-            ("straggle_permille", 0),
-            ("duplicate_permille", 0),
-            ("drop_permille", 0),
-            ("jitter_us", 0),
-            ("quiesce_ms", 0),
-            ("nodes", 1),
-            ("voters", 1),
-        ];
+        let least = self.profile.least();
         let mut knobs = Vec::new();
         self.swarm.clone().numbers(|name, value| {
             if let Some((_, least)) = least.iter().find(|(known, _)| *known == name) {
@@ -135,11 +135,13 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}", self.seed)?;
+        writeln!(f, "profile {}\nseed {}", self.profile, self.seed)?;
         let mut numbers = String::new();
         self.swarm.clone().numbers(|name, value| {
-            // Writing into a string does not fail.
-            let _ = writeln!(numbers, "set {name} {value}");
+            if self.profile.has_number(name) {
+                // Writing into a string does not fail.
+                let _ = writeln!(numbers, "set {name} {value}");
+            }
             value
         });
         f.write_str(&numbers)?;
@@ -155,6 +157,14 @@ pub enum CaseError {
     NoSeed {
         /// Which line.
         line: u64,
+    },
+    /// There is no such profile.
+    #[error("line {line}: there is no profile {name:?}")]
+    UnknownProfile {
+        /// Which line.
+        line: u64,
+        /// What it says.
+        name: String,
     },
     /// Not a number.
     #[error("line {line}: {value:?} is no number")]
@@ -188,8 +198,10 @@ mod tests {
         for seed in 0..50 {
             let mut case = Case::draw(seed);
             assert!(case.set("groups", 17));
-            let text = case.to_string();
-            assert_eq!(Case::parse(&text).as_ref(), Ok(&case), "{text}");
+            for case in [case, Profile::Bytes.draw(seed)] {
+                let text = case.to_string();
+                assert_eq!(Case::parse(&text).as_ref(), Ok(&case), "{text}");
+            }
         }
     }
 
@@ -206,6 +218,7 @@ mod tests {
     fn what_is_wrong_with_a_case_is_told_with_its_line() {
         for (text, expected) in [
             ("", "line 0: a case begins with its seed"),
+            ("profile x", "line 1: there is no profile \"x\""),
             ("set nodes 3", "line 1: a case begins with its seed"),
             ("seed x", "line 1: \"x\" is no number"),
             ("seed 1\nset nodes many", "line 2: \"many\" is no number"),

@@ -10,7 +10,7 @@ use raft_core::NodeId;
 
 use super::case::Case;
 use super::diagram;
-use super::profile::{Profile, RunReport};
+use super::profile::RunReport;
 use super::shrink::{ShrinkEnd, Shrunk};
 use super::trace::Event;
 use super::violation::Violation;
@@ -33,8 +33,6 @@ pub struct Effort {
 /// Everything there is to say about a failed run.
 #[derive(Debug)]
 pub struct FailureReport {
-    /// In which profile it failed.
-    pub profile: Profile,
     /// As it was found.
     pub found: Case,
     /// What it failed for when it was found.
@@ -49,20 +47,21 @@ pub struct FailureReport {
 
 impl FailureReport {
     /// Shrinks a failed case and looks at it once more.
-    pub fn of(profile: Profile, found: Case, violation: Violation, effort: Effort) -> Self {
+    pub fn of(found: Case, violation: Violation, effort: Effort) -> Self {
+        let profile = found.profile;
         let fails = |case: &Case| {
             let failed = profile.run(case, 0).violation;
             failed.is_some_and(|failed| failed.check == violation.check)
         };
         let (small, shrunk) = found.shrink(effort.attempts_max, fails);
         let run = profile.run(&small, effort.kept_max);
-        Self { profile, found, violation, small, shrunk, run }
+        Self { found, violation, small, shrunk, run }
     }
 
     /// The small case as a text to save, with its profile and what it fails for.
     pub fn case_text(&self) -> String {
         let reason = self.run.violation.as_ref().map_or("nothing any more", Violation::id);
-        format!("# {} profile, fails for {reason}\n{}", self.profile, self.small)
+        format!("# It fails for {reason}.\n{}", self.small)
     }
 
     /// The diagram of all events that were kept.
@@ -82,8 +81,12 @@ impl FailureReport {
 
 impl fmt::Display for FailureReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "FAILED {} seed {}: {}", self.profile, self.found.seed, self.violation)?;
-        writeln!(f, "repeat: raftd sim --profile {} --seed {}", self.profile, self.found.seed)?;
+        writeln!(f, "FAILED {} seed {}: {}", self.found.profile, self.found.seed, self.violation)?;
+        writeln!(
+            f,
+            "repeat: raftd sim --profile {} --seed {}",
+            self.found.profile, self.found.seed
+        )?;
         match &self.run.violation {
             Some(violation) => writeln!(f, "\nshrunk: {}\n{violation}", self.shrinking())?,
             None => writeln!(

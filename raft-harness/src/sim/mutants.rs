@@ -131,6 +131,12 @@ mutants! {
     TruncationNotLogged Medium Protocol [] "A truncation does not reach the disk.",
     SyncErrorIgnored Easy Protocol [] "A failed sync is taken for a good one.",
     OldIncarnationAccepted Hard Protocol [] "A message to or from an earlier life is taken.",
+    TornTailAccepted Medium Bytes [] "A record that fails its checksum is taken at the end of a log.",
+    DamageCutAsTornTail Hard Bytes [] "Damage below a later promise is cut as if it were a torn tail.",
+    TermAndVoteNotLogged Easy Bytes [] "Term and vote are not written.",
+    CompletionBeforeSync Easy Bytes [] "A write is told as durable before its sync.",
+    CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
+    AppliesTwice Easy Bytes [] "The first entry of a batch is applied twice.",
 }
 
 #[cfg(test)]
@@ -153,7 +159,7 @@ mod tests {
         let known: BTreeSet<&str> = Check::ALL.iter().map(|check| check.id()).collect();
         for mutant in MUTANTS {
             for check in mutant.checks {
-                let of_profile = check.starts_with("L1-");
+                let of_profile = check.starts_with("L1-") || mutant.profile == Profile::Bytes;
                 assert!(known.contains(check) || of_profile, "{}: {check}", mutant.name);
             }
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use super::bytes;
 use super::case::Case;
 use super::marks::{Mark, Marks};
 use super::protocol;
@@ -19,16 +20,19 @@ pub enum Profile {
     /// The real cores of many groups, with messages for a network and a model of the log for a
     /// disk.
     Protocol,
+    /// The whole engine, down to bytes on wires and sectors on disks.
+    Bytes,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Protocol];
+    pub const ALL: &[Self] = &[Self::Protocol, Self::Bytes];
 
     /// What it is called.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Protocol => "protocol",
+            Self::Bytes => "bytes",
         }
     }
 
@@ -36,21 +40,56 @@ impl Profile {
     pub fn concerns(self, mark: Mark) -> bool {
         match self {
             Self::Protocol => protocol::concerns(mark),
+            Self::Bytes => bytes::concerns(mark),
         }
     }
 
     /// The case that a seed stands for.
     pub fn draw(self, seed: u64) -> Case {
-        Case::draw(seed)
+        match self {
+            Self::Protocol => Case::draw(seed),
+            Self::Bytes => bytes::draw(seed),
+        }
     }
 
-    /// Runs a case and keeps the last `kept_max` events of each node in words.
+    /// The numbers of a case that may shrink, each with the least that makes sense.
+    pub(super) const fn least(self) -> &'static [(&'static str, u64)] {
+        match self {
+            Self::Protocol => &[
+                ("faults_us", 100_000),
+                ("healing_us", 0),
+                ("groups", 1),
+                ("clients", 1),
+                ("operator_us", 0),
+                ("straggle_permille", 0),
+                ("duplicate_permille", 0),
+                ("drop_permille", 0),
+                ("jitter_us", 0),
+                ("quiesce_ms", 0),
+                ("nodes", 1),
+                ("voters", 1),
+            ],
+            // Its sizes are drawn from the seed, and it heals for as long as it must.
+            Self::Bytes => &[],
+        }
+    }
+
+    /// Whether a case of this profile depends on a number.
+    pub(super) fn has_number(self, name: &str) -> bool {
+        match self {
+            Self::Protocol => true,
+            Self::Bytes => matches!(name, "faults_us" | "healing_us"),
+        }
+    }
+
+    /// Runs a case of this profile and keeps the last `kept_max` events of each node in words.
     ///
     /// The report is a function of the case alone, whatever machine, build or thread this is. A
     /// panic of the code under test is a violation of it.
     pub fn run(self, case: &Case, kept_max: usize) -> RunReport {
         match self {
             Self::Protocol => protocol::run(case, kept_max),
+            Self::Bytes => bytes::run_case(case, kept_max),
         }
     }
 }
@@ -86,6 +125,8 @@ pub struct RunReport {
     pub violation: Option<Violation>,
     /// Where it has been.
     pub marks: Marks,
+    /// Marks that only this profile has, by name.
+    pub own_marks: BTreeMap<&'static str, u64>,
     /// Faults that took effect, by the word of their kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Faults that the profile cannot do, or that would have gone beyond what promises survive,
@@ -112,6 +153,7 @@ impl RunReport {
             hash: 0,
             violation: None,
             marks: Marks::new(),
+            own_marks: BTreeMap::new(),
             faults: BTreeMap::new(),
             faults_skipped: BTreeMap::new(),
             operations: 0,

@@ -294,6 +294,11 @@ kinds! {
         /// How many.
         entries: u32,
     }
+    /// A fault that the profile itself has planned for its seed, by its place in that plan.
+    Planned "planned" {
+        /// Which, from zero.
+        index: u32,
+    }
     /// A client reads at this node, linearizably.
     ReadAt "read-at" {
         /// In which group.
@@ -348,7 +353,8 @@ impl FaultKind {
             | Self::Compact { .. }
             | Self::CampaignNow { .. }
             | Self::Burst { .. }
-            | Self::ReadAt { .. } => vec![],
+            | Self::ReadAt { .. }
+            | Self::Planned { .. } => vec![],
         }
     }
 }

@@ -492,7 +492,9 @@ mod tests {
             assert_eq!(read.as_ref(), Ok(&schedule), "seed {seed}");
             words.extend(schedule.faults().iter().map(|fault| fault.kind.word()));
         }
-        let expected: BTreeSet<_> = FaultKind::WORDS.iter().copied().collect();
+        let mut expected: BTreeSet<_> = FaultKind::WORDS.iter().copied().collect();
+        // It stands for what a profile plans, and is not drawn.
+        expected.remove("planned");
         assert_eq!(words, expected);
     }
 }

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "progress lines show the real rate; no run sees it")]
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +62,8 @@ pub struct SweepReport {
     pub faults_skipped: BTreeMap<&'static str, u64>,
     /// Where the runs have been.
     pub marks: Marks,
+    /// Marks that only the profile has, by name.
+    pub own_marks: BTreeMap<&'static str, u64>,
     /// The first failures, by seed.
     pub failures: Vec<Failure>,
     /// All hashes in one, in the order of the seeds.
@@ -78,7 +80,12 @@ impl SweepReport {
 
     /// The report as text; `concerned` names the marks that the profile can reach.
     pub fn text(&self, concerned: impl Fn(Mark) -> bool) -> String {
-        format!("{self}{}", self.marks.report(concerned))
+        let mut text = format!("{self}{}", self.marks.report(concerned));
+        for (mark, hits) in &self.own_marks {
+            // Writing into a string does not fail.
+            let _ = writeln!(text, "  {hits:>24} times  {mark}");
+        }
+        text
     }
 }
 
@@ -169,6 +176,7 @@ impl Shared {
                     faults: BTreeMap::new(),
                     faults_skipped: BTreeMap::new(),
                     marks: Marks::none(),
+                    own_marks: BTreeMap::new(),
                     failures: Vec::new(),
                     hash: 0,
                     took: Duration::ZERO,
@@ -259,6 +267,9 @@ impl Done {
                 *total.faults_skipped.entry(kind).or_default() += count;
             }
             total.marks.merge(&report.marks);
+            for (mark, hits) in report.own_marks {
+                *total.own_marks.entry(mark).or_default() += hits;
+            }
             total.hash = total.hash.rotate_left(1) ^ report.hash;
             if let Some(violation) = report.violation {
                 let seed = self.next_merged;

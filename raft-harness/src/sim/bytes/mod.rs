@@ -15,6 +15,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `cases` | runs as cases, for sweeps and shrinking |
 //! | `options` | what a run is told and what it reports |
 //! | `swarm`, `faults` | what a seed draws |
 //! | `world`, `queue`, `tasks` | events in virtual time, and who is woken |
@@ -25,6 +26,7 @@
 //! | `tap`, `accounts`, `judge`, `verdict` | what the checks are told, and those of this profile |
 
 mod accounts;
+mod cases;
 mod clients;
 mod clock;
 mod disk;
@@ -46,6 +48,7 @@ mod verdict;
 mod weather;
 mod world;
 
+pub(crate) use self::cases::{concerns, draw, run_case};
 pub use self::faults::{Fault, PlannedFault, Power};
 pub use self::options::{Options, RunReport, Size, Stats, TraceLine, Weather};
 

@@ -184,8 +184,9 @@ impl World {
             FaultKind::ReadAt { group, node } => {
                 self.on(*node, |world, at| done(world.read_aside(at, *group, &mut rng)))
             }
-            // Messages have no lanes here, and writes no bytes.
-            FaultKind::LaneStall { .. }
+            // Messages have no lanes here, writes no bytes, and this profile plans nothing itself.
+            FaultKind::Planned { .. }
+            | FaultKind::LaneStall { .. }
             | FaultKind::LaneKill { .. }
             | FaultKind::TornWrite { .. } => Begun::Skipped,
         }

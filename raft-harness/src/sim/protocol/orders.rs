@@ -150,8 +150,9 @@ impl World {
     /// An id for a replica that is to be added. An attempt that fails has used its id up all the
     /// same.
     pub(super) fn new_replica(&mut self, group: GroupId, membership: &Membership) -> ReplicaId {
-        let last = self.last_replica.entry(group).or_insert(membership.last_replica());
-        *last = ReplicaId::new(last.get().max(membership.last_replica().get()) + 1);
+        let known = membership.last_replica();
+        let last = self.last_replica.entry(group).or_insert(known);
+        *last = ReplicaId::new(known.get().max(last.get()) + 1);
         *last
     }
 }

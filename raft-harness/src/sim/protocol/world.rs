@@ -673,9 +673,8 @@ impl World {
         if let Some(delay) = again {
             self.queue.push(self.now + delay, Event::Packet(Box::new(packet.clone())));
         }
-        match once {
-            Some(delay) => self.queue.push(self.now + delay, Event::Packet(Box::new(packet))),
-            None => {}
+        if let Some(delay) = once {
+            self.queue.push(self.now + delay, Event::Packet(Box::new(packet)));
         }
     }
 

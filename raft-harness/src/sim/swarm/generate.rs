@@ -247,6 +247,7 @@ const fn lasts(kind: &FaultKind) -> bool {
         | FaultKind::Compact { .. }
         | FaultKind::CampaignNow { .. }
         | FaultKind::Burst { .. }
+        | FaultKind::Planned { .. }
         | FaultKind::ReadAt { .. } => false,
     }
 }
