@@ -73,11 +73,11 @@ impl ShardEngine {
             }
         }
         self.leaving.insert(group, leaving);
-        self.settle_leaving(group);
+        self.settle_leaving(group, out);
     }
 
     /// Something came to its end that was under way for a replica that left.
-    pub(super) fn on_left(&mut self, group: GroupId, what: Ended) {
+    pub(super) fn on_left(&mut self, group: GroupId, what: Ended, out: &mut TurnOutput) {
         let Some(leaving) = self.leaving.get_mut(&group) else {
             return;
         };
@@ -89,10 +89,10 @@ impl ShardEngine {
             Ended::Fetched => slot.fetching = None,
             Ended::SnapshotTaken => slot.snapshots.taking = None,
         }
-        self.settle_leaving(group);
+        self.settle_leaving(group, out);
     }
 
-    fn settle_leaving(&mut self, group: GroupId) {
+    fn settle_leaving(&mut self, group: GroupId, out: &mut TurnOutput) {
         let quiet = self.leaving.get(&group).is_some_and(|leaving| {
             let slot = &self.slots[leaving.at as usize];
             leaving.is_buried
@@ -101,6 +101,8 @@ impl ShardEngine {
                 && slot.jobs == slot.applied.jobs
         });
         if quiet && let Some(leaving) = self.leaving.remove(&group) {
+            // Not before: a crash could bring back the log that needs them.
+            out.snapshots.push(DeskInput::Forget(group, leaving.incarnation));
             self.remember(leaving.incarnation, leaving.tombstone);
             leaving.reply.send(Ok(Proposed::nothing()));
         }
@@ -157,7 +159,7 @@ impl Slot {
         self.created = Vec::new();
         self.was_leader = false;
         self.snapshots.forget();
-        out.snapshots.push(DeskInput::Forget(self.spec.group, self.incarnation));
+        out.snapshots.push(DeskInput::Abort(self.spec.group));
         if self.inline.take().is_none() {
             out.apply.push(ApplyJob { group: self.spec.group, task: ApplyTask::Stop });
             self.jobs += 1;

@@ -129,9 +129,9 @@ impl ShardEngine {
         LaneNow::Send(lane)
     }
 
-    pub(super) fn on_fetched(&mut self, group: GroupId, entries: Vec<Entry>) {
+    pub(super) fn on_fetched(&mut self, group: GroupId, entries: Vec<Entry>, out: &mut TurnOutput) {
         let Some(at) = self.slot_of(group) else {
-            self.on_left(group, Ended::Fetched);
+            self.on_left(group, Ended::Fetched, out);
             return;
         };
         let slot = &mut self.slots[at as usize];
@@ -154,7 +154,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
-            self.on_left(group, Ended::Fetched);
+            self.on_left(group, Ended::Fetched, out);
             return;
         };
         let fetching = self.slots[at as usize].fetching.take();

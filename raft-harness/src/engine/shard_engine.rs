@@ -208,10 +208,10 @@ impl ShardEngine {
                     self.slots[at as usize].applied = applied;
                     self.touch(at);
                 }
-                None => self.on_left(group, Ended::Applied(applied)),
+                None => self.on_left(group, Ended::Applied(applied), out),
             },
             EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
-            EngineInput::Fetched(group, entries) => self.on_fetched(group, entries),
+            EngineInput::Fetched(group, entries) => self.on_fetched(group, entries, out),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
             EngineInput::LaneDown(peer, lane) => self.on_lane_down(peer, lane, out),
             EngineInput::BulkSent(peer, bytes) => self.on_bulk_sent(peer, bytes),
@@ -245,7 +245,7 @@ impl ShardEngine {
             EngineInput::Snapshot(group, reply) => self.on_snapshot_request(group, reply, out),
             EngineInput::SnapshotPieces(group, meta, pieces) => match self.slot_of(group) {
                 Some(at) => self.on_snapshot_pieces(at, meta, pieces, out),
-                None => self.on_left(group, Ended::SnapshotTaken),
+                None => self.on_left(group, Ended::SnapshotTaken, out),
             },
             EngineInput::SnapshotDone(name, taken) => self.on_snapshot_done(name, taken, out),
             EngineInput::SnapshotFetched(name, restored) => {
@@ -362,7 +362,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
-            self.on_left(group, Ended::Persisted(ticket));
+            self.on_left(group, Ended::Persisted(ticket), out);
             return;
         };
         let seq = match ticket {

@@ -129,7 +129,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(name.group) else {
-            self.on_left(name.group, Ended::SnapshotTaken);
+            self.on_left(name.group, Ended::SnapshotTaken, out);
             return;
         };
         if self.slots[at as usize].snapshots.taking != Some(name.index) {

@@ -96,6 +96,8 @@ impl Starting {
         let durable = store.is_some();
         let specs = read_specs(groups)?;
         let snapshots = open_snapshots(&options).map_err(StartError::Directory)?;
+        let is_here = |group| specs.iter().any(|(spec, _)| spec.group == group);
+        forget_strangers(&*snapshots, is_here).map_err(StartError::Directory)?;
         let mut restored = Vec::with_capacity(specs.len());
         for (spec, recovered) in specs {
             let maker = maker(&factory, spec.group);
@@ -423,6 +425,16 @@ fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
         #[cfg(not(unix))]
         LogKind::Directory { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
+}
+
+/// Removes the snapshots of groups that the log does not hold: a crash may leave some behind when
+/// a replica leaves.
+fn forget_strangers(
+    store: &dyn SnapshotStore,
+    is_here: impl Fn(GroupId) -> bool,
+) -> io::Result<()> {
+    let strangers = store.names()?.into_iter().filter(|name| !is_here(name.group));
+    strangers.into_iter().try_for_each(|name| store.remove(name))
 }
 
 fn read_specs(

@@ -160,7 +160,7 @@ impl Replica {
             next_deadline: self
                 .core
                 .next_deadline()
-                .or_else(|| status.removed.then_some(Micros::ZERO)),
+                .or_else(|| (status.removed && !status.asleep).then_some(Micros::ZERO)),
             in_flight: 0,
             promises: match status.promise.promise {
                 raft_core::Promise::Kept => Promises::Kept,
