@@ -90,7 +90,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         let found = hunt(&planted, &text(mutant, "mutant"), options.budget)?;
         println!("{}", found.row().join("  "));
         if let Some(count) = found.told["sound_failures"].as_u64().filter(|count| *count > 0) {
-            println!("  {count} seeds failed without the bug as well and do not count");
+            println!(
+                "  {count} seeds failed without the bug as well, or for something else, and do not count"
+            );
         }
         if found.survives() {
             survivors.push(text(mutant, "mutant"));

@@ -85,8 +85,8 @@ pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CliError
     Ok(Some(if killed { Exit::Ok } else { Exit::Warning }))
 }
 
-/// The first seed that fails with the bug and not without it, and how many failed either way:
-/// what is wrong anyway does not count as found.
+/// The first seed that fails with the bug, by a check that it concerns, and not without it; and how
+/// many failed otherwise: what is wrong anyway does not count as found.
 fn hunt(mutant: &Mutant, mut seeds: Range<u64>, threads: usize) -> (Option<Failure>, u64) {
     let profile = mutant.profile;
     let mut sound_failures = 0;
@@ -103,10 +103,11 @@ fn hunt(mutant: &Mutant, mut seeds: Range<u64>, threads: usize) -> (Option<Failu
         let Some(failure) = report.failures.into_iter().next() else {
             return (None, sound_failures);
         };
-        raft_core::planted::select(Planted::None);
-        let sound = profile.run(&profile.draw(failure.seed), 0).violation;
-        if sound.is_none() {
-            return (Some(failure), sound_failures);
+        if mutant.is_caught_by(failure.violation.id()) {
+            raft_core::planted::select(Planted::None);
+            if profile.run(&profile.draw(failure.seed), 0).violation.is_none() {
+                return (Some(failure), sound_failures);
+            }
         }
         sound_failures += 1;
         seeds.start = failure.seed + 1;

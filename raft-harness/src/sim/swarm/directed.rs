@@ -64,9 +64,9 @@ impl Directed {
         while start_us + round_us <= swarm.faults_us {
             let group = swarm.some_group(rng);
             let mut nodes = swarm.placement(streams, group);
-            let mut all = (1..=swarm.nodes).rev().map(NodeId::new);
-            let spare = all.clone().find(|node| !nodes.contains(node)).or_else(|| all.next_back());
-            let Some(spare) = spare else { return };
+            let all = (1..=swarm.nodes).map(NodeId::new);
+            let spare = all.filter(|node| !nodes.contains(node)).max();
+            let spare = spare.unwrap_or_else(|| NodeId::new(swarm.nodes));
             rng.shuffle(&mut nodes);
             let mut script = Script { group, nodes, start_us, election_us, spare, rng, faults };
             script.play(self);
