@@ -214,9 +214,14 @@ impl Disk {
     pub(crate) fn recover(&mut self, group: GroupId) -> Option<Arc<Machine>> {
         let image = self.images.get_mut(&group)?;
         let files = self.files.get(&group)?;
+        // One that was received and not installed is nothing yet.
+        let damaged = image.promise.promise == Promise::Damaged;
         let fits = |snapshot: &&Snapshot| {
-            snapshot.meta.index > image.last_index()
-                || image.term(snapshot.meta.index) == Some(snapshot.meta.term)
+            let meta = &snapshot.meta;
+            image.term(meta.index) == Some(meta.term)
+                || (damaged
+                    && meta.index > image.last_index()
+                    && meta.term <= image.hard_state.term)
         };
         let newest = files.values().rev().find(fits)?;
         let meta = &newest.meta;

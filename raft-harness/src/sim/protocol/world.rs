@@ -749,7 +749,9 @@ impl World {
             let image = Image::new(packet.to, raft_core::Base::default());
             self.nodes[at].disk.images.insert(group, image);
             self.start_replica(at, group);
-            self.deliver(packet);
+            if self.is_here(at, group, packet.to) {
+                self.deliver(packet);
+            }
         }
     }
 
