@@ -256,6 +256,21 @@ impl Disk {
         lost
     }
 
+    /// Remembers what the page cache holds, where that counts, before a power cut takes it.
+    pub(crate) fn remember_written(&mut self) {
+        for (group, image) in &self.images {
+            let mut ops = self.queue.iter().take(self.written).filter(|op| op.group == *group);
+            if let Some(first) = ops.next() {
+                let mut ghost = image.clone();
+                for op in std::iter::once(first).chain(ops).filter(|op| op.replica == image.replica)
+                {
+                    ghost.apply(op);
+                }
+                self.ghosts.push((*group, ghost));
+            }
+        }
+    }
+
     /// Whether an entry would be found after a power cut at this moment.
     pub(crate) fn holds(
         &self,

@@ -385,6 +385,9 @@ impl World {
         let stop = if counts_written && !survivable { Stop::Process } else { stop };
         let node = &mut self.nodes[at];
         node.running = Running::Down;
+        if counts_written && stop == Stop::Power {
+            node.disk.remember_written();
+        }
         let lost = node.disk.crash(stop, &mut self.rng_crash);
         if !lost.is_empty() {
             self.marks.hit(Mark::UnsyncedLost);
