@@ -84,6 +84,7 @@ pub(crate) enum Event {
         node: NodeAt,
         life: Incarnation,
         group: GroupId,
+        replica: ReplicaId,
         snapshot: Snapshot,
     },
     Client {
@@ -1084,8 +1085,9 @@ impl World {
             return;
         }
         let snapshot = Snapshot { meta, state: Arc::new(replica.machine.clone()) };
+        let replica = replica.id();
         let life = self.nodes[at].incarnation;
-        let taken = Event::SnapshotTaken { node: at, life, group, snapshot };
+        let taken = Event::SnapshotTaken { node: at, life, group, replica, snapshot };
         self.queue.push(self.now + 3_000, taken);
     }
 
@@ -1236,8 +1238,10 @@ impl World {
                     self.snapshot_part(node, group, from, meta, parts, tries);
                 }
             }
-            Event::SnapshotTaken { node, life, group, snapshot } => {
-                if !self.is_void(node, life) && self.nodes[node].is_up() {
+            Event::SnapshotTaken { node, life, group, replica, snapshot } => {
+                // What a replica has begun is not its successor's.
+                let is_here = self.is_here(node, group, replica);
+                if !self.is_void(node, life) && self.nodes[node].is_up() && is_here {
                     self.snapshot_taken(node, group, snapshot);
                 }
             }
