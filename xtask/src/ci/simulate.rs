@@ -35,7 +35,7 @@ struct Profile {
 
 /// The first seed of the sweep; those below belong to other uses.
 const FIRST: u64 = 100_000;
-/// More than fit into the time.
+/// How many of them there are; slower machines do fewer.
 const SEEDS: u64 = 1_200;
 const REGRESSIONS: &str = "raft-harness/sim";
 /// A single run, and a sweep beyond its own limit, with time to shrink what it found.
