@@ -268,9 +268,6 @@ impl Group {
         self.learn_removal(reply, effects);
         if reply.term > self.hard_state.term {
             self.become_follower(reply.term, None, effects);
-            if crate::planted!(RefusalTakenForVote) {
-                self.set_hard_state(HardState { term: reply.term, vote: Some(from) }, effects);
-            }
             return;
         }
         let late = crate::planted!(VoteReplyOfOlderTermCounts);
@@ -280,7 +277,8 @@ impl Group {
         if let Role::Candidate(tally) = &mut self.role
             && (tally.attempt == reply.attempt || late)
         {
-            tally.record(from, reply.verdict);
+            let taken_for_vote = crate::planted!(RefusalTakenForVote);
+            tally.record(from, if taken_for_vote { Verdict::Granted } else { reply.verdict });
             self.judge_vote(effects);
         }
     }

@@ -264,8 +264,12 @@ impl Swarm {
             }
         }
         let mut rng = streams.stream("directed", &[]);
-        if rng.chance(1, 4) {
+        if rng.chance(1, 3) {
             swarm.directed = rng.pick(&Directed::ALL).copied();
+        }
+        if swarm.directed.is_some_and(Directed::is_about_leases) {
+            swarm.knobs.leases = Choice::On;
+            swarm.workload.mix.lease_read += 20;
         }
         swarm
     }
@@ -374,8 +378,14 @@ impl Knobs {
     fn draw(rng: &mut Rng) -> Self {
         let heartbeat_ms = 20 + rng.below(100);
         let election_min_ms = heartbeat_ms * (3 + rng.below(4));
-        let election_max_ms = election_min_ms + election_min_ms / 2 + rng.below(election_min_ms);
-        let drift_ppm = if rng.chance(1, 2) { rng.below(30_000) } else { rng.below(200) };
+        // The narrower the range, the sooner after each other patience ends.
+        let narrow = if rng.chance(1, 3) { election_min_ms / 10 } else { election_min_ms / 2 };
+        let election_max_ms = election_min_ms + narrow + rng.below(election_min_ms);
+        let drift_ppm = match rng.below(4) {
+            0 => rng.below(100_000),
+            1 => rng.below(30_000),
+            _ => rng.below(200),
+        };
         let tiny = rng.chance(1, 3);
         let mut size = |least: u64, tiny_width: u64, large: u64| {
             if tiny { least + rng.below(tiny_width) } else { large }

@@ -105,11 +105,15 @@ impl Image {
             self.log.truncate(from.prev().since(self.base.index) as usize);
         }
         if let Some((first, _)) = persist.append {
-            // A truncation that was never logged leaves the old entries where new ones go.
-            self.log.truncate(first.prev().since(self.base.index) as usize);
-            for record in &op.records {
+            // New entries take the places of old ones. What lies beyond them stays: only a logged
+            // truncation takes that away.
+            let at = first.prev().since(self.base.index) as usize;
+            for (at, record) in (at..).zip(&op.records) {
                 self.log_time = self.log_time.max(record.time);
-                self.log.push(record.clone());
+                match self.log.get_mut(at) {
+                    Some(old) => *old = record.clone(),
+                    None => self.log.push(record.clone()),
+                }
             }
         }
         if let Some(base) = &persist.compact {

@@ -32,11 +32,15 @@ pub enum Directed {
     RemoveLeader,
     /// A damaged or wiped replica comes back while a leader is elected.
     LostPromises,
+    /// A leader cut off goes on appending, and returns to a snapshot that knows better.
+    ConflictingSnapshot,
+    /// The only voter that keeps a leader's lease alive restarts and is asked for its vote.
+    RestartedVoter,
 }
 
 impl Directed {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::FigureEight,
         Self::TwoOperators,
         Self::PauseThenRead,
@@ -47,7 +51,14 @@ impl Directed {
         Self::SnapshotRace,
         Self::RemoveLeader,
         Self::LostPromises,
+        Self::ConflictingSnapshot,
+        Self::RestartedVoter,
     ];
+
+    /// Whether it leads to nothing without leases.
+    pub(super) const fn is_about_leases(self) -> bool {
+        matches!(self, Self::PauseThenRead | Self::LateTimeoutNow | Self::RestartedVoter)
+    }
 
     /// Adds its faults, over the whole fault phase.
     pub(super) fn append(
@@ -100,6 +111,8 @@ impl Script<'_> {
             Directed::SnapshotRace => self.snapshot_race(),
             Directed::RemoveLeader => self.remove_leader(),
             Directed::LostPromises => self.lost_promises(),
+            Directed::ConflictingSnapshot => self.conflicting_snapshot(),
+            Directed::RestartedVoter => self.restarted_voter(),
         }
     }
 
@@ -263,6 +276,9 @@ impl Script<'_> {
     fn snapshot_race(&mut self) {
         let (group, behind) = (self.group, self.node(0));
         self.at(0, 250, FaultKind::Isolate { node: Target::Node(behind) });
+        // A membership the follower will only hear of by the snapshot.
+        self.at(5, 0, FaultKind::AddLearner { group, node: self.spare });
+        self.at(60, 0, FaultKind::Promote { group, node: self.spare });
         self.burst(20, 40);
         self.at(150, 0, FaultKind::Snapshot { group, node: self.leader() });
         self.at(200, 0, FaultKind::Compact { group, node: self.leader() });
@@ -300,18 +316,62 @@ impl Script<'_> {
         self.at(600, 0, FaultKind::Promote { group, node: self.spare });
     }
 
+    /// What a quorum has acknowledged is lost by one of it, which hears of its leader and of
+    /// nothing else; then it is asked for its vote by somebody who never had it.
     fn lost_promises(&mut self) {
-        let (group, node) = (self.group, self.node(2));
-        self.burst(0, 5);
-        if self.rng.chance(1, 4) {
-            self.at(30, 60, FaultKind::Wipe { node });
+        let group = self.group;
+        let (leader, loser, other) = (self.node(0), self.node(1), self.node(2));
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        self.at(120, 300, FaultKind::Isolate { node: Target::Node(other) });
+        self.burst(140, 6);
+        if self.rng.chance(1, 6) {
+            self.at(180, 20, FaultKind::Wipe { node: loser });
         } else {
-            self.at(30, 60, FaultKind::Damage { node: Target::Node(node), group });
+            self.at(180, 10, FaultKind::Damage { node: Target::Node(loser), group });
         }
-        self.at(50, 200, FaultKind::Isolate { node: self.leader() });
-        self.campaign(100, self.node(0));
-        self.campaign(130, self.node(1));
-        let crash = self.crash(Target::Node(node), 0);
-        self.at(300, 50, crash);
+        let extra_us = self.election_us * 2;
+        self.at(185, 200, FaultKind::Hold { message: MessageKind::Append, extra_us });
+        if self.rng.chance(1, 2) {
+            let crash = self.crash(Target::Node(loser), 0);
+            self.at(230, 5, crash);
+        }
+        let crash = self.crash(Target::Node(leader), 0);
+        let crash_at = 240 + self.rng.below(60);
+        self.at(crash_at, 500, crash);
+        for moment in (400..700).step_by(60) {
+            self.campaign(moment, other);
+        }
+    }
+
+    fn conflicting_snapshot(&mut self) {
+        let (group, old) = (self.group, self.node(0));
+        self.at(0, 0, FaultKind::Transfer { group, to: old });
+        self.at(120, 500, FaultKind::Isolate { node: Target::Node(old) });
+        // A tail that nobody else has, longer than what the others will have committed by then.
+        let entries = 20 + self.rng.below(20) as u32;
+        self.at(125, 0, FaultKind::Burst { group, entries });
+        self.campaign(250, self.node(1));
+        self.burst(380, 4);
+        self.at(480, 0, FaultKind::Snapshot { group, node: self.leader() });
+        self.at(520, 0, FaultKind::Compact { group, node: self.leader() });
+        self.at(560, 0, FaultKind::Compact { group, node: self.leader() });
+        self.burst(700, 4);
+    }
+
+    fn restarted_voter(&mut self) {
+        let (group, leader) = (self.group, self.node(0));
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        // All but one lose sight of the leader and stand for election, again and again.
+        let (one, others): (NodeSet, NodeSet) =
+            (NodeSet::one(leader), self.nodes.iter().skip(2).copied().collect());
+        self.at(120, 500, FaultKind::Cut { from: one, to: others });
+        self.at(120, 500, FaultKind::Cut { from: others, to: one });
+        for moment in (240..600).step_by(40) {
+            let crash = self.crash(Target::Node(self.node(1)), 0);
+            self.at(moment, 2, crash);
+            self.campaign(moment + 3, self.node(2));
+            self.campaign(moment + 8, self.node(2));
+            self.at(moment + 10, 0, FaultKind::ReadAt { group, node: Target::Node(leader) });
+        }
     }
 }
