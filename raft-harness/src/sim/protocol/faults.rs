@@ -13,11 +13,13 @@ use raft_core::{DiskSpace, GroupId, Input, Lease, Membership, NodeId, Promise, R
 
 use super::network::{Link, NodeAt, Weather};
 use super::node::{DiskWeather, Running};
+use super::replica::Replica;
 use super::world::{Event, World};
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, mix};
 use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Stop, Target};
 use crate::sim::trace::EventKind;
+use crate::sim::violation::{Check, Violation};
 
 /// What has to be undone when a fault ends.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -285,6 +287,7 @@ impl World {
         let Some(undo) = self.undo.remove(&at) else { return };
         match undo {
             Undo::Mend(links) => {
+                self.judge_solitude();
                 for (from, to) in links {
                     self.network.mend(from, to);
                 }
@@ -314,6 +317,32 @@ impl World {
                 self.nodes[at].disk_weather.fails_next = false;
                 self.start(at);
             }
+        }
+    }
+
+    /// Who has heard nobody for so long that any quorum may have turned away leads no more.
+    fn judge_solitude(&mut self) {
+        let patience_us = self.settings.election_timeout_max.as_micros() as u64;
+        for at in 0..self.nodes.len() {
+            let node = &self.nodes[at];
+            // Clocks are at most a tenth off.
+            let is_alone = self.now.saturating_sub(node.heard_at) > 3 * patience_us;
+            if !node.is_up() || !is_alone {
+                continue;
+            }
+            let leads = |replica: &&Replica| {
+                let core = &replica.core;
+                core.is_leader() && !core.status().asleep && core.membership().incoming().len() > 1
+            };
+            let Some(replica) = node.replicas.values().find(leads) else { continue };
+            let group = replica.group();
+            let evidence = format!(
+                "{:?} has heard nobody for {} ms and leads{}",
+                replica.id(),
+                (self.now - node.heard_at) / 1000,
+                self.describe(group)
+            );
+            self.fail(Violation::of_group(Check::Profile("L3-leads-alone"), group, evidence));
         }
     }
 

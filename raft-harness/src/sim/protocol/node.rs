@@ -84,6 +84,8 @@ pub(crate) struct Node {
     pub(crate) turn_due: bool,
     /// It crashes in the middle of a turn, after so many more effects.
     pub(crate) crash_after: Option<(u64, Stop)>,
+    /// When it last heard anybody else, or began to listen.
+    pub(crate) heard_at: u64,
     /// Its data directory is new: what lived here under old names is somebody else's.
     pub(crate) wiped: bool,
     /// The replicas that went with it.

@@ -197,6 +197,7 @@ impl World {
                 touched: Vec::new(),
                 turn_due: false,
                 crash_after: None,
+                heard_at: 0,
                 wiped: false,
                 lost_replicas: BTreeMap::new(),
             })
@@ -298,6 +299,7 @@ impl World {
         node.turn_due = false;
         node.touched.clear();
         node.crash_after = None;
+        node.heard_at = self.now;
         let groups: Vec<GroupId> = node.disk.images.keys().copied().collect();
         for group in groups {
             self.start_replica(at, group);
@@ -701,6 +703,7 @@ impl World {
             }
             Running::Down => return,
         }
+        self.nodes[at].heard_at = self.now;
         let group = packet.group;
         let here = self.nodes[at].replicas.get(&group).map(Replica::id);
         if here != Some(packet.to) {
@@ -1259,6 +1262,7 @@ impl World {
         let node = &mut self.nodes[at];
         if node.running == Running::Paused {
             node.running = Running::Up;
+            node.heard_at = self.now;
             // What became of its disk meanwhile it hears now.
             let full = node.disk_weather.full;
             self.disk_space(at, if full { DiskSpace::Full } else { DiskSpace::Ample });

@@ -201,7 +201,14 @@ impl Script<'_> {
         let node = self.node(0);
         self.at(0, 0, FaultKind::Transfer { group, to: node });
         let lasts = 150 + self.rng.below(300);
-        self.at(200, lasts, FaultKind::Pause { node: Target::Node(node) });
+        if self.nodes.len() > 3 {
+            // One follower goes with it, and will confirm whatever it is asked.
+            let own: NodeSet = self.nodes.iter().take(2).copied().collect();
+            let rest: NodeSet = self.nodes.iter().skip(2).copied().collect();
+            self.at(150, lasts + 150, FaultKind::Cut { from: own, to: rest });
+            self.at(150, lasts + 150, FaultKind::Cut { from: rest, to: own });
+        }
+        self.at(190, lasts, FaultKind::Pause { node: Target::Node(node) });
         // Somebody else commits meanwhile, and who was paused is asked the moment it is back.
         self.burst(200 + lasts / 2, 3);
         self.burst(200 + lasts - 20, 3);
