@@ -322,6 +322,10 @@ impl World {
 
     /// Who has heard nobody for so long that any quorum may have turned away leads no more.
     fn judge_solitude(&mut self) {
+        // A leader that slept heard nobody rightly, and may have been woken a moment ago.
+        if self.settings.quiesce_after.is_some() {
+            return;
+        }
         let patience_us = self.settings.election_timeout_max.as_micros() as u64;
         for at in 0..self.nodes.len() {
             let node = &self.nodes[at];
