@@ -6,8 +6,9 @@ use raft_core::{
 };
 
 use super::network::NodeAt;
+use super::packet::Packet;
 use super::replica::{LogEvents, Replica};
-use super::world::{Packet, World};
+use super::world::World;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
 use crate::sim::trace::{EventKind, Happened, MessageId};
