@@ -5,6 +5,7 @@ use raft_core::{GroupId, Token};
 use super::network::NodeAt;
 use super::record::Payload;
 use super::world::World;
+use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
 impl World {
@@ -60,6 +61,9 @@ impl World {
             }
             waits
         });
+        if !ready.is_empty() && !replica.core.is_leader() {
+            self.marks.hit(Mark::ReadAtFollower);
+        }
         for read in ready {
             self.clients.read(
                 read.token,

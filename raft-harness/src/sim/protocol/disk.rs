@@ -143,6 +143,15 @@ pub(crate) struct Completion {
     pub(crate) seq: PersistSeq,
 }
 
+/// What did not survive a crash.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Lost {
+    /// Something that was in the page cache.
+    pub(crate) is_written: bool,
+    /// Truncations, by their groups.
+    pub(crate) truncations: Vec<GroupId>,
+}
+
 /// One node's disk.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
@@ -243,8 +252,8 @@ impl Disk {
         Some(Arc::clone(&newest.state))
     }
 
-    /// The node stops. Returns the groups whose written operations were lost.
-    pub(crate) fn crash(&mut self, stop: Stop, rng: &mut Rng) -> Vec<GroupId> {
+    /// The node stops.
+    pub(crate) fn crash(&mut self, stop: Stop, rng: &mut Rng) -> Lost {
         let pending = self.queue.len();
         let kept = match stop {
             // What was handed to the kernel survives the process; what was not may have been on
@@ -252,8 +261,14 @@ impl Disk {
             Stop::Process => self.written + rng.below((pending - self.written) as u64 + 1) as usize,
             Stop::Power => rng.below(pending as u64 + 1) as usize,
         };
-        let lost = self.queue.range(kept.min(self.written)..self.written).map(|op| op.group);
-        let lost: Vec<GroupId> = lost.collect();
+        let gone = self.queue.range(kept..);
+        let lost = Lost {
+            is_written: kept < self.written,
+            truncations: gone
+                .filter(|op| op.persist.truncate_from.is_some())
+                .map(|op| op.group)
+                .collect(),
+        };
         self.sync(kept, &mut Vec::new());
         self.queue.clear();
         self.written = 0;

@@ -233,6 +233,7 @@ impl World {
         for (from, to) in &links {
             self.network.cut(*from, *to);
         }
+        self.note_cut();
         Begun::Until(Undo::Mend(links))
     }
 

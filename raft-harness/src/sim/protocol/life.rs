@@ -15,10 +15,10 @@ use super::disk::Stop;
 use super::machine::Machine;
 use super::network::NodeAt;
 use super::node::Running;
+use super::notes::Memory;
 use super::platters::Platters;
 use super::replica::{MembershipLists, Replica};
 use super::world::World;
-use crate::sim::marks::Mark;
 use crate::sim::trace::EventKind;
 use crate::sim::violation::{Check, Violation};
 
@@ -40,6 +40,7 @@ impl World {
         for group in groups {
             self.start_replica(at, group);
         }
+        self.note_start(at);
     }
 
     /// A replica starts from its image.
@@ -64,6 +65,7 @@ impl World {
             promise: image.promise,
             settings: Arc::clone(&self.settings),
         };
+        let memory = Memory::of(now, start.hard_state.term, &self.settings);
         let base = image.base.index;
         let log = image.log.iter().cloned().collect();
         let core = match Group::new(now, start) {
@@ -90,7 +92,9 @@ impl World {
             open: BTreeSet::new(),
             armed: None,
             touched: false,
+            memory: Box::new(memory),
         };
+        self.note_birth(&replica);
         let lists = MembershipLists::of(&replica.core);
         let view = replica.view(self.nodes[at].id, None, &lists);
         let platters = Platters { nodes: &self.nodes, counts_written: self.counts_written() };
@@ -112,6 +116,7 @@ impl World {
             return;
         }
         self.counts.crashes += 1;
+        self.note_crash(at);
         let counts_written = self.counts_written();
         // Where written entries count, a power cut of a quorum may lose what was acknowledged, as
         // its documentation says. What is judged here is that anything less loses nothing.
@@ -124,9 +129,6 @@ impl World {
             node.disk.remember_written();
         }
         let lost = node.disk.crash(stop, &mut self.rng_crash);
-        if !lost.is_empty() {
-            self.marks.hit(Mark::UnsyncedLost);
-        }
         if counts_written && stop == Stop::Power {
             // Nobody can tell what was acknowledged from the page cache (rule R2).
             for image in node.disk.images.values_mut() {
@@ -138,6 +140,7 @@ impl World {
         }
         let replicas = std::mem::take(&mut node.replicas);
         let id = node.id;
+        self.note_lost(at, lost);
         self.checker.crashed(id);
         for replica in replicas.into_values() {
             self.abandon(replica);
@@ -202,8 +205,9 @@ impl World {
         if node.running == Running::Paused {
             node.running = Running::Up;
             node.heard_at = self.now;
+            self.note_resume(at);
             // What became of its disk meanwhile it hears now.
-            let full = node.disk_weather.full;
+            let full = self.nodes[at].disk_weather.full;
             self.disk_space(at, if full { DiskSpace::Full } else { DiskSpace::Ample });
         }
     }

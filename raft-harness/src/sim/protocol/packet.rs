@@ -29,6 +29,8 @@ pub(crate) struct Packet {
     pub(crate) group: GroupId,
     pub(crate) message: Message,
     pub(crate) records: Vec<Record>,
+    /// It is the second of a message that arrives twice.
+    pub(crate) is_copy: bool,
 }
 
 impl World {
@@ -65,6 +67,7 @@ impl World {
             group,
             message: outgoing.message,
             records,
+            is_copy: false,
         };
         self.counts.messages += 1;
         self.tell_sent(&packet);
@@ -73,7 +76,8 @@ impl World {
         }
         let (once, again) = self.network.send(at, to_node, &packet.message);
         if let Some(delay) = again {
-            self.queue.push(self.now + delay, Event::Packet(Box::new(packet.clone())));
+            let copy = Packet { is_copy: true, ..packet.clone() };
+            self.queue.push(self.now + delay, Event::Packet(Box::new(copy)));
         }
         if let Some(delay) = once {
             self.queue.push(self.now + delay, Event::Packet(Box::new(packet)));
@@ -106,6 +110,7 @@ impl World {
             self.deliver_elsewhere(here, packet);
             return;
         }
+        self.note_arrival(at, &packet);
         let Packet { from, from_life, to_life, message, records, id, .. } = packet;
         self.tell_received(at, group, id, from, &message);
         let input =
@@ -119,8 +124,8 @@ impl World {
         let group = packet.group;
         let tombstone = self.nodes[at].disk.tombstones.get(&group).copied();
         if let Some(tombstone) = tombstone.filter(|stone| stone.replica >= packet.to) {
-            self.marks.hit(Mark::TombstoneSpoke);
             if let Some(answer) = tombstone.answer(&packet.message) {
+                self.marks.hit(Mark::TombstoneSpoke);
                 let (once, _) = self.network.send(at, packet.from_node, &answer);
                 let reply = Packet {
                     from_node: at,

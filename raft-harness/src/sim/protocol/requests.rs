@@ -8,7 +8,6 @@ use super::network::NodeAt;
 use super::replica::WaitingRead;
 use super::timeline::Event;
 use super::world::World;
-use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
 impl World {
@@ -93,12 +92,8 @@ impl World {
                 }
                 Outcome::Superseded => self.clients.superseded(token),
                 Outcome::Unknown => self.clients.lost(token, self.now),
-                Outcome::Transferred => {
-                    self.marks.hit(Mark::TransferDone);
-                    self.clients.committed(token, self.now);
-                }
+                Outcome::Transferred => self.clients.committed(token, self.now),
                 Outcome::Refused(refusal) => {
-                    self.note_refusal(refusal);
                     let leads = self.hinted_node(group, at, refusal);
                     self.clients.refused(token, leads, refusal);
                 }

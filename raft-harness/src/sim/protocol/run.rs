@@ -32,6 +32,7 @@ pub(crate) fn run(case: &Case, kept_max: usize) -> RunReport {
     if let Err(panic) = panics::caught(|| world.live()) {
         world.violation = Some(panic);
     }
+    world.note_lost_terms();
     report.hash = world.final_hash();
     report.violation = world.violation;
     report.marks = world.marks;

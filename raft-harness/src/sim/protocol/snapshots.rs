@@ -81,7 +81,6 @@ impl World {
                 self.queue.push(self.now + 100_000, part);
             }
             (false, _) | (true, None) => {
-                self.marks.hit(Mark::SnapshotRefused);
                 self.step(at, group, Input::SnapshotFailed { index: meta.index }, &[]);
             }
         }

@@ -63,10 +63,10 @@ impl World {
             }
             _ => {}
         }
-        let before = Before::of(&replica.core, &input);
+        let before = Before::of(&mut replica, &input);
         replica.core.step(local, input, &mut replica.effects);
         let log = replica.follow_log(proposed, prev, records);
-        self.note_step(at, &replica, before, log);
+        self.note_step(at, &mut replica, before, log);
         // A lease ends by the leader's own clock; the checks know only the common one.
         let lease =
             replica.core.lease_until().map(|until| Micros::new(self.nodes[at].clock.common(until)));

@@ -115,6 +115,7 @@ impl World {
                 if self.dies(at) {
                     return;
                 }
+                self.note_append(at, group, peer, &append);
                 let outgoing = Outgoing { to: peer, message: Message::Append(append) };
                 self.send(at, group, outgoing, records);
             }
@@ -122,6 +123,8 @@ impl World {
                 self.nodes[at].replicas.get(&group).is_some_and(|r| r.core.wants_append(peer));
             if more {
                 self.touch(at, group);
+            } else {
+                self.note_appends_end(at, group, peer);
             }
         }
     }

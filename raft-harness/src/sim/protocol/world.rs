@@ -18,6 +18,7 @@ use super::events::EventQueue;
 use super::faults::Undo;
 use super::network::{Network, NodeAt};
 use super::node::{Clock, DiskWeather, Node, Running};
+use super::notes::RunMemory;
 use super::setup::Setup;
 use super::timeline::Event;
 use crate::sim::invariants::Checker;
@@ -47,6 +48,7 @@ pub(crate) struct World {
     pub(crate) clients: Clients,
     pub(crate) checker: Checker,
     pub(crate) marks: Marks,
+    pub(crate) notes: RunMemory,
     pub(crate) trace: Trace,
     pub(crate) counts: Counts,
     pub(crate) violation: Option<Violation>,
@@ -118,6 +120,7 @@ impl World {
             network,
             checker: Checker::new(),
             marks: Marks::default(),
+            notes: RunMemory::default(),
             counts: Counts::default(),
             violation: None,
             faults: Vec::new(),
