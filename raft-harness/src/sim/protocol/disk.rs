@@ -313,12 +313,11 @@ impl Disk {
         index: LogIndex,
         term: Term,
     ) -> bool {
-        let Some(image) = self.images.get(&group).filter(|image| image.replica == replica) else {
-            return false;
-        };
-        let mut holds = self.holds(group, replica, index, term)
-            || index <= image.base.index
-            || image.term(index) == Some(term);
+        // Of a disk that was replaced this is all that is known.
+        let mut holds = self.holds(group, replica, index, term);
+        if self.images.get(&group).is_none_or(|image| image.replica != replica) {
+            return holds;
+        }
         for op in self.queue.iter().take(self.written).filter(|op| op.group == group) {
             let persist = &op.persist;
             if persist.truncate_from.is_some_and(|from| from <= index) {
