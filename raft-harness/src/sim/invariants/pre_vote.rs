@@ -13,10 +13,10 @@ use super::replica::Marks;
 use crate::sim::observe::ReplicaView;
 use crate::sim::violation::{Check, Violation};
 
-/// How many questions of one candidate may wait for their answer; older ones are forgotten.
+/// How many questions of one candidate are remembered; the answer to an older one is not judged.
 const OPEN_MAX: usize = 8;
 
-/// Questions that were not answered yet, by voter and candidate.
+/// The last questions, by voter and candidate.
 #[derive(Debug, Default)]
 pub(super) struct PreVotes {
     open: BTreeMap<(GroupId, ReplicaId, ReplicaId), VecDeque<Asked>>,
@@ -26,6 +26,9 @@ pub(super) struct PreVotes {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     attempt: u64,
+    /// The term it was asked for.
+    stands_for: Term,
+    /// The voter's own.
     term: Term,
     /// Whether the candidate's log is at least as current as the voter's.
     log: Currency,
@@ -85,6 +88,7 @@ impl Checker {
         }
         open.push_back(Asked {
             attempt: request.attempt,
+            stands_for: request.term,
             term: view.term,
             log: if is_current { Currency::Current } else { Currency::Behind },
         });
@@ -105,22 +109,27 @@ impl Checker {
         let Some(open) = self.pre_votes.open.get_mut(&(group, voter, candidate)) else {
             return Ok(());
         };
-        let Some(at) = open.iter().position(|asked| asked.attempt == reply.attempt) else {
-            return Ok(());
+        // A candidate numbers its attempts anew in each life, so several may have the number.
+        let answered = |asked: &&Asked| {
+            let to_this = asked.attempt == reply.attempt;
+            match reply.verdict {
+                Verdict::Granted => to_this && asked.stands_for == reply.term,
+                Verdict::Refused | Verdict::Removed => to_this,
+            }
         };
-        let Some(asked) = open.remove(at) else { return Ok(()) };
-        let is_true = match reply.verdict {
+        let is_true = |asked: &Asked| match reply.verdict {
             Verdict::Granted => asked.log == Currency::Current,
             // The candidate may be behind, and learns it nowhere else.
             Verdict::Refused | Verdict::Removed => reply.term == asked.term,
         };
-        if is_true {
+        let mut asked = open.iter().filter(answered).peekable();
+        if asked.peek().is_none() || asked.any(is_true) {
             return Ok(());
         }
         Err(Violation::of_group(
             Check::PreVote,
             group,
-            format!("{voter:?} was asked by {candidate:?} as {asked:?} and answers {reply:?}"),
+            format!("{voter:?} was asked by {candidate:?}, {open:?}, and answers {reply:?}"),
         ))
     }
 }
