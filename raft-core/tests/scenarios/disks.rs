@@ -127,6 +127,31 @@ fn a_removed_leader_steps_down_with_a_full_disk_too() {
     assert!(bench.messages_to(TWO).iter().any(|told| matches!(told, Message::TimeoutNow(_))));
 }
 
+/// To leave a joint membership takes an entry, and so it waits for room.
+#[test]
+fn a_joint_membership_is_left_when_there_is_room() {
+    let mut bench = Bench::leader(&[]);
+    for peer in [TWO, THREE] {
+        bench.catch_up(peer);
+    }
+    let changes = vec![MemberChange::Demote(TWO), MemberChange::Demote(THREE)];
+    bench.input(Input::ChangeMembership { token: token(1), changes });
+    bench.sync();
+    // Nobody else may lead after the change, so there is nobody to hand over to.
+    bench.input(Input::Disk(DiskSpace::Full));
+    bench.catch_up(TWO);
+    assert_eq!((bench.commit(), bench.group.last_index().get()), (2, 2));
+    bench.live_with(TWO, Duration::from_millis(200));
+    assert!(bench.group.is_leader() && bench.group.membership().is_joint());
+    assert_eq!(bench.group.last_index().get(), 2);
+    bench.input(Input::Disk(DiskSpace::Ample));
+    bench.live_with(TWO, Duration::from_secs(1));
+    bench.sync();
+    bench.catch_up(TWO);
+    assert!(bench.group.is_leader() && !bench.group.membership().is_joint());
+    assert_eq!(bench.group.membership().incoming(), [ONE]);
+}
+
 #[test]
 fn a_replica_without_room_still_votes() {
     let mut bench = Bench::follower(&[1]);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendReply, AppendResult, Fault, Incarnation, Input, LogChange, LogTime, Message, Outcome,
-    Refusal, ReplicaId, Session, Settings, Start,
+    AppendReply, AppendResult, Fault, Incarnation, Input, Lease, LogChange, LogTime, Message,
+    Outcome, Refusal, ReplicaId, Session, Settings, Start,
 };
 
 use crate::bench::*;
@@ -210,9 +210,14 @@ fn something_is_in_flight_from_every_append_to_its_answer() {
 }
 
 #[test]
-fn who_does_not_lead_has_nothing_to_send_to_anybody() {
-    let mut bench = Bench::leader(&[]);
+fn who_does_not_lead_has_nothing_to_send_and_no_lease() {
+    let mut start = start(ONE, &[]);
+    let lease = Lease::Within { drift_ppm: 0 };
+    start.settings = Arc::new(Settings { lease, ..Settings::default() });
+    let mut bench = Bench::leader_of(start);
     bench.catch_up(TWO);
+    bench.hear(TWO, heartbeat_reply(1, 0));
+    assert!(bench.group.lease_until().is_some());
     assert!(bench.group.wants_append(THREE));
     assert_eq!(bench.group.replicated_to(), [TWO, THREE]);
     assert_eq!(bench.group.match_of_all(), Some(index(0)), "nothing is heard of the third");

@@ -259,7 +259,10 @@ fn a_snapshot_under_way_is_kept_while_newer_ones_are_taken() {
         bench.input(Input::SnapshotTaken(index(of)));
         bench.input(Input::Compact(index(of)));
         bench.sync();
-        assert_eq!(bench.group.base_index(), index(of));
+        assert_eq!(
+            (bench.group.snapshot_index(), bench.group.base_index()),
+            (index(of), index(of))
+        );
     };
     let fetching = || answer(AppendResult::Receiving { index: index(5) });
     bench.hear(THREE, answer(hint));
@@ -321,6 +324,31 @@ fn an_append_before_a_followers_own_snapshot_is_taken_as_agreed_up_to_there() {
     zero.prev_term = term(0);
     bench.hear(TWO, Message::Append(zero));
     assert!(matches!(bench.fault(), Some(Fault::UnsoundAppend { .. })));
+}
+
+/// Of what a snapshot covers only the last term is known; a leader that has another one there has
+/// lost what was committed.
+#[test]
+fn a_leader_with_another_entry_at_the_end_of_our_snapshot_mutes_the_group() {
+    for (theirs, contradicts) in [(&[1, 2, 3][..], false), (&[2, 2, 3], false), (&[1, 1, 3], true)]
+    {
+        let mut start = start(ONE, &[1, 1, 1, 2]);
+        start.applied = index(4);
+        let mut bench = Bench::new(start);
+        bench.input(Input::SnapshotTaken(index(4)));
+        bench.input(Input::Compact(index(4)));
+        bench.sync();
+        bench.hear(TWO, Message::Append(append(3, (2, 1), theirs, 0)));
+        let fault = contradicts.then_some(Fault::CommittedConflict {
+            index: index(4),
+            ours: term(2),
+            theirs: term(1),
+            leader_term: term(3),
+        });
+        assert_eq!(bench.fault(), fault, "{theirs:?}");
+        let last = if contradicts { 4 } else { 5 };
+        assert_eq!(bench.group.last_index(), index(last), "{theirs:?}");
+    }
 }
 
 /// A leader whose log is compacted must not take a follower's missing entries for agreement.
