@@ -264,6 +264,12 @@ fn a_snapshot_under_way_is_kept_while_newer_ones_are_taken() {
             (index(of), index(of))
         );
     };
+    let repeat = |bench: &mut Bench| {
+        for _ in 0..5 {
+            bench.live_with(TWO, Duration::from_millis(250));
+            bench.hear(THREE, heartbeat_reply(2, 0));
+        }
+    };
     let fetching = || answer(AppendResult::Receiving { index: index(5) });
     bench.hear(THREE, answer(hint));
     assert_eq!(offered(&bench), [5]);
@@ -272,10 +278,7 @@ fn a_snapshot_under_way_is_kept_while_newer_ones_are_taken() {
         compact(&mut bench, newer);
         assert_eq!(bench.group.snapshot_offered(), Some(index(5)), "{newer} is newer");
         bench.sent.clear();
-        for _ in 0..5 {
-            bench.live_with(TWO, Duration::from_millis(250));
-            bench.hear(THREE, heartbeat_reply(2, 0));
-        }
+        repeat(&mut bench);
         let repeated = offered(&bench);
         assert!(!repeated.is_empty() && repeated.iter().all(|of| *of == newer), "{repeated:?}");
         assert_eq!(bench.group.snapshot_offered(), Some(index(5)), "nor before it answers");
@@ -294,10 +297,16 @@ fn a_snapshot_under_way_is_kept_while_newer_ones_are_taken() {
     bench.live_with(TWO, Duration::from_millis(150));
     assert_eq!(offered(&bench), [9]);
     assert_eq!(bench.group.snapshot_offered(), Some(index(9)));
-    // For a peer that is silent the bytes are not kept.
+    // It fails to fetch that one, and begins with the newest: what it says it fetches is kept.
     compact(&mut bench, 10);
-    bench.live_with(TWO, Duration::from_secs(3));
+    repeat(&mut bench);
+    assert_eq!(bench.group.snapshot_offered(), Some(index(9)));
+    bench.hear(THREE, answer(AppendResult::Receiving { index: index(10) }));
     assert_eq!(bench.group.snapshot_offered(), Some(index(10)));
+    // For a peer that is silent nothing is kept.
+    compact(&mut bench, 11);
+    bench.live_with(TWO, Duration::from_secs(3));
+    assert_eq!(bench.group.snapshot_offered(), Some(index(11)));
 }
 
 #[test]
