@@ -6,7 +6,8 @@ use raft_core::{
 };
 
 use super::network::NodeAt;
-use super::world::{Event, World};
+use super::timeline::Event;
+use super::world::World;
 use crate::sim::marks::Mark;
 
 impl World {
