@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     }
     let by_tests = counting.lines(&profiles, &tests)?;
 
-    let mut by_all = by_tests.clone();
+    let mut by_simulator = None;
     if let Some(seeds) = options.seeds {
         let cargo = counting.cargo(
             &workspace,
@@ -88,14 +88,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         command.current_dir(&counting.folder);
         command.args(["sim", "--profile", "protocol", "--seeds", &seeds.to_string()]);
         counting.count(command, &profiles)?;
-        add(&mut by_all, &counting.lines(&profiles, &[raftd])?);
+        by_simulator = Some(counting.lines(&profiles, &[raftd])?);
     }
-    println!("{}", report(&by_tests, &by_all));
+    println!("{}", report(&by_tests, by_simulator.as_ref()));
     if options.lines {
-        for (file, lines) in &by_all {
+        for (file, lines) in &by_tests {
             let source = fs::read_to_string(counting.sources.join(file))?;
             let source: Vec<&str> = source.lines().collect();
-            for (at, _) in lines.iter().filter(|(_, count)| **count == 0) {
+            let others = by_simulator.as_ref().and_then(|files| files.get(file));
+            let reached = |at| reaches(lines, at) || others.is_some_and(|them| reaches(them, at));
+            for at in lines.keys().filter(|at| !reached(**at)) {
                 println!("{file}:{at}: {}", source.get(at - 1).unwrap_or(&"").trim());
             }
         }
@@ -223,31 +225,42 @@ fn tests_from(source: &str) -> usize {
     lines.windows(2).position(begins).map_or(usize::MAX, |at| at + 1)
 }
 
-/// Adds what somebody else reached of the same lines.
-fn add(files: &mut Files, others: &Files) {
-    for (file, lines) in files {
-        let Some(others) = others.get(file) else { continue };
-        for (at, count) in lines {
-            *count += others.get(at).copied().unwrap_or(0);
-        }
-    }
+fn reaches(lines: &Lines, at: usize) -> bool {
+    lines.get(&at).is_some_and(|count| *count > 0)
 }
 
-fn report(by_tests: &Files, by_all: &Files) -> String {
-    let reached = |lines: &Lines| lines.values().filter(|count| **count > 0).count();
-    let row = |name: &str, counts: [usize; 3]| {
-        let [total, tests, all] = counts.map(|count| count.to_string());
-        [name.to_owned(), total, tests, all]
-    };
+/// How many lines there are, and how many of them the tests, the simulator, and either reach.
+fn counts(lines: &Lines, others: &Lines) -> [usize; 4] {
+    let count = |wanted: &dyn Fn(usize) -> bool| lines.keys().filter(|at| wanted(**at)).count();
+    [
+        lines.len(),
+        count(&|at| reaches(lines, at)),
+        count(&|at| reaches(others, at)),
+        count(&|at| reaches(lines, at) || reaches(others, at)),
+    ]
+}
+
+fn report(by_tests: &Files, by_simulator: Option<&Files>) -> String {
+    let nothing = Lines::new();
     let mut rows = Vec::new();
-    let mut sums = [0; 3];
+    let mut sums = [0; 4];
+    let row = |name: &str, counts: [usize; 4]| {
+        let [total, tests, simulator, either] = counts.map(|count| count.to_string());
+        [name.to_owned(), total, tests, simulator, either]
+    };
     for (file, lines) in by_tests {
-        let counts = [lines.len(), reached(lines), by_all.get(file).map_or(0, reached)];
+        let others = by_simulator.and_then(|files| files.get(file)).unwrap_or(&nothing);
+        let counts = counts(lines, others);
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         rows.push(row(file, counts));
     }
     rows.push(row("all", sums));
-    table::render(["file", "lines", "tests", "with simulator"], &rows)
+    if by_simulator.is_some() {
+        return table::render(["file", "lines", "tests", "simulator", "either"], &rows);
+    }
+    let rows: Vec<_> =
+        rows.into_iter().map(|[file, lines, tests, ..]| [file, lines, tests]).collect();
+    table::render(["file", "lines", "tests"], &rows)
 }
 
 #[cfg(test)]
@@ -269,14 +282,19 @@ mod tests {
     #[test]
     fn a_line_is_covered_if_anybody_reached_it() {
         let tests = read(LCOV, Path::new("/x/src")).unwrap();
-        let mut all = tests.clone();
-        let simulator = "SF:/x/src/a.rs\nDA:4,7\nDA:5,1\n";
-        add(&mut all, &read(simulator, Path::new("/x/src")).unwrap());
-        let told = report(&tests, &all);
-        let lines: Vec<Vec<&str>> =
-            told.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-        let want = [["a.rs", "2", "1", "2"], ["c/d.rs", "1", "1", "1"], ["all", "3", "2", "3"]];
-        assert_eq!(lines, want);
+        let simulator = read("SF:/x/src/a.rs\nDA:4,7\nDA:5,1\n", Path::new("/x/src")).unwrap();
+        let cells = |told: String| -> Vec<Vec<String>> {
+            let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+            told.lines().skip(1).map(cells).collect()
+        };
+        let both = [
+            ["a.rs", "2", "1", "1", "2"],
+            ["c/d.rs", "1", "1", "0", "1"],
+            ["all", "3", "2", "1", "3"],
+        ];
+        assert_eq!(cells(report(&tests, Some(&simulator))), both);
+        let alone = [["a.rs", "2", "1"], ["c/d.rs", "1", "1"], ["all", "3", "2"]];
+        assert_eq!(cells(report(&tests, None)), alone);
     }
 
     #[test]
