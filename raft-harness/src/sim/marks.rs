@@ -43,7 +43,6 @@ marks! {
     LateVoteIgnored = "a vote of an earlier attempt came late",
     VoteOutlivedRestart = "a vote arrived after its receiver had restarted",
     LateWinner = "a term was won after a later term had begun",
-    PriorityYielded = "a candidate of low priority waited for another",
 
     // Replication.
     ConflictTruncated = "a conflicting tail was truncated",
@@ -60,7 +59,6 @@ marks! {
     CommitSkipped = "the commit index rose by more than a window at once",
     TailSuperseded = "a client's entry was superseded by another leader's",
     HeartbeatOvertookAppend = "a heartbeat overtook an append of its term",
-    HigherTermInBatch = "a higher term arrived inside of a batch",
     BatchOfManyGroups = "one frame carried heartbeats of many groups",
 
     // Membership.
@@ -127,25 +125,19 @@ marks! {
     AllDown = "all nodes of a group were down at once",
     QuorumRestarted = "a quorum restarted within one election timeout",
     PausedLeaderReturned = "a paused leader came back to a later term",
-    ClockJumped = "a clock jumped while a lease was held",
 
     // Lanes.
     LaneStalled = "a lane stalled while another went on",
     LaneKilled = "a lane died and was dialled again",
-    LaneChanged = "a group's appends changed lanes",
-    CreditsExhausted = "a lane ran out of credits",
-    FrameCut = "a connection broke inside of a frame",
     OldGenerationFenced = "an older connection was fenced by a newer one",
 
     // Lost promises, sleep, faults.
     PromiseLostBegan = "a replica came back without its promises",
     PromiseLostFenced = "such a replica passed its fence",
     PromiseLostAbstained = "such a replica withheld a vote",
-    GroupHalted = "a quorum without promises halted its group",
     Quiesced = "a group went to sleep",
     QuiescedWoken = "a sleeping group was woken by a proposal",
     QuiescedLeaderLost = "a sleeping group lost its leader",
-    GroupMute = "a fault muted one group and others went on",
 
     // Partitions.
     MajorityCutOff = "a leader was cut off from its majority",

@@ -170,6 +170,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_mark_is_told_by_some_profile() {
+        for mark in Mark::ALL {
+            let told = Profile::ALL.iter().any(|profile| profile.concerns(*mark));
+            assert!(told, "nobody tells whether {}", mark.text());
+        }
+    }
+
+    #[test]
     fn profiles_are_found_by_their_names() {
         for profile in Profile::ALL {
             assert_eq!(profile.name().parse(), Ok(*profile));

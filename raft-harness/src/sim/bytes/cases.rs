@@ -16,7 +16,12 @@ use crate::sim::violation::Violation;
 use raft_core::{Micros, NodeId};
 
 /// The marks of this profile that others have as well.
-const SHARED: [(&str, Mark); 4] = [
+const SHARED: [(&str, Mark); 9] = [
+    ("batch-of-many-groups", Mark::BatchOfManyGroups),
+    ("lane-stalled", Mark::LaneStalled),
+    ("lane-redialled", Mark::LaneKilled),
+    ("connection-fenced", Mark::OldGenerationFenced),
+    ("write-reordered", Mark::PersistReordered),
     ("torn-tail-cut", Mark::TornTail),
     ("crash-in-recovery", Mark::CrashInRecovery),
     ("damage-refused", Mark::DamageReported),

@@ -73,6 +73,8 @@ pub(super) struct Resolved {
     pub(super) new: u64,
     pub(super) torn: u64,
     pub(super) names_lost: u64,
+    /// Sectors that survived behind one that did not.
+    pub(super) reordered: u64,
 }
 
 impl SimDisk {
@@ -224,13 +226,18 @@ impl FileState {
         for (sector, old) in std::mem::take(&mut self.lost) {
             self.put(sector, &old, 0..SECTOR);
         }
+        let mut lost_before = false;
         for (sector, old) in std::mem::take(&mut self.pending) {
             match rng.below(8) {
                 0..=2 => {
                     resolved.old += 1;
+                    lost_before = true;
                     self.put(sector, &old, 0..SECTOR);
                 }
-                3..=5 => resolved.new += 1,
+                3..=5 => {
+                    resolved.new += 1;
+                    resolved.reordered += u64::from(lost_before);
+                }
                 // Torn: the first or the last bytes made it.
                 torn => {
                     resolved.torn += 1;

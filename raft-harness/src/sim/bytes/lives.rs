@@ -64,6 +64,7 @@ impl World {
                     self.mark("torn-tail-cut");
                     self.absorb(torn.lsn.get());
                 }
+                self.lanes.push(born.lanes);
                 let judge = self.judge_of(place);
                 let node = &mut self.nodes[place];
                 let after = std::mem::replace(&mut node.after, After::Process);
@@ -152,6 +153,9 @@ impl World {
             ] {
                 *self.marks.entry(mark).or_default() += count;
                 self.absorb(count);
+            }
+            if resolved.reordered > 0 {
+                self.mark("write-reordered");
             }
         }
         self.plan_restart(place, down_us);

@@ -169,6 +169,8 @@ pub(super) struct Counts {
     pub(super) retransmissions: u64,
     pub(super) windows_full: u64,
     pub(super) prefixes_timed_out: u64,
+    /// Frames with heartbeats of more than one group.
+    pub(super) batches_of_many: u64,
 }
 
 pub(super) struct NetState {
@@ -331,7 +333,7 @@ impl NetState {
             let way = &mut pipe_now.ways[side];
             way.in_use += count;
             if let Some(tap) = &mut way.tap {
-                tap.hear(&bytes, &mut self.taps);
+                self.counts.batches_of_many += tap.hear(&bytes, &mut self.taps);
             }
         }
         self.send(pipe, side, at, Content::Bytes(bytes));

@@ -130,6 +130,8 @@ pub(super) struct Born {
     pub(super) process: Process,
     pub(super) recovered: BTreeMap<GroupId, RecoveredGroup>,
     pub(super) report: RecoveryReport,
+    /// What happens on its lanes, all of them together.
+    pub(super) lanes: Arc<LaneCounters>,
 }
 
 impl Process {
@@ -166,8 +168,9 @@ impl Process {
         let registry = registry(identity, &addresses, Some(known));
         let network: Arc<dyn Network> =
             Arc::new(SimNetwork::new(net.clone(), place, swarm.nodes.clone(), registry.clone()));
+        let lane_counters = Arc::new(LaneCounters::default());
         let lanes = |lane| {
-            let counters = Arc::new(LaneCounters::default());
+            let counters = Arc::clone(&lane_counters);
             let (network, registry) = (Arc::clone(&network), registry.clone());
             Lanes::new(network, registry, lane, swarm.lane.clone(), counters).without_timer()
         };
@@ -266,7 +269,8 @@ impl Process {
         for (spec, recovered) in specs {
             process.create(spec, recovered, birth);
         }
-        Ok(Born { process, recovered: opened.groups, report: opened.report })
+        let (recovered, report) = (opened.groups, opened.report);
+        Ok(Born { process, recovered, report, lanes: lane_counters })
     }
 
     fn create(&self, spec: GroupSpec, recovered: Option<RecoveredGroup>, birth: &Birth<'_>) {

@@ -69,21 +69,22 @@ impl Tap {
         Self { speaker, listener, greeting, phase: Phase::Handshake(BytesMut::new()) }
     }
 
-    /// Bytes were taken by the kernel: nobody can take them back.
-    pub(super) fn hear(&mut self, mut bytes: &[u8], said: &mut Vec<Said>) {
+    /// Bytes were taken by the kernel: nobody can take them back. Returns how many of the frames
+    /// they complete carry heartbeats of several groups.
+    pub(super) fn hear(&mut self, mut bytes: &[u8], said: &mut Vec<Said>) -> u64 {
         if let Phase::Prefix(left) = &mut self.phase {
             let taken = bytes.len().min(*left);
             *left -= taken;
             bytes = &bytes[taken..];
             if *left > 0 {
-                return;
+                return 0;
             }
             self.phase = Phase::Handshake(BytesMut::new());
         }
         if let Phase::Handshake(buffer) = &mut self.phase {
             buffer.extend_from_slice(bytes);
             self.phase = match decode_handshake(buffer) {
-                Ok(None) => return,
+                Ok(None) => return 0,
                 Ok(Some(message @ (Handshake::Hello(_) | Handshake::Welcome(_)))) => {
                     if matches!(message, Handshake::Welcome(_)) {
                         self.greeting.note(self.speaker, self.listener, said);
@@ -98,22 +99,24 @@ impl Tap {
         } else if let Phase::Frames(decoder) = &mut self.phase {
             push(decoder, bytes);
         }
-        self.take_frames(said);
+        self.take_frames(said)
     }
 
-    fn take_frames(&mut self, said: &mut Vec<Said>) {
-        let Phase::Frames(decoder) = &mut self.phase else { return };
+    fn take_frames(&mut self, said: &mut Vec<Said>) -> u64 {
+        let mut batches = 0;
+        let Phase::Frames(decoder) = &mut self.phase else { return batches };
         let ends = Ends { local: self.listener, remote: self.speaker };
         loop {
             match decoder.next_frame(ends) {
                 Ok(Some((frame, _))) => {
                     self.greeting.note(self.speaker, self.listener, said);
                     note(self.speaker, self.listener, &frame, said);
+                    batches += u64::from(is_batch_of_many(&frame));
                 }
-                Ok(None) => return,
+                Ok(None) => return batches,
                 Err(_) => {
                     self.phase = Phase::Deaf;
-                    return;
+                    return batches;
                 }
             }
         }
@@ -133,6 +136,11 @@ impl Greeting {
             said.push(Said { node, to, group, replica, claim: Claim::Greets });
         }
     }
+}
+
+fn is_batch_of_many(frame: &Frame) -> bool {
+    matches!(frame, Frame::Heartbeats(items)
+        if items.windows(2).any(|pair| pair[0].group != pair[1].group))
 }
 
 fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {

@@ -47,10 +47,16 @@ impl World {
             }),
             Fault::StallLane => {
                 let until = self.now + lasts;
-                self.on_some_connection(rng, |net, rng, pipe| {
+                let mut others_go_on = false;
+                let stalls = self.on_some_connection(rng, |net, rng, pipe| {
                     let side = if rng.chance(1, 2) { DIALER } else { ACCEPTOR };
+                    others_go_on = net.has_sibling(pipe);
                     net.stall(pipe, side, until);
-                })
+                });
+                if stalls && others_go_on {
+                    self.mark("lane-stalled");
+                }
+                stalls
             }
             Fault::Refuse { node } => {
                 self.net.lock().nodes[node].refuses = true;

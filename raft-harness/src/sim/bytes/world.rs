@@ -28,6 +28,7 @@ use super::tasks::{NodeTask, Task, TaskId, Wakes};
 use super::verdict::Terms;
 use crate::sim::rng::{Rng, Streams, mix};
 use crate::sim::violation::{Check, Violation};
+use raft_transport::LaneCounters;
 
 /// A run that has found so much wrong needs no more evidence.
 const VIOLATIONS_MAX: usize = 20;
@@ -53,6 +54,8 @@ pub(super) struct World {
     /// Delays of threads and of clients' connections.
     pub(super) delays: Rng,
     pub(super) marks: BTreeMap<&'static str, u64>,
+    /// What happened on the lanes of each life; grows by a few words with each.
+    pub(super) lanes: Vec<Arc<LaneCounters>>,
     pub(super) stats: Stats,
     pub(super) violations: Vec<Violation>,
     pub(super) settled_terms: Terms,
@@ -164,6 +167,7 @@ impl World {
             phase: Phase::Faults,
             delays: streams.stream("delays", &[]),
             marks: BTreeMap::new(),
+            lanes: Vec::new(),
             stats: Stats::default(),
             violations: Vec::new(),
             settled_terms: Terms::new(),
@@ -234,8 +238,16 @@ impl World {
                 ("retransmission", net.counts.retransmissions),
                 ("window-full", net.counts.windows_full),
                 ("prefix-timeout", net.counts.prefixes_timed_out),
+                ("batch-of-many-groups", net.counts.batches_of_many),
             ] {
                 marks.insert(mark, count);
+            }
+        }
+        for lanes in self.lanes.iter().map(|lanes| lanes.snapshot()) {
+            for (mark, count) in
+                [("lane-redialled", lanes.reconnects), ("connection-fenced", lanes.fenced)]
+            {
+                *marks.entry(mark).or_default() += count;
             }
         }
         stats.applied = self.record.look(|recorded| recorded.applied_total);

@@ -336,7 +336,7 @@ impl World {
             if !node.is_up() || !is_alone {
                 continue;
             }
-            let leads = |replica: &&Replica| {
+            let leads = |replica: &&Box<Replica>| {
                 let core = &replica.core;
                 core.is_leader() && !core.status().asleep && core.membership().incoming().len() > 1
             };

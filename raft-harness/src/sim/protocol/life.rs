@@ -92,7 +92,7 @@ impl World {
             open: BTreeSet::new(),
             armed: None,
             touched: false,
-            memory: Box::new(memory),
+            memory,
         };
         self.note_birth(&replica);
         let lists = MembershipLists::of(&replica.core);
@@ -106,7 +106,7 @@ impl World {
             let seen = self.checker.installed(group, replica.id(), applied, term);
             self.check(seen);
         }
-        self.nodes[at].replicas.insert(group, replica);
+        self.nodes[at].replicas.insert(group, Box::new(replica));
         self.touch(at, group);
     }
 
@@ -143,7 +143,7 @@ impl World {
         self.note_lost(at, lost);
         self.checker.crashed(id);
         for replica in replicas.into_values() {
-            self.abandon(replica);
+            self.abandon(*replica);
         }
         self.tell(at, None, EventKind::Process, stop as u64, || format!("crash: {stop:?}"));
         // Those who can tell hear that their connections broke.

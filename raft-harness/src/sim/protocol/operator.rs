@@ -156,7 +156,7 @@ impl World {
         node.disk.clean(group);
         node.disk.tombstones.insert(group, tombstone);
         self.checker.destroyed(group, replica.id());
-        self.abandon(replica);
+        self.abandon(*replica);
     }
 
     /// Replaces members whose disks are gone, one step at a time.

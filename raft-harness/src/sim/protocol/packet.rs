@@ -11,7 +11,6 @@ use super::node::Running;
 use super::platters::Platters;
 use super::promises::promises_of;
 use super::record::Record;
-use super::replica::Replica;
 use super::timeline::Event;
 use super::world::World;
 use crate::sim::marks::Mark;
@@ -105,7 +104,7 @@ impl World {
         }
         self.nodes[at].heard_at = self.now;
         let group = packet.group;
-        let here = self.nodes[at].replicas.get(&group).map(Replica::id);
+        let here = self.nodes[at].replicas.get(&group).map(|replica| replica.id());
         if here != Some(packet.to) {
             self.deliver_elsewhere(here, packet);
             return;

@@ -44,8 +44,7 @@ pub(crate) struct Replica {
     /// The core's wish to be woken that an event stands for, on the common clock.
     pub(crate) armed: Option<u64>,
     pub(crate) touched: bool,
-    /// Boxed, since the rest moves with every step.
-    pub(crate) memory: Box<Memory>,
+    pub(crate) memory: Memory,
 }
 
 impl Replica {

@@ -199,7 +199,7 @@ impl World {
             .nodes
             .iter()
             .flat_map(|node| node.replicas.values().map(move |replica| (node.id, replica)))
-            .map(|(node, replica)| (node, replica, MembershipLists::of(&replica.core)))
+            .map(|(node, replica)| (node, &**replica, MembershipLists::of(&replica.core)))
             .collect();
         let views = lists.iter().map(|(node, replica, lists)| replica.view(*node, None, lists));
         let seen = self.checker.sweep(views);

@@ -143,6 +143,17 @@ impl NetState {
         self.pipes.iter().enumerate().filter_map(open).collect()
     }
 
+    /// Whether another connection is open between the same two nodes.
+    pub(in crate::sim::bytes) fn has_sibling(&self, pipe: PipeId) -> bool {
+        let connections = self.connections();
+        let Some((_, a, b, _)) = connections.iter().find(|(number, ..)| *number == pipe) else {
+            return false;
+        };
+        connections.iter().any(|(number, from, to, _)| {
+            *number != pipe && ((from, to) == (a, b) || (from, to) == (b, a))
+        })
+    }
+
     /// Resets a connection: of what is under way, the first `bytes` still arrive.
     pub(in crate::sim::bytes) fn reset(&mut self, pipe: PipeId, bytes: [usize; 2]) {
         for side in [DIALER, ACCEPTOR] {

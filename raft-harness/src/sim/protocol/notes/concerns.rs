@@ -7,8 +7,14 @@ use crate::sim::marks::Mark;
 pub(crate) const fn concerns(mark: Mark) -> bool {
     !matches!(
         mark,
-        // A log is one queue here, and a crash leaves a prefix of it whole.
-        Mark::TornTail
+        // Every message travels alone.
+        Mark::BatchOfManyGroups
+            | Mark::LaneStalled
+            | Mark::LaneKilled
+            | Mark::OldGenerationFenced
+            // A log is one queue of whole operations, of which a crash leaves the first.
+            | Mark::TornTail
+            | Mark::PersistReordered
             // A node recovers in no time, so nothing can fall into it.
             | Mark::CrashInRecovery
     )
