@@ -326,6 +326,9 @@ impl Group {
         else {
             return Err(unknown_replica(step.view.group, step.view.replica));
         };
+        if let Some(vote) = step.marks.vote {
+            record.votes.insert((step.marks.term, *id), vote);
+        }
         match step.marks.standing {
             Standing::TakesPart => step.check(record, replica)?,
             Standing::Mute => {
@@ -355,9 +358,6 @@ impl Group {
             replica.disk = DiskHistory::Own;
         }
         replica.marks = step.marks;
-        if let Some(vote) = step.marks.vote {
-            replica.votes_held.insert(step.marks.term, vote);
-        }
         Ok(())
     }
 
@@ -434,7 +434,7 @@ impl Group {
         }
         // Whoever is past a term has no vote in it to give, and its disk would not tell.
         if let Promise::Vote { term, candidate } = promise
-            && state.votes_held.get(&term) != Some(&candidate)
+            && record.votes.get(&(term, replica)) != Some(&candidate)
         {
             return Err(record.fail(
                 Check::VoteOnce,
@@ -481,7 +481,6 @@ fn first_seen(marks: Marks) -> Replica {
         config: None,
         log: ShadowLog::default(),
         promised: Promised::default(),
-        votes_held: BTreeMap::new(),
         applied: None,
         fault: FaultPolicy::Unexpected,
         disk: DiskHistory::Own,

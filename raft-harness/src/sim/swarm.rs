@@ -190,6 +190,8 @@ pub struct Knobs {
     pub snapshots: Choice,
     /// Whether it has replicas campaign.
     pub campaigns: Choice,
+    /// Whether replicas are unlike eager to lead.
+    pub priorities: Choice,
 }
 
 /// Whether a capability is in use.
@@ -343,6 +345,7 @@ impl Swarm {
         choice("transfers", &mut knobs.transfers);
         choice("snapshots", &mut knobs.snapshots);
         choice("campaigns", &mut knobs.campaigns);
+        choice("priorities", &mut knobs.priorities);
     }
 
     fn some_group(&self, rng: &mut Rng) -> GroupId {
@@ -427,6 +430,7 @@ impl Knobs {
             transfers: Choice::draw(rng, 1, 2),
             snapshots: Choice::draw(rng, 1, 2),
             campaigns: Choice::draw(rng, 1, 4),
+            priorities: Choice::draw(rng, 1, 5),
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Record {
     pub(super) configs: Configs,
     /// Who was seen to lead each term.
     pub(super) leaders: BTreeMap<Term, ReplicaId>,
+    /// Whom each replica voted for in each term, by its own account.
+    pub(super) votes: BTreeMap<(Term, ReplicaId), ReplicaId>,
     /// Who stood in each term, and the last term and index of its log when it did.
     pub(super) stood: BTreeMap<(Term, ReplicaId), (Term, LogIndex)>,
     /// At most one for each replica.
@@ -44,6 +46,7 @@ impl Record {
             commits: Commits::default(),
             configs: Configs::default(),
             leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
             stood: BTreeMap::new(),
             leases: Vec::new(),
             digests: BTreeMap::new(),

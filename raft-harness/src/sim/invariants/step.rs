@@ -181,7 +181,26 @@ impl Step<'_> {
                 format!("{:?} was removed and leads {:?}", v.replica, v.term),
             ));
         }
-        self.completeness(record, &replica.log)
+        self.completeness(record, &replica.log)?;
+        self.elected(record)
+    }
+
+    /// G1: whoever leads has the votes of a quorum, by the voters' own account.
+    fn elected(&self, record: &Record) -> Checked {
+        let v = self.view;
+        let membership = Membership::of(&v.membership);
+        let voted = |voter| record.votes.get(&(v.term, voter)) == Some(&v.replica);
+        if membership.is_quorum(voted) {
+            return Ok(());
+        }
+        let voters: Vec<_> = membership.members().filter(|voter| voted(*voter)).collect();
+        Err(record.fail(
+            Check::ElectionSafety,
+            format!(
+                "{:?} leads {:?} with the votes of {voters:?}, of {:?}",
+                v.replica, v.term, v.membership
+            ),
+        ))
     }
 
     /// A replica that may have forgotten neither stands nor votes.

@@ -228,8 +228,17 @@ impl World {
         })
     }
 
+    /// Everybody has voted for it, whatever it has, and its own state tells nothing of that.
+    fn voted_on_paper(&mut self, id: u64, term: u64) {
+        let record = &mut self.checker.groups.get_mut(&GROUP).expect("seen").record;
+        for voter in self.peers.iter().map(|peer| ReplicaId::new(peer.id)) {
+            record.votes.insert((Term::new(term), voter), ReplicaId::new(id));
+        }
+    }
+
     fn elect(&mut self, id: u64, term: u64) -> Seen {
         self.stand(id, term)?;
+        self.voted_on_paper(id, term);
         self.step(id, |p| {
             p.role = RoleKind::Leader;
             p.leader = Some(id);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft_core::{
-    DiskSpace, Effects, Group, GroupId, Incarnation, Input, LogIndex, Micros, Promise, ReplicaId,
-    Start,
+    DiskSpace, Effects, Group, GroupId, Incarnation, Input, LogIndex, Micros, PRIORITY_MAX,
+    Promise, ReplicaId, Settings, Start,
 };
 
 use super::disk::Stop;
@@ -19,6 +19,7 @@ use super::notes::Memory;
 use super::platters::Platters;
 use super::replica::{MembershipLists, Replica};
 use super::world::World;
+use crate::sim::swarm::Choice;
 use crate::sim::trace::EventKind;
 use crate::sim::violation::{Check, Violation};
 
@@ -43,9 +44,22 @@ impl World {
         self.note_start(at);
     }
 
+    /// The settings of a replica: some are less eager to lead, but none never is.
+    fn settings_of(&self, at: NodeAt, group: GroupId) -> Arc<Settings> {
+        match self.priorities {
+            Choice::Off => Arc::clone(&self.settings),
+            Choice::On => {
+                let drawn = self.seeds.derive("priority", &[at as u64, u64::from(group.get())]);
+                let priority = 1 + (drawn % u64::from(PRIORITY_MAX)) as u8;
+                Arc::new(Settings { priority, ..(*self.settings).clone() })
+            }
+        }
+    }
+
     /// A replica starts from its image.
     pub(super) fn start_replica(&mut self, at: NodeAt, group: GroupId) {
         let (now, common) = (self.nodes[at].local(self.now), self.now);
+        let settings = self.settings_of(at, group);
         let node = &mut self.nodes[at];
         let incarnation = node.incarnation;
         let state = node.disk.recover(group);
@@ -63,7 +77,7 @@ impl World {
             log_time: image.log_time,
             applied: state.as_ref().map_or(LogIndex::ZERO, |state| state.applied),
             promise: image.promise,
-            settings: Arc::clone(&self.settings),
+            settings,
         };
         let memory = Memory::of(now, start.hard_state.term, &self.settings);
         let base = image.base.index;

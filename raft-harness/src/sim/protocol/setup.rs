@@ -17,6 +17,8 @@ pub(crate) struct Setup {
     pub(crate) think_us: u64,
     pub(crate) mix: Mix,
     pub(crate) settings: Settings,
+    /// Whether replicas are unlike eager to lead.
+    pub(crate) priorities: Choice,
     /// How far each clock's rate may be off, in parts per million.
     pub(crate) drift_ppm: u64,
     pub(crate) weather: Weather,
@@ -55,6 +57,7 @@ impl Setup {
             think_us: swarm.workload.think_us,
             mix: swarm.workload.mix,
             settings: settings(knobs),
+            priorities: knobs.priorities,
             drift_ppm: knobs.drift_ppm,
             weather: weather(knobs),
             sync_us: knobs.sync_us,

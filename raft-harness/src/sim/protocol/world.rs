@@ -25,6 +25,7 @@ use crate::sim::invariants::Checker;
 use crate::sim::marks::{Mark, Marks};
 use crate::sim::rng::{Rng, Streams};
 use crate::sim::schedule::Fault;
+use crate::sim::swarm::Choice;
 use crate::sim::trace::Trace;
 use crate::sim::violation::Violation;
 
@@ -40,6 +41,7 @@ pub(crate) struct Counts {
 pub(crate) struct World {
     pub(crate) setup: Setup,
     pub(crate) settings: Arc<Settings>,
+    pub(super) priorities: Choice,
     pub(crate) now: u64,
     pub(crate) queue: EventQueue<Event>,
     pub(crate) nodes: Vec<Node>,
@@ -113,6 +115,7 @@ impl World {
                 Trace::hash_only()
             },
             settings,
+            priorities: setup.priorities,
             now: 0,
             queue: EventQueue::default(),
             nodes,

@@ -249,9 +249,22 @@ impl Script<'_> {
         self.burst(160, 5);
         self.burst(170, 5);
         self.burst(150 + lasts / 2, 4);
-        if self.rng.chance(1, 2) {
-            let crash = self.crash(Target::Node(node), 1);
-            self.at(140 + lasts, 50, crash);
+        match self.rng.below(4) {
+            0 | 1 => {
+                let crash = self.crash(Target::Node(node), 1);
+                self.at(140 + lasts, 50, crash);
+            }
+            // Its tail is truncated the moment it is back, and the disk never hears of it.
+            2 => {
+                self.at(140 + lasts, 45, FaultKind::DiskStall { node: Target::Node(node) });
+                let crash = FaultKind::Crash {
+                    node: Target::Node(node),
+                    after_effects: 0,
+                    stop: Stop::Power,
+                };
+                self.at(165 + lasts, 50, crash);
+            }
+            _ => {}
         }
         self.at(160 + lasts, 0, FaultKind::ReadAt { group: self.group, node: Target::Node(node) });
     }
@@ -302,8 +315,12 @@ impl Script<'_> {
                 self.at(300, 100, crash);
             }
             1 => {
-                let crash = self.crash(Target::Node(behind), 1);
-                self.at(300, 20, crash);
+                // It takes its time to install, and is gone meanwhile.
+                let extra_us = self.election_us;
+                self.at(250, 200, FaultKind::DiskSlow { node: Target::Node(behind), extra_us });
+                let crash = self.crash(Target::Node(behind), 0);
+                let moment = 300 + self.rng.below(100);
+                self.at(moment, 20, crash);
             }
             _ => self.at(300, 0, FaultKind::Transfer { group, to: self.node(1) }),
         }

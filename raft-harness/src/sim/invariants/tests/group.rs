@@ -98,6 +98,7 @@ fn a_late_winner_of_an_old_term_owes_only_what_was_committed_before_it() {
     world.elect(2, 3).expect("sound");
     world.replicate(2, 1).expect("sound");
     world.commit(2, 2).expect("sound");
+    world.voted_on_paper(3, 2);
     world.step(3, |p| (p.role, p.leader) = (RoleKind::Leader, Some(3))).expect("late but sound");
 }
 

@@ -30,6 +30,18 @@ fn a_vote_for_a_lesser_log_or_for_who_does_not_stand_is_refused() {
 }
 
 #[test]
+fn a_leader_without_the_votes_of_a_quorum_is_refused() {
+    let leads = |p: &mut Peer| (p.role, p.leader) = (RoleKind::Leader, Some(3));
+    let mut world = World::led(&[1, 2, 3]);
+    world.stand(3, 2).expect("sound");
+    refused(world.step(3, leads), Check::ElectionSafety);
+    let mut world = World::led(&[1, 2, 3]);
+    world.stand(3, 2).expect("sound");
+    world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
+    world.step(3, leads).expect("two of three");
+}
+
+#[test]
 fn a_vote_given_twice_on_the_wire_is_refused_in_any_life() {
     let mut world = World::led(&[1, 2, 3]);
     let vote =
