@@ -57,6 +57,8 @@ pub enum Fault {
     HalfOpen,
     /// Some connection is stuck in one direction.
     StallLane,
+    /// A bit flips in what some connection carries next.
+    Garble,
     /// A node refuses connections.
     Refuse {
         /// Which.
@@ -149,6 +151,7 @@ impl Fault {
             Self::Reset => "reset",
             Self::HalfOpen => "half-open",
             Self::StallLane => "stall-lane",
+            Self::Garble => "garble",
             Self::Refuse { .. } => "refuse",
             Self::SlowConnect { .. } => "slow-connect",
             Self::Crash { power: Power::Stays, .. } => "kill",
@@ -211,7 +214,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     faults
 }
 
-const KINDS: usize = 19;
+const KINDS: usize = 20;
 
 fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
     let count = swarm.nodes.len() as u64;
@@ -245,7 +248,8 @@ fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
             Fault::WallJump { node, by_ms: if rng.chance(1, 2) { by } else { -by } }
         }
         16 => Fault::SyncFails { node },
-        17 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
+        17 => Fault::Garble,
+        18 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
         _ => Fault::SlowDisk { node, by_us: rng.skewed(3_000_000) },
     }
 }

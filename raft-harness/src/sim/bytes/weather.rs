@@ -5,6 +5,7 @@ use super::disk::{SEGMENTS, SimDisk};
 use super::faults::{Fault, Power};
 use super::network::{ACCEPTOR, DIALER, Place};
 use super::world::{Event, Phase, Standing, World};
+use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ impl World {
             Fault::Cut { ref links, .. } => {
                 let mut net = self.net.lock();
                 links.iter().for_each(|(from, to)| net.cut(*from, *to));
+                drop(net);
+                self.note_cut(links);
                 !links.is_empty()
             }
             Fault::SlowLink { from, to, latency_us } => {
@@ -52,6 +55,10 @@ impl World {
                     net.stall(pipe, side, until);
                 })
             }
+            Fault::Garble => self.on_some_connection(rng, |net, rng, pipe| {
+                let side = if rng.chance(1, 2) { DIALER } else { ACCEPTOR };
+                net.garble(pipe, side, rng.bits());
+            }),
             Fault::Refuse { node } => {
                 self.net.lock().nodes[node].refuses = true;
                 true
@@ -105,6 +112,7 @@ impl World {
             }
             Fault::DiskFull { node, spare } => {
                 self.nodes[node].disk.limit(Some(spare));
+                self.nodes[node].snapshots.limit(Some(spare));
                 true
             }
             Fault::SlowDisk { node, by_us } => {
@@ -117,6 +125,30 @@ impl World {
                 true
             }
         }
+    }
+
+    /// Links were cut: who hears nobody, or leads without being heard.
+    fn note_cut(&self, links: &[(Place, Place)]) {
+        let net = self.net.lock();
+        let deaf = links.iter().any(|(from, to)| !net.is_cut(*to, *from));
+        self.sightings.hit_if(deaf, Mark::OneWayCut);
+        let hears = |a: Place, b: Place| !net.is_cut(a, b) && !net.is_cut(b, a);
+        for (group, leader) in self.judge.lock().onlooker.leaders() {
+            let places: Vec<Place> = self.operator.places_of(group);
+            let reached = places.iter().filter(|at| **at == leader || hears(leader, **at)).count();
+            let alone = places.len() > 1 && reached <= places.len() / 2;
+            self.sightings.hit_if(alone, Mark::MajorityCutOff);
+        }
+    }
+
+    /// Somebody was elected: whether it is the bridge between two that hear nothing of each other.
+    pub(super) fn note_bridge(&self, leader: Place) {
+        let net = self.net.lock();
+        let hears = |a: Place, b: Place| !net.is_cut(a, b) && !net.is_cut(b, a);
+        let others: Vec<Place> = (0..self.nodes.len()).filter(|at| *at != leader).collect();
+        let joins_all = others.iter().all(|at| hears(leader, *at));
+        let apart = others.iter().any(|a| others.iter().any(|b| a != b && !hears(*a, *b)));
+        self.sightings.hit_if(joins_all && apart, Mark::BridgeLed);
     }
 
     fn on_some_connection(
@@ -149,6 +181,8 @@ impl World {
         state.store += 1;
         let rng = self.streams.stream("disk", &[node as u64, state.store]);
         state.disk = SimDisk::new(u64::MAX, Arc::clone(&state.fuse), rng);
+        let rng = self.streams.stream("snapshots", &[node as u64, state.store]);
+        state.snapshots = SimDisk::new(u64::MAX, Arc::clone(&state.fuse), rng);
         state.standing = Standing::Stranger;
         state.after = After::Process;
         self.net.lock().nodes[node].is_stranger = true;
@@ -174,11 +208,15 @@ impl World {
             }
             Fault::Refuse { node } => self.net.lock().nodes[node].refuses = false,
             Fault::SlowConnect { node, .. } => self.net.lock().nodes[node].slow_us = 0,
-            Fault::DiskFull { node, .. } => self.nodes[node].disk.limit(None),
+            Fault::DiskFull { node, .. } => {
+                self.nodes[node].disk.limit(None);
+                self.nodes[node].snapshots.limit(None);
+            }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
             Fault::Reset
             | Fault::HalfOpen
             | Fault::StallLane
+            | Fault::Garble
             | Fault::Crash { .. }
             | Fault::CrashAll { .. }
             | Fault::Pause { .. }
@@ -196,6 +234,7 @@ impl World {
         for place in 0..self.nodes.len() {
             let node = &mut self.nodes[place];
             node.disk.heal();
+            node.snapshots.heal();
             node.slow_disk_us = 0;
             node.crash = None;
             if node.process.is_some() && !node.fuse.is_dead() {
