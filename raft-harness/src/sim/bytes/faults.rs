@@ -80,6 +80,14 @@ pub enum Fault {
         /// Whether its machine dies with it.
         power: Power,
     },
+    /// Whichever node next works on a snapshot that is on its way to it dies after so many more
+    /// effects, and comes back.
+    CrashInstall {
+        /// Writes to disk and network that still happen.
+        effects: u64,
+        /// Whether its machine dies with it.
+        power: Power,
+    },
     /// All nodes die, one after another or at once.
     CrashAll {
         /// Within so long, in microseconds.
@@ -156,6 +164,7 @@ impl Fault {
             Self::SlowConnect { .. } => "slow-connect",
             Self::Crash { power: Power::Stays, .. } => "kill",
             Self::Crash { power: Power::Fails, .. } => "power-cut",
+            Self::CrashInstall { .. } => "crash-install",
             Self::CrashAll { .. } => "storm",
             Self::Pause { .. } => "pause",
             Self::WallJump { .. } => "wall-jump",
@@ -214,7 +223,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     faults
 }
 
-const KINDS: usize = 20;
+const KINDS: usize = 21;
 
 fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
     let count = swarm.nodes.len() as u64;
@@ -249,7 +258,8 @@ fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
         }
         16 => Fault::SyncFails { node },
         17 => Fault::Garble,
-        18 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
+        18 => Fault::CrashInstall { effects: rng.skewed(16), power },
+        19 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
         _ => Fault::SlowDisk { node, by_us: rng.skewed(3_000_000) },
     }
 }

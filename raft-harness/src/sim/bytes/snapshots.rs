@@ -192,7 +192,7 @@ impl World {
         let turn = process.desk.wants_turn();
         let alarm = process.desk.wants_alarm().map(|at| process.clock().global(at));
         if turn {
-            let delay = 50 + self.delays.skewed(20_000);
+            let delay = 50 + self.delays.skewed(self.swarm.desk_us);
             self.plan_in(delay, Event::Desk { place, life });
         }
         if let Some(alarm) = alarm {
@@ -202,6 +202,10 @@ impl World {
 
     pub(super) fn on_desk(&mut self, place: Place) {
         let now = self.now;
+        let Some(process) = &self.nodes[place].process else { return };
+        if process.desk.is_fetching() {
+            self.spring_trap(place);
+        }
         if let Some(process) = &mut self.nodes[place].process {
             let now = process.clock().local(now);
             process.desk.work(now);

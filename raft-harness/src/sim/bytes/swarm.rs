@@ -53,6 +53,8 @@ pub(super) struct Swarm {
     pub(super) snapshot_tail: u64,
     /// Bytes that every snapshot holds on top of the state.
     pub(super) snapshot_padding: usize,
+    /// The snapshot desk takes at most so long for one thing, in microseconds.
+    pub(super) desk_us: u64,
     /// Drift of each node's clock, at most, in parts per million.
     pub(super) drift_ppm: u64,
 }
@@ -141,6 +143,7 @@ impl Swarm {
             snapshot_every: snapshot_every.map(|every| every.max(snapshot_padding / 4096)),
             snapshot_tail: *rng.pick(&[0, 0, 5, 40]).expect("a list"),
             snapshot_padding: snapshot_padding as usize,
+            desk_us: *rng.pick(&[5_000, 40_000, 400_000]).expect("a list"),
             drift_ppm,
         }
     }

@@ -9,7 +9,24 @@ use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 use std::sync::Arc;
 
+/// Waits for a node that works on a snapshot.
+pub(super) struct Trap {
+    effects: u64,
+    power: Power,
+    until: u64,
+}
+
 impl World {
+    /// A node works on a snapshot that is on its way to it.
+    pub(super) fn spring_trap(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        if let Some(trap) = self.trap.take_if(|trap| trap.until > self.now && node.crash.is_none())
+        {
+            node.fuse.light(trap.effects);
+            node.crash = Some((trap.power, 50_000 + trap.until - self.now));
+        }
+    }
+
     /// A fault begins; returns the node whose process it has touched.
     pub(super) fn begin_fault(&mut self, at: usize) -> Option<Place> {
         let planned = self.faults[at].clone();
@@ -75,6 +92,10 @@ impl World {
                     state.crash = Some((power, lasts));
                 }
                 lives
+            }
+            Fault::CrashInstall { effects, power } => {
+                self.trap = Some(Trap { effects, power, until: self.now + lasts });
+                true
             }
             Fault::CrashAll { within_us, power } => {
                 for place in 0..self.nodes.len() {
@@ -218,6 +239,7 @@ impl World {
             | Fault::StallLane
             | Fault::Garble
             | Fault::Crash { .. }
+            | Fault::CrashInstall { .. }
             | Fault::CrashAll { .. }
             | Fault::Pause { .. }
             | Fault::WallJump { .. }
@@ -230,6 +252,7 @@ impl World {
     /// From here on nothing goes wrong any more.
     pub(super) fn heal(&mut self) {
         self.phase = Phase::Healing;
+        self.trap = None;
         self.net.lock().heal();
         for place in 0..self.nodes.len() {
             let node = &mut self.nodes[place];

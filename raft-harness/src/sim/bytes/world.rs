@@ -30,6 +30,7 @@ use super::swarm::Swarm;
 use super::tap::{Claim, Said};
 use super::tasks::{NodeTask, Task, TaskId, Wakes};
 use super::verdict::Terms;
+use super::weather::Trap;
 use crate::request::{Proposed, Ticket};
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, Streams, mix};
@@ -52,6 +53,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) history: Asked,
     pub(super) operator: Operator,
+    pub(super) trap: Option<Trap>,
     /// How each replica was asked for its state at the end.
     pub(super) digests: BTreeMap<(Place, GroupId), Ticket<Proposed>>,
     pub(super) record: Record,
@@ -181,6 +183,7 @@ impl World {
             clients: Vec::new(),
             history: Asked::default(),
             operator: Operator::new(streams, &swarm),
+            trap: None,
             digests: BTreeMap::new(),
             record: Record::default(),
             judge: Judge::new(&swarm, sightings.clone()),
