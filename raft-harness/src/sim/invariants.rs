@@ -348,6 +348,9 @@ impl Group {
             replica.disk = DiskHistory::Own;
         }
         replica.marks = step.marks;
+        if let Some(vote) = step.marks.vote {
+            replica.votes_held.insert(step.marks.term, vote);
+        }
         Ok(())
     }
 
@@ -422,6 +425,15 @@ impl Group {
                 format!("{replica:?} gave its vote to {given:?}, and now {promise:?}"),
             ));
         }
+        // Whoever is past a term has no vote in it to give, and its disk would not tell.
+        if let Promise::Vote { term, candidate } = promise
+            && state.votes_held.get(&term) != Some(&candidate)
+        {
+            return Err(record.fail(
+                Check::VoteOnce,
+                format!("{replica:?} says {promise:?} and never had given it"),
+            ));
+        }
         let early = match promise {
             Promise::Term(_) | Promise::Vote { .. } => disks
                 .hard_state(group, replica)
@@ -462,6 +474,7 @@ fn first_seen(marks: Marks) -> Replica {
         config: None,
         log: ShadowLog::default(),
         promised: Promised::default(),
+        votes_held: BTreeMap::new(),
         applied: None,
         fault: FaultPolicy::Unexpected,
         disk: DiskHistory::Own,

@@ -43,7 +43,6 @@ marks! {
     LateVoteIgnored = "a vote of an earlier attempt came late",
     VoteOutlivedRestart = "a vote arrived after its receiver had restarted",
     LateWinner = "a term was won after a later term had begun",
-    PriorityYielded = "a candidate of low priority waited for another",
 
     // Replication.
     ConflictTruncated = "a conflicting tail was truncated",
@@ -60,7 +59,6 @@ marks! {
     CommitSkipped = "the commit index rose by more than a window at once",
     TailSuperseded = "a client's entry was superseded by another leader's",
     HeartbeatOvertookAppend = "a heartbeat overtook an append of its term",
-    HigherTermInBatch = "a higher term arrived inside of a batch",
     BatchOfManyGroups = "one frame carried heartbeats of many groups",
 
     // Membership.
@@ -127,7 +125,6 @@ marks! {
     AllDown = "all nodes of a group were down at once",
     QuorumRestarted = "a quorum restarted within one election timeout",
     PausedLeaderReturned = "a paused leader came back to a later term",
-    ClockJumped = "a clock jumped while a lease was held",
 
     // Lanes.
     LaneStalled = "a lane stalled while another went on",
@@ -141,17 +138,22 @@ marks! {
     PromiseLostBegan = "a replica came back without its promises",
     PromiseLostFenced = "such a replica passed its fence",
     PromiseLostAbstained = "such a replica withheld a vote",
-    GroupHalted = "a quorum without promises halted its group",
     Quiesced = "a group went to sleep",
     QuiescedWoken = "a sleeping group was woken by a proposal",
     QuiescedLeaderLost = "a sleeping group lost its leader",
-    GroupMute = "a fault muted one group and others went on",
 
     // Partitions.
     MajorityCutOff = "a leader was cut off from its majority",
     BridgeLed = "the bridge between two halves led",
     OneWayCut = "a node heard others that did not hear it",
     StaleLeaderServed = "two leaders of different terms were up at once",
+}
+
+impl Mark {
+    /// Whether it is about bytes on a wire, which messages do not have.
+    pub(super) const fn is_of_wires(self) -> bool {
+        matches!(self, Self::LaneChanged | Self::CreditsExhausted | Self::FrameCut)
+    }
 }
 
 /// How often each mark was hit: in one run, or over many.

@@ -79,10 +79,10 @@ macro_rules! mutants {
 }
 
 mutants! {
-    VoteForOlderTerm Hard Protocol ["I2-vote-once" "G1-election-safety" "G10-externalisation"] "A vote is given to a candidate of an earlier term.",
+    VoteForOlderTerm Medium Protocol ["I2-vote-once" "I2-vote-current" "G1-election-safety" "G10-externalisation"] "A vote is given to a candidate of an earlier term.",
     VoteTwice Easy Protocol ["I2-vote-once" "G1-election-safety" "G10-externalisation"] "A replica votes for a second candidate of a term.",
-    VoteIgnoresLog Medium Protocol ["G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "A vote is given without a look at the candidate's log.",
-    VoteComparesIndexFirst Hard Protocol ["G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "Logs are compared by length before their last terms.",
+    VoteIgnoresLog Easy Protocol ["I2-vote-current" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "A vote is given without a look at the candidate's log.",
+    VoteComparesIndexFirst Medium Protocol ["I2-vote-current" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "Logs are compared by length before their last terms.",
     VoteBeforeDurable Medium Protocol ["I2-vote-once" "G1-election-safety" "G10-externalisation"] "A vote leaves before it is on disk.",
     VoteRequestBeforeDurable Medium Protocol ["I2-vote-once" "G1-election-safety" "G10-externalisation"] "A candidate asks for votes before its own is on disk.",
     VoteClearedInSameTerm Medium Protocol ["I2-vote-once" "G1-election-safety" "G10-externalisation"] "Stepping down within a term forgets whom it was voted for.",

@@ -39,7 +39,7 @@ impl Profile {
     /// Whether the profile is deep enough for this mark to be reached.
     pub fn concerns(self, mark: Mark) -> bool {
         match self {
-            Self::Protocol => protocol::concerns(mark),
+            Self::Protocol => protocol::concerns(mark) && !mark.is_of_wires(),
             Self::Bytes => bytes::concerns(mark),
         }
     }
@@ -168,6 +168,14 @@ impl RunReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_mark_is_told_by_some_profile() {
+        for mark in Mark::ALL {
+            let told = Profile::ALL.iter().any(|profile| profile.concerns(*mark));
+            assert!(told, "nobody tells whether {}", mark.text());
+        }
+    }
 
     #[test]
     fn profiles_are_found_by_their_names() {

@@ -79,6 +79,8 @@ checks! {
     MarksMonotone = "I2-marks-monotone",
     /// One vote per term, in memory and on the wire, over all lives of a replica.
     VoteOnce = "I2-vote-once",
+    /// A vote goes to who stands in its term with a log at least as current (paper, section 5.4.1).
+    VoteCurrent = "I2-vote-current",
     /// Terms along a log never fall and never exceed the replica's term.
     EntryTerms = "I3-entry-terms",
     /// A leader only appends; a follower truncates at a genuine, uncommitted conflict.

@@ -99,7 +99,6 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::CreditsExhausted
             | Mark::FrameCut
             | Mark::OldGenerationFenced
-            | Mark::GroupMute
             | Mark::MajorityCutOff
             | Mark::BridgeLed
             | Mark::OneWayCut
@@ -261,7 +260,6 @@ impl Onlooker {
             });
         }
         self.compare_logs(before, after, core);
-        marks.hit_if(after.is_mute && !before.is_mute, Mark::GroupMute);
     }
 
     /// Who leads, as far as they know themselves.

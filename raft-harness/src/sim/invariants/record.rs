@@ -26,6 +26,8 @@ pub(super) struct Record {
     pub(super) configs: Configs,
     /// Who was seen to lead each term.
     pub(super) leaders: BTreeMap<Term, ReplicaId>,
+    /// Who stood in each term, and the last term and index of its log when it did.
+    pub(super) stood: BTreeMap<(Term, ReplicaId), (Term, LogIndex)>,
     /// At most one for each replica.
     leases: Vec<Lease>,
     /// The state after each index at which somebody told it.
@@ -42,6 +44,7 @@ impl Record {
             commits: Commits::default(),
             configs: Configs::default(),
             leaders: BTreeMap::new(),
+            stood: BTreeMap::new(),
             leases: Vec::new(),
             digests: BTreeMap::new(),
             acknowledged: LogIndex::ZERO,

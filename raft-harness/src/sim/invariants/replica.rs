@@ -231,6 +231,8 @@ pub(super) struct Replica {
     pub(super) config: Option<ConfigKey>,
     pub(super) log: ShadowLog,
     pub(super) promised: Promised,
+    /// Whom it voted for by its own account; grows with the elections it took part in.
+    pub(super) votes_held: BTreeMap<Term, ReplicaId>,
     /// The last index its state machine has; `None` until it says so in this life.
     pub(super) applied: Option<LogIndex>,
     /// A fault was to be expected: something was done to it that no disk or peer does.

@@ -36,6 +36,9 @@ impl Step<'_> {
         }
         self.active_config(record, replica, kept)?;
         self.role(record, replica)?;
+        if let Some(prev) = &self.prev {
+            self.vote_current(record, prev)?;
+        }
         self.commit(record, replica, config_before)?;
         self.lease(record)?;
         self.rest(record)
@@ -106,6 +109,31 @@ impl Step<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// I2: nobody is voted for without standing, or over a log that ends later.
+    fn vote_current(&self, record: &mut Record, prev: &Marks) -> Checked {
+        let v = self.view;
+        let Some(candidate) = v.vote else { return Ok(()) };
+        if (prev.term, prev.vote) == (v.term, v.vote) {
+            return Ok(());
+        }
+        let own = (self.marks.last_term, v.last);
+        if candidate == v.replica {
+            record.stood.insert((v.term, candidate), own);
+            return Ok(());
+        }
+        let stood = record.stood.get(&(v.term, candidate)).copied();
+        if stood.is_some_and(|log| log >= own) {
+            return Ok(());
+        }
+        Err(record.fail(
+            Check::VoteCurrent,
+            format!(
+                "{:?} with {own:?} votes in {:?} for {candidate:?}, which stood with {stood:?}",
+                v.replica, v.term
+            ),
+        ))
     }
 
     /// G1, G3, I11, G12, and what a replica that may have forgotten must not be.

@@ -204,13 +204,17 @@ impl World {
         self.checker.promised(GROUP, ReplicaId::new(id), promise, &PeerDisks(&self.peers))
     }
 
-    fn elect(&mut self, id: u64, term: u64) -> Seen {
+    fn stand(&mut self, id: u64, term: u64) -> Seen {
         self.step(id, |p| {
             p.term = term;
             p.vote = Some(id);
             p.role = RoleKind::Candidate;
             p.leader = None;
-        })?;
+        })
+    }
+
+    fn elect(&mut self, id: u64, term: u64) -> Seen {
+        self.stand(id, term)?;
         self.step(id, |p| {
             p.role = RoleKind::Leader;
             p.leader = Some(id);

@@ -143,6 +143,15 @@ pub(crate) struct Completion {
     pub(crate) seq: PersistSeq,
 }
 
+/// What did not survive a crash.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Lost {
+    /// Something that was in the page cache.
+    pub(crate) is_written: bool,
+    /// Truncations, by their groups.
+    pub(crate) truncations: Vec<GroupId>,
+}
+
 /// One node's disk.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
@@ -243,8 +252,8 @@ impl Disk {
         Some(Arc::clone(&newest.state))
     }
 
-    /// The node stops. Returns the groups whose written operations were lost.
-    pub(crate) fn crash(&mut self, stop: Stop, rng: &mut Rng) -> Vec<GroupId> {
+    /// The node stops.
+    pub(crate) fn crash(&mut self, stop: Stop, rng: &mut Rng) -> Lost {
         let pending = self.queue.len();
         let kept = match stop {
             // What was handed to the kernel survives the process; what was not may have been on
@@ -252,8 +261,14 @@ impl Disk {
             Stop::Process => self.written + rng.below((pending - self.written) as u64 + 1) as usize,
             Stop::Power => rng.below(pending as u64 + 1) as usize,
         };
-        let lost = self.queue.range(kept.min(self.written)..self.written).map(|op| op.group);
-        let lost: Vec<GroupId> = lost.collect();
+        let gone = self.queue.range(kept..);
+        let lost = Lost {
+            is_written: kept < self.written,
+            truncations: gone
+                .filter(|op| op.persist.truncate_from.is_some())
+                .map(|op| op.group)
+                .collect(),
+        };
         self.sync(kept, &mut Vec::new());
         self.queue.clear();
         self.written = 0;
@@ -298,12 +313,11 @@ impl Disk {
         index: LogIndex,
         term: Term,
     ) -> bool {
-        let Some(image) = self.images.get(&group).filter(|image| image.replica == replica) else {
-            return false;
-        };
-        let mut holds = self.holds(group, replica, index, term)
-            || index <= image.base.index
-            || image.term(index) == Some(term);
+        // Of a disk that was replaced this is all that is known.
+        let mut holds = self.holds(group, replica, index, term);
+        if self.images.get(&group).is_none_or(|image| image.replica != replica) {
+            return holds;
+        }
         for op in self.queue.iter().take(self.written).filter(|op| op.group == group) {
             let persist = &op.persist;
             if persist.truncate_from.is_some_and(|from| from <= index) {

@@ -14,7 +14,8 @@ use raft_core::{DiskSpace, GroupId, Input, Lease, Membership, NodeId, Promise, R
 use super::network::{Link, NodeAt, Weather};
 use super::node::{DiskWeather, Running};
 use super::replica::Replica;
-use super::world::{Event, World};
+use super::timeline::Event;
+use super::world::World;
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, mix};
 use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Stop, Target};
@@ -232,6 +233,7 @@ impl World {
         for (from, to) in &links {
             self.network.cut(*from, *to);
         }
+        self.note_cut();
         Begun::Until(Undo::Mend(links))
     }
 
@@ -334,7 +336,7 @@ impl World {
             if !node.is_up() || !is_alone {
                 continue;
             }
-            let leads = |replica: &&Replica| {
+            let leads = |replica: &&Box<Replica>| {
                 let core = &replica.core;
                 core.is_leader() && !core.status().asleep && core.membership().incoming().len() > 1
             };

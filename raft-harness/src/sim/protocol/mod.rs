@@ -12,27 +12,45 @@
 //! | `orders` | what a schedule has operators and clients do |
 //! | `operator` | memberships, hand-overs, snapshots, repair |
 //! | `clients`, `machine` | the workload and the state machine it works on |
-//! | `world` | events, steps, and effects carried out one by one |
+//! | `world` | everything there is in a run |
 //! | `node`, `replica`, `disk`, `network`, `record` | what a world is made of |
+//! | `timeline`, `events` | what happens, and when |
+//! | `step`, `turn` | a replica is stepped and checked; its effects are carried out one by one |
+//! | `packet`, `promises` | messages, from leaving to arriving, and what they promise |
+//! | `flush`, `platters` | disks at work, and what they hold |
+//! | `apply`, `snapshots` | entries and snapshots reach the state machines |
+//! | `requests` | clients and cores meet |
+//! | `life` | nodes start, stop and forget |
 //! | `run` | the two phases of a run and the judgement |
 //! | `notes` | the trace and the marks |
 
+mod apply;
 mod clients;
 mod disk;
 mod events;
 mod faults;
+mod flush;
+mod life;
 mod machine;
 mod network;
 mod node;
 mod notes;
 mod operator;
 mod orders;
+mod packet;
+mod platters;
+mod promises;
 mod record;
 mod replica;
+mod requests;
 mod run;
 mod setup;
+mod snapshots;
+mod step;
 #[cfg(test)]
 mod tests;
+mod timeline;
+mod turn;
 mod world;
 
 pub(super) use notes::concerns;

@@ -78,7 +78,8 @@ pub(crate) struct Node {
     pub(crate) disk_weather: DiskWeather,
     /// A disk event is on its way.
     pub(crate) disk_busy: bool,
-    pub(crate) replicas: BTreeMap<GroupId, Replica>,
+    /// Boxed, since each is taken out for every step.
+    pub(crate) replicas: BTreeMap<GroupId, Box<Replica>>,
     /// Replicas with something to do at the end of the turn.
     pub(crate) touched: Vec<GroupId>,
     pub(crate) turn_due: bool,

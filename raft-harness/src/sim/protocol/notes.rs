@@ -1,97 +1,81 @@
 //! What a run is remembered for: its trace, and the rare states it has been to.
+//!
+//! Notes look and change nothing: they draw no randomness, make no event, and no part of the world
+//! asks them anything. What they must remember to recognise a rare state is theirs alone.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `before` | a replica before a step, and what the step was given |
+//! | `memory` | what notes remember of a replica's life, and of the run |
+//! | `concerns` | which marks this profile can reach |
+//! | `elections`, `replication`, `membership`, `snapshots`, `requests` | marks seen in steps |
+//! | `arrivals` | marks seen in messages as they arrive |
+//! | `lives`, `partitions` | marks seen in what happens to nodes and links |
+
+mod arrivals;
+mod before;
+mod concerns;
+mod elections;
+mod lives;
+mod membership;
+mod memory;
+mod partitions;
+mod replication;
+mod requests;
+mod snapshots;
 
 use raft_core::{
-    AppendResult, Group, GroupId, Input, LogIndex, Message, Micros, Outcome, Promise, ReadPath,
-    Refusal, ReplicaId, RoleKind, Term, Token,
+    AppendResult, Group, GroupId, Message, Micros, Outcome, Promise, ReplicaId, RoleKind, Status,
+    Token,
 };
 
+pub(crate) use self::before::Before;
+use self::before::Cause;
+pub(crate) use self::concerns::concerns;
+pub(crate) use self::memory::{Memory, RunMemory};
 use super::network::NodeAt;
+use super::packet::Packet;
 use super::replica::{LogEvents, Replica};
-use super::world::{Packet, World};
+use super::world::World;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
 use crate::sim::trace::{EventKind, Happened, MessageId};
 
-/// A core before a step, as far as notes need it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Before {
-    role: RoleKind,
-    term: Term,
-    vote: Option<ReplicaId>,
-    commit: LogIndex,
-    last: LogIndex,
-    asleep: bool,
-    promise: Promise,
-    lease: bool,
-    cause: Cause,
+/// A step that was done, as notes look at it.
+struct Step<'a> {
+    at: NodeAt,
+    group: GroupId,
+    /// When, on the clock of its node.
+    local: Micros,
+    before: Before,
+    /// The replica after it.
+    now: Status,
+    core: &'a Group,
+    log: LogEvents,
+    /// The requests that ended in it.
+    ended: &'a [(Token, Outcome)],
 }
 
-/// What kind of input a step had.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Cause {
-    Deadline,
-    Propose,
-    LeaseRead(Token),
-    Vote,
-    PreVote,
-    TimeoutNow,
-    Rejection,
-    StaleAppend,
-    Message,
-    Other,
-}
+impl Step<'_> {
+    fn was_leader(&self) -> bool {
+        self.before.role == RoleKind::Leader
+    }
 
-/// Whether this profile is deep enough for a mark: it has messages and no bytes, replicas and no
-/// lanes.
-pub(crate) const fn concerns(mark: Mark) -> bool {
-    !matches!(
-        mark,
-        Mark::BatchOfManyGroups
-            | Mark::TornTail
-            | Mark::PersistReordered
-            | Mark::CrashInRecovery
-            | Mark::LaneStalled
-            | Mark::LaneKilled
-            | Mark::LaneChanged
-            | Mark::CreditsExhausted
-            | Mark::FrameCut
-            | Mark::OldGenerationFenced
-    )
-}
+    fn is_leader(&self) -> bool {
+        self.now.role == RoleKind::Leader
+    }
 
-impl Before {
-    pub(crate) fn of(core: &Group, input: &Input) -> Self {
-        let status = core.status();
-        let cause = match input {
-            Input::Deadline => Cause::Deadline,
-            Input::Propose { .. } => Cause::Propose,
-            Input::Read { token, path: ReadPath::Lease } => Cause::LeaseRead(*token),
-            Input::Message { message: Message::Vote(_), .. } => Cause::Vote,
-            Input::Message { message: Message::PreVote(_), .. } => Cause::PreVote,
-            Input::Message { message: Message::TimeoutNow(_), .. } => Cause::TimeoutNow,
-            Input::Message { message: Message::Append(append), .. }
-                if append.term < status.term =>
-            {
-                Cause::StaleAppend
-            }
-            Input::Message { message: Message::AppendReply(reply), .. } => match reply.result {
-                AppendResult::Rejected { .. } => Cause::Rejection,
-                _ => Cause::Message,
-            },
-            Input::Message { .. } => Cause::Message,
-            _ => Cause::Other,
-        };
-        Self {
-            role: status.role,
-            term: status.term,
-            vote: status.vote,
-            commit: status.commit_index,
-            last: status.last_index,
-            asleep: status.asleep,
-            promise: status.promise.promise,
-            lease: core.lease_until().is_some(),
-            cause,
-        }
+    /// It began to lead in this step.
+    fn takes_over(&self) -> bool {
+        self.is_leader() && (!self.was_leader() || self.now.term > self.before.term)
+    }
+
+    /// Whether somebody's log may have reached the leader's disk or been acknowledged to it: when
+    /// the question who holds what is worth asking anew.
+    fn may_commit(&self) -> bool {
+        self.is_leader()
+            && self.now.commit_index < self.now.last_index
+            && matches!(self.before.cause, Cause::Persisted | Cause::AppendReply(..))
     }
 }
 
@@ -151,124 +135,60 @@ impl World {
     pub(crate) fn note_step(
         &mut self,
         at: NodeAt,
-        replica: &Replica,
+        replica: &mut Replica,
         before: Before,
         log: LogEvents,
     ) {
-        let status = replica.core.status();
-        let group = replica.group();
-        let is_joint = replica.core.membership().is_joint();
-        let marks = &mut self.marks;
-        let (was_leader, is_leader) =
-            (before.role == RoleKind::Leader, status.role == RoleKind::Leader);
-        if is_leader && !was_leader {
-            marks.hit(Mark::LeaderElected);
-            if is_joint {
-                marks.hit(Mark::ElectionUnderJoint);
-            }
+        let Replica { core, effects, memory, .. } = replica;
+        let step = Step {
+            at,
+            group: core.id(),
+            local: self.nodes[at].local(self.now),
+            before,
+            now: core.status(),
+            core,
+            log,
+            ended: &effects.outcomes[before.ended..],
+        };
+        self.note_election(&step, memory);
+        self.note_office(&step);
+        self.note_replication(&step, memory);
+        self.note_membership(&step);
+        self.note_snapshot(&step);
+        self.note_requests(&step, memory);
+        self.note_sleep_and_promises(&step);
+        self.tell_step(&step);
+    }
+
+    fn note_sleep_and_promises(&mut self, step: &Step<'_>) {
+        let (before, now) = (&step.before, &step.now);
+        if now.asleep && !before.asleep {
+            self.marks.hit(Mark::Quiesced);
         }
-        if was_leader && !is_leader {
-            if status.term > before.term {
-                marks.hit(Mark::LeaderDeposedByTerm);
-            } else if status.standing.is_none() {
-                marks.hit(Mark::LeaderRemoved);
-            } else if before.cause == Cause::Deadline {
-                marks.hit(if status.durable_index < status.last_index {
-                    Mark::DiskStallSeen
-                } else {
-                    Mark::LeaderWithoutQuorum
-                });
-            }
+        if before.asleep && before.cause == Cause::Propose {
+            self.marks.hit(Mark::QuiescedWoken);
         }
-        if before.role == RoleKind::Candidate && status.role == RoleKind::Follower {
-            marks.hit(if status.term > before.term {
-                Mark::CandidateSawHigherTerm
-            } else {
-                Mark::ElectionLost
-            });
-        }
-        match before.cause {
-            Cause::Vote if status.vote == before.vote && status.term == before.term => {
-                marks.hit(Mark::VoteRefusedByVote);
-            }
-            Cause::PreVote if status.leader.is_some() => {
-                marks.hit(Mark::PreVoteRefusedByStickiness);
-            }
-            Cause::TimeoutNow if status.role != RoleKind::Candidate => {
-                marks.hit(Mark::TimeoutNowLate);
-            }
-            Cause::Rejection if is_leader => marks.hit(Mark::AppendRejected),
-            Cause::StaleAppend => marks.hit(Mark::AppendStale),
-            Cause::Propose if before.asleep => marks.hit(Mark::QuiescedWoken),
-            Cause::LeaseRead(token) if before.lease => {
-                let answered = replica.effects.outcomes.iter().any(|(of, outcome)| {
-                    *of == token && matches!(outcome, Outcome::ReadReady { .. })
-                });
-                if answered {
-                    marks.hit(Mark::LeaseRead);
-                }
-            }
-            _ => {}
-        }
-        if status.asleep && !before.asleep {
-            marks.hit(Mark::Quiesced);
-        }
-        if before.promise != Promise::Kept && status.promise.promise == Promise::Kept {
-            marks.hit(Mark::PromiseLostFenced);
-        }
-        if before.promise != Promise::Kept && before.cause == Cause::Vote {
-            marks.hit(Mark::PromiseLostAbstained);
-        }
-        if log.truncated {
-            marks.hit(Mark::ConflictTruncated);
-            if replica.effects.membership_changed {
-                marks.hit(Mark::ConfigTruncated);
-            }
-        } else if replica.effects.membership_changed && is_joint {
-            marks.hit(Mark::JointEntered);
-        }
-        if log.installed {
-            marks.hit(Mark::SnapshotInstalled);
-        }
-        if status.fault.is_some() {
-            marks.hit(Mark::GroupMute);
-        }
-        if is_leader && !was_leader {
-            let other = self.nodes.iter().filter_map(|node| node.replicas.get(&group));
-            if other.into_iter().any(|other| other.core.is_leader()) {
-                self.marks.hit(Mark::StaleLeaderServed);
-            }
-        }
-        if (status.role, status.term) != (before.role, before.term) {
-            let digest = mix(status.term.get() << 3 | status.role as u64);
-            let (role, term) = (status.role, status.term);
-            self.tell(at, Some(group), EventKind::Role, digest, || format!("{role:?} in {term:?}"));
-        }
-        if (status.commit_index, status.last_index) != (before.commit, before.last) {
-            let (commit, last) = (status.commit_index, status.last_index);
-            let digest = mix(commit.get() ^ last.get() << 32);
-            let text = || format!("log to {last:?}, committed {commit:?}");
-            self.tell(at, Some(group), EventKind::Commit, digest, text);
+        // The only voter of a group gets over it without a fence, when its patience ends.
+        let is_kept = before.promise != Promise::Kept && now.promise.promise == Promise::Kept;
+        if is_kept && before.cause != Cause::Deadline {
+            self.marks.hit(Mark::PromiseLostFenced);
         }
     }
 
-    pub(crate) fn note_refusal(&mut self, refusal: Refusal) {
-        let mark = match refusal {
-            Refusal::Overloaded { .. } => Mark::UncommittedLimit,
-            Refusal::ChangePending => Mark::ConfigRefusedPending,
-            Refusal::TermTooYoung => Mark::ConfigRefusedTerm,
-            Refusal::NotCaughtUp { .. } => Mark::PromotionTooEarly,
-            Refusal::Transferring => Mark::ProposalDuringTransfer,
-            Refusal::TransferFailed => Mark::TransferTimedOut,
-            Refusal::LeadershipLost => Mark::ReadFailedOver,
-            Refusal::DiskFull => Mark::DiskFullSeen,
-            Refusal::NotLeader { .. }
-            | Refusal::TooManyReads
-            | Refusal::Faulted
-            | Refusal::QuorumAtRisk
-            | Refusal::InvalidChange(_) => return,
-        };
-        self.marks.hit(mark);
+    fn tell_step(&mut self, step: &Step<'_>) {
+        let (before, now) = (&step.before, &step.now);
+        let group = Some(step.group);
+        if (now.role, now.term) != (before.role, before.term) {
+            let digest = mix(now.term.get() << 3 | now.role as u64);
+            let (role, term) = (now.role, now.term);
+            self.tell(step.at, group, EventKind::Role, digest, || format!("{role:?} in {term:?}"));
+        }
+        if (now.commit_index, now.last_index) != (before.commit, before.last) {
+            let (commit, last) = (now.commit_index, now.last_index);
+            let digest = mix(commit.get() ^ last.get() << 32);
+            let text = || format!("log to {last:?}, committed {commit:?}");
+            self.tell(step.at, group, EventKind::Commit, digest, text);
+        }
     }
 }
 

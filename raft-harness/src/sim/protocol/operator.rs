@@ -6,7 +6,8 @@ use raft_core::{
 };
 
 use super::network::NodeAt;
-use super::world::{Event, World};
+use super::timeline::Event;
+use super::world::World;
 use crate::sim::marks::Mark;
 
 impl World {
@@ -155,7 +156,7 @@ impl World {
         node.disk.clean(group);
         node.disk.tombstones.insert(group, tombstone);
         self.checker.destroyed(group, replica.id());
-        self.abandon(replica);
+        self.abandon(*replica);
     }
 
     /// Replaces members whose disks are gone, one step at a time.

@@ -9,6 +9,7 @@ use raft_core::{
 };
 
 use super::machine::{Command, Machine};
+use super::notes::Memory;
 use super::record::{Payload, Record};
 use crate::sim::observe::{
     Activity, EntryClass, EntryIdentity, LogView, MembershipView, Promises, ReplicaView,
@@ -43,6 +44,7 @@ pub(crate) struct Replica {
     /// The core's wish to be woken that an event stands for, on the common clock.
     pub(crate) armed: Option<u64>,
     pub(crate) touched: bool,
+    pub(crate) memory: Memory,
 }
 
 impl Replica {
@@ -57,8 +59,13 @@ impl Replica {
         for change in self.effects.log_changes.drain(..) {
             match change {
                 LogChange::Truncated { from } => {
-                    self.log.truncate(from.prev().since(self.base) as usize);
-                    events.truncated = true;
+                    let kept = from.prev().since(self.base) as usize;
+                    let mut terms: Vec<Term> =
+                        self.log.iter().skip(kept).map(|record| record.term).collect();
+                    // Terms never fall along a log.
+                    terms.dedup();
+                    events.truncated_terms = terms.len();
+                    self.log.truncate(kept);
                 }
                 LogChange::Appended { index, term, kind, time } => {
                     let payload = match kind {
@@ -104,7 +111,6 @@ impl Replica {
                     let gone = upto.since(self.base) as usize;
                     self.log.drain(..gone.min(self.log.len()));
                     self.base = upto;
-                    events.compacted = true;
                 }
             }
         }
@@ -183,9 +189,9 @@ impl Replica {
 /// What a step did to the log, for marks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogEvents {
-    pub(crate) truncated: bool,
+    /// How many terms the entries that were cut are of.
+    pub(crate) truncated_terms: usize,
     pub(crate) installed: bool,
-    pub(crate) compacted: bool,
 }
 
 /// Lists a view borrows that the core does not keep as such.

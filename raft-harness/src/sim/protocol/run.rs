@@ -10,7 +10,8 @@ use raft_core::{GroupId, NodeId, Standing};
 
 use super::replica::{MembershipLists, Replica};
 use super::setup::Setup;
-use super::world::{Event, World};
+use super::timeline::Event;
+use super::world::World;
 use crate::sim::case::Case;
 use crate::sim::history::End;
 use crate::sim::linearizability::{search, session, witness};
@@ -31,6 +32,7 @@ pub(crate) fn run(case: &Case, kept_max: usize) -> RunReport {
     if let Err(panic) = panics::caught(|| world.live()) {
         world.violation = Some(panic);
     }
+    world.note_lost_terms();
     report.hash = world.final_hash();
     report.violation = world.violation;
     report.marks = world.marks;
@@ -184,6 +186,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn sweep(&mut self) {
+        self.queue.push(self.now + 1_000_000, Event::Sweep);
+        self.sweep_now();
+    }
+
+    /// Compares whole logs, now and then.
+    pub(crate) fn sweep_now(&mut self) {
+        let lists: Vec<(NodeId, &Replica, MembershipLists)> = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.replicas.values().map(move |replica| (node.id, replica)))
+            .map(|(node, replica)| (node, &**replica, MembershipLists::of(&replica.core)))
+            .collect();
+        let views = lists.iter().map(|(node, replica, lists)| replica.view(*node, None, lists));
+        let seen = self.checker.sweep(views);
+        self.check(seen);
     }
 
     /// Everything that clients did must have an explanation, settled or not.

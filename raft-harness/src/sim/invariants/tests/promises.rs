@@ -5,11 +5,28 @@ use super::*;
 #[test]
 fn a_second_vote_in_a_term_is_refused() {
     let mut world = World::led(&[1, 2, 3]);
+    world.stand(3, 2).expect("sound");
     world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
     refused(world.step(2, |p| p.vote = Some(1)), Check::VoteOnce);
     let mut world = World::led(&[1, 2, 3]);
+    world.stand(3, 2).expect("sound");
     world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
     refused(world.step(2, |p| p.vote = None), Check::VoteOnce);
+}
+
+#[test]
+fn a_vote_for_a_lesser_log_or_for_who_does_not_stand_is_refused() {
+    let mut world = World::led(&[1, 2, 3]);
+    refused(world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)), Check::VoteCurrent);
+    let mut world = World::led(&[1, 2, 3]);
+    world.append(1, plain(1, 11)).expect("sound");
+    world.replicate(1, 2).expect("sound");
+    world.stand(3, 2).expect("sound");
+    refused(world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)), Check::VoteCurrent);
+    let mut world = World::led(&[1, 2, 3]);
+    world.append(1, plain(1, 11)).expect("sound");
+    world.stand(1, 2).expect("sound");
+    world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(1), None)).expect("it has more");
 }
 
 #[test]
@@ -17,10 +34,22 @@ fn a_vote_given_twice_on_the_wire_is_refused_in_any_life() {
     let mut world = World::led(&[1, 2, 3]);
     let vote =
         |candidate| Promise::Vote { term: Term::new(2), candidate: ReplicaId::new(candidate) };
+    world.stand(3, 2).expect("sound");
     world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
     world.says(2, vote(3)).expect("sound");
     world.says(2, vote(3)).expect("said again");
     refused(world.says(2, vote(1)), Check::VoteOnce);
+}
+
+#[test]
+fn a_vote_of_a_term_that_is_over_is_refused() {
+    let mut world = World::led(&[1, 2, 3]);
+    let vote = |term| Promise::Vote { term: Term::new(term), candidate: ReplicaId::new(3) };
+    world.stand(3, 2).expect("sound");
+    world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
+    world.step(2, |p| (p.term, p.vote, p.leader) = (4, None, None)).expect("sound");
+    world.says(2, vote(2)).expect("it had given it, and the message is late");
+    refused(world.says(2, vote(3)), Check::VoteOnce);
 }
 
 #[test]
@@ -60,6 +89,7 @@ fn a_crash_ends_a_lease() {
 fn a_promise_forgotten_over_a_restart_is_refused() {
     let promising = || {
         let mut world = World::led(&[1, 2, 3]);
+        world.stand(3, 2).expect("sound");
         world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
         let vote = Promise::Vote { term: Term::new(2), candidate: ReplicaId::new(3) };
         world.says(2, vote).expect("sound");
@@ -113,6 +143,7 @@ fn a_wiped_replica_must_say_so_and_abstain() {
 fn taking_part_again_below_a_forgotten_term_is_refused() {
     let lost = |term| {
         let mut world = World::led(&[1, 2, 3]);
+        world.stand(3, 3).expect("sound");
         world.step(2, |p| (p.term, p.vote, p.leader) = (3, Some(3), None)).expect("sound");
         world.says(2, Promise::Term(Term::new(3))).expect("sound");
         world

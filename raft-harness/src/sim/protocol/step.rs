@@ -1,0 +1,81 @@
+//! One input for one replica: the core steps, the checks look, and only then the driver follows.
+//!
+//! No effect of a step is carried out before every check has seen what the step has made of the
+//! replica.
+
+use raft_core::{GroupId, Input, LogIndex, Message, Micros};
+
+use super::machine::Command;
+use super::network::NodeAt;
+use super::node::Running;
+use super::notes::Before;
+use super::platters::Platters;
+use super::record::Record;
+use super::replica::MembershipLists;
+use super::timeline::Event;
+use super::world::World;
+
+impl World {
+    pub(crate) fn touch(&mut self, at: NodeAt, group: GroupId) {
+        let node = &mut self.nodes[at];
+        let Some(replica) = node.replicas.get_mut(&group) else { return };
+        if !replica.touched {
+            replica.touched = true;
+            node.touched.push(group);
+        }
+        if !node.turn_due && node.running == Running::Up {
+            node.turn_due = true;
+            let life = node.incarnation;
+            let after = 5 + self.rng_turn.below(60);
+            self.queue.push(self.now + after, Event::Turn { node: at, life });
+        }
+    }
+
+    /// One input for one replica: the core steps, the checks look, the driver follows.
+    pub(crate) fn step(&mut self, at: NodeAt, group: GroupId, input: Input, records: &[Record]) {
+        self.step_with(at, group, input, records, None);
+    }
+
+    pub(crate) fn step_with(
+        &mut self,
+        at: NodeAt,
+        group: GroupId,
+        input: Input,
+        records: &[Record],
+        proposed: Option<Command>,
+    ) {
+        if self.violation.is_some() || self.nodes[at].running != Running::Up {
+            return;
+        }
+        let local = self.nodes[at].local(self.now);
+        let Some(mut replica) = self.nodes[at].replicas.remove(&group) else { return };
+        self.counts.steps += 1;
+        let prev = match &input {
+            Input::Message { message: Message::Append(append), .. } => append.prev_index,
+            _ => LogIndex::ZERO,
+        };
+        match &input {
+            Input::Propose { token, .. }
+            | Input::Read { token, .. }
+            | Input::Transfer { token, .. }
+            | Input::ChangeMembership { token, .. } => {
+                replica.open.insert(*token);
+            }
+            _ => {}
+        }
+        let before = Before::of(&mut replica, &input);
+        replica.core.step(local, input, &mut replica.effects);
+        let log = replica.follow_log(proposed, prev, records);
+        self.note_step(at, &mut replica, before, log);
+        // A lease ends by the leader's own clock; the checks know only the common one.
+        let lease =
+            replica.core.lease_until().map(|until| Micros::new(self.nodes[at].clock.common(until)));
+        let lists = MembershipLists::of(&replica.core);
+        let view = replica.view(self.nodes[at].id, lease, &lists);
+        let platters = Platters { nodes: &self.nodes, counts_written: self.counts_written() };
+        let seen = self.checker.observe(Micros::new(self.now), &view, &platters);
+        self.check(seen);
+        self.nodes[at].replicas.insert(group, replica);
+        self.touch(at, group);
+    }
+}
