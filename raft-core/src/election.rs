@@ -368,3 +368,18 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_elected_by_nobody() {
+        let me = ReplicaId::new(1);
+        let mut tally = Tally::new(1);
+        assert!(tally.record(me, Verdict::Granted));
+        assert_eq!(tally.result(&Membership::unknown()), VoteResult::Lost);
+        let alone = Membership::of_voters([me]).unwrap();
+        assert_eq!(tally.result(&alone), VoteResult::Won);
+    }
+}

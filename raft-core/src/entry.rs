@@ -71,3 +71,30 @@ pub struct HardState {
     /// Whom it voted for in that term.
     pub vote: Option<ReplicaId>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_keeps_its_number_and_no_other_number_is_a_kind() {
+        let kinds = [(0, EntryKind::Noop), (1, EntryKind::Command), (2, EntryKind::Config)];
+        for (code, kind) in kinds {
+            assert_eq!((kind.code(), EntryKind::from_code(code)), (code, Some(kind)));
+        }
+        assert!((3..=u8::MAX).all(|code| EntryKind::from_code(code).is_none()));
+    }
+
+    #[test]
+    fn an_entry_without_payload_is_not_free() {
+        let entry = |payload| Entry {
+            index: LogIndex::new(1),
+            term: Term::new(1),
+            kind: EntryKind::Command,
+            time: LogTime::default(),
+            payload,
+        };
+        assert_eq!(entry(Bytes::new()).cost(), Entry::OVERHEAD);
+        assert_eq!(entry(Bytes::from_static(&[7; 100])).cost(), Entry::OVERHEAD + 100);
+    }
+}

@@ -185,3 +185,29 @@ impl fmt::Debug for Micros {
         write!(f, "{}us", self.get())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    #[test]
+    fn equal_numbers_of_different_kinds_can_be_told_apart_in_a_log() {
+        let shown = format!("{:?} {:?} {:?}", NodeId::new(7), ReplicaId::new(7), Term::new(7));
+        assert_eq!(shown, "n7 r7 t7");
+        assert_eq!(format!("{} {}", NodeId::new(7), Term::new(7)), "7 7", "for displays");
+        assert_eq!(format!("{:?}", Micros::new(7)), "7us");
+    }
+
+    #[test]
+    fn a_moment_is_what_it_was_made_of_up_to_the_last_but_one() {
+        for value in [0, 1, u64::MAX - 1] {
+            assert_eq!(Micros::new(value).get(), value);
+        }
+        assert_eq!(Micros::new(u64::MAX).get(), u64::MAX - 1);
+        let end = Micros::new(u64::MAX);
+        assert_eq!(end.after(Duration::from_secs(1)), end, "the clock stops, and does not wrap");
+        assert_eq!(Micros::ZERO.since(end), Duration::ZERO);
+    }
+}

@@ -155,15 +155,27 @@ pub struct Effects {
 impl Effects {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.persist.is_none()
-            && self.messages.is_empty()
-            && self.log_changes.is_empty()
-            && self.outcomes.is_empty()
-            && self.snapshot.is_none()
-            && self.appliable.is_none()
-            && !self.membership_changed
-            && !self.role_changed
-            && self.fault.is_none()
+        // By name, so that nobody adds one and forgets it here.
+        let Self {
+            persist,
+            messages,
+            log_changes,
+            outcomes,
+            snapshot,
+            appliable,
+            membership_changed,
+            role_changed,
+            fault,
+        } = self;
+        persist.is_none()
+            && messages.is_empty()
+            && log_changes.is_empty()
+            && outcomes.is_empty()
+            && snapshot.is_none()
+            && appliable.is_none()
+            && !membership_changed
+            && !role_changed
+            && fault.is_none()
     }
 }
 
@@ -481,11 +493,6 @@ impl Durable {
     pub const fn attest(seq: PersistSeq) -> Self {
         Self { seq }
     }
-
-    /// Everything up to this operation is on disk.
-    pub const fn seq(self) -> PersistSeq {
-        self.seq
-    }
 }
 
 impl Outbox {
@@ -515,6 +522,44 @@ impl Outbox {
         match gate {
             None => self.ready.push(message),
             Some(until) => self.gated.push(Gated { until, message }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    #[test]
+    fn whatever_there_is_to_do_is_not_nothing() {
+        let nothing = Effects::default;
+        assert!(nothing().is_empty());
+        let index = LogIndex::new(1);
+        let mut messages = Outbox::default();
+        let message = Message::Fence(crate::Fence {
+            term: Term::new(1),
+            incarnation: Incarnation::new(1),
+            index,
+        });
+        messages.send(ReplicaId::new(2), message.clone(), None);
+        let mut gated = Outbox::default();
+        gated.send(ReplicaId::new(2), message, Some(PersistSeq::new(1)));
+        let change = LogChange::Truncated { from: index };
+        for something in [
+            Effects { persist: Some(Persist::default()), ..nothing() },
+            Effects { messages, ..nothing() },
+            Effects { messages: gated, ..nothing() },
+            Effects { log_changes: vec![change], ..nothing() },
+            Effects { outcomes: vec![(Token::new(1), Outcome::Unknown)], ..nothing() },
+            Effects { snapshot: Some(SnapshotEffect::Abort { index }), ..nothing() },
+            Effects { appliable: Some(index), ..nothing() },
+            Effects { membership_changed: true, ..nothing() },
+            Effects { role_changed: true, ..nothing() },
+            Effects { fault: Some(Fault::LogUnreadable { index }), ..nothing() },
+        ] {
+            assert!(!something.is_empty(), "{something:?}");
         }
     }
 }

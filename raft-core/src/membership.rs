@@ -481,6 +481,63 @@ mod tests {
     }
 
     #[test]
+    fn a_membership_survives_its_encoding_in_every_standing() {
+        let at = |id, standing| Member { replica: r(id), node: NodeId::new(id << 40), standing };
+        let first = Membership::new([
+            at(1, Standing::Voter),
+            at(2, Standing::Voter),
+            at(3, Standing::Voter),
+        ]);
+        let newcomer = MemberChange::AddLearner { replica: r(4), node: NodeId::new(u64::MAX) };
+        let second = MemberChange::AddLearner { replica: r(5), node: NodeId::new(0) };
+        let four = first.unwrap().change(&[newcomer, second]).unwrap();
+        let moves =
+            [MemberChange::Promote(r(4)), MemberChange::Demote(r(1)), MemberChange::Remove(r(2))];
+        let joint = four.change(&moves).unwrap();
+        let standings: vec::Vec<Standing> = joint.members().iter().map(|m| m.standing).collect();
+        let all = [
+            Standing::Demoting,
+            Standing::Outgoing,
+            Standing::Voter,
+            Standing::Incoming,
+            Standing::Learner,
+        ];
+        assert_eq!(standings, all);
+        for membership in [four, joint.leave().unwrap(), joint] {
+            assert_eq!(Membership::decode(&membership.encode()), Ok(membership));
+        }
+    }
+
+    #[test]
+    fn bytes_of_another_version_or_an_unknown_standing_are_refused_by_name() {
+        let bytes = voters(&[2]).encode();
+        for version in [0, 2, u8::MAX] {
+            let mut other = bytes.clone();
+            other[0] = version;
+            let refused = MembershipError::Encoding("of a version not known here");
+            assert_eq!(Membership::decode(&other), Err(refused));
+        }
+        for standing in Standing::WITNESS_CODE + 1..=u8::MAX {
+            let mut other = bytes.clone();
+            other[26] = standing;
+            let refused = MembershipError::Encoding("a standing not known here");
+            assert_eq!(Membership::decode(&other), Err(refused));
+        }
+    }
+
+    #[test]
+    fn a_first_membership_names_nobody_twice_and_is_not_under_change() {
+        let at = |id, standing| Member { replica: r(id), node: NodeId::new(id), standing };
+        let twice = [at(1, Standing::Voter), at(2, Standing::Voter), at(1, Standing::Learner)];
+        assert_eq!(Membership::new(twice), Err(MembershipError::Twice(r(1))));
+        for half in [Standing::Incoming, Standing::Outgoing, Standing::Demoting] {
+            let changing = [at(1, Standing::Voter), at(2, half)];
+            assert_eq!(Membership::new(changing), Err(MembershipError::Standing(r(2))));
+        }
+        assert_eq!(Membership::new([at(1, Standing::Learner)]), Err(MembershipError::NoVoter));
+    }
+
+    #[test]
     fn a_group_has_a_largest_size() {
         let many: vec::Vec<u64> = (1..=MEMBERS_MAX as u64).collect();
         let full = voters(&many);

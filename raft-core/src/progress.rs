@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::time::Duration;
 
 use crate::id::{LogIndex, Micros, ReplicaId};
 use crate::membership::Standing;
@@ -49,7 +50,7 @@ pub(crate) enum State {
     Replicate(Window),
     /// The peer needs entries that are not here any more.
     Snapshot {
-        /// The snapshot that was offered, and when.
+        /// The oldest snapshot that the peer may be fetching, and when one was last offered.
         offered: Option<Box<(LogIndex, Micros)>>,
     },
 }
@@ -201,6 +202,25 @@ impl Progress {
         self.session = session;
         self.next_index = self.match_index.max(base).next();
         self.state = State::Probe { sent: None };
+    }
+
+    /// It is offered the snapshot at `index`. One that it was offered before, it may still be
+    /// fetching: it finishes that one first. But for a peer that has been silent for so long
+    /// nothing is kept.
+    pub(crate) fn offer(&mut self, now: Micros, index: LogIndex, patience: Duration) {
+        let earlier = match &self.state {
+            State::Snapshot { offered } if now.since(self.contact) < patience => offered.as_deref(),
+            State::Snapshot { .. } | State::Probe { .. } | State::Replicate(_) => None,
+        };
+        let oldest = earlier.map_or(index, |(earlier, _)| index.min(*earlier));
+        self.state = State::Snapshot { offered: Some(Box::new((oldest, now))) };
+    }
+
+    /// It says which snapshot it is fetching; `newest` is the newest it can have been offered.
+    pub(crate) fn fetches(&mut self, index: LogIndex, newest: LogIndex) {
+        if let State::Snapshot { offered: Some(offered) } = &mut self.state {
+            offered.0 = index.min(newest);
+        }
     }
 
     pub(crate) fn may_send(&self, now: Micros, last: LogIndex, settings: &Settings) -> bool {

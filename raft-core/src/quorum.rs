@@ -152,10 +152,13 @@ impl<'a> Half<'a> {
         if self.voters.is_empty() {
             return VoteResult::Won;
         }
+        if self.voters.len() > MEMBERS_MAX {
+            return VoteResult::Pending;
+        }
         // One bit per voter.
         let (mut granted, mut refused) = (0u64, 0u64);
         for (replica, verdict) in answers {
-            let Some(at) = self.position(replica, 0).filter(|at| *at < MEMBERS_MAX) else {
+            let Some(at) = self.position(replica, 0) else {
                 continue;
             };
             let bit = 1 << at;
@@ -288,6 +291,21 @@ mod tests {
                 assert_eq!(Some(majority_reached(&mut held)), naive, "{held:?}");
             }
         }
+    }
+
+    #[test]
+    fn nobody_and_too_many_decide_nothing() {
+        assert_eq!(committed(&mut []), LogIndex::ZERO);
+        let voters: Vec<ReplicaId> = (0..=MEMBERS_MAX as u64).map(ReplicaId::new).collect();
+        // Past `new`, which a debug build does not let a half of this size through.
+        let too_many = Half { voters: &voters };
+        let all = || voters.iter().copied();
+        assert_eq!(too_many.reached(all().map(|voter| (voter, 7))), Some(0));
+        let granted = all().map(|voter| (voter, Verdict::Granted));
+        assert_eq!(too_many.vote_result(granted.clone()), VoteResult::Pending);
+        let largest = Half::new(&voters[1..]);
+        assert_eq!(largest.reached(all().map(|voter| (voter, 7))), Some(7));
+        assert_eq!(largest.vote_result(granted), VoteResult::Won);
     }
 
     #[test]

@@ -83,7 +83,8 @@ impl Group {
         {
             self.ask_quorum(Asker::Peer { replica: from, id }, effects);
         } else {
-            self.answer_asker(Asker::Peer { replica: from, id }, None, effects);
+            let refusal = Refusal::NotLeader { leader: self.leader };
+            self.answer_asker(Asker::Peer { replica: from, id }, Err(refusal), effects);
         }
     }
 
@@ -123,12 +124,7 @@ impl Group {
             return;
         };
         if leader.reads_pending() >= self.settings.reads_pending_max {
-            match asker {
-                Asker::Driver(token) => {
-                    effects.outcomes.push((token, Outcome::Refused(Refusal::TooManyReads)));
-                }
-                Asker::Peer { .. } => self.answer_asker(asker, None, effects),
-            }
+            self.answer_asker(asker, Err(Refusal::TooManyReads), effects);
             return;
         }
         leader.busy = now;
@@ -177,19 +173,22 @@ impl Group {
             // A read that came before our no-op was committed takes today's commit index: it may
             // only be newer.
             let index = read.index.unwrap_or(commit);
-            self.answer_asker(read.asker, Some(index), effects);
+            self.answer_asker(read.asker, Ok(index), effects);
         }
     }
 
-    fn answer_asker(&self, asker: Asker, index: Option<LogIndex>, effects: &mut Effects) {
-        match (asker, index) {
-            (Asker::Driver(token), Some(index)) => {
-                effects.outcomes.push((token, Outcome::ReadReady { index }));
+    /// Ends a read. A peer does not learn why it was refused: it asks again, or somebody else.
+    fn answer_asker(&self, asker: Asker, answer: Result<LogIndex, Refusal>, effects: &mut Effects) {
+        match asker {
+            Asker::Driver(token) => {
+                let outcome = match answer {
+                    Ok(index) => Outcome::ReadReady { index },
+                    Err(refusal) => Outcome::Refused(refusal),
+                };
+                effects.outcomes.push((token, outcome));
             }
-            (Asker::Driver(token), None) => {
-                effects.outcomes.push((token, Outcome::Refused(Refusal::LeadershipLost)));
-            }
-            (Asker::Peer { replica, id }, index) => {
+            Asker::Peer { replica, id } => {
+                let index = answer.ok();
                 let reply = ReadIndexReply { term: self.hard_state.term, id, index };
                 self.send_promise(replica, Message::ReadIndexReply(reply), effects);
             }

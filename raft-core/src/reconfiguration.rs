@@ -120,10 +120,13 @@ impl Group {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        if index > self.commit || self.commit < leader.term_start || self.disk == DiskSpace::Full {
+        if index > self.commit || self.commit < leader.term_start {
             return;
         }
         if leader.is_joint && leader.transfer.is_none() && !crate::planted!(JointNeverLeft) {
+            if self.disk == DiskSpace::Full {
+                return;
+            }
             // A joint membership always leaves voters behind; anything else cannot be left.
             if let Ok(left) = self.membership().leave() {
                 let index = self.append_membership(left, effects);

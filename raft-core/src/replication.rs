@@ -216,7 +216,8 @@ impl Group {
                     }
                 }
             }
-            AppendResult::StaleTerm | AppendResult::Receiving { .. } => {}
+            AppendResult::StaleTerm => {}
+            AppendResult::Receiving { index } => progress.fetches(index, self.snapshot),
             // The offer is repeated when its time has come; whatever came instead goes on.
             AppendResult::Declined(Declined::SnapshotFailed) => {}
             AppendResult::Declined(Declined::DiskFull) => {

@@ -46,8 +46,8 @@ impl Group {
         })
     }
 
-    /// The oldest snapshot that some peer was offered and has not answered: a driver keeps its
-    /// bytes.
+    /// The oldest snapshot that some peer was offered and may be fetching, as far as it is heard
+    /// of: a driver keeps its bytes.
     pub fn snapshot_offered(&self) -> Option<LogIndex> {
         let Role::Leader(leader) = &self.role else {
             return None;
@@ -84,7 +84,8 @@ impl Group {
         self.compact(upto, effects);
         if let Role::Leader(leader) = &mut self.role {
             for peer in &mut leader.peers {
-                if peer.next_index.prev() < upto {
+                // Whoever is sent a snapshot already finishes that one first.
+                if peer.next_index.prev() < upto && !matches!(peer.state, State::Snapshot { .. }) {
                     peer.state = State::Snapshot { offered: None };
                 }
             }
@@ -115,7 +116,7 @@ impl Group {
         };
         let term = leader.term;
         for peer in leader.peers.iter_mut().filter(|peer| due(&peer.state)) {
-            peer.state = State::Snapshot { offered: Some(Box::new((meta.index, now))) };
+            peer.offer(now, meta.index, patience);
             let offer = SnapshotOffer { term, session: peer.session, meta: meta.clone() };
             effects.messages.send(peer.replica, Message::Snapshot(offer), None);
         }

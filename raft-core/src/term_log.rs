@@ -130,9 +130,7 @@ impl TermLog {
     }
 
     pub(crate) fn append(&mut self, term: Term, count: u64) {
-        if count == 0 {
-            return;
-        }
+        debug_assert!(count > 0, "no entry needs no run");
         debug_assert!(term >= self.last_term(), "terms fall along the log");
         if term > self.newest.1 {
             if self.newest.0 <= self.last {

@@ -131,7 +131,11 @@ mod tests {
                 (0..count).map(|term| TermRun { term: Term::new(term), count: term + 1 }).collect();
             let pushed: TermRuns = want.iter().copied().collect();
             assert_eq!(pushed[..], want[..]);
-            assert_eq!(TermRuns::from(want), pushed);
+            let mut runs = TermRuns::from(want.clone());
+            assert_eq!(runs, pushed);
+            runs.iter_mut().for_each(|run| run.count += 1);
+            let longer = want.iter().map(|run| TermRun { count: run.count + 1, ..*run });
+            assert_eq!(runs, longer.collect());
         }
     }
 }

@@ -84,6 +84,12 @@ mod tests {
         };
         let refusal = VoteReply { term: Term::new(5), attempt: 4, verdict: Verdict::Refused };
         assert_eq!(tombstone.answer(&Message::Vote(request)), Some(Message::VoteReply(refusal)));
+        let pre_vote = tombstone.answer(&Message::PreVote(request));
+        assert_eq!(pre_vote, Some(Message::PreVoteReply(refusal)));
+        // An answer to an answer could go on for ever.
+        for answer in [Message::VoteReply(refusal), Message::PreVoteReply(refusal)] {
+            assert_eq!(tombstone.answer(&answer), None);
+        }
 
         let members = Membership::of_voters([ReplicaId::new(3)]).unwrap();
         let start = |group, replica| {
@@ -98,5 +104,10 @@ mod tests {
         assert!(!tombstone.admits(&start(group, 1)));
         assert!(tombstone.admits(&start(group, 4)));
         assert!(tombstone.admits(&start(GroupId::new(8), 3)));
+
+        let mut last = start(group, 3);
+        last.hard_state = hard_state;
+        let removed = Group::new(crate::Micros::ZERO, last).unwrap();
+        assert_eq!(removed.tombstone(), tombstone, "what it voted is kept of it");
     }
 }

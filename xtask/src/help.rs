@@ -34,6 +34,11 @@ cargo xtask <command>
       Builds the scenarios of raft-core with bugs that can be planted, and shows that every
       test fails that docs/HISTORY_OF_BUGS.md names for the bug. Without arguments: all.
 
+  coverage [--seeds N] [--lines]
+      Counts which lines of raft-core its tests reach, file by file; with --seeds also what so
+      many seeds of the simulator reach. --lines names the others. Needs LLVM's programs,
+      and says how to get them; see docs/COVERAGE.md.
+
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 mod bench_peers;
 mod ci;
+mod coverage;
 mod durability;
 mod help;
 mod interop;
@@ -20,8 +21,8 @@ mod job;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 8] =
-    ["ci", "sim", "mutants", "planted", "interop", "durability", "bench-peers", "help"];
+const COMMANDS: [&str; 9] =
+    ["ci", "sim", "mutants", "planted", "interop", "durability", "coverage", "bench-peers", "help"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         "interop" => interop::run(rest),
         "durability" => durability::run(rest),
         "planted" => planted::run(rest),
+        "coverage" => coverage::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),

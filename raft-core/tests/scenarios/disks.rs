@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use raft_core::{DiskSpace, Input, Message, Outcome, ReadPath, Refusal, ReplicaId, Verdict};
+use raft_core::{
+    DiskSpace, Input, MemberChange, Message, Outcome, ReadPath, Refusal, ReplicaId, Verdict,
+};
 
 use crate::bench::*;
 use crate::fleet::Fleet;
@@ -106,6 +108,48 @@ fn a_leader_without_room_takes_nothing_and_hands_over() {
     fleet.works();
     fleet.live(Duration::from_millis(100));
     fleet.agree();
+}
+
+/// To step down takes no room.
+#[test]
+fn a_removed_leader_steps_down_with_a_full_disk_too() {
+    let mut bench = Bench::leader(&[]);
+    bench.catch_up(TWO);
+    let changes = vec![MemberChange::Remove(ONE)];
+    bench.input(Input::ChangeMembership { token: token(1), changes });
+    bench.sync();
+    bench.input(Input::Disk(DiskSpace::Full));
+    bench.catch_up(TWO);
+    assert!(bench.group.is_leader(), "one of the two who stay");
+    bench.catch_up(THREE);
+    assert_eq!(bench.commit(), 2);
+    assert!(!bench.group.is_leader(), "its removal is committed");
+    assert!(bench.messages_to(TWO).iter().any(|told| matches!(told, Message::TimeoutNow(_))));
+}
+
+/// To leave a joint membership takes an entry, and so it waits for room.
+#[test]
+fn a_joint_membership_is_left_when_there_is_room() {
+    let mut bench = Bench::leader(&[]);
+    for peer in [TWO, THREE] {
+        bench.catch_up(peer);
+    }
+    let changes = vec![MemberChange::Demote(TWO), MemberChange::Demote(THREE)];
+    bench.input(Input::ChangeMembership { token: token(1), changes });
+    bench.sync();
+    // Nobody else may lead after the change, so there is nobody to hand over to.
+    bench.input(Input::Disk(DiskSpace::Full));
+    bench.catch_up(TWO);
+    assert_eq!((bench.commit(), bench.group.last_index().get()), (2, 2));
+    bench.live_with(TWO, Duration::from_millis(200));
+    assert!(bench.group.is_leader() && bench.group.membership().is_joint());
+    assert_eq!(bench.group.last_index().get(), 2);
+    bench.input(Input::Disk(DiskSpace::Ample));
+    bench.live_with(TWO, Duration::from_secs(1));
+    bench.sync();
+    bench.catch_up(TWO);
+    assert!(bench.group.is_leader() && !bench.group.membership().is_joint());
+    assert_eq!(bench.group.membership().incoming(), [ONE]);
 }
 
 #[test]

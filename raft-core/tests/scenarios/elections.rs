@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Campaign, Fault, GroupId, HardState, Heartbeat, Incarnation, Input, LogTime, Message, Micros,
-    Outcome, ReadPath, Refusal, Rest, RoleKind, Settings, Verdict, VoteRequest,
+    Campaign, Fault, GroupId, HardState, Heartbeat, Incarnation, Input, LogTime, Membership,
+    Message, Micros, Outcome, ReadPath, Refusal, Rest, RoleKind, Session, Settings, SnapshotMeta,
+    SnapshotOffer, Verdict, VoteRequest,
 };
 
 use crate::bench::*;
@@ -317,13 +318,27 @@ fn candidate_waits_a_full_timeout_from_the_moment_it_could_ask() {
 
 #[test]
 fn two_leaders_in_one_term_mute_the_group() {
-    let mut bench = Bench::follower(&[]);
-    bench.hear(TWO, heartbeat(1, 0));
-    bench.hear(THREE, heartbeat(1, 0));
-    assert!(matches!(
-        bench.fault(),
-        Some(raft_core::Fault::TwoLeaders { first: TWO, second: THREE, .. })
-    ));
+    // Whatever the second one says of itself.
+    let members = Membership::of_voters([ONE, TWO, THREE]).expect("distinct voters");
+    let meta = SnapshotMeta {
+        index: index(5),
+        term: term(1),
+        time: LogTime::default(),
+        config_index: index(0),
+        membership: Arc::new(members),
+    };
+    let offer = SnapshotOffer { term: term(1), session: Session::new(1), meta };
+    for word in
+        [heartbeat(1, 0), Message::Append(append(1, (0, 0), &[1], 0)), Message::Snapshot(offer)]
+    {
+        let mut bench = Bench::follower(&[]);
+        bench.hear(TWO, heartbeat(1, 0));
+        bench.hear(THREE, word.clone());
+        let two = Some(Fault::TwoLeaders { term: term(1), first: TWO, second: THREE });
+        assert_eq!(bench.fault(), two, "{word:?}");
+        assert_eq!(bench.group.last_index(), index(0), "nothing was taken: {word:?}");
+        assert!(bench.effects.snapshot.is_none());
+    }
 }
 
 #[test]

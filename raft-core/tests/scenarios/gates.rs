@@ -101,6 +101,30 @@ fn append_acknowledgement_names_only_what_is_durable() {
     assert_eq!(acknowledged, [(3, 4), (4, 4)]);
 }
 
+/// A driver reads back what it is told is written, for instance to send it to others.
+#[test]
+fn nothing_counts_as_written_before_the_page_cache_has_it_or_once_it_is_replaced() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, Message::Append(append(1, (1, 1), &[1, 1], 0)));
+    let first = bench.take();
+    assert_eq!(bench.group.written_index(), index(1));
+    bench.hear(TWO, Message::Append(append(1, (3, 1), &[1], 0)));
+    let second = bench.take();
+    bench.input(Input::Written(first.seq));
+    assert_eq!(bench.group.written_index(), index(3));
+    bench.input(Input::Written(second.seq));
+    assert_eq!(bench.group.written_index(), index(4));
+    assert_eq!(bench.group.status().durable_index, index(1));
+    // Entries 3 and 4 are replaced, and what was reported of them before is void.
+    bench.hear(THREE, Message::Append(append(2, (2, 1), &[2], 0)));
+    let third = bench.take();
+    assert_eq!((bench.group.written_index(), bench.group.last_term()), (index(2), term(2)));
+    bench.persisted(second.seq);
+    assert_eq!(bench.group.written_index(), index(2));
+    bench.input(Input::Written(third.seq));
+    assert_eq!(bench.group.written_index(), index(3));
+}
+
 #[test]
 fn acknowledgement_owed_while_no_leader_was_known_is_not_forgotten() {
     let mut bench = Bench::follower(&[1]);

@@ -402,6 +402,30 @@ fn a_removed_leader_hands_over_and_falls_silent() {
     fleet.works();
 }
 
+/// It hears that it was removed from the leader, if it hears anything in time.
+#[test]
+fn a_removed_peer_is_told_for_a_while_and_then_forgotten() {
+    let mut bench = leader_of_five(0b00111);
+    assert_eq!(change(&mut bench, 1, &[MemberChange::Remove(THREE)]), None);
+    bench.sync();
+    bench.catch_up(TWO);
+    assert_eq!(bench.commit(), 2);
+    let farewell = bench.append_for(THREE).expect("the entry that removes it");
+    assert_eq!(farewell.configs.len(), 1);
+    bench.hear(THREE, accepted(&farewell, 2));
+    bench.live_with(TWO, Duration::from_millis(300));
+    assert!(bench.group.replicated_to().contains(&THREE));
+    let told = bench.messages_to(THREE).iter().any(
+        |message| matches!(message, Message::Heartbeat(heartbeat) if heartbeat.commit == index(2)),
+    );
+    assert!(told, "that its removal is committed");
+    bench.live_with(TWO, Duration::from_secs(2));
+    assert_eq!(bench.group.replicated_to(), [TWO, FOUR, FIVE]);
+    bench.sent.clear();
+    bench.live_with(TWO, Duration::from_secs(1));
+    assert!(bench.messages_to(THREE).is_empty() && !bench.messages_to(TWO).is_empty());
+}
+
 /// It is not counted while it still leads: its removal is committed by those who stay.
 #[test]
 fn a_leader_being_removed_does_not_count_itself() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Input, Message, Outcome, ReadPath, Refusal, Settings, Verdict};
+use raft_core::{Input, Message, Outcome, ReadIndexReply, ReadPath, Refusal, Settings, Verdict};
 
 use crate::bench::*;
 use crate::fleet::Fleet;
@@ -107,6 +107,33 @@ fn reads_beyond_the_limit_are_refused_and_the_others_answered() {
     assert_eq!(bench.take_outcomes(), [(token(2), refused)]);
     bench.hear(TWO, heartbeat_reply(1, 9));
     assert_eq!(bench.take_outcomes().len(), 1);
+}
+
+#[test]
+fn forwarded_reads_beyond_the_limit_are_refused_and_the_others_answered() {
+    let mut limited = start(ONE, &[1]);
+    limited.settings = Arc::new(Settings { reads_pending_max: 2, ..Settings::default() });
+    let mut bench = Bench::new(limited);
+    bench.hear(TWO, heartbeat(1, 0));
+    for of in 1..=3 {
+        bench.input(Input::Read { token: token(of), path: ReadPath::Follower });
+    }
+    let refused = Outcome::Refused(Refusal::TooManyReads);
+    assert_eq!(bench.take_outcomes(), [(token(3), refused)]);
+    let asked = bench.messages_to(TWO).into_iter().filter_map(|message| match message {
+        Message::ReadIndex(request) => Some(request.id),
+        _ => None,
+    });
+    let asked: Vec<u64> = asked.collect();
+    assert_eq!(asked.len(), 2);
+    for id in asked {
+        let reply = ReadIndexReply { term: term(1), id, index: Some(index(1)) };
+        bench.hear(TWO, Message::ReadIndexReply(reply));
+    }
+    let ready = Outcome::ReadReady { index: index(1) };
+    assert_eq!(bench.take_outcomes(), [(token(1), ready), (token(2), ready)]);
+    bench.input(Input::Read { token: token(4), path: ReadPath::Follower });
+    assert_eq!(bench.take_outcomes(), [], "there is room again");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendReply, AppendResult, Fault, Incarnation, Input, LogChange, LogTime, Message, Outcome,
-    Refusal, Session, Settings, Start,
+    AppendReply, AppendResult, Fault, Incarnation, Input, Lease, LogChange, LogTime, Message,
+    Outcome, Refusal, ReplicaId, Session, Settings, Start,
 };
 
 use crate::bench::*;
@@ -181,6 +181,55 @@ fn full_window_stops_and_continues() {
     bench.hear(TWO, accepted(&third, third.last_index().get()));
     assert!(bench.append_for(TWO).is_some());
     assert!(bench.append_for(TWO).is_some());
+}
+
+/// A driver with several lanes to a peer may change lanes only then.
+#[test]
+fn something_is_in_flight_from_every_append_to_its_answer() {
+    let mut bench = Bench::leader_of(narrow(&[]));
+    let flies = |bench: &Bench| (bench.group.has_in_flight(TWO), bench.group.streams_to(TWO));
+    assert_eq!(flies(&bench), (false, false));
+    let probe = bench.append_for(TWO).expect("a probe");
+    assert_eq!(flies(&bench), (true, false));
+    bench.hear(TWO, accepted(&probe, 0));
+    assert_eq!(flies(&bench), (false, true));
+    propose(&mut bench, 1);
+    let first = bench.append_for(TWO).expect("room for two");
+    let second = bench.append_for(TWO).expect("room for two");
+    bench.hear(TWO, accepted(&first, 1));
+    assert_eq!(flies(&bench), (true, true));
+    bench.hear(TWO, accepted(&second, 2));
+    assert_eq!(flies(&bench), (false, true));
+    // What was lost with a connection is in flight no more, nor is what goes to a stranger.
+    propose(&mut bench, 2);
+    assert!(bench.append_for(TWO).is_some());
+    bench.input(Input::PeerUnreachable(TWO));
+    assert_eq!(flies(&bench), (false, false));
+    let stranger = ReplicaId::new(9);
+    assert!(!bench.group.has_in_flight(stranger) && !bench.group.streams_to(stranger));
+}
+
+#[test]
+fn who_does_not_lead_has_nothing_to_send_and_no_lease() {
+    let mut start = start(ONE, &[]);
+    let lease = Lease::Within { drift_ppm: 0 };
+    start.settings = Arc::new(Settings { lease, ..Settings::default() });
+    let mut bench = Bench::leader_of(start);
+    bench.catch_up(TWO);
+    bench.hear(TWO, heartbeat_reply(1, 0));
+    assert!(bench.group.lease_until().is_some());
+    assert!(bench.group.wants_append(THREE));
+    assert_eq!(bench.group.replicated_to(), [TWO, THREE]);
+    assert_eq!(bench.group.match_of_all(), Some(index(0)), "nothing is heard of the third");
+    bench.hear(THREE, heartbeat(2, 0));
+    for peer in [TWO, THREE] {
+        assert!(!bench.group.wants_append(peer) && !bench.group.has_in_flight(peer));
+        assert!(!bench.group.streams_to(peer));
+        assert_eq!((bench.group.next_index(peer), bench.append_for(peer)), (None, None));
+    }
+    assert_eq!(bench.group.replicated_to(), []);
+    assert_eq!((bench.group.match_of_all(), bench.group.snapshot_offered()), (None, None));
+    assert_eq!(bench.group.lease_until(), None);
 }
 
 #[test]
@@ -397,6 +446,22 @@ fn a_leader_that_contradicts_a_committed_entry_mutes_the_group_and_changes_nothi
         Some(Fault::CommittedConflict { index: at, .. }) if at == index(2)
     ));
     assert_eq!(bench.terms(), [1, 1, 1]);
+    // To name another one before the entries is the same contradiction, and no rejection.
+    let mut bench = Bench::follower(&[1, 1, 1]);
+    bench.hear(TWO, Message::Append(append(1, (3, 1), &[], 2)));
+    bench.hear(THREE, Message::Append(append(3, (2, 2), &[3], 0)));
+    assert!(matches!(
+        bench.fault(),
+        Some(Fault::CommittedConflict { index: at, .. }) if at == index(2)
+    ));
+    assert_eq!(bench.terms(), [1, 1, 1]);
+    // Where nothing is committed it is one of the usual differences.
+    let mut bench = Bench::follower(&[1, 1, 1]);
+    bench.hear(TWO, Message::Append(append(1, (3, 1), &[], 2)));
+    bench.hear(THREE, Message::Append(append(3, (3, 2), &[3], 0)));
+    bench.sync();
+    assert_eq!(bench.fault(), None);
+    assert!(matches!(last_reply(&bench).result, AppendResult::Rejected { .. }));
 }
 
 #[test]

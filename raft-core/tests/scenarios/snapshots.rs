@@ -223,6 +223,94 @@ fn a_follower_below_the_compaction_gets_a_snapshot_and_no_append() {
     assert_eq!((offered.meta.index, offered.meta.term), (index(5), term(1)));
 }
 
+/// A leader that takes snapshots faster than they move: the one under way is kept until it has
+/// arrived, however many are newer; and then the newest is offered at once, not only when an offer
+/// is due to be repeated.
+#[test]
+fn a_snapshot_under_way_is_kept_while_newer_ones_are_taken() {
+    let mut start = start(ONE, &[1, 1, 1, 1, 1]);
+    start.applied = index(5);
+    let mut bench = Bench::leader_of(start);
+    bench.catch_up(TWO);
+    bench.sync();
+    bench.input(Input::SnapshotTaken(index(5)));
+    bench.input(Input::Compact(index(5)));
+    let probe = bench.append_for(THREE).expect("a probe at the end");
+    let hint = AppendResult::Rejected {
+        prev_index: probe.prev_index,
+        hint_index: index(0),
+        hint_term: term(0),
+    };
+    let answer = |result| {
+        let (term, session) = (probe.term, probe.session);
+        Message::AppendReply(raft_core::AppendReply { term, session, result })
+    };
+    let offered = |bench: &Bench| {
+        let offers = bench.messages_to(THREE).into_iter().filter_map(|message| match message {
+            Message::Snapshot(offer) => Some(offer.meta.index.get()),
+            _ => None,
+        });
+        offers.collect::<Vec<_>>()
+    };
+    let compact = |bench: &mut Bench, of: u64| {
+        if of > 6 {
+            bench.input(Input::Propose { token: token(of), bytes: 9, time: LogTime::default() });
+            bench.sync();
+            bench.catch_up(TWO);
+        }
+        bench.input(Input::SnapshotTaken(index(of)));
+        bench.input(Input::Compact(index(of)));
+        bench.sync();
+        assert_eq!(
+            (bench.group.snapshot_index(), bench.group.base_index()),
+            (index(of), index(of))
+        );
+    };
+    let repeat = |bench: &mut Bench| {
+        for _ in 0..5 {
+            bench.live_with(TWO, Duration::from_millis(250));
+            bench.hear(THREE, heartbeat_reply(2, 0));
+        }
+    };
+    let fetching = || answer(AppendResult::Receiving { index: index(5) });
+    bench.hear(THREE, answer(hint));
+    assert_eq!(offered(&bench), [5]);
+    bench.hear(THREE, fetching());
+    for newer in 6..=9 {
+        compact(&mut bench, newer);
+        assert_eq!(bench.group.snapshot_offered(), Some(index(5)), "{newer} is newer");
+        bench.sent.clear();
+        repeat(&mut bench);
+        let repeated = offered(&bench);
+        assert!(!repeated.is_empty() && repeated.iter().all(|of| *of == newer), "{repeated:?}");
+        assert_eq!(bench.group.snapshot_offered(), Some(index(5)), "nor before it answers");
+        bench.hear(THREE, fetching());
+        assert_eq!(bench.group.snapshot_offered(), Some(index(5)));
+    }
+    let installed = AppendResult::Accepted {
+        durable: index(5),
+        written: index(5),
+        verified: index(5),
+        promise: raft_core::Promise::Kept,
+    };
+    bench.sent.clear();
+    bench.hear(THREE, answer(installed));
+    assert_eq!(bench.append_for(THREE), None, "entry 6 is gone");
+    bench.live_with(TWO, Duration::from_millis(150));
+    assert_eq!(offered(&bench), [9]);
+    assert_eq!(bench.group.snapshot_offered(), Some(index(9)));
+    // It fails to fetch that one, and begins with the newest: what it says it fetches is kept.
+    compact(&mut bench, 10);
+    repeat(&mut bench);
+    assert_eq!(bench.group.snapshot_offered(), Some(index(9)));
+    bench.hear(THREE, answer(AppendResult::Receiving { index: index(10) }));
+    assert_eq!(bench.group.snapshot_offered(), Some(index(10)));
+    // For a peer that is silent nothing is kept.
+    compact(&mut bench, 11);
+    bench.live_with(TWO, Duration::from_secs(3));
+    assert_eq!(bench.group.snapshot_offered(), Some(index(11)));
+}
+
 #[test]
 fn an_append_before_a_followers_own_snapshot_is_taken_as_agreed_up_to_there() {
     let mut start = start(ONE, &[1, 1, 1, 2, 2]);
@@ -247,6 +335,31 @@ fn an_append_before_a_followers_own_snapshot_is_taken_as_agreed_up_to_there() {
     zero.prev_term = term(0);
     bench.hear(TWO, Message::Append(zero));
     assert!(matches!(bench.fault(), Some(Fault::UnsoundAppend { .. })));
+}
+
+/// Of what a snapshot covers only the last term is known; a leader that has another one there has
+/// lost what was committed.
+#[test]
+fn a_leader_with_another_entry_at_the_end_of_our_snapshot_mutes_the_group() {
+    for (theirs, contradicts) in [(&[1, 2, 3][..], false), (&[2, 2, 3], false), (&[1, 1, 3], true)]
+    {
+        let mut start = start(ONE, &[1, 1, 1, 2]);
+        start.applied = index(4);
+        let mut bench = Bench::new(start);
+        bench.input(Input::SnapshotTaken(index(4)));
+        bench.input(Input::Compact(index(4)));
+        bench.sync();
+        bench.hear(TWO, Message::Append(append(3, (2, 1), theirs, 0)));
+        let fault = contradicts.then_some(Fault::CommittedConflict {
+            index: index(4),
+            ours: term(2),
+            theirs: term(1),
+            leader_term: term(3),
+        });
+        assert_eq!(bench.fault(), fault, "{theirs:?}");
+        let last = if contradicts { 4 } else { 5 };
+        assert_eq!(bench.group.last_index(), index(last), "{theirs:?}");
+    }
 }
 
 /// A leader whose log is compacted must not take a follower's missing entries for agreement.

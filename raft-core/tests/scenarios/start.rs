@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Base, Group, Membership, Micros, Settings, SettingsError, Start, StartError};
+use raft_core::{
+    Base, Group, GroupId, Input, Membership, Message, Micros, PRIORITY_MAX, ReplicaId, RoleKind,
+    Settings, SettingsError, Standing, Start, StartError,
+};
 
 use crate::bench::*;
 
@@ -40,6 +43,17 @@ fn contradicting_parts_are_refused() {
     applied.applied = index(2);
     assert!(matches!(refusal(applied), Some(StartError::AppliedBeyondLog { .. })));
 
+    let mut gone = start(ONE, &[]);
+    gone.base =
+        Base { index: index(5), term: term(1), snapshot: index(5), ..base([ONE, TWO, THREE]) };
+    gone.last_index = index(5);
+    gone.hard_state.term = term(1);
+    gone.applied = index(4);
+    let missing = StartError::AppliedBeforeLog { applied: index(4), base: index(5) };
+    assert_eq!(refusal(gone.clone()), Some(missing), "entry 5 is in no log");
+    gone.applied = index(5);
+    assert_eq!(refusal(gone), None);
+
     let mut behind = start(ONE, &[1, 3]);
     behind.hard_state.term = term(2);
     assert!(matches!(refusal(behind), Some(StartError::TermBehindLog { .. })));
@@ -70,6 +84,30 @@ fn settings_that_would_spin_stall_or_overflow_are_refused() {
         ..default.clone()
     };
     assert!(matches!(endless.validate(), Err(SettingsError::DurationTooLong { .. })));
+    let beat = default.heartbeat_interval;
+    let hasty = |election_timeout_min| Settings { election_timeout_min, ..default.clone() };
+    assert_eq!(hasty(beat * 3).validate(), Ok(()));
+    let election_min = beat * 3 - Duration::from_micros(1);
+    let slow = SettingsError::HeartbeatTooSlow { heartbeat: beat, election_min };
+    assert_eq!(hasty(election_min).validate(), Err(slow));
+    let (election_min, election_max) = (default.election_timeout_min, default.election_timeout_min);
+    let lockstep = Settings { election_timeout_max: election_max, ..default.clone() };
+    let no_jitter = SettingsError::NoJitter { election_min, election_max };
+    assert_eq!(lockstep.validate(), Err(no_jitter));
+    let eager = Settings { priority: PRIORITY_MAX + 1, ..default.clone() };
+    let priority = PRIORITY_MAX + 1;
+    assert_eq!(eager.validate(), Err(SettingsError::Priority { priority }));
+    let day = Duration::from_secs(24 * 60 * 60);
+    let moment = Duration::from_micros(1);
+    for (period, refused) in
+        [(election_min, false), (election_min - moment, true), (day, false), (day + moment, true)]
+    {
+        let want = if refused { Err(SettingsError::Patience { period }) } else { Ok(()) };
+        let impatient = Settings { disk_stall_max: period, ..default.clone() };
+        assert_eq!(impatient.validate(), want, "a disk may hang for {period:?}");
+        let sleepy = Settings { quiesce_after: Some(period), ..default.clone() };
+        assert_eq!(sleepy.validate(), want, "asleep after {period:?}");
+    }
     let closed = Settings { inflight_bytes_max: 0, ..default.clone() };
     assert_eq!(closed.validate(), Err(SettingsError::ZeroWindow));
     let mut start = start(ONE, &[]);
@@ -85,4 +123,25 @@ fn a_joining_replica_may_stop_before_its_log_names_any_member() {
     let bench = Bench::new(joining);
     assert_eq!(bench.group.status().standing, None);
     assert_eq!(bench.group.next_deadline(), None, "it stands for nothing");
+}
+
+#[test]
+fn a_joining_replica_stands_for_nothing_until_its_log_says_who_belongs_to_the_group() {
+    let four = ReplicaId::new(4);
+    let settings = Arc::new(Settings::default());
+    let mut bench = Bench::new(Start::joining(GroupId::new(7), four, settings));
+    bench.input(Input::Campaign);
+    bench.live(Duration::from_secs(60));
+    assert_eq!((bench.role(), bench.sent.len()), (RoleKind::Follower, 0));
+    assert_eq!(bench.group.status().standing, None);
+    assert!(!bench.group.status().removed, "it was never in");
+    let mut first = append(1, (0, 0), &[1, 1], 0);
+    let members = [ONE, TWO, four];
+    first.configs =
+        vec![(index(2), Arc::new(Membership::of_voters(members).expect("distinct voters")))].into();
+    bench.hear(ONE, Message::Append(first));
+    bench.sync();
+    assert_eq!(bench.group.status().standing, Some(Standing::Voter));
+    bench.live(Duration::from_secs(2));
+    assert_ne!(bench.role(), RoleKind::Follower, "a voter that hears nobody stands");
 }

@@ -7,6 +7,8 @@
 //! How a profile uses it:
 //!
 //! 1. After each step of a replica and *before* any of its effects is carried out: [`observe`].
+//!    If the step was a pre-vote, [`pre_vote_asked`] before that, and [`pre_vote_answered`] when its
+//!    answer leaves.
 //! 2. When a message leaves the node: [`promised`], once for each thing it promises.
 //! 3. When entries reach the state machine: [`applied`]; when a snapshot replaces its state:
 //!    [`installed`].
@@ -20,6 +22,8 @@
 //! Logs are followed from index 1 (an initial snapshot would need a history to check against).
 //!
 //! [`observe`]: Checker::observe
+//! [`pre_vote_asked`]: Checker::pre_vote_asked
+//! [`pre_vote_answered`]: Checker::pre_vote_answered
 //! [`promised`]: Checker::promised
 //! [`applied`]: Checker::applied
 //! [`installed`]: Checker::installed
@@ -34,6 +38,7 @@
 mod commits;
 mod entries;
 mod membership;
+mod pre_vote;
 mod record;
 mod replica;
 mod step;
@@ -45,6 +50,7 @@ use std::collections::BTreeMap;
 
 use raft_core::{GroupId, HardState, LogIndex, Micros, NodeId, ReplicaId, RoleKind, Term};
 
+use self::pre_vote::PreVotes;
 use self::record::Record;
 use self::replica::{
     DiskHistory, FaultPolicy, Life, Marks, Promised, Replica, ShadowLog, Standing,
@@ -59,6 +65,7 @@ use crate::sim::violation::{Check, Violation};
 #[derive(Debug, Default)]
 pub struct Checker {
     groups: BTreeMap<GroupId, Group>,
+    pre_votes: PreVotes,
     steps: u64,
 }
 

@@ -96,6 +96,8 @@ checks! {
     CandidatePromotable = "I11-candidate-promotable",
     /// A voter that is awake has a deadline; one that sleeps waits for nothing.
     Deadline = "I12-deadline",
+    /// A pre-vote changes nothing and is answered truly.
+    PreVote = "I14-pre-vote",
     /// One leader per term, over all history.
     ElectionSafety = "G1-election-safety",
     /// Two logs with the same index and term are equal up to there.

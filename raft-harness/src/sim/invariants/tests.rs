@@ -5,12 +5,13 @@
 
 mod group;
 mod membership;
+mod pre_vote;
 mod promises;
 mod replica;
 
 use super::*;
 use crate::sim::observe::{Activity, EntryClass, EntryIdentity, LogView, MembershipView, Promises};
-use raft_core::{Fault, Incarnation};
+use raft_core::{Fault, Incarnation, VoteRequest};
 
 const GROUP: GroupId = GroupId::new(7);
 
@@ -191,6 +192,20 @@ impl World {
     fn step(&mut self, id: u64, change: impl FnOnce(&mut Peer)) -> Seen {
         change(self.peer(id));
         self.see(id)
+    }
+
+    /// The peer is asked by `from`, and becomes what `change` makes of it.
+    fn pre_vote(
+        &mut self,
+        id: u64,
+        from: u64,
+        request: VoteRequest,
+        change: impl FnOnce(&mut Peer),
+    ) -> Seen {
+        let deadline = self.peer(id).next_deadline;
+        change(self.peer(id));
+        let peer = self.peers.iter().find(|peer| peer.id == id).expect("a peer of the test");
+        self.checker.pre_vote_asked(&peer.view(), ReplicaId::new(from), request, deadline)
     }
 
     fn see(&mut self, id: u64) -> Seen {

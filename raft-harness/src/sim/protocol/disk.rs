@@ -363,3 +363,53 @@ impl Disk {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::rng::Streams;
+
+    /// Two entries, of which the second is to be cut off.
+    fn disk() -> Disk {
+        let (group, replica) = (GroupId::new(1), ReplicaId::new(1));
+        let mut image = Image::new(replica, Base::default());
+        let record = Record {
+            term: Term::new(1),
+            time: LogTime::default(),
+            payload: Payload::Noop,
+            hash: 1,
+        };
+        image.log = vec![record; 2];
+        let mut disk = Disk::default();
+        disk.images.insert(group, image);
+        let truncate_from = Some(LogIndex::new(2));
+        let persist = Persist { seq: PersistSeq::new(1), truncate_from, ..Persist::default() };
+        disk.submit(Op { group, replica, persist, records: Vec::new() });
+        disk
+    }
+
+    #[test]
+    fn a_truncation_that_a_crash_took_back_is_told() {
+        let group = GroupId::new(1);
+        let mut lost = 0;
+        for seed in 0..20 {
+            let (mut disk, mut rng) = (disk(), Streams::new(seed).stream("crash", &[]));
+            disk.write(1, &mut Vec::new());
+            let told = disk.crash(Stop::Power, &mut rng);
+            let is_back = disk.images[&group].log.len() == 2;
+            assert_eq!(told.truncations, if is_back { vec![group] } else { vec![] });
+            assert_eq!(told.is_written, is_back);
+            lost += u64::from(is_back);
+        }
+        assert!((1..20).contains(&lost), "{lost} of 20");
+    }
+
+    #[test]
+    fn what_was_written_survives_the_process() {
+        let mut disk = disk();
+        disk.write(1, &mut Vec::new());
+        let lost = disk.crash(Stop::Process, &mut Streams::new(1).stream("crash", &[]));
+        assert_eq!(lost, Lost { is_written: false, truncations: vec![] });
+        assert_eq!(disk.images[&GroupId::new(1)].log.len(), 1);
+    }
+}

@@ -336,11 +336,13 @@ impl World {
             if !node.is_up() || !is_alone {
                 continue;
             }
-            let leads = |replica: &&Box<Replica>| {
+            let leads = |replica: &Replica| {
                 let core = &replica.core;
                 core.is_leader() && !core.status().asleep && core.membership().incoming().len() > 1
             };
-            let Some(replica) = node.replicas.values().find(leads) else { continue };
+            let Some(replica) = node.replicas.values().find(|replica| leads(replica)) else {
+                continue;
+            };
             let group = replica.group();
             let evidence = format!(
                 "{:?} has heard nobody for {} ms and leads{}",

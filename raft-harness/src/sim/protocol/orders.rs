@@ -8,6 +8,8 @@ use raft_core::{
 
 use super::machine::{Action, Command, KEYS};
 use super::network::NodeAt;
+use super::node::Running;
+use super::timeline::Event;
 use super::world::World;
 use crate::sim::rng::Rng;
 use crate::sim::schedule::Target;
@@ -132,9 +134,11 @@ impl World {
 
     /// A client that comes by reads at this node, and is gone if it is not answered.
     pub(super) fn read_aside(&mut self, at: NodeAt, group: GroupId, rng: &mut Rng) -> bool {
-        if !self.nodes[at].is_up() || !self.nodes[at].replicas.contains_key(&group) {
+        let node = &self.nodes[at];
+        if node.running == Running::Down || !node.replicas.contains_key(&group) {
             return false;
         }
+        let life = node.incarnation;
         let has_leases = self.settings.lease != Lease::Never;
         let path = match rng.below(4) {
             0 => ReadPath::Follower,
@@ -143,7 +147,9 @@ impl World {
         };
         let token = self.token();
         self.clients.reads_aside(token, group, rng.below(u64::from(KEYS)) as u8, self.now);
-        self.step(at, group, Input::Read { token, path }, &[]);
+        // Whoever is paused finds it in its socket when it goes on, before or after it sees how
+        // late it is.
+        self.queue.push(self.now, Event::Read { node: at, life, group, token, path });
         true
     }
 

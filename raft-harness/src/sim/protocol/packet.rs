@@ -52,6 +52,10 @@ impl World {
             let seen = self.checker.promised(group, from, promise, &platters);
             self.check(seen);
         }
+        if let Message::PreVoteReply(reply) = &outgoing.message {
+            let seen = self.checker.pre_vote_answered(group, from, outgoing.to, *reply);
+            self.check(seen);
+        }
         let Some(node) = node else { return };
         let to_node = self.node_at(node);
         self.packets += 1;

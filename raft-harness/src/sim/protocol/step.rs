@@ -63,6 +63,12 @@ impl World {
             }
             _ => {}
         }
+        let question = match &input {
+            Input::Message { from, message: Message::PreVote(request), .. } => {
+                Some((*from, *request, replica.core.next_deadline()))
+            }
+            _ => None,
+        };
         let before = Before::of(&mut replica, &input);
         replica.core.step(local, input, &mut replica.effects);
         let log = replica.follow_log(proposed, prev, records);
@@ -72,6 +78,10 @@ impl World {
             replica.core.lease_until().map(|until| Micros::new(self.nodes[at].clock.common(until)));
         let lists = MembershipLists::of(&replica.core);
         let view = replica.view(self.nodes[at].id, lease, &lists);
+        if let Some((candidate, request, deadline)) = question {
+            let seen = self.checker.pre_vote_asked(&view, candidate, request, deadline);
+            self.check(seen);
+        }
         let platters = Platters { nodes: &self.nodes, counts_written: self.counts_written() };
         let seen = self.checker.observe(Micros::new(self.now), &view, &platters);
         self.check(seen);

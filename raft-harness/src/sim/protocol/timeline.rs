@@ -4,7 +4,7 @@
 //! its case. What was meant for an earlier life of a node is void, and what finds its node paused
 //! waits.
 
-use raft_core::{GroupId, Incarnation, Input, ReplicaId, SnapshotMeta};
+use raft_core::{GroupId, Incarnation, Input, ReadPath, ReplicaId, SnapshotMeta, Token};
 
 use super::disk::Snapshot;
 use super::network::NodeAt;
@@ -25,6 +25,13 @@ pub(crate) enum Event {
     Turn {
         node: NodeAt,
         life: Incarnation,
+    },
+    Read {
+        node: NodeAt,
+        life: Incarnation,
+        group: GroupId,
+        token: Token,
+        path: ReadPath,
     },
     Written {
         node: NodeAt,
@@ -103,6 +110,12 @@ impl World {
                 let again = || Event::Deadline { node, life, group };
                 if !self.is_void(node, life) && !self.put_off(node, again) {
                     self.deadline(node, group);
+                }
+            }
+            Event::Read { node, life, group, token, path } => {
+                let again = || Event::Read { node, life, group, token, path };
+                if !self.is_void(node, life) && !self.put_off(node, again) {
+                    self.step(node, group, Input::Read { token, path }, &[]);
                 }
             }
             Event::Turn { node, life } => {

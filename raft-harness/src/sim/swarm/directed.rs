@@ -200,7 +200,7 @@ impl Script<'_> {
         let (group, leader) = (self.group, self.leader());
         let node = self.node(0);
         self.at(0, 0, FaultKind::Transfer { group, to: node });
-        let lasts = 150 + self.rng.below(300);
+        let lasts = 250 + self.rng.below(250);
         if self.nodes.len() > 3 {
             // One follower goes with it, and will confirm whatever it is asked.
             let own: NodeSet = self.nodes.iter().take(2).copied().collect();
@@ -209,10 +209,14 @@ impl Script<'_> {
             self.at(150, lasts + 150, FaultKind::Cut { from: rest, to: own });
         }
         self.at(190, lasts, FaultKind::Pause { node: Target::Node(node) });
-        // Somebody else commits meanwhile, and who was paused is asked the moment it is back.
-        self.burst(200 + lasts / 2, 3);
-        self.burst(200 + lasts - 20, 3);
-        for moment in [200 + lasts, 201 + lasts, 205 + lasts, 215 + lasts] {
+        // Somebody else commits meanwhile, and who was paused finds questions when it is back.
+        for moment in [320, 350, 380] {
+            self.campaign(moment, self.node(2));
+        }
+        self.burst(150 + lasts, 3);
+        self.burst(160 + lasts, 3);
+        for moment in [170, 174, 178, 200, 205] {
+            let moment = moment + lasts;
             self.at(moment, 0, FaultKind::ReadAt { group, node: Target::Node(node) });
         }
         self.at(205 + lasts, 0, FaultKind::ReadAt { group, node: leader });

@@ -53,3 +53,37 @@ impl World {
         near.iter().any(|other| !found.contains(other))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use raft_core::NodeId;
+
+    use super::*;
+    use crate::sim::protocol::setup::Setup;
+    use crate::sim::rng::Streams;
+    use crate::sim::schedule::Shape;
+    use crate::sim::swarm::Swarm;
+
+    /// Who is a bridge among five nodes that are cut like this.
+    fn bridges(shape: Shape) -> Vec<NodeAt> {
+        let swarm = Swarm { nodes: 5, voters: 5, ..Swarm::draw(Streams::new(1)) };
+        let mut world = World::new(1, Setup::of(&swarm, 0));
+        let order: Vec<NodeId> = (1..=5).map(NodeId::new).collect();
+        for (from, to) in shape.cuts(&order) {
+            for (from, to) in from.iter().flat_map(|a| to.iter().map(move |b| (a, b))) {
+                let (from, to) = (world.node_at(from), world.node_at(to));
+                world.network.cut(from, to);
+            }
+        }
+        (0..5).filter(|at| world.is_bridge(*at)).collect()
+    }
+
+    #[test]
+    fn a_bridge_is_who_holds_the_rest_together() {
+        assert_eq!(bridges(Shape::Bridge), [2]);
+        assert_eq!(bridges(Shape::Chain), [1, 2, 3]);
+        assert_eq!(bridges(Shape::Star), [0]);
+        assert!(bridges(Shape::Ring).is_empty());
+        assert!(bridges(Shape::Split).is_empty());
+    }
+}

@@ -34,7 +34,7 @@ impl World {
         if let Cause::Read(token, _) = step.before.cause
             && step.is_leader()
             && step.core.entry_term(step.now.commit_index) < Some(step.now.term)
-            && memory.reads.last().is_some_and(|(read, _)| *read == token)
+            && memory.reads.iter().any(|(read, _)| *read == token)
         {
             self.marks.hit(Mark::ReadBeforeNoop);
         }
