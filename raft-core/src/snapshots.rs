@@ -75,7 +75,10 @@ impl Group {
             upto = self.appliable;
             self.snapshot = self.snapshot.max(upto);
         }
-        if upto <= self.log.base() {
+        // A newcomer meets the membership somewhere in its log. Nobody could start from a log that
+        // begins before that: its base would not say who belongs to the group.
+        let says_nobody = self.configs.at(upto).1.is_unknown();
+        if upto <= self.log.base() || says_nobody {
             return;
         }
         self.compact(upto, effects);

@@ -26,7 +26,8 @@ pub struct LaneConfig {
     pub keepalive_interval: Duration,
     /// Close the lane if a ping that has left us brings no byte for so long. Default 3 s.
     pub keepalive_timeout: Duration,
-    /// Close the lane if bytes are queued and none could be written for so long. Default 5 s.
+    /// Close the lane if bytes are queued and none could be written for so long, or if the body of
+    /// a frame (at most 4 MiB, payloads apart) that has begun to arrive takes longer. Default 5 s.
     pub stall_timeout: Duration,
     /// No [`budget`](crate::Lanes::budget) while so many bytes wait to be written; and, where we
     /// accepted the connection, nothing is read while so many answers wait. One frame may exceed

@@ -208,6 +208,8 @@ pub struct Connection {
     /// Since when bytes have been waiting without any being written.
     stalled_since: Option<Micros>,
     last_heard: Micros,
+    /// Since when a header waits for its body.
+    body_since: Option<Micros>,
     /// A ping since which nothing was heard.
     ping: Option<Ping>,
     /// The newest ping and when it was written.
@@ -299,6 +301,7 @@ impl Connection {
             queued_total: 0,
             stalled_since: None,
             last_heard: now,
+            body_since: None,
             ping: None,
             pinged: None,
             next_nonce: 0,
@@ -403,7 +406,7 @@ impl Connection {
         }
         // Any byte shows that the peer lives. The pong itself only tells the round trip.
         self.ping = None;
-        if let Some(nonce) = self.hear_frames(events)?
+        if let Some(nonce) = self.hear_frames(now, events)?
             && let Some((pinged, at)) = self.pinged
             && nonce == pinged
         {
@@ -484,15 +487,22 @@ impl Connection {
     }
 
     /// Returns the nonce of a pong, if one was among the frames.
-    fn hear_frames(&mut self, events: &mut VecDeque<LaneEvent>) -> Result<Option<u64>, LaneError> {
+    fn hear_frames(
+        &mut self,
+        now: Micros,
+        events: &mut VecDeque<LaneEvent>,
+    ) -> Result<Option<u64>, LaneError> {
         let mut pong = None;
         loop {
             let Phase::Open(open) = &mut self.phase else {
                 return Ok(pong);
             };
             let Some((frame, bytes)) = self.decoder.next_frame(open.ends)? else {
+                let waits = self.decoder.waits_for_body();
+                self.body_since = waits.then(|| self.body_since.unwrap_or(now));
                 return Ok(pong);
             };
+            self.body_since = None;
             match frame {
                 Frame::Credit { bytes } => open.granted.give(bytes)?,
                 Frame::Ping { nonce } => self.queue_own(Frame::Pong { nonce }),
@@ -605,7 +615,7 @@ impl Connection {
                     // While the ping itself waits to be written, the stall timeout watches.
                     Some(ping) => ping.written_at.map(|at| self.keepalive_deadline(at)),
                 };
-                stall.into_iter().chain(keepalive).min()
+                stall.into_iter().chain(keepalive).chain(self.body_deadline()).min()
             }
         }
     }
@@ -629,6 +639,10 @@ impl Connection {
                     let queued = self.transmit.len();
                     return Err(self.end(LaneError::Stalled { queued }));
                 }
+                if self.body_deadline().is_some_and(|deadline| now >= deadline) {
+                    let waited = self.setup.config.stall_timeout;
+                    return Err(self.end(FrameError::Unfinished { waited }.into()));
+                }
                 match self.ping {
                     None => {
                         let due = self.last_heard.after(self.setup.config.keepalive_interval);
@@ -650,6 +664,10 @@ impl Connection {
 
     fn stall_deadline(&self) -> Option<Micros> {
         self.stalled_since.map(|since| since.after(self.setup.config.stall_timeout))
+    }
+
+    fn body_deadline(&self) -> Option<Micros> {
+        self.body_since.map(|since| since.after(self.setup.config.stall_timeout))
     }
 
     fn keepalive_deadline(&self, written_at: Micros) -> Micros {

@@ -126,6 +126,11 @@ impl Decoder {
         &mut self.buffer
     }
 
+    /// Whether a header has come and its body has not, or not all of it.
+    pub(crate) fn waits_for_body(&self) -> bool {
+        self.append.is_none() && self.needed > HEADER_LEN && self.buffer.len() >= HEADER_LEN
+    }
+
     /// Bytes of memory held for frames not yet complete.
     pub fn memory(&self) -> usize {
         let gathered = self.append.as_ref().map_or(0, |open| {

@@ -10,6 +10,8 @@
 //! All numbers are little-endian. The checksum covers bytes 0 to 16 and the body; each payload
 //! has its own in the body. `docs/FORMATS.md` has the bodies byte by byte.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use raft_core::{
     GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId, Term,
@@ -366,6 +368,13 @@ pub enum FrameError {
     Checksum {
         /// The kind, if that can be believed.
         kind: FrameKind,
+    },
+    /// The body did not come in time. A damaged length may ask for more than anybody sends, and
+    /// would swallow all that follows; no checksum is looked at before the body is complete.
+    #[error("the body of a frame is not complete after {waited:?}")]
+    Unfinished {
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// A payload was damaged on the way.
     #[error("payload of entry {index} of group {group} fails its checksum")]

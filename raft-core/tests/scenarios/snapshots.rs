@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use raft_core::{
     AppendResult, Base, Fault, Input, LogChange, LogTime, MemberChange, Membership, Message,
-    Outcome, PersistSeq, Session, SnapshotEffect, SnapshotMeta, SnapshotOffer,
+    Outcome, PersistSeq, ReplicaId, Session, SnapshotEffect, SnapshotMeta, SnapshotOffer,
 };
 
 use crate::bench::*;
 use crate::fleet::Fleet;
+
+const FOUR: ReplicaId = ReplicaId::new(4);
 
 fn meta(at: u64, of: u64) -> SnapshotMeta {
     SnapshotMeta {
@@ -561,4 +563,34 @@ fn a_follower_that_holds_the_snapshots_last_entry_goes_on_without_it() {
     fleet.agree();
     assert_eq!(fleet.group(THREE).base_index(), index(0), "it needed no snapshot");
     assert_eq!(fleet.group(ONE).snapshot_offered(), None);
+}
+
+/// A newcomer's log names the members from some entry on. With the beginning of the log goes what
+/// came before, so nothing less than that entry may be compacted: nobody could start from the rest.
+#[test]
+fn a_newcomer_keeps_its_log_until_what_remains_says_who_belongs() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    for _ in 0..4 {
+        fleet.works();
+    }
+    fleet.add_learner(FOUR);
+    fleet.works();
+    fleet.live(Duration::from_millis(200));
+    let named = fleet.group(FOUR).membership_index();
+    let taken = fleet.take_snapshot(FOUR);
+    assert!(named > index(2) && named < taken, "{named:?} {taken:?}");
+    for upto in [index(1), named.prev()] {
+        fleet.input(FOUR, Input::Compact(upto));
+        assert_eq!(fleet.group(FOUR).base_index(), index(0), "{upto:?}");
+    }
+    fleet.input(FOUR, Input::Compact(named));
+    assert_eq!(fleet.group(FOUR).base_index(), named);
+    fleet.settle();
+    fleet.crash(FOUR);
+    fleet.restart(FOUR);
+    assert_eq!(fleet.group(FOUR).membership_index(), named);
+    fleet.works();
+    fleet.live(Duration::from_millis(200));
+    fleet.agree();
 }

@@ -26,6 +26,8 @@ pub(super) struct Snapshots {
     waiting: Vec<Reply>,
     /// The machine gives none.
     unsupported: bool,
+    /// The last one that was not taken: a disk that had no room for it will hardly have some now.
+    failed: LogIndex,
 }
 
 impl Snapshots {
@@ -66,8 +68,8 @@ impl ShardEngine {
             return;
         };
         let slot = &self.slots[at as usize];
-        if !slot.snapshots.unsupported && slot.dispatched.since(slot.core.snapshot_index()) >= every
-        {
+        let last = slot.core.snapshot_index().max(slot.snapshots.failed);
+        if !slot.snapshots.unsupported && slot.dispatched.since(last) >= every {
             self.take_snapshot(at, out);
         }
     }
@@ -140,6 +142,8 @@ impl ShardEngine {
             let kept = self.options.snapshot_tail;
             let upto = LogIndex::new(name.index.get().saturating_sub(kept));
             self.step(at, Input::Compact(upto), out);
+        } else {
+            self.slots[at as usize].snapshots.failed = name.index;
         }
         self.end_taking(at, taken);
         self.touch(at);

@@ -32,9 +32,9 @@ impl ShardEngine {
         self.watch = Some(watch);
     }
 
-    /// All replicas as they are now.
+    /// All replicas as they are now; those that left are none any more.
     pub(crate) fn replicas(&self) -> impl Iterator<Item = Replica<'_>> {
-        self.slots.iter().map(|slot| Replica { slot })
+        self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| Replica { slot })
     }
 
     pub(super) fn show(&mut self, at: u32) {

@@ -429,7 +429,7 @@ fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
 
 /// Removes the snapshots of groups that the log does not hold: a crash may leave some behind when
 /// a replica leaves.
-fn forget_strangers(
+pub(crate) fn forget_strangers(
     store: &dyn SnapshotStore,
     is_here: impl Fn(GroupId) -> bool,
 ) -> io::Result<()> {

@@ -129,6 +129,9 @@ marks! {
     // Lanes.
     LaneStalled = "a lane stalled while another went on",
     LaneKilled = "a lane died and was dialled again",
+    LaneChanged = "a group's appends changed lanes",
+    CreditsExhausted = "a lane ran out of credits",
+    FrameCut = "a connection broke inside of a frame",
     OldGenerationFenced = "an older connection was fenced by a newer one",
 
     // Lost promises, sleep, faults.
@@ -144,6 +147,13 @@ marks! {
     BridgeLed = "the bridge between two halves led",
     OneWayCut = "a node heard others that did not hear it",
     StaleLeaderServed = "two leaders of different terms were up at once",
+}
+
+impl Mark {
+    /// Whether it is about bytes on a wire, which messages do not have.
+    pub(super) const fn is_of_wires(self) -> bool {
+        matches!(self, Self::LaneChanged | Self::CreditsExhausted | Self::FrameCut)
+    }
 }
 
 /// How often each mark was hit: in one run, or over many.

@@ -39,7 +39,7 @@ impl Profile {
     /// Whether the profile is deep enough for this mark to be reached.
     pub fn concerns(self, mark: Mark) -> bool {
         match self {
-            Self::Protocol => protocol::concerns(mark),
+            Self::Protocol => protocol::concerns(mark) && !mark.is_of_wires(),
             Self::Bytes => bytes::concerns(mark),
         }
     }

@@ -335,6 +335,30 @@ fn ping_behind_a_large_frame_gets_its_full_time() {
     assert_eq!(pair.a.deadline(), Some(at(now + 3000)));
 }
 
+/// A length that was damaged swallows what follows, and pings with it: bytes that keep coming must
+/// not keep such a connection alive.
+#[test]
+fn a_body_that_is_never_complete_ends_the_connection() {
+    let mut pair = Pair::open(&LaneConfig::control());
+    let items = vec![heartbeat_item(1, 3, 1 << 27)];
+    pair.a.queue(&mut Frame::Heartbeats(items.clone())).unwrap();
+    let mut bytes = take(&mut pair.a, at(0));
+    // The third byte of the body's length: 128 KiB more than there are.
+    bytes[10] ^= 2;
+    pair.b.push_bytes(at(0), &bytes, &mut pair.b_events).unwrap();
+    for tenths in 1..50 {
+        pair.a.queue(&mut Frame::Heartbeats(items.clone())).unwrap();
+        let bytes = take(&mut pair.a, at(tenths * 100));
+        pair.b.push_bytes(at(tenths * 100), &bytes, &mut pair.b_events).unwrap();
+        pair.b.on_deadline(at(tenths * 100)).unwrap();
+    }
+    assert_eq!(pair.b.deadline(), Some(at(5000)));
+    let waited = Duration::from_secs(5);
+    let error = LaneError::Frame(FrameError::Unfinished { waited });
+    assert_eq!(pair.b.on_deadline(at(5000)), Err(error));
+    assert!(pair.b_events.is_empty(), "what it swallowed reached nobody");
+}
+
 #[test]
 fn ended_connection_keeps_its_error_and_delivers_nothing() {
     let mut pair = Pair::open(&LaneConfig::data());

@@ -21,22 +21,39 @@ use crate::cargo::{Workspace, build};
 use crate::job::{Finished, Job};
 use crate::mutants::{MARKER, contains};
 
-/// The profiles, each with the seconds its sweep may take and the seeds that are compared between
-/// builds: so many in release, so many of them in debug.
-const PROFILES: [Profile; 1] =
-    [Profile { name: "protocol", seconds: 100, seeds_twice: 40, seeds_debug: 4 }];
+/// The profiles.
+const PROFILES: [Profile; 2] = [
+    Profile {
+        name: "protocol",
+        seconds: 100,
+        first: 100_000,
+        seeds: 1_200,
+        seeds_twice: 40,
+        seeds_debug: 4,
+    },
+    Profile {
+        name: "bytes",
+        seconds: 40,
+        first: 500_000,
+        seeds: 300,
+        seeds_twice: 10,
+        seeds_debug: 2,
+    },
+];
 
 struct Profile {
     name: &'static str,
+    /// How long its sweep may take.
     seconds: u64,
+    /// The first seed of the sweep; those below belong to other uses.
+    first: u64,
+    /// How many of them there are; slower machines do fewer.
+    seeds: u64,
+    /// Seeds whose hashes are compared: so many in release, so many of them in debug.
     seeds_twice: u64,
     seeds_debug: u64,
 }
 
-/// The first seed of the sweep; those below belong to other uses.
-const FIRST: u64 = 100_000;
-/// How many of them there are; slower machines do fewer.
-const SEEDS: u64 = 1_200;
 const REGRESSIONS: &str = "raft-harness/sim";
 /// A single run, and a sweep beyond its own limit, with time to shrink what it found.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -154,7 +171,7 @@ fn compare(
 /// Fresh seeds for as long as there is time. Their number, or the failure.
 fn sweep(workspace: &Workspace, profile: &Profile, raftd: &Path) -> Result<Result<u64, Report>> {
     let (first, seeds, seconds) =
-        (FIRST.to_string(), SEEDS.to_string(), profile.seconds.to_string());
+        (profile.first.to_string(), profile.seeds.to_string(), profile.seconds.to_string());
     let arguments =
         ["--json", "--first", &first, "--seeds", &seeds, "--seconds", &seconds, "--shrink", "40"];
     let finished = simulate(workspace, raftd, profile.name, &arguments)?;

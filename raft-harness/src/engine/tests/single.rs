@@ -19,6 +19,7 @@ use crate::engine::{
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
+use crate::snapshot::desk::DeskInput;
 use crate::state_machine::ApplyMode;
 
 const GROUP: GroupId = GroupId::new(1);
@@ -399,4 +400,42 @@ fn who_waits_for_a_creation_when_the_log_fails_waits_no_more() {
     solo.create(1, None);
     assert_eq!(Arc::strong_count(&solo.created), 1, "none waits");
     assert_eq!(solo.created(), vec![]);
+}
+
+/// Where a snapshot finds no room, the next one is not begun at once, or a node with a full disk
+/// would do nothing else.
+#[test]
+fn a_snapshot_that_was_not_taken_is_tried_again_when_the_next_is_due() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    let taken = |solo: &mut Solo| {
+        let mut names = solo.node.out.snapshots.drain(..).filter_map(|input| match input {
+            DeskInput::Take { name, .. } => Some(name),
+            _ => None,
+        });
+        (names.next(), names.count())
+    };
+    let mut tickets = Vec::new();
+    let (first, more) = loop {
+        tickets.push(solo.propose());
+        solo.sync();
+        let (name, more) = taken(&mut solo);
+        if let Some(name) = name {
+            break (name, more);
+        }
+        assert!(tickets.len() < 100, "none is due");
+    };
+    assert_eq!(more, 0);
+    for proposals in 0..30 {
+        solo.take(EngineInput::SnapshotDone(first, false));
+        assert_eq!(taken(&mut solo), (None, 0), "after {proposals} more");
+        tickets.push(solo.propose());
+        solo.sync();
+    }
+    while tickets.len() < 100 {
+        tickets.push(solo.propose());
+        solo.sync();
+    }
+    let (second, _) = taken(&mut solo);
+    assert!(second.is_some_and(|second| second.index > first.index), "{second:?}");
 }

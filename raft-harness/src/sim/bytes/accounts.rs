@@ -7,24 +7,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::{GroupId, HardState, LogIndex, NodeId, ReplicaId, Term};
+use raft_core::{
+    GroupId, GroupIncarnation, HardState, LogIndex, NodeId, PromiseRecord, ReplicaId, Term,
+    Tombstone,
+};
 use raft_storage::{GroupWrite, RecoveredGroup};
 
 use super::network::Place;
+use crate::group_spec::GroupSpec;
 use crate::sim::observe::Disks;
 
 /// One node's account.
-#[derive(Default)]
 pub(super) struct Account {
-    durable: BTreeMap<GroupId, Held>,
+    node: NodeId,
+    durable: BTreeMap<GroupId, Memory>,
     /// Operations written and not yet durable.
     written: Vec<Operation>,
 }
 
-/// What the log holds of a group: the terms of its entries, from index 1.
+/// What a log remembers of a group.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Memory {
+    /// The replica that is here.
+    here: Option<Held>,
+    /// The newest that was here and is gone.
+    gone: Option<Tombstone>,
+}
+
+/// What the log holds of a replica.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Held {
+    replica: Option<ReplicaId>,
+    promise: PromiseRecord,
     hard_state: HardState,
+    /// Up to here a snapshot stands for the entries.
+    base: (LogIndex, Term),
+    /// The terms of the entries after the base.
     terms: Vec<Term>,
 }
 
@@ -32,11 +50,18 @@ struct Held {
 #[derive(Clone, Debug)]
 struct Operation {
     group: GroupId,
-    creates: bool,
+    creates: Option<Option<ReplicaId>>,
+    promise: Option<PromiseRecord>,
     hard_state: Option<HardState>,
+    install: Option<(LogIndex, Term)>,
     truncate_from: Option<LogIndex>,
     terms: Vec<Term>,
+    compact: Option<(LogIndex, Term)>,
+    destroy: Option<Tombstone>,
 }
+
+/// A replica whose end is durable.
+pub(super) type Buried = (GroupId, ReplicaId);
 
 /// How a node came to recover.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,15 +73,13 @@ pub(super) enum After {
 }
 
 impl Account {
+    pub(super) fn new(node: NodeId) -> Self {
+        Self { node, durable: BTreeMap::new(), written: Vec::new() }
+    }
+
     /// The log writes these.
     pub(super) fn wrote(&mut self, writes: &[GroupWrite]) {
-        let operations = writes.iter().map(|write| Operation {
-            group: write.group,
-            creates: write.create.is_some(),
-            hard_state: write.hard_state,
-            truncate_from: write.truncate_from,
-            terms: write.entries.iter().map(|entry| entry.term).collect(),
-        });
+        let operations = writes.iter().map(|write| Operation::of(write, self.node));
         self.written.extend(operations.filter(|operation| !operation.is_empty()));
     }
 
@@ -70,44 +93,54 @@ impl Account {
         self.written.clear();
     }
 
-    /// What was written is durable.
-    pub(super) fn synced(&mut self) {
+    /// What was written is durable. Says who is gone by it.
+    pub(super) fn synced(&mut self) -> Vec<Buried> {
+        let mut buried = Vec::new();
         for operation in std::mem::take(&mut self.written) {
-            let held = self.durable.entry(operation.group).or_default();
-            operation.carry_out(held, |_| {});
+            let memory = self.durable.entry(operation.group).or_default();
+            operation.carry_out(memory, |_| {});
+            buried.extend(operation.destroy.map(|gone| (gone.group, gone.replica)));
         }
+        buried
     }
 
     /// The node has recovered this, and holds it from now on. Says where it is not what it can
     /// have held.
     pub(super) fn recovered(
         &mut self,
-        node: NodeId,
         groups: &BTreeMap<GroupId, RecoveredGroup>,
+        tombstones: &BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
         after: After,
     ) -> Vec<(GroupId, String)> {
-        let found: BTreeMap<GroupId, Held> =
-            groups.iter().map(|(group, recovered)| (*group, Held::of(recovered))).collect();
+        let mut found: BTreeMap<GroupId, Memory> = BTreeMap::new();
+        for (group, recovered) in groups {
+            found.entry(*group).or_default().here = Some(Held::of(recovered, self.node));
+        }
+        for (group, (_, tombstone)) in tombstones {
+            found.entry(*group).or_default().gone = Some(*tombstone);
+        }
         let written = std::mem::take(&mut self.written);
         let named = written.iter().map(|operation| &operation.group);
         let known: BTreeSet<GroupId> =
             self.durable.keys().chain(named).chain(found.keys()).copied().collect();
+        let nothing = Memory::default();
         let mut broken = Vec::new();
         for group in known {
-            let mut possible = vec![self.durable.get(&group).cloned()];
+            let mut possible = vec![self.durable.get(&group).cloned().unwrap_or_default()];
             for operation in written.iter().filter(|operation| operation.group == group) {
-                let base = possible.last().cloned().flatten().unwrap_or_default();
-                possible.extend(operation.steps(base).into_iter().map(Some));
+                let base = possible.last().cloned().unwrap_or_default();
+                possible.extend(operation.steps(base));
             }
             let possible = match after {
                 After::Process => &possible[possible.len() - 1..],
                 After::Power => &possible[..],
             };
-            let found = found.get(&group);
-            if !possible.iter().any(|state| state.as_ref() == found) {
-                let possible: Vec<_> = possible.iter().map(|s| describe(s.as_ref())).collect();
+            let found = found.get(&group).unwrap_or(&nothing);
+            if !possible.contains(found) {
+                let possible: Vec<_> = possible.iter().map(describe).collect();
                 let evidence = format!(
-                    "node {node} recovered {} after {after:?}, its log held {}",
+                    "node {} recovered {} after {after:?}, its log held {}",
+                    self.node,
                     describe(found),
                     possible.join(" or "),
                 );
@@ -118,19 +151,47 @@ impl Account {
         broken
     }
 
-    /// The term of an entry on disk.
-    pub(super) fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
-        self.durable.get(&group)?.term(index)
+    fn here(&self, group: GroupId, replica: ReplicaId) -> Option<&Held> {
+        let here = self.durable.get(&group)?.here.as_ref()?;
+        (here.replica == Some(replica)).then_some(here)
     }
 
-    /// Term and vote on disk.
-    pub(super) fn hard_state(&self, group: GroupId) -> HardState {
-        self.durable.get(&group).map(|held| held.hard_state).unwrap_or_default()
+    fn gone(&self, group: GroupId, replica: ReplicaId) -> Option<&Tombstone> {
+        self.durable.get(&group)?.gone.as_ref().filter(|gone| gone.replica == replica)
+    }
+
+    /// Whether the log has the end of this replica.
+    pub(super) fn is_buried(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.gone(group, replica).is_some()
+    }
+
+    /// What the disk shows of a replica's log at an index.
+    pub(super) fn shows(&self, group: GroupId, replica: ReplicaId, index: LogIndex) -> Shown {
+        match self.here(group, replica) {
+            None => Shown::NoReplica,
+            Some(held) if index < held.base.0 => Shown::Compacted,
+            Some(held) => held.term(index).map_or(Shown::NoEntry, Shown::Term),
+        }
+    }
+
+    /// Term and vote on disk, of a replica that is here or was.
+    pub(super) fn hard_state(&self, group: GroupId, replica: ReplicaId) -> Option<HardState> {
+        let here = self.here(group, replica).map(|held| held.hard_state);
+        here.or_else(|| self.gone(group, replica).map(|gone| gone.hard_state))
     }
 }
 
+/// What a disk has at an index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Shown {
+    Term(Term),
+    /// A snapshot covers more than that.
+    Compacted,
+    NoEntry,
+    NoReplica,
+}
+
 /// All nodes' accounts, and whose replicas live where.
-#[derive(Default)]
 pub(super) struct Accounts {
     pub(super) nodes: Vec<Account>,
     pub(super) places: BTreeMap<(GroupId, ReplicaId), Place>,
@@ -144,74 +205,146 @@ impl Accounts {
 
 impl Disks for Accounts {
     fn holds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
-        self.of(group, replica).and_then(|account| account.term(group, index)) == Some(term)
+        let Some(account) = self.of(group, replica) else { return false };
+        match account.shows(group, replica, index) {
+            Shown::Term(there) => there == term,
+            Shown::Compacted => true,
+            Shown::NoEntry | Shown::NoReplica => false,
+        }
     }
 
     fn hard_state(&self, group: GroupId, replica: ReplicaId) -> Option<HardState> {
-        self.of(group, replica).map(|account| account.hard_state(group))
+        let state = self.of(group, replica)?.hard_state(group, replica);
+        // A replica that was created and not yet written promises nothing either.
+        Some(state.unwrap_or_default())
     }
 }
 
 impl Held {
-    fn of(recovered: &RecoveredGroup) -> Self {
-        let mut terms = Vec::with_capacity(recovered.last_index.get() as usize);
+    fn of(recovered: &RecoveredGroup, node: NodeId) -> Self {
+        let base = (recovered.base.index, recovered.base.term);
+        let mut terms = Vec::with_capacity(recovered.last_index.since(base.0) as usize);
         for (at, (first, term)) in recovered.term_runs.iter().enumerate() {
             let next = recovered.term_runs.get(at + 1);
             let end = next.map_or_else(|| recovered.last_index.next(), |(next, _)| *next);
-            terms.extend(std::iter::repeat_n(*term, end.since(*first) as usize));
+            let first = (*first).max(base.0.next());
+            terms.extend(std::iter::repeat_n(*term, end.since(first) as usize));
         }
-        Self { hard_state: recovered.hard_state, terms }
+        let spec = GroupSpec::decode(&recovered.spec);
+        Self {
+            replica: spec.and_then(|spec| spec.replica_on(node)),
+            promise: recovered.promise,
+            hard_state: recovered.hard_state,
+            base,
+            terms,
+        }
     }
 
     fn term(&self, index: LogIndex) -> Option<Term> {
-        self.terms.get((index.get() as usize).checked_sub(1)?).copied()
+        let (base, base_term) = self.base;
+        match index.get().checked_sub(base.get())? {
+            0 => Some(base_term),
+            after => self.terms.get(after as usize - 1).copied(),
+        }
     }
 }
 
 impl Operation {
+    fn of(write: &GroupWrite, node: NodeId) -> Self {
+        let creates = write
+            .create
+            .as_ref()
+            .map(|create| GroupSpec::decode(&create.spec).and_then(|spec| spec.replica_on(node)));
+        Self {
+            group: write.group,
+            creates,
+            promise: write.promise,
+            hard_state: write.hard_state,
+            install: write.install.as_ref().map(|meta| (meta.index, meta.term)),
+            truncate_from: write.truncate_from,
+            terms: write.entries.iter().map(|entry| entry.term).collect(),
+            compact: write.compact.as_ref().map(|to| (to.base.index, to.base.term)),
+            destroy: write.destroy,
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        !self.creates
+        self.creates.is_none()
+            && self.promise.is_none()
             && self.hard_state.is_none()
+            && self.install.is_none()
             && self.truncate_from.is_none()
             && self.terms.is_empty()
+            && self.compact.is_none()
+            && self.destroy.is_none()
     }
 
     /// The states a group goes through when the operation reaches the disk piece by piece.
-    fn steps(&self, mut held: Held) -> Vec<Held> {
+    fn steps(&self, mut memory: Memory) -> Vec<Memory> {
         let mut states = Vec::new();
-        self.carry_out(&mut held, |held| states.push(held.clone()));
+        self.carry_out(&mut memory, |memory| states.push(memory.clone()));
         states
     }
 
-    fn carry_out(&self, held: &mut Held, mut after_each: impl FnMut(&Held)) {
-        if self.creates {
-            *held = Held::default();
-            after_each(held);
+    fn carry_out(&self, memory: &mut Memory, mut after_each: impl FnMut(&Memory)) {
+        if let Some(replica) = self.creates {
+            memory.here = Some(Held { replica, ..Held::default() });
+            after_each(memory);
+        }
+        let mut change = |memory: &mut Memory, change: &dyn Fn(&mut Held)| {
+            memory.here.iter_mut().for_each(change);
+            after_each(memory);
+        };
+        if let Some(promise) = self.promise {
+            change(memory, &|held| held.promise = promise);
         }
         if let Some(hard_state) = self.hard_state {
-            held.hard_state = hard_state;
-            after_each(held);
+            change(memory, &|held| held.hard_state = hard_state);
+        }
+        if let Some(base) = self.install {
+            change(memory, &|held| {
+                held.base = base;
+                held.terms.clear();
+            });
         }
         if let Some(from) = self.truncate_from {
-            held.terms.truncate(from.prev().get() as usize);
-            after_each(held);
+            change(memory, &|held| {
+                held.terms.truncate(from.prev().since(held.base.0) as usize);
+            });
         }
         for term in &self.terms {
-            held.terms.push(*term);
-            after_each(held);
+            change(memory, &|held| held.terms.push(*term));
+        }
+        if let Some(base) = self.compact {
+            change(memory, &|held| {
+                let forgotten = base.0.since(held.base.0) as usize;
+                held.terms.drain(..forgotten.min(held.terms.len()));
+                held.base = base;
+            });
+        }
+        if let Some(tombstone) = self.destroy {
+            *memory = Memory { here: None, gone: Some(tombstone) };
+            after_each(memory);
         }
     }
 }
 
-fn describe(held: Option<&Held>) -> String {
-    match held {
+fn describe(memory: &Memory) -> String {
+    let here = match &memory.here {
         None => "nothing".to_owned(),
         Some(held) => format!(
-            "term {} vote {:?} last {} of {:?}",
+            "{:?}, term {} vote {:?} {:?}, base {:?}, last {} of {:?}",
+            held.replica,
             held.hard_state.term,
             held.hard_state.vote,
-            held.terms.len(),
+            held.promise,
+            held.base,
+            held.base.0.get() + held.terms.len() as u64,
             held.terms.last()
         ),
+    };
+    match &memory.gone {
+        None => here,
+        Some(gone) => format!("{here}, and that {:?} is gone", gone.replica),
     }
 }

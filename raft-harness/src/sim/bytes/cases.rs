@@ -6,7 +6,6 @@
 
 use super::{Options, Size, Weather, faults, run, swarm::Swarm};
 use crate::sim::case::Case;
-use crate::sim::marks::Mark;
 use crate::sim::panics;
 use crate::sim::profile::{Profile, RunReport};
 use crate::sim::rng::{Streams, mix};
@@ -14,24 +13,6 @@ use crate::sim::schedule::{Fault, FaultKind, Schedule};
 use crate::sim::trace::{EventKind, Happened, Trace};
 use crate::sim::violation::Violation;
 use raft_core::{Micros, NodeId};
-
-/// The marks of this profile that others have as well.
-const SHARED: [(&str, Mark); 9] = [
-    ("batch-of-many-groups", Mark::BatchOfManyGroups),
-    ("lane-stalled", Mark::LaneStalled),
-    ("lane-redialled", Mark::LaneKilled),
-    ("connection-fenced", Mark::OldGenerationFenced),
-    ("write-reordered", Mark::PersistReordered),
-    ("torn-tail-cut", Mark::TornTail),
-    ("crash-in-recovery", Mark::CrashInRecovery),
-    ("damage-refused", Mark::DamageReported),
-    ("log-failed", Mark::FsyncFailed),
-];
-
-/// Whether this profile tells of a mark.
-pub(crate) fn concerns(mark: Mark) -> bool {
-    SHARED.iter().any(|(_, shared)| *shared == mark)
-}
 
 /// A tenth of the seeds have many groups, a tenth live with one partition that never heals.
 fn options(seed: u64) -> Options {
@@ -82,12 +63,8 @@ pub(crate) fn run_case(case: &Case, kept_max: usize) -> RunReport {
     };
     report.hash = u128::from(lived.trace_hash);
     report.violation = lived.violations.into_iter().next();
-    for (mark, hits) in lived.marks {
-        match SHARED.iter().find(|(name, _)| *name == mark) {
-            Some((_, shared)) => (0..hits).for_each(|_| report.marks.hit(*shared)),
-            None => *report.own_marks.entry(mark).or_default() += hits,
-        }
-    }
+    report.marks = lived.seen;
+    report.own_marks = lived.marks;
     report.faults = lived.stats.faults;
     report.operations = lived.stats.operations;
     report.steps = lived.stats.promises;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, Micros, NodeId, ReadPath};
+use raft_core::{Group, GroupId, LogIndex, Micros, NodeId, ReadPath};
 
 use super::machine::{Action, Key, encode};
 use super::network::Place;
@@ -20,6 +20,7 @@ use super::world::{Event, Phase, World};
 use crate::engine::EngineInput;
 use crate::request::{Answer, Proposed, Request, RequestError, RequestKind, Ticket};
 use crate::sim::history::{ClientId, History, KeyId, Op, OpId, Reply, Value};
+use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 
 /// A client waits so long for an answer.
@@ -54,6 +55,8 @@ struct Doing {
     began: u64,
     place: Place,
     path: ReadPath,
+    /// Who was asked.
+    asked: Rank,
     ticket: Option<Ticket<Proposed>>,
     answer: Option<Answer>,
 }
@@ -64,6 +67,24 @@ enum Errand {
     Operation(usize),
     /// Hand a group over.
     Transfer(Option<NodeId>),
+}
+
+/// What a replica was when a request came to its node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rank {
+    Other,
+    Leader,
+    Leaseholder,
+}
+
+impl Rank {
+    fn of(core: &Group) -> Self {
+        match (core.is_leader(), core.lease_until()) {
+            (false, _) => Self::Other,
+            (true, None) => Self::Leader,
+            (true, Some(_)) => Self::Leaseholder,
+        }
+    }
 }
 
 /// Everything clients asked for.
@@ -233,7 +254,8 @@ impl World {
                 let spec = rng.pick(&self.swarm.groups).expect("there is a group");
                 let group = spec.group;
                 if rng.chance(1, 25) {
-                    let to = rng.pick(&spec.replicas).map(|(_, node)| *node);
+                    let to = rng.pick(&self.operator.places_of(group)).copied();
+                    let to = to.map(|place| self.swarm.nodes[place]);
                     let to = if rng.chance(1, 3) { None } else { to };
                     self.history.transfers += 1;
                     self.begin(number, Errand::Transfer(to), group);
@@ -297,27 +319,29 @@ impl World {
         let began = self.now;
         let client = &mut self.clients[number];
         let path = client.rng.pick(&self.swarm.read_paths).copied().unwrap_or_default();
-        client.doing =
-            Some(Doing { task, group, began, place: 0, path, ticket: None, answer: None });
+        client.doing = Some(Doing {
+            task,
+            group,
+            began,
+            place: 0,
+            path,
+            asked: Rank::Other,
+            ticket: None,
+            answer: None,
+        });
         self.attempt(number, 0);
     }
 
     /// Sends the request, or sends it again, after a pause.
     fn attempt(&mut self, number: usize, pause: u64) {
-        let spec_nodes = {
-            let Some(doing) = &self.clients[number].doing else { return };
-            let group = doing.group;
-            let spec = self.swarm.groups.iter().find(|spec| spec.group == group);
-            spec.map(|spec| spec.replicas.clone()).unwrap_or_default()
-        };
+        let Some(doing) = &self.clients[number].doing else { return };
+        let places = self.operator.places_of(doing.group);
         let client = &mut self.clients[number];
         client.attempt += 1;
         let attempt = client.attempt;
         let Some(doing) = &mut client.doing else { return };
         let hint = client.hints.get(&doing.group).copied();
-        let random = client.rng.pick(&spec_nodes).map(|(_, node)| *node);
-        let random =
-            random.and_then(|node| self.swarm.nodes.iter().position(|other| *other == node));
+        let random = client.rng.pick(&places).copied();
         // Some believe what is long over, and ask anybody.
         let anybody = doing.path == ReadPath::Follower || client.rng.chance(1, 8);
         let hint = hint.filter(|_| !anybody);
@@ -344,6 +368,8 @@ impl World {
             return None;
         };
         let group = doing.group;
+        let replica = process.replicas().find(|replica| replica.core().id() == group);
+        doing.asked = replica.map_or(Rank::Other, |replica| Rank::of(replica.core()));
         match doing.task {
             Errand::Operation(index) => {
                 let operation = &self.history.operations[index];
@@ -397,6 +423,7 @@ impl World {
             let (place, error) = (doing.place, error.clone());
             self.note(None, || format!("client {number}, group {group} at {place}: {error}"));
         }
+        self.note_answer(number, &answer);
         let client = &mut self.clients[number];
         let Some(doing) = &mut client.doing else { return };
         match answer {
@@ -430,6 +457,34 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What is rare about an answer.
+    fn note_answer(&self, number: usize, answer: &Answer) {
+        let Some(doing) = &self.clients[number].doing else { return };
+        let read = match doing.task {
+            Errand::Operation(index) if self.history.operations[index].is_read() => {
+                Some(doing.path)
+            }
+            Errand::Operation(_) | Errand::Transfer(_) => None,
+        };
+        let transfers = matches!(doing.task, Errand::Transfer(_));
+        let mark = match (answer, read) {
+            (Ok(_), Some(ReadPath::Quorum)) => Mark::ReadConfirmed,
+            (Ok(_), Some(ReadPath::Lease)) if doing.asked == Rank::Leaseholder => Mark::LeaseRead,
+            (Ok(_), Some(ReadPath::Follower)) if doing.asked == Rank::Other => Mark::ReadAtFollower,
+            (Ok(_), None) if transfers => Mark::TransferDone,
+            (Err(RequestError::LeadershipLost), Some(_)) => Mark::ReadFailedOver,
+            (Err(RequestError::Transferring), None) if transfers => Mark::TransferTimedOut,
+            (Err(RequestError::Transferring), _) => Mark::ProposalDuringTransfer,
+            (Err(RequestError::Overloaded { pending_bytes }), None) if *pending_bytes > 0 => {
+                Mark::UncommittedLimit
+            }
+            (Err(RequestError::DiskFull), _) => Mark::DiskFullSeen,
+            (Err(RequestError::Superseded), _) => Mark::TailSuperseded,
+            (Ok(_) | Err(_), _) => return,
+        };
+        self.sightings.hit(mark);
     }
 
     /// The client has waited long enough.
@@ -486,8 +541,6 @@ impl World {
                 let operation = &self.history.operations[index];
                 left.push_front((operation.group, operation.action));
             }
-        } else if matches!(outcome, Outcome::Done { .. }) {
-            self.mark("transfer");
         }
         let client = &mut self.clients[number];
         let pause = match client.kind {

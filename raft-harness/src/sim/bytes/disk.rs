@@ -72,9 +72,9 @@ pub(super) struct Resolved {
     pub(super) old: u64,
     pub(super) new: u64,
     pub(super) torn: u64,
+    /// Sectors that made it although one before them in their file did not.
+    pub(super) overtook: u64,
     pub(super) names_lost: u64,
-    /// Sectors that survived behind one that did not.
-    pub(super) reordered: u64,
 }
 
 impl SimDisk {
@@ -226,17 +226,17 @@ impl FileState {
         for (sector, old) in std::mem::take(&mut self.lost) {
             self.put(sector, &old, 0..SECTOR);
         }
-        let mut lost_before = false;
+        let mut missing = 0;
         for (sector, old) in std::mem::take(&mut self.pending) {
             match rng.below(8) {
                 0..=2 => {
                     resolved.old += 1;
-                    lost_before = true;
+                    missing += 1;
                     self.put(sector, &old, 0..SECTOR);
                 }
                 3..=5 => {
                     resolved.new += 1;
-                    resolved.reordered += u64::from(lost_before);
+                    resolved.overtook += missing.min(1);
                 }
                 // Torn: the first or the last bytes made it.
                 torn => {

@@ -57,6 +57,8 @@ pub enum Fault {
     HalfOpen,
     /// Some connection is stuck in one direction.
     StallLane,
+    /// A bit flips in what some connection carries next.
+    Garble,
     /// A node refuses connections.
     Refuse {
         /// Which.
@@ -73,6 +75,14 @@ pub enum Fault {
     Crash {
         /// Which.
         node: Place,
+        /// Writes to disk and network that still happen.
+        effects: u64,
+        /// Whether its machine dies with it.
+        power: Power,
+    },
+    /// Whichever node next works on a snapshot that is on its way to it dies after so many more
+    /// effects, and comes back.
+    CrashInstall {
         /// Writes to disk and network that still happen.
         effects: u64,
         /// Whether its machine dies with it.
@@ -149,10 +159,12 @@ impl Fault {
             Self::Reset => "reset",
             Self::HalfOpen => "half-open",
             Self::StallLane => "stall-lane",
+            Self::Garble => "garble",
             Self::Refuse { .. } => "refuse",
             Self::SlowConnect { .. } => "slow-connect",
             Self::Crash { power: Power::Stays, .. } => "kill",
             Self::Crash { power: Power::Fails, .. } => "power-cut",
+            Self::CrashInstall { .. } => "crash-install",
             Self::CrashAll { .. } => "storm",
             Self::Pause { .. } => "pause",
             Self::WallJump { .. } => "wall-jump",
@@ -211,7 +223,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     faults
 }
 
-const KINDS: usize = 19;
+const KINDS: usize = 21;
 
 fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
     let count = swarm.nodes.len() as u64;
@@ -245,7 +257,9 @@ fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
             Fault::WallJump { node, by_ms: if rng.chance(1, 2) { by } else { -by } }
         }
         16 => Fault::SyncFails { node },
-        17 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
+        17 => Fault::Garble,
+        18 => Fault::CrashInstall { effects: rng.skewed(16), power },
+        19 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
         _ => Fault::SlowDisk { node, by_us: rng.skewed(3_000_000) },
     }
 }

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, Micros, NodeId, ReplicaId, RoleKind, Term};
 
-use super::accounts::{Account, Accounts};
+use super::accounts::{Account, Accounts, Buried, Shown};
+use super::clock::NodeClock;
 use super::network::Place;
+use super::sightings::{Onlooker, Sightings};
 use super::swarm::Swarm;
 use super::tap::{Claim, Said};
 use crate::engine::Replica;
 use crate::sim::invariants::Checker;
+use crate::sim::marks::Mark;
 use crate::sim::observe::{
     Activity, EntryClass, EntryIdentity, LogView, MembershipView, Promise, Promises, ReplicaView,
 };
@@ -30,6 +33,8 @@ pub(super) struct Bench {
     pub(super) now: u64,
     pub(super) checker: Checker,
     pub(super) accounts: Accounts,
+    pub(super) onlooker: Onlooker,
+    sightings: Sightings,
     /// What was found wrong and not yet taken.
     pub(super) found: Vec<Violation>,
     /// Entries ever seen, for logs whose payloads are not at hand.
@@ -41,12 +46,12 @@ pub(super) struct Bench {
 type Seen = BTreeMap<(GroupId, LogIndex, Term), (u64, EntryClass)>;
 
 impl Judge {
-    pub(super) fn new(swarm: &Swarm) -> Self {
-        let mut accounts = Accounts::default();
-        accounts.nodes.resize_with(swarm.nodes.len(), Account::default);
+    pub(super) fn new(swarm: &Swarm, sightings: Sightings) -> Self {
+        let nodes = swarm.nodes.iter().map(|node| Account::new(*node)).collect();
+        let mut accounts = Accounts { nodes, places: BTreeMap::new() };
         for spec in &swarm.groups {
             for (replica, node) in &spec.replicas {
-                if let Some(place) = swarm.nodes.iter().position(|other| other == node) {
+                if let Some(place) = swarm.place_of(*node) {
                     accounts.places.insert((spec.group, *replica), place);
                 }
             }
@@ -55,6 +60,8 @@ impl Judge {
             now: 0,
             checker: Checker::new(),
             accounts,
+            onlooker: Onlooker::new(sightings.clone()),
+            sightings,
             found: Vec::new(),
             seen: Seen::new(),
             nodes: swarm.nodes.clone(),
@@ -72,13 +79,30 @@ impl Bench {
         &mut self.accounts.nodes[place]
     }
 
-    /// A replica has made a step.
-    pub(super) fn stepped(&mut self, place: Place, replica: Replica<'_>) {
+    /// A replica of a group comes to live on a node.
+    pub(super) fn settles(&mut self, group: GroupId, replica: ReplicaId, place: Place) {
+        self.accounts.places.insert((group, replica), place);
+    }
+
+    /// These replicas are gone for good, from this node.
+    pub(super) fn buried(&mut self, place: Place, buried: impl IntoIterator<Item = Buried>) {
+        for (group, replica) in buried {
+            self.checker.destroyed(group, replica);
+            self.onlooker.buried(place, group);
+        }
+    }
+
+    /// A replica has made a step, in a life with these clocks.
+    pub(super) fn stepped(&mut self, place: Place, clock: NodeClock, replica: Replica<'_>) {
+        self.onlooker.stepped(place, clock.local(self.now), replica.core());
         let node = self.nodes[place];
         let now = Micros::new(self.now);
         let (checker, accounts) = (&mut self.checker, &self.accounts);
         let log = Log::of(replica, &mut self.seen);
-        let judged = with_view(node, replica, &log, |view| checker.observe(now, view, accounts));
+        // A lease ends by the leader's own clock; the checks know only the common one.
+        let lease = replica.core().lease_until().map(|until| Micros::new(clock.global(until)));
+        let judged =
+            with_view(node, lease, replica, &log, |view| checker.observe(now, view, accounts));
         self.found.extend(judged.err());
     }
 
@@ -88,7 +112,7 @@ impl Bench {
             let node = self.nodes[place];
             let log = Log::of(replica, &mut self.seen);
             let checker = &self.checker;
-            let judged = with_view(node, replica, &log, |view| checker.sweep([*view]));
+            let judged = with_view(node, None, replica, &log, |view| checker.sweep([*view]));
             self.found.extend(judged.err());
         }
     }
@@ -98,7 +122,7 @@ impl Bench {
         let node = self.nodes[place];
         let log = Log::of(replica, &mut self.seen);
         let checker = &self.checker;
-        let judged = with_view(node, replica, &log, |view| checker.settled([*view]));
+        let judged = with_view(node, None, replica, &log, |view| checker.settled([*view]));
         self.found.extend(judged.err());
     }
 
@@ -106,19 +130,23 @@ impl Bench {
     pub(super) fn said(&mut self, said: &Said) {
         let Some(place) = self.nodes.iter().position(|node| *node == said.node) else { return };
         let account = &self.accounts.nodes[place];
-        let group = said.group;
-        let durable = account.hard_state(group);
+        let (group, replica) = (said.group, said.replica);
+        let spoke = account.is_buried(group, replica) && said.claim != Claim::Greets;
+        self.sightings.hit_if(spoke, Mark::TombstoneSpoke);
+        let durable = account.hard_state(group, replica).unwrap_or_default();
         let promise = match said.claim {
             Claim::Greets => return,
             Claim::Term(term) => Promise::Term(term),
             Claim::Vote { term, candidate } => Promise::Vote { term, candidate },
             // A newer leader may have cut it since; to that one it is no promise.
             Claim::Held { term, .. } if durable.term > term => return,
-            // An entry that is not there is shown with a term that cannot be there either.
-            Claim::Held { index, .. } => {
-                let term = account.term(group, index).unwrap_or(Term::ZERO);
-                Promise::Held { index, term }
-            }
+            Claim::Held { index, term } => match account.shows(group, replica, index) {
+                Shown::Term(term) => Promise::Held { index, term },
+                // An entry that is not there is shown with a term that cannot be there either.
+                Shown::NoEntry => Promise::Held { index, term: Term::ZERO },
+                // Committed, and in a snapshot; or the last words of one that is gone.
+                Shown::Compacted | Shown::NoReplica => Promise::Term(term),
+            },
         };
         let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
         self.found.extend(judged.err());
@@ -127,6 +155,18 @@ impl Bench {
             let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
             self.found.extend(judged.err());
         }
+    }
+
+    /// A state machine has the state after an entry, from a snapshot.
+    pub(super) fn installed(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        index: LogIndex,
+        term: Term,
+    ) {
+        let judged = self.checker.installed(group, replica, index, term);
+        self.found.extend(judged.err());
     }
 
     /// A state machine takes an entry.
@@ -177,6 +217,7 @@ impl LogView for Log<'_> {
 
 fn with_view<T>(
     node: NodeId,
+    lease_until: Option<Micros>,
     replica: Replica<'_>,
     log: &Log<'_>,
     look: impl FnOnce(&ReplicaView<'_>) -> T,
@@ -217,10 +258,12 @@ fn with_view<T>(
             outgoing: membership.outgoing(),
             learners: &learners,
         },
-        // Judged by the profile that has the clocks of all replicas at hand.
-        lease_until: None,
+        lease_until,
         activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
-        next_deadline: core.next_deadline(),
+        // Who was told of its removal by others waits for nothing but its deletion.
+        next_deadline: core
+            .next_deadline()
+            .or_else(|| (status.removed && !status.asleep).then_some(Micros::ZERO)),
         in_flight: 0,
         promises: match status.promise.promise {
             raft_core::Promise::Kept => Promises::Kept,

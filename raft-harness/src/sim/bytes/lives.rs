@@ -3,9 +3,11 @@
 use super::accounts::After;
 use super::faults::Power;
 use super::network::{Machine, Place};
-use super::process::{Birth, CLUSTER, Process, Stillborn};
+use super::process::{Birth, CLUSTER, LogState, Process, Stillborn};
 use super::world::{Event, Phase, Standing, World};
+use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
+use raft_core::{GroupId, ReplicaId};
 use raft_storage::{InitOptions, OpenError, StoreId, init_on};
 
 /// How long whoever starts nodes waits before trying again.
@@ -43,12 +45,19 @@ impl World {
         // Made by `init`, once; repeating it is refused, and harmless if it was interrupted.
         let _ = init_on(&node.disk, CLUSTER, self.swarm.nodes[place], &store);
         node.disk.process_died();
+        node.snapshots.process_died();
         let (record, judge) = match node.standing {
             Standing::Stranger => (&self.strangers.0, &self.strangers.1),
             Standing::Member | Standing::Damaged | Standing::Out => (&self.record, &self.judge),
         };
+        let homes = match node.standing {
+            Standing::Stranger => self.swarm.groups.clone(),
+            Standing::Member | Standing::Damaged | Standing::Out => self.operator.homes_on(place),
+        };
         let birth = Birth {
             place,
+            homes,
+            snapshots: &node.snapshots,
             disk: &node.disk,
             clock,
             swarm: &self.swarm,
@@ -61,17 +70,23 @@ impl World {
         match Process::start(&birth) {
             Ok(born) => {
                 if let Some(torn) = born.report.torn_tail {
-                    self.mark("torn-tail-cut");
+                    self.sightings.hit(Mark::TornTail);
                     self.absorb(torn.lsn.get());
                 }
-                self.lanes.push(born.lanes);
                 let judge = self.judge_of(place);
                 let node = &mut self.nodes[place];
                 let after = std::mem::replace(&mut node.after, After::Process);
-                let id = self.swarm.nodes[place];
-                let broken = judge.lock().account(place).recovered(id, &born.recovered, after);
+                let gone: Vec<(GroupId, ReplicaId)> =
+                    born.tombstones.values().map(|(_, gone)| (gone.group, gone.replica)).collect();
+                let broken = {
+                    let mut judge = judge.lock();
+                    judge.buried(place, gone.iter().copied());
+                    judge.account(place).recovered(&born.recovered, &born.tombstones, after)
+                };
+                self.operator.found_gone(place, self.swarm.nodes[place], &gone);
                 let tasks: Vec<_> = born.process.tasks().collect();
                 node.process = Some(Box::new(born.process));
+                node.started = Some(self.now);
                 if node.standing == Standing::Damaged {
                     // Whatever was hit holds nothing.
                     node.standing = Standing::Member;
@@ -83,6 +98,7 @@ impl World {
                 }
                 let end = born.report.end_lsn;
                 self.note(Some(place), || format!("up, log ends at {end:?}, after {after:?}"));
+                self.note_restart(place);
                 for task in tasks {
                     let at = self.now + self.delays.below(self.swarm.wake_us);
                     self.schedule(place, task, at);
@@ -97,11 +113,12 @@ impl World {
         let node = &mut self.nodes[place];
         node.disk.process_died();
         if node.fuse.is_dead() {
-            self.mark("crash-in-recovery");
+            self.sightings.hit(Mark::CrashInRecovery);
             let node = &mut self.nodes[place];
             let (power, down) = node.crash.take().unwrap_or((Power::Fails, RETRY_US));
             if power == Power::Fails {
                 node.disk.power_cut();
+                node.snapshots.power_cut();
                 node.after = After::Power;
             }
             self.plan_restart(place, down);
@@ -117,7 +134,7 @@ impl World {
             self.mark("start-on-full-disk");
             self.plan_restart(place, RETRY_US);
         } else if self.nodes[place].standing == Standing::Damaged {
-            self.mark("damage-refused");
+            self.sightings.hit(Mark::DamageReported);
             self.nodes[place].standing = Standing::Out;
         } else {
             let node = self.swarm.nodes[place];
@@ -138,13 +155,30 @@ impl World {
         let node = &mut self.nodes[place];
         node.paused_until = None;
         node.life += 1;
-        self.judge.lock().checker.crashed(self.swarm.nodes[place]);
+        let led = {
+            let mut judge = self.judge.lock();
+            judge.checker.crashed(self.swarm.nodes[place]);
+            judge.onlooker.gone(place)
+        };
+        self.sightings.hit_if(!led.is_empty(), Mark::LeaderCrashed);
         // Whoever waits for an answer learns that there is none.
-        drop(node.process.take());
+        let process = node.process.take();
+        if let Some(process) = &process {
+            process.note_lanes(&self.sightings);
+            let writes = process.log.state == LogState::Busy;
+            self.sightings.hit_if(writes, Mark::CrashBeforePersist);
+            self.sightings.hit_if(process.desk.is_fetching(), Mark::CrashDuringInstall);
+        }
+        drop(process);
+        self.note_all_down(place);
+        let node = &mut self.nodes[place];
         node.disk.process_died();
         if power == Power::Fails {
             let resolved = node.disk.power_cut();
+            node.snapshots.power_cut();
             node.after = After::Power;
+            self.sightings.hit_if(resolved.old > 0, Mark::UnsyncedLost);
+            self.sightings.hit_if(resolved.overtook > 0, Mark::PersistReordered);
             for (mark, count) in [
                 ("sector-lost", resolved.old),
                 ("sector-survived", resolved.new),
@@ -154,11 +188,34 @@ impl World {
                 *self.marks.entry(mark).or_default() += count;
                 self.absorb(count);
             }
-            if resolved.reordered > 0 {
-                self.mark("write-reordered");
-            }
         }
         self.plan_restart(place, down_us);
+    }
+
+    /// Whether the last node of a group has gone down.
+    fn note_all_down(&self, place: Place) {
+        let all = self.swarm.groups.iter().any(|spec| {
+            let places = self.operator.places_of(spec.group);
+            let down = |at: &Place| self.nodes[*at].process.is_none();
+            places.len() > 1 && places.contains(&place) && places.iter().all(down)
+        });
+        self.sightings.hit_if(all, Mark::AllDown);
+    }
+
+    /// Whether a quorum of some group has come back within one election timeout.
+    fn note_restart(&self, place: Place) {
+        let timeout = self.swarm.settings.election_timeout_min.as_micros() as u64;
+        let is_back = |at: &&Place| {
+            let state = &self.nodes[**at];
+            let recent = state.started.is_some_and(|at| at + timeout > self.now);
+            state.process.is_some() && state.life > 1 && recent
+        };
+        let quorum = self.swarm.groups.iter().any(|spec| {
+            let places = self.operator.places_of(spec.group);
+            let back = places.iter().filter(is_back).count();
+            places.len() > 1 && places.contains(&place) && back > places.len() / 2
+        });
+        self.sightings.hit_if(quorum, Mark::QuorumRestarted);
     }
 
     /// A stopped process goes on.
@@ -166,6 +223,7 @@ impl World {
         if self.nodes[place].paused_until.is_some_and(|until| until <= self.now) {
             self.nodes[place].paused_until = None;
             self.net.lock().unpause(place);
+            self.judge.lock().onlooker.resumed(place);
         }
     }
 }

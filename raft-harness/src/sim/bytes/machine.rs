@@ -13,7 +13,7 @@ use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use super::judge::Judge;
 use crate::sim::rng::mix;
-use crate::state_machine::{ApplyMode, StateMachine};
+use crate::state_machine::{ApplyMode, RestoreError, SnapshotPieces, StateMachine};
 
 /// A key of a group: registers and lists have their own.
 pub(super) type Key = u8;
@@ -134,8 +134,6 @@ pub(super) struct Recorded {
     pub(super) groups: BTreeMap<GroupId, Vec<Applied>>,
     pub(super) broken: Vec<String>,
     pub(super) applied_total: u64,
-    /// How far the newest life of each replica is, and its state's digest there.
-    pub(super) states: BTreeMap<(NodeId, GroupId), (LogIndex, u64)>,
 }
 
 /// One applied entry.
@@ -152,13 +150,14 @@ impl Record {
     }
 
     /// The state machine of a replica, empty.
-    pub(super) fn machine(&self, of: Identity, mode: ApplyMode, judge: &Judge) -> Machine {
+    pub(super) fn machine(&self, of: Identity, how: How, judge: &Judge) -> Machine {
         Machine {
             record: self.clone(),
             judge: judge.clone(),
             of,
-            mode,
-            applied: LogIndex::ZERO,
+            how,
+            applied: (LogIndex::ZERO, Term::ZERO),
+            origin: Origin::Empty,
             model: Model::default(),
         }
     }
@@ -172,32 +171,55 @@ pub(super) struct Identity {
     pub(super) replica: ReplicaId,
 }
 
+/// How machines of a run work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) mode: ApplyMode,
+    /// Bytes on top of each snapshot.
+    pub(super) padding: usize,
+}
+
 /// A replica's state machine.
 pub(super) struct Machine {
     record: Record,
     judge: Judge,
     of: Identity,
-    mode: ApplyMode,
-    applied: LogIndex,
+    how: How,
+    applied: (LogIndex, Term),
+    origin: Origin,
     model: Model,
+}
+
+/// Where a machine's state comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Origin {
+    /// From the log, as the judge knows.
+    Empty,
+    /// From a snapshot. The judge hears of it when the machine is put to use: some never are.
+    Snapshot,
 }
 
 impl StateMachine for Machine {
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
         let mut recorded = self.record.0.lock();
-        let Recorded { groups, broken, applied_total, states } = &mut *recorded;
+        let Recorded { groups, broken, applied_total } = &mut *recorded;
         let Identity { node, group, replica } = self.of;
         let history = groups.entry(group).or_default();
         let mut judge = self.judge.lock();
+        if std::mem::replace(&mut self.origin, Origin::Empty) == Origin::Snapshot {
+            let (index, term) = self.applied;
+            judge.installed(group, replica, index, term);
+        }
         for entry in entries {
             judge.applied(group, replica, entry);
-            if entry.index != self.applied.next() {
+            let (last, _) = self.applied;
+            if entry.index != last.next() {
                 broken.push(format!(
-                    "node {node} group {group}: applied {} after {}",
-                    entry.index, self.applied
+                    "node {node} group {group}: applied {} after {last}",
+                    entry.index
                 ));
             }
-            self.applied = entry.index;
+            self.applied = (entry.index, entry.term);
             *applied_total += 1;
             let at = entry.index.prev().get() as usize;
             match history.get(at) {
@@ -230,7 +252,6 @@ impl StateMachine for Machine {
                 EntryKind::Noop | EntryKind::Config => Bytes::new(),
             });
         }
-        states.insert((node, group), (self.applied, self.model.digest));
     }
 
     fn read(&self, query: &[u8]) -> Bytes {
@@ -241,7 +262,57 @@ impl StateMachine for Machine {
         self.model.digest
     }
 
+    fn snapshot(&self) -> Option<SnapshotPieces> {
+        let mut bytes = Vec::new();
+        let mut put = |number: u64| bytes.extend_from_slice(&number.to_le_bytes());
+        let (index, term) = self.applied;
+        let Model { registers, lists, digest } = &self.model;
+        [index.get(), term.get(), *digest, registers.len() as u64, lists.len() as u64]
+            .into_iter()
+            .for_each(&mut put);
+        for (key, number) in registers {
+            [u64::from(*key), *number].into_iter().for_each(&mut put);
+        }
+        for (key, list) in lists {
+            [u64::from(*key), list.len() as u64].into_iter().for_each(&mut put);
+            list.iter().copied().for_each(&mut put);
+        }
+        bytes.resize(bytes.len() + self.how.padding, index.get() as u8);
+        let pieces: Vec<Bytes> = bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+        Some(Box::new(pieces.into_iter()))
+    }
+
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        let bytes: Vec<u8> = pieces.flatten().collect();
+        let (words, _) = bytes.as_chunks::<8>();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let short = RestoreError::Damaged("it ends too early");
+        self.read_words(&mut words).ok_or(short)?;
+        self.origin = Origin::Snapshot;
+        Ok(())
+    }
+
     fn mode(&self) -> ApplyMode {
-        self.mode
+        self.how.mode
+    }
+}
+
+/// Snapshots come in pieces of so many bytes.
+const PIECE: usize = 40_000;
+
+impl Machine {
+    fn read_words(&mut self, words: &mut impl Iterator<Item = u64>) -> Option<()> {
+        self.applied = (LogIndex::new(words.next()?), Term::new(words.next()?));
+        self.model.digest = words.next()?;
+        let (registers, lists) = (words.next()?, words.next()?);
+        for _ in 0..registers {
+            self.model.registers.insert(words.next()? as Key, words.next()?);
+        }
+        for _ in 0..lists {
+            let (key, count) = (words.next()? as Key, words.next()?);
+            let list = (0..count).map(|_| words.next()).collect::<Option<Vec<u64>>>()?;
+            self.model.lists.insert(key, list);
+        }
+        Some(())
     }
 }

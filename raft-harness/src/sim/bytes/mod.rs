@@ -21,9 +21,11 @@
 //! | `world`, `queue`, `tasks` | events in virtual time, and who is woken |
 //! | `lives`, `process`, `threads`, `clock`, `fuse` | nodes: birth, work, death |
 //! | `network`, `stream`, `disk` | wires and disks |
-//! | `clients`, `machine` | the workload |
+//! | `snapshots` | the desk, and the disk it keeps snapshots on |
+//! | `clients`, `machine`, `operator` | the workload |
 //! | `weather` | faults taking effect |
 //! | `tap`, `accounts`, `judge`, `verdict` | what the checks are told, and those of this profile |
+//! | `sightings` | the rare states a run has been to |
 
 mod accounts;
 mod cases;
@@ -36,9 +38,12 @@ mod judge;
 mod lives;
 mod machine;
 mod network;
+mod operator;
 mod options;
 mod process;
 mod queue;
+mod sightings;
+mod snapshots;
 mod stream;
 mod swarm;
 mod tap;
@@ -48,9 +53,10 @@ mod verdict;
 mod weather;
 mod world;
 
-pub(crate) use self::cases::{concerns, draw, run_case};
+pub(crate) use self::cases::{draw, run_case};
 pub use self::faults::{Fault, PlannedFault, Power};
 pub use self::options::{Options, RunReport, Size, Stats, TraceLine, Weather};
+pub(crate) use self::sightings::concerns;
 
 use self::world::World;
 

@@ -1,7 +1,8 @@
 //! Byte streams between nodes as TCP gives them, over links that delay, lose, stall and break.
 //!
 //! What TCP promises is kept: bytes of one direction of one connection arrive in order, unchanged
-//! and at most once. Everything else may happen. A lost packet is a delay. A cut link stops what
+//! and at most once; only when a fault says so a bit flips, as checksums of sixteen bits let one
+//! pass now and then. Everything else may happen. A lost packet is a delay. A cut link stops what
 //! is under way; it arrives some time after the cut is mended, if its connection still lives at
 //! the other end, whatever has happened to the node in between. A connection can be reset at any
 //! byte, or die at one end without the other hearing of it. Windows are finite: who does not read
@@ -23,10 +24,12 @@ use raft_core::NodeId;
 use raft_mux::PrefixDecoder;
 use raft_transport::Lane;
 
-use self::pipe::{Content, Dial, End, EndState, Packet, Pipe, Way};
+use self::pipe::{Content, Dial, End, EndState, Garble, Packet, Pipe, Way};
 use super::fuse::Fuse;
-use super::tap::{Greeting, Tap};
+use super::sightings::Sightings;
+use super::tap::{Greeting, Heard, Tap};
 use super::tasks::TaskId;
+use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 
 /// What is under way behind a cut arrives when somebody mends it.
@@ -59,7 +62,13 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) fn new(nodes: Vec<Host>, links: Vec<Link>, rng: Rng, chop: Chop) -> Self {
+    pub(super) fn new(
+        nodes: Vec<Host>,
+        links: Vec<Link>,
+        rng: Rng,
+        chop: Chop,
+        sightings: Sightings,
+    ) -> Self {
         let state = NetState {
             now: 0,
             rng,
@@ -70,7 +79,9 @@ impl Net {
             live: 0,
             timers: Vec::new(),
             woken: Vec::new(),
-            taps: Vec::new(),
+            heard: Heard::new(sightings.clone()),
+            sightings,
+            stalled: Vec::new(),
             counts: Counts::default(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -169,8 +180,7 @@ pub(super) struct Counts {
     pub(super) retransmissions: u64,
     pub(super) windows_full: u64,
     pub(super) prefixes_timed_out: u64,
-    /// Frames with heartbeats of more than one group.
-    pub(super) batches_of_many: u64,
+    pub(super) garbled: u64,
 }
 
 pub(super) struct NetState {
@@ -187,7 +197,10 @@ pub(super) struct NetState {
     /// Tasks with something to read or room to write.
     pub(super) woken: Vec<TaskId>,
     /// What was written in this turn, for the oracle.
-    pub(super) taps: Vec<super::tap::Said>,
+    pub(super) heard: Heard,
+    sightings: Sightings,
+    /// Connections that are stuck in one direction: from where to where, and until when.
+    stalled: Vec<(Place, Place, PipeId, u64)>,
     pub(super) counts: Counts,
 }
 
@@ -257,8 +270,10 @@ impl NetState {
         let watch = |place: Place| {
             if self.nodes[place].is_stranger { Greeting::Watched } else { Greeting::Expected }
         };
-        let taps =
-            [Tap::dialer(local, remote, watch(to)), Tap::acceptor(remote, local, watch(from))];
+        let taps = [
+            Tap::dialer(local, remote, lane, watch(to)),
+            Tap::acceptor(remote, local, lane, watch(from)),
+        ];
         let ways = taps.map(Way::new);
         let prefix = Some(PrefixDecoder::new());
         let dial = Dial::Connecting;
@@ -333,7 +348,7 @@ impl NetState {
             let way = &mut pipe_now.ways[side];
             way.in_use += count;
             if let Some(tap) = &mut way.tap {
-                self.counts.batches_of_many += tap.hear(&bytes, &mut self.taps);
+                tap.hear(&bytes, &mut self.heard);
             }
         }
         self.send(pipe, side, at, Content::Bytes(bytes));
@@ -391,6 +406,10 @@ impl NetState {
         buffer[..first].copy_from_slice(&front[..first]);
         buffer[first..count].copy_from_slice(&back[..count - first]);
         way.ready.drain(..count);
+        way.read += count as u64;
+        if let Some(tap) = &mut way.tap {
+            tap.read_upto(way.read);
+        }
         if self.is_cut(here, there) {
             if let Some(pipe) = self.pipe(pipe) {
                 pipe.ways[1 - side].unacknowledged += count;
@@ -536,16 +555,36 @@ impl NetState {
             }
         }
         let way = &mut pipe_now.ways[from];
+        let mut garbled = 0;
         while way.flying.front().is_some_and(|packet| packet.at <= now)
             && let Some(packet) = way.flying.pop_front()
         {
             match packet.content {
-                Content::Bytes(bytes) => way.ready.extend(bytes),
+                Content::Bytes(mut bytes) => {
+                    if let Garble::Next(draw) = way.garble
+                        && !bytes.is_empty()
+                    {
+                        let at = (draw >> 3) as usize % bytes.len();
+                        bytes[at] ^= 1 << (draw & 7);
+                        way.garble = Garble::Done(way.read + way.ready.len() as u64 + at as u64);
+                        garbled += 1;
+                    }
+                    way.ready.extend(bytes);
+                }
                 Content::End => way.ended = true,
             }
         }
         let next = way.flying.front().map(|packet| packet.at);
         let task = pipe_now.ends[1 - from].task;
+        self.counts.garbled += garbled;
+        if !self.stalled.is_empty() {
+            self.stalled.retain(|(.., until)| *until > now);
+            let stuck = |(a, b, other, _): &(Place, Place, PipeId, u64)| {
+                (*a, *b) == (here, there) && *other != pipe
+            };
+            self.sightings.hit_if(self.stalled.iter().any(stuck), Mark::LaneStalled);
+        }
+        let Some(pipe_now) = self.pipe(pipe) else { return };
         let in_prefix = from == DIALER && pipe_now.prefix.is_some();
         if let Some(at) = next {
             self.plan(at, NetEvent::Arrive { pipe, from });
@@ -600,13 +639,16 @@ impl NetState {
         }
         let kind = io::ErrorKind::ConnectionReset;
         pipe_now.ends[side].state = EndState::Broken(kind);
-        pipe_now.ways[1 - side].ready.clear();
+        let way = &mut pipe_now.ways[1 - side];
+        way.ready.clear();
+        let cuts = way.tap.as_ref().is_some_and(|tap| tap.cuts_frame(way.read));
         if pipe_now.dial == Dial::Connecting {
             pipe_now.dial = Dial::Failed(kind);
         }
         let task = pipe_now.ends[side].task;
         let in_prefix = side == ACCEPTOR && pipe_now.prefix.is_some();
         self.counts.resets += 1;
+        self.sightings.hit_if(cuts, Mark::FrameCut);
         self.woken.push(task);
         if in_prefix {
             self.close(pipe, ACCEPTOR);

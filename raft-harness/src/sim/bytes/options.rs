@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::faults::PlannedFault;
+use crate::sim::marks::Marks;
 
 /// How a run is made. The default is the small profile with everything on.
 #[derive(Clone, Debug)]
@@ -64,8 +65,10 @@ pub struct RunReport {
     pub trace_hash: u64,
     /// What was wrong. Empty if all is well.
     pub violations: Vec<crate::sim::violation::Violation>,
-    /// How often rare things happened.
+    /// How often rare things happened that only this profile knows.
     pub marks: BTreeMap<&'static str, u64>,
+    /// Where the run has been that others go to as well.
+    pub seen: Marks,
     /// What the run consisted of.
     pub stats: Stats,
     /// The faults as they were planned, to be replayed or shrunk.

@@ -10,29 +10,34 @@ use std::task::{Context, Waker};
 
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, NodeId};
+use raft_core::{GroupId, GroupIncarnation, NodeId, Tombstone};
 use raft_storage::{Expected, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport};
 use raft_transport::{Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
 
 use super::clock::NodeClock;
 use super::disk::SimDisk;
 use super::judge::Judge;
-use super::machine::{Identity as MachineIdentity, Record};
+use super::machine::{How, Identity as MachineIdentity, Record};
 use super::network::{Listener, Net, Place};
+use super::sightings::Sightings;
+use super::snapshots::{DeskThread, SimStore};
 use super::stream::SimNetwork;
 use super::swarm::Swarm;
 use super::tasks::{NodeTask, Note, TaskId, Wakes};
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
-    Replica, ShardEngine,
+    MakeMachine, Replica, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
-    LogWork, Machines, Round, Shard, ShardInput, registry, shard_of,
+    LogWork, Machines, Round, Shard, ShardInput, forget_strangers, registry, shard_of,
 };
 use crate::request::Request;
+use crate::sim::marks::Mark;
+use crate::snapshot::desk::newest_fit;
+use crate::snapshot::{Restored, SnapshotStore};
 
 /// The name all clusters here have.
 pub(super) const CLUSTER: &str = "simulated";
@@ -42,7 +47,7 @@ const ROUNDS_MAX: usize = 8;
 
 /// One life of a node.
 pub(super) struct Process {
-    node: NodeId,
+    making: Making,
     clock: NodeClock,
     shards: Vec<Shard>,
     control: Control,
@@ -52,12 +57,36 @@ pub(super) struct Process {
     inboxes: Arc<[Arc<Inbox<ShardInput>>]>,
     directory: Arc<Directory>,
     counters: Arc<Counters>,
+    lane_counters: Arc<LaneCounters>,
+    /// How often a shard went to sleep with a lane that had room for nothing.
+    lanes_full: u64,
     failure: Arc<Mutex<Option<String>>>,
     requests_max: usize,
     pub(super) log: LogThread,
     pub(super) reads: ReadThread,
     pub(super) applier: ApplyThread,
+    pub(super) desk: DeskThread,
     created: CreationsSeen,
+}
+
+/// What state machines are made of.
+struct Making {
+    node: NodeId,
+    how: How,
+    record: Record,
+    judge: Judge,
+}
+
+impl Making {
+    fn maker(&self, spec: &GroupSpec) -> MakeMachine {
+        let (node, group, how) = (self.node, spec.group, self.how);
+        let (record, judge) = (self.record.clone(), self.judge.clone());
+        Arc::new(move |spec: &GroupSpec| {
+            let replica = spec.replica_on(node).unwrap_or_default();
+            let of = MachineIdentity { node, group, replica };
+            Box::new(record.machine(of, how, &judge)) as Box<dyn crate::StateMachine>
+        })
+    }
 }
 
 struct Scheduled {
@@ -108,6 +137,9 @@ pub(super) struct Birth<'a> {
     pub(super) swarm: &'a Swarm,
     pub(super) net: &'a Net,
     pub(super) wakes: &'a Wakes,
+    /// The groups that are to live here, whether the log has them or not.
+    pub(super) homes: Vec<GroupSpec>,
+    pub(super) snapshots: &'a SimDisk,
     pub(super) record: &'a Record,
     pub(super) judge: &'a Judge,
     pub(super) seed: u64,
@@ -129,15 +161,15 @@ pub(super) enum Stillborn {
 pub(super) struct Born {
     pub(super) process: Process,
     pub(super) recovered: BTreeMap<GroupId, RecoveredGroup>,
+    pub(super) tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     pub(super) report: RecoveryReport,
-    /// What happens on its lanes, all of them together.
-    pub(super) lanes: Arc<LaneCounters>,
 }
 
 impl Process {
     /// What a start does: log, registry, lanes, shards, groups.
     pub(super) fn start(birth: &Birth<'_>) -> Result<Born, Stillborn> {
-        let Birth { place, disk, clock, swarm, net, wakes, judge, seed, .. } = *birth;
+        let Birth { place, disk, clock, swarm, net, wakes, snapshots, record, judge, seed, .. } =
+            *birth;
         let node = swarm.nodes[place];
         let expected = Expected { cluster: Some(CLUSTER.to_owned()), node: Some(node) };
         let opened = Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
@@ -147,11 +179,31 @@ impl Process {
             let spec = GroupSpec::decode(&recovered.spec).filter(|spec| spec.group == *group);
             specs.push((spec.ok_or(Stillborn::Spec { _group: *group })?, Some(recovered.clone())));
         }
-        // Whoever made the cluster goes on asking until every node has its groups.
-        for spec in &swarm.groups {
-            if spec.replica_on(node).is_some() && !opened.groups.contains_key(&spec.group) {
+        // Whoever runs the cluster goes on asking until every node has its groups.
+        for spec in &birth.homes {
+            let last = opened.tombstones.get(&spec.group).map(|(_, gone)| gone.replica);
+            let is_new = spec.replica_on(node).is_some_and(|r| last.is_none_or(|last| r > last));
+            if is_new && !opened.groups.contains_key(&spec.group) {
                 specs.push((spec.clone(), None));
             }
+        }
+        let store = SimStore::open(snapshots.clone()).map_err(Stillborn::Directory)?;
+        let store: Arc<dyn SnapshotStore> = Arc::new(store);
+        let is_here = |group| specs.iter().any(|(spec, _)| spec.group == group);
+        forget_strangers(&*store, is_here).map_err(Stillborn::Directory)?;
+        let making = Making {
+            node,
+            how: How { mode: swarm.apply, padding: swarm.snapshot_padding },
+            record: record.clone(),
+            judge: judge.clone(),
+        };
+        let mut begun = Vec::with_capacity(specs.len());
+        for (spec, recovered) in specs {
+            let restored = match &recovered {
+                Some(log) => newest_fit(&*store, log, &spec, &making.maker(&spec)),
+                None => Ok(None),
+            };
+            begun.push((spec, recovered, restored.map_err(Stillborn::Directory)?));
         }
 
         let shard_count = swarm.shards[place];
@@ -185,7 +237,7 @@ impl Process {
         let (batches_in, batches) = unbounded();
         let (fetches_in, fetches) = unbounded();
         let (jobs_in, jobs) = unbounded();
-        let (desk_in, _) = unbounded();
+        let (desk_in, desk_inputs) = unbounded();
         let shards = (0..shard_count).map(|index| {
             let mut engine = ShardEngine::new(
                 EngineOptions {
@@ -199,16 +251,14 @@ impl Process {
                     window_bytes: Some(swarm.window_bytes),
                     requests_max: swarm.requests_max,
                     bulk_bytes_max: swarm.bulk_bytes_max,
-                    // The desk that moves snapshots is not simulated here; the protocol profile
-                    // has them.
-                    snapshot_every: None,
-                    snapshot_tail: 0,
+                    snapshot_every: swarm.snapshot_every,
+                    snapshot_tail: swarm.snapshot_tail,
                 },
                 Arc::clone(&counters),
                 peers.iter().copied(),
             );
             let watching = judge.clone();
-            engine.watch(Box::new(move |replica| watching.lock().stepped(place, replica)));
+            engine.watch(Box::new(move |replica| watching.lock().stepped(place, clock, replica)));
             let links = Links {
                 shards: Arc::clone(&inboxes),
                 control: Arc::clone(&control_inbox),
@@ -228,7 +278,9 @@ impl Process {
         let interval = swarm.settings.heartbeat_interval;
         let control =
             Control::new(control_inbox, Arc::clone(&inboxes), lanes(Lane::Control), interval);
+        let to_bulk = Arc::clone(&bulk_inbox);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
+        let desk = DeskThread::new(store, desk_inputs, Arc::clone(&inboxes), to_bulk);
         let tasks = (0..2 + shard_count).map(|number| {
             let task = match number {
                 0 => NodeTask::Control,
@@ -245,9 +297,10 @@ impl Process {
         net.lock().listen(place, listening.collect());
 
         let reader = opened.writer.reader();
-        let store: Box<dyn LogStore> = Box::new(opened.writer);
+        let log: Box<dyn LogStore> = Box::new(opened.writer);
         let process = Self {
-            node,
+            making,
+            desk,
             clock,
             shards,
             control,
@@ -256,35 +309,39 @@ impl Process {
             inboxes,
             directory,
             counters,
+            lane_counters,
+            lanes_full: 0,
             failure,
             requests_max: swarm.requests_max,
-            log: LogThread { work: LogWork::new(store), batches, state: LogState::Waits, taken: 0 },
+            log: LogThread { work: LogWork::new(log), batches, state: LogState::Waits, taken: 0 },
             reads: ReadThread { reader, fetches, under_way: VecDeque::new() },
             applier: ApplyThread { machines: Machines::default(), jobs, busy: false },
             created: Arc::default(),
         };
-        for (group, (incarnation, tombstone)) in opened.tombstones {
-            process.tell(group, EngineInput::Remember(incarnation, tombstone));
+        for (group, (incarnation, tombstone)) in &opened.tombstones {
+            process.tell(*group, EngineInput::Remember(*incarnation, *tombstone));
         }
-        for (spec, recovered) in specs {
-            process.create(spec, recovered, birth);
+        for (spec, recovered, restored) in begun {
+            process.create(spec, recovered, restored);
         }
-        let (recovered, report) = (opened.groups, opened.report);
-        Ok(Born { process, recovered, report, lanes: lane_counters })
+        let (recovered, tombstones) = (opened.groups, opened.tombstones);
+        Ok(Born { process, recovered, tombstones, report: opened.report })
     }
 
-    fn create(&self, spec: GroupSpec, recovered: Option<RecoveredGroup>, birth: &Birth<'_>) {
-        let (group, node, mode) = (spec.group, self.node, birth.swarm.apply);
-        let Some(replica) = spec.replica_on(node) else { return };
+    /// A group begins on this node, as [`NodeHost::create_group`](crate::NodeHost::create_group)
+    /// begins it.
+    pub(super) fn create(
+        &self,
+        spec: GroupSpec,
+        recovered: Option<RecoveredGroup>,
+        restored: Option<Restored>,
+    ) {
+        let group = spec.group;
         self.directory.add(group);
         let created = Arc::clone(&self.created);
-        let of = MachineIdentity { node, group, replica };
-        let (record, judge) = (birth.record.clone(), birth.judge.clone());
-        let maker = Arc::new(move |_: &GroupSpec| {
-            Box::new(record.machine(of, mode, &judge)) as Box<dyn crate::StateMachine>
-        });
+        let maker = self.making.maker(&spec);
         let done = Box::new(move |ended| created.lock().push((group, ended)));
-        let create = CreateGroup { spec, maker, recovered, restored: None, done };
+        let create = CreateGroup { spec, maker, recovered, restored, done };
         let _ = self.inbox(group).push(ShardInput::Engine(EngineInput::Create(Box::new(create))));
     }
 
@@ -340,6 +397,7 @@ impl Process {
                 }
             };
             if asleep {
+                self.note_credits(task);
                 let deadline = match task {
                     NodeTask::Control => {
                         earliest(self.control.next_deadline(), self.control.lanes())
@@ -354,6 +412,14 @@ impl Process {
             }
         }
         Some(at + 1)
+    }
+
+    /// Notes a lane that is up and has room for nothing.
+    fn note_credits(&mut self, task: NodeTask) {
+        let NodeTask::Shard(shard) = task else { return };
+        let (lanes, engine) = (self.shards[shard].lanes(), self.shards[shard].engine());
+        let full = |peer: &NodeId| lanes.is_up(*peer) && lanes.budget(*peer) == 0;
+        self.lanes_full += u64::from(engine.nodes().iter().any(full));
     }
 
     /// Plans a turn of a task, unless one comes as early anyway.
@@ -409,6 +475,14 @@ impl Process {
         &self.counters
     }
 
+    /// What its lanes have been through.
+    pub(super) fn note_lanes(&self, sightings: &Sightings) {
+        let lanes = self.lane_counters.snapshot();
+        sightings.hit_if(lanes.reconnects > 0, Mark::LaneKilled);
+        sightings.hit_if(lanes.fenced > 0, Mark::OldGenerationFenced);
+        sightings.hit_if(self.lanes_full > 0, Mark::CreditsExhausted);
+    }
+
     /// Acknowledges what the log has made durable.
     pub(super) fn acknowledge(&mut self) {
         self.log.work.acknowledge(&self.inboxes);
@@ -421,6 +495,10 @@ impl Process {
             let count = self.inboxes.len();
             self.applier.machines.report(&self.inboxes, |group| shard_of(group, count));
         }
+    }
+
+    pub(super) fn clock(&self) -> NodeClock {
+        self.clock
     }
 
     /// Changes by how much the wall clock is off.

@@ -9,8 +9,8 @@ use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
 use raft_storage::{LogOptions, Preparation};
 use raft_transport::{LaneConfig, LanePolicy};
 
-use super::network::{Chop, Link};
-use super::options::{Options, Size};
+use super::network::{Chop, Link, Place};
+use super::options::{Options, Size, Weather};
 use crate::group_spec::GroupSpec;
 use crate::sim::rng::{Rng, Streams};
 use crate::state_machine::ApplyMode;
@@ -46,6 +46,15 @@ pub(super) struct Swarm {
     pub(super) large_permille: u32,
     /// How clients read.
     pub(super) read_paths: Vec<ReadPath>,
+    /// Pause of an operator between orders, on average, in microseconds; nothing without one.
+    pub(super) operator_us: u64,
+    /// A group's snapshot is taken when so many entries were applied, and so many stay in the log.
+    pub(super) snapshot_every: Option<u64>,
+    pub(super) snapshot_tail: u64,
+    /// Bytes that every snapshot holds on top of the state.
+    pub(super) snapshot_padding: usize,
+    /// The snapshot desk takes at most so long for one thing, in microseconds.
+    pub(super) desk_us: u64,
     /// Drift of each node's clock, at most, in parts per million.
     pub(super) drift_ppm: u64,
 }
@@ -53,7 +62,13 @@ pub(super) struct Swarm {
 impl Swarm {
     pub(super) fn draw(streams: Streams, options: &Options) -> Self {
         let mut rng = streams.stream("swarm", &[]);
+        let operator_us = match options.weather {
+            Weather::Any => *rng.pick(&[0, 0, 150_000, 500_000, 2_000_000]).expect("a list"),
+            // Nobody moves a group to where a partition leaves it no majority.
+            Weather::Calm | Weather::StaticPartition => 0,
+        };
         let (nodes, groups) = match options.size {
+            Size::Small if operator_us > 0 => (rng.range(4..=5), rng.range(1..=3)),
             Size::Small => (draw_nodes(&mut rng), rng.range(1..=4)),
             Size::Wide => (rng.range(1..=7), rng.range(1..=50)),
         };
@@ -90,6 +105,8 @@ impl Swarm {
             stall_timeout: Duration::from_millis(rng.range(2000..=5000)),
             ..LaneConfig::default()
         };
+        let snapshot_every = rng.chance(1, 2).then(|| rng.range(5..=80));
+        let snapshot_padding = if rng.chance(1, 6) { rng.range(100..=500) << 10 } else { 0 };
         let slow_disk = rng.chance(1, 5);
         let segment_kib = *rng.pick(&[16, 32, 64, 128, 256]).expect("a list");
         Self {
@@ -122,8 +139,18 @@ impl Swarm {
             } else {
                 vec![ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower]
             },
+            operator_us,
+            snapshot_every: snapshot_every.map(|every| every.max(snapshot_padding / 4096)),
+            snapshot_tail: *rng.pick(&[0, 0, 5, 40]).expect("a list"),
+            snapshot_padding: snapshot_padding as usize,
+            desk_us: *rng.pick(&[5_000, 40_000, 400_000]).expect("a list"),
             drift_ppm,
         }
+    }
+
+    /// The place of a node.
+    pub(super) fn place_of(&self, node: NodeId) -> Option<Place> {
+        self.nodes.iter().position(|other| *other == node)
     }
 
     /// The link between two nodes as long as nothing is wrong with it.

@@ -4,12 +4,17 @@
 //! and frames are decoded once more, beside the peer who will read them. Only what promises
 //! something is passed on.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use bytes::BytesMut;
 use raft_core::{
     AppendResult, GroupId, LogIndex, Message, NodeId, Promise, ReplicaId, Term, Verdict,
 };
 use raft_mux::PREFIX_LEN;
-use raft_transport::{Decoder, Ends, Frame, Handshake, decode_handshake};
+use raft_transport::{Decoder, Ends, Frame, Handshake, Lane, SnapshotPull, decode_handshake};
+
+use super::sightings::Sightings;
+use crate::sim::marks::Mark;
 
 /// A promise that has left its node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,12 +39,44 @@ pub(super) enum Claim {
     Held { term: Term, index: LogIndex },
 }
 
+/// What was heard on all wires of a run.
+pub(super) struct Heard {
+    /// Promises, for the oracle to take.
+    pub(super) said: Vec<Said>,
+    sightings: Sightings,
+    /// The lane of the newest append of each group, by speaker and listener.
+    appends: BTreeMap<(NodeId, NodeId, GroupId), Lane>,
+    /// The bytes of a snapshot that each asked for last, by speaker and listener.
+    pulls: BTreeMap<(NodeId, NodeId, GroupId), SnapshotPull>,
+}
+
+impl Heard {
+    pub(super) fn new(sightings: Sightings) -> Self {
+        Self { said: Vec::new(), sightings, appends: BTreeMap::new(), pulls: BTreeMap::new() }
+    }
+}
+
 /// Listens to one direction of a connection.
 pub(super) struct Tap {
     speaker: NodeId,
     listener: NodeId,
+    lane: Lane,
+    /// Bytes heard so far.
+    heard: u64,
+    frames: Frames,
     greeting: Greeting,
     phase: Phase,
+}
+
+/// Where frames end, counted in bytes from the beginning of the connection.
+#[derive(Default)]
+struct Frames {
+    /// Of those that the listener has not read to their ends.
+    ends: VecDeque<u64>,
+    /// The end of the newest frame spoken.
+    spoken: u64,
+    /// The end of the newest frame read.
+    read: u64,
 }
 
 enum Phase {
@@ -61,36 +98,60 @@ pub(super) enum Greeting {
 }
 
 impl Tap {
-    pub(super) fn dialer(speaker: NodeId, listener: NodeId, greeting: Greeting) -> Self {
-        Self { speaker, listener, greeting, phase: Phase::Prefix(PREFIX_LEN) }
+    pub(super) fn dialer(speaker: NodeId, listener: NodeId, lane: Lane, news: Greeting) -> Self {
+        Self::new(speaker, listener, lane, news, Phase::Prefix(PREFIX_LEN))
     }
 
-    pub(super) fn acceptor(speaker: NodeId, listener: NodeId, greeting: Greeting) -> Self {
-        Self { speaker, listener, greeting, phase: Phase::Handshake(BytesMut::new()) }
+    pub(super) fn acceptor(speaker: NodeId, listener: NodeId, lane: Lane, news: Greeting) -> Self {
+        Self::new(speaker, listener, lane, news, Phase::Handshake(BytesMut::new()))
     }
 
-    /// Bytes were taken by the kernel: nobody can take them back. Returns how many of the frames
-    /// they complete carry heartbeats of several groups.
-    pub(super) fn hear(&mut self, mut bytes: &[u8], said: &mut Vec<Said>) -> u64 {
+    fn new(speaker: NodeId, listener: NodeId, lane: Lane, news: Greeting, phase: Phase) -> Self {
+        let frames = Frames::default();
+        Self { speaker, listener, lane, heard: 0, frames, greeting: news, phase }
+    }
+
+    /// The listener has read so many bytes in all.
+    pub(super) fn read_upto(&mut self, bytes: u64) {
+        while self.frames.ends.front().is_some_and(|end| *end <= bytes) {
+            self.frames.read = self.frames.ends.pop_front().unwrap_or(self.frames.read);
+        }
+    }
+
+    /// Whether the listener has read the frame with this byte to its end.
+    pub(super) fn has_read_frame_at(&self, byte: u64) -> bool {
+        self.frames.read > byte
+    }
+
+    /// Whether somebody who has read so many bytes is in the middle of a frame.
+    pub(super) fn cuts_frame(&self, bytes: u64) -> bool {
+        matches!(self.phase, Phase::Frames(_)) && self.frames.read != 0 && bytes > self.frames.read
+    }
+
+    /// Bytes were taken by the kernel: nobody can take them back.
+    pub(super) fn hear(&mut self, mut bytes: &[u8], heard: &mut Heard) {
+        self.heard += bytes.len() as u64;
         if let Phase::Prefix(left) = &mut self.phase {
             let taken = bytes.len().min(*left);
             *left -= taken;
             bytes = &bytes[taken..];
             if *left > 0 {
-                return 0;
+                return;
             }
             self.phase = Phase::Handshake(BytesMut::new());
         }
         if let Phase::Handshake(buffer) = &mut self.phase {
             buffer.extend_from_slice(bytes);
             self.phase = match decode_handshake(buffer) {
-                Ok(None) => return 0,
+                Ok(None) => return,
                 Ok(Some(message @ (Handshake::Hello(_) | Handshake::Welcome(_)))) => {
                     if matches!(message, Handshake::Welcome(_)) {
-                        self.greeting.note(self.speaker, self.listener, said);
+                        self.greeting.note(self.speaker, self.listener, &mut heard.said);
                     }
                     let mut decoder = Decoder::new(u64::MAX);
                     let rest = std::mem::take(buffer);
+                    self.frames.spoken = self.heard - rest.len() as u64;
+                    self.frames.ends.push_back(self.frames.spoken);
                     push(&mut decoder, &rest);
                     Phase::Frames(Box::new(decoder))
                 }
@@ -99,26 +160,79 @@ impl Tap {
         } else if let Phase::Frames(decoder) = &mut self.phase {
             push(decoder, bytes);
         }
-        self.take_frames(said)
+        self.take_frames(heard);
     }
 
-    fn take_frames(&mut self, said: &mut Vec<Said>) -> u64 {
-        let mut batches = 0;
-        let Phase::Frames(decoder) = &mut self.phase else { return batches };
+    fn take_frames(&mut self, heard: &mut Heard) {
+        let Phase::Frames(decoder) = &mut self.phase else { return };
         let ends = Ends { local: self.listener, remote: self.speaker };
         loop {
             match decoder.next_frame(ends) {
-                Ok(Some((frame, _))) => {
-                    self.greeting.note(self.speaker, self.listener, said);
-                    note(self.speaker, self.listener, &frame, said);
-                    batches += u64::from(is_batch_of_many(&frame));
+                Ok(Some((frame, bytes))) => {
+                    self.frames.spoken += bytes;
+                    self.frames.ends.push_back(self.frames.spoken);
+                    self.greeting.note(self.speaker, self.listener, &mut heard.said);
+                    note(self.speaker, self.listener, &frame, &mut heard.said);
+                    heard.look(self.speaker, self.listener, self.lane, &frame);
                 }
-                Ok(None) => return batches,
+                Ok(None) => return,
                 Err(_) => {
                     self.phase = Phase::Deaf;
-                    return batches;
+                    return;
                 }
             }
+        }
+    }
+}
+
+impl Heard {
+    /// Notes what is rare about a frame.
+    fn look(&mut self, speaker: NodeId, listener: NodeId, lane: Lane, frame: &Frame) {
+        match frame {
+            Frame::Message(envelope) => match &envelope.message {
+                Message::Append(_) => {
+                    let key = (speaker, listener, envelope.group);
+                    let before = self.appends.insert(key, lane);
+                    let changed = before.is_some_and(|before| before != lane);
+                    self.sightings.hit_if(changed, Mark::LaneChanged);
+                }
+                Message::AppendReply(reply) => match reply.result {
+                    AppendResult::Rejected { .. } => self.sightings.hit(Mark::AppendRejected),
+                    AppendResult::StaleTerm => self.sightings.hit(Mark::AppendStale),
+                    AppendResult::Declined(_) => self.sightings.hit(Mark::SnapshotRefused),
+                    AppendResult::Accepted { .. } | AppendResult::Receiving { .. } => {}
+                },
+                Message::TransferRefused(_) => self.sightings.hit(Mark::TransferRefused),
+                Message::Snapshot(_) => self.sightings.hit(Mark::SnapshotSent),
+                Message::PreVote(_)
+                | Message::PreVoteReply(_)
+                | Message::Vote(_)
+                | Message::VoteReply(_)
+                | Message::Heartbeat(_)
+                | Message::HeartbeatReply(_)
+                | Message::ReadConfirm(_)
+                | Message::TimeoutNow(_)
+                | Message::ReadIndex(_)
+                | Message::ReadIndexReply(_)
+                | Message::Recover(_)
+                | Message::Fence(_) => {}
+            },
+            Frame::SnapshotPull(pull) => {
+                let before = self.pulls.insert((speaker, listener, pull.group), *pull);
+                self.sightings.hit_if(before == Some(*pull), Mark::SnapshotInterrupted);
+            }
+            Frame::Heartbeats(items) => {
+                let mut groups = items.iter().map(|item| item.group);
+                let first = groups.next();
+                let many = groups.any(|group| Some(group) != first);
+                self.sightings.hit_if(many, Mark::BatchOfManyGroups);
+            }
+            Frame::ReadConfirms(_)
+            | Frame::HeartbeatReplies(_)
+            | Frame::SnapshotChunk(_)
+            | Frame::Credit { .. }
+            | Frame::Ping { .. }
+            | Frame::Pong { .. } => {}
         }
     }
 }
@@ -136,11 +250,6 @@ impl Greeting {
             said.push(Said { node, to, group, replica, claim: Claim::Greets });
         }
     }
-}
-
-fn is_batch_of_many(frame: &Frame) -> bool {
-    matches!(frame, Frame::Heartbeats(items)
-        if items.windows(2).any(|pair| pair[0].group != pair[1].group))
 }
 
 fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {

@@ -1,6 +1,11 @@
 //! Whole runs.
 
-use super::{Fault, Options, PlannedFault, Power, RunReport, Size, Weather, run};
+use super::{
+    Fault, Options, PlannedFault, Power, RunReport, Size, Weather, concerns, draw, run, run_case,
+};
+use crate::sim::case::Case;
+use crate::sim::marks::{Mark, Marks};
+use crate::sim::schedule::Schedule;
 
 fn clean(seed: u64, options: &Options) -> RunReport {
     let report = run(seed, options);
@@ -43,6 +48,54 @@ fn seeds_are_clean_and_reach_what_they_should() {
     }
     for mark in ["segment-changed", "log-read-back", "connection-reset", "sector-lost"] {
         assert!(marks.contains(mark), "{mark} of {marks:?}");
+    }
+}
+
+#[test]
+fn members_and_snapshots_come_and_go_while_everything_else_fails() {
+    let seen: Vec<Marks> = (40..48).map(|seed| clean(seed, &Options::default()).seen).collect();
+    let sum = |mark: Mark| seen.iter().map(|marks| marks.hits(mark)).sum::<u64>();
+    for mark in [
+        Mark::LearnerAdded,
+        Mark::LearnerPromoted,
+        Mark::ReplicaDeleted,
+        Mark::SnapshotSent,
+        Mark::SnapshotInstalled,
+        Mark::LaneKilled,
+        Mark::FrameCut,
+    ] {
+        assert!(sum(mark) > 0, "{}", mark.text());
+        assert!(concerns(mark));
+    }
+}
+
+/// A bit that flips on the wire ends its connection and nothing else.
+#[test]
+fn flipped_bits_reach_nobody() {
+    let garble = |at| PlannedFault { at, lasts: 1, draw: at ^ 0x5DEECE66D, fault: Fault::Garble };
+    for seed in 60..63 {
+        let schedule = Some((30..120).map(|tenth| garble(tenth * 100_000)).collect());
+        let options = Options { schedule, faults_s: 13, healing_s: 20, ..Options::default() };
+        let report = clean(seed, &options);
+        let flipped = report.marks.get("bit-flipped-on-the-wire").copied().unwrap_or(0);
+        assert!(flipped > 30, "{flipped}");
+    }
+}
+
+/// What a failure saves is the run that failed.
+#[test]
+fn a_case_that_is_written_down_is_the_same_run() {
+    for seed in [8, 41] {
+        let case = draw(seed);
+        let again = Case::parse(&case.to_string()).expect("it was written by a case");
+        let (run, replay) = (run_case(&case, 0), run_case(&again, 50));
+        assert_eq!(run.violation, None, "seed {seed}");
+        assert_eq!(run.hash, replay.hash, "seed {seed}");
+        let fewer = case.schedule.faults().iter().skip(3).cloned().collect();
+        let fewer = Case { schedule: Schedule::new(fewer), ..case };
+        let again = Case::parse(&fewer.to_string()).expect("it was written by a case");
+        let (run, replay) = (run_case(&fewer, 0), run_case(&again, 0));
+        assert_eq!((run.violation, run.hash), (None, replay.hash), "seed {seed}");
     }
 }
 

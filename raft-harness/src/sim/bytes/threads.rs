@@ -9,11 +9,13 @@ use super::network::Place;
 use super::process::LogState;
 use super::world::{Event, World};
 use crate::node::sim::{Append, IDLE_AFTER, NO_SEGMENT_PAUSE, ShardInput, give_up, read_log};
+use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
 impl World {
     /// Threads that wait for work take what has come.
     pub(super) fn start_threads(&mut self, place: Place) {
+        self.start_desk(place);
         let node = &mut self.nodes[place];
         let (life, wake_us) = (node.life, self.swarm.wake_us);
         let Some(process) = &mut node.process else { return };
@@ -98,7 +100,8 @@ impl World {
                 let account = judge.account(place);
                 let lies = account.has_written() && node.disk.has_pending(SEGMENTS);
                 if !lies {
-                    account.synced();
+                    let buried = account.synced();
+                    judge.buried(place, buried);
                 }
                 drop(judge);
                 process.acknowledge();
@@ -154,7 +157,7 @@ impl World {
             }
         }
         give_up(failure, process.inboxes());
-        self.mark("log-failed");
+        self.sightings.hit(Mark::FsyncFailed);
         self.note(Some(place), || format!("log failed: {failure}"));
         let delay = self.delays.range(1_000..=200_000);
         self.plan_in(delay, Event::Exit { place, life });

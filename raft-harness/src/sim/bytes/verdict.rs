@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
-use raft_core::{EntryKind, GroupId, LogIndex, RoleKind, Term};
+use bytes::Bytes;
+use raft_core::{EntryKind, GroupId, LogIndex, ReadPath, RoleKind, Term};
 use raft_transport::Lane;
 
 use super::clients::{Outcome, op_id};
@@ -13,6 +14,8 @@ use super::machine::{Applied, number_of};
 use super::network::Place;
 use super::options::Weather;
 use super::world::{Standing, World};
+use crate::engine::EngineInput;
+use crate::request::{Request, RequestKind};
 use crate::sim::linearizability::{AppliedLog, search, session, witness};
 use crate::sim::violation::{Check, Violation};
 
@@ -21,6 +24,9 @@ const SEARCH_STEPS_MAX: u64 = 2_000_000;
 
 /// Each group's term on each member, when nothing was to change any more.
 pub(super) type Terms = BTreeMap<(Place, GroupId), Term>;
+
+/// How far each replica has applied, and the digest of its state there.
+type States = BTreeMap<(Place, GroupId), (LogIndex, u64)>;
 
 impl World {
     /// Reads all logs from end to end.
@@ -65,9 +71,13 @@ impl World {
     }
 
     pub(super) fn conclude(&mut self) {
-        self.judge_liveness();
+        for process in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
+            process.note_lanes(&self.sightings);
+        }
+        let states = self.take_digests();
+        self.judge_liveness(&states);
         self.sweep();
-        self.judge_replicas();
+        self.judge_replicas(&states);
         self.judge_requests();
         self.judge_connections();
         let found = self.judge_history();
@@ -81,7 +91,32 @@ impl World {
         }
     }
 
-    fn judge_liveness(&mut self) {
+    /// Every replica is asked for its state, as a user asks.
+    pub(super) fn ask_for_digests(&mut self) {
+        for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_member()) {
+            let Some(process) = &node.process else { continue };
+            for replica in process.replicas() {
+                let group = replica.core().id();
+                let kind = RequestKind::Read(ReadPath::Quorum, Bytes::new());
+                let (request, ticket) = Request::new(group, kind);
+                process.tell(group, EngineInput::Digest(group, request.reply));
+                self.digests.insert((place, group), ticket);
+            }
+        }
+    }
+
+    fn take_digests(&mut self) -> States {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut states = States::new();
+        for (key, ticket) in std::mem::take(&mut self.digests) {
+            if let Poll::Ready(Ok(answer)) = pin!(ticket).poll(cx) {
+                states.insert(key, answer.into());
+            }
+        }
+        states
+    }
+
+    fn judge_liveness(&mut self, states: &States) {
         let mut found = Vec::new();
         let mut stuck = |group, evidence: String| {
             found.push(Violation::of_group(Check::Profile("liveness"), group, evidence));
@@ -91,40 +126,41 @@ impl World {
         }
         let terms = self.terms();
         for spec in &self.swarm.groups {
+            let group = spec.group;
+            let Some((_, membership)) = self.settled_membership(group) else {
+                stuck(group, "no leader with a membership that stands".to_owned());
+                continue;
+            };
             let mut leaders = Vec::new();
             let mut ends = Vec::new();
-            for (_, node) in &spec.replicas {
-                let Some(place) = self.swarm.nodes.iter().position(|other| other == node) else {
-                    continue;
-                };
-                if !self.nodes[place].is_member() {
-                    continue;
-                }
-                let process = self.nodes[place].process.as_ref();
-                let replica = process.and_then(|process| {
-                    process.replicas().find(|replica| replica.core().id() == spec.group)
+            for (place, node) in self.nodes.iter().enumerate().filter(|(_, n)| n.is_member()) {
+                let id = self.swarm.nodes[place];
+                let wanted = membership.members().iter().find(|member| member.node == id);
+                let replica = node.process.as_ref().and_then(|process| {
+                    process.replicas().find(|replica| replica.core().id() == group)
                 });
-                let Some(replica) = replica else {
-                    stuck(spec.group, format!("node {node} has no such replica"));
-                    continue;
-                };
+                let wanted = wanted.map(|member| member.replica);
+                let there = replica.map(|replica| replica.core().replica());
+                if wanted != there {
+                    let evidence = format!("node {id} has {there:?}, its group says {wanted:?}");
+                    stuck(group, evidence);
+                }
+                let Some(replica) = replica else { continue };
                 let status = replica.core().status();
                 if status.role == RoleKind::Leader {
-                    leaders.push(*node);
+                    leaders.push(id);
                 }
-                let applied = self.record.look(|recorded| {
-                    recorded.states.get(&(*node, spec.group)).copied().unwrap_or_default()
-                });
-                ends.push((*node, status.last_index, status.commit_index, applied));
-                let before = self.settled_terms.get(&(place, spec.group));
-                let now = terms.get(&(place, spec.group));
+                let applied = states.get(&(place, group)).copied().unwrap_or_default();
+                ends.push((id, status.last_index, status.commit_index, applied));
+                let before = self.settled_terms.get(&(place, group));
+                let now = terms.get(&(place, group));
                 if before != now {
-                    let evidence = format!("node {node} went from term {before:?} to {now:?}");
-                    stuck(spec.group, format!("elections go on: {evidence}"));
+                    let evidence = format!("node {id} went from term {before:?} to {now:?}");
+                    stuck(group, format!("elections go on: {evidence}"));
                 }
             }
             if leaders.len() != 1 {
-                stuck(spec.group, format!("leaders: {leaders:?}"));
+                stuck(group, format!("leaders: {leaders:?}"));
             }
             let agree = ends.windows(2).all(|pair| {
                 let ((_, a_last, a_commit, a), (_, b_last, b_commit, b)) = (pair[0], pair[1]);
@@ -133,7 +169,7 @@ impl World {
             let applied =
                 ends.iter().all(|(_, last, commit, (index, _))| last == commit && index == commit);
             if !agree || !applied {
-                stuck(spec.group, format!("replicas differ at the end: {ends:?}"));
+                stuck(group, format!("replicas differ at the end: {ends:?}"));
             }
         }
         for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_member()) {
@@ -153,15 +189,13 @@ impl World {
         }
     }
 
-    fn judge_replicas(&mut self) {
+    fn judge_replicas(&mut self, states: &States) {
         let mut judge = self.judge.lock();
         for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_member()) {
             for replica in node.process.iter().flat_map(|process| process.replicas()) {
                 judge.settled(place, replica);
                 let (group, id) = (replica.core().id(), replica.core().replica());
-                let key = (self.swarm.nodes[place], group);
-                let state = self.record.look(|recorded| recorded.states.get(&key).copied());
-                if let Some((index, digest)) = state {
+                if let Some((index, digest)) = states.get(&(place, group)).copied() {
                     let judged = judge.checker.digest(group, id, index, digest);
                     judge.found.extend(judged.err());
                 }
@@ -222,6 +256,7 @@ impl World {
             }
         }
         let cx = &mut Context::from_waker(Waker::noop());
+        self.history.orphans.extend(self.operator.open());
         for (place, life, ticket) in self.history.orphans.drain(..) {
             if pin!(ticket).poll(cx).is_pending() {
                 let evidence = format!("a request to place {place} in life {life} never ended");
@@ -265,6 +300,10 @@ impl World {
                 let evidence = format!("{open} unwanted {lane} lanes from {from} to {to}");
                 found.push(Violation::of_run(Check::Profile("connections"), evidence));
             }
+        }
+        for (from, to, lane) in self.net.lock().trusts_garbled() {
+            let evidence = format!("a damaged frame ended no {lane} lane from {from} to {to}");
+            found.push(Violation::of_run(Check::Profile("garbled"), evidence));
         }
         let open = self.net.lock().connections().len();
         let held = self.net.lock().live();

@@ -5,10 +5,28 @@ use super::disk::{SEGMENTS, SimDisk};
 use super::faults::{Fault, Power};
 use super::network::{ACCEPTOR, DIALER, Place};
 use super::world::{Event, Phase, Standing, World};
+use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 use std::sync::Arc;
 
+/// Waits for a node that works on a snapshot.
+pub(super) struct Trap {
+    effects: u64,
+    power: Power,
+    until: u64,
+}
+
 impl World {
+    /// A node works on a snapshot that is on its way to it.
+    pub(super) fn spring_trap(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        if let Some(trap) = self.trap.take_if(|trap| trap.until > self.now && node.crash.is_none())
+        {
+            node.fuse.light(trap.effects);
+            node.crash = Some((trap.power, 50_000 + trap.until - self.now));
+        }
+    }
+
     /// A fault begins; returns the node whose process it has touched.
     pub(super) fn begin_fault(&mut self, at: usize) -> Option<Place> {
         let planned = self.faults[at].clone();
@@ -27,6 +45,8 @@ impl World {
             Fault::Cut { ref links, .. } => {
                 let mut net = self.net.lock();
                 links.iter().for_each(|(from, to)| net.cut(*from, *to));
+                drop(net);
+                self.note_cut(links);
                 !links.is_empty()
             }
             Fault::SlowLink { from, to, latency_us } => {
@@ -47,17 +67,15 @@ impl World {
             }),
             Fault::StallLane => {
                 let until = self.now + lasts;
-                let mut others_go_on = false;
-                let stalls = self.on_some_connection(rng, |net, rng, pipe| {
+                self.on_some_connection(rng, |net, rng, pipe| {
                     let side = if rng.chance(1, 2) { DIALER } else { ACCEPTOR };
-                    others_go_on = net.has_sibling(pipe);
                     net.stall(pipe, side, until);
-                });
-                if stalls && others_go_on {
-                    self.mark("lane-stalled");
-                }
-                stalls
+                })
             }
+            Fault::Garble => self.on_some_connection(rng, |net, rng, pipe| {
+                let side = if rng.chance(1, 2) { DIALER } else { ACCEPTOR };
+                net.garble(pipe, side, rng.bits());
+            }),
             Fault::Refuse { node } => {
                 self.net.lock().nodes[node].refuses = true;
                 true
@@ -74,6 +92,10 @@ impl World {
                     state.crash = Some((power, lasts));
                 }
                 lives
+            }
+            Fault::CrashInstall { effects, power } => {
+                self.trap = Some(Trap { effects, power, until: self.now + lasts });
+                true
             }
             Fault::CrashAll { within_us, power } => {
                 for place in 0..self.nodes.len() {
@@ -111,6 +133,7 @@ impl World {
             }
             Fault::DiskFull { node, spare } => {
                 self.nodes[node].disk.limit(Some(spare));
+                self.nodes[node].snapshots.limit(Some(spare));
                 true
             }
             Fault::SlowDisk { node, by_us } => {
@@ -123,6 +146,30 @@ impl World {
                 true
             }
         }
+    }
+
+    /// Links were cut: who hears nobody, or leads without being heard.
+    fn note_cut(&self, links: &[(Place, Place)]) {
+        let net = self.net.lock();
+        let deaf = links.iter().any(|(from, to)| !net.is_cut(*to, *from));
+        self.sightings.hit_if(deaf, Mark::OneWayCut);
+        let hears = |a: Place, b: Place| !net.is_cut(a, b) && !net.is_cut(b, a);
+        for (group, leader) in self.judge.lock().onlooker.leaders() {
+            let places: Vec<Place> = self.operator.places_of(group);
+            let reached = places.iter().filter(|at| **at == leader || hears(leader, **at)).count();
+            let alone = places.len() > 1 && reached <= places.len() / 2;
+            self.sightings.hit_if(alone, Mark::MajorityCutOff);
+        }
+    }
+
+    /// Somebody was elected: whether it is the bridge between two that hear nothing of each other.
+    pub(super) fn note_bridge(&self, leader: Place) {
+        let net = self.net.lock();
+        let hears = |a: Place, b: Place| !net.is_cut(a, b) && !net.is_cut(b, a);
+        let others: Vec<Place> = (0..self.nodes.len()).filter(|at| *at != leader).collect();
+        let joins_all = others.iter().all(|at| hears(leader, *at));
+        let apart = others.iter().any(|a| others.iter().any(|b| a != b && !hears(*a, *b)));
+        self.sightings.hit_if(joins_all && apart, Mark::BridgeLed);
     }
 
     fn on_some_connection(
@@ -155,6 +202,8 @@ impl World {
         state.store += 1;
         let rng = self.streams.stream("disk", &[node as u64, state.store]);
         state.disk = SimDisk::new(u64::MAX, Arc::clone(&state.fuse), rng);
+        let rng = self.streams.stream("snapshots", &[node as u64, state.store]);
+        state.snapshots = SimDisk::new(u64::MAX, Arc::clone(&state.fuse), rng);
         state.standing = Standing::Stranger;
         state.after = After::Process;
         self.net.lock().nodes[node].is_stranger = true;
@@ -180,12 +229,17 @@ impl World {
             }
             Fault::Refuse { node } => self.net.lock().nodes[node].refuses = false,
             Fault::SlowConnect { node, .. } => self.net.lock().nodes[node].slow_us = 0,
-            Fault::DiskFull { node, .. } => self.nodes[node].disk.limit(None),
+            Fault::DiskFull { node, .. } => {
+                self.nodes[node].disk.limit(None);
+                self.nodes[node].snapshots.limit(None);
+            }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
             Fault::Reset
             | Fault::HalfOpen
             | Fault::StallLane
+            | Fault::Garble
             | Fault::Crash { .. }
+            | Fault::CrashInstall { .. }
             | Fault::CrashAll { .. }
             | Fault::Pause { .. }
             | Fault::WallJump { .. }
@@ -198,10 +252,12 @@ impl World {
     /// From here on nothing goes wrong any more.
     pub(super) fn heal(&mut self) {
         self.phase = Phase::Healing;
+        self.trap = None;
         self.net.lock().heal();
         for place in 0..self.nodes.len() {
             let node = &mut self.nodes[place];
             node.disk.heal();
+            node.snapshots.heal();
             node.slow_disk_us = 0;
             node.crash = None;
             if node.process.is_some() && !node.fuse.is_dead() {

@@ -9,6 +9,8 @@ mod event;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use raft_core::{GroupId, RoleKind, Term};
+
 pub(super) use self::event::Event;
 use super::accounts::After;
 use super::clients::{Asked, Client};
@@ -19,16 +21,20 @@ use super::fuse::Fuse;
 use super::judge::Judge;
 use super::machine::Record;
 use super::network::{Host, Machine, Net, NetEvent, Place};
+use super::operator::Operator;
 use super::options::{Options, RunReport, Stats, TraceLine, Weather};
 use super::process::Process;
 use super::queue::Queue;
+use super::sightings::Sightings;
 use super::swarm::Swarm;
 use super::tap::{Claim, Said};
 use super::tasks::{NodeTask, Task, TaskId, Wakes};
 use super::verdict::Terms;
+use super::weather::Trap;
+use crate::request::{Proposed, Ticket};
+use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, Streams, mix};
 use crate::sim::violation::{Check, Violation};
-use raft_transport::LaneCounters;
 
 /// A run that has found so much wrong needs no more evidence.
 const VIOLATIONS_MAX: usize = 20;
@@ -46,6 +52,10 @@ pub(super) struct World {
     pub(super) nodes: Vec<NodeState>,
     pub(super) clients: Vec<Client>,
     pub(super) history: Asked,
+    pub(super) operator: Operator,
+    pub(super) trap: Option<Trap>,
+    /// How each replica was asked for its state at the end.
+    pub(super) digests: BTreeMap<(Place, GroupId), Ticket<Proposed>>,
     pub(super) record: Record,
     pub(super) judge: Judge,
     pub(super) faults: Vec<PlannedFault>,
@@ -54,8 +64,7 @@ pub(super) struct World {
     /// Delays of threads and of clients' connections.
     pub(super) delays: Rng,
     pub(super) marks: BTreeMap<&'static str, u64>,
-    /// What happened on the lanes of each life; grows by a few words with each.
-    pub(super) lanes: Vec<Arc<LaneCounters>>,
+    pub(super) sightings: Sightings,
     pub(super) stats: Stats,
     pub(super) violations: Vec<Violation>,
     pub(super) settled_terms: Terms,
@@ -72,7 +81,7 @@ pub(super) struct World {
 }
 
 /// By place and group: in which life, which role and term.
-type Roles = BTreeMap<(Place, raft_core::GroupId), (u32, (raft_core::RoleKind, raft_core::Term))>;
+type Roles = BTreeMap<(Place, GroupId), (u32, (RoleKind, Term))>;
 
 /// Where the run is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -84,6 +93,8 @@ pub(super) enum Phase {
 /// A node through all its lives.
 pub(super) struct NodeState {
     pub(super) disk: SimDisk,
+    /// Beside it, for snapshots alone.
+    pub(super) snapshots: SimDisk,
     pub(super) fuse: Arc<Fuse>,
     pub(super) process: Option<Box<Process>>,
     /// Counts lives; what was planned for an earlier one does not happen.
@@ -102,6 +113,8 @@ pub(super) struct NodeState {
     pub(super) standing: Standing,
     /// Which disk, counting those that were replaced by an empty one.
     pub(super) store: u64,
+    /// When the life that runs, or the last one, began.
+    pub(super) started: Option<u64>,
 }
 
 /// Whether a node still belongs to the cluster.
@@ -137,12 +150,19 @@ impl World {
             window: swarm.socket_bytes,
         });
         let links = (0..count * count).map(|_| swarm.link(&mut rng)).collect();
-        let net = Net::new(hosts.collect(), links, streams.stream("network", &[]), swarm.chop);
+        let sightings = Sightings::default();
+        let chance = streams.stream("network", &[]);
+        let net = Net::new(hosts.collect(), links, chance, swarm.chop, sightings.clone());
         let nodes = (0..count).map(|place| NodeState {
             disk: SimDisk::new(
                 u64::MAX,
                 Arc::clone(&fuses[place]),
                 streams.stream("disk", &[place as u64, 0]),
+            ),
+            snapshots: SimDisk::new(
+                u64::MAX,
+                Arc::clone(&fuses[place]),
+                streams.stream("snapshots", &[place as u64, 0]),
             ),
             fuse: Arc::clone(&fuses[place]),
             process: None,
@@ -156,22 +176,26 @@ impl World {
             crash: None,
             standing: Standing::Member,
             store: 0,
+            started: None,
         });
         Self {
             nodes: nodes.collect(),
             clients: Vec::new(),
             history: Asked::default(),
+            operator: Operator::new(streams, &swarm),
+            trap: None,
+            digests: BTreeMap::new(),
             record: Record::default(),
-            judge: Judge::new(&swarm),
+            judge: Judge::new(&swarm, sightings.clone()),
             wakes: Wakes::default(),
             phase: Phase::Faults,
             delays: streams.stream("delays", &[]),
             marks: BTreeMap::new(),
-            lanes: Vec::new(),
             stats: Stats::default(),
             violations: Vec::new(),
             settled_terms: Terms::new(),
-            strangers: (Record::default(), Judge::new(&swarm)),
+            strangers: (Record::default(), Judge::new(&swarm, Sightings::default())),
+            sightings,
             roles: Roles::new(),
             hash: mix(seed),
             trace: std::collections::VecDeque::new(),
@@ -197,6 +221,7 @@ impl World {
             self.plan_restart(place, at);
         }
         self.start_clients();
+        self.start_operator();
         for at in 0..self.faults.len() {
             self.queue.plan(self.faults[at].at, Event::Fault(at));
         }
@@ -206,6 +231,7 @@ impl World {
             self.queue.plan(faults_end - 12_000_000, Event::Probe);
         }
         self.queue.plan(end - 4_000_000, Event::Settle);
+        self.queue.plan(end - 500_000, Event::Digest);
         self.queue.plan(SWEEP_US, Event::Sweep);
         while self.violations.len() < VIOLATIONS_MAX
             && let Some((at, event)) = self.queue.pop(end)
@@ -238,16 +264,9 @@ impl World {
                 ("retransmission", net.counts.retransmissions),
                 ("window-full", net.counts.windows_full),
                 ("prefix-timeout", net.counts.prefixes_timed_out),
-                ("batch-of-many-groups", net.counts.batches_of_many),
+                ("bit-flipped-on-the-wire", net.counts.garbled),
             ] {
                 marks.insert(mark, count);
-            }
-        }
-        for lanes in self.lanes.iter().map(|lanes| lanes.snapshot()) {
-            for (mark, count) in
-                [("lane-redialled", lanes.reconnects), ("connection-fenced", lanes.fenced)]
-            {
-                *marks.entry(mark).or_default() += count;
             }
         }
         stats.applied = self.record.look(|recorded| recorded.applied_total);
@@ -257,6 +276,7 @@ impl World {
             trace_hash: self.hash,
             violations: self.violations,
             marks,
+            seen: self.sightings.marks(),
             stats,
             schedule: self.faults,
             trace: self.trace.into(),
@@ -319,6 +339,16 @@ impl World {
             Event::LogIdle { place, life, .. } => self.on_process_event(event, place, life),
             Event::Read { place, life } => self.on_process_event(event, place, life),
             Event::Apply { place, life } => self.on_process_event(event, place, life),
+            Event::Desk { place, life } => self.on_process_event(event, place, life),
+            Event::DeskAlarm { place, life } => self.on_process_event(event, place, life),
+            Event::Operator => {
+                self.operate();
+                None
+            }
+            Event::Digest => {
+                self.ask_for_digests();
+                None
+            }
             Event::Ask { client } => {
                 self.ask(client);
                 None
@@ -445,6 +475,8 @@ impl World {
             Event::LogIdle { taken, .. } => self.on_log_idle(place, taken),
             Event::Read { .. } => self.on_read(place),
             Event::Apply { .. } => self.on_apply(place),
+            Event::Desk { .. } => self.on_desk(place),
+            Event::DeskAlarm { .. } => self.on_desk_alarm(place),
             _ => {}
         }
         Some(place)
@@ -472,7 +504,7 @@ impl World {
             let mut net = self.net.lock();
             timers.append(&mut net.timers);
             woken.append(&mut net.woken);
-            said.append(&mut net.taps);
+            said.append(&mut net.heard.said);
         }
         self.wakes.take(&mut woken);
         for (at, event) in timers.drain(..) {
@@ -487,6 +519,7 @@ impl World {
                 Task::Client(client) => self.poll_client(client),
             }
         }
+        let elected;
         let found = {
             let mut judge = self.judge.lock();
             for said in said.drain(..) {
@@ -505,8 +538,12 @@ impl World {
                 }
                 judge.said(&said);
             }
+            elected = std::mem::take(&mut judge.onlooker.elected);
             std::mem::take(&mut judge.found)
         };
+        for (_, place) in elected {
+            self.note_bridge(place);
+        }
         for violation in found {
             self.fail(violation);
         }
@@ -515,6 +552,7 @@ impl World {
             && self.nodes[place].process.is_some()
             && self.nodes[place].fuse.is_dead()
         {
+            self.sightings.hit(Mark::CrashBetweenEffects);
             let plan = self.nodes[place].crash.take();
             let (power, down) = plan.unwrap_or((Power::Fails, 100_000));
             self.crash(place, power, down);

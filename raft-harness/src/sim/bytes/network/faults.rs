@@ -5,7 +5,7 @@ use std::io;
 
 use raft_transport::Lane;
 
-use super::pipe::{Content, Dial, EndState, Pipe};
+use super::pipe::{Content, Dial, EndState, Garble, Pipe};
 use super::{
     ACCEPTOR, DIALER, Link, Listener, Machine, NEVER, NetEvent, NetState, PipeId, Place,
     RETRANSMIT_US, Side,
@@ -143,17 +143,6 @@ impl NetState {
         self.pipes.iter().enumerate().filter_map(open).collect()
     }
 
-    /// Whether another connection is open between the same two nodes.
-    pub(in crate::sim::bytes) fn has_sibling(&self, pipe: PipeId) -> bool {
-        let connections = self.connections();
-        let Some((_, a, b, _)) = connections.iter().find(|(number, ..)| *number == pipe) else {
-            return false;
-        };
-        connections.iter().any(|(number, from, to, _)| {
-            *number != pipe && ((from, to) == (a, b) || (from, to) == (b, a))
-        })
-    }
-
     /// Resets a connection: of what is under way, the first `bytes` still arrive.
     pub(in crate::sim::bytes) fn reset(&mut self, pipe: PipeId, bytes: [usize; 2]) {
         for side in [DIALER, ACCEPTOR] {
@@ -184,9 +173,36 @@ impl NetState {
 
     /// One connection is stuck for a while, in one direction.
     pub(in crate::sim::bytes) fn stall(&mut self, pipe: PipeId, side: Side, until: u64) {
-        if let Some(pipe) = self.pipe(pipe) {
-            pipe.ways[side].stalled_until = until;
+        let Some(pipe_now) = self.pipe(pipe) else { return };
+        pipe_now.ways[side].stalled_until = until;
+        let (here, there) = (pipe_now.ends[side].place, pipe_now.ends[1 - side].place);
+        self.stalled.push((here, there, pipe, until));
+    }
+
+    /// A bit flips in what a connection carries next in one direction. Its first bytes are spared:
+    /// the prefix has no checksum, and a wrong one leads to another door.
+    pub(in crate::sim::bytes) fn garble(&mut self, pipe: PipeId, side: Side, draw: u64) {
+        if let Some(pipe) = self.pipe(pipe)
+            && pipe.prefix.is_none()
+            && pipe.ways[side].garble == Garble::None
+        {
+            pipe.ways[side].garble = Garble::Next(draw);
         }
+    }
+
+    /// Connections that a node goes on with although it has read a frame that was damaged.
+    pub(in crate::sim::bytes) fn trusts_garbled(&self) -> Vec<(Place, Place, Lane)> {
+        let mut found = Vec::new();
+        for pipe in self.pipes.iter().flatten() {
+            for (way, end) in pipe.ways.iter().zip(pipe.ends.iter().rev()) {
+                let Garble::Done(at) = way.garble else { continue };
+                let taken = way.tap.as_ref().is_some_and(|tap| tap.has_read_frame_at(at));
+                if taken && end.state == EndState::Open {
+                    found.push((pipe.ends[DIALER].place, pipe.ends[ACCEPTOR].place, pipe.lane));
+                }
+            }
+        }
+        found
     }
 
     /// Everything gets better: no cuts, no losses, no refusals, no stalls.
@@ -202,8 +218,14 @@ impl NetState {
             host.refuses = false;
             host.slow_us = 0;
         }
+        self.stalled.clear();
         for pipe in self.pipes.iter_mut().flatten() {
-            pipe.ways.iter_mut().for_each(|way| way.stalled_until = 0);
+            for way in &mut pipe.ways {
+                way.stalled_until = 0;
+                if matches!(way.garble, Garble::Next(_)) {
+                    way.garble = Garble::None;
+                }
+            }
         }
     }
 

@@ -54,16 +54,29 @@ pub(super) struct Way {
     pub(super) ready: VecDeque<u8>,
     /// Written and not known to have been read: what counts against the window.
     pub(super) in_use: usize,
-    /// Of these, read, but the acknowledgement cannot come back.
+    /// Bytes that the other end has read so far.
+    pub(super) read: u64,
+    /// Of what is in use, read, but the acknowledgement cannot come back.
     pub(super) unacknowledged: usize,
     /// No packet arrives before the one ahead of it.
     pub(super) last_at: u64,
     /// This lane alone is stuck until then.
     pub(super) stalled_until: u64,
     pub(super) ended: bool,
+    pub(super) garble: Garble,
     /// The writer waits for room.
     pub(super) blocked: bool,
     pub(super) tap: Option<Box<Tap>>,
+}
+
+/// Whether a bit of what travels flips.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Garble {
+    None,
+    /// One of the next packet's; which one, this decides.
+    Next(u64),
+    /// It has, in the byte at this place.
+    Done(u64),
 }
 
 pub(super) struct Packet {
@@ -82,10 +95,12 @@ impl Way {
             flying: VecDeque::new(),
             ready: VecDeque::new(),
             in_use: 0,
+            read: 0,
             unacknowledged: 0,
             last_at: 0,
             stalled_until: 0,
             ended: false,
+            garble: Garble::None,
             blocked: false,
             tap: Some(Box::new(tap)),
         }

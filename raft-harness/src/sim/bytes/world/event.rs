@@ -40,6 +40,16 @@ pub(in crate::sim::bytes) enum Event {
         place: Place,
         life: u32,
     },
+    /// The snapshot desk does the next thing that waits.
+    Desk {
+        place: Place,
+        life: u32,
+    },
+    /// It looks for what is late.
+    DeskAlarm {
+        place: Place,
+        life: u32,
+    },
     /// A client begins an operation.
     Ask {
         client: usize,
@@ -84,6 +94,10 @@ pub(in crate::sim::bytes) enum Event {
     Probe,
     /// From here on nothing may change any more.
     Settle,
+    /// Operators do the next thing.
+    Operator,
+    /// All replicas are asked for their states.
+    Digest,
     /// All logs are read from end to end.
     Sweep,
 }
@@ -121,6 +135,10 @@ impl Event {
             Self::Probe => 18 << 8,
             Self::Settle => 19 << 8,
             Self::Sweep => 20 << 8,
+            Self::Desk { place, .. } => 21 << 8 | place,
+            Self::DeskAlarm { place, .. } => 22 << 8 | place,
+            Self::Operator => 23 << 8,
+            Self::Digest => 24 << 8,
         };
         number as u64
     }

@@ -1,0 +1,402 @@
+//! Operators: they add and remove replicas, change who votes, and clear away what was removed,
+//! while everything else goes on. All of it is asked as a user asks it.
+//!
+//! An operator writes down who is to live where, and starts what is missing whenever a node comes
+//! up. Replica ids come from one source and are never used again, whatever became of an attempt.
+//!
+//! Once the faults have ended, nothing is changed any more that nobody needs: what was left
+//! behind is cleared away, so that the end of a run shows what its groups say of themselves.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use raft_core::{GroupId, MemberChange, Membership, NodeId, ReadPath, ReplicaId, Standing};
+
+use super::faults::Fault;
+use super::network::Place;
+use super::swarm::Swarm;
+use super::world::{Event, Phase, World};
+use crate::engine::EngineInput;
+use crate::group_spec::GroupSpec;
+use crate::request::{Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
+use crate::sim::marks::Mark;
+use crate::sim::rng::{Rng, Streams};
+
+/// Nothing is begun so long before the faults end: a change takes its time.
+const CLEARING_US: u64 = 500_000;
+/// After healing, old leaders get so long to learn that they are.
+const GRACE_US: u64 = 3_000_000;
+/// And this long after it everything is cleared away.
+const CLEARED_US: u64 = 10_000_000;
+/// The first replica ids hold what groups begin with.
+const REPLICA_FIRST: u64 = 1_000;
+
+/// What operators know.
+pub(super) struct Operator {
+    rng: Rng,
+    /// Who is to live where.
+    homes: BTreeMap<(GroupId, Place), GroupSpec>,
+    replica_next: u64,
+    orders: Vec<Order>,
+}
+
+/// Something that was asked for and is not answered yet.
+struct Order {
+    group: GroupId,
+    place: Place,
+    life: u32,
+    what: What,
+    ticket: Ticket<Proposed>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum What {
+    Change(Vec<MemberChange>),
+    /// This replica is to leave its node.
+    Leave(ReplicaId),
+    Snapshot,
+}
+
+impl Operator {
+    pub(super) fn new(streams: Streams, swarm: &Swarm) -> Self {
+        let mut homes = BTreeMap::new();
+        for spec in &swarm.groups {
+            for (_, node) in &spec.replicas {
+                if let Some(place) = swarm.nodes.iter().position(|other| other == node) {
+                    homes.insert((spec.group, place), spec.clone());
+                }
+            }
+        }
+        let rng = streams.stream("operator", &[]);
+        Self { rng, homes, replica_next: REPLICA_FIRST, orders: Vec::new() }
+    }
+
+    /// The groups that are to live on a node.
+    pub(super) fn homes_on(&self, place: Place) -> Vec<GroupSpec> {
+        let here = self.homes.iter().filter(|((_, at), _)| *at == place);
+        here.map(|(_, spec)| spec.clone()).collect()
+    }
+
+    /// Where replicas of a group are to live.
+    pub(super) fn places_of(&self, group: GroupId) -> Vec<Place> {
+        let of = self.homes.range((group, 0)..=(group, Place::MAX));
+        of.map(|((_, place), _)| *place).collect()
+    }
+
+    /// A node has come up, and its log says that these are gone.
+    pub(super) fn found_gone(&mut self, place: Place, node: NodeId, gone: &[(GroupId, ReplicaId)]) {
+        for (group, last) in gone {
+            let home = self.homes.get(&(*group, place));
+            let replica = home.and_then(|spec| spec.replica_on(node));
+            if replica.is_some_and(|replica| replica <= *last) {
+                self.homes.remove(&(*group, place));
+            }
+        }
+    }
+
+    /// What was never answered, for whoever sees to it that everything is.
+    pub(super) fn open(&mut self) -> Vec<(Place, u32, Ticket<Proposed>)> {
+        self.orders.drain(..).map(|order| (order.place, order.life, order.ticket)).collect()
+    }
+
+    fn is_busy(&self, group: GroupId) -> bool {
+        self.orders.iter().any(|order| order.group == group && order.what != What::Snapshot)
+    }
+}
+
+impl World {
+    pub(super) fn start_operator(&mut self) {
+        let pause = self.swarm.operator_us;
+        if pause > 0 {
+            self.plan(2_000_000, Event::Operator);
+        }
+    }
+
+    /// Operators look at what has come of their orders, and give another.
+    pub(super) fn operate(&mut self) {
+        self.hear_orders();
+        let faults_end = self.options.faults_s * 1_000_000;
+        let pause = match self.phase {
+            Phase::Faults => {
+                if self.now + CLEARING_US < faults_end {
+                    self.change_something();
+                }
+                let pause = self.swarm.operator_us;
+                pause / 2 + self.operator.rng.below(pause)
+            }
+            Phase::Healing => {
+                if self.now > faults_end + GRACE_US {
+                    self.clear_away();
+                }
+                200_000
+            }
+        };
+        if self.now + pause < faults_end + CLEARED_US {
+            self.plan_in(pause, Event::Operator);
+        }
+    }
+
+    fn order(
+        &mut self,
+        place: Place,
+        group: GroupId,
+        what: What,
+        input: impl FnOnce(Reply) -> EngineInput,
+    ) {
+        let life = self.nodes[place].life;
+        let Some(process) = &self.nodes[place].process else { return };
+        let kind = RequestKind::Read(ReadPath::Quorum, Bytes::new());
+        let (request, ticket) = Request::new(group, kind);
+        process.tell(group, input(request.reply));
+        self.note(Some(place), || format!("operator, group {group}: {what:?}"));
+        self.operator.orders.push(Order { group, place, life, what, ticket });
+        // Whoever runs there finds it when it wakes up.
+    }
+
+    fn hear_orders(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut ended = Vec::new();
+        let mut orders = std::mem::take(&mut self.operator.orders);
+        orders.retain_mut(|order| match Pin::new(&mut order.ticket).poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(answer) => {
+                ended.push((order.group, order.place, order.what.clone(), answer));
+                false
+            }
+        });
+        self.operator.orders = orders;
+        for (group, place, what, answer) in ended {
+            self.note(Some(place), || format!("operator, group {group}: {what:?}: {answer:?}"));
+            match what {
+                What::Change(changes) => self.heard_of_change(group, &changes, answer.err()),
+                What::Leave(replica) if answer.is_ok() => {
+                    self.sightings.hit(Mark::ReplicaDeleted);
+                    let node = self.swarm.nodes[place];
+                    self.operator.found_gone(place, node, &[(group, replica)]);
+                }
+                What::Leave(_) | What::Snapshot => {}
+            }
+        }
+    }
+
+    fn heard_of_change(
+        &mut self,
+        group: GroupId,
+        changes: &[MemberChange],
+        error: Option<RequestError>,
+    ) {
+        let may_have = error.as_ref().is_none_or(RequestError::may_have_been_applied);
+        for change in changes {
+            match *change {
+                MemberChange::AddLearner { replica, node } => {
+                    let Some(place) = self.swarm.place_of(node) else { continue };
+                    if may_have {
+                        self.sightings.hit_if(error.is_none(), Mark::LearnerAdded);
+                        self.settle_replica(group, replica, place);
+                    } else if self.operator.homes.contains_key(&(group, place)) {
+                        // It was started before it was asked for, and nobody will speak to it.
+                        self.let_leave(group, place, Removal::OfAnyone);
+                    }
+                }
+                MemberChange::Promote(_) => {
+                    self.sightings.hit_if(error.is_none(), Mark::LearnerPromoted);
+                    let replaced = changes.iter().any(|c| matches!(c, MemberChange::Remove(_)));
+                    self.sightings.hit_if(error.is_none() && replaced, Mark::ReplicaReplaced);
+                }
+                MemberChange::Demote(_) | MemberChange::Remove(_) => {}
+            }
+        }
+        let mark = match error {
+            Some(RequestError::ChangePending) => Mark::ConfigRefusedPending,
+            Some(RequestError::NotCaughtUp { .. }) => Mark::PromotionTooEarly,
+            Some(_) | None => return,
+        };
+        self.sightings.hit(mark);
+    }
+
+    /// A joining replica is to live on a node, which starts it if it is up.
+    fn settle_replica(&mut self, group: GroupId, replica: ReplicaId, place: Place) {
+        if self.operator.homes.contains_key(&(group, place)) {
+            return;
+        }
+        let spec = GroupSpec::joining(group, replica, self.swarm.nodes[place]);
+        self.operator.homes.insert((group, place), spec.clone());
+        self.judge.lock().settles(group, replica, place);
+        if let Some(process) = &self.nodes[place].process {
+            process.create(spec, None, None);
+        }
+    }
+
+    fn let_leave(&mut self, group: GroupId, place: Place, removal: Removal) {
+        let Some(spec) = self.operator.homes.get(&(group, place)) else { return };
+        let Some(replica) = spec.replica_on(self.swarm.nodes[place]) else { return };
+        let leaves = |order: &Order| (order.group, &order.what) == (group, &What::Leave(replica));
+        if !self.operator.orders.iter().any(leaves) {
+            let input = |reply| EngineInput::Remove(group, removal, reply);
+            self.order(place, group, What::Leave(replica), input);
+        }
+    }
+
+    /// One who believes to lead a group, and whom it believes to lead.
+    fn some_leader(&mut self, group: GroupId) -> Option<(Place, Membership)> {
+        let leads = |place: &Place| {
+            self.nodes[*place].is_member() && self.core_of(group, *place).is_some_and(|c| c.0)
+        };
+        let places: Vec<Place> = (0..self.nodes.len()).filter(leads).collect();
+        let place = self.operator.rng.pick(&places).copied()?;
+        self.core_of(group, place).map(|(_, membership)| (place, membership))
+    }
+
+    /// Whether a node's replica of a group leads, and its membership.
+    fn core_of(&self, group: GroupId, place: Place) -> Option<(bool, Membership)> {
+        let process = self.nodes[place].process.as_ref()?;
+        let replica = process.replicas().find(|replica| replica.core().id() == group)?;
+        Some((replica.core().is_leader(), Membership::clone(replica.core().membership())))
+    }
+
+    fn change_something(&mut self) {
+        let Some(group) = self.operator.rng.pick(&self.swarm.groups).map(|spec| spec.group) else {
+            return;
+        };
+        self.clear_removed(group);
+        if self.operator.rng.chance(1, 5) {
+            let place = self.operator.rng.below(self.nodes.len() as u64) as Place;
+            if self.core_of(group, place).is_some() {
+                let input = |reply| EngineInput::Snapshot(group, reply);
+                self.order(place, group, What::Snapshot, input);
+            }
+            return;
+        }
+        let Some((place, membership)) = self.some_leader(group) else { return };
+        let changes = self.draw_change(group, &membership);
+        if changes.is_empty() {
+            return;
+        }
+        if let [MemberChange::AddLearner { replica, node }] = changes[..]
+            && self.operator.rng.chance(1, 3)
+            && let Some(home) = self.swarm.place_of(node)
+        {
+            self.settle_replica(group, replica, home);
+        }
+        self.change(place, group, changes);
+    }
+
+    fn change(&mut self, place: Place, group: GroupId, changes: Vec<MemberChange>) {
+        let what = What::Change(changes.clone());
+        let input = |reply| EngineInput::ChangeMembers(group, changes, reply);
+        self.order(place, group, what, input);
+    }
+
+    fn draw_change(&mut self, group: GroupId, membership: &Membership) -> Vec<MemberChange> {
+        let members = membership.members();
+        let of = |standing: Standing| -> Vec<ReplicaId> {
+            members.iter().filter(|m| m.standing == standing).map(|m| m.replica).collect()
+        };
+        let (voters, learners) = (of(Standing::Voter), of(Standing::Learner));
+        let is_free = |place: &Place| {
+            self.nodes[*place].is_member()
+                && !self.operator.homes.contains_key(&(group, *place))
+                && !members.iter().any(|member| member.node == self.swarm.nodes[*place])
+        };
+        let free: Vec<Place> = (0..self.nodes.len()).filter(is_free).collect();
+        let may_shrink = self.may_shrink(voters.len());
+        let rng = &mut self.operator.rng;
+        let mut changes = Vec::new();
+        match rng.below(6) {
+            0 | 1 if !free.is_empty() => {
+                let place = *rng.pick(&free).expect("some are free");
+                self.operator.replica_next += 1;
+                let replica = ReplicaId::new(self.operator.replica_next);
+                let node = self.swarm.nodes[place];
+                changes.push(MemberChange::AddLearner { replica, node });
+            }
+            0..=2 if !learners.is_empty() => {
+                changes.extend(rng.pick(&learners).copied().map(MemberChange::Promote));
+                if rng.chance(1, 2) && voters.len() > 1 {
+                    changes.extend(rng.pick(&voters).copied().map(MemberChange::Remove));
+                }
+            }
+            3 if !learners.is_empty() => {
+                changes.extend(rng.pick(&learners).copied().map(MemberChange::Remove));
+            }
+            4 if may_shrink => {
+                changes.extend(rng.pick(&voters).copied().map(MemberChange::Remove));
+            }
+            _ if may_shrink => {
+                changes.extend(rng.pick(&voters).copied().map(MemberChange::Demote));
+            }
+            _ => {}
+        }
+        changes
+    }
+
+    /// Whether a voter may go. Where a node may be lost for good, enough must remain to spare it.
+    fn may_shrink(&self, voters: usize) -> bool {
+        let is_for_good = |fault: &Fault| matches!(fault, Fault::Wipe { .. } | Fault::Flip { .. });
+        let loses = self.faults.iter().any(|planned| is_for_good(&planned.fault));
+        if loses { voters > 3 } else { voters > 1 }
+    }
+
+    /// Replicas that know that they were removed leave their nodes.
+    fn clear_removed(&mut self, group: GroupId) {
+        for place in self.operator.places_of(group) {
+            let process = self.nodes[place].process.as_ref();
+            let removed = process.is_some_and(|process| {
+                let mut here = process.replicas();
+                here.any(|r| r.core().id() == group && r.core().status().removed)
+            });
+            if removed && self.nodes[place].is_member() {
+                self.let_leave(group, place, Removal::OfFormerMember);
+            }
+        }
+    }
+
+    /// Whatever was left behind goes: replicas that are no members, members that have no replica.
+    fn clear_away(&mut self) {
+        let groups: Vec<GroupId> = self.swarm.groups.iter().map(|spec| spec.group).collect();
+        for group in groups {
+            let Some((leader, membership)) = self.settled_membership(group) else { continue };
+            for place in self.operator.places_of(group) {
+                let node = self.swarm.nodes[place];
+                let home = self.operator.homes.get(&(group, place));
+                let replica = home.and_then(|spec| spec.replica_on(node));
+                let is_member = replica.is_some_and(|replica| membership.member(replica).is_some());
+                if !is_member && self.nodes[place].is_member() {
+                    self.let_leave(group, place, Removal::OfAnyone);
+                }
+            }
+            let lacks_replica = |member: &&raft_core::Member| {
+                let Some(place) = self.swarm.place_of(member.node) else { return true };
+                let home = self.operator.homes.get(&(group, place));
+                home.and_then(|spec| spec.replica_on(member.node)) != Some(member.replica)
+            };
+            let lost = membership.members().iter().find(lacks_replica).map(|m| m.replica);
+            if let Some(lost) = lost
+                && !self.operator.is_busy(group)
+            {
+                self.change(leader, group, vec![MemberChange::Remove(lost)]);
+            }
+        }
+    }
+
+    /// Who leads a group for certain, and the committed membership that stands.
+    pub(super) fn settled_membership(&self, group: GroupId) -> Option<(Place, Membership)> {
+        let members = self.nodes.iter().enumerate().filter(|(_, node)| node.is_member());
+        let replicas = members.filter_map(|(place, node)| {
+            let mut here = node.process.as_ref()?.replicas();
+            here.find(|replica| replica.core().id() == group).map(|replica| (place, replica))
+        });
+        let newest = replicas
+            .filter(|(_, replica)| replica.core().is_leader())
+            .max_by_key(|(_, replica)| replica.core().term());
+        let (place, replica) = newest?;
+        let core = replica.core();
+        let stands =
+            core.membership_index() <= core.commit_index() && !core.membership().is_joint();
+        stands.then(|| (place, Membership::clone(core.membership())))
+    }
+}

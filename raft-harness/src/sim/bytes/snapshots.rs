@@ -1,0 +1,222 @@
+//! Where a simulated node keeps its snapshots: files of a disk of their own, and the desk that
+//! works on them, as an event at a time.
+//!
+//! The disk dies and loses what was not synced like the one of the log. A snapshot is written,
+//! synced, renamed and its name synced, as the real store does it.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam::channel::Receiver;
+use raft_core::Micros;
+use raft_storage::{Disk, DiskFile};
+use raft_transport::Frame;
+
+use super::disk::{SimDisk, SimFile};
+use super::network::Place;
+use super::world::{Event, World};
+use crate::node::sim::{BulkInput, Inbox, ShardInput, shard_of};
+use crate::snapshot::desk::{Desk, DeskInput, DeskOutput};
+use crate::snapshot::{SnapshotName, SnapshotPart, SnapshotStore};
+
+const WHOLE: &str = ".snap";
+const TEMPORARY: &str = ".part";
+
+/// Snapshots on a simulated disk.
+pub(super) struct SimStore {
+    disk: SimDisk,
+}
+
+struct Part {
+    disk: SimDisk,
+    file: SimFile,
+    name: SnapshotName,
+    bytes: u64,
+}
+
+impl SimStore {
+    /// What is on the disk, without what was never finished.
+    pub(super) fn open(disk: SimDisk) -> io::Result<Self> {
+        for name in disk.list()?.iter().filter(|name| name.ends_with(TEMPORARY)) {
+            disk.remove(name)?;
+        }
+        Ok(Self { disk })
+    }
+}
+
+fn file_name(name: SnapshotName) -> String {
+    format!("{name}{WHOLE}")
+}
+
+impl SnapshotStore for SimStore {
+    fn names(&self) -> io::Result<Vec<SnapshotName>> {
+        let files = self.disk.list()?;
+        let whole = files.iter().filter_map(|file| file.strip_suffix(WHOLE));
+        let mut names: Vec<SnapshotName> = whole.filter_map(SnapshotName::parse).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>> {
+        let temporary = format!("{name}{TEMPORARY}");
+        match self.disk.remove(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let file = self.disk.create(&temporary)?;
+        Ok(Box::new(Part { disk: self.disk.clone(), file, name, bytes: 0 }))
+    }
+
+    fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>> {
+        match self.disk.open(&file_name(name)) {
+            Ok(file) => file.bytes().map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&self, name: SnapshotName, offset: u64, bytes: usize) -> io::Result<Bytes> {
+        let file = self.disk.open(&file_name(name))?;
+        let left = file.bytes()?.saturating_sub(offset);
+        let mut buffer = vec![0; bytes.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        file.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.into())
+    }
+
+    fn remove(&self, name: SnapshotName) -> io::Result<()> {
+        match self.disk.remove(&file_name(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl SnapshotPart for Part {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_vectored_at(&mut [IoSlice::new(bytes)], self.bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.disk.rename(&format!("{}{TEMPORARY}", self.name), &file_name(self.name))?;
+        self.disk.sync_dir()
+    }
+}
+
+/// The desk of one life, which a node runs on a thread of its own.
+pub(super) struct DeskThread {
+    desk: Desk,
+    inputs: Receiver<DeskInput>,
+    shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    bulk: Arc<Inbox<BulkInput>>,
+    /// Something is planned for what waits.
+    busy: bool,
+    /// When the desk is to be asked for what is late.
+    alarm: Option<Micros>,
+}
+
+impl DeskThread {
+    pub(super) fn new(
+        store: Arc<dyn SnapshotStore>,
+        inputs: Receiver<DeskInput>,
+        shards: Arc<[Arc<Inbox<ShardInput>>]>,
+        bulk: Arc<Inbox<BulkInput>>,
+    ) -> Self {
+        Self { desk: Desk::new(store), inputs, shards, bulk, busy: false, alarm: None }
+    }
+
+    /// Whether bytes of a snapshot are on their way here.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.desk.next_deadline().is_some()
+    }
+
+    /// Whether it is to be woken for something that waits, and nobody has planned that yet.
+    pub(super) fn wants_turn(&mut self) -> bool {
+        let wants = !self.busy && !self.inputs.is_empty();
+        self.busy |= wants;
+        wants
+    }
+
+    /// When it is to be woken for what is late, if nobody has planned that yet.
+    pub(super) fn wants_alarm(&mut self) -> Option<Micros> {
+        let deadline = self.desk.next_deadline();
+        let news = deadline.filter(|at| self.alarm != Some(*at));
+        self.alarm = deadline;
+        news
+    }
+
+    /// Does the next thing that waits.
+    pub(super) fn work(&mut self, now: Micros) {
+        self.busy = false;
+        let mut out = Vec::new();
+        if let Ok(input) = self.inputs.try_recv() {
+            self.desk.handle(now, input, &mut out);
+        }
+        self.deliver(out);
+    }
+
+    pub(super) fn on_time(&mut self, now: Micros) {
+        let mut out = Vec::new();
+        self.desk.on_time(now, &mut out);
+        self.deliver(out);
+    }
+
+    fn deliver(&self, out: Vec<DeskOutput>) {
+        for output in out {
+            match output {
+                DeskOutput::Pull(node, pull) => {
+                    let _ = self.bulk.push(BulkInput::Ask(node, Frame::SnapshotPull(pull)));
+                }
+                DeskOutput::Chunk(connection, chunk) => {
+                    let frame = Frame::SnapshotChunk(chunk);
+                    let _ = self.bulk.push(BulkInput::Reply(connection, frame));
+                }
+                DeskOutput::Engine(group, input) => {
+                    let shard = shard_of(group, self.shards.len());
+                    let _ = self.shards[shard].push(ShardInput::Engine(input));
+                }
+            }
+        }
+    }
+}
+
+impl World {
+    /// Plans what the desk of a node waits for.
+    pub(super) fn start_desk(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        let turn = process.desk.wants_turn();
+        let alarm = process.desk.wants_alarm().map(|at| process.clock().global(at));
+        if turn {
+            let delay = 50 + self.delays.skewed(self.swarm.desk_us);
+            self.plan_in(delay, Event::Desk { place, life });
+        }
+        if let Some(alarm) = alarm {
+            self.plan(alarm.max(self.now), Event::DeskAlarm { place, life });
+        }
+    }
+
+    pub(super) fn on_desk(&mut self, place: Place) {
+        let now = self.now;
+        let Some(process) = &self.nodes[place].process else { return };
+        if process.desk.is_fetching() {
+            self.spring_trap(place);
+        }
+        if let Some(process) = &mut self.nodes[place].process {
+            let now = process.clock().local(now);
+            process.desk.work(now);
+        }
+    }
+
+    pub(super) fn on_desk_alarm(&mut self, place: Place) {
+        let now = self.now;
+        if let Some(process) = &mut self.nodes[place].process {
+            let now = process.clock().local(now);
+            process.desk.on_time(now);
+        }
+    }
+}
