@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId};
 use crate::io::{Effects, Fault, StepResult};
-use crate::message::{Append, AppendReply, AppendResult, Declined};
+use crate::message::{Append, AppendReply, AppendResult, Declined, Session};
 use crate::progress::State;
 use crate::sparse::Sparse;
 use crate::term_runs::TermRuns;
@@ -119,6 +119,23 @@ impl Group {
             return None;
         };
         leader.peer(peer).map(|progress| progress.next_index)
+    }
+
+    /// Up to where this leader knows the peer's log to be equal to its own, on the peer's disk.
+    pub fn match_index(&self, peer: ReplicaId) -> Option<LogIndex> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        leader.peer(peer).map(|progress| progress.match_index)
+    }
+
+    /// The session whose answers this leader takes from the peer: it changes with the connection,
+    /// and with the peer's life.
+    pub fn session(&self, peer: ReplicaId) -> Option<Session> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        leader.peer(peer).map(|progress| progress.session)
     }
 
     /// Whether an append to this peer waits for its answer. A driver with several lanes changes

@@ -356,6 +356,17 @@ impl Group {
                 ));
             }
             replica.disk = DiskHistory::Own;
+            if let Some((index, term)) = replica.promised.forget(&record.commits)
+                && !step.disks.holds(step.view.group, *id, index, term)
+            {
+                return Err(record.fail(
+                    Check::PromiseLost,
+                    format!(
+                        "{id:?} takes part again without {index:?} of {term:?}, which it once held \
+                         and is committed"
+                    ),
+                ));
+            }
         }
         replica.marks = step.marks;
         Ok(())
@@ -386,7 +397,7 @@ impl Group {
             }
             // It says so itself, and what it held is not counted any more.
             (Some(_), Promises::Lost, _) | (Some(_), _, Standing::Mute) => {
-                replica.promised.held = None;
+                replica.promised.lose();
             }
         }
         replica.life = Life::Up;

@@ -92,12 +92,20 @@ checks! {
     ActiveConfig = "I8-active-config",
     /// A follower commits only what it has verified against this leader.
     CommitVerified = "I9-commit-verified",
+    /// What a replica takes for durable is on its disk.
+    DurableTrue = "I10-durable-true",
     /// Only a voter stands for election.
     CandidatePromotable = "I11-candidate-promotable",
     /// A voter that is awake has a deadline; one that sleeps waits for nothing.
     Deadline = "I12-deadline",
     /// A pre-vote changes nothing and is answered truly.
     PreVote = "I14-pre-vote",
+    /// What is late changes nothing.
+    Late = "I15-late",
+    /// A voter does not turn from a leader it has just heard, nor forgets that it may have.
+    Patience = "I16-patience",
+    /// A replica campaigns for its leader only.
+    Obedience = "I17-obedience",
     /// One leader per term, over all history.
     ElectionSafety = "G1-election-safety",
     /// Two logs with the same index and term are equal up to there.

@@ -50,6 +50,11 @@ impl Commits {
         later.checked_sub(1).map_or(LogIndex::ZERO, |at| self.reach[at].1)
     }
 
+    /// The last committed index whose entry is of `term` or an earlier one.
+    pub(super) fn up_to(&self, term: Term) -> LogIndex {
+        LogIndex::new(self.terms.partition_point(|entry| *entry <= term) as u64)
+    }
+
     /// The latest term in which a leader has committed.
     pub(super) fn latest_reporter(&self) -> Term {
         self.reach.last().map_or(Term::ZERO, |(term, _)| *term)

@@ -14,7 +14,7 @@ use crate::sim::observe::ReplicaView;
 use crate::sim::violation::{Check, Violation};
 
 /// How many questions of one candidate are remembered; the answer to an older one is not judged.
-const OPEN_MAX: usize = 8;
+const OPEN_MAX: usize = 64;
 
 /// The last questions, by voter and candidate.
 #[derive(Debug, Default)]

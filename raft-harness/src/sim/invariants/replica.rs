@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use raft_core::{HardState, Incarnation, LogIndex, Micros, NodeId, ReplicaId, RoleKind, Term};
 
+use super::commits::Commits;
 use super::membership::ConfigKey;
 use crate::sim::observe::{Activity, Promise, Promises, ReplicaView};
 
@@ -176,6 +177,8 @@ pub(super) struct Promised {
     votes: BTreeMap<Term, ReplicaId>,
     /// The last acknowledged entry that no later leader has truncated.
     pub(super) held: Option<(LogIndex, Term)>,
+    /// What it had acknowledged when it was found to have forgotten.
+    lost: Option<(LogIndex, Term)>,
 }
 
 impl Promised {
@@ -195,6 +198,18 @@ impl Promised {
             }
         }
         Ok(())
+    }
+
+    /// It may have forgotten what it acknowledged, which was counted all the same.
+    pub(super) fn lose(&mut self) {
+        self.lost = self.lost.max(self.held.take());
+    }
+
+    /// It counts again: the last committed entry that may have been counted on it before.
+    pub(super) fn forget(&mut self, commits: &Commits) -> Option<(LogIndex, Term)> {
+        let (held, held_term) = self.lost.take()?;
+        let index = commits.up_to(held_term).min(held);
+        commits.term(index).filter(|_| index > LogIndex::ZERO).map(|term| (index, term))
     }
 
     pub(super) fn vote(&self, term: Term) -> Option<ReplicaId> {

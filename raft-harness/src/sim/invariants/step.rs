@@ -35,6 +35,7 @@ impl Step<'_> {
             self.one_vote(record, prev)?;
         }
         self.active_config(record, replica, kept)?;
+        self.durable_is_true(record, replica)?;
         self.role(record, replica)?;
         if let Some(prev) = &self.prev {
             self.vote_current(record, prev)?;
@@ -96,6 +97,25 @@ impl Step<'_> {
         Err(record.fail(
             Check::MarksMonotone,
             format!("{:?} went from {prev:?} to {now:?}, log kept to {kept:?}", self.who()),
+        ))
+    }
+
+    /// I10: what counts as durable is on the disk, and is what the log has there.
+    fn durable_is_true(&self, record: &Record, replica: &Replica) -> Checked {
+        let v = self.view;
+        let rises = self.prev.is_some_and(|prev| v.durable > prev.durable);
+        let Some(term) = replica.log.term(v.durable).filter(|_| rises && v.durable > v.base) else {
+            return Ok(());
+        };
+        if self.disks.holds(v.group, v.replica, v.durable, term) {
+            return Ok(());
+        }
+        Err(record.fail(
+            Check::DurableTrue,
+            format!(
+                "{:?} takes {:?} of {term:?} for durable, its disk lacks it",
+                v.replica, v.durable
+            ),
         ))
     }
 

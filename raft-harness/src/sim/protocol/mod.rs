@@ -16,6 +16,7 @@
 //! | `node`, `replica`, `disk`, `network`, `record` | what a world is made of |
 //! | `timeline`, `events` | what happens, and when |
 //! | `step`, `turn` | a replica is stepped and checked; its effects are carried out one by one |
+//! | `reception` | what a step may make of what it was given |
 //! | `packet`, `promises` | messages, from leaving to arriving, and what they promise |
 //! | `flush`, `platters` | disks at work, and what they hold |
 //! | `apply`, `snapshots` | entries and snapshots reach the state machines |
@@ -40,6 +41,7 @@ mod orders;
 mod packet;
 mod platters;
 mod promises;
+mod reception;
 mod record;
 mod replica;
 mod requests;

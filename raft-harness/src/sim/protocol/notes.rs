@@ -1,7 +1,7 @@
 //! What a run is remembered for: its trace, and the rare states it has been to.
 //!
 //! Notes look and change nothing: they draw no randomness, make no event, and no part of the world
-//! asks them anything. What they must remember to recognise a rare state is theirs alone.
+//! but the checks in `reception` asks them anything. What they must remember to recognise a rare state is theirs alone.
 //!
 //! | file | holds |
 //! |---|---|

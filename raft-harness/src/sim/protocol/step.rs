@@ -10,6 +10,7 @@ use super::network::NodeAt;
 use super::node::Running;
 use super::notes::Before;
 use super::platters::Platters;
+use super::reception::Reception;
 use super::record::Record;
 use super::replica::MembershipLists;
 use super::timeline::Event;
@@ -69,8 +70,11 @@ impl World {
             }
             _ => None,
         };
+        let reception = Reception::of(&replica, local, &input, &self.settings);
         let before = Before::of(&mut replica, &input);
         replica.core.step(local, input, &mut replica.effects);
+        let judged = reception.map_or(Ok(()), |reception| reception.judge(group, &replica));
+        self.check(judged);
         let log = replica.follow_log(proposed, prev, records);
         self.note_step(at, &mut replica, before, log);
         // A lease ends by the leader's own clock; the checks know only the common one.

@@ -47,6 +47,17 @@ impl Memory {
         Self { votes_from, ..Self::default() }
     }
 
+    /// Until when it votes for nobody but the leader it heard; `None` if it heard no other.
+    pub(crate) fn patient_until(
+        &self,
+        candidate: ReplicaId,
+        settings: &Settings,
+    ) -> Option<Micros> {
+        let heard = self.leader_heard.filter(|(leader, _)| *leader != candidate);
+        let patience = heard.map(|(_, heard)| heard.after(settings.election_timeout_min));
+        patience.max(self.votes_from)
+    }
+
     /// Notes the life a peer speaks from. `false`: an earlier one than already met.
     pub(super) fn meets(&mut self, peer: ReplicaId, life: Incarnation) -> bool {
         match self.lives.iter_mut().find(|(known, _)| *known == peer) {
