@@ -427,7 +427,11 @@ impl Group {
         effects: &mut Effects,
     ) -> StepResult {
         // Late words of an earlier life, theirs or ours, answer promises that are no longer held.
-        let to_us = to_incarnation == self.incarnation || crate::planted!(OldIncarnationAccepted);
+        let late_fence =
+            crate::planted!(FenceOfOlderLifeCounts) && matches!(message, Message::Fence(_));
+        let to_us = to_incarnation == self.incarnation
+            || late_fence
+            || crate::planted!(OldIncarnationAccepted);
         if !to_us || from == self.me {
             return Ok(());
         }

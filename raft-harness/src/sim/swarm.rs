@@ -269,9 +269,8 @@ impl Swarm {
         if rng.chance(1, 3) {
             swarm.directed = rng.pick(&Directed::ALL).copied();
         }
-        if swarm.directed.is_some_and(Directed::is_about_leases) {
-            swarm.knobs.leases = Choice::On;
-            swarm.workload.mix.lease_read += 20;
+        if let Some(directed) = swarm.directed {
+            directed.prepare(&mut swarm);
         }
         swarm
     }

@@ -141,6 +141,33 @@ impl Reception {
     }
 }
 
+/// A replica that may have forgotten trusts itself again only with everything below a fence on its
+/// disk, and the fence is one that this life has asked for.
+pub(super) fn trusts_itself_rightly(
+    was: Promise,
+    replica: &Replica,
+    settings: &Settings,
+) -> Result<(), Violation> {
+    let status = replica.core.status();
+    if was == Promise::Kept || status.promise.promise != Promise::Kept {
+        return Ok(());
+    }
+    let held = match settings.acknowledge {
+        Acknowledge::Durable => status.durable_index,
+        Acknowledge::Written => status.written_index,
+    };
+    let fences = &replica.memory.fences;
+    if fences.iter().any(|(term, index)| *term == status.term && *index <= held) {
+        return Ok(());
+    }
+    let evidence = format!(
+        "{:?} in {:?} trusts itself with {held:?}; its fences are {fences:?}",
+        replica.id(),
+        status.term
+    );
+    Err(Violation::of_group(Check::PromiseLost, replica.group(), evidence))
+}
+
 /// Whether a quorum holds an entry, by the leader's own account, without one of its peers.
 fn is_held_without(core: &Group, peer: ReplicaId, index: LogIndex) -> bool {
     let status = core.status();

@@ -10,7 +10,7 @@ use super::network::NodeAt;
 use super::node::Running;
 use super::notes::Before;
 use super::platters::Platters;
-use super::reception::Reception;
+use super::reception::{Reception, trusts_itself_rightly};
 use super::record::Record;
 use super::replica::MembershipLists;
 use super::timeline::Event;
@@ -71,10 +71,17 @@ impl World {
             _ => None,
         };
         let reception = Reception::of(&replica, local, &input, &self.settings);
+        let promise = replica.core.status().promise.promise;
+        if let Input::Message { message: Message::Fence(fence), .. } = &input
+            && fence.incarnation == replica.core.incarnation()
+        {
+            replica.memory.fences.push((fence.term, fence.index));
+        }
         let before = Before::of(&mut replica, &input);
         replica.core.step(local, input, &mut replica.effects);
         let judged = reception.map_or(Ok(()), |reception| reception.judge(group, &replica));
         self.check(judged);
+        self.check(trusts_itself_rightly(promise, &replica, &self.settings));
         let log = replica.follow_log(proposed, prev, records);
         self.note_step(at, &mut replica, before, log);
         // A lease ends by the leader's own clock; the checks know only the common one.

@@ -5,9 +5,12 @@
 
 use raft_core::{GroupId, NodeId};
 
-use super::Swarm;
+use super::{Choice, Swarm};
 use crate::sim::rng::{Rng, Streams};
 use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Stop, Target};
+
+/// How far clocks run apart where a script is about that.
+const DRIFT_PPM: i32 = 100_000;
 
 /// Which race.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -36,11 +39,15 @@ pub enum Directed {
     ConflictingSnapshot,
     /// The only voter that keeps a leader's lease alive restarts and is asked for its vote.
     RestartedVoter,
+    /// A leader is gone just after its group fell asleep.
+    SleepThenCrash,
+    /// A leader whose clock runs slow is cut off from voters whose clocks run fast.
+    DriftingLease,
 }
 
 impl Directed {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FigureEight,
         Self::TwoOperators,
         Self::PauseThenRead,
@@ -53,11 +60,43 @@ impl Directed {
         Self::LostPromises,
         Self::ConflictingSnapshot,
         Self::RestartedVoter,
+        Self::SleepThenCrash,
+        Self::DriftingLease,
     ];
 
-    /// Whether it leads to nothing without leases.
-    pub(super) const fn is_about_leases(self) -> bool {
-        matches!(self, Self::PauseThenRead | Self::LateTimeoutNow | Self::RestartedVoter)
+    /// What it leads to nothing without.
+    pub(super) fn prepare(self, swarm: &mut Swarm) {
+        let knobs = &mut swarm.knobs;
+        match self {
+            Self::PauseThenRead | Self::LateTimeoutNow | Self::RestartedVoter => {
+                knobs.leases = Choice::On;
+                swarm.workload.mix.lease_read += 20;
+            }
+            Self::SleepThenCrash => {
+                knobs.leases = Choice::On;
+                knobs.priorities = Choice::Off;
+                // Nobody wakes the group before its leader is gone.
+                knobs.quiesce_ms = knobs.election_min_ms;
+                knobs.operator_us = 0;
+                swarm.groups = 1;
+                swarm.workload.clients = 1;
+                swarm.workload.think_us = 2_000_000;
+            }
+            Self::DriftingLease => {
+                knobs.leases = Choice::On;
+                knobs.drift_ppm = DRIFT_PPM as u64;
+                knobs.lease_drift_ppm = DRIFT_PPM as u64;
+            }
+            Self::FigureEight
+            | Self::TwoOperators
+            | Self::UncommittedTail
+            | Self::RestartStorm
+            | Self::VotesOutliveRestart
+            | Self::SnapshotRace
+            | Self::RemoveLeader
+            | Self::LostPromises
+            | Self::ConflictingSnapshot => {}
+        }
     }
 
     /// Adds its faults, over the whole fault phase.
@@ -113,6 +152,8 @@ impl Script<'_> {
             Directed::LostPromises => self.lost_promises(),
             Directed::ConflictingSnapshot => self.conflicting_snapshot(),
             Directed::RestartedVoter => self.restarted_voter(),
+            Directed::SleepThenCrash => self.sleep_then_crash(),
+            Directed::DriftingLease => self.drifting_lease(),
         }
     }
 
@@ -360,6 +401,9 @@ impl Script<'_> {
         let extra_us = self.election_us * 2;
         self.at(185, 200, FaultKind::Hold { message: MessageKind::Append, extra_us });
         if self.rng.chance(1, 2) {
+            // What it asked in one life is answered in the next.
+            let extra_us = self.election_us / 2;
+            self.at(185, 60, FaultKind::Hold { message: MessageKind::Snapshot, extra_us });
             let crash = self.crash(Target::Node(loser), 0);
             self.at(230, 5, crash);
         }
@@ -375,9 +419,14 @@ impl Script<'_> {
         let (group, old) = (self.group, self.node(0));
         self.at(0, 0, FaultKind::Transfer { group, to: old });
         self.at(120, 500, FaultKind::Isolate { node: Target::Node(old) });
+        if self.rng.chance(2, 3) {
+            // Its tail is still on its way to the disk when the snapshot comes.
+            let extra_us = self.election_us * 8;
+            self.at(132, 60, FaultKind::DiskSlow { node: Target::Node(old), extra_us });
+        }
         // A tail that nobody else has, longer than what the others will have committed by then.
         let entries = 20 + self.rng.below(20) as u32;
-        self.at(125, 0, FaultKind::Burst { group, entries });
+        self.at(145, 0, FaultKind::Burst { group, entries });
         self.campaign(250, self.node(1));
         self.burst(380, 4);
         self.at(480, 0, FaultKind::Snapshot { group, node: self.leader() });
@@ -400,6 +449,31 @@ impl Script<'_> {
             self.campaign(moment + 3, self.node(2));
             self.campaign(moment + 8, self.node(2));
             self.at(moment + 10, 0, FaultKind::ReadAt { group, node: Target::Node(leader) });
+        }
+    }
+
+    /// It sleeps an election timeout after it has done something; heard of it was a moment before.
+    fn sleep_then_crash(&mut self) {
+        let leader = self.node(0);
+        self.at(0, 0, FaultKind::Transfer { group: self.group, to: leader });
+        self.burst(150, 2);
+        let moment = 255 + self.rng.below(40);
+        let crash = FaultKind::Crash { node: self.leader(), after_effects: 0, stop: Stop::Process };
+        self.at(moment, 300, crash);
+    }
+
+    fn drifting_lease(&mut self) {
+        let (group, leader) = (self.group, self.node(0));
+        for node in self.nodes.clone() {
+            let ppm = if node == leader { -DRIFT_PPM } else { DRIFT_PPM };
+            self.at(0, 300, FaultKind::ClockDrift { node, ppm });
+        }
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        self.burst(120, 3);
+        self.at(150, 200, FaultKind::Isolate { node: Target::Node(leader) });
+        for moment in (200..280).step_by(4) {
+            let candidate = self.rng.below(2) as usize + 1;
+            self.campaign(moment, self.node(candidate));
         }
     }
 }

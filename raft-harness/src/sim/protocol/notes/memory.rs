@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::{
-    GroupId, Incarnation, Lease, Micros, ReadPath, ReplicaId, Session, Settings, Term, Token,
+    GroupId, Incarnation, Lease, LogIndex, Micros, ReadPath, ReplicaId, Session, Settings, Term,
+    Token,
 };
 
 use super::super::network::NodeAt;
@@ -19,6 +20,8 @@ pub(crate) struct Memory {
     lives: Vec<(ReplicaId, Incarnation)>,
     /// Which leader was last heard, and when.
     pub(super) leader_heard: Option<(ReplicaId, Micros)>,
+    /// Fences that answer a question of this life, with the term of the leader that gave them.
+    pub(crate) fences: Vec<(Term, LogIndex)>,
     /// The newest append and the newest heartbeat that arrived.
     pub(super) newest_append: Option<Arrived>,
     pub(super) newest_heartbeat: Option<Arrived>,
