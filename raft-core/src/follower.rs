@@ -100,6 +100,9 @@ impl Group {
         result: AppendResult,
         effects: &mut Effects,
     ) {
+        if result == AppendResult::StaleTerm && crate::planted!(StaleTermUnanswered) {
+            return;
+        }
         let reply = AppendReply { term: self.hard_state.term, session, result };
         self.send_promise(to, Message::AppendReply(reply), effects);
     }
@@ -174,6 +177,8 @@ impl Group {
             self.ask_for_fence(from, effects);
             self.release_spare();
             self.rest(&heartbeat);
+        } else if crate::planted!(StaleTermUnanswered) {
+            return Ok(());
         }
         // To a stale leader the same reply says: this term is over.
         let reply = HeartbeatReply {

@@ -28,6 +28,7 @@ pub enum Planted {
     PatienceEndsWithTerm,
     PatienceEndsWithConnection,
     NoCheckQuorum,
+    StaleTermUnanswered,
     // Replication and commit.
     CommitsOlderTerms,
     CommitsOwnUnsyncedAppend,
@@ -84,11 +85,9 @@ pub enum Planted {
     CompletionBeforeSync,
     // Engine and transport.
     BatchStopsAtUnknownGroup,
-    HeartbeatsOfOtherGroupsRefresh,
     OldIncarnationAccepted,
     FrameChecksumIgnored,
     CreditsLeak,
-    RepliesDropped,
     AppliesTwice,
 }
 
@@ -103,7 +102,7 @@ mod selected {
         SELECTED.store(bug as u8, Ordering::Relaxed);
     }
 
-    pub fn is(bug: super::Planted) -> bool {
+    pub(super) fn is(bug: super::Planted) -> bool {
         SELECTED.load(Ordering::Relaxed) == bug as u8
     }
 }

@@ -180,7 +180,7 @@ impl Decoder {
             return Ok(None);
         };
         let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..16]), body);
-        if crc != parsed.crc {
+        if crc != parsed.crc && !raft_core::planted!(FrameChecksumIgnored) {
             return Err(FrameError::Checksum { kind: parsed.kind });
         }
         Ok(Some(parsed))
@@ -355,7 +355,7 @@ impl OpenAppend {
 
     fn accept(&mut self, entry: EntryHead, payload: Bytes, crc: u32) -> Result<(), FrameError> {
         let EntryHead { index, term, kind, time, payload_crc, .. } = entry;
-        if crc != payload_crc {
+        if crc != payload_crc && !raft_core::planted!(FrameChecksumIgnored) {
             return Err(FrameError::PayloadChecksum { group: self.envelope.group, index });
         }
         self.envelope.entries.push(Entry { index, term, kind, time, payload });

@@ -186,6 +186,20 @@ fn a_higher_term_in_a_reply_is_adopted_without_a_vote() {
 }
 
 #[test]
+fn whoever_leads_in_a_term_that_is_over_is_told_so() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(THREE, vote_reply(true, term(5), 1, Verdict::Refused));
+    bench.sync();
+    for stale in [heartbeat(2, 0), Message::Append(append(2, (1, 1), &[2], 0))] {
+        bench.sent.clear();
+        bench.hear(TWO, stale);
+        bench.sync();
+        let told = bench.messages_to(TWO).iter().map(|message| message.term()).collect::<Vec<_>>();
+        assert_eq!((told, bench.group.status().leader), (vec![term(5)], None));
+    }
+}
+
+#[test]
 fn longer_log_and_higher_term_do_not_refuse_each_other_for_ever() {
     // Replica 1 has the higher term, 2 the longer log; 3 is away.
     let mut fleet = Fleet::with_logs(&[&[1], &[1, 1, 1], &[]], Settings::default());

@@ -40,6 +40,7 @@ const NAMES: &[Planted] = &[
     Planted::PatienceEndsWithTerm,
     Planted::PatienceEndsWithConnection,
     Planted::NoCheckQuorum,
+    Planted::StaleTermUnanswered,
     // Replication and commit.
     Planted::CommitsOlderTerms,
     Planted::CommitsOwnUnsyncedAppend,

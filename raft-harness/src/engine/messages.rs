@@ -75,12 +75,43 @@ impl ShardEngine {
         self.incoming = Vec::new();
     }
 
-    pub(super) fn on_heartbeat(
+    pub(super) fn on_heartbeats(
         &mut self,
         source: Source,
-        item: HeartbeatItem,
+        items: Vec<HeartbeatItem>,
         out: &mut TurnOutput,
     ) {
+        #[cfg(feature = "sim")]
+        let batch = self.batch(source, &items);
+        for item in items {
+            if raft_core::planted!(BatchStopsAtUnknownGroup) && self.slot_of(item.group).is_none() {
+                break;
+            }
+            self.on_heartbeat(source, item, out);
+        }
+        #[cfg(feature = "sim")]
+        self.show_batch(batch);
+    }
+
+    pub(super) fn on_heartbeat_replies(
+        &mut self,
+        source: Source,
+        items: Vec<HeartbeatReplyItem>,
+        out: &mut TurnOutput,
+    ) {
+        #[cfg(feature = "sim")]
+        let batch = self.batch(source, &items);
+        for item in items {
+            if raft_core::planted!(BatchStopsAtUnknownGroup) && self.slot_of(item.group).is_none() {
+                break;
+            }
+            self.on_heartbeat_reply(source, item, out);
+        }
+        #[cfg(feature = "sim")]
+        self.show_batch(batch);
+    }
+
+    fn on_heartbeat(&mut self, source: Source, item: HeartbeatItem, out: &mut TurnOutput) {
         let at = self.addressee(source, item.group, item.group_incarnation, item.from, item.to);
         let Some(at) = at else { return };
         self.route = source.route;
@@ -94,7 +125,7 @@ impl ShardEngine {
         self.step(at, input, out);
     }
 
-    pub(super) fn on_heartbeat_reply(
+    fn on_heartbeat_reply(
         &mut self,
         source: Source,
         item: HeartbeatReplyItem,

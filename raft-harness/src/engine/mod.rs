@@ -32,7 +32,7 @@ pub(crate) use io::{
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
 #[cfg(feature = "sim")]
-pub(crate) use watch::Replica;
+pub(crate) use watch::{Replica, Watch};
 
 #[cfg(test)]
 mod tests;

@@ -119,7 +119,7 @@ pub(crate) struct ShardEngine {
     /// The log failed.
     pub(super) is_deaf: bool,
     #[cfg(feature = "sim")]
-    pub(super) watch: Option<super::watch::Watch>,
+    pub(super) watching: Option<super::watch::Watching>,
 }
 
 impl ShardEngine {
@@ -166,7 +166,7 @@ impl ShardEngine {
             disk: DiskSpace::Ample,
             is_deaf: false,
             #[cfg(feature = "sim")]
-            watch: None,
+            watching: None,
         }
     }
 
@@ -189,14 +189,10 @@ impl ShardEngine {
             EngineInput::Request(request) => self.on_request(request, out),
             EngineInput::Message(source, envelope) => self.on_message(source, envelope, out),
             EngineInput::Heartbeats(source, items) => {
-                for item in items {
-                    self.on_heartbeat(source, item, out);
-                }
+                self.on_heartbeats(source, items, out);
             }
             EngineInput::HeartbeatReplies(source, items) => {
-                for item in items {
-                    self.on_heartbeat_reply(source, item, out);
-                }
+                self.on_heartbeat_replies(source, items, out);
             }
             EngineInput::Persisted(tickets) => {
                 for (group, ticket) in tickets {

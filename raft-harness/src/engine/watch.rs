@@ -1,13 +1,29 @@
 //! The engine's replicas, shown to whoever judges them: after each step of a core, before
 //! anything that follows from it is carried out.
 
-use raft_core::{Entry, Group, LogIndex};
+use raft_core::{Entry, Group, GroupId, GroupIncarnation, LogIndex, ReplicaId};
+use raft_transport::{HeartbeatItem, HeartbeatReplyItem};
 
+use super::io::Source;
+use super::peers::PeerKind;
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 
-/// Told of each step.
-pub(crate) type Watch = Box<dyn FnMut(Replica<'_>) + Send>;
+/// Looks on.
+pub(crate) trait Watch: Send {
+    /// A replica has made a step.
+    fn stepped(&mut self, replica: Replica<'_>);
+
+    /// The items of a batch have been taken: so many of them were for replicas here, and that
+    /// many steps were made.
+    fn took_batch(&mut self, due: u64, steps: u64);
+}
+
+/// One who looks on, and the steps it was shown.
+pub(super) struct Watching {
+    watch: Box<dyn Watch>,
+    steps: u64,
+}
 
 /// One replica as its shard holds it.
 #[derive(Clone, Copy)]
@@ -26,10 +42,38 @@ impl<'a> Replica<'a> {
     }
 }
 
+/// Whom an item of a batch is for, and in whose name it speaks.
+pub(super) struct Address {
+    group: GroupId,
+    incarnation: GroupIncarnation,
+    from: ReplicaId,
+    to: ReplicaId,
+}
+
+impl From<&HeartbeatItem> for Address {
+    fn from(item: &HeartbeatItem) -> Self {
+        let (group, incarnation) = (item.group, item.group_incarnation);
+        Self { group, incarnation, from: item.from, to: item.to }
+    }
+}
+
+impl From<&HeartbeatReplyItem> for Address {
+    fn from(item: &HeartbeatReplyItem) -> Self {
+        let (group, incarnation) = (item.group, item.group_incarnation);
+        Self { group, incarnation, from: item.from, to: item.to }
+    }
+}
+
+/// A batch that is about to be taken.
+pub(super) struct Batch {
+    due: u64,
+    steps_before: u64,
+}
+
 impl ShardEngine {
     /// Shows every step from now on.
-    pub(crate) fn watch(&mut self, watch: Watch) {
-        self.watch = Some(watch);
+    pub(crate) fn watch(&mut self, watch: impl Watch + 'static) {
+        self.watching = Some(Watching { watch: Box::new(watch), steps: 0 });
     }
 
     /// All replicas as they are now; those that left are none any more.
@@ -38,8 +82,38 @@ impl ShardEngine {
     }
 
     pub(super) fn show(&mut self, at: u32) {
-        if let Some(watch) = &mut self.watch {
-            watch(Replica { slot: &self.slots[at as usize] });
+        if let Some(watching) = &mut self.watching {
+            watching.steps += 1;
+            watching.watch.stepped(Replica { slot: &self.slots[at as usize] });
         }
+    }
+
+    /// Counts the items of a batch that must be taken; `None` if nobody looks on.
+    pub(super) fn batch<'a, T>(&self, source: Source, items: &'a [T]) -> Option<Batch>
+    where
+        Address: From<&'a T>,
+    {
+        let steps_before = self.watching.as_ref()?.steps;
+        let due = items.iter().filter(|item| self.is_due(source, &Address::from(item))).count();
+        Some(Batch { due: due as u64, steps_before })
+    }
+
+    /// All items of a batch have been taken.
+    pub(super) fn show_batch(&mut self, batch: Option<Batch>) {
+        if let (Some(watching), Some(batch)) = (&mut self.watching, batch) {
+            watching.watch.took_batch(batch.due, watching.steps - batch.steps_before);
+        }
+    }
+
+    /// Whether the replica it is for lives here and has no reason to mistrust it.
+    fn is_due(&self, source: Source, address: &Address) -> bool {
+        let mut slots = self.slots.iter().filter(|slot| !slot.is_gone);
+        slots.any(|slot| {
+            let peer = slot.peers.get(address.from);
+            (slot.spec.group, slot.incarnation) == (address.group, address.incarnation)
+                && slot.core.replica() == address.to
+                && address.from != address.to
+                && peer.is_some_and(|p| p.kind == PeerKind::Member && p.node == source.node)
+        })
     }
 }

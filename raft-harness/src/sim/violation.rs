@@ -49,7 +49,8 @@ impl std::error::Error for Violation {}
 
 macro_rules! checks {
     ($($(#[$doc:meta])* $name:ident = $id:literal,)*) => {
-        /// The checks by name. `I` looks at one replica, `G` at a group, `H` at what clients saw.
+        /// The checks by name. `I` looks at one replica, `G` at a group, `E` at an
+        /// engine of many groups, `H` at what clients saw.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub enum Check {
             $($(#[$doc])* $name,)*
@@ -106,6 +107,8 @@ checks! {
     Patience = "I16-patience",
     /// A replica campaigns for its leader only.
     Obedience = "I17-obedience",
+    /// Whoever leads in a term that is over is told so.
+    Told = "I18-told",
     /// One leader per term, over all history.
     ElectionSafety = "G1-election-safety",
     /// Two logs with the same index and term are equal up to there.
@@ -138,6 +141,8 @@ checks! {
     Inconclusive = "H2-inconclusive",
     /// A client saw its own session run backwards.
     Session = "H3-session",
+    /// An item of a batch reaches the replica it is for, whatever the other items are.
+    BatchWhole = "E1-batch-whole",
     /// A request ended twice, or never, or without having begun.
     Outcomes = "H4-outcomes",
     /// The code under test panicked.

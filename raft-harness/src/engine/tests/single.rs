@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use raft_core::{
     Append, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId, GroupIncarnation,
-    HardState, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReadPath, ReplicaId,
-    Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
+    HardState, Heartbeat, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReadPath,
+    ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::RecoveredGroup;
-use raft_transport::{ConnectionId, Direction, Envelope, Frame};
+use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
 
 use super::journal::{Journal, command};
 use super::node::Node;
@@ -300,6 +300,32 @@ fn a_membership_that_is_none_does_not_reach_the_core() {
     solo.append_of(2, 1, 7, route(1), EntryKind::Config);
     assert!(solo.node.out.persist.is_empty(), "a log with it could not be opened again");
     assert_eq!(solo.node.counters.messages_dropped.load(Relaxed), 1);
+}
+
+#[test]
+fn an_item_for_a_group_that_is_not_here_costs_no_other_group_its_heartbeat() {
+    let mut solo = Solo::with_group(3);
+    let item = |group: u32, life: u32| HeartbeatItem {
+        group: GroupId::new(group),
+        group_incarnation: GroupIncarnation::new(life),
+        from: ReplicaId::new(2),
+        to: ReplicaId::new(1),
+        heartbeat: Heartbeat {
+            term: Term::new(3),
+            commit: LogIndex::ZERO,
+            read_seq: 0,
+            sent: Micros::ZERO,
+            rest: Rest::Awake,
+        },
+    };
+    let items = vec![item(0, 1), item(1, 7), item(1, 1), item(9, 1)];
+    let (node, incarnation) = (NodeId::new(2), Incarnation::new(1));
+    let source = Source { node, incarnation, route: Route::Control };
+    solo.take(EngineInput::Heartbeats(source, items));
+    solo.sync();
+    let answered: Vec<_> =
+        solo.node.out.heartbeat_replies.iter().map(|(to, item)| (*to, item.group)).collect();
+    assert_eq!(answered, [(node, GROUP)]);
 }
 
 #[test]

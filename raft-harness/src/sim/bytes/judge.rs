@@ -15,14 +15,14 @@ use super::network::Place;
 use super::sightings::{Onlooker, Sightings};
 use super::swarm::Swarm;
 use super::tap::{Claim, Said};
-use crate::engine::Replica;
+use crate::engine::{Replica, Watch};
 use crate::sim::invariants::Checker;
 use crate::sim::marks::Mark;
 use crate::sim::observe::{
     Activity, EntryClass, EntryIdentity, LogView, MembershipView, Promise, Promises, ReplicaView,
 };
 use crate::sim::rng::mix;
-use crate::sim::violation::Violation;
+use crate::sim::violation::{Check, Violation};
 
 /// The judge of a run. Clones share it.
 #[derive(Clone)]
@@ -69,8 +69,34 @@ impl Judge {
         Self(Arc::new(Mutex::new(bench)))
     }
 
+    pub(super) fn at_node(&self, place: Place, clock: NodeClock) -> AtNode {
+        AtNode { judge: self.clone(), place, clock }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Bench> {
         self.0.lock()
+    }
+}
+
+/// A judge that looks at one life of a node.
+pub(super) struct AtNode {
+    judge: Judge,
+    place: Place,
+    clock: NodeClock,
+}
+
+impl Watch for AtNode {
+    fn stepped(&mut self, replica: Replica<'_>) {
+        self.judge.lock().stepped(self.place, self.clock, replica);
+    }
+
+    fn took_batch(&mut self, due: u64, steps: u64) {
+        if steps < due {
+            let place = self.place;
+            let evidence =
+                format!("node {place} steps {steps} replicas for {due} items of a batch");
+            self.judge.lock().found.push(Violation::of_run(Check::BatchWhole, evidence));
+        }
     }
 }
 

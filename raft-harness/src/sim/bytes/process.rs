@@ -257,8 +257,7 @@ impl Process {
                 Arc::clone(&counters),
                 peers.iter().copied(),
             );
-            let watching = judge.clone();
-            engine.watch(Box::new(move |replica| watching.lock().stepped(place, clock, replica)));
+            engine.watch(judge.at_node(place, clock));
             let links = Links {
                 shards: Arc::clone(&inboxes),
                 control: Arc::clone(&control_inbox),

@@ -10,6 +10,7 @@
 //!   (thesis, 4.2.3 and 6.4.1). Judged where leases are in use.
 //! - A peer that may have forgotten counts for no commit (`raft-core`'s `promise`). Judged where
 //!   entries count once they are durable.
+//! - Whoever leads in a term that is over is told so, by whatever it sends (paper, section 5.1).
 //! - A request to campaign is obeyed only from the leader of the term, and only with the log that
 //!   the leader had (thesis, 3.10).
 
@@ -43,6 +44,8 @@ enum Given {
         from: ReplicaId,
         request: TimeoutNow,
     },
+    /// A leader of an earlier term speaks, and nothing waits to be sent.
+    StaleLeader,
 }
 
 /// A replica, as far as it is compared.
@@ -76,23 +79,32 @@ impl Reception {
         input: &Input,
         settings: &Settings,
     ) -> Option<Self> {
-        let Input::Message { from, to_incarnation, message, .. } = input else { return None };
+        let Input::Message { from, from_incarnation, to_incarnation, message } = input else {
+            return None;
+        };
         let core = &replica.core;
-        let given = if *to_incarnation == core.incarnation() {
+        let stale_leader = leads(message)
+            && message.term() < core.term()
+            && !replica.memory.has_met_later(*from, *from_incarnation)
+            && replica.effects.messages.is_empty();
+        let given = if *to_incarnation != core.incarnation() {
+            Given::ToEarlierLife
+        } else if stale_leader {
+            Given::StaleLeader
+        } else {
             let counts_durable = settings.acknowledge == Acknowledge::Durable;
             Given::of(core, *from, message, counts_durable, || {
                 let leases = settings.lease != Lease::Never;
                 leases.then(|| replica.memory.patient_until(*from, settings)).flatten()
             })?
-        } else {
-            Given::ToEarlierLife
         };
         let match_index = match given {
             Given::LateAnswer { from } => core.match_index(from),
             Given::ToEarlierLife
             | Given::UntrustedAck { .. }
             | Given::Vote { .. }
-            | Given::TimeoutNow { .. } => None,
+            | Given::TimeoutNow { .. }
+            | Given::StaleLeader => None,
         };
         let before = State::of(replica);
         Some(Self { given, before, lease_until: core.lease_until(), match_index, at })
@@ -132,6 +144,7 @@ impl Reception {
                     && request.last_index == before.last;
                 (Check::Obedience, !stands || asked)
             }
+            Given::StaleLeader => (Check::Told, !replica.effects.messages.is_empty()),
         };
         if is_right {
             return Ok(());
@@ -183,6 +196,28 @@ fn is_held_without(core: &Group, peer: ReplicaId, index: LogIndex) -> bool {
     let membership = core.membership();
     let outgoing = membership.outgoing();
     decides(membership.incoming()) && (outgoing.is_empty() || decides(outgoing))
+}
+
+/// Whether only leaders say such a thing.
+const fn leads(message: &Message) -> bool {
+    match message {
+        Message::Append(_)
+        | Message::Heartbeat(_)
+        | Message::ReadConfirm(_)
+        | Message::Snapshot(_) => true,
+        Message::PreVote(_)
+        | Message::PreVoteReply(_)
+        | Message::Vote(_)
+        | Message::VoteReply(_)
+        | Message::AppendReply(_)
+        | Message::HeartbeatReply(_)
+        | Message::TimeoutNow(_)
+        | Message::TransferRefused(_)
+        | Message::ReadIndex(_)
+        | Message::ReadIndexReply(_)
+        | Message::Recover(_)
+        | Message::Fence(_) => false,
+    }
 }
 
 impl Given {

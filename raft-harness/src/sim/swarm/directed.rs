@@ -290,10 +290,18 @@ impl Script<'_> {
         self.burst(160, 5);
         self.burst(170, 5);
         self.burst(150 + lasts / 2, 4);
-        match self.rng.below(4) {
+        match self.rng.below(5) {
             0 | 1 => {
                 let crash = self.crash(Target::Node(node), 1);
                 self.at(140 + lasts, 50, crash);
+            }
+            // It is back just as the others have lost their leader, and stands with its tail.
+            3 => {
+                let crash = self.crash(self.leader(), 0);
+                self.at(150 + lasts, 150, crash);
+                for moment in [170, 190, 260] {
+                    self.campaign(moment + lasts, node);
+                }
             }
             // Its tail is truncated the moment it is back, and the disk never hears of it.
             2 => {

@@ -76,6 +76,11 @@ impl Memory {
         }
     }
 
+    /// Whether a later life of a peer has spoken.
+    pub(crate) fn has_met_later(&self, peer: ReplicaId, life: Incarnation) -> bool {
+        self.lives.iter().any(|(known, met)| *known == peer && *met > life)
+    }
+
     pub(super) fn session(&self, peer: ReplicaId) -> Option<Session> {
         self.sessions.iter().find(|(known, _)| *known == peer).map(|(_, session)| *session)
     }
@@ -117,7 +122,9 @@ mod tests {
         let mut memory = Memory::default();
         let lives = [(1, 3, true), (1, 3, true), (1, 4, true), (1, 3, false), (2, 1, true)];
         for (peer, life, met) in lives {
-            assert_eq!(memory.meets(ReplicaId::new(peer), Incarnation::new(life)), met);
+            let (peer, life) = (ReplicaId::new(peer), Incarnation::new(life));
+            assert_eq!(memory.has_met_later(peer, life), !met);
+            assert_eq!(memory.meets(peer, life), met);
         }
     }
 }
