@@ -86,6 +86,10 @@ impl Group {
 
     /// Asks whether a campaign would succeed, without disturbing anyone.
     pub(crate) fn pre_campaign(&mut self, effects: &mut Effects) {
+        if self.is_lost() && !crate::planted!(LostReplicaVotes) {
+            // The only voter: there is nobody to learn from.
+            self.accept_loss(effects);
+        }
         self.leader = None;
         effects.role_changed = true;
         self.reset_election_deadline();

@@ -498,10 +498,6 @@ impl Group {
                     // It has asked nobody yet, or could not even write its no-op.
                     self.reset_election_deadline();
                 } else {
-                    if self.is_lost() && !crate::planted!(LostReplicaVotes) {
-                        // The only voter: there is nobody to learn from.
-                        self.accept_loss(effects);
-                    }
                     self.pre_campaign(effects);
                 }
             }

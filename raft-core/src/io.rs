@@ -278,7 +278,8 @@ pub enum Outcome {
         /// Apply at least so far first.
         index: LogIndex,
     },
-    /// Leadership went to another replica.
+    /// The target was told to campaign, and a later term has begun. Who leads in it is seen as
+    /// usual: as a rule the target, but another may have been elected, or nobody yet.
     Transferred,
     /// Nothing happened; try again as the reason says.
     Refused(Refusal),

@@ -398,6 +398,16 @@ impl Group {
     }
 
     fn quorum_index(&self, leader: &Leader, mark: Mark) -> LogIndex {
+        if crate::planted!(ProgressOutOfOrder) {
+            let peers = leader
+                .peers
+                .iter()
+                .filter(|peer| peer.standing.is_some_and(Standing::votes_incoming));
+            let of_peers = peers.map(Progress::counted_durable);
+            let held: Vec<LogIndex> =
+                core::iter::once(self.durability.durable()).chain(of_peers).collect();
+            return held[held.len() / 2];
+        }
         match mark {
             Mark::Durable => {
                 let mut own = self.durability.durable();

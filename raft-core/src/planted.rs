@@ -31,6 +31,7 @@ pub enum Planted {
     StaleTermUnanswered,
     // Replication and commit.
     CommitsOlderTerms,
+    ProgressOutOfOrder,
     CommitsOwnUnsyncedAppend,
     AckBeforeDurable,
     AckOwnLastIndex,
@@ -51,6 +52,7 @@ pub enum Planted {
     ReadQuorumOffByOne,
     LeaseFromReplyTime,
     LeaseSurvivesTransfer,
+    LeaseReturnsWithTransfer,
     LeaseIgnoresDrift,
     VoteAfterRestartWithinLease,
     // Membership.
@@ -66,6 +68,7 @@ pub enum Planted {
     TransferToLaggard,
     // Snapshots and compaction.
     SnapshotKeepsConflictingSuffix,
+    SnapshotCutsWhatFollows,
     SnapshotKeepsOldMembership,
     SnapshotAckBeforeDurable,
     SnapshotStuckAtLastIndex,

@@ -152,13 +152,7 @@ impl Group {
             return Err(Box::new(Fault::SnapshotContradicts { index, ours, theirs }));
         }
         if meta.index <= self.commit || ours == Some(meta.term) {
-            // We hold what it covers; the leader can go on from there.
-            self.verified = self.verified.max(meta.index).max(self.commit);
-            self.commit_to(meta.index, effects);
-            if !crate::planted!(SnapshotStuckAtLastIndex) {
-                self.ack_owed = self.durability.durable() < self.verified;
-                self.send_ack(effects);
-            }
+            self.go_on_without(meta.index, effects);
             return Ok(());
         }
         if self.disk == DiskSpace::Full {
@@ -183,6 +177,16 @@ impl Group {
         Ok(())
     }
 
+    /// We hold what a snapshot of a committed log covers; the leader can go on from there.
+    fn go_on_without(&mut self, index: LogIndex, effects: &mut Effects) {
+        self.verified = self.verified.max(index).max(self.commit);
+        self.commit_to(index, effects);
+        if !crate::planted!(SnapshotStuckAtLastIndex) {
+            self.ack_owed = self.durability.durable() < self.verified;
+            self.send_ack(effects);
+        }
+    }
+
     /// The bytes are here and durable.
     pub(crate) fn on_snapshot_received(
         &mut self,
@@ -196,6 +200,12 @@ impl Group {
         let Some(receiving) = wanted else { return };
         if !matches!(self.role, Role::Follower) || index <= self.commit {
             // Appends were faster, or nobody leads us any more.
+            return;
+        }
+        if self.log.term(index) == Some(term) && !crate::planted!(SnapshotCutsWhatFollows) {
+            // Appends were faster, though nobody has said that what they brought is committed.
+            // What follows this entry may be acknowledged.
+            self.go_on_without(index, effects);
             return;
         }
         self.install(receiving.meta, effects);

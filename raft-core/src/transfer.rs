@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 
 use crate::entry::EntryKind;
 use crate::group::{Group, Role};
-use crate::id::{LogTime, Micros, ReplicaId, Token};
+use crate::id::{LogIndex, LogTime, Micros, ReplicaId, Token};
 use crate::io::{DiskSpace, Effects, Outcome, Refusal};
 use crate::membership::Standing;
 use crate::message::{Message, Promise, TimeoutNow, TransferRefused};
@@ -20,6 +20,8 @@ pub(crate) struct Transfer {
     pub(crate) token: Option<Token>,
     pub(crate) to: ReplicaId,
     pub(crate) deadline: Micros,
+    /// From which entry on there was a lease before; see [`Leader::lease_from`](crate::leader).
+    pub(crate) lease_from: LogIndex,
     /// The target was told to campaign.
     pub(crate) asked: bool,
 }
@@ -62,7 +64,9 @@ impl Group {
         if let Role::Leader(leader) = &mut self.role {
             leader.transfers += 1;
             let id = leader.transfers;
-            leader.transfer = Some(Box::new(Transfer { id, token, to, deadline, asked: false }));
+            let lease_from = leader.lease_from;
+            let transfer = Transfer { id, token, to, deadline, lease_from, asked: false };
+            leader.transfer = Some(Box::new(transfer));
             leader.busy = self.now;
         }
         self.end_lease();
@@ -200,9 +204,13 @@ impl Group {
             effects.outcomes.push((token, Outcome::Refused(Refusal::TransferFailed)));
         }
         if !transfer.asked {
-            // Nobody was told anything.
-            let start = leader.term_start;
-            self.renew_lease_from(start);
+            // Nobody was told anything this time; the request of an earlier one may be under way.
+            let from = if crate::planted!(LeaseReturnsWithTransfer) {
+                leader.term_start
+            } else {
+                transfer.lease_from
+            };
+            self.renew_lease_from(from);
         } else if self.disk == DiskSpace::Full {
             self.renew_lease_from(self.log.last_index().next());
         } else {

@@ -104,6 +104,29 @@ fn no_lease_read_between_a_transfers_start_and_a_fresh_noops_commit() {
     assert!(reads_at_once(&mut fleet, ONE).0, "the no-op is committed");
 }
 
+/// The request of a first hand-over is still under way when a second one ends that asked nobody.
+#[test]
+fn a_second_transfer_that_asked_nobody_does_not_bring_back_what_the_first_one_ended() {
+    let mut fleet = Fleet::with(3, leases(100));
+    leader_with_lease(&mut fleet);
+    fleet.hold(|packet| match &packet.message {
+        Message::TimeoutNow(_) => true,
+        Message::Append(_) => packet.from == ONE,
+        _ => false,
+    });
+    for _ in 0..2 {
+        let transfer = fleet.transfer(ONE, TWO);
+        fleet.live(Duration::from_millis(550));
+        assert!(matches!(fleet.outcome(transfer), Some(Outcome::Refused(_))), "it has failed");
+        assert_eq!(fleet.leader(), Some(ONE));
+        assert_eq!(fleet.group(ONE).lease_until(), None, "the first no-op is not committed");
+    }
+    fleet.held.retain(|packet| matches!(packet.message, Message::Append(_)));
+    fleet.release();
+    fleet.live(Duration::from_millis(100));
+    assert!(reads_at_once(&mut fleet, ONE).0, "it is");
+}
+
 /// Five replicas. A hand-over to 2 times out; what makes its request worthless is on 1, 4 and 5,
 /// but not on the target, which obeys when the request arrives at last. Its campaign fails, but
 /// everybody hears of a new term, and 4 could be elected in the next one while 1 still answers

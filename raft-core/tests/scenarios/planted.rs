@@ -43,6 +43,7 @@ const NAMES: &[Planted] = &[
     Planted::StaleTermUnanswered,
     // Replication and commit.
     Planted::CommitsOlderTerms,
+    Planted::ProgressOutOfOrder,
     Planted::CommitsOwnUnsyncedAppend,
     Planted::AckBeforeDurable,
     Planted::AckOwnLastIndex,
@@ -63,6 +64,7 @@ const NAMES: &[Planted] = &[
     Planted::ReadQuorumOffByOne,
     Planted::LeaseFromReplyTime,
     Planted::LeaseSurvivesTransfer,
+    Planted::LeaseReturnsWithTransfer,
     Planted::LeaseIgnoresDrift,
     Planted::VoteAfterRestartWithinLease,
     // Membership.
@@ -78,6 +80,7 @@ const NAMES: &[Planted] = &[
     Planted::TransferToLaggard,
     // Snapshots and compaction.
     Planted::SnapshotKeepsConflictingSuffix,
+    Planted::SnapshotCutsWhatFollows,
     Planted::SnapshotKeepsOldMembership,
     Planted::SnapshotAckBeforeDurable,
     Planted::SnapshotStuckAtLastIndex,

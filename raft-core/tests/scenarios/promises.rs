@@ -63,6 +63,28 @@ fn promises_are_kept_again_only_behind_a_fence_for_this_life_and_on_disk() {
     assert_eq!(bench.take().promise.map(|record| record.promise), Some(Promise::Kept));
 }
 
+/// There is nobody to learn from, and whoever uses the group is told.
+#[test]
+fn a_sole_voter_that_leads_without_its_promises_says_that_entries_may_be_lost() {
+    for asked in [true, false] {
+        let mut start = start(ONE, &[1]);
+        start.base = base([ONE]);
+        start.promise = PromiseRecord { promise: Promise::Lost, loss_epoch: 4 };
+        let mut bench = Bench::new(start);
+        if asked {
+            bench.input(Input::Campaign);
+        } else {
+            bench.live(Duration::from_secs(3));
+        }
+        let first = bench.take();
+        let kept = PromiseRecord { promise: Promise::Kept, loss_epoch: 5 };
+        assert_eq!(first.promise, Some(kept), "on disk with its first vote");
+        bench.persisted(first.seq);
+        assert!(bench.group.is_leader());
+        assert_eq!(bench.group.status().promise, kept);
+    }
+}
+
 #[test]
 fn what_a_replica_without_its_promises_holds_does_not_count() {
     let mut bench = Bench::leader(&[1]);

@@ -565,6 +565,34 @@ fn a_follower_that_holds_the_snapshots_last_entry_goes_on_without_it() {
     assert_eq!(fleet.group(ONE).snapshot_offered(), None);
 }
 
+/// Appends that left before the offer may arrive after it, and reach further than the snapshot.
+#[test]
+fn a_snapshot_overtaken_by_appends_takes_nothing_of_what_was_acknowledged() {
+    for synced in [true, false] {
+        let mut bench = Bench::follower(&[1, 1]);
+        bench.hear(TWO, Message::Append(append(2, (2, 1), &[], 2)));
+        bench.hear(TWO, offer(2, meta(5, 2)));
+        bench.hear(TWO, Message::Append(append(2, (2, 1), &[2; 6], 2)));
+        if synced {
+            bench.sync();
+        }
+        bench.sent.clear();
+        bench.take_log_changes();
+        bench.input(received(5, 2));
+        assert_eq!(bench.take_log_changes(), [], "nothing conflicts");
+        assert_eq!((bench.group.last_index(), bench.commit()), (index(8), 5));
+        bench.sync();
+        let durable: Vec<u64> = replies(&bench)
+            .iter()
+            .filter_map(|result| match result {
+                AppendResult::Accepted { durable, .. } => Some(durable.get()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(durable.last(), Some(&8), "and the leader can go on from there");
+    }
+}
+
 /// A newcomer's log names the members from some entry on. With the beginning of the log goes what
 /// came before, so nothing less than that entry may be compacted: nobody could start from the rest.
 #[test]
