@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use raft_core::{
     AppendResult, Input, LogTime, Message, Outcome, PersistSeq, Refusal, ReplicaId, Settings,
+    TermRun,
 };
 
 use crate::bench::*;
@@ -33,6 +34,37 @@ fn a_probe_below_the_difference_commits_no_further_than_it_proves() {
     assert_eq!(bench.commit(), 2, "an old part of the log, and a high commit");
     bench.hear(TWO, Message::Append(append(3, (2, 1), &[3], 9)));
     assert_eq!((bench.commit(), bench.terms()), (3, vec![1, 1, 3]));
+}
+
+/// Four followers of five acknowledge as far as they please, in every order.
+#[test]
+fn commit_is_what_a_majority_holds_whoever_holds_most() {
+    const FOLLOWERS: [ReplicaId; 4] = [TWO, THREE, ReplicaId::new(4), ReplicaId::new(5)];
+    for order in 0..4_usize.pow(4) {
+        let held = [0, 1, 2, 3].map(|place| 1 + order / 4_usize.pow(place) % 4);
+        let mut start = start(ONE, &[]);
+        start.base = base([&[ONE][..], &FOLLOWERS[..]].concat());
+        let mut bench = Bench::new(start);
+        bench.stand(&[TWO, THREE]);
+        for of in 1..=3 {
+            bench.input(Input::Propose { token: token(of), bytes: 100, time: LogTime::default() });
+        }
+        let appends = FOLLOWERS.map(|peer| bench.append_for(peer).expect("a probe"));
+        let mut acknowledged = vec![0; 5];
+        for (at, append) in appends.iter().enumerate() {
+            let mut all = append.clone();
+            all.runs = [TermRun { term: term(1), count: 4 }].into_iter().collect();
+            bench.hear(FOLLOWERS[at], accepted(&all, held[at] as u64));
+            acknowledged[at] = held[at] as u64;
+            let mut counted = acknowledged.clone();
+            counted.sort_unstable();
+            assert_eq!(bench.commit(), counted[2], "{held:?} with the leader's disk behind");
+        }
+        bench.sync();
+        acknowledged[4] = 4;
+        acknowledged.sort_unstable();
+        assert_eq!(bench.commit(), acknowledged[2], "{held:?}");
+    }
 }
 
 #[test]

@@ -60,7 +60,8 @@ impl World {
                     parts: parts - 1,
                     tries,
                 };
-                self.queue.push(self.now + 5_000, part);
+                let takes_us = 1_000 + self.rng_turn.below(20_000);
+                self.queue.push(self.now + takes_us, part);
             }
             (true, Some(snapshot)) => {
                 let (index, term) = (meta.index, meta.term);

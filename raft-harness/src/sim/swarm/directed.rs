@@ -41,13 +41,17 @@ pub enum Directed {
     RestartedVoter,
     /// A leader is gone just after its group fell asleep.
     SleepThenCrash,
+    /// A snapshot is on its way, and what was sent before it arrives.
+    OvertakenSnapshot,
+    /// A second hand-over ends while the request of the first one is under way.
+    TwoTransfers,
     /// A leader whose clock runs slow is cut off from voters whose clocks run fast.
     DriftingLease,
 }
 
 impl Directed {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::FigureEight,
         Self::TwoOperators,
         Self::PauseThenRead,
@@ -61,6 +65,8 @@ impl Directed {
         Self::ConflictingSnapshot,
         Self::RestartedVoter,
         Self::SleepThenCrash,
+        Self::OvertakenSnapshot,
+        Self::TwoTransfers,
         Self::DriftingLease,
     ];
 
@@ -68,7 +74,10 @@ impl Directed {
     pub(super) fn prepare(self, swarm: &mut Swarm) {
         let knobs = &mut swarm.knobs;
         match self {
-            Self::PauseThenRead | Self::LateTimeoutNow | Self::RestartedVoter => {
+            Self::PauseThenRead
+            | Self::LateTimeoutNow
+            | Self::RestartedVoter
+            | Self::TwoTransfers => {
                 knobs.leases = Choice::On;
                 swarm.workload.mix.lease_read += 20;
             }
@@ -79,6 +88,12 @@ impl Directed {
                 knobs.quiesce_ms = knobs.election_min_ms;
                 knobs.operator_us = 0;
                 swarm.groups = 1;
+                swarm.workload.clients = 1;
+                swarm.workload.think_us = 2_000_000;
+            }
+            Self::OvertakenSnapshot => {
+                // Nobody else's entries tell what is committed.
+                knobs.operator_us = 0;
                 swarm.workload.clients = 1;
                 swarm.workload.think_us = 2_000_000;
             }
@@ -153,6 +168,8 @@ impl Script<'_> {
             Directed::ConflictingSnapshot => self.conflicting_snapshot(),
             Directed::RestartedVoter => self.restarted_voter(),
             Directed::SleepThenCrash => self.sleep_then_crash(),
+            Directed::OvertakenSnapshot => self.overtaken_snapshot(),
+            Directed::TwoTransfers => self.two_transfers(),
             Directed::DriftingLease => self.drifting_lease(),
         }
     }
@@ -468,6 +485,55 @@ impl Script<'_> {
         let moment = 255 + self.rng.below(40);
         let crash = FaultKind::Crash { node: self.leader(), after_effects: 0, stop: Stop::Process };
         self.at(moment, 300, crash);
+    }
+
+    /// The way to a follower is slow for a while, and so are the other disks, so that appends do
+    /// not tell that what they bring is committed. An append that comes after overtakes them and
+    /// shows the follower to be far behind; they arrive while it fetches the snapshot, and the
+    /// leader does not hear of it.
+    fn overtaken_snapshot(&mut self) {
+        let (group, leader, follower) = (self.group, self.node(0), self.node(1));
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        let (from, to) = (NodeSet::one(leader), NodeSet::one(follower));
+        let share = self.election_us / 100;
+        let extra_us = share * (70 + self.rng.below(16));
+        self.at(80, 48, FaultKind::LinkSlow { from, to, extra_us });
+        for node in self.nodes.clone() {
+            if node != follower {
+                let node = Target::Node(node);
+                self.at(80, 60, FaultKind::DiskSlow { node, extra_us: share * 14 });
+            }
+        }
+        for moment in [95, 100, 105, 110] {
+            self.burst(moment, 5);
+        }
+        self.at(118, 0, FaultKind::Snapshot { group, node: self.leader() });
+        self.at(130, 0, FaultKind::Compact { group, node: self.leader() });
+        self.at(136, 0, FaultKind::Compact { group, node: self.leader() });
+        self.burst(148, 2);
+        let message = MessageKind::Heartbeat;
+        self.at(140, 110, FaultKind::Hold { message, extra_us: share * 80 });
+        let message = MessageKind::Append;
+        self.at(160, 80, FaultKind::Hold { message, extra_us: share * 60 });
+        self.at(160, 60, FaultKind::Cut { from: to, to: from });
+    }
+
+    /// Nothing is committed from the end of the first one on, and the leader is cut off at the end
+    /// of the second, just before the request of the first is obeyed.
+    fn two_transfers(&mut self) {
+        let (group, leader, to) = (self.group, self.node(0), self.node(1));
+        let share = self.election_us / 100;
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        let (message, extra_us) = (MessageKind::TimeoutNow, share * (260 + self.rng.below(50)));
+        self.at(98, 290, FaultKind::Hold { message, extra_us });
+        self.at(110, 0, FaultKind::Transfer { group, to });
+        let message = MessageKind::Append;
+        self.at(190, 165, FaultKind::Hold { message, extra_us: share * 250 });
+        self.at(235, 0, FaultKind::Transfer { group, to });
+        self.at(340, 130, FaultKind::Isolate { node: Target::Node(leader) });
+        for moment in (360..460).step_by(10) {
+            self.at(moment, 0, FaultKind::ReadAt { group, node: Target::Node(leader) });
+        }
     }
 
     fn drifting_lease(&mut self) {
