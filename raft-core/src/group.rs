@@ -901,12 +901,12 @@ impl Group {
         );
         debug_assert!(self.commit >= seen.commit && self.appliable >= seen.appliable);
         debug_assert!(self.snapshot >= seen.snapshot);
-        if let Role::Leader(leader) = &self.role {
+        if self.is_leader() {
             debug_assert_eq!(self.leader, Some(self.me));
             debug_assert_eq!(self.hard_state.vote, Some(self.me));
             debug_assert!(!seen.led || last >= seen.last, "a leader truncated");
-            leader.check(self);
         }
+        debug_assert_eq!(self.audit(), Ok(()));
         debug_assert!(
             self.fault.is_some()
                 || self.asleep

@@ -9,6 +9,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::audit::Discrepancy;
 use crate::entry::{Entry, EntryKind};
 use crate::group::{Group, Proposal, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId, Term, Token};
@@ -170,39 +171,51 @@ impl Leader {
         membership.joint().reached(known).unwrap_or_default()
     }
 
-    #[cfg(debug_assertions)]
-    pub(crate) fn check(&self, group: &Group) {
+    /// Compares what is kept up to date step by step with what a recount finds.
+    pub(crate) fn audit(&self, group: &Group) -> Result<(), Discrepancy> {
         let membership = group.membership();
         for peer in &self.peers {
-            peer.check();
-            debug_assert!(peer.match_index <= group.last_index());
-            debug_assert_eq!(peer.standing, membership.standing(peer.replica));
-        }
-        debug_assert_eq!(self.standing, membership.standing(group.me));
-        debug_assert_eq!(self.is_joint, membership.is_joint());
-        let newest = group.proposals.back().filter(|proposal| proposal.term == self.term);
-        let newest = newest.map_or(self.committed_total, |proposal| proposal.total);
-        debug_assert_eq!(newest, self.appended_total, "only proposals have a cost");
-        // What the hot path computes, counted again from the membership itself.
-        let held = |replica: ReplicaId| {
-            if replica == group.me {
-                return group.durability.durable();
+            let (replica, known) = (peer.replica, membership.standing(peer.replica));
+            if !peer.is_sound() || peer.match_index > group.last_index() {
+                return Err(Discrepancy::Progress(replica));
             }
-            self.peer(replica).map(Progress::counted_durable).unwrap_or_default()
+            if peer.standing != known {
+                return Err(Discrepancy::Standing(replica));
+            }
+        }
+        let is_joint = membership.is_joint();
+        if self.standing != membership.standing(group.me) || self.is_joint != is_joint {
+            return Err(Discrepancy::Standing(group.me));
+        }
+        // Only proposals have a cost.
+        let newest = group.proposals.back().filter(|proposal| proposal.term == self.term);
+        let counted = newest.map_or(self.committed_total, |proposal| proposal.total);
+        if counted != self.appended_total {
+            return Err(Discrepancy::Uncommitted { kept: self.appended_total, counted });
+        }
+        let own = group.durability.durable();
+        let held = |replica: ReplicaId| {
+            let peer = || self.peer(replica).map(Progress::counted_durable).unwrap_or_default();
+            if replica == group.me { own } else { peer() }
         };
         let half = |voters: &[ReplicaId]| {
             let held: Vec<LogIndex> = voters.iter().copied().map(held).collect();
             let reached = |at: &&LogIndex| held.iter().filter(|h| h >= at).count() * 2 > held.len();
             held.iter().filter(reached).max().copied().unwrap_or_default()
         };
-        let mut naive = half(membership.incoming());
-        if membership.is_joint() {
-            naive = naive.min(half(membership.outgoing()));
+        let mut counted = half(membership.incoming());
+        if is_joint {
+            counted = counted.min(half(membership.outgoing()));
         }
-        let own = group.durability.durable();
-        debug_assert_eq!(self.quorum(group, own, Progress::counted_durable), naive);
+        let kept = self.quorum(group, own, Progress::counted_durable);
+        if kept != counted {
+            return Err(Discrepancy::Quorum { kept, counted });
+        }
         let due = group.committable(self);
-        debug_assert!(due <= group.commit || due < self.term_start, "{due} is not committed");
+        if due > group.commit && due >= self.term_start {
+            return Err(Discrepancy::Uncounted(due));
+        }
+        Ok(())
     }
 }
 

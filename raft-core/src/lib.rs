@@ -50,6 +50,7 @@
 
 extern crate alloc;
 
+mod audit;
 mod configs;
 mod durability;
 mod election;
@@ -80,6 +81,7 @@ mod term_runs;
 mod tombstone;
 mod transfer;
 
+pub use audit::Discrepancy;
 pub use entry::{Entry, EntryKind, HardState};
 pub use group::Group;
 pub use id::{

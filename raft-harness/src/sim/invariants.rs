@@ -3,12 +3,13 @@
 //! A profile tells the [`Checker`] what it sees and does; the checker keeps a history of each
 //! group and answers with the first [`Violation`]. It never asks the core for an opinion: logs are
 //! compared entry by entry, quorums are counted on the disks, leaders are looked up in history.
+//! Only [`audited`] compares the core with itself.
 //!
 //! How a profile uses it:
 //!
 //! 1. After each step of a replica and *before* any of its effects is carried out: [`observe`].
 //!    If the step was a pre-vote, [`pre_vote_asked`] before that, and [`pre_vote_answered`] when its
-//!    answer leaves.
+//!    answer leaves. A core also counts again what it keeps up to date: [`audited`].
 //! 2. When a message leaves the node: [`promised`], once for each thing it promises.
 //! 3. When entries reach the state machine: [`applied`]; when a snapshot replaces its state:
 //!    [`installed`].
@@ -35,6 +36,7 @@
 //! [`sweep`]: Checker::sweep
 //! [`settled`]: Checker::settled
 
+mod audit;
 mod commits;
 mod entries;
 mod membership;
@@ -50,6 +52,7 @@ use std::collections::BTreeMap;
 
 use raft_core::{GroupId, HardState, LogIndex, Micros, NodeId, ReplicaId, RoleKind, Term};
 
+pub use self::audit::audited;
 use self::pre_vote::PreVotes;
 use self::record::Record;
 use self::replica::{

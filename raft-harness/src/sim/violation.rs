@@ -86,6 +86,10 @@ checks! {
     EntryTerms = "I3-entry-terms",
     /// A leader only appends; a follower truncates at a genuine, uncommitted conflict.
     Truncation = "I4-truncation",
+    /// What a leader knows of its peers is what a recount finds.
+    Progress = "I5-progress",
+    /// A quorum is what counting votes and acknowledgements one by one finds.
+    Quorum = "I6-quorum",
     /// A leader commits by counting only an entry of its own term.
     CommitOwnTerm = "I7-commit-own-term",
     /// The active configuration is the last in the log; one change at a time, and none before the

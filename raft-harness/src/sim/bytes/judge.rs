@@ -16,7 +16,7 @@ use super::sightings::{Onlooker, Sightings};
 use super::swarm::Swarm;
 use super::tap::{Claim, Said};
 use crate::engine::{Replica, Watch};
-use crate::sim::invariants::Checker;
+use crate::sim::invariants::{Checker, audited};
 use crate::sim::marks::Mark;
 use crate::sim::observe::{
     Activity, EntryClass, EntryIdentity, LogView, MembershipView, Promise, Promises, ReplicaView,
@@ -130,6 +130,7 @@ impl Bench {
         let judged =
             with_view(node, lease, replica, &log, |view| checker.observe(now, view, accounts));
         self.found.extend(judged.err());
+        self.found.extend(audited(replica.core()).err());
     }
 
     /// Everything is looked at from end to end.

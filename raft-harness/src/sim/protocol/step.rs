@@ -15,6 +15,7 @@ use super::record::Record;
 use super::replica::MembershipLists;
 use super::timeline::Event;
 use super::world::World;
+use crate::sim::invariants::audited;
 
 impl World {
     pub(crate) fn touch(&mut self, at: NodeAt, group: GroupId) {
@@ -82,6 +83,7 @@ impl World {
         let judged = reception.map_or(Ok(()), |reception| reception.judge(group, &replica));
         self.check(judged);
         self.check(trusts_itself_rightly(promise, &replica, &self.settings));
+        self.check(audited(&replica.core));
         let log = replica.follow_log(proposed, prev, records);
         self.note_step(at, &mut replica, before, log);
         // A lease ends by the leader's own clock; the checks know only the common one.
