@@ -44,6 +44,8 @@ marks! {
     VoteOutlivedRestart = "a vote arrived after its receiver had restarted",
     LateWinner = "a term was won after a later term had begun",
 
+    StandingPartition = "all groups served in a partition that never healed",
+
     // Replication.
     ConflictTruncated = "a conflicting tail was truncated",
     ConflictDeep = "a conflict spanned several terms",

@@ -5,8 +5,8 @@
 //! drawn before the run and written down, one a line; a saved schedule is replayed, and shrunk by
 //! leaving lines out.
 //!
-//! Both profiles take the same schedules. What a profile cannot do (stall one lane where messages
-//! have none), it skips.
+//! The `bytes` profile plans its faults by itself, and its schedules name them by their places in
+//! that plan. What a profile cannot do, it skips.
 
 mod field;
 mod shape;
@@ -16,7 +16,7 @@ use std::fmt;
 use raft_core::{GroupId, NodeId};
 
 use self::field::{Field, Fields};
-pub use self::field::{LaneKind, MessageKind, NodeSet, Stop, Target};
+pub use self::field::{MessageKind, NodeSet, Stop, Target};
 pub use self::shape::Shape;
 
 /// A fault, or an operator's action.
@@ -125,26 +125,6 @@ kinds! {
         /// In microseconds.
         extra_us: u64,
     }
-    /// One lane of a link moves no byte; its connection stays.
-    LaneStall "lane-stall" {
-        /// The dialling node.
-        from: NodeId,
-        /// The other.
-        to: NodeId,
-        /// Which lane.
-        lane: LaneKind,
-    }
-    /// One lane's connection breaks after so many more bytes, and cannot be dialled for a while.
-    LaneKill "lane-kill" {
-        /// The dialling node.
-        from: NodeId,
-        /// The other.
-        to: NodeId,
-        /// Which lane.
-        lane: LaneKind,
-        /// How many bytes still pass.
-        after_bytes: u64,
-    }
     /// A node stops, and starts again when the fault is over.
     Crash "crash" {
         /// Which.
@@ -215,11 +195,6 @@ kinds! {
     FsyncFail "fsync-fail" {
         /// Which.
         node: Target,
-    }
-    /// If a node crashes while this lasts, the last unsynced write is torn.
-    TornWrite "torn-write" {
-        /// Which.
-        node: NodeId,
     }
     /// A node loses power and comes back when the fault is over, to find the log of a group
     /// damaged below what it had promised.
@@ -329,8 +304,6 @@ impl FaultKind {
             Self::LinkSlow { .. }
             | Self::LinkLossy { .. }
             | Self::Hold { .. }
-            | Self::LaneStall { .. }
-            | Self::LaneKill { .. }
             | Self::Crash { .. }
             | Self::RestartStorm { .. }
             | Self::Wipe { .. }
@@ -342,7 +315,6 @@ impl FaultKind {
             | Self::DiskSlow { .. }
             | Self::DiskFull { .. }
             | Self::FsyncFail { .. }
-            | Self::TornWrite { .. }
             | Self::Damage { .. }
             | Self::AddLearner { .. }
             | Self::Promote { .. }
@@ -488,7 +460,6 @@ mod tests {
 1500 0 transfer group=5 to=2
 2000 100 partition shape=bridge order=3,1,2,5,4
 2500 900 link-lossy from=1 to=2,3 drop=10 duplicate=20 reorder=0
-2600 50 lane-kill from=1 to=2 lane=control after_bytes=17
 3000 10 crash node=4 after_effects=3 stop=power
 3100 0 wall-jump node=1 by_ms=-500
 3200 9 clock-drift node=2 ppm=-200

@@ -17,6 +17,7 @@ mod generate;
 use raft_core::{GroupId, NodeId};
 
 pub use self::directed::Directed;
+pub(in crate::sim) use self::directed::STANDING_US;
 pub use self::generate::generate;
 use super::rng::{Rng, Streams};
 
@@ -40,8 +41,6 @@ pub enum Family {
     Lossy,
     /// Messages of one kind held back.
     Holds,
-    /// Lanes that stall or die.
-    Lanes,
     /// Crashes of single nodes.
     Crashes,
     /// Many restarts at once.
@@ -70,14 +69,13 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 18] = [
         Self::Cuts,
         Self::Isolation,
         Self::Shapes,
         Self::Slow,
         Self::Lossy,
         Self::Holds,
-        Self::Lanes,
         Self::Crashes,
         Self::Storms,
         Self::Wipes,

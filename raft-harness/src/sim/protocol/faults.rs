@@ -187,11 +187,8 @@ impl World {
             FaultKind::ReadAt { group, node } => {
                 self.on(*node, |world, at| done(world.read_aside(at, *group, &mut rng)))
             }
-            // Messages have no lanes here, writes no bytes, and this profile plans nothing itself.
-            FaultKind::Planned { .. }
-            | FaultKind::LaneStall { .. }
-            | FaultKind::LaneKill { .. }
-            | FaultKind::TornWrite { .. } => Begun::Skipped,
+            // This profile plans nothing itself.
+            FaultKind::Planned { .. } => Begun::Skipped,
         }
     }
 

@@ -23,6 +23,7 @@
 //! | `requests` | clients and cores meet |
 //! | `life` | nodes start, stop and forget |
 //! | `run` | the two phases of a run and the judgement |
+//! | `standing` | a partition that never heals, and who must serve in it |
 //! | `notes` | the trace and the marks |
 
 mod apply;
@@ -48,6 +49,7 @@ mod requests;
 mod run;
 mod setup;
 mod snapshots;
+mod standing;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use super::world::World;
 use crate::sim::case::Case;
 use crate::sim::history::End;
 use crate::sim::linearizability::{search, session, witness};
+use crate::sim::marks::Mark;
 use crate::sim::panics;
 use crate::sim::profile::{Profile, RunReport};
 use crate::sim::violation::{Check, Violation};
@@ -71,7 +72,16 @@ impl World {
     /// Both phases and the judgement, up to the first violation.
     fn live(&mut self) {
         let (faults_us, healing_us) = (self.setup.faults_us, self.setup.healing_us);
+        let standing = self.standing_from().map(|from| {
+            self.run_until(from);
+            self.standing()
+        });
         self.run_until(faults_us);
+        if let Some(standing) = standing.filter(|_| self.violation.is_none()) {
+            self.marks.hit(Mark::StandingPartition);
+            let served = self.has_served(&standing);
+            self.check(served);
+        }
         self.heal();
         self.operating = false;
         // Clients go on, so that there is something to come right for; broken members are

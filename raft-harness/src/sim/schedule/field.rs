@@ -78,17 +78,6 @@ pub enum Stop {
     Power,
 }
 
-/// A lane, without the number of a data lane.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum LaneKind {
-    /// Votes, heartbeats.
-    Control,
-    /// Appends.
-    Data,
-    /// Snapshots and large appends.
-    Bulk,
-}
-
 /// A kind of message between replicas, with its answer apart where that matters.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum MessageKind {
@@ -157,7 +146,6 @@ macro_rules! words {
 }
 
 words!(Stop { Process = "process", Power = "power", });
-words!(LaneKind { Control = "control", Data = "data", Bulk = "bulk", });
 words!(MessageKind {
     Vote = "vote",
     VoteReply = "vote-reply",

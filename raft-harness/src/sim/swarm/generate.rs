@@ -4,9 +4,7 @@ use raft_core::NodeId;
 
 use super::{Family, Swarm, Trouble};
 use crate::sim::rng::{Rng, Streams};
-use crate::sim::schedule::{
-    Fault, FaultKind, LaneKind, MessageKind, NodeSet, Schedule, Shape, Stop, Target,
-};
+use crate::sim::schedule::{Fault, FaultKind, MessageKind, NodeSet, Schedule, Shape, Stop, Target};
 
 /// The faults of this swarm. A family's faults depend on the seed, the family and the size of the
 /// cluster alone.
@@ -79,15 +77,6 @@ impl Draw<'_> {
                 message: *rng.pick(&MESSAGES)?,
                 extra_us: 1000 + rng.skewed(5_000_000),
             },
-            Family::Lanes => {
-                let (from, to) = self.link(rng)?;
-                let lane = *rng.pick(&LANES)?;
-                if rng.chance(1, 2) {
-                    FaultKind::LaneStall { from, to, lane }
-                } else {
-                    FaultKind::LaneKill { from, to, lane, after_bytes: rng.skewed(10_000) }
-                }
-            }
             Family::Crashes => FaultKind::Crash {
                 node: self.target(rng),
                 after_effects: if rng.chance(1, 2) { 0 } else { 1 + rng.below(12) as u32 },
@@ -127,11 +116,7 @@ impl Draw<'_> {
             Family::FullDisks => FaultKind::DiskFull { node: self.target(rng) },
             Family::FailedSyncs => FaultKind::FsyncFail { node: self.target(rng) },
             Family::Damage => {
-                if rng.chance(1, 4) {
-                    FaultKind::TornWrite { node: self.node(rng) }
-                } else {
-                    FaultKind::Damage { node: self.target(rng), group: swarm.some_group(rng) }
-                }
+                FaultKind::Damage { node: self.target(rng), group: swarm.some_group(rng) }
             }
             Family::Membership => self.membership(rng),
             Family::Leadership => {
@@ -187,17 +172,9 @@ impl Draw<'_> {
         let one = self.node(rng);
         self.all().filter(|node| *node == one || rng.chance(1, 3)).collect()
     }
-
-    fn link(&self, rng: &mut Rng) -> Option<(NodeId, NodeId)> {
-        let from = self.node(rng);
-        let others: Vec<NodeId> = self.all().filter(|node| *node != from).collect();
-        Some((from, *rng.pick(&others)?))
-    }
 }
 
 const MINUTE_US: u64 = 60_000_000;
-
-const LANES: [LaneKind; 3] = [LaneKind::Control, LaneKind::Data, LaneKind::Bulk];
 
 const MESSAGES: [MessageKind; 8] = [
     MessageKind::Vote,
@@ -223,8 +200,6 @@ const fn lasts(kind: &FaultKind) -> bool {
         | FaultKind::LinkSlow { .. }
         | FaultKind::LinkLossy { .. }
         | FaultKind::Hold { .. }
-        | FaultKind::LaneStall { .. }
-        | FaultKind::LaneKill { .. }
         | FaultKind::Crash { .. }
         | FaultKind::RestartStorm { .. }
         | FaultKind::Wipe { .. }
@@ -234,7 +209,6 @@ const fn lasts(kind: &FaultKind) -> bool {
         | FaultKind::DiskSlow { .. }
         | FaultKind::DiskFull { .. }
         | FaultKind::FsyncFail { .. }
-        | FaultKind::TornWrite { .. }
         | FaultKind::Damage { .. } => true,
         FaultKind::ClockJump { .. }
         | FaultKind::WallJump { .. }
