@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use raft_core::{
     Acknowledge, Append, AppendReply, AppendResult, Base, Campaign, Declined, DiskSpace, Effects,
     Fence, Group, GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, Lease,
-    LogIndex, LogTime, MemberChange, Membership, Message, Micros, NodeId, PersistSeq, Promise,
-    PromiseRecord, ReadIndex, ReadIndexReply, ReadPath, Recover, ReplicaId, Rest, Session,
+    LogChange, LogIndex, LogTime, MemberChange, Membership, Message, Micros, NodeId, PersistSeq,
+    Promise, PromiseRecord, ReadIndex, ReadIndexReply, ReadPath, Recover, ReplicaId, Rest, Session,
     Settings, SnapshotEffect, SnapshotMeta, SnapshotOffer, Sparse, Start, Term, TermRun,
     TimeoutNow, Token, TransferRefused, Verdict, VoteReply, VoteRequest,
 };
@@ -45,6 +45,10 @@ enum Action {
     Answer(u64, bool),
     /// Grants to whatever is asked.
     Elect,
+    /// A leader of this term appends so many entries after the last, or after one before it.
+    Lead(u64, u64),
+    /// It offers a snapshot that ends so many entries after the last.
+    Offer(u64),
 }
 
 /// Small numbers meet; large ones overflow.
@@ -60,7 +64,7 @@ fn number() -> impl Strategy<Value = u64> {
 fn message() -> impl Strategy<Value = Message> {
     let numbers = (number(), number(), number(), number());
     let runs = vec((number(), number()), 0..4);
-    (0..20u8, numbers, runs).prop_map(|(kind, (a, b, c, d), runs)| {
+    (0..21u8, numbers, runs).prop_map(|(kind, (a, b, c, d), runs)| {
         let request = VoteRequest {
             term: Term::new(a),
             last_index: LogIndex::new(b),
@@ -71,7 +75,11 @@ fn message() -> impl Strategy<Value = Message> {
         let vote_reply = VoteReply {
             term: Term::new(a),
             attempt: b,
-            verdict: if c % 3 == 0 { Verdict::Refused } else { Verdict::Granted },
+            verdict: match c % 7 {
+                0 | 3 => Verdict::Refused,
+                6 => Verdict::Removed,
+                _ => Verdict::Granted,
+            },
         };
         let heartbeat = Heartbeat {
             term: Term::new(a),
@@ -80,10 +88,12 @@ fn message() -> impl Strategy<Value = Message> {
             sent: Micros::new(d),
             rest: if d % 2 == 0 { Rest::Awake } else { Rest::Quiesce },
         };
-        let promise = if d % 5 == 4 { Promise::Lost } else { Promise::Kept };
-        let membership = Arc::new(
-            Membership::of_voters((1..=(b % 4 + 1)).map(ReplicaId::new)).expect("distinct voters"),
-        );
+        let promise = match d % 7 {
+            4 => Promise::Lost,
+            6 => Promise::Damaged,
+            _ => Promise::Kept,
+        };
+        let membership = Arc::new(membership(b, c));
         let append_reply = |result| {
             Message::AppendReply(AppendReply {
                 term: Term::new(a),
@@ -126,6 +136,7 @@ fn message() -> impl Strategy<Value = Message> {
             }),
             8 => append_reply(AppendResult::StaleTerm),
             9 => Message::Heartbeat(heartbeat),
+            20 => Message::ReadConfirm(heartbeat),
             10 => Message::HeartbeatReply(HeartbeatReply {
                 term: Term::new(a),
                 read_seq: b,
@@ -172,6 +183,23 @@ fn message() -> impl Strategy<Value = Message> {
     })
 }
 
+/// Voters alone, with a learner, or half way from one set of voters to another.
+fn membership(voters: u64, kind: u64) -> Membership {
+    let voters = voters % 4 + 1;
+    let simple = Membership::of_voters((1..=voters).map(ReplicaId::new)).expect("distinct voters");
+    let (replica, node) = (ReplicaId::new(voters + 1), NodeId::new(voters + 1));
+    let learner = MemberChange::AddLearner { replica, node };
+    let with_learner = simple.change(&[learner]).expect("a new replica");
+    match kind % 5 {
+        3 => with_learner,
+        4 => {
+            let swap = [MemberChange::Promote(replica), MemberChange::Demote(ReplicaId::new(1))];
+            with_learner.change(&swap).expect("a learner and a voter")
+        }
+        _ => simple,
+    }
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let life = || prop_oneof![9 => Just(1u64), 1 => number()];
     prop_oneof![
@@ -182,7 +210,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Read(ReadPath::Lease)),
         1 => Just(Action::Read(ReadPath::Follower)),
         2 => vec((0..4u8, 0..6u64), 0..3).prop_map(Action::Change),
-        4 => (0..9u8, number()).prop_map(|(kind, number)| Action::Drive(kind, number)),
+        4 => (0..44u8, number()).prop_map(|(kind, number)| Action::Drive(kind, number)),
         1 => proptest::option::of(0..5u64).prop_map(Action::Transfer),
         1 => (0..5u64).prop_map(Action::Unreachable),
         1 => Just(Action::Campaign),
@@ -198,6 +226,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(peer, budget, cost)| Action::Pull(peer, budget, cost)),
         4 => (0..6u64, any::<bool>()).prop_map(|(short, accept)| Action::Answer(short, accept)),
         3 => Just(Action::Elect),
+        4 => (0..3u64, 0..6u64).prop_map(|(short, count)| Action::Lead(short, count)),
+        2 => (0..4u64).prop_map(Action::Offer),
     ]
 }
 
@@ -215,13 +245,21 @@ struct Driver {
 
 impl Driver {
     fn new(voters: u64, kind: u8) -> Self {
+        let voters = Membership::of_voters((1..=voters).map(ReplicaId::new));
+        let first = Base::first(voters.expect("distinct voters"));
+        let (old, new) = ((LogIndex::new(1), Term::new(1)), (LogIndex::new(3), Term::new(2)));
+        let (base, term_runs) = if kind & 16 == 0 {
+            (first, vec![old, new])
+        } else {
+            let index = LogIndex::new(2);
+            (Base { index, term: Term::new(1), snapshot: index, ..first }, vec![new])
+        };
+        let applied = base.index.max(LogIndex::new(1));
         let start = Start {
             group: GroupId::new(1),
             replica: ReplicaId::new(1),
             incarnation: Incarnation::new(1),
-            base: Base::first(
-                Membership::of_voters((1..=voters).map(ReplicaId::new)).expect("distinct voters"),
-            ),
+            base,
             configs: Vec::new(),
             log_time: LogTime::default(),
             promise: PromiseRecord {
@@ -230,9 +268,9 @@ impl Driver {
             },
             seed: 1,
             hard_state: HardState { term: Term::new(2), vote: None },
-            term_runs: vec![(LogIndex::new(1), Term::new(1)), (LogIndex::new(3), Term::new(2))],
+            term_runs,
             last_index: LogIndex::new(4),
-            applied: LogIndex::new(1),
+            applied,
             settings: Arc::new(Settings {
                 inflight_appends_max: 2,
                 uncommitted_bytes_max: 500,
@@ -281,7 +319,15 @@ impl Driver {
 
     fn step(&mut self, input: Input) {
         let before = self.group.status();
+        let snapshot = match input {
+            Input::SnapshotReceived { index, term } => Some((index, term)),
+            _ => None,
+        };
+        let held = snapshot.is_some_and(|(index, term)| self.group.entry_term(index) == Some(term));
         self.group.step(self.now, input, &mut self.effects);
+        let replaced =
+            self.effects.log_changes.iter().any(|change| matches!(change, LogChange::Reset { .. }));
+        assert!(!(held && replaced), "a snapshot of {snapshot:?} replaced a log that goes on");
         let after = self.group.status();
         assert!(after.term >= before.term && after.commit_index >= before.commit_index);
         assert!(after.appliable_index >= before.appliable_index);
@@ -346,7 +392,10 @@ impl Driver {
             Action::Drive(kind, number) => {
                 let index = LogIndex::new(number);
                 let status = self.group.status();
-                self.step(match kind {
+                self.step(match kind % 11 {
+                    // What ends a group, seldom.
+                    9 if kind > 33 => Input::PersistFailed(PersistSeq::new(number)),
+                    10 if kind > 33 => Input::LogUnreadable(index),
                     0 => Input::SnapshotTaken(index.min(status.appliable_index)),
                     1 => Input::SnapshotTaken(index),
                     2 => Input::Compact(index),
@@ -417,6 +466,35 @@ impl Driver {
                 let reply = AppendReply { term: append.term, session: append.session, result };
                 self.hear(peer.get(), Message::AppendReply(reply));
             }
+            Action::Lead(short, count) => {
+                let status = self.group.status();
+                let prev_index = LogIndex::new(status.last_index.get().saturating_sub(short));
+                let Some(prev_term) = self.group.entry_term(prev_index) else { return };
+                let run = TermRun { term: status.term, count };
+                let append = Append {
+                    term: status.term,
+                    session: Session::new(1),
+                    prev_index,
+                    prev_term,
+                    runs: Some(run).filter(|run| run.count > 0).into_iter().collect(),
+                    configs: Sparse::new(),
+                    commit: status.commit_index,
+                    time: LogTime::default(),
+                };
+                self.hear(status.leader.map_or(2, ReplicaId::get), Message::Append(append));
+            }
+            Action::Offer(ahead) => {
+                let status = self.group.status();
+                let meta = SnapshotMeta {
+                    index: LogIndex::new(status.last_index.get().saturating_add(ahead)),
+                    term: status.term,
+                    time: LogTime::default(),
+                    config_index: LogIndex::ZERO,
+                    membership: Arc::clone(self.group.membership()),
+                };
+                let offer = SnapshotOffer { term: status.term, session: Session::new(1), meta };
+                self.hear(status.leader.map_or(2, ReplicaId::get), Message::Snapshot(offer));
+            }
             Action::Elect => {
                 // The attempt is not visible from outside, but small.
                 for attempt in 0..6 {
@@ -440,10 +518,10 @@ proptest! {
     #[test]
     fn arbitrary_inputs_never_panic_and_a_faulted_group_stays_mute(
         voters in 1..=3u64,
-        kind in 0..32u8,
+        kind in 0..64u8,
         actions in vec(action(), 1..120),
     ) {
-        let mut driver = Driver::new(voters, if kind < 16 { kind & 14 } else { kind & 15 });
+        let mut driver = Driver::new(voters, if kind < 32 { kind & 30 } else { kind & 31 });
         for action in actions {
             driver.act(action);
         }
