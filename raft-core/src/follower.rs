@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::group::{Group, Role};
-use crate::id::{LogIndex, ReplicaId, Term};
+use crate::id::{LogIndex, Micros, ReplicaId, Term};
 use crate::io::{DiskSpace, Effects, Fault, LogChange, StepResult};
 use crate::message::{
     Append, AppendReply, AppendResult, Declined, Heartbeat, HeartbeatReply, Message, Promise,
@@ -180,12 +180,15 @@ impl Group {
         } else if crate::planted!(StaleTermUnanswered) {
             return Ok(());
         }
-        // To a stale leader the same reply says: this term is over.
-        let reply = HeartbeatReply {
-            term: self.hard_state.term,
-            read_seq: heartbeat.read_seq,
-            sent: heartbeat.sent,
+        // To a stale leader the same reply says: this term is over. It echoes nothing then: who asked
+        // in an earlier term may lead this one as well, and have numbered other questions so.
+        let is_asked = heartbeat.term == self.hard_state.term;
+        let (read_seq, sent) = if is_asked || crate::planted!(StaleHeartbeatConfirms) {
+            (heartbeat.read_seq, heartbeat.sent)
+        } else {
+            (0, Micros::ZERO)
         };
+        let reply = HeartbeatReply { term: self.hard_state.term, read_seq, sent };
         self.send_promise(from, Message::HeartbeatReply(reply), effects);
         Ok(())
     }

@@ -461,7 +461,7 @@ impl Group {
             Message::ReadIndexReply(reply) => self.on_read_index_reply(reply, effects),
             Message::Snapshot(ref offer) => return self.on_snapshot_offer(from, offer, effects),
             Message::Recover(request) => self.on_recover(from, request, effects),
-            Message::Fence(fence) => self.on_fence(from, fence),
+            Message::Fence(fence) => self.on_fence(from, fence, effects),
         }
         Ok(())
     }

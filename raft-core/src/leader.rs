@@ -568,6 +568,10 @@ impl Group {
                 self.leader_contact = None;
             }
         }
+        if self.asleep && self.is_leader() && self.membership().member(peer).is_some() {
+            // When it is back it may have to learn what it forgot, and cannot wake anybody.
+            self.wake();
+        }
         let session = self.sessions.bump();
         let base = self.log.base();
         if let Role::Leader(leader) = &mut self.role

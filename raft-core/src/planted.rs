@@ -50,6 +50,7 @@ pub enum Planted {
     ReadWithoutConfirmation,
     ReadAckOfOlderTermCounts,
     ReadQuorumOffByOne,
+    StaleHeartbeatConfirms,
     LeaseFromReplyTime,
     LeaseSurvivesTransfer,
     LeaseReturnsWithTransfer,

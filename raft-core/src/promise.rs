@@ -41,7 +41,12 @@ impl Group {
         }
     }
 
-    pub(crate) fn on_fence(&mut self, from: ReplicaId, fence: Fence) {
+    pub(crate) fn on_fence(&mut self, from: ReplicaId, fence: Fence, effects: &mut Effects) {
+        if !self.is_lost() && fence.term == self.hard_state.term && self.leader == Some(from) {
+            // It was asked for a second time before we had it: the leader takes us for lost again.
+            self.send_ack(effects);
+            return;
+        }
         let ours = fence.incarnation == self.incarnation || crate::planted!(FenceOfOlderLifeCounts);
         if ours
             && self.is_lost()
@@ -87,6 +92,10 @@ impl Group {
             self.fence = None;
             let loss_epoch = self.promise.loss_epoch.saturating_add(1);
             self.set_promise(PromiseRecord { promise: Promise::Kept, loss_epoch }, effects);
+            // A leader that took us for lost learns that we count again.
+            if matches!(self.role, Role::Follower) {
+                self.send_ack(effects);
+            }
             self.reset_election_deadline();
         }
     }

@@ -108,7 +108,8 @@ impl Group {
 
     /// Nobody tells a removed replica what became of its last proposals.
     pub(crate) fn settle_after_removal(&mut self, effects: &mut Effects) {
-        if !self.proposals.is_empty() && !self.is_leader() && self.is_removed() {
+        let open = !self.proposals.is_empty() || !self.orphans.is_empty();
+        if open && !self.is_leader() && self.is_removed() {
             self.give_up_proposals(effects);
         }
     }

@@ -36,7 +36,8 @@ pub struct Settings {
     /// Reads a replica holds at once, waiting for confirmation. Default 65,536.
     pub reads_pending_max: usize,
     /// Whether a leader may answer reads from its lease, and how far clocks may drift apart.
-    /// Must be the same on all replicas. Default [`Lease::Never`].
+    /// Must be the same on all replicas, as must `election_timeout_min` where leases are in use: a
+    /// lease counts on the others' patience. Default [`Lease::Never`].
     pub lease: Lease,
     /// What counts toward commit. Default [`Acknowledge::Durable`].
     pub acknowledge: Acknowledge,

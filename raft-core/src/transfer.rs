@@ -154,8 +154,11 @@ impl Group {
         if able && ((in_term && same_log) || stale) {
             self.campaign_now(effects);
         } else {
-            let refused =
-                TransferRefused { term: self.hard_state.term, transfer: request.transfer };
+            // Whoever asked in an earlier term may lead this one and have numbered another transfer
+            // so; numbers begin with 1.
+            let ours = request.term == self.hard_state.term;
+            let transfer = if ours { request.transfer } else { 0 };
+            let refused = TransferRefused { term: self.hard_state.term, transfer };
             self.send_promise(from, Message::TransferRefused(refused), effects);
         }
     }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use raft_core::{
-    Incarnation, Input, LogTime, Message, Outcome, ReadIndex, ReadIndexReply, ReadPath, Refusal,
-    ReplicaId, Settings,
+    Heartbeat, HeartbeatReply, Incarnation, Input, LogTime, Message, Micros, Outcome, ReadIndex,
+    ReadIndexReply, ReadPath, Refusal, ReplicaId, Rest, Settings,
 };
 
 use crate::bench::*;
@@ -99,6 +99,79 @@ fn confirmations_of_an_earlier_term_confirm_nothing() {
     assert!(bench.take_outcomes().is_empty());
     bench.hear(THREE, heartbeat_reply(3, 1));
     assert_eq!(bench.take_outcomes().len(), 1);
+}
+
+/// Its sender may lead this term as well by now, and number its questions from one again.
+#[test]
+fn a_question_of_an_earlier_term_is_not_confirmed_in_a_later_one() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, heartbeat(3, 0));
+    bench.sync();
+    for late in [Message::Heartbeat, Message::ReadConfirm] {
+        bench.sent.clear();
+        let asked = Heartbeat {
+            term: term(2),
+            commit: index(0),
+            read_seq: 5,
+            sent: Micros::new(7),
+            rest: Rest::Awake,
+        };
+        bench.hear(TWO, late(asked));
+        let told = HeartbeatReply { term: term(3), read_seq: 0, sent: Micros::ZERO };
+        assert_eq!(bench.messages_to(TWO), [&Message::HeartbeatReply(told)]);
+    }
+}
+
+/// A leader, deposed and elected again in one life, is asked for a read while a write it has not
+/// heard of is acknowledged elsewhere.
+#[test]
+fn a_read_is_not_confirmed_by_the_answer_to_a_question_of_an_earlier_leadership() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    let of_first = |message: &Message| match message {
+        Message::Heartbeat(beat) | Message::ReadConfirm(beat) => {
+            Some(beat.read_seq).filter(|n| *n > 0)
+        }
+        _ => None,
+    };
+    fleet.hold(move |packet| packet.to == TWO && of_first(&packet.message).is_some());
+    let read = fleet.read(ONE, ReadPath::Quorum);
+    fleet.settle();
+    assert!(fleet.is_ready(read), "replica 3 has confirmed it");
+    for to in [THREE, ONE] {
+        let leader = fleet.leader().expect("somebody leads");
+        fleet.transfer(leader, to);
+        fleet.settle();
+        fleet.live(Duration::from_millis(50));
+        assert_eq!(fleet.leader(), Some(to));
+    }
+    fleet.works();
+    // The question reaches replica 2 at last; its answer is slow.
+    assert!(!fleet.held.is_empty(), "a question of the first leadership is under way");
+    let late = std::mem::take(&mut fleet.held);
+    fleet.hold(|packet| packet.to == ONE);
+    for packet in late {
+        fleet.deliver(packet);
+    }
+    fleet.settle();
+    // Somebody else leads and acknowledges a write, and replica 1 does not hear of it.
+    fleet.transfer(ONE, THREE);
+    fleet.settle();
+    fleet.live(Duration::from_millis(50));
+    assert!(fleet.group(THREE).is_leader());
+    let write = fleet.propose(THREE);
+    fleet.settle();
+    assert!(fleet.is_committed(write), "replicas 2 and 3 have it");
+    assert!(fleet.group(ONE).is_leader(), "and replica 1 does not know");
+    let read = fleet.read(ONE, ReadPath::Quorum);
+    let now = fleet.group(ONE).term();
+    let answers = |message: &Message| matches!(message, Message::HeartbeatReply(_));
+    fleet.held.retain(|packet| answers(&packet.message) && packet.message.term() == now);
+    fleet.release();
+    fleet.hold(|packet| packet.to == ONE);
+    fleet.settle();
+    assert!(!fleet.is_ready(read), "nobody was asked after it");
 }
 
 /// A fresh leader may not know yet what is committed, whichever way it is asked.

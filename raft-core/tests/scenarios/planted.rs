@@ -62,6 +62,7 @@ const NAMES: &[Planted] = &[
     Planted::ReadWithoutConfirmation,
     Planted::ReadAckOfOlderTermCounts,
     Planted::ReadQuorumOffByOne,
+    Planted::StaleHeartbeatConfirms,
     Planted::LeaseFromReplyTime,
     Planted::LeaseSurvivesTransfer,
     Planted::LeaseReturnsWithTransfer,

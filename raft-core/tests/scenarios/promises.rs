@@ -85,6 +85,43 @@ fn a_sole_voter_that_leads_without_its_promises_says_that_entries_may_be_lost() 
     }
 }
 
+fn acknowledgements(bench: &Bench) -> Vec<(u64, Promise)> {
+    let replies = bench.messages_to(TWO).into_iter().filter_map(|message| match message {
+        Message::AppendReply(AppendReply {
+            result: AppendResult::Accepted { durable, promise, .. },
+            ..
+        }) => Some((durable.get(), *promise)),
+        _ => None,
+    });
+    replies.collect()
+}
+
+/// The leader was asked for a fence a second time, late, and takes the replica for lost again.
+#[test]
+fn a_replica_that_trusts_itself_says_so_to_a_leader_that_gives_it_a_fence() {
+    let mut bench = lost();
+    hear(&mut bench, Message::Append(append(2, (1, 1), &[2], 0)));
+    bench.sync();
+    hear(&mut bench, fence(SECOND_LIFE, 2));
+    bench.sync();
+    assert_eq!(promise(&bench), Promise::Kept);
+    bench.sent.clear();
+    hear(&mut bench, fence(SECOND_LIFE, 2));
+    bench.sync();
+    assert_eq!(acknowledgements(&bench), [(2, Promise::Kept)]);
+}
+
+#[test]
+fn a_replica_whose_loss_is_accepted_says_so_to_its_leader() {
+    let mut bench = lost();
+    hear(&mut bench, Message::Append(append(2, (1, 1), &[2], 0)));
+    bench.sync();
+    bench.sent.clear();
+    bench.input(Input::AcceptLoss);
+    bench.sync();
+    assert_eq!(acknowledgements(&bench), [(2, Promise::Kept)]);
+}
+
 #[test]
 fn what_a_replica_without_its_promises_holds_does_not_count() {
     let mut bench = Bench::leader(&[1]);

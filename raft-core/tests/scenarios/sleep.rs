@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Heartbeat, Message, Micros, Rest, Settings};
+use raft_core::{Heartbeat, Input, Message, Micros, ReplicaId, Rest, Settings};
 
 use crate::bench::*;
 
@@ -104,4 +104,14 @@ fn a_sleeping_follower_wakes_at_an_answer_that_is_for_a_leader() {
     let reply = accepted(&append(1, (1, 1), &[], 1), 1);
     bench.hear(TWO, reply);
     assert!(!bench.group.is_asleep());
+}
+
+/// It may come back without its promises, and then it cannot wake anybody.
+#[test]
+fn a_sleeping_leader_wakes_when_a_member_is_gone() {
+    let (mut bench, _) = sleeping_leader();
+    bench.input(Input::PeerUnreachable(ReplicaId::new(9)));
+    assert!(bench.group.is_asleep(), "a stranger is none of its business");
+    bench.input(Input::PeerUnreachable(THREE));
+    assert!(!bench.group.is_asleep() && bench.group.next_deadline().is_some());
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use raft_core::{
     Campaign, DiskSpace, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow,
+    TransferRefused,
 };
 
 use crate::bench::*;
@@ -88,6 +89,18 @@ fn delayed_timeout_now_is_dead() {
         ),
         "a leader whose request is refused hears it at once"
     );
+}
+
+/// Whoever sent it may lead the later term as well, and number its transfers from one again.
+#[test]
+fn a_request_of_an_earlier_term_ends_no_transfer_of_a_later_one() {
+    let mut bench = Bench::follower(&[1]);
+    bench.hear(TWO, heartbeat(3, 0));
+    bench.sync();
+    bench.sent.clear();
+    bench.hear(TWO, timeout_now(2, 1));
+    let told = TransferRefused { term: term(3), transfer: 0 };
+    assert_eq!(bench.messages_to(TWO), [&Message::TransferRefused(told)]);
 }
 
 #[test]

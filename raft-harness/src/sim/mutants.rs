@@ -115,6 +115,7 @@ mutants! {
     ReadWithoutConfirmation Medium Protocol ["H1-linearizability" "H3-session"] "A read is answered without asking a quorum.",
     ReadAckOfOlderTermCounts Hard Protocol ["I15-late" "H1-linearizability" "H3-session"] "A confirmation of an earlier term counts for a read of this one.",
     ReadQuorumOffByOne Hard Protocol ["H1-linearizability" "H3-session"] "A read is confirmed by one replica less than a quorum.",
+    StaleHeartbeatConfirms Easy Protocol ["I19-confirmation" "H1-linearizability" "H3-session"] "A question of an earlier term is confirmed in the term of today.",
     LeaseFromReplyTime Medium Protocol ["G8-lease-safety" "H1-linearizability" "H3-session"] "A lease runs from when the answer came, not from when it was asked for.",
     LeaseSurvivesTransfer Hard Protocol ["G8-lease-safety" "H1-linearizability" "H3-session"] "A hand-over leaves the lease in force.",
     LeaseReturnsWithTransfer Medium Protocol ["G8-lease-safety" "H1-linearizability" "H3-session"] "A second hand-over that asks nobody brings back the lease that the first one ended.",

@@ -113,6 +113,8 @@ checks! {
     Obedience = "I17-obedience",
     /// Whoever leads in a term that is over is told so.
     Told = "I18-told",
+    /// A confirmation answers what the leader of its term has asked.
+    Confirmation = "I19-confirmation",
     /// One leader per term, over all history.
     ElectionSafety = "G1-election-safety",
     /// Two logs with the same index and term are equal up to there.

@@ -14,6 +14,7 @@ use super::record::Record;
 use super::timeline::Event;
 use super::world::World;
 use crate::sim::marks::Mark;
+use crate::sim::violation::{Check, Violation};
 
 /// A message on its way, with the entries its driver attached.
 #[derive(Clone, Debug)]
@@ -55,6 +56,14 @@ impl World {
         if let Message::PreVoteReply(reply) = &outgoing.message {
             let seen = self.checker.pre_vote_answered(group, from, outgoing.to, *reply);
             self.check(seen);
+        }
+        if let Message::HeartbeatReply(reply) = &outgoing.message {
+            let replica = &self.nodes[at].replicas[&group];
+            if !replica.memory.was_asked(reply.term, reply.read_seq) {
+                let asked = replica.memory.asked;
+                let evidence = format!("{from:?} was asked {asked:?} and answers {reply:?}");
+                self.check(Err(Violation::of_group(Check::Confirmation, group, evidence)));
+            }
         }
         let Some(node) = node else { return };
         let to_node = self.node_at(node);

@@ -78,6 +78,16 @@ impl World {
         {
             replica.memory.fences.push((fence.term, fence.index));
         }
+        if let Input::Message {
+            to_incarnation,
+            message: Message::Heartbeat(asked) | Message::ReadConfirm(asked),
+            ..
+        } = &input
+            && *to_incarnation == replica.core.incarnation()
+            && asked.term >= replica.core.term()
+        {
+            replica.memory.is_asked(asked.term, asked.read_seq);
+        }
         let before = Before::of(&mut replica, &input);
         replica.core.step(local, input, &mut replica.effects);
         let judged = reception.map_or(Ok(()), |reception| reception.judge(group, &replica));

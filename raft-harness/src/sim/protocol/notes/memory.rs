@@ -20,6 +20,8 @@ pub(crate) struct Memory {
     lives: Vec<(ReplicaId, Incarnation)>,
     /// Which leader was last heard, and when.
     pub(super) leader_heard: Option<(ReplicaId, Micros)>,
+    /// The newest question of the newest leader that asked.
+    pub(crate) asked: Option<(Term, u64)>,
     /// Fences that answer a question of this life, with the term of the leader that gave them.
     pub(crate) fences: Vec<(Term, LogIndex)>,
     /// The newest append and the newest heartbeat that arrived.
@@ -48,6 +50,17 @@ impl Memory {
         let leases = settings.lease != Lease::Never && term > Term::ZERO;
         let votes_from = leases.then(|| now.after(settings.election_timeout_min));
         Self { votes_from, ..Self::default() }
+    }
+
+    /// A leader asks whether it still leads; its questions are numbered within its term.
+    pub(crate) fn is_asked(&mut self, term: Term, number: u64) {
+        self.asked = self.asked.max(Some((term, number)));
+    }
+
+    /// Whether a leader of this term has asked this. Of earlier terms nothing is known any more.
+    pub(crate) fn was_asked(&self, term: Term, number: u64) -> bool {
+        number == 0
+            || self.asked.is_some_and(|(of, newest)| of > term || (of == term && newest >= number))
     }
 
     /// Until when it votes for nobody but the leader it heard; `None` if it heard no other.
