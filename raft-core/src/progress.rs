@@ -320,6 +320,13 @@ impl Progress {
         match &self.state {
             State::Probe { .. } if crate::planted!(ProbeNeverRetried) => false,
             State::Probe { sent } => sent.is_some_and(|sent| now.since(sent) >= patience),
+            // It holds everything and does not count: that it trusts itself again it says only once,
+            // and that may have been lost, or overtaken.
+            State::Replicate(_)
+                if !self.is_trusted() && self.next_index == self.match_index.next() =>
+            {
+                true
+            }
             State::Replicate(window) => {
                 let waits = |flight: &Flight| now.since(flight.moved) >= patience;
                 self.next_index > self.match_index.next() && window.0.as_deref().is_some_and(waits)

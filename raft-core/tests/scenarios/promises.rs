@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use raft_core::{
-    Acknowledge, AppendReply, AppendResult, Fence, Incarnation, Input, Message, Promise,
+    Acknowledge, Append, AppendReply, AppendResult, Fence, Incarnation, Input, Message, Promise,
     PromiseRecord, Settings,
 };
 
@@ -137,6 +137,37 @@ fn what_a_replica_without_its_promises_holds_does_not_count() {
     }
     bench.hear(TWO, says(Promise::Kept));
     assert_eq!(bench.commit(), 2);
+}
+
+/// That it trusts itself again a replica says once, and the leader may not hear it.
+#[test]
+fn a_peer_that_holds_everything_is_asked_until_it_trusts_itself() {
+    let mut bench = Bench::leader(&[1]);
+    let says = |append: &Append, promise| {
+        let at = append.last_index();
+        let result = AppendResult::Accepted { durable: at, written: at, verified: at, promise };
+        Message::AppendReply(AppendReply { term: term(2), session: append.session, result })
+    };
+    let probe = bench.append_for(TWO).expect("a probe");
+    bench.hear(TWO, says(&probe, Promise::Lost));
+    let entries = bench.append_for(TWO).expect("the no-op");
+    let lost = says(&entries, Promise::Lost);
+    bench.hear(TWO, lost.clone());
+    assert!(bench.append_for(TWO).is_none(), "it holds everything");
+    for _ in 0..3 {
+        bench.live(Duration::from_millis(100));
+        let question = bench.append_for(TWO).expect("a question");
+        assert_eq!((question.count(), question.last_index()), (0, index(2)));
+        bench.hear(TWO, says(&question, Promise::Lost));
+        assert_eq!(bench.commit(), 0);
+    }
+    bench.live(Duration::from_millis(100));
+    let question = bench.append_for(TWO).expect("a question");
+    bench.hear(TWO, says(&question, Promise::Kept));
+    assert_eq!(bench.commit(), 2);
+    bench.hear(TWO, lost);
+    bench.live(Duration::from_millis(100));
+    assert!(bench.append_for(TWO).is_none(), "what was said before changes nothing");
 }
 
 /// With commits that a page cache vouches for, the power fails at two of three; what was committed
