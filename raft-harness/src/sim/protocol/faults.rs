@@ -354,6 +354,9 @@ impl World {
     /// Whether a group survives it that one more of its replicas forgets: fewer than half of its
     /// voters, in either half of a membership, may be without their promises at any time.
     pub(crate) fn may_lose(&self, at: NodeAt, group: GroupId) -> bool {
+        if self.is_changing(group) {
+            return false;
+        }
         let Some(image) = self.nodes[at].disk.images.get(&group) else { return true };
         let lost = |replica: ReplicaId| {
             replica == image.replica
@@ -377,13 +380,26 @@ impl World {
             let gone = half.iter().filter(|replica| lost(**replica)).count();
             half.is_empty() || half.len() >= 3 && gone * 2 < half.len()
         };
-        // Memberships long left name replicas long gone; only the newest few matter, and a group
-        // that is in the middle of a change is left alone.
+        // Memberships long left name replicas long gone; only the newest few matter.
         let newest = known.iter().map(|membership| membership.last_replica()).max();
         known
             .iter()
             .filter(|membership| Some(membership.last_replica()) == newest)
             .all(|membership| unharmed(membership.incoming()) && unharmed(membership.outgoing()))
+    }
+
+    /// Whether replicas act under different memberships. While they do, a voter's log may be behind
+    /// that of a learner, and one that forgot can be one too many: nobody could be elected.
+    fn is_changing(&self, group: GroupId) -> bool {
+        let disks = self.nodes.iter().filter_map(|node| node.disk.images.get(&group));
+        let logged = disks.filter_map(|image| {
+            let newest = image.configs().pop().map(|(_, membership)| membership);
+            newest.or_else(|| image.base.membership.clone())
+        });
+        let live = self.nodes.iter().filter_map(|node| node.replicas.get(&group));
+        let live = live.map(|replica| Arc::clone(replica.core.membership()));
+        let in_force: Vec<Arc<Membership>> = logged.chain(live).collect();
+        in_force.windows(2).any(|pair| pair[0] != pair[1])
     }
 
     /// Everything is mended, and everybody comes back.

@@ -219,7 +219,7 @@ impl Script<'_> {
         }
         let extra_us = self.election_us * 2;
         self.at(185, 200, FaultKind::Hold { message: MessageKind::Append, extra_us });
-        if self.rng.chance(1, 2) {
+        if self.rng.chance(3, 4) {
             // What it asked in one life is answered in the next.
             let extra_us = self.election_us / 2;
             self.at(185, 60, FaultKind::Hold { message: MessageKind::Snapshot, extra_us });
