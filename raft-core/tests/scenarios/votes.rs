@@ -26,6 +26,27 @@ fn in_every_role() -> [Bench; 4] {
 }
 
 #[test]
+fn refusals_elect_nobody() {
+    for pre in [true, false] {
+        let mut bench = Bench::follower(&[1, 1]);
+        bench.input(Input::Campaign);
+        let next = bench.group.term().next();
+        if !pre {
+            bench.hear(TWO, vote_reply(true, next, 1, Verdict::Granted));
+            bench.sync();
+            assert_eq!(bench.role(), RoleKind::Candidate);
+        }
+        let (of, attempt) = if pre { (term(1), 1) } else { (next, 2) };
+        for peer in [TWO, THREE] {
+            bench.hear(peer, vote_reply(pre, of, attempt, Verdict::Refused));
+            bench.sync();
+        }
+        let expected = if pre { term(1) } else { next };
+        assert_eq!((bench.role(), bench.group.term()), (RoleKind::Follower, expected));
+    }
+}
+
+#[test]
 fn a_higher_term_in_any_reply_is_adopted_in_every_role_and_nobody_gets_the_vote() {
     let append_reply =
         AppendReply { term: term(7), session: Session::new(1), result: AppendResult::StaleTerm };
