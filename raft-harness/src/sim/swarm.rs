@@ -265,7 +265,12 @@ impl Swarm {
         }
         let mut rng = streams.stream("directed", &[]);
         if rng.chance(1, 3) {
-            swarm.directed = rng.pick(&Directed::ALL).copied();
+            // What is lost must be missed by somebody at the right moment, which is rare.
+            swarm.directed = if rng.chance(1, 6) {
+                Some(Directed::LostPromises)
+            } else {
+                rng.pick(&Directed::ALL).copied()
+            };
         }
         if let Some(directed) = swarm.directed {
             directed.prepare(&mut swarm);

@@ -7,7 +7,7 @@ use raft_core::{GroupId, NodeId};
 
 mod scripts;
 
-use super::{Choice, Swarm};
+use super::{Choice, Family, Swarm};
 use crate::sim::rng::{Rng, Streams};
 use crate::sim::schedule::{Fault, FaultKind, NodeSet, Shape, Stop, Target};
 
@@ -99,6 +99,11 @@ impl Directed {
                 swarm.workload.clients = 1;
                 swarm.workload.think_us = 2_000_000;
             }
+            // Promises are lost only where all act under one membership.
+            Self::LostPromises => {
+                knobs.changes = Choice::Off;
+                swarm.troubles.retain(|trouble| trouble.family != Family::Membership);
+            }
             Self::OvertakenSnapshot => {
                 // Nobody else's entries tell what is committed.
                 knobs.operator_us = 0;
@@ -124,7 +129,6 @@ impl Directed {
             | Self::VotesOutliveRestart
             | Self::SnapshotRace
             | Self::RemoveLeader
-            | Self::LostPromises
             | Self::ConflictingSnapshot => {}
         }
     }
