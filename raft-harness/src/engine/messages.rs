@@ -19,6 +19,35 @@ use super::shard_engine::ShardEngine;
 /// The latest time the log can store: 56 bits of milliseconds.
 const LOG_TIME_MAX: LogTime = LogTime::new((1 << 56) - 1);
 
+/// Whom something is for, and in whose name it speaks.
+pub(super) struct Address {
+    pub(super) group: GroupId,
+    pub(super) incarnation: GroupIncarnation,
+    pub(super) from: ReplicaId,
+    pub(super) to: ReplicaId,
+}
+
+impl From<&Envelope> for Address {
+    fn from(envelope: &Envelope) -> Self {
+        let (group, incarnation) = (envelope.group, envelope.group_incarnation);
+        Self { group, incarnation, from: envelope.from, to: envelope.to }
+    }
+}
+
+impl From<&HeartbeatItem> for Address {
+    fn from(item: &HeartbeatItem) -> Self {
+        let (group, incarnation) = (item.group, item.group_incarnation);
+        Self { group, incarnation, from: item.from, to: item.to }
+    }
+}
+
+impl From<&HeartbeatReplyItem> for Address {
+    fn from(item: &HeartbeatReplyItem) -> Self {
+        let (group, incarnation) = (item.group, item.group_incarnation);
+        Self { group, incarnation, from: item.from, to: item.to }
+    }
+}
+
 impl ShardEngine {
     pub(super) fn on_message(
         &mut self,
@@ -26,13 +55,7 @@ impl ShardEngine {
         mut envelope: Envelope,
         out: &mut TurnOutput,
     ) {
-        let Some(at) = self.addressee(
-            source,
-            envelope.group,
-            envelope.group_incarnation,
-            envelope.from,
-            envelope.to,
-        ) else {
+        let Some(at) = self.addressee(source, &Address::from(&envelope)) else {
             self.answer_for_the_gone(source, &envelope, out);
             return;
         };
@@ -75,83 +98,45 @@ impl ShardEngine {
         self.incoming = Vec::new();
     }
 
-    pub(super) fn on_heartbeats(
+    /// Takes a batch of heartbeats, or of their answers. What is for nobody here costs the others
+    /// nothing.
+    pub(super) fn on_batch<T>(
         &mut self,
         source: Source,
-        items: Vec<HeartbeatItem>,
+        items: &[T],
+        message: impl Fn(&T) -> Message,
         out: &mut TurnOutput,
-    ) {
+    ) where
+        for<'a> Address: From<&'a T>,
+    {
         #[cfg(feature = "sim")]
-        let batch = self.batch(source, &items);
+        let batch = self.batch(source, items);
         for item in items {
-            if raft_core::planted!(BatchStopsAtUnknownGroup) && self.slot_of(item.group).is_none() {
-                break;
-            }
-            self.on_heartbeat(source, item, out);
+            let address = Address::from(item);
+            let Some(at) = self.addressee(source, &address) else {
+                let unknown = self.slot_of(address.group).is_none();
+                if raft_core::planted!(BatchStopsAtUnknownGroup) && unknown {
+                    break;
+                }
+                continue;
+            };
+            self.route = source.route;
+            let input = Input::Message {
+                from: address.from,
+                from_incarnation: source.incarnation,
+                to_incarnation: self.options.incarnation,
+                message: message(item),
+            };
+            self.step(at, input, out);
         }
         #[cfg(feature = "sim")]
         self.show_batch(batch);
-    }
-
-    pub(super) fn on_heartbeat_replies(
-        &mut self,
-        source: Source,
-        items: Vec<HeartbeatReplyItem>,
-        out: &mut TurnOutput,
-    ) {
-        #[cfg(feature = "sim")]
-        let batch = self.batch(source, &items);
-        for item in items {
-            if raft_core::planted!(BatchStopsAtUnknownGroup) && self.slot_of(item.group).is_none() {
-                break;
-            }
-            self.on_heartbeat_reply(source, item, out);
-        }
-        #[cfg(feature = "sim")]
-        self.show_batch(batch);
-    }
-
-    fn on_heartbeat(&mut self, source: Source, item: HeartbeatItem, out: &mut TurnOutput) {
-        let at = self.addressee(source, item.group, item.group_incarnation, item.from, item.to);
-        let Some(at) = at else { return };
-        self.route = source.route;
-        // The core does not tell a scheduled heartbeat from a read confirmation.
-        let input = Input::Message {
-            from: item.from,
-            from_incarnation: source.incarnation,
-            to_incarnation: self.options.incarnation,
-            message: Message::Heartbeat(item.heartbeat),
-        };
-        self.step(at, input, out);
-    }
-
-    fn on_heartbeat_reply(
-        &mut self,
-        source: Source,
-        item: HeartbeatReplyItem,
-        out: &mut TurnOutput,
-    ) {
-        let at = self.addressee(source, item.group, item.group_incarnation, item.from, item.to);
-        let Some(at) = at else { return };
-        let input = Input::Message {
-            from: item.from,
-            from_incarnation: source.incarnation,
-            to_incarnation: self.options.incarnation,
-            message: Message::HeartbeatReply(item.reply),
-        };
-        self.step(at, input, out);
     }
 
     /// Finds the group a peer speaks to, if it is here, in this life, and the peer may speak in
     /// that replica's name.
-    pub(super) fn addressee(
-        &mut self,
-        source: Source,
-        group: GroupId,
-        incarnation: GroupIncarnation,
-        from: ReplicaId,
-        to: ReplicaId,
-    ) -> Option<u32> {
+    fn addressee(&mut self, source: Source, address: &Address) -> Option<u32> {
+        let &Address { group, incarnation, from, to } = address;
         let at = self.slot_of(group)?;
         let slot = &self.slots[at as usize];
         let for_us = slot.incarnation == incarnation && slot.core.replica() == to && from != to;

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use raft_core::{
     DiskSpace, Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation,
-    Input, LogChange, LogTime, Micros, NodeId, RoleKind, Settings, Token, Tombstone,
+    Input, LogChange, LogTime, Message, Micros, NodeId, RoleKind, Settings, Token, Tombstone,
 };
 use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
@@ -189,10 +189,11 @@ impl ShardEngine {
             EngineInput::Request(request) => self.on_request(request, out),
             EngineInput::Message(source, envelope) => self.on_message(source, envelope, out),
             EngineInput::Heartbeats(source, items) => {
-                self.on_heartbeats(source, items, out);
+                // The core does not tell a scheduled heartbeat from a read confirmation.
+                self.on_batch(source, &items, |item| Message::Heartbeat(item.heartbeat), out);
             }
             EngineInput::HeartbeatReplies(source, items) => {
-                self.on_heartbeat_replies(source, items, out);
+                self.on_batch(source, &items, |item| Message::HeartbeatReply(item.reply), out);
             }
             EngineInput::Persisted(tickets) => {
                 for (group, ticket) in tickets {

@@ -1,10 +1,10 @@
 //! The engine's replicas, shown to whoever judges them: after each step of a core, before
 //! anything that follows from it is carried out.
 
-use raft_core::{Entry, Group, GroupId, GroupIncarnation, LogIndex, ReplicaId};
-use raft_transport::{HeartbeatItem, HeartbeatReplyItem};
+use raft_core::{Entry, Group, LogIndex};
 
 use super::io::Source;
+use super::messages::Address;
 use super::peers::PeerKind;
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
@@ -39,28 +39,6 @@ impl<'a> Replica<'a> {
     /// An entry of its log, if it is at hand.
     pub(crate) fn entry(self, index: LogIndex) -> Option<&'a Entry> {
         self.slot.entry(index)
-    }
-}
-
-/// Whom an item of a batch is for, and in whose name it speaks.
-pub(super) struct Address {
-    group: GroupId,
-    incarnation: GroupIncarnation,
-    from: ReplicaId,
-    to: ReplicaId,
-}
-
-impl From<&HeartbeatItem> for Address {
-    fn from(item: &HeartbeatItem) -> Self {
-        let (group, incarnation) = (item.group, item.group_incarnation);
-        Self { group, incarnation, from: item.from, to: item.to }
-    }
-}
-
-impl From<&HeartbeatReplyItem> for Address {
-    fn from(item: &HeartbeatReplyItem) -> Self {
-        let (group, incarnation) = (item.group, item.group_incarnation);
-        Self { group, incarnation, from: item.from, to: item.to }
     }
 }
 
@@ -107,13 +85,11 @@ impl ShardEngine {
 
     /// Whether the replica it is for lives here and has no reason to mistrust it.
     fn is_due(&self, source: Source, address: &Address) -> bool {
-        let mut slots = self.slots.iter().filter(|slot| !slot.is_gone);
-        slots.any(|slot| {
-            let peer = slot.peers.get(address.from);
-            (slot.spec.group, slot.incarnation) == (address.group, address.incarnation)
-                && slot.core.replica() == address.to
-                && address.from != address.to
-                && peer.is_some_and(|p| p.kind == PeerKind::Member && p.node == source.node)
-        })
+        let Some(at) = self.slot_of(address.group) else { return false };
+        let slot = &self.slots[at as usize];
+        let peer = slot.peers.get(address.from);
+        (slot.incarnation, slot.core.replica()) == (address.incarnation, address.to)
+            && address.from != address.to
+            && peer.is_some_and(|p| p.kind == PeerKind::Member && p.node == source.node)
     }
 }

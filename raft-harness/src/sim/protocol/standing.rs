@@ -69,3 +69,32 @@ impl World {
 fn writes_to(fault: &Fault, to: GroupId) -> bool {
     matches!(fault.kind, FaultKind::Burst { group, .. } if group == to)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::setup::Setup;
+    use super::*;
+    use crate::sim::rng::Streams;
+    use crate::sim::swarm::{Directed, Swarm, generate};
+
+    #[test]
+    fn a_group_that_commits_nothing_is_found_and_any_other_schedule_is_left_alone() {
+        let mut judged = 0;
+        for seed in 0..300 {
+            let streams = Streams::new(seed);
+            let swarm = Swarm::draw(streams);
+            let mut world = World::new(seed, Setup::of(&swarm, 0));
+            world.faults = generate(streams, &swarm).faults().to_vec();
+            let stands = swarm.directed == Some(Directed::StandingPartition);
+            assert_eq!(world.standing_from().is_some(), stands, "seed {seed}");
+            if stands {
+                judged += 1;
+                let idle = world.standing();
+                assert!(world.has_served(&idle).is_err(), "nothing has happened yet");
+                world.setup.operator_us = 1;
+                assert_eq!(world.standing_from(), None);
+            }
+        }
+        assert!(judged > 0);
+    }
+}
