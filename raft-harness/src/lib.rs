@@ -43,7 +43,8 @@
 //! - `resp`: the key-value machine and the Redis-protocol server.
 //! - `status`: `NodeStatus` as JSON, and the admin HTTP port.
 //! - `sim`: the deterministic simulator's faults, checks and reports.
-//! - `raftd` (default): both, and the binary. Embedders say `default-features = false`.
+//! - `raft-sim`: the simulator's binary.
+//! - `raftd` (default): `resp` and `status`, and the binary. Embedders say `default-features = false`.
 
 mod counters;
 mod engine;

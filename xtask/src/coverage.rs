@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cargo::{Workspace, build};
 use crate::job::Job;
-use crate::sim::executable;
+use crate::sim::{SIMULATOR, executable, simulator_build};
 use crate::table;
 
 const MEMBER: &str = "raft-core";
@@ -78,17 +78,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
 
     let mut by_simulator = None;
     if let Some(seeds) = options.seeds {
-        let cargo = counting.cargo(
-            &workspace,
-            ["build", "--profile", "checked", "-p", "raft-harness", "--bin", "raftd"],
-        );
-        let raftd = executable(cargo)?;
+        let cargo = counting.counted(simulator_build(&workspace, "checked"));
+        let simulator = executable(cargo, SIMULATOR)?;
         let profiles = counting.empty_folder("simulator")?;
-        let mut command = Command::new(&raftd);
+        let mut command = Command::new(&simulator);
         command.current_dir(&counting.folder);
-        command.args(["sim", "--profile", "protocol", "--seeds", &seeds.to_string()]);
+        command.args(["--profile", "protocol", "--seeds", &seeds.to_string()]);
         counting.count(command, &profiles)?;
-        by_simulator = Some(counting.lines(&profiles, &[raftd])?);
+        by_simulator = Some(counting.lines(&profiles, &[simulator])?);
     }
     println!("{}", report(&by_tests, by_simulator.as_ref()));
     if options.lines {
@@ -137,7 +134,11 @@ struct Counting {
 
 impl Counting {
     fn cargo<const N: usize>(&self, workspace: &Workspace, arguments: [&str; N]) -> Command {
-        let mut command = workspace.cargo(arguments);
+        self.counted(workspace.cargo(arguments))
+    }
+
+    /// Makes a build count the lines that run.
+    fn counted(&self, mut command: Command) -> Command {
         command.arg("--target-dir").arg(&self.folder);
         command.env("RUSTFLAGS", FLAGS).env("CARGO_INCREMENTAL", "0");
         // Nobody looks into it with a debugger, and it is large without.

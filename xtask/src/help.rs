@@ -12,8 +12,8 @@ cargo xtask <command>
       `N passed, N failed`. --list names the steps. A step whose tool is missing is
       SKIPPED; with --strict a skipped step, or a skipped part of one, counts as failed.
 
-  sim [--checked] [arguments of raftd sim]
-      Builds raftd in release, or with all assertions, and runs its simulator:
+  sim [--checked] [arguments of raft-sim]
+      Builds the simulator in release, or with all assertions, and runs it:
       --seeds N, --first S, --profile P, --seed S, --replay FILE; see docs/SIMULATOR.md.
 
   mutants [--only A,B] [--profile P] [--class easy|medium|hard] [--budget N]

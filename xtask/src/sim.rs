@@ -14,27 +14,35 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         Some((first, rest)) if first == "--checked" => ("checked", rest),
         _ => ("release", arguments),
     };
-    let mut command =
-        workspace.cargo(["build", "--profile", profile, "-p", "raft-harness", "--bin", "raftd"]);
+    let mut command = simulator_build(&workspace, profile);
     // A person waits: the compiler may talk.
     command.arg("--quiet");
-    let raftd = executable(command)?;
-    let status = Command::new(&raftd)
-        .arg("sim")
+    let simulator = executable(command, SIMULATOR)?;
+    let status = Command::new(&simulator)
         .args(arguments)
         .status()
-        .with_context(|| format!("cannot start {}", raftd.display()))?;
+        .with_context(|| format!("cannot start {}", simulator.display()))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, Into::into))
 }
 
-/// Runs a build of `raftd` and says where it is.
-pub(crate) fn executable(command: Command) -> Result<PathBuf> {
+/// The binary and its feature.
+pub(crate) const SIMULATOR: &str = "raft-sim";
+
+/// The command that builds the simulator and nothing that `raftd` alone needs.
+pub(crate) fn simulator_build(workspace: &Workspace, profile: &str) -> Command {
+    let mut command = workspace.cargo(["build", "-p", "raft-harness", "--no-default-features"]);
+    command.args(["--features", SIMULATOR, "--bin", SIMULATOR, "--profile", profile]);
+    command
+}
+
+/// Runs a build and says where the binary of this name is.
+pub(crate) fn executable(command: Command, name: &str) -> Result<PathBuf> {
     match build(command)? {
         Ok(built) => {
-            let raftd =
-                built.into_iter().find(|built| built.kind == "bin" && built.name == "raftd");
-            Ok(raftd.context("the build made no raftd")?.path)
+            let mut built = built.into_iter();
+            let built = built.find(|built| built.kind == "bin" && built.name == name);
+            Ok(built.with_context(|| format!("the build made no {name}"))?.path)
         }
-        Err(finished) => bail!("raftd does not build:\n{}", finished.evidence()),
+        Err(finished) => bail!("{name} does not build:\n{}", finished.evidence()),
     }
 }

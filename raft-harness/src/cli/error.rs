@@ -4,7 +4,6 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use raft_mux::MuxError;
@@ -13,7 +12,6 @@ use raft_storage::{InitError, OpenError};
 use crate::config::Problems;
 use crate::demo::DemoError;
 use crate::node::{CreateError, StartError};
-use crate::sim::case::CaseError;
 use crate::status::AdminError;
 
 /// The documented exit codes.
@@ -87,22 +85,6 @@ pub(super) enum CliError {
     /// The demo could not be carried out.
     #[error(transparent)]
     Demo(DemoError),
-    /// A file of the simulator could not be read or written.
-    #[error("{}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file that should hold a case holds something else.
-    #[error("{} is no case", path.display())]
-    Case {
-        /// Which.
-        path: PathBuf,
-        /// The line that is wrong.
-        source: CaseError,
-    },
     /// The operating system refused something that should always work.
     #[error("{what}")]
     System {
@@ -117,12 +99,7 @@ impl CliError {
     /// The exit code.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_)
-            | Self::Usage(_)
-            | Self::Listen { .. }
-            | Self::Front(_)
-            | Self::File { .. }
-            | Self::Case { .. } => Exit::Usage,
+            Self::Config(_) | Self::Usage(_) | Self::Listen { .. } | Self::Front(_) => Exit::Usage,
             Self::Init(error) => match error {
                 InitError::ClusterName { .. } => Exit::Usage,
                 _ => Exit::Data,

@@ -16,11 +16,8 @@ mod demo;
 mod descriptors;
 mod error;
 pub(crate) mod init;
-#[cfg(planted)]
-mod planted;
 mod serve;
 mod signals;
-mod sim;
 mod status;
 pub(crate) mod stdin;
 
@@ -63,8 +60,6 @@ enum Command {
     /// Print or check configuration files.
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Simulate clusters under faults, many seeds or one, and check everything they do.
-    Sim(sim::SimArguments),
 }
 
 /// Runs `raftd` with the arguments of this process.
@@ -89,7 +84,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Config(command) => config::run(&command),
-        Command::Sim(arguments) => sim::run(&arguments),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -84,7 +84,7 @@ impl fmt::Display for FailureReport {
         writeln!(f, "FAILED {} seed {}: {}", self.found.profile, self.found.seed, self.violation)?;
         writeln!(
             f,
-            "repeat: raftd sim --profile {} --seed {}",
+            "repeat: raft-sim --profile {} --seed {}",
             self.found.profile, self.found.seed
         )?;
         match &self.run.violation {

@@ -17,6 +17,7 @@
 //! | `schedule` | faults and operators' actions as data, one a line |
 //! | `swarm` | what kind of run a seed is, and the schedule it draws |
 //! | `case` | one run with all that decides it, as a text to save and replay |
+//! | `command` | the command line of `raft-sim` |
 //! | `shrink` | a failing run made smaller |
 //! | `sweep` | many seeds on many threads, one report |
 //! | `failure` | a failed run, shrunk and told |
@@ -31,6 +32,8 @@
 
 pub mod bytes;
 pub mod case;
+#[cfg(feature = "raft-sim")]
+pub mod command;
 pub mod diagram;
 pub mod failure;
 pub mod history;

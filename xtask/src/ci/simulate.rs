@@ -20,6 +20,7 @@ use super::examples::build_all;
 use crate::cargo::{Workspace, build};
 use crate::job::{Finished, Job};
 use crate::mutants::{MARKER, contains};
+use crate::sim::{SIMULATOR, simulator_build};
 
 /// The profiles.
 const PROFILES: [Profile; 2] = [
@@ -59,17 +60,16 @@ const REGRESSIONS: &str = "raft-harness/sim";
 const LIMIT: Duration = Duration::from_secs(150);
 
 pub(super) fn run(workspace: &Workspace) -> Result<Report> {
-    let mut command =
-        workspace.cargo(["build", "--release", "-p", "raft-harness", "--bin", "raftd"]);
+    let mut command = simulator_build(workspace, "release");
     command.arg("--target-dir").arg(workspace.target_directory.join("sim"));
     command.env("CARGO_PROFILE_RELEASE_LTO", "off");
     command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-    let release = match raftd(build(command)?)? {
-        Ok(raftd) => raftd,
+    let release = match simulator(build(command)?)? {
+        Ok(simulator) => simulator,
         Err(finished) => return Ok(Report::failed("does not build", finished.evidence())),
     };
-    let debug = match raftd(build_all(workspace)?)? {
-        Ok(raftd) => raftd,
+    let debug = match simulator(build_all(workspace)?)? {
+        Ok(simulator) => simulator,
         Err(finished) => return Ok(Report::failed("does not build", finished.evidence())),
     };
     let bytes = std::fs::read(&release).context("cannot read the binary")?;
@@ -95,30 +95,31 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
 
 type Built = Result<Vec<crate::cargo::Executable>, Finished>;
 
-fn raftd(built: Built) -> Result<Result<PathBuf, Finished>> {
+fn simulator(built: Built) -> Result<Result<PathBuf, Finished>> {
     let built = match built {
         Ok(built) => built,
         Err(finished) => return Ok(Err(finished)),
     };
-    let raftd = built.into_iter().find(|built| built.kind == "bin" && built.name == "raftd");
-    Ok(Ok(raftd.context("the workspace has no binary `raftd`")?.path))
+    let mut built = built.into_iter();
+    let simulator = built.find(|built| built.kind == "bin" && built.name == SIMULATOR);
+    Ok(Ok(simulator.with_context(|| format!("the build made no {SIMULATOR}"))?.path))
 }
 
 fn simulate(
     workspace: &Workspace,
-    raftd: &Path,
+    simulator: &Path,
     profile: &str,
     arguments: &[&str],
 ) -> Result<Finished> {
-    let mut command = Command::new(raftd);
+    let mut command = Command::new(simulator);
     command.current_dir(&workspace.root);
-    command.args(["sim", "--profile", profile]).args(arguments);
+    command.args(["--profile", profile]).args(arguments);
     command.arg("--save").arg(workspace.target_directory.join("sim-failures"));
     Job::new(command).limit(LIMIT).apart()
 }
 
 /// What was found once stays mended. The number of runs, or the failure.
-fn replay(workspace: &Workspace, raftd: &Path) -> Result<Result<usize, Report>> {
+fn replay(workspace: &Workspace, simulator: &Path) -> Result<Result<usize, Report>> {
     let directory = workspace.root.join(REGRESSIONS);
     let path = directory.join("regressions.txt");
     let text = std::fs::read_to_string(&path)
@@ -130,7 +131,7 @@ fn replay(workspace: &Workspace, raftd: &Path) -> Result<Result<usize, Report>> 
             Kind::Seed => ["--seed", regression.what],
             Kind::Case => ["--replay", case.to_str().context("a path that is no text")?],
         };
-        let finished = simulate(workspace, raftd, regression.profile, &arguments)?;
+        let finished = simulate(workspace, simulator, regression.profile, &arguments)?;
         if !finished.success() {
             let note = format!("{} is back", regression.what);
             return Ok(Err(Report::failed(note, finished.evidence())));
@@ -149,9 +150,9 @@ fn compare(
     for (seeds, other) in [(profile.seeds_twice, release), (profile.seeds_debug, debug)] {
         let seeds = seeds.to_string();
         let mut hashes = Vec::new();
-        for raftd in [release, other] {
+        for simulator in [release, other] {
             let finished =
-                simulate(workspace, raftd, profile.name, &["--json", "--seeds", &seeds])?;
+                simulate(workspace, simulator, profile.name, &["--json", "--seeds", &seeds])?;
             match field(&finished.stdout, "hash") {
                 Some(hash) if finished.success() => hashes.push(hash),
                 Some(_) | None => {
@@ -169,12 +170,16 @@ fn compare(
 }
 
 /// Fresh seeds for as long as there is time. Their number, or the failure.
-fn sweep(workspace: &Workspace, profile: &Profile, raftd: &Path) -> Result<Result<u64, Report>> {
+fn sweep(
+    workspace: &Workspace,
+    profile: &Profile,
+    simulator: &Path,
+) -> Result<Result<u64, Report>> {
     let (first, seeds, seconds) =
         (profile.first.to_string(), profile.seeds.to_string(), profile.seconds.to_string());
     let arguments =
         ["--json", "--first", &first, "--seeds", &seeds, "--seconds", &seconds, "--shrink", "40"];
-    let finished = simulate(workspace, raftd, profile.name, &arguments)?;
+    let finished = simulate(workspace, simulator, profile.name, &arguments)?;
     let summary = document(&finished.stdout).unwrap_or_default();
     Ok(match summary["runs"].as_u64() {
         Some(runs) if finished.success() && runs == profile.seeds && goes_nowhere(&summary) => {

@@ -1,22 +1,37 @@
-//! `raftd sim`: sweeps of the simulator, single runs, and reports of what failed.
+//! The command line of `raft-sim`: sweeps, single runs, and reports of what failed.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | nothing was found |
+//! | 1 | something was |
+//! | 2 | wrong usage, or a file that cannot be used |
 
+#[cfg(planted)]
+mod planted;
+
+use std::error::Error;
+use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::Parser;
 
-use super::error::{CliError, Exit};
-use crate::sim::case::Case;
+use crate::sim::case::{Case, CaseError};
+use crate::sim::diagram;
 use crate::sim::failure::{self, Effort, FailureReport};
 use crate::sim::profile::{Profile, RunReport};
 use crate::sim::sweep::{Failure, SweepOptions, SweepReport, sweep};
+use crate::sim::violation::Violation;
 
-#[derive(Args, Debug)]
-pub(super) struct SimArguments {
+/// Simulates clusters under faults, many seeds or one, and checks everything they do.
+#[derive(Debug, Parser)]
+#[command(name = "raft-sim", version, about, after_help = EXIT_CODES)]
+struct Arguments {
     /// How deep the cluster is cut.
     #[arg(long, default_value = "protocol")]
     profile: Profile,
@@ -61,7 +76,71 @@ pub(super) struct SimArguments {
     json: bool,
     #[cfg(planted)]
     #[command(flatten)]
-    planted: super::planted::PlantedArguments,
+    planted: planted::PlantedArguments,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing was found
+  1  something was
+  2  wrong usage, or a file that cannot be used";
+
+/// What came of a command that could be carried out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Exit {
+    Clean,
+    Found,
+}
+
+/// Why a command could not be carried out: the exit code is 2.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    /// Options that go together only in part.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// A file could not be read or written.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that should hold a case holds something else.
+    #[error("{} is no case", path.display())]
+    Case {
+        /// Which.
+        path: PathBuf,
+        /// The line that is wrong.
+        source: CaseError,
+    },
+}
+
+/// Runs `raft-sim` with the arguments of this process.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody reads it if this fails.
+            let _ = error.print();
+            return if error.use_stderr() { 2.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&arguments) {
+        Ok(Exit::Clean) => ExitCode::SUCCESS,
+        Ok(Exit::Found) => 1.into(),
+        Err(error) => {
+            let mut text = format!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "\n  because: {cause}");
+                source = cause.source();
+            }
+            tell(&text);
+            2.into()
+        }
+    }
 }
 
 fn parse_number(text: &str) -> Result<(String, u64), String> {
@@ -70,9 +149,9 @@ fn parse_number(text: &str) -> Result<(String, u64), String> {
     Ok((name.to_owned(), value))
 }
 
-pub(super) fn run(arguments: &SimArguments) -> Result<Exit, CliError> {
+fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     #[cfg(planted)]
-    if let Some(exit) = super::planted::run(&arguments.planted)? {
+    if let Some(exit) = planted::run(&arguments.planted)? {
         return Ok(exit);
     }
     match single(arguments)? {
@@ -82,26 +161,29 @@ pub(super) fn run(arguments: &SimArguments) -> Result<Exit, CliError> {
 }
 
 /// The one case that is asked for, if it is one.
-fn single(arguments: &SimArguments) -> Result<Option<Case>, CliError> {
+fn single(arguments: &Arguments) -> Result<Option<Case>, CommandError> {
     let mut case = match (&arguments.replay, arguments.seed) {
         (Some(path), _) => {
             let text = fs::read_to_string(path)
-                .map_err(|source| CliError::File { path: path.clone(), source })?;
-            Case::parse(&text).map_err(|source| CliError::Case { path: path.clone(), source })?
+                .map_err(|source| CommandError::File { path: path.clone(), source })?;
+            Case::parse(&text)
+                .map_err(|source| CommandError::Case { path: path.clone(), source })?
         }
         (None, Some(seed)) => arguments.profile.draw(seed),
         (None, None) if arguments.set.is_empty() => return Ok(None),
-        (None, None) => return Err(CliError::Usage("--set needs --seed or --replay")),
+        (None, None) => return Err(CommandError::Usage("--set needs --seed or --replay")),
     };
     for (name, value) in &arguments.set {
         if !case.set(name, *value) {
-            return Err(CliError::Usage("--set: a case lists its names: --replay one to see them"));
+            return Err(CommandError::Usage(
+                "--set: a case lists its names: --replay one to see them",
+            ));
         }
     }
     Ok(Some(case))
 }
 
-fn run_one(arguments: &SimArguments, case: Case) -> Result<Exit, CliError> {
+fn run_one(arguments: &Arguments, case: Case) -> Result<Exit, CommandError> {
     let report = case.profile.run(&case, arguments.events);
     if let Some(violation) = report.violation.clone() {
         let failed = investigate(arguments, case, violation)?;
@@ -110,20 +192,20 @@ fn run_one(arguments: &SimArguments, case: Case) -> Result<Exit, CliError> {
         } else {
             print(&failed);
         }
-        return Ok(Exit::Warning);
+        return Ok(Exit::Found);
     }
     if let Some(path) = &arguments.svg {
-        write(path, &crate::sim::diagram::svg(&report.trace.last()))?;
+        write(path, &diagram::svg(&report.trace.last()))?;
     }
     if arguments.json {
         print(&one_json(&report));
     } else {
         print(&format_args!("{case}\n{}\n{}", failure::events(&report), one_line(&report)));
     }
-    Ok(Exit::Ok)
+    Ok(Exit::Clean)
 }
 
-fn run_many(arguments: &SimArguments) -> Result<Exit, CliError> {
+fn run_many(arguments: &Arguments) -> Result<Exit, CommandError> {
     let profile = arguments.profile;
     let threads = arguments.threads.map_or_else(
         || thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -136,14 +218,13 @@ fn run_many(arguments: &SimArguments) -> Result<Exit, CliError> {
         time_max: arguments.seconds.map(Duration::from_secs),
         progress: Some(Duration::from_secs(10)),
     };
-    let report =
-        sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |line| eprintln!("{line}"));
+    let report = sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |line| tell(&line));
     for Failure { seed, violation, .. } in &report.failures {
-        eprintln!("seed {seed} failed: {violation}\nshrinking it");
+        tell(&format_args!("seed {seed} failed: {violation}\nshrinking it"));
         let failed = investigate(arguments, profile.draw(*seed), violation.clone())?;
         // The summary has standard output to itself when a program reads it.
         if arguments.json {
-            eprintln!("{failed}");
+            tell(&failed);
         } else {
             print(&failed);
         }
@@ -153,36 +234,41 @@ fn run_many(arguments: &SimArguments) -> Result<Exit, CliError> {
     } else {
         print(&report.text(|mark| profile.concerns(mark)));
     }
-    Ok(if report.is_clean() { Exit::Ok } else { Exit::Warning })
+    Ok(if report.is_clean() { Exit::Clean } else { Exit::Found })
 }
 
 /// Shrinks a failure, saves its case and, if asked, its diagram.
 fn investigate(
-    arguments: &SimArguments,
+    arguments: &Arguments,
     case: Case,
-    violation: crate::sim::violation::Violation,
-) -> Result<FailureReport, CliError> {
+    violation: Violation,
+) -> Result<FailureReport, CommandError> {
     let effort = Effort { attempts_max: arguments.shrink, kept_max: arguments.events };
     let failed = FailureReport::of(case, violation, effort);
     let name = format!("{}-{}.case", failed.found.profile, failed.found.seed);
     fs::create_dir_all(&arguments.save)
-        .map_err(|source| CliError::File { path: arguments.save.clone(), source })?;
+        .map_err(|source| CommandError::File { path: arguments.save.clone(), source })?;
     let path = arguments.save.join(name);
     write(&path, &failed.case_text())?;
-    eprintln!("replay: raftd sim --replay {}", path.display());
+    tell(&format_args!("replay: raft-sim --replay {}", path.display()));
     if let Some(path) = &arguments.svg {
         write(path, &failed.svg())?;
     }
     Ok(failed)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    fs::write(path, text).map_err(|source| CliError::File { path: path.to_owned(), source })
+fn write(path: &Path, text: &str) -> Result<(), CommandError> {
+    fs::write(path, text).map_err(|source| CommandError::File { path: path.to_owned(), source })
 }
 
 fn print(text: &impl std::fmt::Display) {
     // A reader that has seen enough, such as `head`, is no error.
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// Progress and errors; a run does not end because nobody can read them.
+fn tell(text: &impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 fn one_line(report: &RunReport) -> String {

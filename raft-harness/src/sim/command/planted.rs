@@ -1,4 +1,4 @@
-//! `raftd sim --planted`: runs with a bug planted, in the special build that has them.
+//! `raft-sim --planted`: runs with a bug planted, in the special build that has them.
 //!
 //! Only `cargo xtask mutants` makes that build, and it checks that the ordinary one has none of
 //! this.
@@ -11,12 +11,12 @@ use std::thread;
 use clap::Args;
 use raft_core::planted::Planted;
 
-use super::error::{CliError, Exit};
+use super::{CommandError, Exit};
 use crate::sim::mutants::{MUTANTS, Mutant};
 use crate::sim::sweep::{Failure, SweepOptions, sweep};
 
 /// Tells a planted build by its bytes.
-static MARKER: &str = "this raftd has planted bugs";
+static MARKER: &str = "this simulator has planted bugs";
 
 /// Seed ranges that each mutant is looked for in.
 const RANGES: u64 = 5;
@@ -46,13 +46,13 @@ fn parse_mutant(name: &str) -> Result<&'static Mutant, String> {
 }
 
 /// Does what is asked for with a planted bug, if something is.
-pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CliError> {
-    eprintln!("{MARKER}");
+pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CommandError> {
+    super::tell(&MARKER);
     if arguments.planted_list {
         for mutant in MUTANTS {
             print(&mutant_json(mutant));
         }
-        return Ok(Some(Exit::Ok));
+        return Ok(Some(Exit::Clean));
     }
     let Some(mutant) = arguments.planted else { return Ok(None) };
     raft_core::planted::select(mutant.bug);
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CliError
     told["checks"] = serde_json::json!(checks);
     print(&told);
     let killed = found.iter().all(Option::is_some);
-    Ok(Some(if killed { Exit::Ok } else { Exit::Warning }))
+    Ok(Some(if killed { Exit::Clean } else { Exit::Found }))
 }
 
 /// The first seed that fails with the bug, by a check that it concerns, and not without it; and how
