@@ -56,6 +56,8 @@ counters! {
     log_bytes,
     /// Turns the shards took.
     turns,
+    /// Commands applied in all groups, replay included.
+    commands_applied,
 }
 
 impl Counters {

@@ -80,7 +80,7 @@ pub use node::{
     CreateError, LaneConfigs, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions,
     StartError,
 };
-pub use node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus, Role};
+pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};
 pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 #[cfg(unix)]
 pub use snapshot::FileStore;

@@ -93,6 +93,23 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// Where it is dialed.
     pub address: String,
+    /// Whether it is reached now: our control lane to it is open. A peer that died or stands
+    /// still is noticed by the lane's keepalive.
+    pub connected: bool,
+    /// How long ago its last word came over the control plane, in milliseconds; `None` if there
+    /// was none in this life of the node. Grows while neither has anything to say.
+    pub silent_ms: Option<u64>,
+}
+
+/// A node in few words, see [`NodeHost::summary`](crate::NodeHost::summary).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NodeSummary {
+    /// Groups that were begun here.
+    pub groups: u64,
+    /// Groups led here, as far as it has got round.
+    pub groups_led: u64,
+    /// Commands applied in all groups since the start of the process, replay included.
+    pub applied_commands: u64,
 }
 
 /// One node.

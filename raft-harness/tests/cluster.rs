@@ -28,6 +28,42 @@ fn everything_acknowledged_is_there_after_all_nodes_restart() -> anyhow::Result<
     Ok(())
 }
 
+#[test]
+fn a_node_tells_which_peers_it_reaches_and_what_it_leads() -> anyhow::Result<()> {
+    const GROUPS: u32 = 6;
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=GROUPS)?;
+    for id in 1..=GROUPS {
+        cluster.propose(group(id), command(1))?;
+    }
+    let reached = |cluster: &Cluster| {
+        let status = cluster.host(1).status();
+        status.peers.iter().map(|peer| peer.connected).collect::<Vec<_>>()
+    };
+    common::until(|| reached(&cluster) == [true, true]);
+    assert!(cluster.host(1).status().peers.iter().all(|peer| peer.silent_ms.is_some()));
+    common::until(|| {
+        let summaries = [1, 2, 3].map(|node| cluster.host(node).summary());
+        summaries.iter().map(|summary| summary.groups_led).sum::<u64>() == u64::from(GROUPS)
+            && summaries.iter().all(|summary| {
+                summary.groups == u64::from(GROUPS) && summary.applied_commands >= u64::from(GROUPS)
+            })
+    });
+    for node in [1, 2, 3] {
+        let host = cluster.host(node);
+        common::until(|| host.status().led() as u64 == host.summary().groups_led);
+        let summary = host.summary();
+        common::until(|| host.status().applied_commands_total == summary.applied_commands);
+    }
+    cluster.stop(NodeId::new(3));
+    common::until(|| reached(&cluster) == [true, false]);
+    assert!(cluster.host(1).is_connected(NodeId::new(2)));
+    assert!(!cluster.host(1).is_connected(NodeId::new(3)));
+    cluster.start(NodeId::new(3))?;
+    common::until(|| reached(&cluster) == [true, true]);
+    Ok(())
+}
+
 /// Requirement M11, with the numbers of the change it comes from.
 #[test]
 fn three_nodes_four_groups_three_listeners_survive_a_node() -> anyhow::Result<()> {

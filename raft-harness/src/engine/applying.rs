@@ -48,7 +48,8 @@ impl ShardEngine {
             match &mut slot.inline {
                 Some(machine) => {
                     machine.apply(&self.apply_scratch, waiters);
-                    slot.applied = machine.applied();
+                    let applied = machine.applied();
+                    slot.set_applied(applied, &self.counters);
                 }
                 None => {
                     let entries = self.apply_scratch.clone();

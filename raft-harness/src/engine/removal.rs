@@ -85,7 +85,7 @@ impl ShardEngine {
         match what {
             Ended::Persisted(PersistTicket::Destroy) => leaving.is_buried = true,
             Ended::Persisted(PersistTicket::Create | PersistTicket::Op(_)) => {}
-            Ended::Applied(applied) => slot.applied = applied,
+            Ended::Applied(applied) => slot.set_applied(applied, &self.counters),
             Ended::Fetched => slot.fetching = None,
             Ended::SnapshotTaken => slot.snapshots.taking = None,
         }

@@ -202,7 +202,7 @@ impl ShardEngine {
             }
             EngineInput::Applied(group, applied) => match self.slot_of(group) {
                 Some(at) => {
-                    self.slots[at as usize].applied = applied;
+                    self.slots[at as usize].set_applied(applied, &self.counters);
                     self.touch(at);
                 }
                 None => self.on_left(group, Ended::Applied(applied), out),

@@ -14,6 +14,7 @@ use super::peers::{Peer, Peers};
 use super::reads::{Leased, NewReads, Reads};
 use super::snapshots::Snapshots;
 use super::timers::Armed;
+use crate::counters::Counters;
 use crate::group_spec::GroupSpec;
 use crate::request::Reply;
 
@@ -96,6 +97,13 @@ impl Slot {
 
     pub(crate) fn leads(&self) -> bool {
         self.core.is_leader() && !self.is_gone
+    }
+
+    /// The state machine is so far now; what it has done since is counted for the node.
+    pub(super) fn set_applied(&mut self, applied: Applied, counters: &Counters) {
+        let before = std::mem::replace(&mut self.applied, applied);
+        let commands = applied.commands.saturating_sub(before.commands);
+        Counters::add(&counters.commands_applied, commands);
     }
 
     /// Whether the state machine takes more: at once if it is here, else if the apply worker is

@@ -233,7 +233,8 @@ impl ShardEngine {
         match &mut slot.inline {
             Some(machine) => {
                 machine.replace(restored);
-                slot.applied = machine.applied();
+                let applied = machine.applied();
+                slot.set_applied(applied, &self.counters);
             }
             None => {
                 let task = ApplyTask::Replace(Box::new(restored));

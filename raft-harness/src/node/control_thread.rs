@@ -17,11 +17,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use raft_core::{Micros, NodeId};
-use raft_transport::{Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes};
+use raft_transport::{
+    Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes,
+};
 use tokio::time::Sleep;
 use tracing::debug;
 
 use super::clock::Clock;
+use super::contacts::Contacts;
 use super::inbox::Inbox;
 use super::shard_thread::{Round, ShardInput, by_node, shard_of, split};
 use crate::engine::{EngineInput, Route, Source};
@@ -42,6 +45,7 @@ pub(crate) struct Control {
     inbox: Arc<Inbox<ControlInput>>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     lanes: Lanes,
+    contacts: Arc<Contacts>,
     /// How long after the grid time heartbeat frames leave.
     gather: Duration,
     heartbeat_interval: Duration,
@@ -58,12 +62,14 @@ impl Control {
         inbox: Arc<Inbox<ControlInput>>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: Lanes,
+        contacts: Arc<Contacts>,
         heartbeat_interval: Duration,
     ) -> Self {
         Self {
             inbox,
             shards,
             lanes,
+            contacts,
             gather: heartbeat_interval / 10,
             heartbeat_interval,
             heartbeats: Vec::new(),
@@ -120,7 +126,7 @@ impl Control {
         self.lanes.poll(cx, now, &mut self.events);
         worked |= !self.events.is_empty();
         while let Some(event) = self.events.pop_front() {
-            self.take_lane_event(event);
+            self.take_lane_event(event, now);
         }
         if worked {
             self.lanes.flush(cx, now);
@@ -161,10 +167,26 @@ impl Control {
         }
     }
 
-    fn take_lane_event(&mut self, event: LaneEvent) {
-        let LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } = event else {
-            return;
+    fn take_lane_event(&mut self, event: LaneEvent, now: Micros) {
+        let (connection, from, from_incarnation, bytes, frame) = match event {
+            LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } => {
+                (connection, from, from_incarnation, bytes, frame)
+            }
+            LaneEvent::Up { peer, connection, .. } => {
+                match connection.direction() {
+                    Direction::Outgoing => self.contacts.set_connected(peer, true, now),
+                    Direction::Incoming => self.contacts.heard(peer, now),
+                }
+                return;
+            }
+            LaneEvent::Down { peer, connection, .. } => {
+                if connection.direction() == Direction::Outgoing {
+                    self.contacts.set_connected(peer, false, now);
+                }
+                return;
+            }
         };
+        self.contacts.heard(from, now);
         let route = Route::Control;
         let source = Source { node: from, incarnation: from_incarnation, route };
         let shards = self.shards.len();

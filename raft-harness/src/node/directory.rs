@@ -9,26 +9,96 @@ use raft_core::{GroupId, NodeId};
 /// No node has this number: it marks "no leader known" inside the atomic.
 const NOBODY: u64 = u64::MAX;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Directory {
+    /// This node.
+    node: NodeId,
     leaders: RwLock<HashMap<GroupId, AtomicU64>>,
+    /// How many groups this node leads; kept, so that asking costs no walk over the groups.
+    led: AtomicU64,
+    /// Grows with every change of a leader.
+    version: AtomicU64,
 }
 
 impl Directory {
+    pub(crate) fn new(node: NodeId) -> Self {
+        let (led, version) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { node, leaders: RwLock::default(), led, version }
+    }
+
     /// The group exists here.
     pub(crate) fn add(&self, group: GroupId) {
         self.leaders.write().entry(group).or_insert_with(|| AtomicU64::new(NOBODY));
+        self.version.fetch_add(1, Relaxed);
     }
 
+    /// Only the shard that owns the group calls this for it, so its changes come in order.
     pub(crate) fn set_leader(&self, group: GroupId, leader: Option<NodeId>) {
         let number = leader.map_or(NOBODY, NodeId::get);
-        if let Some(known) = self.leaders.read().get(&group) {
-            known.store(number, Relaxed);
+        let Some(before) = self.leaders.read().get(&group).map(|known| known.swap(number, Relaxed))
+        else {
+            return;
+        };
+        if before == number {
+            return;
         }
+        if before == self.node.get() {
+            self.led.fetch_sub(1, Relaxed);
+        }
+        if number == self.node.get() {
+            self.led.fetch_add(1, Relaxed);
+        }
+        self.version.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
         let number = self.leaders.read().get(&group)?.load(Relaxed);
         (number != NOBODY).then(|| NodeId::new(number))
+    }
+
+    /// How many groups were begun here.
+    pub(crate) fn groups(&self) -> usize {
+        self.leaders.read().len()
+    }
+
+    /// How many of them this node leads, as far as it has heard.
+    pub(crate) fn led(&self) -> u64 {
+        self.led.load(Relaxed)
+    }
+
+    /// Another number than before means that some leader may be another one.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_led_are_counted_as_leaders_come_and_go() {
+        let (one, two) = (NodeId::new(1), NodeId::new(2));
+        let directory = Directory::new(one);
+        let groups = [1, 2, 3].map(GroupId::new);
+        for group in groups {
+            directory.add(group);
+            directory.set_leader(group, Some(one));
+        }
+        directory.set_leader(groups[0], Some(one));
+        assert_eq!((directory.groups(), directory.led()), (3, 3));
+        let version = directory.version();
+        directory.set_leader(groups[0], Some(one));
+        assert_eq!(directory.version(), version, "nothing has changed");
+        directory.set_leader(groups[0], Some(two));
+        directory.set_leader(groups[1], None);
+        directory.set_leader(groups[2], None);
+        directory.set_leader(groups[2], Some(one));
+        assert_eq!(directory.led(), 1);
+        assert_ne!(directory.version(), version);
+        directory.set_leader(GroupId::new(9), Some(one));
+        assert_eq!(directory.led(), 1, "a group that is not here");
+        let led = groups.iter().filter(|&&group| directory.leader(group) == Some(one)).count();
+        assert_eq!(led as u64, directory.led());
     }
 }

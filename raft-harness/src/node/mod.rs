@@ -15,6 +15,7 @@ mod alarm;
 mod apply_worker;
 mod bulk_thread;
 mod clock;
+mod contacts;
 mod control_thread;
 mod directory;
 mod error;
@@ -41,6 +42,8 @@ use raft_storage::RecoveredGroup;
 use raft_transport::{LaneCounters, PeerRegistry, RESERVED_FIRST};
 
 use self::bulk_thread::BulkInput;
+use self::clock::Clock;
+use self::contacts::Contacts;
 use self::control_thread::ControlInput;
 use self::directory::Directory;
 use self::inbox::{Inbox, PushError};
@@ -50,7 +53,7 @@ use self::threads::Threads;
 use crate::counters::Counters;
 use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
-use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, PeerStatus};
+use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus};
 use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
 use crate::snapshot::Restored;
 use crate::state_machine::StateMachineFactory;
@@ -95,6 +98,8 @@ struct Inner {
     control: Arc<Inbox<ControlInput>>,
     bulk: Arc<Inbox<BulkInput>>,
     directory: Arc<Directory>,
+    contacts: Arc<Contacts>,
+    clock: Clock,
     counters: Arc<Counters>,
     lane_counters: Vec<(&'static str, Arc<LaneCounters>)>,
     factory: Arc<dyn StateMachineFactory>,
@@ -334,6 +339,29 @@ impl NodeHost {
         self.inner.directory.leader(group)
     }
 
+    /// Grows whenever a leader changes: until then, all [`leader_of`](Self::leader_of) has said
+    /// still stands. Costs no message.
+    pub fn leaders_version(&self) -> u64 {
+        self.inner.directory.version()
+    }
+
+    /// What the node has and has done, in three numbers that are kept at hand: unlike
+    /// [`status`](Self::status) it waits for no shard, and costs the same for any number of groups.
+    pub fn summary(&self) -> NodeSummary {
+        let Inner { directory, counters, .. } = &*self.inner;
+        NodeSummary {
+            groups: directory.groups() as u64,
+            groups_led: directory.led(),
+            applied_commands: counters.commands_applied.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether a node is reached now: this one always is, another while our control lane to it is
+    /// open. Costs no message.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        node == self.inner.node || self.inner.contacts.of(node).connected
+    }
+
     /// This node's id.
     pub fn node(&self) -> NodeId {
         self.inner.node
@@ -374,6 +402,7 @@ impl NodeHost {
             .flatten()
             .collect();
         groups.sort_by_key(|status| status.group);
+        let now = self.inner.clock.now();
         NodeStatus {
             node: self.inner.node,
             cluster: self.inner.cluster.clone(),
@@ -387,7 +416,16 @@ impl NodeHost {
                 .inner
                 .peers
                 .iter()
-                .map(|peer| PeerStatus { node: peer.node, address: peer.address.clone() })
+                .map(|peer| {
+                    let contact = self.inner.contacts.of(peer.node);
+                    let silent = contact.heard.map(|at| now.since(at).as_millis() as u64);
+                    PeerStatus {
+                        node: peer.node,
+                        address: peer.address.clone(),
+                        connected: contact.connected,
+                        silent_ms: silent,
+                    }
+                })
                 .collect(),
             counters: self.inner.counters.snapshot(),
             lanes: self

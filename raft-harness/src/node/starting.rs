@@ -20,6 +20,7 @@ use tracing::warn;
 use super::alarm::Alarm;
 use super::bulk_thread::{Bulk, BulkInput, BulkTask};
 use super::clock::Clock;
+use super::contacts::Contacts;
 use super::control_thread::{Control, ControlInput, ControlTask};
 use super::directory::Directory;
 use super::error::StartError;
@@ -107,7 +108,8 @@ impl Starting {
 
         let clock = Clock::new();
         let counters = Arc::new(Counters::default());
-        let directory = Arc::new(Directory::default());
+        let directory = Arc::new(Directory::new(options.node));
+        let contacts = Arc::new(Contacts::default());
         let failure = Arc::new(Mutex::new(None));
         let peers: Vec<NodeId> = options.peers.iter().map(|peer| peer.node).collect();
         self.shards = (0..options.shards).map(|_| Arc::default()).collect();
@@ -115,7 +117,7 @@ impl Starting {
 
         let registry = make_registry(&options, incarnation, store_id, known);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
-        let (network, listen) = self.start_control(&options, &inboxes, &lanes)?;
+        let (network, listen) = self.start_control(&options, &inboxes, &lanes, &contacts)?;
         let desk = self.start_desk(Desk::new(Arc::clone(&snapshots)), &inboxes, clock)?;
         self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
         let log = store.map(|store| self.start_log(store, &inboxes, &counters)).transpose()?;
@@ -180,6 +182,8 @@ impl Starting {
                 control: Arc::clone(&self.control),
                 bulk: Arc::clone(&self.bulk),
                 directory,
+                contacts,
+                clock,
                 counters,
                 lane_counters: lanes.counters,
                 factory,
@@ -206,6 +210,7 @@ impl Starting {
         options: &NodeOptions,
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: &LaneMaker,
+        contacts: &Arc<Contacts>,
     ) -> Result<(Arc<dyn Network>, Option<SocketAddr>), StartError> {
         let (ready, opened) = bounded(1);
         let network = match &options.network {
@@ -216,7 +221,7 @@ impl Starting {
         let shard_count = options.shards as u8;
         let make = lanes.maker(Lane::Control, &options.lanes.control);
         let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
-        let interval = options.settings.heartbeat_interval;
+        let (interval, contacts) = (options.settings.heartbeat_interval, Arc::clone(contacts));
         let alarm = Alarm::new("raft-control", &shards);
         let run = move || {
             let _alarm = alarm;
@@ -248,7 +253,7 @@ impl Starting {
                     }
                 };
                 let lanes = make(network);
-                let control = Control::new(inbox, shards, lanes, interval);
+                let control = Control::new(inbox, shards, lanes, contacts, interval);
                 ControlTask::new(control, clock).await;
             });
         };

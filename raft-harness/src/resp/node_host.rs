@@ -9,6 +9,7 @@ use raft_core::{GroupId, NodeId, ReadPath};
 
 use super::backend::{Backend, BackendStats, Operation, OperationKind, Refusal};
 use crate::node::NodeHost;
+use crate::node_status::NodeSummary;
 use crate::request::{Request, RequestError, RequestKind, Ticket};
 use crate::state_machine::StateMachineFactory;
 
@@ -52,12 +53,8 @@ impl Backend for NodeHostBackend {
     }
 
     fn stats(&self) -> BackendStats {
-        let status = self.host.status();
-        BackendStats {
-            applied_commands: status.applied_commands_total,
-            groups: status.groups.len() as u64,
-            groups_led: status.led() as u64,
-        }
+        let NodeSummary { groups, groups_led, applied_commands } = self.host.summary();
+        BackendStats { applied_commands, groups, groups_led }
     }
 }
 

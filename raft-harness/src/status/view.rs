@@ -80,6 +80,13 @@ pub struct PeerView {
     pub node: u64,
     /// Where it is dialed.
     pub address: String,
+    /// Whether it is reached now. A peer that died or stands still is noticed within seconds.
+    #[serde(default)]
+    pub connected: bool,
+    /// How long ago its last word came, in milliseconds; none if there was none in this life of
+    /// the node.
+    #[serde(default)]
+    pub silent_ms: Option<u64>,
 }
 
 /// All connections of one kind of lane.
@@ -151,7 +158,12 @@ impl From<&NodeStatus> for StatusView {
             peers: status
                 .peers
                 .iter()
-                .map(|peer| PeerView { node: peer.node.get(), address: peer.address.clone() })
+                .map(|peer| PeerView {
+                    node: peer.node.get(),
+                    address: peer.address.clone(),
+                    connected: peer.connected,
+                    silent_ms: peer.silent_ms,
+                })
                 .collect(),
             groups,
         }

@@ -75,6 +75,15 @@ pub struct Cluster {
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Asks until it is so.
+pub fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "it never came to be so");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
 impl Cluster {
     pub fn durable(nodes: u64) -> anyhow::Result<Self> {
         let root = tempfile::tempdir()?;

@@ -228,7 +228,7 @@ impl Process {
         };
 
         let counters = Arc::new(Counters::default());
-        let directory = Arc::new(Directory::default());
+        let directory = Arc::new(Directory::new(node));
         let failure = Arc::new(Mutex::new(None));
         let inboxes: Arc<[Arc<Inbox<ShardInput>>]> =
             (0..shard_count).map(|_| Arc::default()).collect();
@@ -275,8 +275,9 @@ impl Process {
         });
         let shards: Vec<Shard> = shards.collect();
         let interval = swarm.settings.heartbeat_interval;
+        let (control_lanes, contacts) = (lanes(Lane::Control), Arc::default());
         let control =
-            Control::new(control_inbox, Arc::clone(&inboxes), lanes(Lane::Control), interval);
+            Control::new(control_inbox, Arc::clone(&inboxes), control_lanes, contacts, interval);
         let to_bulk = Arc::clone(&bulk_inbox);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
         let desk = DeskThread::new(store, desk_inputs, Arc::clone(&inboxes), to_bulk);
