@@ -46,6 +46,9 @@
 //! - `raft-sim`: the simulator's binary.
 //! - `raftd` (default): `resp` and `status`, and the binary. Embedders say `default-features = false`.
 
+// They panic where they cannot write; tests may. What the program says goes through `output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod counters;
 mod engine;
 mod group_spec;
@@ -72,6 +75,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "raftd")]
 mod demo;
+#[cfg(any(feature = "raftd", feature = "raft-sim"))]
+mod output;
 
 pub use counters::CountersSnapshot;
 pub use engine::Created;

@@ -1,12 +1,12 @@
 //! `raftd config`: a file to start from, and a check before a restart does it.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::error::{CliError, Exit};
 use crate::config::{EXAMPLE, Environment, load};
+use crate::output;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -25,16 +25,16 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: &ConfigCommand) -> Result<Exit, CliError> {
     match command {
         ConfigCommand::Example => {
-            // A reader that has seen enough, such as `head`, is no error.
-            let _ = std::io::stdout().lock().write_all(EXAMPLE.as_bytes());
+            output::result(EXAMPLE.trim_end()).map_err(CliError::Output)?;
             Ok(Exit::Ok)
         }
         ConfigCommand::Check { file, strict } => {
             let loaded = load(file, &Environment::of_process())?;
             for warning in loaded.warnings.iter() {
-                eprintln!("{warning}");
+                output::remark(warning);
             }
-            println!("{} is valid", file.display());
+            let valid = format_args!("{} is valid", file.display());
+            output::result(valid).map_err(CliError::Output)?;
             Ok(if *strict && !loaded.warnings.is_empty() { Exit::Warning } else { Exit::Ok })
         }
     }

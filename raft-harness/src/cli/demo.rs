@@ -1,12 +1,11 @@
 //! `raftd demo`: the runtime, Ctrl-C, and where the result goes.
 
-use std::io::Write;
-
 use clap::{Args, FromArgMatches};
 
 use super::error::{CliError, Exit};
 use super::signals::StopSignals;
 use crate::demo::{self, DemoOptions};
+use crate::output;
 
 /// The options of a demo that was asked for without any.
 pub(super) fn defaults() -> DemoOptions {
@@ -26,25 +25,26 @@ pub(super) fn run(options: &DemoOptions) -> Result<Exit, CliError> {
         if options.hold {
             let complaints = demo::hold(options, signals.next()).await.map_err(CliError::Demo)?;
             for complaint in &complaints {
-                eprintln!("{complaint}");
+                output::remark(complaint);
             }
             return Ok(if complaints.is_empty() { Exit::Ok } else { Exit::Warning });
         }
         tokio::select! {
             // Dropping the demo kills its nodes and removes their folder.
             () = signals.next() => {
-                eprintln!("interrupted; the nodes are gone");
+                output::remark("interrupted; the nodes are gone");
                 Ok(Exit::Warning)
             }
             ended = demo::run(options) => match ended {
                 Ok(report) => {
-                    print(options, &report);
+                    print(options, &report)?;
                     Ok(if report.is_ok() { Exit::Ok } else { Exit::Warning })
                 }
                 Err(error) => {
                     if options.json {
                         let object = serde_json::json!({ "ok": false, "error": error.to_string() });
-                        let _ = writeln!(std::io::stdout().lock(), "{object}");
+                        // The error is told all the same.
+                        let _ = output::result(object);
                     }
                     Err(CliError::Demo(error))
                 }
@@ -53,12 +53,11 @@ pub(super) fn run(options: &DemoOptions) -> Result<Exit, CliError> {
     })
 }
 
-fn print(options: &DemoOptions, report: &demo::Report) {
+fn print(options: &DemoOptions, report: &demo::Report) -> Result<(), CliError> {
     let text = match options.json {
         true => serde_json::to_string(report)
             .unwrap_or_else(|error| format!("{{\"ok\":false,\"error\":\"{error}\"}}")),
         false => format!("\n{report}"),
     };
-    // Nobody may be reading; the exit code says it too.
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    output::result(text).map_err(CliError::Output)
 }

@@ -85,6 +85,9 @@ pub(super) enum CliError {
     /// The demo could not be carried out.
     #[error(transparent)]
     Demo(DemoError),
+    /// What was asked for was found, and could not be written.
+    #[error("the result cannot be written")]
+    Output(#[source] io::Error),
     /// The operating system refused something that should always work.
     #[error("{what}")]
     System {
@@ -131,7 +134,7 @@ impl CliError {
                 | DemoError::Ended { .. }
                 | DemoError::NotReady { .. } => Exit::Warning,
             },
-            Self::System { .. } => Exit::Warning,
+            Self::Output(_) | Self::System { .. } => Exit::Warning,
         }
     }
 

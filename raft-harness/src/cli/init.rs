@@ -11,6 +11,7 @@ use raft_storage::{InitError, InitOptions};
 
 use super::error::{CliError, Exit};
 use crate::config::{Environment, load};
+use crate::output;
 
 #[derive(Args, Debug)]
 pub(super) struct InitArguments {
@@ -33,7 +34,7 @@ pub(super) fn run(arguments: &InitArguments) -> Result<Exit, CliError> {
         InitArguments { config: Some(file), .. } => {
             let loaded = load(file, &Environment::of_process())?;
             for warning in loaded.warnings.iter() {
-                eprintln!("{warning}");
+                output::remark(warning);
             }
             (loaded.config.data_dir, loaded.config.cluster, loaded.config.node)
         }
@@ -50,7 +51,12 @@ pub(super) fn run(arguments: &InitArguments) -> Result<Exit, CliError> {
         }
     };
     init(&directory, &cluster, node).map_err(CliError::Init)?;
-    println!("{} is the data directory of node {node} of cluster {cluster}", directory.display());
+    // It is made, whoever can be told of it.
+    output::result(format_args!(
+        "{} is the data directory of node {node} of cluster {cluster}",
+        directory.display()
+    ))
+    .map_err(CliError::Output)?;
     Ok(Exit::Ok)
 }
 

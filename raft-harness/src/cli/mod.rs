@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::demo::DemoOptions;
+use crate::output;
 
 use error::Exit;
 
@@ -72,9 +73,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Nobody reads it if this fails.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+            let told = output::forgive(error.print());
+            return match (error.use_stderr(), told) {
+                (true, _) => Exit::Usage,
+                (false, Ok(())) => Exit::Ok,
+                (false, Err(_)) => Exit::Warning,
+            }
+            .into();
         }
     };
     let command = arguments.command.unwrap_or_else(|| Command::Demo(demo::defaults()));
@@ -85,11 +90,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Config(command) => config::run(&command),
     };
-    match ended {
-        Ok(exit) => exit.into(),
+    let exit = match ended {
+        Ok(exit) => exit,
         Err(error) => {
-            eprintln!("{}", error.tell());
-            error.exit().into()
+            output::remark(error.tell());
+            error.exit()
         }
-    }
+    };
+    output::settle();
+    exit.into()
 }

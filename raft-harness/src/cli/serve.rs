@@ -4,7 +4,8 @@
 //! the admin port, and says `ready`. Stops in order: hands leaderships over, then groups, port
 //! and log. A second signal ends the process at once, which is safe: it is what the log is for.
 
-use std::io::{self, IsTerminal, Write};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process;
@@ -18,7 +19,7 @@ use raft_mux::{MuxConfig, MuxError};
 use raft_storage::LogOptions;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::descriptors;
@@ -32,6 +33,7 @@ use crate::kv::slots::SlotMap;
 use crate::node::{
     CreateError, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions, StartError,
 };
+use crate::output::{self, LogLines};
 use crate::resp::{
     ClientBudget, FrontNode, Limits, Mode, NodeHostBackend, RespServer, Topology, listen,
 };
@@ -214,19 +216,15 @@ async fn serve(
     let cluster = front(bind(ports.resp, "cluster clients").await?, Mode::Cluster)?;
     let proxy = front(bind(ports.resp_proxy, "plain clients").await?, Mode::Proxy)?;
     let admin = admin(ports.admin, host).await?;
-    let mut out = io::stdout().lock();
-    // Nobody may be reading.
-    let _ = writeln!(out, "ready node={} groups={}", config.node, specs.len());
+    output::announce(format_args!("ready node={} groups={}", config.node, specs.len()));
     for (name, address) in [
         ("raft", host.listen_addr().unwrap_or(ports.raft)),
         ("resp", cluster.address()),
         ("resp_proxy", proxy.address()),
         ("admin", admin.address()),
     ] {
-        let _ = writeln!(out, "ready {name}={address}");
+        output::announce(format_args!("ready {name}={address}"));
     }
-    let _ = out.flush();
-    drop(out);
 
     tokio::select! {
         failure = log_failure(host) => return Err(CliError::LogFailed(failure)),
@@ -236,6 +234,7 @@ async fn serve(
     tokio::spawn(async move {
         signals.next().await;
         warn!("asked again: stopping at once");
+        output::settle();
         process::exit(128 + 15);
     });
     let (draining, drain) = (host.clone(), config.drain);
@@ -334,7 +333,16 @@ fn trace(config: &NodeConfig) {
         .unwrap_or_default();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| LogLines)
+        // It would be said with a macro that panics where it cannot write.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    // A thread that panics must not wait for whoever reads standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        let backtrace = backtrace.map(tracing::field::display);
+        error!(thread = thread::current().name().unwrap_or("?"), backtrace, "{panic}");
+    }));
 }

@@ -1,12 +1,12 @@
 //! `raftd status`: one node as its admin port tells it, bad news first.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 
 use super::error::{CliError, Exit};
+use crate::output;
 use crate::status::{AdminClient, GroupView, StatusView};
 
 /// Groups in a table; all of them are in the JSON.
@@ -39,8 +39,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Result<Exit, CliError> {
         Format::Json => serde_json::to_string_pretty(&status)
             .map_err(|error| CliError::System { what: "cannot print", source: error.into() })?,
     };
-    // A reader that has seen enough, such as `head`, is no error.
-    let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end());
+    output::result(text.trim_end()).map_err(CliError::Output)?;
     let well = status.leaderless.is_empty() && status.faulted.is_empty();
     Ok(if well { Exit::Ok } else { Exit::Warning })
 }

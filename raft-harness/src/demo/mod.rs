@@ -23,7 +23,6 @@ mod router;
 mod verify;
 mod workload;
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -48,6 +47,7 @@ use workload::{Outcome, Workload, tags};
 
 use crate::kv::slots::SlotMap;
 use crate::node_status::Role;
+use crate::output;
 use crate::status::StatusView;
 
 /// From the start of the processes to a leader for every group.
@@ -92,7 +92,7 @@ pub(crate) async fn run(options: &DemoOptions) -> Result<Report, DemoError> {
         }
         Err(error) => {
             if let Some(path) = folder.keep().kept() {
-                eprintln!("files kept in {}", path.display());
+                output::remark(format_args!("files kept in {}", path.display()));
             }
             Err(error)
         }
@@ -112,7 +112,7 @@ pub(crate) async fn hold(
     let (cluster, _) = start_cluster(options, &folder, &Progress::start()).await?;
     let line = Event::ready(&cluster).line();
     // Nobody may be listening; the cluster is held all the same.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    output::announce(line);
     tokio::select! {
         () = crate::cli::stdin::closed() => {}
         () = interrupted => {}
@@ -254,7 +254,7 @@ impl<'a> Demo<'a> {
         self.progress.say("SIGKILL all nodes at once");
         self.cluster.kill_all();
         if self.options.attack_pause_ms > 0 {
-            eprintln!("{}", Event::all_killed(&self.cluster).line());
+            output::remark(Event::all_killed(&self.cluster).line());
             sleep(self.options.attack_pause()).await;
         } else {
             sleep(ALL_AWAY).await;

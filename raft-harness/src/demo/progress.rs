@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::load::Tally;
+use crate::output;
 
 /// How often the live line changes.
 const LIVE: Duration = Duration::from_millis(200);
@@ -88,7 +89,11 @@ impl Drop for Progress {
 fn say(started: Instant, live: Option<&ProgressBar>, text: &str) {
     let line = format!("[{:6.2} s] {text}", started.elapsed().as_secs_f64());
     match live {
-        Some(bar) => bar.suspend(|| eprintln!("{line}")),
-        None => eprintln!("{line}"),
+        // The bar comes back below the line, so the line must be there.
+        Some(bar) => bar.suspend(|| {
+            output::remark(line);
+            output::settle();
+        }),
+        None => output::remark(line),
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | nothing was found |
 //! | 1 | something was |
-//! | 2 | wrong usage, or a file that cannot be used |
+//! | 2 | wrong usage, a file that cannot be used, or a result that cannot be written |
 
 #[cfg(planted)]
 mod planted;
@@ -12,7 +12,7 @@ mod planted;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::output;
 use crate::sim::case::{Case, CaseError};
 use crate::sim::diagram;
 use crate::sim::failure::{self, Effort, FailureReport};
@@ -83,7 +84,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  nothing was found
   1  something was
-  2  wrong usage, or a file that cannot be used";
+  2  wrong usage, a file that cannot be used, or a result that cannot be written";
 
 /// What came of a command that could be carried out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -114,6 +115,9 @@ enum CommandError {
         /// The line that is wrong.
         source: CaseError,
     },
+    /// What was found could not be told.
+    #[error("the result cannot be written")]
+    Output(#[source] io::Error),
 }
 
 /// Runs `raft-sim` with the arguments of this process.
@@ -121,12 +125,11 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Nobody reads it if this fails.
-            let _ = error.print();
-            return if error.use_stderr() { 2.into() } else { ExitCode::SUCCESS };
+            let told = output::forgive(error.print());
+            return if error.use_stderr() || told.is_err() { 2.into() } else { ExitCode::SUCCESS };
         }
     };
-    match run(&arguments) {
+    let exit = match run(&arguments) {
         Ok(Exit::Clean) => ExitCode::SUCCESS,
         Ok(Exit::Found) => 1.into(),
         Err(error) => {
@@ -137,10 +140,12 @@ pub fn main() -> ExitCode {
                 let _ = write!(text, "\n  because: {cause}");
                 source = cause.source();
             }
-            tell(&text);
+            output::remark(text);
             2.into()
         }
-    }
+    };
+    output::settle();
+    exit
 }
 
 fn parse_number(text: &str) -> Result<(String, u64), String> {
@@ -188,9 +193,9 @@ fn run_one(arguments: &Arguments, case: Case) -> Result<Exit, CommandError> {
     if let Some(violation) = report.violation.clone() {
         let failed = investigate(arguments, case, violation)?;
         if arguments.json {
-            print(&one_json(&report));
+            print(&one_json(&report))?;
         } else {
-            print(&failed);
+            print(&failed)?;
         }
         return Ok(Exit::Found);
     }
@@ -198,9 +203,9 @@ fn run_one(arguments: &Arguments, case: Case) -> Result<Exit, CommandError> {
         write(path, &diagram::svg(&report.trace.last()))?;
     }
     if arguments.json {
-        print(&one_json(&report));
+        print(&one_json(&report))?;
     } else {
-        print(&format_args!("{case}\n{}\n{}", failure::events(&report), one_line(&report)));
+        print(&format_args!("{case}\n{}\n{}", failure::events(&report), one_line(&report)))?;
     }
     Ok(Exit::Clean)
 }
@@ -218,21 +223,22 @@ fn run_many(arguments: &Arguments) -> Result<Exit, CommandError> {
         time_max: arguments.seconds.map(Duration::from_secs),
         progress: Some(Duration::from_secs(10)),
     };
-    let report = sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |line| tell(&line));
+    let report =
+        sweep(&options, |seed| profile.run(&profile.draw(seed), 0), |line| output::remark(line));
     for Failure { seed, violation, .. } in &report.failures {
-        tell(&format_args!("seed {seed} failed: {violation}\nshrinking it"));
+        output::remark(format_args!("seed {seed} failed: {violation}\nshrinking it"));
         let failed = investigate(arguments, profile.draw(*seed), violation.clone())?;
         // The summary has standard output to itself when a program reads it.
         if arguments.json {
-            tell(&failed);
+            output::remark(&failed);
         } else {
-            print(&failed);
+            print(&failed)?;
         }
     }
     if arguments.json {
-        print(&many_json(profile, &report));
+        print(&many_json(profile, &report))?;
     } else {
-        print(&report.text(|mark| profile.concerns(mark)));
+        print(&report.text(|mark| profile.concerns(mark)))?;
     }
     Ok(if report.is_clean() { Exit::Clean } else { Exit::Found })
 }
@@ -250,7 +256,7 @@ fn investigate(
         .map_err(|source| CommandError::File { path: arguments.save.clone(), source })?;
     let path = arguments.save.join(name);
     write(&path, &failed.case_text())?;
-    tell(&format_args!("replay: raft-sim --replay {}", path.display()));
+    output::remark(format_args!("replay: raft-sim --replay {}", path.display()));
     if let Some(path) = &arguments.svg {
         write(path, &failed.svg())?;
     }
@@ -261,14 +267,8 @@ fn write(path: &Path, text: &str) -> Result<(), CommandError> {
     fs::write(path, text).map_err(|source| CommandError::File { path: path.to_owned(), source })
 }
 
-fn print(text: &impl std::fmt::Display) {
-    // A reader that has seen enough, such as `head`, is no error.
-    let _ = writeln!(io::stdout().lock(), "{text}");
-}
-
-/// Progress and errors; a run does not end because nobody can read them.
-fn tell(text: &impl std::fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+fn print(text: &impl std::fmt::Display) -> Result<(), CommandError> {
+    output::result(text).map_err(CommandError::Output)
 }
 
 fn one_line(report: &RunReport) -> String {

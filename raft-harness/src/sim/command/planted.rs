@@ -3,7 +3,6 @@
 //! Only `cargo xtask mutants` makes that build, and it checks that the ordinary one has none of
 //! this.
 
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::thread;
@@ -12,6 +11,7 @@ use clap::Args;
 use raft_core::planted::Planted;
 
 use super::{CommandError, Exit};
+use crate::output;
 use crate::sim::mutants::{MUTANTS, Mutant};
 use crate::sim::sweep::{Failure, SweepOptions, sweep};
 
@@ -47,10 +47,10 @@ fn parse_mutant(name: &str) -> Result<&'static Mutant, String> {
 
 /// Does what is asked for with a planted bug, if something is.
 pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CommandError> {
-    super::tell(&MARKER);
+    output::remark(MARKER);
     if arguments.planted_list {
         for mutant in MUTANTS {
-            print(&mutant_json(mutant));
+            super::print(&mutant_json(mutant))?;
         }
         return Ok(Some(Exit::Clean));
     }
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &PlantedArguments) -> Result<Option<Exit>, CommandE
     told["sound_failures"] = sound_failures.into();
     told["found"] = serde_json::json!(found);
     told["checks"] = serde_json::json!(checks);
-    print(&told);
+    super::print(&told)?;
     let killed = found.iter().all(Option::is_some);
     Ok(Some(if killed { Exit::Clean } else { Exit::Found }))
 }
@@ -123,9 +123,4 @@ fn mutant_json(mutant: &Mutant) -> serde_json::Value {
         "expected": mutant.checks,
         "about": mutant.about,
     })
-}
-
-fn print(line: &serde_json::Value) {
-    // A reader that has seen enough is no error.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
