@@ -17,7 +17,9 @@ mod planted;
 mod sim;
 
 mod cargo;
+mod checks;
 mod job;
+mod nodes;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.

@@ -17,16 +17,16 @@ use crate::job::wait;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// A program that runs.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
     /// What it has written so far, standard output and standard error together.
-    pub(super) log: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl Running {
     /// Starts it with its input open.
-    pub(super) fn start(mut command: Command) -> Result<Self> {
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
         let (reader, writer) = io::pipe().context("cannot open a pipe")?;
         command
             .stdin(Stdio::piped())
@@ -48,7 +48,7 @@ impl Running {
     }
 
     /// Reads on until a line in which `wanted` finds something.
-    pub(super) fn wait_for<T>(
+    pub(crate) fn wait_for<T>(
         &mut self,
         what: &str,
         limit: Duration,
@@ -75,7 +75,7 @@ impl Running {
     }
 
     /// Closes its input and waits for its end; `None` if it had to be killed.
-    pub(super) fn finish(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+    pub(crate) fn finish(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         drop(self.child.stdin.take());
         let status = wait(&mut self.child, Some(limit))?;
         while let Ok(line) = self.lines.recv_timeout(GRACE) {
@@ -85,7 +85,7 @@ impl Running {
     }
 
     /// Everything it wrote.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.log {
             writeln!(text, "{line}").expect("writing to a string cannot fail");

@@ -10,13 +10,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const BULK_BYTES_MAX: usize = 1 << 20;
 
 /// A connection to a server.
-pub(super) struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
     out: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Ok,
     Null,
     Bulk(Vec<u8>),
@@ -25,7 +25,7 @@ pub(super) enum Reply {
 }
 
 impl Client {
-    pub(super) fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -33,23 +33,23 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream), out: Vec::new() })
     }
 
-    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         self.stream.get_ref().local_addr()
     }
 
     /// Adds a request to those the next [`Self::flush`] sends.
-    pub(super) fn push(&mut self, parts: &[&[u8]]) {
+    pub(crate) fn push(&mut self, parts: &[&[u8]]) {
         encode(&mut self.out, parts);
     }
 
     /// Sends what was pushed, in one write.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         let sent = self.stream.get_mut().write_all(&self.out);
         self.out.clear();
         sent
     }
 
-    pub(super) fn reply(&mut self) -> io::Result<Reply> {
+    pub(crate) fn reply(&mut self) -> io::Result<Reply> {
         decode(&mut self.stream)
     }
 }

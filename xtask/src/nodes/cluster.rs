@@ -25,7 +25,7 @@ const INIT_LIMIT: Duration = Duration::from_secs(30);
 /// The tail of a node's log that is shown when it ended by itself.
 const LOG_LINES: usize = 5;
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     raftd: PathBuf,
     nodes: Vec<Node>,
 }
@@ -41,7 +41,7 @@ struct Node {
 
 impl Cluster {
     /// Writes the configurations into `directory` and initialises one node per place in `data`.
-    pub(super) fn prepare(
+    pub(crate) fn prepare(
         raftd: &Path,
         directory: &Path,
         data: &[PathBuf],
@@ -65,16 +65,16 @@ impl Cluster {
         Ok(Self { raftd: raftd.to_owned(), nodes })
     }
 
-    pub(super) fn proxies(&self) -> Vec<SocketAddr> {
+    pub(crate) fn proxies(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.proxy).collect()
     }
 
     /// Starts every node that does not run.
-    pub(super) fn start_all(&mut self) -> Result<()> {
+    pub(crate) fn start_all(&mut self) -> Result<()> {
         (0..self.nodes.len()).try_for_each(|index| self.start(index))
     }
 
-    pub(super) fn start(&mut self, index: usize) -> Result<()> {
+    pub(crate) fn start(&mut self, index: usize) -> Result<()> {
         let node = &mut self.nodes[index];
         if node.child.is_none() {
             let output = OpenOptions::new().create(true).append(true).open(&node.log)?;
@@ -89,7 +89,7 @@ impl Cluster {
     }
 
     /// SIGKILL.
-    pub(super) fn kill(&mut self, index: usize) {
+    pub(crate) fn kill(&mut self, index: usize) {
         if let Some(mut child) = self.nodes[index].child.take() {
             // Without effect if it has ended already.
             let _ = child.kill();
@@ -98,7 +98,7 @@ impl Cluster {
     }
 
     /// SIGKILL to all before any is waited for.
-    pub(super) fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
             let _ = child.kill();
         }
@@ -106,7 +106,7 @@ impl Cluster {
     }
 
     /// Nodes that should run and do not, by position, with their last words.
-    pub(super) fn ended(&mut self) -> Vec<(usize, String)> {
+    pub(crate) fn ended(&mut self) -> Vec<(usize, String)> {
         let mut ended = Vec::new();
         for (index, node) in self.nodes.iter_mut().enumerate() {
             let status = node.child.as_mut().and_then(|child| child.try_wait().ok().flatten());

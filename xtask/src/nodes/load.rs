@@ -26,14 +26,14 @@ const READ_LIMIT: Duration = Duration::from_secs(30);
 const NAMED_MAX: usize = 10;
 
 /// Clients at work.
-pub(super) struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Writes>>,
 }
 
 /// What one client wrote.
-pub(super) struct Writes {
+pub(crate) struct Writes {
     prefix: String,
     /// Whether write `n` was acknowledged.
     acked: Vec<bool>,
@@ -41,19 +41,19 @@ pub(super) struct Writes {
 
 /// What was found of writes.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Findings {
-    pub(super) acked: u64,
-    pub(super) unknown: u64,
+pub(crate) struct Findings {
+    pub(crate) acked: u64,
+    pub(crate) unknown: u64,
     /// Of the unknown ones, those that did happen.
-    pub(super) unknown_present: u64,
-    pub(super) lost: u64,
+    pub(crate) unknown_present: u64,
+    pub(crate) lost: u64,
     /// Some of the lost ones.
-    pub(super) named: Vec<String>,
+    pub(crate) named: Vec<String>,
 }
 
 impl Load {
     /// Starts `clients` threads whose keys begin with `name`, which must be new.
-    pub(super) fn start(proxies: &[SocketAddr], clients: usize, name: &str) -> Self {
+    pub(crate) fn start(proxies: &[SocketAddr], clients: usize, name: &str) -> Self {
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let clients = (0..clients)
             .map(|client| {
@@ -66,11 +66,11 @@ impl Load {
     }
 
     /// Acknowledged so far.
-    pub(super) fn acked(&self) -> u64 {
+    pub(crate) fn acked(&self) -> u64 {
         self.acked.load(Relaxed)
     }
 
-    pub(super) fn stop(mut self) -> Vec<Writes> {
+    pub(crate) fn stop(mut self) -> Vec<Writes> {
         self.stop.store(true, Relaxed);
         let clients = std::mem::take(&mut self.clients);
         clients
@@ -145,7 +145,7 @@ fn value(key: &str) -> Vec<u8> {
 }
 
 /// Reads every key of `writes` back, through the proxies in turn.
-pub(super) fn read_back<'a>(
+pub(crate) fn read_back<'a>(
     proxies: &[SocketAddr],
     writes: impl IntoIterator<Item = &'a Writes>,
 ) -> Result<Findings> {
@@ -237,7 +237,7 @@ impl Findings {
         }
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.acked += other.acked;
         self.unknown += other.unknown;
         self.unknown_present += other.unknown_present;
