@@ -30,6 +30,10 @@ cargo xtask <command>
       powercut (as root; N cuts of a whole site, default 20, and a quarter as many of one
       node and of two), cut-tails (the demo can fail), kill9. Builds raftd in release unless given one.
 
+  field [--only a,b] [--raftd <binary>]
+      What was once found broken from outside, tried again on real nodes: outputs that fail,
+      settings, the Redis ports, and so on. Builds raftd in release unless given one.
+
   planted [bug..]
       Builds the scenarios of raft-core with bugs that can be planted, and shows that every
       test fails that docs/HISTORY_OF_BUGS.md names for the bug. Without arguments: all.

@@ -10,6 +10,7 @@ mod bench_peers;
 mod ci;
 mod coverage;
 mod durability;
+mod field;
 mod help;
 mod interop;
 mod mutants;
@@ -23,8 +24,18 @@ mod nodes;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 9] =
-    ["ci", "sim", "mutants", "planted", "interop", "durability", "coverage", "bench-peers", "help"];
+const COMMANDS: [&str; 10] = [
+    "ci",
+    "sim",
+    "mutants",
+    "planted",
+    "interop",
+    "durability",
+    "field",
+    "coverage",
+    "bench-peers",
+    "help",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -38,6 +49,7 @@ fn main() -> ExitCode {
         "mutants" => mutants::run(rest),
         "interop" => interop::run(rest),
         "durability" => durability::run(rest),
+        "field" => field::run(rest),
         "planted" => planted::run(rest),
         "coverage" => coverage::run(rest),
         "bench-peers" => bench_peers::run(rest),

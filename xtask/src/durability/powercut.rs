@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Layout};
 use super::image::{Image, obstacle};
 use super::load::{Findings, Load, Writes, read_back};
 use super::{Outcome, Setting};
@@ -173,7 +173,7 @@ impl Site {
             .map(|image| Ok([Control::make(image.path())?, Control::make(image.device_cache())?]))
             .collect::<io::Result<_>>()
             .context("cannot write the controls")?;
-        let mut cluster = Cluster::prepare(&setting.raftd, directory, &data, GROUPS)?;
+        let mut cluster = Cluster::prepare(&Layout::new(&setting.raftd, directory, &data, GROUPS))?;
         cluster.start_all()?;
         Ok(Self { scene, cluster, controls, images, written: Vec::new() })
     }

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -18,15 +18,12 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::job::wait;
+use crate::nodes::admin;
 
 /// Longest the cluster may take to elect leaders for all its groups.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Longest it may take to hand over, flush and exit.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// Longest the status page may take to answer.
-const STATUS_LIMIT: Duration = Duration::from_secs(10);
-/// The status of some thousand groups fits many times over.
-const STATUS_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) struct Server {
     child: Child,
@@ -134,19 +131,7 @@ fn node(value: &Value) -> Result<Node> {
 }
 
 fn status(admin: SocketAddr) -> Result<Value> {
-    let page = || -> Result<Value> {
-        let mut stream = TcpStream::connect_timeout(&admin, STATUS_LIMIT)?;
-        stream.set_read_timeout(Some(STATUS_LIMIT))?;
-        // HTTP/1.0 ends the body by closing, so there are no chunks to decode.
-        write!(stream, "GET /status.json HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.take(STATUS_BYTES_MAX).read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let first = head.lines().next().unwrap_or_default();
-        ensure!(first.split(' ').nth(1) == Some("200"), "{first}");
-        Ok(serde_json::from_str(body)?)
-    };
-    page().with_context(|| format!("http://{admin}/status.json"))
+    admin::status(admin).with_context(|| format!("http://{admin}/status.json"))
 }
 
 /// Sums `groups[].applied_commands_total` over all groups, the largest of each over the nodes.

@@ -1,4 +1,4 @@
-//! A cluster whose data directories lie where the check wants them: one `raftd serve` per node.
+//! A cluster of real nodes, laid out as a check wants it: one `raftd serve` per node.
 //!
 //! Invariant: every node is our own child and is killed and reaped when this is dropped.
 
@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,52 +22,119 @@ const PORTS_FIRST: u16 = 20_000;
 const PORTS_END: u16 = 32_000;
 /// Small, so that logs go from segment to segment within seconds.
 const SEGMENT_BYTES: u64 = 4 << 20;
+/// Between two looks at a process that should end.
+const POLL: Duration = Duration::from_millis(10);
 const INIT_LIMIT: Duration = Duration::from_secs(30);
 /// The tail of a node's log that is shown when it ended by itself.
 const LOG_LINES: usize = 5;
+
+/// What a cluster is to be like.
+pub(crate) struct Layout<'a> {
+    pub(crate) raftd: &'a Path,
+    /// Where configurations and logs go.
+    pub(crate) directory: &'a Path,
+    /// The data directory of each node; one node per place.
+    pub(crate) data: &'a [PathBuf],
+    pub(crate) groups: u32,
+    pub(crate) segment_bytes: u64,
+    /// Further lines for the configuration of every node, beginning with a section.
+    pub(crate) extra: &'a str,
+}
+
+impl<'a> Layout<'a> {
+    /// Small segments, so that logs go from one to the next within seconds; nothing special.
+    pub(crate) fn new(
+        raftd: &'a Path,
+        directory: &'a Path,
+        data: &'a [PathBuf],
+        groups: u32,
+    ) -> Self {
+        Self { raftd, directory, data, groups, segment_bytes: SEGMENT_BYTES, extra: "" }
+    }
+}
 
 pub(crate) struct Cluster {
     raftd: PathBuf,
     nodes: Vec<Node>,
 }
 
+/// Where a node listens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Ports {
+    pub(crate) raft: SocketAddr,
+    /// For clients that know Redis Cluster.
+    pub(crate) resp: SocketAddr,
+    /// For clients that do not.
+    pub(crate) proxy: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
 struct Node {
     id: usize,
-    /// For clients that do not know Redis Cluster.
-    proxy: SocketAddr,
+    ports: Ports,
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
 }
 
 impl Cluster {
-    /// Writes the configurations into `directory` and initialises one node per place in `data`.
-    pub(crate) fn prepare(
-        raftd: &Path,
-        directory: &Path,
-        data: &[PathBuf],
-        groups: u32,
+    /// Writes the configurations and initialises one node per place in `layout.data`.
+    pub(crate) fn prepare(layout: &Layout<'_>) -> Result<Self> {
+        Self::prepare_with(layout, |_, _, address| address)
+    }
+
+    /// The same; `reached(from, to, address)` says under which address node `from` finds the Raft
+    /// port of node `to`, both by position.
+    pub(crate) fn prepare_with(
+        layout: &Layout<'_>,
+        mut reached: impl FnMut(usize, usize, SocketAddr) -> SocketAddr,
     ) -> Result<Self> {
-        let held = free_ports(data.len() * PORTS)?;
+        let held = free_ports(layout.data.len() * PORTS)?;
         let addresses: Vec<SocketAddr> =
             held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-        let peers: Vec<&[SocketAddr]> = addresses.chunks_exact(PORTS).collect();
+        let ports: Vec<Ports> = addresses
+            .chunks_exact(PORTS)
+            .map(|ports| Ports { raft: ports[0], resp: ports[1], proxy: ports[2], admin: ports[3] })
+            .collect();
         let mut nodes = Vec::new();
-        for (id, (ports, data)) in (1..).zip(peers.iter().zip(data)) {
-            let config = directory.join(format!("node-{id}.toml"));
-            fs::write(&config, configuration(id, ports, &peers, data, groups))?;
-            let mut init = Command::new(raftd);
-            init.args(["init", "--config"]).arg(&config);
-            let finished = Job::new(init).limit(INIT_LIMIT).merged()?;
-            ensure!(finished.success(), "raftd init failed:\n{}", finished.evidence());
-            let log = directory.join(format!("node-{id}.log"));
-            nodes.push(Node { id, proxy: ports[2], config, log, child: None });
+        for (index, data) in layout.data.iter().enumerate() {
+            let peers: Vec<Peer> = ports
+                .iter()
+                .enumerate()
+                .map(|(to, peer)| Peer {
+                    id: to + 1,
+                    raft: if to == index { peer.raft } else { reached(index, to, peer.raft) },
+                    resp: peer.resp,
+                })
+                .collect();
+            let id = index + 1;
+            let config = layout.directory.join(format!("node-{id}.toml"));
+            fs::write(&config, configuration(layout, id, &ports[index], &peers, data))?;
+            init(layout.raftd, &config)?;
+            let log = layout.directory.join(format!("node-{id}.log"));
+            nodes.push(Node { id, ports: ports[index], config, log, child: None });
         }
-        Ok(Self { raftd: raftd.to_owned(), nodes })
+        Ok(Self { raftd: layout.raftd.to_owned(), nodes })
     }
 
     pub(crate) fn proxies(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.proxy).collect()
+        self.nodes.iter().map(|node| node.ports.proxy).collect()
+    }
+
+    /// Where the node at this position listens.
+    pub(crate) fn ports(&self, index: usize) -> Ports {
+        self.nodes[index].ports
+    }
+
+    /// The configuration file of the node at this position.
+    pub(crate) fn config(&self, index: usize) -> &Path {
+        &self.nodes[index].config
+    }
+
+    /// The process of a node that runs.
+    pub(crate) fn pid(&self, index: usize) -> Result<u32> {
+        let child = self.nodes[index].child.as_ref();
+        Ok(child.with_context(|| format!("node {} does not run", index + 1))?.id())
     }
 
     /// Starts every node that does not run.
@@ -75,17 +143,68 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, index: usize) -> Result<()> {
+        self.start_as(index, &[], |_| Ok(()))
+    }
+
+    /// Starts it behind the words of `prefix`, such as `prlimit --nofile=64`, and changed by
+    /// `change`. A prefix must end by becoming the node, not by waiting for it.
+    pub(crate) fn start_as(
+        &mut self,
+        index: usize,
+        prefix: &[&str],
+        change: impl FnOnce(&mut Command) -> Result<()>,
+    ) -> Result<()> {
         let node = &mut self.nodes[index];
-        if node.child.is_none() {
-            let output = OpenOptions::new().create(true).append(true).open(&node.log)?;
-            let mut command = Command::new(&self.raftd);
-            command.args(["serve", "--exit-with-stdin", "--config"]).arg(&node.config);
-            command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
-            let child = command.spawn();
-            node.child =
-                Some(child.with_context(|| format!("cannot start {}", self.raftd.display()))?);
+        if node.child.is_some() {
+            return Ok(());
         }
+        let output = OpenOptions::new().create(true).append(true).open(&node.log)?;
+        let mut command = match prefix {
+            [] => Command::new(&self.raftd),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.raftd);
+                command
+            }
+        };
+        command.args(["serve", "--exit-with-stdin", "--config"]).arg(&node.config);
+        command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
+        change(&mut command)?;
+        let child = command.spawn();
+        node.child = Some(child.with_context(|| format!("cannot start {}", self.raftd.display()))?);
         Ok(())
+    }
+
+    /// Sends a signal by name, such as `STOP`, to a node that runs.
+    pub(crate) fn signal(&self, index: usize, name: &str) -> Result<()> {
+        let pid = self.pid(index)?.to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().context("kill")?;
+        ensure!(sent.success(), "signal {name} could not be sent to node {}", index + 1);
+        Ok(())
+    }
+
+    /// Waits for the end of a node; `None` if it goes on after `limit`.
+    pub(crate) fn end(&mut self, index: usize, limit: Duration) -> Result<Option<ExitStatus>> {
+        let node = &mut self.nodes[index];
+        let child = node.child.as_mut().context("the node does not run")?;
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                node.child = None;
+                return Ok(Some(status));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// SIGTERM, and the end within `limit`.
+    pub(crate) fn stop(&mut self, index: usize, limit: Duration) -> Result<ExitStatus> {
+        self.signal(index, "TERM")?;
+        let ended = self.end(index, limit)?;
+        ended.with_context(|| format!("node {} runs on {limit:?} after SIGTERM", index + 1))
     }
 
     /// SIGKILL.
@@ -142,27 +261,42 @@ fn free_ports(count: usize) -> Result<Vec<TcpListener>> {
     Ok(ports)
 }
 
-fn configuration(
+/// Makes the data directory of a configuration.
+pub(crate) fn init(raftd: &Path, config: &Path) -> Result<()> {
+    let mut init = Command::new(raftd);
+    init.args(["init", "--config"]).arg(config);
+    let finished = Job::new(init).limit(INIT_LIMIT).merged()?;
+    ensure!(finished.success(), "raftd init failed:\n{}", finished.evidence());
+    Ok(())
+}
+
+/// How a node finds another.
+struct Peer {
     id: usize,
-    ports: &[SocketAddr],
-    peers: &[&[SocketAddr]],
+    raft: SocketAddr,
+    resp: SocketAddr,
+}
+
+fn configuration(
+    layout: &Layout<'_>,
+    id: usize,
+    ports: &Ports,
+    peers: &[Peer],
     data: &Path,
-    groups: u32,
 ) -> String {
+    let Ports { raft, resp, proxy, admin } = ports;
+    let (groups, segment_bytes) = (layout.groups, layout.segment_bytes);
     // A debug string of text without control characters is a string of TOML as well.
+    let data = data.display().to_string();
     let mut text = format!(
-        "[node]\nid = {id}\ncluster = \"durability\"\ndata_dir = {:?}\n\n\
-         [listen]\nraft = \"{}\"\nresp = \"{}\"\nresp_proxy = \"{}\"\nadmin = \"{}\"\n\n\
-         [groups]\ncount = {groups}\n\n[log]\nsegment_bytes = {SEGMENT_BYTES}\n",
-        data.display().to_string(),
-        ports[0],
-        ports[1],
-        ports[2],
-        ports[3],
+        "[node]\nid = {id}\ncluster = \"xtask\"\ndata_dir = {data:?}\n\n\
+         [listen]\nraft = \"{raft}\"\nresp = \"{resp}\"\nresp_proxy = \"{proxy}\"\n\
+         admin = \"{admin}\"\n\n\
+         [groups]\ncount = {groups}\n\n[log]\nsegment_bytes = {segment_bytes}\n\n{}",
+        layout.extra
     );
-    for (id, peer) in (1..).zip(peers) {
-        let id: usize = id;
-        write!(text, "\n[[peers]]\nid = {id}\nraft = \"{}\"\nresp = \"{}\"\n", peer[0], peer[1])
+    for Peer { id, raft, resp } in peers {
+        write!(text, "\n[[peers]]\nid = {id}\nraft = \"{raft}\"\nresp = \"{resp}\"\n")
             .expect("writing to a string cannot fail");
     }
     text

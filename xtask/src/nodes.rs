@@ -1,5 +1,6 @@
 //! Real nodes and what is done to them: processes, their clients and their loads.
 
+pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod load;
 pub(crate) mod resp;

@@ -1,0 +1,45 @@
+//! `cargo xtask field`: what was once found broken by people who knew only the documents, tried
+//! again on real processes.
+//!
+//! Every check behaves as an adversary, an operator or an embedder did who found something, and
+//! asks for what should have happened. Nothing here looks into the code: a node is what it
+//! answers, prints and leaves on the disk.
+//!
+//! Invariant: everything is started by the check as its own child on loopback, ends with it, and
+//! is bounded in time and size; whatever is missing on this machine is SKIPPED, never passed.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::checks::{self, Check, Suite};
+
+mod front;
+mod output;
+mod settings;
+
+mod scene;
+
+const CHECKS: &[Check] = &[
+    Check {
+        name: "output",
+        about: "no output that fails ends a node or a command",
+        run: output::run,
+    },
+    Check {
+        name: "settings",
+        about: "what `config check` calls valid starts, whatever the order of the peers",
+        run: settings::run,
+    },
+    Check {
+        name: "front",
+        about: "refused transactions, foreign protocols, promises of bytes, late readers",
+        run: front::run,
+    },
+];
+
+const SUITE: Suite = Suite { name: "field", checks: CHECKS, rounds: 1, before: |_| {} };
+
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
+    checks::run(&SUITE, arguments)
+}
