@@ -153,9 +153,14 @@ impl Settings {
         if self.priority > PRIORITY_MAX {
             return Err(SettingsError::Priority { priority: self.priority });
         }
-        for period in [Some(self.disk_stall_max), self.quiesce_after].into_iter().flatten() {
-            if period < self.election_timeout_min || period > Self::DURATION_MAX {
-                return Err(SettingsError::Patience { period });
+        let election_min = self.election_timeout_min;
+        for (setting, period) in
+            [("disk_stall_max", Some(self.disk_stall_max)), ("quiesce_after", self.quiesce_after)]
+        {
+            if let Some(period) = period
+                && (period < election_min || period > Self::DURATION_MAX)
+            {
+                return Err(SettingsError::Patience { setting, period, election_min });
             }
         }
         Ok(())
@@ -225,10 +230,17 @@ pub enum SettingsError {
         priority: u8,
     },
     /// A group that gives up faster than it elects gets nowhere.
-    #[error("{period:?} is shorter than an election timeout, or longer than a day")]
+    #[error(
+        "{setting} of {period:?} is shorter than the election timeout {election_min:?}, or longer \
+         than a day"
+    )]
     Patience {
+        /// Which setting.
+        setting: &'static str,
         /// The period.
         period: Duration,
+        /// The minimum election timeout.
+        election_min: Duration,
     },
     /// A window of zero lets nothing through.
     #[error("windows must hold at least one item")]

@@ -3,6 +3,8 @@
 //! The spec is written into the log when the group is created, so a restart needs nobody to
 //! repeat it, and creating it again can be compared with what it was.
 
+use std::fmt;
+
 use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,7 @@ pub struct GroupSpec {
     pub origin: Origin,
     /// The first voters and the nodes they live on, at most one replica per node; who belongs to
     /// the group later is for its log to say. Of a group that is joined, this node's replica alone.
+    /// A set: their order means nothing, and the engine keeps them by replica.
     pub replicas: Vec<(ReplicaId, NodeId)>,
     /// Opaque to the engine, handed to the state machine's factory. At most 64 KiB.
     pub label: Bytes,
@@ -64,6 +67,12 @@ impl GroupSpec {
         self
     }
 
+    /// The same spec in the one order in which specs are kept and compared.
+    pub(crate) fn in_order(mut self) -> Self {
+        self.replicas.sort_unstable();
+        self
+    }
+
     /// The replica on a node.
     pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
         self.replicas.iter().find(|(_, on)| *on == node).map(|(replica, _)| *replica)
@@ -98,7 +107,7 @@ impl GroupSpec {
             2 => Origin::Joining,
             _ => return None,
         };
-        Some(Self {
+        let spec = Self {
             group: GroupId::new(record.group),
             incarnation: GroupIncarnation::new(record.incarnation),
             origin,
@@ -108,7 +117,26 @@ impl GroupSpec {
                 .map(|(replica, node)| (ReplicaId::new(replica), NodeId::new(node)))
                 .collect(),
             label: record.label.into(),
-        })
+        };
+        Some(spec.in_order())
+    }
+}
+
+impl fmt::Display for GroupSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = match self.origin {
+            Origin::Founding => "founded with",
+            Origin::Joining => "joined by",
+        };
+        write!(f, "life {}, {origin} ", self.incarnation.get())?;
+        for (at, (replica, node)) in self.replicas.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}replica {} on node {}", replica.get(), node.get())?;
+        }
+        if !self.label.is_empty() {
+            write!(f, ", label \"{}\"", self.label.escape_ascii())?;
+        }
+        Ok(())
     }
 }
 
@@ -128,6 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_order_of_replicas_means_nothing() {
+        let spec = |nodes: [u64; 3]| GroupSpec::on_nodes(GroupId::new(9), nodes.map(NodeId::new));
+        assert_eq!(spec([3, 1, 2]).in_order(), spec([1, 2, 3]));
+        // A log may hold a spec from when its order was the creator's.
+        assert_eq!(GroupSpec::decode(&spec([3, 1, 2]).encode()), Some(spec([1, 2, 3])));
+    }
+
+    #[test]
     fn a_spec_survives_the_log() {
         let spec = GroupSpec::on_nodes(GroupId::new(9), [1, 2, 3].map(NodeId::new))
             .with_label("slots 0-99");
@@ -136,6 +172,11 @@ mod tests {
         assert_eq!(
             &spec.encode()[..],
             [&[1, 9, 1, 3, 1, 1, 2, 2, 3, 3, 10][..], b"slots 0-99"].concat()
+        );
+        assert_eq!(
+            spec.to_string(),
+            "life 1, founded with replica 1 on node 1, replica 2 on node 2, replica 3 on node 3, \
+             label \"slots 0-99\""
         );
         let joining = GroupSpec::joining(GroupId::new(9), ReplicaId::new(4), NodeId::new(7));
         assert_eq!(GroupSpec::decode(&joining.encode()), Some(joining.clone()));

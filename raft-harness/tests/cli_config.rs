@@ -128,7 +128,7 @@ fn a_foreign_or_damaged_directory_is_code_3() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = write_config(directory.path());
     let data = directory.path().join("data").display().to_string();
-    let made = raftd(&["init", "--data-dir", &data, "--node", "2", "--cluster", "example"]);
+    let made = raftd(&["init", "--data-dir", &data, "--node", "2", "--name", "example"]);
     assert_eq!(code(&made), 0, "{}", stderr(&made));
     let served = raftd(&["serve", "--config", &file, "--exit-with-stdin"]);
     assert_eq!(code(&served), 3, "{}", stderr(&served));

@@ -93,7 +93,7 @@ fn creating_a_group_twice_is_harmless_and_another_spec_is_an_error() -> anyhow::
     assert_eq!(cluster.host(1).create_group(spec.clone())?, Created::Existed);
     let other = spec.clone().with_label("second");
     match cluster.host(1).create_group(other) {
-        Err(CreateError::SpecDiffers { existing }) => assert_eq!(*existing, spec),
+        Err(CreateError::SpecDiffers { existing, .. }) => assert_eq!(*existing, spec),
         other => panic!("expected SpecDiffers, got {other:?}"),
     }
     Ok(())

@@ -102,11 +102,14 @@ fn settings_that_would_spin_stall_or_overflow_are_refused() {
     for (period, refused) in
         [(election_min, false), (election_min - moment, true), (day, false), (day + moment, true)]
     {
-        let want = if refused { Err(SettingsError::Patience { period }) } else { Ok(()) };
+        let want = |setting| match refused {
+            true => Err(SettingsError::Patience { setting, period, election_min }),
+            false => Ok(()),
+        };
         let impatient = Settings { disk_stall_max: period, ..default.clone() };
-        assert_eq!(impatient.validate(), want, "a disk may hang for {period:?}");
+        assert_eq!(impatient.validate(), want("disk_stall_max"), "a disk may hang for {period:?}");
         let sleepy = Settings { quiesce_after: Some(period), ..default.clone() };
-        assert_eq!(sleepy.validate(), want, "asleep after {period:?}");
+        assert_eq!(sleepy.validate(), want("quiesce_after"), "asleep after {period:?}");
     }
     let closed = Settings { inflight_bytes_max: 0, ..default.clone() };
     assert_eq!(closed.validate(), Err(SettingsError::ZeroWindow));

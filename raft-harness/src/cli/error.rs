@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use raft_mux::MuxError;
@@ -88,6 +89,20 @@ pub(super) enum CliError {
     /// What was asked for was found, and could not be written.
     #[error("the result cannot be written")]
     Output(#[source] io::Error),
+    /// A file could not be written.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something is there already that would be made.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// What.
+        path: PathBuf,
+    },
     /// The operating system refused something that should always work.
     #[error("{what}")]
     System {
@@ -103,6 +118,7 @@ impl CliError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Usage(_) | Self::Listen { .. } | Self::Front(_) => Exit::Usage,
+            Self::File { .. } | Self::Exists { .. } => Exit::Data,
             Self::Init(error) => match error {
                 InitError::ClusterName { .. } => Exit::Usage,
                 _ => Exit::Data,
@@ -144,6 +160,7 @@ impl CliError {
             Self::Init(InitError::AlreadyInitialised { .. }) => {
                 "nothing to do if it is this node's; otherwise name another directory"
             }
+            Self::Exists { .. } => "nothing was written; name another directory",
             Self::Init(InitError::NotEmpty { .. }) => "name an empty or missing directory",
             Self::Init(InitError::Locked { .. })
             | Self::Start(StartError::Log(OpenError::Locked { .. })) => {

@@ -15,6 +15,7 @@ mod config;
 mod demo;
 mod descriptors;
 mod error;
+mod first_cluster;
 pub(crate) mod init;
 mod serve;
 mod signals;
@@ -52,7 +53,7 @@ Exit codes:
 enum Command {
     /// Run a real cluster on this machine, kill it under load, and check that nothing is lost.
     Demo(DemoOptions),
-    /// Make the data directory of a node; `serve` never does.
+    /// Make the data directory of a node, or a whole cluster to try; `serve` never does.
     Init(init::InitArguments),
     /// Run a node.
     Serve(serve::ServeArguments),

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use raft_core::{GroupId, LogIndex};
-use raft_mux::{MuxConfig, MuxError};
-use raft_storage::LogOptions;
+use raft_mux::MuxError;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -30,9 +29,7 @@ use crate::config::{Environment, NodeConfig, load};
 use crate::group_spec::GroupSpec;
 use crate::kv::KvFactory;
 use crate::kv::slots::SlotMap;
-use crate::node::{
-    CreateError, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions, StartError,
-};
+use crate::node::{CreateError, NodeHost, StartError};
 use crate::output::{self, LogLines};
 use crate::resp::{
     ClientBudget, FrontNode, Limits, Mode, NodeHostBackend, RespServer, Topology, listen,
@@ -132,7 +129,7 @@ fn specs(config: &NodeConfig, slots: SlotMap) -> Vec<GroupSpec> {
 fn start(config: &NodeConfig) -> Result<NodeHost, CliError> {
     let deadline = Instant::now() + BIND_PATIENCE;
     loop {
-        match NodeHost::start(options(config), Arc::new(KvFactory)) {
+        match NodeHost::start(config.node_options(), Arc::new(KvFactory)) {
             Ok(host) => return Ok(host),
             Err(StartError::Mux(MuxError::Bind { source, .. }))
                 if is_taken(&source) && Instant::now() < deadline =>
@@ -141,40 +138,6 @@ fn start(config: &NodeConfig) -> Result<NodeHost, CliError> {
             }
             Err(error) => return Err(CliError::Start(error)),
         }
-    }
-}
-
-fn options(config: &NodeConfig) -> NodeOptions {
-    let listen = config.listen.raft;
-    // A wildcard is never told to peers; our own entry says how they reach us.
-    let advertise = config.own_peer().raft.parse::<SocketAddr>().ok();
-    NodeOptions {
-        node: config.node,
-        cluster: config.cluster.clone(),
-        network: NetworkOptions::Tcp {
-            listen,
-            mux: MuxConfig {
-                prefix_timeout: config.prefix_timeout,
-                half_open_max: config.half_open_max,
-                advertise,
-                ..MuxConfig::default()
-            },
-        },
-        peers: config
-            .peers
-            .iter()
-            .filter(|peer| peer.id != config.node)
-            .map(|peer| PeerOptions { node: peer.id, address: peer.raft.clone() })
-            .collect(),
-        log: LogKind::Directory {
-            path: config.data_dir.clone(),
-            options: LogOptions { segment_bytes: config.segment_bytes, ..LogOptions::default() },
-        },
-        shards: config.shards,
-        apply_workers: config.apply_workers,
-        settings: config.settings.clone(),
-        lanes: config.lanes.clone(),
-        ..NodeOptions::default()
     }
 }
 

@@ -12,7 +12,7 @@ use raft_core::{NodeId, Settings};
 use super::document::Document;
 use super::file::{FileConfig, RaftSection, Strategy};
 use super::node_config::{ListenConfig, NodeConfig, PeerConfig};
-use super::problem::{Problem, Rule};
+use super::problem::{Level, Problem, Rule};
 
 /// One group per hash slot is the finest division.
 const GROUPS_MAX: u64 = 16_384;
@@ -46,7 +46,7 @@ pub(super) fn check(
     let lanes = check.lanes(&file.network, &file.raft);
     let drain = check.number("shutdown.drain_ms", file.shutdown.drain_ms, 0..=TIME_MAX_MS);
     check.trace_filter(&file.trace.filter);
-    Some(NodeConfig {
+    let config = NodeConfig {
         node: node?,
         cluster: cluster?,
         data_dir: data_dir?,
@@ -62,7 +62,19 @@ pub(super) fn check(
         lanes,
         drain: Duration::from_millis(drain),
         trace_filter: file.trace.filter.clone(),
-    })
+    };
+    // What a start would refuse is refused here. The rules above say it better, so this speaks
+    // only where they found nothing.
+    let is_sound = !problems.iter().any(|problem| problem.rule.level() == Level::Error);
+    if is_sound && let Err(error) = config.node_options().validate() {
+        problems.push(Problem {
+            rule: Rule::Start,
+            place: document.place_of(""),
+            message: error.to_string(),
+            help: None,
+        });
+    }
+    Some(config)
 }
 
 /// What the rules share: where values are, and where problems go.
@@ -285,6 +297,7 @@ impl Check<'_> {
                 raft.reads_pending_max,
                 1..=16_777_216,
             ) as usize,
+            disk_stall_max: self.disk_stall_max(raft),
             ..Settings::default()
         };
         if heartbeat.saturating_mul(3) > min {
@@ -301,6 +314,21 @@ impl Check<'_> {
             self.report(Rule::Timing, "raft.election_timeout_max_ms", message, help);
         }
         settings
+    }
+
+    /// How long a leader waits for its own disk: no less than it may take to elect another.
+    fn disk_stall_max(&mut self, raft: &RaftSection) -> Duration {
+        let path = "raft.disk_stall_max_ms";
+        let (min, max) = (raft.election_timeout_min_ms, raft.election_timeout_max_ms);
+        let Some(stall) = raft.disk_stall_max_ms else {
+            return Settings::default().disk_stall_max.max(Duration::from_millis(max));
+        };
+        if stall < min {
+            let message = format!("a disk would be given up after {stall} ms, before an election");
+            let help = format!("at least `raft.election_timeout_min_ms`, which is {min}");
+            self.report(Rule::Timing, path, message, help);
+        }
+        self.time(path, stall)
     }
 
     pub(super) fn bytes(&mut self, path: &str, value: u64) -> u64 {

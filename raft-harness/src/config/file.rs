@@ -81,6 +81,8 @@ pub(super) struct RaftSection {
     pub(super) inflight_bytes_max: u64,
     pub(super) uncommitted_bytes_max: u64,
     pub(super) reads_pending_max: u64,
+    /// Unless set, as long as the longest election timeout needs.
+    pub(super) disk_stall_max_ms: Option<u64>,
     pub(super) persistence: PersistenceSection,
 }
 
@@ -96,6 +98,7 @@ impl Default for RaftSection {
             inflight_bytes_max: settings.inflight_bytes_max,
             uncommitted_bytes_max: settings.uncommitted_bytes_max,
             reads_pending_max: settings.reads_pending_max as u64,
+            disk_stall_max_ms: None,
             persistence: PersistenceSection::default(),
         }
     }

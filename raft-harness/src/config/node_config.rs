@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use raft_core::{NodeId, Settings};
+use raft_mux::MuxConfig;
+use raft_storage::LogOptions;
 
-use crate::node::LaneConfigs;
+use crate::node::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
 
 /// Everything a node needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -50,6 +52,42 @@ impl NodeConfig {
             .iter()
             .find(|peer| peer.id == self.node)
             .expect("the check refuses a configuration whose own id is not among the peers")
+    }
+
+    /// What a node is told at its start. [`NodeOptions::validate`] accepts it.
+    pub fn node_options(&self) -> NodeOptions {
+        let options = NodeOptions::default();
+        NodeOptions {
+            node: self.node,
+            cluster: self.cluster.clone(),
+            network: NetworkOptions::Tcp {
+                listen: self.listen.raft,
+                mux: MuxConfig {
+                    prefix_timeout: self.prefix_timeout,
+                    half_open_max: self.half_open_max,
+                    // A wildcard is never told to peers; our own entry says how they reach us.
+                    advertise: self.own_peer().raft.parse::<SocketAddr>().ok(),
+                    ..MuxConfig::default()
+                },
+            },
+            peers: self
+                .peers
+                .iter()
+                .filter(|peer| peer.id != self.node)
+                .map(|peer| PeerOptions { node: peer.id, address: peer.raft.clone() })
+                .collect(),
+            log: LogKind::Directory {
+                path: self.data_dir.clone(),
+                options: LogOptions { segment_bytes: self.segment_bytes, ..LogOptions::default() },
+            },
+            shards: self.shards,
+            apply_workers: self.apply_workers,
+            settings: self.settings.clone(),
+            // Smaller frames carry smaller commands.
+            command_bytes_max: options.command_bytes_max.min(self.lanes.command_bytes_max()),
+            lanes: self.lanes.clone(),
+            ..options
+        }
     }
 }
 

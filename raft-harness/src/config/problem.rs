@@ -32,6 +32,8 @@ pub enum Rule {
     AdminExposed,
     /// Two listeners want the same port.
     PortsCollide,
+    /// A node would not start with it, for a reason that no other rule names.
+    Start,
     /// An environment variable that looks like ours and matches no key.
     UnknownVariable,
     /// One more voter would cost nothing and survive one more failure, or one less would cost
@@ -64,6 +66,7 @@ impl Rule {
             Self::Peers => "E141",
             Self::AdminExposed => "E142",
             Self::PortsCollide => "E143",
+            Self::Start => "E150",
             Self::UnknownVariable => "W001",
             Self::EvenVoters => "W140",
         }
@@ -84,7 +87,8 @@ impl Rule {
             | Self::Sizes
             | Self::Peers
             | Self::AdminExposed
-            | Self::PortsCollide => Level::Error,
+            | Self::PortsCollide
+            | Self::Start => Level::Error,
         }
     }
 }

@@ -188,6 +188,29 @@ fn times_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn what_is_valid_is_what_a_node_starts_with() {
+    let slow = "election_timeout_min_ms = 6000\nelection_timeout_max_ms = 12000";
+    let slow = with("election_timeout_min_ms", slow)
+        .replace("election_timeout_max_ms = 1000 ", "# ")
+        .replace("disk_stall_max_ms", "# ");
+    let small_frames = "[network.data]\nframe_bytes_max = 16777216";
+    let small_frames = with("[network.data]", small_frames).replace(
+        "frame_bytes_max = 67_174_400\nbackoff_min_ms = 20\nbackoff_max_ms = 400\n\
+         keepalive_interval_ms = 1000\nkeepalive_timeout_ms = 3000\nstall_timeout_ms = 5000\n\
+         write_buffer_max = 1_048_576\n\n[network.bulk]",
+        "\n[network.bulk]",
+    );
+    for (text, command_bytes_max) in [(&slow, 64 << 20), (&small_frames, (16 << 20) - (64 << 10))] {
+        let loaded = parse("node.toml", text, &Environment::default());
+        let options = loaded.expect("valid").config.node_options();
+        options.validate().expect("a node starts with it");
+        assert_eq!(options.command_bytes_max, command_bytes_max);
+    }
+    // A stall that is set is taken as it is, or refused by its name.
+    assert_eq!(ids(&with("disk_stall_max_ms", "disk_stall_max_ms = 400")), ["E120"]);
+}
+
+#[test]
 fn lanes_that_contradict_themselves_are_refused() {
     assert_eq!(ids(&with("backoff_max_ms", "backoff_max_ms = 10")), ["E120"]);
     assert_eq!(ids(&with("backoff_max_ms", "backoff_max_ms = 500")), ["E120"]);

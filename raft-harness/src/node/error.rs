@@ -46,10 +46,12 @@ pub enum StartError {
 #[non_exhaustive]
 pub enum CreateError {
     /// The id belongs to a group with another spec.
-    #[error("group {} exists with another spec: {existing:?}", existing.group)]
+    #[error("group {} exists with another spec: it is {existing}; asked for was {wanted}", existing.group.get())]
     SpecDiffers {
         /// What the group is.
         existing: Box<GroupSpec>,
+        /// What was asked for.
+        wanted: Box<GroupSpec>,
     },
     /// The spec cannot be used; it says why.
     #[error("group {group}: {why}")]

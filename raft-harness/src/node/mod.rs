@@ -130,10 +130,11 @@ impl NodeHost {
     /// [`CreateError`]; nothing was created then.
     pub fn create_group(&self, spec: GroupSpec) -> Result<Created, CreateError> {
         self.check_spec(&spec)?;
+        let spec = spec.in_order();
         let group = spec.group;
         let (done, result) = bounded(1);
         self.create(
-            spec,
+            spec.clone(),
             None,
             None,
             Box::new(move |ended| {
@@ -143,7 +144,8 @@ impl NodeHost {
         match result.recv() {
             Ok(Ok(created)) => Ok(created),
             Ok(Err(CreateRefusal::SpecDiffers(existing))) => {
-                Err(CreateError::SpecDiffers { existing: Box::new(existing) })
+                let (existing, wanted) = (Box::new(existing), Box::new(spec));
+                Err(CreateError::SpecDiffers { existing, wanted })
             }
             Ok(Err(CreateRefusal::Unusable)) => Err(CreateError::BadSpec {
                 group,

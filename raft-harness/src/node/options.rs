@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
-use raft_transport::{LaneConfig, LanePolicy, Network};
+use raft_storage::ENTRY_BYTES_MAX;
+use raft_transport::{Lane, LaneConfig, LanePolicy, Network};
 
+use super::error::StartError;
 use crate::snapshot::SnapshotStore;
 
 /// Everything a node is told at its start. Change what differs from the default.
@@ -104,6 +106,45 @@ pub struct LaneConfigs {
     pub data: LaneConfig,
     /// Large appends.
     pub bulk: LaneConfig,
+}
+
+/// What a frame of a single entry holds beside the payload, at most.
+const FRAME_OVERHEAD: u64 = 64 << 10;
+
+impl LaneConfigs {
+    /// The largest command that an append can carry over these lanes, in bytes.
+    pub fn command_bytes_max(&self) -> u64 {
+        self.data.frame_bytes_max.min(self.bulk.frame_bytes_max).saturating_sub(FRAME_OVERHEAD)
+    }
+}
+
+impl NodeOptions {
+    /// Refuses contradictions, as a start does before it touches anything.
+    ///
+    /// # Errors
+    /// [`StartError::Settings`] or [`StartError::Options`], with the values that do not fit.
+    pub fn validate(&self) -> Result<(), StartError> {
+        self.settings.validate()?;
+        if self.shards == 0 || self.shards > usize::from(Lane::SHARD_MAX) {
+            return Err(StartError::Options(format!(
+                "{} shards: 1 to {} are possible",
+                self.shards,
+                Lane::SHARD_MAX
+            )));
+        }
+        if self.apply_workers == 0 {
+            return Err(StartError::Options("at least one apply worker is needed".to_owned()));
+        }
+        // A command that is taken must fit into the log, and into a frame of the lanes.
+        let (max, carried) = (self.command_bytes_max, self.lanes.command_bytes_max());
+        if max > ENTRY_BYTES_MAX || max > carried {
+            return Err(StartError::Options(format!(
+                "commands of {max} bytes: the log takes {ENTRY_BYTES_MAX}, frames of the data and \
+                 bulk lanes take {carried}"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Default for LaneConfigs {

@@ -81,17 +81,7 @@ impl Starting {
         options: NodeOptions,
         factory: Arc<dyn StateMachineFactory>,
     ) -> Result<NodeHost, StartError> {
-        options.settings.validate()?;
-        if options.shards == 0 || options.shards > usize::from(Lane::SHARD_MAX) {
-            return Err(StartError::Options(format!(
-                "{} shards: 1 to 223 are possible",
-                options.shards
-            )));
-        }
-        if options.apply_workers == 0 {
-            return Err(StartError::Options("at least one apply worker is needed".to_owned()));
-        }
-        check_sizes(&options)?;
+        options.validate()?;
         let OpenLog { store, incarnation, store_id, groups, tombstones, known } =
             open_log(&options)?;
         let durable = store.is_some();
@@ -350,24 +340,6 @@ impl Starting {
         Ok(appliers)
     }
 }
-
-/// A command that is taken must fit into the log, and into a frame of the lanes that carry it.
-fn check_sizes(options: &NodeOptions) -> Result<(), StartError> {
-    let max = options.command_bytes_max;
-    let lanes = &options.lanes;
-    let frame = lanes.data.frame_bytes_max.min(lanes.bulk.frame_bytes_max);
-    if max > raft_storage::ENTRY_BYTES_MAX || max.saturating_add(FRAME_OVERHEAD) > frame {
-        return Err(StartError::Options(format!(
-            "commands of {max} bytes: the log takes {}, frames of {frame} bytes take {}",
-            raft_storage::ENTRY_BYTES_MAX,
-            frame.saturating_sub(FRAME_OVERHEAD),
-        )));
-    }
-    Ok(())
-}
-
-/// What a frame of a single entry holds beside the payload, at most.
-const FRAME_OVERHEAD: u64 = 64 << 10;
 
 async fn open_port(
     listen: SocketAddr,
