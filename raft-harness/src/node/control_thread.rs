@@ -261,11 +261,15 @@ impl Future for ControlTask {
     }
 }
 
-/// A shard that was late has handed in twice before one departure: what it said last counts.
+/// A shard that was late has handed in twice before one departure: what it said last counts. Said
+/// from replica to replica, in one life of a group: a node can hold two of a group's replicas in
+/// turn, and both are to be told.
 fn keep_newest(heartbeats: &mut Vec<(NodeId, HeartbeatItem)>) {
     let mut seen = HashSet::with_capacity(heartbeats.len());
     heartbeats.reverse();
-    heartbeats.retain(|(peer, item)| seen.insert((*peer, item.group)));
+    heartbeats.retain(|(peer, item)| {
+        seen.insert((*peer, item.group, item.group_incarnation, item.from, item.to))
+    });
     heartbeats.reverse();
 }
 
@@ -275,13 +279,13 @@ mod tests {
     use raft_core::{GroupId, GroupIncarnation, Heartbeat, LogIndex, ReplicaId, Rest, Term};
 
     #[test]
-    fn of_two_beats_of_a_group_to_a_peer_the_newer_one_leaves() {
+    fn of_two_beats_to_a_replica_the_newer_one_leaves() {
         let beat = |peer: u64, group: u32, read_seq: u64| {
             let item = HeartbeatItem {
                 group: GroupId::new(group),
                 group_incarnation: GroupIncarnation::new(1),
                 from: ReplicaId::new(1),
-                to: ReplicaId::new(peer),
+                to: ReplicaId::new(10 + peer),
                 heartbeat: Heartbeat {
                     term: Term::new(1),
                     commit: LogIndex::ZERO,
@@ -295,5 +299,14 @@ mod tests {
         let mut beats = vec![beat(2, 7, 1), beat(3, 7, 1), beat(2, 8, 1), beat(2, 7, 2)];
         keep_newest(&mut beats);
         assert_eq!(beats, vec![beat(3, 7, 1), beat(2, 8, 1), beat(2, 7, 2)]);
+
+        // Node 2 holds two replicas of the group, one in the other's place; and the group was
+        // made anew. None of these speaks for another.
+        let (mut replaced, mut anew) = (beat(2, 7, 3), beat(2, 7, 4));
+        replaced.1.to = ReplicaId::new(22);
+        anew.1.group_incarnation = GroupIncarnation::new(2);
+        let mut beats = vec![beat(2, 7, 1), replaced.clone(), beat(2, 7, 2), anew.clone()];
+        keep_newest(&mut beats);
+        assert_eq!(beats, vec![replaced, beat(2, 7, 2), anew]);
     }
 }
