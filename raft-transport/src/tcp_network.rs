@@ -1,12 +1,16 @@
 //! Lanes over TCP: each lane is a group of the mux, so a node still has one port.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use raft_core::NodeId;
 use raft_mux::{GroupListener, MuxAcceptor};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::lane::Lane;
 use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
@@ -51,14 +55,13 @@ impl TcpNetwork {
     ) -> Result<BoxStream, NetworkError> {
         let addr = self.registry.addr(peer).ok_or(NetworkError::UnknownPeer { peer })?;
         let group = self.lane_at(peer, lane).group_id();
-        let mut last = NetworkError::UnknownPeer { peer };
-        for addr in resolve(addr).await? {
-            match raft_mux::dial(addr, group, timeout).await {
-                Ok(stream) => return Ok(Box::new(stream)),
-                Err(error) => last = error.into(),
-            }
+        let addrs = resolve(addr).await?;
+        let dial = |addr| raft_mux::dial(addr, group, timeout);
+        match first_of(addrs, timeout, dial).await {
+            Some(Ok(stream)) => Ok(Box::new(stream)),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(NetworkError::UnknownPeer { peer }),
         }
-        Err(last)
     }
 }
 
@@ -99,6 +102,50 @@ impl Network for TcpNetwork {
     }
 }
 
+/// Dials addresses one after another and takes the first that answers. One that fails makes way
+/// for the next at once; one that says nothing, after its share of the time, and goes on being
+/// waited for. `None` without an address.
+async fn first_of<S, E, F: Future<Output = Result<S, E>>>(
+    addrs: Vec<SocketAddr>,
+    timeout: Duration,
+    dial: impl Fn(SocketAddr) -> F,
+) -> Option<Result<S, E>> {
+    let share = timeout / (addrs.len() as u32 + 1);
+    let mut addrs = addrs.into_iter();
+    let mut dials: Vec<Pin<Box<F>>> = Vec::new();
+    let mut next = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    let mut last = None;
+    poll_fn(|cx| {
+        loop {
+            let mut failed = false;
+            let mut at = 0;
+            while let Some(dial) = dials.get_mut(at) {
+                match dial.as_mut().poll(cx) {
+                    Poll::Ready(Ok(stream)) => return Poll::Ready(Some(Ok(stream))),
+                    Poll::Ready(Err(error)) => {
+                        last = Some(Err(error));
+                        failed = true;
+                        drop(dials.remove(at));
+                    }
+                    Poll::Pending => at += 1,
+                }
+            }
+            if !failed && !dials.is_empty() && next.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match addrs.next() {
+                Some(addr) => {
+                    dials.push(Box::pin(dial(addr)));
+                    next.as_mut().reset(Instant::now() + share);
+                }
+                None if dials.is_empty() => return Poll::Ready(last.take()),
+                None => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
 /// At most four addresses: a name with more is no single node's.
 async fn resolve(addr: String) -> Result<Vec<SocketAddr>, NetworkError> {
     if let Ok(addr) = addr.parse() {
@@ -106,4 +153,40 @@ async fn resolve(addr: String) -> Result<Vec<SocketAddr>, NetworkError> {
     }
     let found = tokio::net::lookup_host(&addr).await.map(|found| found.take(4).collect());
     found.map_err(|source| NetworkError::Resolve { addr, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name's addresses by their last number: 1 swallows packets, 2 refuses, 3 answers.
+    async fn dial(addr: SocketAddr) -> Result<SocketAddr, SocketAddr> {
+        match addr.port() {
+            1 => std::future::pending().await,
+            2 => Err(addr),
+            _ => Ok(addr),
+        }
+    }
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_says_nothing_leaves_time_for_the_next() {
+        let timeout = Duration::from_secs(1);
+        for ports in [&[1, 3][..], &[1, 1, 1, 3], &[2, 1, 3], &[3, 1], &[1, 2, 3]] {
+            let addrs = ports.iter().map(|port| addr(*port)).collect();
+            let found = tokio::time::timeout(timeout, first_of(addrs, timeout, dial)).await;
+            assert_eq!(found, Ok(Some(Ok(addr(3)))), "{ports:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_fail_cost_no_time_and_the_last_reason_is_told() {
+        let started = Instant::now();
+        let found = first_of(vec![addr(2), addr(2)], Duration::from_secs(1), dial).await;
+        assert_eq!((found, Instant::now()), (Some(Err(addr(2))), started));
+        assert_eq!(first_of(vec![], Duration::from_secs(1), dial).await, None);
+    }
 }
