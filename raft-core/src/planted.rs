@@ -93,6 +93,8 @@ pub enum Planted {
     FrameChecksumIgnored,
     CreditsLeak,
     AppliesTwice,
+    LaneDownTellsOne,
+    SilentWhileHearing,
 }
 
 #[cfg(planted)]

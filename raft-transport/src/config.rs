@@ -22,12 +22,15 @@ pub struct LaneConfig {
     /// Longest pause between dials. Default 400 ms: below the election timeout, or a peer that is
     /// back would be elected around.
     pub backoff_max: Duration,
-    /// Send a ping after hearing nothing for so long. Default 1 s.
+    /// Send a ping after hearing nothing for so long, or hearing something and saying nothing.
+    /// The latter is what a peer knows us by while a large frame of it arrives slowly, so this is
+    /// to be well below the peer's `keepalive_timeout`. Default 1 s.
     pub keepalive_interval: Duration,
-    /// Close the lane if a ping that has left us brings no byte for so long. Default 3 s.
+    /// Close the lane if a ping that has left us brings no byte for so long. A frame may take
+    /// longer to arrive, however slow the link, as long as bytes come. Default 3 s.
     pub keepalive_timeout: Duration,
-    /// Close the lane if bytes are queued and none could be written for so long, or if the body of
-    /// a frame (at most 4 MiB, payloads apart) that has begun to arrive takes longer. Default 5 s.
+    /// Close the lane if bytes are queued and for so long none could be written and none came.
+    /// Default 5 s.
     pub stall_timeout: Duration,
     /// No [`budget`](crate::Lanes::budget) while so many bytes wait to be written; and, where we
     /// accepted the connection, nothing is read while so many answers wait. One frame may exceed

@@ -15,7 +15,9 @@
 //! - Nothing but a Hello leaves a dialer, and nothing is delivered by an acceptor, before the
 //!   handshake is done.
 //! - Bytes delivered and not yet given back never exceed the window by more than one frame.
-//! - Whether the peer lives is judged by progress: bytes heard, bytes written.
+//! - Whether the peer lives is judged by progress: bytes heard, bytes written. Bytes written say
+//!   little, since a kernel takes megabytes that a slow link delivers much later; so who hears
+//!   bytes and has nothing to say gives a sign of life, also in the middle of a frame.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -208,8 +210,8 @@ pub struct Connection {
     /// Since when bytes have been waiting without any being written.
     stalled_since: Option<Micros>,
     last_heard: Micros,
-    /// Since when a header waits for its body.
-    body_since: Option<Micros>,
+    /// When the stream last took bytes of ours.
+    last_spoke: Micros,
     /// A ping since which nothing was heard.
     ping: Option<Ping>,
     /// The newest ping and when it was written.
@@ -301,7 +303,7 @@ impl Connection {
             queued_total: 0,
             stalled_since: None,
             last_heard: now,
-            body_since: None,
+            last_spoke: now,
             ping: None,
             pinged: None,
             next_nonce: 0,
@@ -406,7 +408,7 @@ impl Connection {
         }
         // Any byte shows that the peer lives. The pong itself only tells the round trip.
         self.ping = None;
-        if let Some(nonce) = self.hear_frames(now, events)?
+        if let Some(nonce) = self.hear_frames(events)?
             && let Some((pinged, at)) = self.pinged
             && nonce == pinged
         {
@@ -487,22 +489,15 @@ impl Connection {
     }
 
     /// Returns the nonce of a pong, if one was among the frames.
-    fn hear_frames(
-        &mut self,
-        now: Micros,
-        events: &mut VecDeque<LaneEvent>,
-    ) -> Result<Option<u64>, LaneError> {
+    fn hear_frames(&mut self, events: &mut VecDeque<LaneEvent>) -> Result<Option<u64>, LaneError> {
         let mut pong = None;
         loop {
             let Phase::Open(open) = &mut self.phase else {
                 return Ok(pong);
             };
             let Some((frame, bytes)) = self.decoder.next_frame(open.ends)? else {
-                let waits = self.decoder.waits_for_body();
-                self.body_since = waits.then(|| self.body_since.unwrap_or(now));
                 return Ok(pong);
             };
-            self.body_since = None;
             match frame {
                 Frame::Credit { bytes } => open.granted.give(bytes)?,
                 Frame::Ping { nonce } => self.queue_own(Frame::Pong { nonce }),
@@ -591,6 +586,9 @@ impl Connection {
     /// after every attempt: this is how a stall is noticed.
     pub fn transmitted(&mut self, now: Micros, count: usize) {
         self.transmit.advance(count);
+        if count > 0 {
+            self.last_spoke = now;
+        }
         if self.transmit.is_empty() {
             self.stalled_since = None;
         } else if count > 0 || self.stalled_since.is_none() {
@@ -611,11 +609,11 @@ impl Connection {
             Phase::Open(_) => {
                 let stall = self.stall_deadline();
                 let keepalive = match self.ping {
-                    None => Some(self.last_heard.after(self.setup.config.keepalive_interval)),
+                    None => Some(self.ping_due()),
                     // While the ping itself waits to be written, the stall timeout watches.
                     Some(ping) => ping.written_at.map(|at| self.keepalive_deadline(at)),
                 };
-                stall.into_iter().chain(keepalive).chain(self.body_deadline()).min()
+                stall.into_iter().chain(keepalive).min()
             }
         }
     }
@@ -639,14 +637,9 @@ impl Connection {
                     let queued = self.transmit.len();
                     return Err(self.end(LaneError::Stalled { queued }));
                 }
-                if self.body_deadline().is_some_and(|deadline| now >= deadline) {
-                    let waited = self.setup.config.stall_timeout;
-                    return Err(self.end(FrameError::Unfinished { waited }.into()));
-                }
                 match self.ping {
                     None => {
-                        let due = self.last_heard.after(self.setup.config.keepalive_interval);
-                        if now >= due {
+                        if now >= self.ping_due() {
                             self.queue_ping();
                         }
                     }
@@ -662,12 +655,21 @@ impl Connection {
         }
     }
 
+    /// A peer that takes none of our bytes and sends its own lives: it stops reading while its
+    /// answers wait, and those come. If it reads no more it hears no pong, and closes.
     fn stall_deadline(&self) -> Option<Micros> {
-        self.stalled_since.map(|since| since.after(self.setup.config.stall_timeout))
+        let since = self.stalled_since?.max(self.last_heard);
+        Some(since.after(self.setup.config.stall_timeout))
     }
 
-    fn body_deadline(&self) -> Option<Micros> {
-        self.body_since.map(|since| since.after(self.setup.config.stall_timeout))
+    /// A ping asks whether a silent peer lives. It also tells a peer that we do: one whose large
+    /// frame is on its way to us for longer than the timeouts hears nothing else.
+    fn ping_due(&self) -> Micros {
+        let owes_sign = self.last_heard > self.last_spoke
+            && self.transmit.is_empty()
+            && !raft_core::planted!(SilentWhileHearing);
+        let since = if owes_sign { self.last_spoke } else { self.last_heard };
+        since.after(self.setup.config.keepalive_interval)
     }
 
     fn keepalive_deadline(&self, written_at: Micros) -> Micros {

@@ -126,11 +126,6 @@ impl Decoder {
         &mut self.buffer
     }
 
-    /// Whether a header has come and its body has not, or not all of it.
-    pub(crate) fn waits_for_body(&self) -> bool {
-        self.append.is_none() && self.needed > HEADER_LEN && self.buffer.len() >= HEADER_LEN
-    }
-
     /// Bytes of memory held for frames not yet complete.
     pub fn memory(&self) -> usize {
         let gathered = self.append.as_ref().map_or(0, |open| {
@@ -179,7 +174,7 @@ impl Decoder {
             self.needed = HEADER_LEN + parsed.body_len;
             return Ok(None);
         };
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..16]), body);
+        let crc = crc32c::crc32c_append(parsed.header_crc, body);
         if crc != parsed.crc && !raft_core::planted!(FrameChecksumIgnored) {
             return Err(FrameError::Checksum { kind: parsed.kind });
         }
@@ -409,6 +404,7 @@ struct Header {
     group: GroupId,
     body_len: usize,
     payload_len: u32,
+    header_crc: u32,
     crc: u32,
 }
 
@@ -423,13 +419,17 @@ impl Header {
         if version != FRAME_VERSION {
             return Err(FrameError::UnknownVersion { found: version });
         }
+        let [group, body_len, payload_len, header_crc, crc] = [4, 8, 12, 16, 20].map(number);
+        let ignored = raft_core::planted!(FrameChecksumIgnored);
+        if crc32c::crc32c(&bytes[..16]) != header_crc && !ignored {
+            return Err(FrameError::HeaderChecksum);
+        }
         let kind = FrameKind::from_code(kind).ok_or(FrameError::UnknownKind { kind })?;
         let flags = u16::from_le_bytes([f0, f1]);
         let flags_known = if kind.names_replicas() { FLAG_FROM | FLAG_TO } else { 0 };
         if flags & !flags_known != 0 {
             return Err(FrameError::UnknownFlags { kind, flags });
         }
-        let [group, body_len, payload_len, crc] = [4, 8, 12, 16].map(number);
         if body_len > kind.body_max() {
             let (bytes, max) = (u64::from(body_len), u64::from(kind.body_max()));
             return Err(FrameError::TooLarge { kind, bytes, max });
@@ -443,6 +443,7 @@ impl Header {
             group: GroupId::new(group),
             body_len: body_len as usize,
             payload_len,
+            header_crc,
             crc,
         };
         if header.bytes() > frame_bytes_max {

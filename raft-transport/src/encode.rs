@@ -97,8 +97,9 @@ impl OpenFrame {
         header[4..8].copy_from_slice(&self.group.get().to_le_bytes());
         header[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());
         header[12..16].copy_from_slice(&payload_len.to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..16]), body);
+        let crc = crc32c::crc32c(&header[..16]);
         header[16..20].copy_from_slice(&crc.to_le_bytes());
+        header[20..24].copy_from_slice(&crc32c::crc32c_append(crc, body).to_le_bytes());
     }
 }
 

@@ -1,16 +1,16 @@
 //! What travels on a lane, and the header every frame begins with.
 //!
 //! ```text
-//!   0        1       2       4        8          12            16       20
-//!   +--------+-------+-------+--------+----------+-------------+--------+------+----------+
-//!   | version| kind  | flags | group  | body_len | payload_len | crc32c | body | payloads |
-//!   +--------+-------+-------+--------+----------+-------------+--------+------+----------+
+//!   0        1       2       4        8          12            16       20       24
+//!   +--------+-------+-------+--------+----------+-------------+--------+--------+------+----------+
+//!   | version| kind  | flags | group  | body_len | payload_len | crc32c | crc32c | body | payloads |
+//!   +--------+-------+-------+--------+----------+-------------+--------+--------+------+----------+
 //! ```
 //!
-//! All numbers are little-endian. The checksum covers bytes 0 to 16 and the body; each payload
-//! has its own in the body. `docs/FORMATS.md` has the bodies byte by byte.
-
-use std::time::Duration;
+//! All numbers are little-endian. The first checksum covers bytes 0 to 16: a length is believed
+//! before what it announces has come, and a damaged one would swallow all that follows. The second
+//! covers bytes 0 to 16 and the body; each payload has its own in the body. `docs/FORMATS.md` has
+//! the bodies byte by byte.
 
 use bytes::Bytes;
 use raft_core::{
@@ -23,7 +23,7 @@ use crate::envelope::Envelope;
 pub const FRAME_VERSION: u8 = 0xF1;
 
 /// Bytes before a frame's body.
-pub const HEADER_LEN: usize = 20;
+pub const HEADER_LEN: usize = 24;
 
 /// Largest body of any frame, in bytes.
 pub const BODY_BYTES_MAX: u32 = 4 << 20;
@@ -363,18 +363,14 @@ pub enum FrameError {
         /// The size allowed.
         max: u64,
     },
-    /// Header or body were damaged on the way.
+    /// A header was damaged on the way. Nothing in it is believed, its lengths least of all.
+    #[error("the header of a frame fails its checksum")]
+    HeaderChecksum,
+    /// A body was damaged on the way.
     #[error("{kind:?} frame fails its checksum")]
     Checksum {
-        /// The kind, if that can be believed.
+        /// The kind.
         kind: FrameKind,
-    },
-    /// The body did not come in time. A damaged length may ask for more than anybody sends, and
-    /// would swallow all that follows; no checksum is looked at before the body is complete.
-    #[error("the body of a frame is not complete after {waited:?}")]
-    Unfinished {
-        /// How long it was waited for.
-        waited: Duration,
     },
     /// A payload was damaged on the way.
     #[error("payload of entry {index} of group {group} fails its checksum")]

@@ -71,6 +71,9 @@ fn take(connection: &mut Connection, now: Micros) -> Vec<u8> {
     let bytes = bytes_of(&mut transmit);
     connection.transmit = transmit;
     assert_eq!(count, bytes.len() as u64);
+    if count > 0 {
+        connection.last_spoke = now;
+    }
     connection.transmitted(now, 0);
     bytes
 }
@@ -335,28 +338,125 @@ fn ping_behind_a_large_frame_gets_its_full_time() {
     assert_eq!(pair.a.deadline(), Some(at(now + 3000)));
 }
 
-/// A length that was damaged swallows what follows, and pings with it: bytes that keep coming must
-/// not keep such a connection alive.
+/// It would swallow what follows, and pings with it, until as many bytes have come.
 #[test]
-fn a_body_that_is_never_complete_ends_the_connection() {
+fn a_length_that_was_damaged_ends_the_connection_at_once() {
     let mut pair = Pair::open(&LaneConfig::control());
-    let items = vec![heartbeat_item(1, 3, 1 << 27)];
-    pair.a.queue(&mut Frame::Heartbeats(items.clone())).unwrap();
+    pair.a.queue(&mut Frame::Heartbeats(vec![heartbeat_item(1, 3, 1 << 27)])).unwrap();
     let mut bytes = take(&mut pair.a, at(0));
     // The third byte of the body's length: 128 KiB more than there are.
     bytes[10] ^= 2;
-    pair.b.push_bytes(at(0), &bytes, &mut pair.b_events).unwrap();
-    for tenths in 1..50 {
-        pair.a.queue(&mut Frame::Heartbeats(items.clone())).unwrap();
-        let bytes = take(&mut pair.a, at(tenths * 100));
-        pair.b.push_bytes(at(tenths * 100), &bytes, &mut pair.b_events).unwrap();
-        pair.b.on_deadline(at(tenths * 100)).unwrap();
+    let error = pair.b.push_bytes(at(0), &bytes, &mut pair.b_events).unwrap_err();
+    assert_eq!(error, LaneError::Frame(FrameError::HeaderChecksum));
+}
+
+/// Two kernels with so much room for bytes, and between them a link of so many bytes per
+/// millisecond each way: what leaves a connection arrives when the link has carried all before it.
+struct SlowLink {
+    rate: usize,
+    kernel: usize,
+    under_way: [VecDeque<u8>; 2],
+}
+
+impl SlowLink {
+    fn new(rate: usize, kernel: usize) -> Self {
+        Self { rate, kernel, under_way: Default::default() }
     }
-    assert_eq!(pair.b.deadline(), Some(at(5000)));
-    let waited = Duration::from_secs(5);
-    let error = LaneError::Frame(FrameError::Unfinished { waited });
-    assert_eq!(pair.b.on_deadline(at(5000)), Err(error));
-    assert!(pair.b_events.is_empty(), "what it swallowed reached nobody");
+
+    /// One millisecond: writes, the link's share of bytes, reads, deadlines.
+    fn tick(&mut self, pair: &mut Pair, now: Micros) {
+        for side in 0..2 {
+            let (from, to, events) = match side {
+                0 => (&mut pair.a, &mut pair.b, &mut pair.b_events),
+                _ => (&mut pair.b, &mut pair.a, &mut pair.a_events),
+            };
+            let way = &mut self.under_way[side];
+            while !from.transmit().is_empty() {
+                let mut slices = [std::io::IoSlice::new(&[]); 8];
+                let filled = from.transmit().io_slices(&mut slices);
+                let before = way.len();
+                for slice in &slices[..filled] {
+                    let room = self.kernel - way.len();
+                    way.extend(&slice[..slice.len().min(room)]);
+                }
+                let taken = way.len() - before;
+                from.transmitted(now, taken);
+                if taken == 0 {
+                    break;
+                }
+            }
+            if !way.is_empty() && to.wants_read() {
+                let arrived: Vec<u8> = way.drain(..self.rate.min(way.len())).collect();
+                to.push_bytes(now, &arrived, events).unwrap();
+            }
+        }
+        for end in [&mut pair.a, &mut pair.b] {
+            if end.deadline().is_some_and(|deadline| deadline <= now) {
+                end.on_deadline(now).unwrap();
+            }
+        }
+    }
+}
+
+/// However slow a link is, bytes that move are life: 1 MiB at 256 KiB/s, 8 MiB at 2 Mbit/s, and
+/// a link that needs a minute for a frame, with kernels that take everything or very little.
+#[test]
+fn a_frame_that_takes_long_on_a_slow_link_ends_nothing() {
+    for (bytes, rate) in [(1 << 20, 256), (8 << 20, 250), (1 << 20, 16)] {
+        for kernel in [4 << 10, 64 << 10, 16 << 20] {
+            for both_ways in [false, true] {
+                let mut pair = Pair::open(&LaneConfig::bulk());
+                let mut link = SlowLink::new(rate, kernel);
+                pair.a.queue(&mut data(bytes)).unwrap();
+                if both_ways {
+                    pair.b.queue(&mut data(bytes)).unwrap();
+                }
+                let frames = usize::from(both_ways) + 1;
+                let mut now = 0;
+                while pair.a_events.len() + pair.b_events.len() < frames {
+                    now += 1;
+                    link.tick(&mut pair, at(now));
+                    assert!(now < 120_000, "{bytes} at {rate} through {kernel}");
+                }
+            }
+        }
+    }
+}
+
+/// Heartbeats and snapshot chunks are bodies, which used to have a deadline of their own.
+#[test]
+fn a_body_that_comes_slowly_is_waited_for() {
+    let mut pair = Pair::open(&LaneConfig::control());
+    let mut link = SlowLink::new(10, 1 << 20);
+    let items = (0..20_000).map(|group| heartbeat_item(group * 9, 3, 1 << 27)).collect();
+    pair.a.queue(&mut Frame::Heartbeats(items)).unwrap();
+    for now in 0..30_000 {
+        link.tick(&mut pair, at(now));
+    }
+    assert_eq!(pair.b_events.len(), 1);
+}
+
+/// Neither end reads: what a slow link excuses, a dead peer does not.
+#[test]
+fn a_peer_that_hears_no_more_is_found_behind_any_kernel() {
+    for kernel in [4 << 10, 16 << 20] {
+        let mut pair = Pair::open(&LaneConfig::bulk());
+        pair.a.queue(&mut data(1 << 20)).unwrap();
+        let mut room = kernel;
+        let mut now = 0;
+        let ended = loop {
+            now += 1;
+            let taken = (pair.a.transmit().len() as usize).min(room);
+            pair.a.transmitted(at(now), taken);
+            room -= taken;
+            if pair.a.deadline().is_some_and(|deadline| deadline <= at(now))
+                && let Err(error) = pair.a.on_deadline(at(now))
+            {
+                break error;
+            }
+        };
+        assert!(now <= 5_002, "{ended} after {now} ms");
+    }
 }
 
 #[test]
@@ -364,7 +464,7 @@ fn ended_connection_keeps_its_error_and_delivers_nothing() {
     let mut pair = Pair::open(&LaneConfig::data());
     pair.a.queue(&mut data(10)).unwrap();
     let bytes = take(&mut pair.a, at(0));
-    let error = pair.b.push_bytes(at(0), &[0; 20], &mut pair.b_events).unwrap_err();
+    let error = pair.b.push_bytes(at(0), &[0; 24], &mut pair.b_events).unwrap_err();
     assert_eq!(error, LaneError::Frame(FrameError::UnknownVersion { found: 0 }));
     assert_eq!(pair.b.push_bytes(at(0), &bytes, &mut pair.b_events), Err(error.clone()));
     assert_eq!(pair.b.on_deadline(at(0)), Err(error));

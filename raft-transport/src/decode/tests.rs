@@ -70,8 +70,9 @@ proptest! {
         bytes.extend([0; 4]);
         bytes.extend((body.len() as u32).to_le_bytes());
         bytes.extend((payload_len as u32).to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &body);
+        let crc = crc32c::crc32c(&bytes);
         bytes.extend(crc.to_le_bytes());
+        bytes.extend(crc32c::crc32c_append(crc, &body).to_le_bytes());
         bytes.extend(&body);
         bytes.extend(&payload[..payload_len]);
         let _ = decode_pieces(&bytes, &[13]);
@@ -98,6 +99,7 @@ fn header(kind: u8, flags: u16, group: u32, body_len: u32, payload_len: u32) -> 
     bytes.extend(group.to_le_bytes());
     bytes.extend(body_len.to_le_bytes());
     bytes.extend(payload_len.to_le_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
     bytes.extend([0; 4]);
     bytes
 }
@@ -108,8 +110,11 @@ fn bad_headers_are_refused_before_their_bodies_arrive() {
     let append = FrameKind::Append;
     let mut wrong_version = header(ping.code(), 0, 0, 1, 0);
     wrong_version[0] = 0xF2;
+    let mut wrong_length = header(ping.code(), 0, 0, 1, 0);
+    wrong_length[8] = 200;
     for (bytes, expected) in [
         (wrong_version, FrameError::UnknownVersion { found: 0xF2 }),
+        (wrong_length, FrameError::HeaderChecksum),
         (header(200, 0, 0, 0, 0), FrameError::UnknownKind { kind: 200 }),
         (header(ping.code(), 1, 0, 1, 0), FrameError::UnknownFlags { kind: ping, flags: 1 }),
         (header(append.code(), 4, 0, 1, 0), FrameError::UnknownFlags { kind: append, flags: 4 }),
@@ -120,7 +125,7 @@ fn bad_headers_are_refused_before_their_bodies_arrive() {
             FrameError::TooLarge { kind: ping, bytes: 257, max: 256 },
         ),
         (
-            header(append.code(), 0, 0, 10, FRAME_MAX as u32 - 29),
+            header(append.code(), 0, 0, 10, FRAME_MAX as u32 - 33),
             FrameError::TooLarge { kind: append, bytes: FRAME_MAX + 1, max: FRAME_MAX },
         ),
         (header(ping.code(), 0, 0, 0, 0), FrameError::Checksum { kind: ping }),

@@ -77,21 +77,24 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
     vec![
         (
             message(Message::PreVote(request)),
-            "f10100000700000008000000000000006fd247a403ac02e807020401",
+            "f10100000700000008000000000000009adc5fd06fd247a403ac02e807020401",
         ),
         (
             message(Message::PreVoteReply(reply)),
-            "f102000007000000050000000000000068f2b9d603ac020401",
+            "f10200000700000005000000000000000920d65268f2b9d603ac020401",
         ),
         (
             message(Message::Vote(request)),
-            "f10300000700000008000000000000001f32e04f03ac02e807020401",
+            "f10300000700000008000000000000009826421f1f32e04f03ac02e807020401",
         ),
-        (message(Message::VoteReply(reply)), "f1040000070000000500000000000000e6c3316503ac020401"),
+        (
+            message(Message::VoteReply(reply)),
+            "f1040000070000000500000000000000fe581c06e6c3316503ac020401",
+        ),
         (
             Frame::Message(entries),
             concat!(
-                "f1050000070000001900000005000000f3167aa2",
+                "f1050000070000001900000005000000b7b1a520f3167aa2",
                 "0305040a05090105020201e60f054cbb719a0002000000000068656c6c6f"
             ),
         ),
@@ -102,7 +105,7 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
                 verified: LogIndex::new(3),
                 promise: Promise::Lost,
             }),
-            "f10600000700000009000000000000007ca6f39003ac02040001020301",
+            "f10600000700000009000000000000004b2427aa7ca6f39003ac02040001020301",
         ),
         (
             answer(AppendResult::Rejected {
@@ -110,63 +113,72 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
                 hint_index: LogIndex::new(2),
                 hint_term: Term::new(3),
             }),
-            "f10600000700000008000000000000007638762903ac020401010203",
+            "f10600000700000008000000000000006c591be37638762903ac020401010203",
         ),
-        (answer(AppendResult::StaleTerm), "f106000007000000050000000000000068dfe61803ac020402"),
+        (
+            answer(AppendResult::StaleTerm),
+            "f1060000070000000500000000000000fca201c968dfe61803ac020402",
+        ),
         (
             answer(AppendResult::Receiving { index }),
-            "f1060000070000000700000000000000d544f43903ac020403e807",
+            "f1060000070000000700000000000000b258795bd544f43903ac020403e807",
         ),
         (
             answer(AppendResult::Declined(Declined::SnapshotFailed)),
-            "f1060000070000000600000000000000d853d7de03ac02040401",
+            "f106000007000000060000000000000095254512d853d7de03ac02040401",
         ),
         (
             message(Message::Heartbeat(heartbeat)),
-            "f1070000070000000900000000000000f19ed91303ac02e80706882701",
+            "f10700000700000009000000000000004ad9a9cdf19ed91303ac02e80706882701",
         ),
         (
             Frame::Message(stranger),
-            "f1070300070000000c000000000000002361d7090309c801ac02e80706882701",
+            "f1070300070000000c00000000000000cad981592361d7090309c801ac02e80706882701",
         ),
         (
             message(Message::HeartbeatReply(heartbeat_reply)),
-            "f108000007000000060000000000000078d397f903ac02068827",
+            "f1080000070000000600000000000000792ecc7478d397f903ac02068827",
         ),
         (
             message(Message::ReadConfirm(heartbeat)),
-            "f109000007000000090000000000000083336e4003ac02e80706882701",
+            "f1090000070000000900000000000000a6d220ab83336e4003ac02e80706882701",
         ),
-        (message(Message::TimeoutNow(now)), "f10a00000700000006000000000000001eb53d7803ac0203e807"),
+        (
+            message(Message::TimeoutNow(now)),
+            "f10a00000700000006000000000000007bd4d1bb1eb53d7803ac0203e807",
+        ),
         (
             message(Message::TransferRefused(TransferRefused { term, transfer: 3 })),
-            "f10b00000700000004000000000000009641f4a903ac0203",
+            "f10b000007000000040000000000000034d3274e9641f4a903ac0203",
         ),
         (
             message(Message::ReadIndex(ReadIndex { term, id: 6 })),
-            "f10c00000700000004000000000000002c2891bd03ac0206",
+            "f10c0000070000000400000000000000c256637d2c2891bd03ac0206",
         ),
         (
             message(Message::ReadIndexReply(ReadIndexReply { term, id: 6, index: Some(index) })),
-            "f10d0000070000000700000000000000c79eb5c603ac020601e807",
+            "f10d0000070000000700000000000000aa2ca9c1c79eb5c603ac020601e807",
         ),
         (
             message(Message::ReadIndexReply(ReadIndexReply { term, id: 6, index: None })),
-            "f10d0000070000000500000000000000af4caf3803ac020600",
+            "f10d0000070000000500000000000000e4d6d153af4caf3803ac020600",
         ),
         (
             message(Message::Snapshot(offer)),
-            "f10e00000700000036000000000000008ebbd41b03ac0204e8070207052c0102000000000000000201000000000000000100000000000000000200000000000000020000000000000000",
+            "f10e0000070000003600000000000000a33a70a98ebbd41b03ac0204e8070207052c0102000000000000000201000000000000000100000000000000000200000000000000020000000000000000",
         ),
         (
             message(Message::Recover(Recover { term, incarnation })),
-            "f10f0000070000000400000000000000e89fc14603ac0203",
+            "f10f0000070000000400000000000000c151f0d5e89fc14603ac0203",
         ),
         (
             message(Message::Fence(Fence { term, incarnation, index })),
-            "f11000000700000006000000000000007c7fddda03ac0203e807",
+            "f110000007000000060000000000000054bb09227c7fddda03ac0203e807",
         ),
-        (Frame::SnapshotPull(place), "f11100000700000006000000000000007e6c898703e80702ac02"),
+        (
+            Frame::SnapshotPull(place),
+            "f1110000070000000600000000000000554687457e6c898703e80702ac02",
+        ),
         (
             Frame::SnapshotChunk(SnapshotChunk {
                 place,
@@ -174,23 +186,26 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
                 sum: 0x0102_0304,
                 data: Bytes::from_static(b"hello"),
             }),
-            "f11200000700000011000000000000006318a67103e80702ac02f4030403020168656c6c6f",
+            "f1120000070000001100000000000000e64d3b936318a67103e80702ac02f4030403020168656c6c6f",
         ),
         (
             Frame::Heartbeats(items.clone()),
-            "f1180000000000001100000000000000f78d614e470701ac028827e8070005b8050606e807",
+            "f11800000000000011000000000000006fe830f8f78d614e470701ac028827e8070005b8050606e807",
         ),
         (
             Frame::ReadConfirms(items),
-            "f11900000000000011000000000000003c5dc773470701ac028827e8070005b8050606e807",
+            "f11900000000000011000000000000006e15be9f3c5dc773470701ac028827e8070005b8050606e807",
         ),
         (
             Frame::HeartbeatReplies(replies),
-            "f11a0000000000000c000000000000005a8905d9470701ac0288270038050606",
+            "f11a0000000000000c0000000000000049e041995a8905d9470701ac0288270038050606",
         ),
-        (Frame::Credit { bytes: 1 << 20 }, "f1200000000000000300000000000000706358fe808040"),
-        (Frame::Ping { nonce: 300 }, "f12100000000000002000000000000005dabe506ac02"),
-        (Frame::Pong { nonce: 300 }, "f1220000000000000200000000000000bccfc8e6ac02"),
+        (
+            Frame::Credit { bytes: 1 << 20 },
+            "f1200000000000000300000000000000d442f671706358fe808040",
+        ),
+        (Frame::Ping { nonce: 300 }, "f1210000000000000200000000000000f2c2445f5dabe506ac02"),
+        (Frame::Pong { nonce: 300 }, "f1220000000000000200000000000000f1c5d7f7bccfc8e6ac02"),
     ]
 }
 
