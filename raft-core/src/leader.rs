@@ -469,7 +469,7 @@ impl Group {
         }
         let base = self.log.base();
         for peer in &mut leader.peers {
-            if peer.is_stuck(now, &self.settings) {
+            if peer.is_mistrusted() {
                 let session = self.sessions.bump();
                 peer.probe_again(session, base);
             }

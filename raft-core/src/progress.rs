@@ -228,18 +228,35 @@ impl Progress {
             return false;
         }
         match &self.state {
-            State::Probe { sent } => sent.is_none(),
-            State::Replicate(Window(Some(flight))) if flight.is_full(settings) => {
-                flight.probe_due(now, settings)
+            State::Probe { sent: Some(_) } if crate::planted!(ProbeNeverRetried) => false,
+            State::Probe { sent } => {
+                let patience = settings.election_timeout_min;
+                sent.is_none_or(|sent| now.since(sent) >= patience)
             }
-            State::Replicate(_) => self.next_index <= last,
+            State::Replicate(window) if window.is_full(settings) => {
+                window.0.as_ref().is_some_and(|flight| flight.probe_due(now, settings))
+            }
+            State::Replicate(_) => self.next_index <= last || self.question_due(now, settings),
             State::Snapshot { .. } => false,
         }
     }
 
     /// Whether the next append may carry entries.
-    pub(crate) fn streams(&self, settings: &Settings) -> bool {
+    pub(crate) fn streams(&self, now: Micros, settings: &Settings) -> bool {
         matches!(&self.state, State::Replicate(window) if !window.is_full(settings))
+            && !self.question_due(now, settings)
+    }
+
+    /// Whether something that was sent has found no answer for so long that it is to be asked
+    /// about. The question follows it on the same way and in the same session: on a way that keeps
+    /// the order it cannot arrive before what it asks about, however slow the way is, so only what
+    /// was lost is ever sent again. That everything was sent is no proof of the contrary: a probe
+    /// can find entries that the peer holds in memory, and the acknowledgement that they are
+    /// durable can be lost just as well.
+    fn question_due(&self, now: Micros, settings: &Settings) -> bool {
+        let State::Replicate(Window(Some(flight))) = &self.state else { return false };
+        let waits = now.since(flight.probed.max(flight.moved)) >= settings.election_timeout_min;
+        waits && self.next_index > self.match_index.next()
     }
 
     /// Whether an answer to something sent is still to come.
@@ -312,27 +329,12 @@ impl Progress {
         grew
     }
 
-    /// What was sent and found no answer for so long is taken for lost. An empty window is no
-    /// proof of the contrary: a probe can find entries that the peer holds in memory, and the
-    /// acknowledgement that they are durable can be lost just as well.
-    pub(crate) fn is_stuck(&self, now: Micros, settings: &Settings) -> bool {
-        let patience = settings.election_timeout_min;
-        match &self.state {
-            State::Probe { .. } if crate::planted!(ProbeNeverRetried) => false,
-            State::Probe { sent } => sent.is_some_and(|sent| now.since(sent) >= patience),
-            // It holds everything and does not count: that it trusts itself again it says only once,
-            // and that may have been lost, or overtaken.
-            State::Replicate(_)
-                if !self.is_trusted() && self.next_index == self.match_index.next() =>
-            {
-                true
-            }
-            State::Replicate(window) => {
-                let waits = |flight: &Flight| now.since(flight.moved) >= patience;
-                self.next_index > self.match_index.next() && window.0.as_deref().is_some_and(waits)
-            }
-            State::Snapshot { .. } => false,
-        }
+    /// It holds everything and does not count: that it trusts itself again it says only once, and
+    /// that may have been lost, or overtaken. So it is asked in a session of its own.
+    pub(crate) fn is_mistrusted(&self) -> bool {
+        matches!(self.state, State::Replicate(_))
+            && !self.is_trusted()
+            && self.next_index == self.match_index.next()
     }
 
     /// Whether its parts agree with one another.

@@ -36,9 +36,9 @@ impl Group {
     /// does not have it at hand. Returns `None` when nothing is due, or the very first entry is
     /// not at hand; nothing changes then.
     ///
-    /// The driver attaches the entries, and sets [`Append::time`] to the last one's. With a full
-    /// window an empty append asks, once per heartbeat interval, whether the peer got what is in
-    /// flight.
+    /// The driver attaches the entries, and sets [`Append::time`] to the last one's. What is in
+    /// flight and finds no answer is asked about by an empty append: once per heartbeat interval
+    /// if the window is full, else after each [`election_timeout_min`](crate::Settings::election_timeout_min).
     #[inline]
     pub fn make_append(
         &mut self,
@@ -71,7 +71,7 @@ impl Group {
         let mut bytes = 0u64;
         let mut end = prev_index;
         // A probe asks where the logs agree; entries would likely be sent in vain.
-        let streams = progress.streams(&self.settings);
+        let streams = progress.streams(self.now, &self.settings);
         while streams && end < last && end.since(prev_index) < APPEND_ENTRIES_MAX {
             let Some(cost) = cost_of(end.next()) else {
                 break;
@@ -145,6 +145,14 @@ impl Group {
             return false;
         };
         leader.peer(peer).is_some_and(|progress| progress.in_flight())
+    }
+
+    /// Whether the next append to this peer carries entries, and not just a question.
+    pub fn sends_entries_to(&self, peer: ReplicaId) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        leader.peer(peer).is_some_and(|progress| progress.streams(self.now, &self.settings))
     }
 
     /// Whether appends to this peer carry entries: where the logs agree has been found.

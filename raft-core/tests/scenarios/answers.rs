@@ -75,13 +75,10 @@ fn a_rejection_of_another_probe_than_the_one_under_way_changes_nothing() {
 #[test]
 fn no_answer_from_an_earlier_session_moves_anything() {
     type Way = (&'static str, u64, fn(&mut Bench));
-    let ways: [Way; 3] = [
+    let ways: [Way; 2] = [
         ("its connection broke", 1, |bench| bench.input(Input::PeerUnreachable(TWO))),
         ("it restarted", 2, |bench| {
             bench.hear_from_life(TWO, Incarnation::new(2), heartbeat_reply(5, 0));
-        }),
-        ("nothing was heard of what was sent", 1, |bench| {
-            bench.live_with(TWO, Duration::from_millis(800));
         }),
     ];
     let answers: [fn(&Append) -> Message; 5] = [
@@ -253,8 +250,9 @@ fn a_probe_that_finds_no_answer_is_sent_again() {
     assert_eq!(bench.append_for(TWO), None, "the answer may still come");
     bench.live_with(TWO, Duration::from_millis(200));
     let again = bench.append_for(TWO).expect("another probe");
-    assert_ne!(again.session, lost.session);
-    bench.hear(TWO, accepted(&again, again.prev_index.get()));
+    assert_eq!(again, lost);
+    // On a slow way both arrive, late: whichever is answered, the answer is the one waited for.
+    bench.hear(TWO, accepted(&lost, lost.prev_index.get()));
     bench.catch_up(TWO);
     assert_eq!(bench.commit(), 5);
 }

@@ -233,7 +233,7 @@ fn who_does_not_lead_has_nothing_to_send_and_no_lease() {
 }
 
 #[test]
-fn lost_appends_are_sent_again() {
+fn lost_appends_are_asked_about_and_sent_again() {
     let mut bench = Bench::leader_of(narrow(&[]));
     bench.catch_up(TWO);
     propose(&mut bench, 1);
@@ -242,10 +242,42 @@ fn lost_appends_are_sent_again() {
         bench.live(Duration::from_millis(100));
         bench.hear(TWO, heartbeat_reply(1, 0));
     }
+    let question = bench.append_for(TWO).expect("a question");
+    assert_eq!((question.session, question.count()), (lost.session, 0));
+    assert_eq!(question.prev_index, index(2), "it asks about what was sent");
+    assert_eq!(bench.append_for(TWO), None, "once in a while");
+    let result = AppendResult::Rejected {
+        prev_index: question.prev_index,
+        hint_index: index(1),
+        hint_term: term(1),
+    };
+    let reply = AppendReply { term: question.term, session: question.session, result };
+    bench.hear(TWO, Message::AppendReply(reply));
     let probe = bench.append_for(TWO).expect("a probe");
-    assert_ne!(probe.session, lost.session);
     bench.hear(TWO, accepted(&probe, 1));
     assert_eq!(bench.append_for(TWO).map(|append| append.last_index()), Some(index(2)));
+}
+
+/// A large entry on a slow link: it is asked about again and again, and sent once.
+#[test]
+fn an_append_that_takes_long_is_sent_once_and_its_answer_counts() {
+    let mut bench = Bench::leader_of(narrow(&[]));
+    bench.catch_up(TWO);
+    propose(&mut bench, 1);
+    bench.sync();
+    let slow = bench.append_for(TWO).expect("entry 2");
+    let mut questions = 0;
+    for _ in 0..600 {
+        bench.live(Duration::from_millis(100));
+        bench.hear(TWO, heartbeat_reply(1, 0));
+        while let Some(append) = bench.append_for(TWO) {
+            assert_eq!((append.count(), append.session), (0, slow.session));
+            questions += 1;
+        }
+    }
+    assert!((60..=120).contains(&questions), "{questions} in a minute");
+    bench.hear(TWO, accepted(&slow, 2));
+    assert_eq!(bench.commit(), 2);
 }
 
 #[test]

@@ -23,63 +23,87 @@ impl ShardEngine {
     ) -> Option<Frame> {
         let at_peer = self.peers.iter().position(|node| *node == peer)?;
         while let Some(at) = self.work[at_peer].pop() {
-            let slot = &mut self.slots[at as usize];
-            let wants = |peer: &&Peer| slot.core.wants_append(peer.replica);
-            let Some(Peer { replica, lane, .. }) = slot.peers.on(at_peer).find(wants).copied()
-            else {
-                continue;
-            };
-            let lane = match self.lane_now(at, at_peer, replica, lane, out) {
-                LaneNow::Send(lane) => lane,
-                LaneNow::Wait => continue,
-            };
-            let budget = match lane {
-                SendLane::Data => budget,
-                SendLane::Bulk => u64::MAX,
-            };
-            let now = self.now;
-            let slot = &mut self.slots[at as usize];
-            // The closure needs the payloads while the core is borrowed; they are other fields.
-            let (core, payloads, cold) = (&mut slot.core, &slot.payloads, &slot.cold);
-            let first = core.next_index(replica).unwrap_or_default();
-            let (policy, bulk_up) = (self.options.lane_policy, self.bulk_up[at_peer]);
-            let append = core.make_append(now, replica, budget, |index| {
-                let entry = payloads.get(index).or_else(|| cold_entry(cold, index))?;
-                // A large entry does not ride behind small ones: the next append is its own.
-                let is_large = policy.append_class(entry.payload.len() as u64) == LaneClass::Bulk;
-                let waits = is_large && bulk_up && lane == SendLane::Data && index > first;
-                (!waits).then(|| entry.cost())
-            });
-            let Some(append) = append else { continue };
-            let mut entries = Vec::with_capacity(append.count() as usize);
-            let mut cost = 0;
-            let mut index = append.prev_index.next();
-            while index <= append.last_index() {
-                let entry = slot.entry(index).expect("the core sent only what is at hand");
-                cost += entry.cost();
-                entries.push(entry.clone());
-                index = index.next();
-            }
-            let envelope = Envelope {
-                group: slot.spec.group,
-                group_incarnation: slot.incarnation,
-                from: slot.core.replica(),
-                to: replica,
-                message: Message::Append(append),
-                entries,
-            };
-            if slot.core.wants_append(replica) {
-                self.work[at_peer].mark(at);
-            }
-            match lane {
-                SendLane::Data => return Some(Frame::Message(envelope)),
-                SendLane::Bulk => {
-                    self.bulk_bytes[at_peer] += cost;
-                    out.bulk.push((peer, envelope, cost));
+            let mut asked = 0;
+            // Mostly one; while a replica replaces another on its node, two, and one that must
+            // wait does not hold up the other.
+            while let Some((replica, lane)) = self.wanting(at, at_peer, asked) {
+                asked += 1;
+                let lane = match self.lane_now(at, at_peer, replica, lane, out) {
+                    LaneNow::Send(lane) => lane,
+                    LaneNow::Wait => continue,
+                };
+                let Some((envelope, cost)) = self.append_for(at, at_peer, replica, lane, budget)
+                else {
+                    continue;
+                };
+                if self.wanting(at, at_peer, 0).is_some() {
+                    self.work[at_peer].mark(at);
+                }
+                match lane {
+                    SendLane::Data => return Some(Frame::Message(envelope)),
+                    SendLane::Bulk => {
+                        self.bulk_bytes[at_peer] += cost;
+                        out.bulk.push((peer, envelope, cost));
+                        break;
+                    }
                 }
             }
         }
         None
+    }
+
+    /// The `nth` replica on a node that wants an append, and its lane.
+    fn wanting(&self, at: u32, at_peer: usize, nth: usize) -> Option<(ReplicaId, SendLane)> {
+        let slot = &self.slots[at as usize];
+        let wants = |peer: &&Peer| slot.core.wants_append(peer.replica);
+        let peer = slot.peers.on(at_peer).filter(wants).nth(nth)?;
+        Some((peer.replica, peer.lane))
+    }
+
+    /// The next append for a replica, with its entries, and what they cost.
+    fn append_for(
+        &mut self,
+        at: u32,
+        at_peer: usize,
+        replica: ReplicaId,
+        lane: SendLane,
+        budget: u64,
+    ) -> Option<(Envelope, u64)> {
+        let budget = match lane {
+            SendLane::Data => budget,
+            SendLane::Bulk => u64::MAX,
+        };
+        let now = self.now;
+        let slot = &mut self.slots[at as usize];
+        // The closure needs the payloads while the core is borrowed; they are other fields.
+        let (core, payloads, cold) = (&mut slot.core, &slot.payloads, &slot.cold);
+        let first = core.next_index(replica).unwrap_or_default();
+        let (policy, bulk_up) = (self.options.lane_policy, self.bulk_up[at_peer]);
+        let append = core.make_append(now, replica, budget, |index| {
+            let entry = payloads.get(index).or_else(|| cold_entry(cold, index))?;
+            // A large entry does not ride behind small ones: the next append is its own.
+            let is_large = policy.append_class(entry.payload.len() as u64) == LaneClass::Bulk;
+            let waits = is_large && bulk_up && lane == SendLane::Data && index > first;
+            (!waits).then(|| entry.cost())
+        })?;
+        let mut entries = Vec::with_capacity(append.count() as usize);
+        let mut cost = 0;
+        let mut index = append.prev_index.next();
+        while index <= append.last_index() {
+            let entry = slot.entry(index).expect("the core sent only what is at hand");
+            cost += entry.cost();
+            entries.push(entry.clone());
+            index = index.next();
+        }
+        let envelope = Envelope {
+            group: slot.spec.group,
+            group_incarnation: slot.incarnation,
+            from: slot.core.replica(),
+            to: replica,
+            message: Message::Append(append),
+            entries,
+        };
+        Some((envelope, cost))
     }
 
     /// Whether a peer has work waiting, for lanes that have no room at the moment.
@@ -100,9 +124,11 @@ impl ShardEngine {
     ) -> LaneNow {
         let slot = &mut self.slots[at as usize];
         let next = slot.core.next_index(replica).unwrap_or_default();
-        let streams = slot.core.streams_to(replica);
         let mut wanted = SendLane::Data;
-        if streams && next <= slot.core.last_index() {
+        if !slot.core.sends_entries_to(replica) && slot.core.has_in_flight(replica) {
+            // A question follows what it is about.
+            wanted = lane;
+        } else if slot.core.sends_entries_to(replica) && next <= slot.core.last_index() {
             let Some(entry) = slot.entry(next) else {
                 fetch(slot, next, out);
                 return LaneNow::Wait;
@@ -185,15 +211,30 @@ impl ShardEngine {
             }
         }
         for at in 0..self.slots.len() as u32 {
-            let slot = &self.slots[at as usize];
-            // Only groups with something on that lane are concerned.
-            let concerned =
-                |peer: &&Peer| peer.lane == lane && slot.core.has_in_flight(peer.replica);
-            let peer = slot.peers.on(at_peer).find(concerned).copied();
-            if let Some(peer) = peer {
-                self.step(at, Input::PeerUnreachable(peer.replica), out);
+            let told = if raft_core::planted!(LaneDownTellsOne) { 1 } else { usize::MAX };
+            let cut_off: Vec<ReplicaId> = self.on_lane(at, at_peer, lane).take(told).collect();
+            #[cfg(feature = "sim")]
+            let told = cut_off.len() as u64;
+            for replica in cut_off {
+                self.step(at, Input::PeerUnreachable(replica), out);
             }
+            #[cfg(feature = "sim")]
+            self.show_lane_down(at, told, self.on_lane(at, at_peer, lane).count() as u64);
         }
+    }
+
+    /// The replicas on a node with something in flight on that lane: each of them must hear that
+    /// it is gone.
+    fn on_lane(
+        &self,
+        at: u32,
+        at_peer: usize,
+        lane: SendLane,
+    ) -> impl Iterator<Item = ReplicaId> + '_ {
+        let slot = &self.slots[at as usize];
+        let concerned =
+            move |peer: &&Peer| peer.lane == lane && slot.core.has_in_flight(peer.replica);
+        slot.peers.on(at_peer).filter(concerned).map(|peer| peer.replica)
     }
 
     pub(super) fn on_bulk_sent(&mut self, peer: NodeId, bytes: u64) {

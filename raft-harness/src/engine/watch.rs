@@ -1,7 +1,7 @@
 //! The engine's replicas, shown to whoever judges them: after each step of a core, before
 //! anything that follows from it is carried out.
 
-use raft_core::{Entry, Group, LogIndex};
+use raft_core::{Entry, Group, GroupId, LogIndex};
 
 use super::io::Source;
 use super::messages::Address;
@@ -17,6 +17,10 @@ pub(crate) trait Watch: Send {
     /// The items of a batch have been taken: so many of them were for replicas here, and that
     /// many steps were made.
     fn took_batch(&mut self, due: u64, steps: u64);
+
+    /// A group was told of so many replicas that a lane to them is gone; with so many it still
+    /// believes that something is on its way there.
+    fn lane_down(&mut self, group: GroupId, told: u64, in_flight: u64);
 }
 
 /// One who looks on, and the steps it was shown.
@@ -80,6 +84,13 @@ impl ShardEngine {
     pub(super) fn show_batch(&mut self, batch: Option<Batch>) {
         if let (Some(watching), Some(batch)) = (&mut self.watching, batch) {
             watching.watch.took_batch(batch.due, watching.steps - batch.steps_before);
+        }
+    }
+
+    /// A group has been told that a lane is gone.
+    pub(super) fn show_lane_down(&mut self, at: u32, told: u64, in_flight: u64) {
+        if let Some(watching) = &mut self.watching {
+            watching.watch.lane_down(self.slots[at as usize].spec.group, told, in_flight);
         }
     }
 

@@ -132,6 +132,7 @@ marks! {
     LaneStalled = "a lane stalled while another went on",
     LaneKilled = "a lane died and was dialled again",
     LaneChanged = "a group's appends changed lanes",
+    LaneDownToTwo = "a lane went down that carried appends to two replicas of a group",
     CreditsExhausted = "a lane ran out of credits",
     FrameCut = "a connection broke inside of a frame",
     OldGenerationFenced = "an older connection was fenced by a newer one",
@@ -154,7 +155,10 @@ marks! {
 impl Mark {
     /// Whether it is about bytes on a wire, which messages do not have.
     pub(super) const fn is_of_wires(self) -> bool {
-        matches!(self, Self::LaneChanged | Self::CreditsExhausted | Self::FrameCut)
+        matches!(
+            self,
+            Self::LaneChanged | Self::LaneDownToTwo | Self::CreditsExhausted | Self::FrameCut
+        )
     }
 }
 

@@ -152,6 +152,7 @@ mutants! {
     BatchStopsAtUnknownGroup Medium Bytes ["E1-batch-whole"] "An item for a group that is not here ends the batch it came in.",
     CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
     AppliesTwice Easy Bytes [] "The first entry of a batch is applied twice.",
+    LaneDownTellsOne Hard Bytes ["E2-lane-down"] "Of two replicas behind a lane that goes down only one is told.",
 }
 
 #[cfg(test)]

@@ -149,6 +149,8 @@ checks! {
     Session = "H3-session",
     /// An item of a batch reaches the replica it is for, whatever the other items are.
     BatchWhole = "E1-batch-whole",
+    /// Whoever believes something on its way over a lane is told when that lane goes down.
+    LaneDown = "E2-lane-down",
     /// A request ended twice, or never, or without having begun.
     Outcomes = "H4-outcomes",
     /// The code under test panicked.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use raft_core::{
     Append, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId, GroupIncarnation,
-    HardState, Heartbeat, Incarnation, LogIndex, LogTime, Message, Micros, NodeId, ReadPath,
-    ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
+    HardState, Heartbeat, Incarnation, LogIndex, LogTime, MemberChange, Message, Micros, NodeId,
+    ReadPath, ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::RecoveredGroup;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
@@ -15,7 +15,8 @@ use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
 use super::journal::{Journal, command};
 use super::node::Node;
 use crate::engine::{
-    CreateGroup, CreateRefusal, Created, Durability, EngineInput, PersistTicket, Route, Source,
+    CreateGroup, CreateRefusal, Created, Durability, EngineInput, PersistTicket, Route, SendLane,
+    Source,
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
@@ -137,6 +138,16 @@ impl Solo {
             }),
         };
         self.take(EngineInput::Create(Box::new(create)));
+    }
+
+    /// To whom appends leave over the data lane of a node.
+    fn pull_all(&mut self, node: NodeId) -> Vec<ReplicaId> {
+        let engine = self.node.engine.as_mut().expect("it runs");
+        let mut to = Vec::new();
+        while let Some(Frame::Message(envelope)) = engine.pull(node, u64::MAX, &mut self.node.out) {
+            to.push(envelope.to);
+        }
+        to
     }
 
     fn remove(&mut self, removal: Removal) -> Ticket<()> {
@@ -464,4 +475,21 @@ fn a_snapshot_that_was_not_taken_is_tried_again_when_the_next_is_due() {
     }
     let (second, _) = taken(&mut solo);
     assert!(second.is_some_and(|second| second.index > first.index), "{second:?}");
+}
+
+/// While a replica replaces another on its node, both are replicated to, and both have something on
+/// the lane when it goes.
+#[test]
+fn a_lane_that_goes_down_is_told_to_every_replica_behind_it() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    let (node, first, second) = (NodeId::new(2), ReplicaId::new(20), ReplicaId::new(21));
+    let request = Request::new::<()>(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new())).0;
+    let change = [first, second].map(|replica| MemberChange::AddLearner { replica, node }).to_vec();
+    solo.take(EngineInput::ChangeMembers(GROUP, change, request.reply));
+    solo.sync();
+    assert_eq!(solo.pull_all(node), [first, second]);
+    assert_eq!(solo.pull_all(node), []);
+    solo.take(EngineInput::LaneDown(node, SendLane::Data));
+    assert_eq!(solo.pull_all(node), [first, second], "each is probed again, at once");
 }

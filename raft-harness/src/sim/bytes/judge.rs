@@ -98,6 +98,17 @@ impl Watch for AtNode {
             self.judge.lock().found.push(Violation::of_run(Check::BatchWhole, evidence));
         }
     }
+
+    fn lane_down(&mut self, group: GroupId, told: u64, in_flight: u64) {
+        let mut bench = self.judge.lock();
+        bench.sightings.hit_if(told > 1, Mark::LaneDownToTwo);
+        if in_flight > 0 {
+            let place = self.place;
+            let evidence =
+                format!("node {place} waits for {in_flight} answers over a lane that is gone");
+            bench.found.push(Violation::of_group(Check::LaneDown, group, evidence));
+        }
+    }
 }
 
 impl Bench {
