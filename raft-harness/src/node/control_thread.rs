@@ -305,7 +305,7 @@ mod tests {
         let (mut replaced, mut anew) = (beat(2, 7, 3), beat(2, 7, 4));
         replaced.1.to = ReplicaId::new(22);
         anew.1.group_incarnation = GroupIncarnation::new(2);
-        let mut beats = vec![beat(2, 7, 1), replaced.clone(), beat(2, 7, 2), anew.clone()];
+        let mut beats = vec![beat(2, 7, 1), replaced, beat(2, 7, 2), anew];
         keep_newest(&mut beats);
         assert_eq!(beats, vec![replaced, beat(2, 7, 2), anew]);
     }
