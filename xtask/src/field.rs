@@ -15,8 +15,11 @@ use anyhow::Result;
 use crate::checks::{self, Check, Suite};
 
 mod front;
+mod identity;
+mod links;
 mod output;
 mod settings;
+mod space;
 
 mod scene;
 
@@ -36,9 +39,29 @@ const CHECKS: &[Check] = &[
         about: "refused transactions, foreign protocols, promises of bytes, late readers",
         run: front::run,
     },
+    Check {
+        name: "space",
+        about: "few descriptors, and a disk that is full at any moment",
+        run: space::run,
+    },
+    Check {
+        name: "links",
+        about: "a large value over slow links is carried once, by lanes that stay",
+        run: links::run,
+    },
+    Check {
+        name: "identity",
+        about: "directories that were rolled back, copied or damaged",
+        run: identity::run,
+    },
 ];
 
-const SUITE: Suite = Suite { name: "field", checks: CHECKS, rounds: 1, before: |_| {} };
+const SUITE: Suite = Suite {
+    name: "field",
+    checks: CHECKS,
+    rounds: 1,
+    before: |directory| space::unmount(&directory.join("disk")),
+};
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     checks::run(&SUITE, arguments)

@@ -3,5 +3,6 @@
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod load;
+pub(crate) mod relay;
 pub(crate) mod resp;
 pub(crate) mod running;

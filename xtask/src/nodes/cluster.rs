@@ -131,6 +131,12 @@ impl Cluster {
         &self.nodes[index].config
     }
 
+    /// Everything the node has written since it was first started.
+    pub(crate) fn log(&self, index: usize) -> String {
+        fs::read(&self.nodes[index].log)
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The process of a node that runs.
     pub(crate) fn pid(&self, index: usize) -> Result<u32> {
         let child = self.nodes[index].child.as_ref();

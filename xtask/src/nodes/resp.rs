@@ -26,10 +26,15 @@ pub(crate) enum Reply {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::connect_patiently(address, TIMEOUT)
+    }
+
+    /// As [`connect`](Self::connect), for replies that may take so long.
+    pub(crate) fn connect_patiently(address: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self { stream: BufReader::new(stream), out: Vec::new() })
     }
 
