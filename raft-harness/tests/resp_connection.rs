@@ -24,7 +24,11 @@ async fn commands_answer_as_redis_does() {
         ("PING hello", "$5\r\nhello\r\n"),
         ("ECHO hi", "$2\r\nhi\r\n"),
         ("SELECT 0", "+OK\r\n"),
-        ("SELECT 1", "-ERR DB index is out of range\r\n"),
+        ("UNWATCH", "+OK\r\n"),
+        ("WATCH k", "-ERR WATCH is not supported, nor is MULTI\r\n"),
+        ("EXEC", "-ERR EXEC without MULTI\r\n"),
+        ("DISCARD", "-ERR DISCARD without MULTI\r\n"),
+        ("COMMAND INFO multi exec", "*2\r\n$-1\r\n$-1\r\n"),
         ("GET k", "$-1\r\n"),
         ("SET k v", "+OK\r\n"),
         ("get k", "$1\r\nv\r\n"),
@@ -382,7 +386,11 @@ async fn old_values_that_stay_are_not_copied_without_end() {
 #[tokio::test]
 async fn long_answers_to_short_local_commands_are_not_made_ahead() {
     const COMMANDS: u64 = 1000;
-    let (_engine, server, mut client) = alone(1).await;
+    let (engine, server, mut client) = alone(1).await;
+    // Nothing can be written before the first command has ended, so whatever is made waits.
+    engine.hold(true, true);
+    client.send("INCR n\r\n").await;
+    engine.until_held(1).await;
     client.send(format!("COMMAND INFO{}\r\n", " get".repeat(500)).repeat(COMMANDS as usize)).await;
     // Wait until the server has done all it will do for a client that does not read.
     let mut other = Client::connect(server.address()).await;
@@ -400,18 +408,232 @@ async fn long_answers_to_short_local_commands_are_not_made_ahead() {
     assert!(taken < COMMANDS / 2, "{taken} answers were made");
 }
 
+const NOT_IN_TRANSACTION: &str =
+    "-ERR Not executed: MULTI was refused, nothing runs until EXEC, DISCARD or RESET\r\n";
+
+#[tokio::test]
+async fn nothing_of_a_refused_transaction_runs() {
+    for mode in [Mode::Cluster, Mode::Proxy] {
+        let engine = Engine::led_by(8, &[1]);
+        let (listener, port) = listener().await;
+        let topology = topology(1, 8, [port, 7002, 7003]);
+        let server = RespServer::start(listener, engine.clone(), topology, mode, Limits::default())
+            .expect("a bound listener");
+        let mut client = Client::connect(server.address()).await;
+        let refused = "-ERR MULTI is not supported: nothing runs until EXEC, DISCARD or RESET\r\n";
+        let aborted = "-EXECABORT Transaction discarded because MULTI is not supported\r\n";
+        // As a client pipelines it: it looks at no reply before it has sent EXEC.
+        let lines = ["MULTI", "SET k 1", "INCR n", "NOSUCH", "DBSIZE", "CLIENT ID", "EXEC", "PING"];
+        let replies = format!("{refused}{}{aborted}+PONG\r\n", NOT_IN_TRANSACTION.repeat(5));
+        client.talk(&lines, &replies).await;
+        assert_eq!(engine.lock().history, [], "nothing reached the engine");
+        for (end, reply) in [("DISCARD", "+OK\r\n"), ("RESET", "+RESET\r\n"), ("EXEC", aborted)] {
+            let nested = "-ERR MULTI calls can not be nested\r\n";
+            let replies = format!("{refused}{nested}{NOT_IN_TRANSACTION}{reply}:0\r\n");
+            client.talk(&["MULTI", "MULTI", "SET k 1", end, "EXISTS k"], &replies).await;
+        }
+        let replies = format!("{refused}{NOT_IN_TRANSACTION}+OK\r\n");
+        client.talk(&["MULTI", "SET k 1", "QUIT"], &replies).await;
+        client.expect_close().await;
+        assert_eq!(engine.count(OperationKind::Write), 0);
+    }
+}
+
+#[tokio::test]
+async fn keys_meant_for_another_database_are_not_touched_in_this_one() {
+    let (engine, _server, mut client) = alone(8).await;
+    let refused =
+        "-ERR DB index is out of range: there is only 0, no key is touched until SELECT 0\r\n";
+    let barred =
+        "-ERR Not executed: meant for a database that does not exist; SELECT 0 goes on\r\n";
+    let replies = format!("{refused}{barred}{barred}+PONG\r\n{barred}");
+    client.talk(&["SELECT 1", "SET k 1", "GET k", "PING", "DBSIZE"], &replies).await;
+    // A transaction between does not make it forget.
+    client.send("MULTI\r\nDISCARD\r\nSET k 1\r\n").await;
+    client
+        .expect("-ERR MULTI is not supported: nothing runs until EXEC, DISCARD or RESET\r\n")
+        .await;
+    client.expect(format!("+OK\r\n{barred}")).await;
+    assert_eq!(engine.lock().history, []);
+    client.talk(&["SELECT 0", "SET k 1"], "+OK\r\n+OK\r\n").await;
+    let replies =
+        format!("-ERR value is not an integer or out of range\r\n{barred}+RESET\r\n:1\r\n");
+    client.talk(&["SELECT other", "DEL k", "RESET", "DEL k"], &replies).await;
+}
+
+#[tokio::test]
+async fn a_client_that_wants_no_replies_gets_none_that_it_would_take_for_others() {
+    let (engine, _server, mut client) = alone(8).await;
+    let lines =
+        ["CLIENT REPLY SKIP", "SET k 1", "GET k", "CLIENT REPLY OFF", "INCR k", "GET", "NOSUCH"];
+    client.talk(&lines, "$1\r\n1\r\n").await;
+    let lines = ["CLIENT REPLY SKIP", "INCR k", "CLIENT REPLY ON", "GET k"];
+    client.talk(&lines, "+OK\r\n$1\r\n3\r\n").await;
+    client.talk(&["CLIENT REPLY SKIP", "CLIENT REPLY ON", "PING"], "+OK\r\n+PONG\r\n").await;
+    client.talk(&["CLIENT REPLY OFF", "GET k", "RESET", "PING"], "+RESET\r\n+PONG\r\n").await;
+    client.talk(&["CLIENT REPLY perhaps"], "-ERR syntax error\r\n").await;
+    assert_eq!(engine.count(OperationKind::Write), 3, "silent commands run all the same");
+}
+
+#[tokio::test]
+async fn no_line_of_an_http_request_runs() {
+    let (engine, server, mut observer) = alone(8).await;
+    let body = "SET pwned 1\r\n";
+    let heads = [
+        "POST / HTTP/1.1\r\nContent-Type: text/plain\r\n\r\n",
+        "PUT / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "X-First: 1\r\nHost: 127.0.0.1\r\n\r\n",
+        "GET /path\r\nhost: x\r\n",
+    ];
+    for head in heads {
+        for pieces in [1, 2] {
+            let mut client = Client::connect(server.address()).await;
+            let bytes = format!("{head}{body}").into_bytes();
+            for piece in bytes.chunks(bytes.len().div_ceil(pieces)) {
+                // It may be gone before the last piece.
+                let _ = client.stream.write_all(piece).await;
+                tokio::task::yield_now().await;
+            }
+            client.expect_end().await;
+        }
+    }
+    assert_eq!(engine.count(OperationKind::Write), 0);
+    let stats = observer.bulk("INFO stats").await;
+    assert!(stats.contains("http_connections_closed:10\r\n"), "{stats}");
+    // A key may have any name.
+    observer.talk(&["SET / HTTP/1.1", "GET /"], "+OK\r\n$8\r\nHTTP/1.1\r\n").await;
+}
+
+#[tokio::test]
+async fn memory_is_in_proportion_to_the_bytes_that_came() {
+    const CLIENTS: u64 = 50;
+    const SENT: usize = 200 << 10;
+    let engine = Engine::led_by(1, &[1]);
+    let (server, _observer) = serve(&engine, 1, Limits::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(server.address()).await;
+        client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 64 << 20)).await;
+        for _ in 0..SENT >> 10 {
+            client.send([7; 1 << 10]).await;
+            tokio::task::yield_now().await;
+        }
+        clients.push(client);
+    }
+    // As much as came is held; what each has for free is not told.
+    let came = CLIENTS * (SENT as u64 - (64 << 10));
+    while server.buffered_bytes() < came {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    let held = server.buffered_bytes();
+    assert!(held <= CLIENTS * 2 * (SENT as u64 + (16 << 10)), "{held} bytes for {came} that came");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_stay_within_the_budget_of_all() {
+    const CLIENTS: usize = 16;
+    const GETS: usize = 400;
+    const VALUE: usize = 48 << 10;
+    // What each has for free, one answer, and what is rounded up.
+    const CLIENT_SLACK: usize = 512 << 10;
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { buffered_bytes_max: 16 << 20, ..Limits::default() };
+    let (server, mut observer) = serve(&engine, 1, limits).await;
+    let value = "x".repeat(VALUE);
+    observer.talk(&[&format!("SET k {value}")], "+OK\r\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(server.address()).await;
+        client.send("GET k\r\n".repeat(GETS)).await;
+        clients.push(client);
+    }
+    let (mut most, mut reads, mut quiet) = (0, 0, 0);
+    while quiet < 2000 {
+        tokio::task::yield_now().await;
+        most = most.max(server.buffered_bytes());
+        let now = engine.count(OperationKind::Read);
+        quiet = if now == reads { quiet + 1 } else { 0 };
+        reads = now;
+    }
+    assert!(most > 8 << 20, "{most} bytes: the budget was never tried");
+    assert!(most <= (16 << 20) + (CLIENTS * CLIENT_SLACK) as u64, "{most} bytes were held");
+    // The others go on, and so do they, once they read.
+    observer.talk(&["STRLEN k"], &format!(":{VALUE}\r\n")).await;
+    let reply = format!("${VALUE}\r\n{value}\r\n");
+    for client in &mut clients {
+        for _ in 0..GETS {
+            client.expect(&reply).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pipeline_written_before_anything_is_read_is_served() {
+    const GETS: usize = 100_000;
+    let (_engine, _server, mut client) = alone(1).await;
+    let value = "x".repeat(100);
+    client.talk(&[&format!("SET key:000001 {value}")], "+OK\r\n").await;
+    // Ten megabytes of replies; whoever has not read them all by now writes on regardless.
+    client.send("*2\r\n$3\r\nGET\r\n$10\r\nkey:000001\r\n".repeat(GETS)).await;
+    let reply = format!("$100\r\n{value}\r\n").repeat(GETS / 100);
+    for _ in 0..100 {
+        client.expect(&reply).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_replies_is_closed_with_a_reason_and_not_before_its_time() {
+    const VALUE: usize = 1 << 20;
+    let engine = Engine::led_by(1, &[1]);
+    let limits = Limits { reply_stall_max: Duration::from_secs(30), ..Limits::default() };
+    let (_server, mut client) = serve(&engine, 1, limits).await;
+    let value = "x".repeat(VALUE);
+    client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{value}\r\n")).await;
+    client.expect("+OK\r\n").await;
+    // Idle for longer than that, with nothing to take.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    client.send("GET k\r\n".repeat(200)).await;
+    let reply = format!("${VALUE}\r\n{value}\r\n");
+    // A client that takes something now and then may take its time. What it reads at once is more
+    // than the sockets hold, so the server sees it.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        for _ in 0..20 {
+            client.expect(&reply).await;
+        }
+    }
+    let begun = tokio::time::Instant::now();
+    let mut observer = Client::connect(client.stream.peer_addr().expect("connected")).await;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let stats = observer.bulk("INFO stats").await;
+        if stats.contains("stalled_clients_closed:1\r\n") {
+            break;
+        }
+    }
+    let waited = begun.elapsed().as_secs();
+    assert!((29..=32).contains(&waited), "{waited} s");
+    client.expect_end().await;
+}
+
 #[tokio::test]
 async fn unfinished_input_beyond_the_budget_of_all_clients_is_refused() {
     let engine = Engine::led_by(1, &[1]);
     let limits = Limits { buffered_bytes_max: 4 << 20, ..Limits::default() };
     let (server, mut first) = serve(&engine, 1, limits).await;
     let mut second = Client::connect(server.address()).await;
-    let part = "x".repeat(3 << 20);
+    let part = "x".repeat(2 << 20);
     let start = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 6 << 20);
     first.send(format!("{start}{part}")).await;
     // It is read to its end before the second begins: the whole part lies in the server.
-    while server.buffered_bytes() < 2 << 20 {
+    let mut quiet = 0;
+    while quiet < 1000 {
         tokio::task::yield_now().await;
+        quiet = if server.buffered_bytes() < (2 << 20) - (64 << 10) { 0 } else { quiet + 1 };
     }
     second.send(format!("{start}{part}")).await;
     second.expect("-ERR too many bytes of unfinished requests, try again later\r\n").await;

@@ -1,7 +1,12 @@
-//! What all clients of a node may take together: connections, and bytes that wait in buffers.
+//! What all clients of a node may take together: connections, and memory.
 //!
 //! The limits of one client say little when there are ten thousand. Ports that share a budget
 //! share its numbers: file descriptors and memory are the process's, not a port's.
+//!
+//! Two numbers are kept: what clients *hold* (their buffers' memory, requests, answers that wait)
+//! and what is *promised* to answers that are still to come. Held beyond the limit, a request
+//! that is large and unfinished is refused; both together beyond it, nobody who has more than a
+//! little takes up another request.
 //!
 //! Invariant: what a connection took is given back when it ends, however it ends.
 
@@ -16,18 +21,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct ClientBudget {
     connections: Arc<Semaphore>,
     connections_max: usize,
-    bytes: Arc<AtomicU64>,
+    held: Arc<AtomicU64>,
+    promised: Arc<AtomicU64>,
     bytes_max: u64,
 }
 
 impl ClientBudget {
-    /// Room for so many clients at once, and so many bytes in their buffers.
+    /// Room for so many clients at once, and so many bytes of memory for them.
     pub fn new(connections_max: usize, bytes_max: u64) -> Self {
         let connections_max = connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
-            bytes: Arc::default(),
+            held: Arc::default(),
+            promised: Arc::default(),
             bytes_max,
         }
     }
@@ -43,16 +50,36 @@ impl ClientBudget {
 
     /// Nothing yet; what is charged to it is given back when it is dropped.
     pub(super) fn charge(&self) -> Charge {
-        Charge { budget: self.clone(), bytes: 0 }
+        Charge { budget: self.clone(), held: 0, promised: 0 }
     }
 
+    /// What clients hold.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
+        self.held.load(Relaxed)
     }
 
-    /// How much is not taken; at least one byte, for a query's zero would mean "any number".
+    /// Whether clients hold more than they may.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.bytes() > self.bytes_max
+    }
+
+    /// Whether nothing is left to be promised.
+    pub(super) fn is_taken(&self) -> bool {
+        self.bytes_left() == 0
+    }
+
+    /// How much is neither held nor promised.
     pub(super) fn bytes_left(&self) -> u64 {
-        self.bytes_max.saturating_sub(self.bytes()).max(1)
+        let taken = self.bytes().saturating_add(self.promised.load(Relaxed));
+        self.bytes_max.saturating_sub(taken)
+    }
+
+    /// Promises so many bytes, until the result is dropped; `None` if they are not left.
+    pub(super) fn promise(&self, bytes: u64) -> Option<Charge> {
+        let mut charge = self.charge();
+        charge.set(0, bytes);
+        let taken = self.bytes().saturating_add(self.promised.load(Relaxed));
+        (taken <= self.bytes_max).then_some(charge)
     }
 }
 
@@ -60,28 +87,37 @@ impl ClientBudget {
 #[derive(Debug)]
 pub(super) struct Charge {
     budget: ClientBudget,
-    bytes: u64,
+    held: u64,
+    promised: u64,
 }
 
 impl Charge {
-    /// From now on the connection holds so many bytes. Whether all clients together still keep
-    /// to the budget; the bytes are counted in any case, because they are there.
-    pub(super) fn set(&mut self, bytes: u64) -> bool {
-        let old = std::mem::replace(&mut self.bytes, bytes);
-        if bytes <= old {
-            if bytes < old {
-                self.budget.bytes.fetch_sub(old - bytes, Relaxed);
-            }
-            return true;
-        }
-        let grown = bytes - old;
-        self.budget.bytes.fetch_add(grown, Relaxed).saturating_add(grown) <= self.budget.bytes_max
+    /// From now on the connection holds so many bytes, and as many are promised to it. They are
+    /// counted in any case, because they are there.
+    pub(super) fn set(&mut self, held: u64, promised: u64) {
+        adjust(&self.budget.held, &mut self.held, held);
+        adjust(&self.budget.promised, &mut self.promised, promised);
+    }
+
+    /// How much the connection has been charged.
+    pub(super) fn bytes(&self) -> u64 {
+        self.held + self.promised
+    }
+}
+
+/// Moves a part of a sum, and leaves the shared number alone if the part has not changed.
+fn adjust(sum: &AtomicU64, part: &mut u64, to: u64) {
+    let from = std::mem::replace(part, to);
+    if to > from {
+        sum.fetch_add(to - from, Relaxed);
+    } else if to < from {
+        sum.fetch_sub(from - to, Relaxed);
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.set(0);
+        self.set(0, 0);
     }
 }
 
@@ -97,13 +133,19 @@ mod tests {
         drop(place);
         assert!(budget.connection().is_some());
         let (mut one, mut two) = (budget.charge(), budget.charge());
-        assert!(one.set(60) && two.set(40));
-        assert!(!two.set(41), "over by one byte");
-        assert!(two.set(10), "less is always allowed");
-        assert_eq!((budget.bytes(), budget.bytes_left()), (70, 30));
-        drop(one);
-        assert_eq!(budget.bytes(), 10);
-        assert!(two.set(100));
-        assert_eq!(budget.bytes_left(), 1);
+        one.set(60, 0);
+        two.set(40, 0);
+        assert!(budget.is_taken() && !budget.is_exceeded());
+        two.set(41, 0);
+        assert!(budget.is_exceeded(), "over by one byte");
+        two.set(10, 20);
+        assert_eq!((budget.bytes(), budget.bytes_left(), two.bytes()), (70, 10, 30));
+        assert!(budget.promise(11).is_none());
+        let promise = budget.promise(10).expect("just as much is left");
+        assert!(budget.is_taken() && !budget.is_exceeded());
+        drop((one, promise));
+        assert_eq!((budget.bytes(), budget.bytes_left()), (10, 70));
+        drop(two);
+        assert_eq!((budget.bytes(), budget.bytes_left()), (0, 100));
     }
 }

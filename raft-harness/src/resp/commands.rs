@@ -49,10 +49,13 @@ pub(super) enum LocalCommand {
     Command,
     Config,
     DbSize,
+    Discard,
     Echo,
+    Exec,
     Flush,
     Hello,
     Info,
+    Multi,
     Ping,
     Quit,
     ReadOnly,
@@ -60,6 +63,8 @@ pub(super) enum LocalCommand {
     Reset,
     Select,
     Time,
+    Unwatch,
+    Watch,
 }
 
 /// All commands, sorted by name.
@@ -127,6 +132,20 @@ pub const COMMANDS: &[CommandSpec] = {
     ]
 };
 
+/// Commands that are known in order to be refused, or to end what a refusal began. `COMMAND` does
+/// not tell of them: to clients that ask first, what is not supported does not exist.
+const REFUSED: &[CommandSpec] = {
+    use LocalCommand as L;
+    const FLAGS: &[&str] = &["noscript", "loading", "stale", "fast"];
+    &[
+        local("discard", 1, FLAGS, L::Discard),
+        local("exec", 1, FLAGS, L::Exec),
+        local("multi", 1, FLAGS, L::Multi),
+        local("unwatch", 1, FLAGS, L::Unwatch),
+        local("watch", -2, FLAGS, L::Watch),
+    ]
+};
+
 /// First key, last key, step.
 const KEY: [i32; 3] = [1, 1, 1];
 const KEYS: [i32; 3] = [1, -1, 1];
@@ -158,8 +177,10 @@ const NAME_BYTES_MAX: usize = 16;
 
 /// The command of this name, in any case.
 pub fn find(name: &[u8]) -> Option<&'static CommandSpec> {
-    static BY_NAME: LazyLock<HashMap<&'static [u8], &'static CommandSpec>> =
-        LazyLock::new(|| COMMANDS.iter().map(|spec| (spec.name.as_bytes(), spec)).collect());
+    static BY_NAME: LazyLock<HashMap<&'static [u8], &'static CommandSpec>> = LazyLock::new(|| {
+        let all = COMMANDS.iter().chain(REFUSED);
+        all.map(|spec| (spec.name.as_bytes(), spec)).collect()
+    });
 
     let mut small = [0; NAME_BYTES_MAX];
     let small = small.get_mut(..name.len())?;
@@ -199,7 +220,8 @@ pub(super) fn answer(request: &Request<'_>) -> Result<Reply, ArgumentError> {
         b"docs" => Ok(Reply::Map(Vec::new())),
         b"info" if request.len() == 2 => Ok(Reply::Array(COMMANDS.iter().map(describe).collect())),
         b"info" => {
-            let known = |name: &[u8]| find(name).map_or(Reply::Null, describe);
+            let told = |spec: &&CommandSpec| COMMANDS.contains(spec);
+            let known = |name: &[u8]| find(name).filter(told).map_or(Reply::Null, describe);
             Ok(Reply::Array(request.from(2).map(known).collect()))
         }
         b"getkeys" => {
@@ -246,6 +268,10 @@ mod tests {
         for spec in COMMANDS {
             assert!(spec.name.len() <= NAME_BYTES_MAX);
             assert_eq!(find(spec.name.to_ascii_uppercase().as_bytes()), Some(spec));
+        }
+        for spec in REFUSED {
+            assert_eq!(find(spec.name.as_bytes()), Some(spec));
+            assert!(!COMMANDS.iter().any(|told| told.name == spec.name));
         }
         assert_eq!(find(b"nosuchcommand"), None);
         assert_eq!(find(b"a name longer than any command has"), None);

@@ -5,9 +5,10 @@
 //! it are written with it in one write, so a pipeline costs few wake-ups and few system calls.
 //!
 //! Invariants: replies leave in request order. What is read and not yet answered is bounded by
-//! [`Limits`](super::server::Limits): a client that does not read its replies is not read from
-//! either. Commands on one slot keep their order (see [`super::order`]). A connection that is to
-//! close makes progress or ends.
+//! [`Limits`](super::server::Limits), and so is what is read ahead from a client that does not
+//! read its replies. Memory is in proportion to the bytes that came, and charged to the budget of
+//! all clients. Commands on one slot keep their order (see [`super::order`]). A connection whose
+//! client has replies to take, or that is to close, makes progress or ends.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -18,14 +19,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::warn;
 
 use super::backend::{Backend, Operation, OperationKind, Refusal};
 use super::budget::Charge;
+use super::buffer::Buffer;
 use super::cluster::{Leader, moved};
 use super::commands::{self, Handler};
+use super::http::is_http;
 use super::order::SlotOrder;
 use super::parser::{Request, RequestParser};
 use super::proxy::{BoxedOutcome, Job, Landing, Outcome};
@@ -36,12 +40,8 @@ use super::session::{LocalAnswer, Session};
 use super::upstream::{UpstreamError, UpstreamReply};
 use crate::kv::{Query, QueryKind};
 
-/// Room for one read from the socket.
-const READ_BYTES: usize = 16 << 10;
 /// Said to a client whose unfinished request is too much for all of them together.
 const OVER_BUDGET: &str = "ERR too many bytes of unfinished requests, try again later";
-/// Most that is reserved at once for an argument whose length was announced.
-const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// Replies beyond this wait in the queue until the client has taken some.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// Commands are encoded into chunks of this size. Larger ones save allocations; but an entry kept
@@ -49,10 +49,12 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const ARENA_BYTES: usize = 4 << 10;
 /// What a request costs beside its bytes.
 const REQUEST_OVERHEAD: usize = 64;
-/// Input and output up to these sizes are not charged to the budget of all clients: most never
-/// have more, and the number that all share is left alone.
-const INPUT_BYTES_FREE: usize = 64 << 10;
-const OUTPUT_BYTES_FREE: usize = 2 * OUTPUT_BYTES_MAX;
+/// So much of a client's memory is not charged to the budget of all clients: most never have
+/// more, and the number that all share is left alone. With all of the budget taken, this much
+/// keeps a client going.
+const BYTES_FREE: usize = 64 << 10;
+/// What is charged beyond that is rounded up to a multiple of this, for the same reason.
+const CHARGE_STEP: usize = 64 << 10;
 /// Smallest and largest room for the answer of one read.
 const REPLY_BYTES_MIN: usize = 8 << 10;
 const REPLY_BYTES_MAX: usize = 4 << 20;
@@ -64,12 +66,14 @@ pub(super) struct Connection<B: Backend> {
     stream: TcpStream,
     session: Session,
     parser: RequestParser,
-    input: BytesMut,
-    output: BytesMut,
+    input: Buffer,
+    output: Buffer,
     queue: VecDeque<Queued<B::Pending>>,
     /// The sequence number of the head of `queue`.
     first_sequence: u64,
     bytes_in_flight: usize,
+    /// The part of it that is room for answers still to come.
+    bytes_promised: usize,
     order: SlotOrder,
     /// Operations of this turn, and who in `queue` waits for them.
     batch: Vec<Operation>,
@@ -81,8 +85,12 @@ pub(super) struct Connection<B: Backend> {
     reply_estimate: usize,
     /// What it holds of the budget of all clients.
     charge: Charge,
+    /// Memory of what is taken out of `input` and `parser` just now.
+    lent: usize,
     phase: Phase,
-    /// When it is to close and nothing moves, it waits for this and no longer.
+    /// When something last moved that must move.
+    moved: Instant,
+    /// Looks whether it still does; armed only where it must.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
@@ -100,8 +108,11 @@ enum Phase {
 struct Queued<P> {
     work: Work<P>,
     job: Option<Job>,
-    /// What it takes of `bytes_in_flight`.
+    /// What it takes of `bytes_in_flight`, and of `bytes_promised`.
     cost: usize,
+    promised: usize,
+    /// The client wants no reply.
+    is_silent: bool,
     /// The protocol changes with its reply: earlier ones are written in the old one.
     switch: Option<Protocol>,
     /// It was refused, and tried again for as long as that made sense.
@@ -136,11 +147,12 @@ impl<B: Backend> Connection<B> {
             stream,
             session,
             parser,
-            input: BytesMut::new(),
-            output: BytesMut::new(),
+            input: Buffer::default(),
+            output: Buffer::default(),
             queue: VecDeque::new(),
             first_sequence: 0,
             bytes_in_flight: 0,
+            bytes_promised: 0,
             order: SlotOrder::default(),
             batch: Vec::new(),
             batch_sequences: Vec::new(),
@@ -149,7 +161,9 @@ impl<B: Backend> Connection<B> {
             arena: BytesMut::new(),
             reply_estimate: REPLY_BYTES_MIN * 4,
             charge,
+            lent: 0,
             phase: Phase::Open,
+            moved: Instant::now(),
             stall: None,
         }
     }
@@ -188,8 +202,10 @@ impl<B: Backend> Connection<B> {
             let Ok(read) = self.fill(cx) else {
                 return Poll::Ready(());
             };
-            if answered || wrote {
-                self.stall = None;
+            // An open connection moves when its client takes something; one that is to close,
+            // also when something ends.
+            if wrote || (answered && self.phase != Phase::Open) {
+                self.moved = Instant::now();
             }
             // A write may have made room for what has been waiting here.
             if !(answered || decoded || wrote || read) {
@@ -198,41 +214,101 @@ impl<B: Backend> Connection<B> {
         }
     }
 
-    /// Ends a connection that is to close once nothing has moved for long enough: its client may
-    /// be gone, and it is not read from any more, so nothing else would tell.
+    /// Ends a connection on which nothing has moved for long enough, though something must: one
+    /// that is to close, for its client may be gone and nothing else would tell; and one whose
+    /// client takes none of its replies, for it may be waiting for us to read, and would for ever.
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.phase == Phase::Open {
-            return Poll::Pending;
+        let limits = self.shared.limits();
+        let max = match self.phase {
+            Phase::Open if self.output.is_empty() => {
+                self.stall = None;
+                return Poll::Pending;
+            }
+            Phase::Open => limits.reply_stall_max,
+            Phase::Draining | Phase::Cut => limits.drain_stall_max,
+        };
+        let end = self.moved + max;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        // It may have moved since; the timer is moved only when it fires.
+        while stall.as_mut().poll(cx).is_ready() {
+            if stall.deadline() >= end {
+                self.tell_of_stall();
+                return Poll::Ready(());
+            }
+            stall.as_mut().reset(end);
         }
-        let max = self.shared.limits().drain_stall_max;
-        self.stall.get_or_insert_with(|| Box::pin(sleep(max))).as_mut().poll(cx)
+        Poll::Pending
     }
 
-    /// Tells the budget what lies in the buffers. Whether all clients together keep to it.
-    fn charge(&mut self) -> bool {
-        let input = self.input.len().saturating_sub(INPUT_BYTES_FREE);
-        let output = self.output.len().saturating_sub(OUTPUT_BYTES_FREE);
-        self.charge.set((input + output) as u64)
+    fn tell_of_stall(&self) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        let counters = self.shared.counters();
+        counters.stalled.fetch_add(1, Relaxed);
+        if let Some(suppressed) = counters.stall_complaint.lock().permit(std::time::Instant::now())
+        {
+            warn!(
+                client = self.session.address(),
+                waited = ?self.shared.limits().reply_stall_max,
+                unwritten_bytes = self.output.len(),
+                unread_bytes = self.input.len(),
+                open_requests = self.queue.len(),
+                suppressed,
+                "closed a client that takes none of its replies"
+            );
+        }
+    }
+
+    /// Tells the budget what this client takes of memory, and what is promised to it.
+    fn charge(&mut self) {
+        let input = self.input.allocated() + self.parser.allocated() + self.lent;
+        let queue = self.queue.capacity() * size_of::<Queued<B::Pending>>();
+        let requests = self.bytes_in_flight - self.bytes_promised;
+        let held = input + self.output.allocated() + queue + requests;
+        let charged = held.saturating_sub(BYTES_FREE);
+        let promised = (held + self.bytes_promised).saturating_sub(BYTES_FREE) - charged;
+        let rounded = |bytes: usize| bytes.next_multiple_of(CHARGE_STEP) as u64;
+        self.charge.set(rounded(charged), rounded(promised));
     }
 
     /// Whether another request may be taken.
     fn has_room(&self) -> bool {
         let limits = self.shared.limits();
+        // With the budget of all clients taken, those with more than a little wait until something
+        // of theirs has ended.
+        let is_idle = self.queue.is_empty() && self.output.is_empty();
         self.phase == Phase::Open
             && self.queue.len() < limits.requests_in_flight_max
             && self.bytes_in_flight < limits.bytes_in_flight_max
             && self.output.len() < OUTPUT_BYTES_MAX
+            && (is_idle || self.charge.bytes() == 0 || !self.shared.budget().is_taken())
+    }
+
+    /// Whether requests may be read that cannot be taken yet: a client that writes a long pipeline
+    /// before it reads would wait for us to read, as we wait for it.
+    fn may_read_ahead(&self) -> bool {
+        self.phase == Phase::Open
+            && !self.output.is_empty()
+            && self.input.len() < self.shared.limits().read_ahead_bytes_max
+            && !self.shared.budget().is_taken()
     }
 
     /// Takes all complete requests that there is room for. Whether there is anything to answer.
     fn decode(&mut self) -> bool {
         let mut input = mem::take(&mut self.input);
         let mut parser = mem::take(&mut self.parser);
+        self.lent = input.allocated() + parser.allocated();
         let mut commands = 0;
         let mut broken = false;
         while self.has_room() && !input.is_empty() {
-            let consumed = match parser.next(&input) {
+            let consumed = match parser.next(input.as_slice()) {
                 Ok(None) => break,
+                Ok(Some(request)) if is_http(&request) => {
+                    self.cut_http();
+                    broken = true;
+                    break;
+                }
                 Ok(Some(request)) => {
                     if !request.is_empty() {
                         commands += 1;
@@ -247,11 +323,14 @@ impl<B: Backend> Connection<B> {
                     break;
                 }
             };
-            input.advance(consumed);
+            input.consume(consumed);
+            // `has_room` looks at the charge, and many requests may come in one read.
+            self.charge();
         }
         // What follows bytes that are no request has no meaning.
-        self.input = if broken { BytesMut::new() } else { input };
+        self.input = if broken { Buffer::default() } else { input };
         self.parser = parser;
+        self.lent = 0;
         if commands > 0 {
             self.shared.counters().commands.fetch_add(commands, Relaxed);
         }
@@ -260,14 +339,37 @@ impl<B: Backend> Connection<B> {
 
     fn take(&mut self, request: &Request<'_>) {
         let bytes = request.frame().len();
+        self.session.begin();
         if let Err(error) = self.try_take(request) {
             self.push_reply(error.into_reply(), bytes);
+        }
+        if self.session.is_silent()
+            && let Some(queued) = self.queue.back_mut()
+        {
+            queued.is_silent = true;
+        }
+    }
+
+    /// Somebody was made to speak HTTP to us: nothing of it is run, and nothing is answered.
+    fn cut_http(&mut self) {
+        self.phase = Phase::Cut;
+        self.queue.clear();
+        self.output.release();
+        let counters = self.shared.counters();
+        counters.http.fetch_add(1, Relaxed);
+        if let Some(suppressed) = counters.http_complaint.lock().permit(std::time::Instant::now()) {
+            warn!(
+                client = self.session.address(),
+                suppressed, "closed a connection that sent HTTP to a port of the Redis protocol"
+            );
         }
     }
 
     fn try_take(&mut self, request: &Request<'_>) -> Result<(), ArgumentError> {
         let name = request.argument(0).unwrap_or_default();
-        let spec = commands::find(name).ok_or_else(|| ArgumentError::unknown_command(name))?;
+        let spec = commands::find(name);
+        self.session.admit(spec)?;
+        let spec = spec.ok_or_else(|| ArgumentError::unknown_command(name))?;
         if !spec.accepts(request.len()) {
             return Err(ArgumentError::Arity(spec.name));
         }
@@ -304,7 +406,7 @@ impl<B: Backend> Connection<B> {
                     // It starts when it is polled, which is when all before it has ended.
                     LocalAnswer::CountKeys => {
                         let steps = Work::Steps(Box::pin(shared.count_keys()));
-                        self.push(steps, None, bytes);
+                        self.push(steps, None, bytes, 0);
                     }
                 }
             }
@@ -347,7 +449,7 @@ impl<B: Backend> Connection<B> {
     fn push_reply(&mut self, reply: Reply, bytes: usize) {
         // Some local answers are a thousand times as long as their request.
         let bytes = bytes + reply.held_bytes();
-        self.push(Work::Ended(Outcome::Reply(reply)), None, bytes);
+        self.push(Work::Ended(Outcome::Reply(reply)), None, bytes, 0);
     }
 
     fn push_job(&mut self, job: Job) {
@@ -361,19 +463,29 @@ impl<B: Backend> Connection<B> {
             // A value that is answered with is one that left the machine.
             OperationKind::Write => 0,
         };
-        let bytes = job.payload.len() + job.frame.len() + reply;
+        let bytes = job.payload.len() + job.frame.len();
         let sequence = self.first_sequence + self.queue.len() as u64;
         let starts = self.order.admit(job.slot, job.kind, sequence);
-        self.push(Work::Held, Some(job), bytes);
+        self.push(Work::Held, Some(job), bytes, reply);
         if starts {
             self.start(sequence);
         }
     }
 
-    fn push(&mut self, work: Work<B::Pending>, job: Option<Job>, bytes: usize) {
-        let cost = bytes + REQUEST_OVERHEAD;
+    /// Queues a request that holds so many bytes, and is promised as many for its answer.
+    fn push(&mut self, work: Work<B::Pending>, job: Option<Job>, held: usize, promised: usize) {
+        let cost = held + promised + REQUEST_OVERHEAD;
         self.bytes_in_flight += cost;
-        self.queue.push_back(Queued { work, job, cost, switch: None, retried: false });
+        self.bytes_promised += promised;
+        self.queue.push_back(Queued {
+            work,
+            job,
+            cost,
+            promised,
+            is_silent: false,
+            switch: None,
+            retried: false,
+        });
     }
 
     fn queued(&mut self, sequence: u64) -> Option<&mut Queued<B::Pending>> {
@@ -441,9 +553,11 @@ impl<B: Backend> Connection<B> {
             };
             self.first_sequence += 1;
             self.bytes_in_flight -= queued.cost;
+            self.bytes_promised -= queued.promised;
             let Some(reply) = reply else {
                 // Nothing that follows may be answered: replies would shift by one.
                 self.phase = Phase::Cut;
+                self.stall = None;
                 self.queue.clear();
                 break;
             };
@@ -451,7 +565,12 @@ impl<B: Backend> Connection<B> {
                 self.session.protocol = protocol;
             }
             let before = self.output.len();
-            reply.encode(self.session.protocol, &mut self.output);
+            if before == 0 {
+                self.moved = Instant::now();
+            }
+            if !queued.is_silent {
+                reply.encode(self.session.protocol, self.output.tail());
+            }
             let length = self.output.len() - before;
             if let Some(job) = queued.job {
                 if job.kind == OperationKind::Read {
@@ -568,10 +687,10 @@ impl<B: Backend> Connection<B> {
                 Poll::Pending => break,
                 Poll::Ready(ready) => ready?,
             }
-            match self.stream.try_write(&self.output) {
+            match self.stream.try_write(self.output.as_slice()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    self.output.advance(count);
+                    self.output.consume(count);
                     written += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -586,7 +705,7 @@ impl<B: Backend> Connection<B> {
 
     /// Reads what has arrived, if there is room for it. Whether there was anything.
     fn fill(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if !self.has_room() {
+        if !self.has_room() && !self.may_read_ahead() {
             return Ok(false);
         }
         loop {
@@ -598,8 +717,8 @@ impl<B: Backend> Connection<B> {
                 Poll::Ready(ready) => ready?,
             }
             let missing = self.parser.missing(self.input.len());
-            self.input.reserve(READ_BYTES.max(missing.min(RESERVE_BYTES_MAX)));
-            match self.stream.try_read_buf(&mut self.input) {
+            self.input.make_room(missing);
+            match self.stream.try_read_buf(self.input.tail()) {
                 Ok(0) => {
                     // Half a close: what was asked is still answered.
                     self.close_after_replies();
@@ -607,8 +726,13 @@ impl<B: Backend> Connection<B> {
                 }
                 Ok(count) => {
                     self.shared.counters().bytes_in.fetch_add(count as u64, Relaxed);
-                    if !self.charge() && self.input.len() > INPUT_BYTES_FREE {
-                        self.input = BytesMut::new();
+                    self.charge();
+                    // It cannot be taken before it is complete, and there is no memory for that.
+                    if self.has_room()
+                        && self.shared.budget().is_exceeded()
+                        && self.input.len() > BYTES_FREE
+                    {
+                        self.input.release();
                         self.push_reply(Reply::error(OVER_BUDGET), 0);
                         self.close_after_replies();
                     }
@@ -623,18 +747,21 @@ impl<B: Backend> Connection<B> {
     /// Gives memory back while the client has nothing to say, so that idle clients cost little.
     fn rest(&mut self) {
         if self.input.is_empty() {
-            self.input = BytesMut::new();
+            self.input.release();
         }
         if self.queue.is_empty() && self.output.is_empty() {
             self.queue.shrink_to(16);
-            self.output = BytesMut::new();
+            self.output.release();
             self.arena = BytesMut::new();
         }
+        self.charge();
     }
 
     fn close_after_replies(&mut self) {
         if self.phase == Phase::Open {
             self.phase = Phase::Draining;
+            self.moved = Instant::now();
+            self.stall = None;
         }
     }
 }
@@ -666,8 +793,8 @@ where
                     };
                     match job.land(answer, shared.backend().wall_time()) {
                         Landing::Ended(outcome) => break outcome,
-                        Landing::Again { overdue } => {
-                            let again = Arc::clone(shared).read_again(job.clone(), overdue);
+                        Landing::Again(again) => {
+                            let again = Arc::clone(shared).read_again(job.clone(), again);
                             self.work = Work::Steps(Box::pin(again));
                         }
                     }

@@ -6,7 +6,10 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use parking_lot::Mutex;
+
 use super::backend::Backend;
+use super::complaint::Complaint;
 use super::parser::Request;
 use super::server::{Mode, Shared};
 use super::session::REDIS_VERSION;
@@ -23,6 +26,12 @@ pub(super) struct Counters {
     pub(super) forwarded: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) unknown_outcomes: AtomicU64,
+    /// Connections closed because they spoke HTTP, and what was said about them.
+    pub(super) http: AtomicU64,
+    pub(super) http_complaint: Mutex<Complaint>,
+    /// Clients closed because they took none of their replies.
+    pub(super) stalled: AtomicU64,
+    pub(super) stall_complaint: Mutex<Complaint>,
 }
 
 pub(super) fn text<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> String {
@@ -73,6 +82,8 @@ pub(super) fn text<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> Str
         &[
             ("total_connections_received", count(&counters.accepted)),
             ("rejected_connections", count(&counters.rejected)),
+            ("http_connections_closed", count(&counters.http)),
+            ("stalled_clients_closed", count(&counters.stalled)),
             ("total_commands_processed", count(&counters.commands)),
             ("total_net_input_bytes", count(&counters.bytes_in)),
             ("total_net_output_bytes", count(&counters.bytes_out)),

@@ -23,7 +23,10 @@ pub mod parser;
 pub mod reply;
 pub mod server;
 
+mod buffer;
+mod complaint;
 mod connection;
+mod http;
 mod info;
 mod order;
 mod proxy;

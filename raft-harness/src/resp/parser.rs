@@ -119,6 +119,7 @@ const HEADER_BYTES_MAX: usize = 32;
 
 /// A vector longer than this is given back after the request that needed it.
 const ARGUMENTS_KEPT: usize = 1024;
+const UNQUOTED_KEPT: usize = 1024;
 
 impl RequestParser {
     /// A parser at the start of a stream.
@@ -208,7 +209,7 @@ impl RequestParser {
     }
 
     /// How many bytes the request under way needs beyond those seen, as far as it is known. It is
-    /// what the client says, so reserve it in steps.
+    /// what the client says, so make room as bytes come.
     pub fn missing(&self, buffered: usize) -> usize {
         match self.state {
             State::Payload { length, .. } => (self.position + length + 2).saturating_sub(buffered),
@@ -239,11 +240,17 @@ impl RequestParser {
         }))
     }
 
+    /// What the parser takes of memory, beside the buffer it reads from.
+    pub fn allocated(&self) -> usize {
+        self.arguments.capacity() * size_of::<Range<usize>>() + self.unquoted.capacity()
+    }
+
     fn begin(&mut self) {
         self.position = 0;
         self.arguments.clear();
         self.arguments.shrink_to(ARGUMENTS_KEPT);
         self.unquoted.clear();
+        self.unquoted.shrink_to(UNQUOTED_KEPT);
     }
 }
 

@@ -26,6 +26,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause: a small part of an election.
 const PAUSE_MAX: Duration = Duration::from_millis(80);
 
+/// How often a read is repeated because its answer has grown meanwhile.
+const READS_AGAIN_MAX: usize = 4;
+/// Room beyond what an answer was measured to need.
+const ANSWER_SLACK: u64 = 4 << 10;
+
 /// One command for one group.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
@@ -56,11 +61,17 @@ pub(super) type BoxedOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 pub(super) enum Landing {
     /// The job has ended.
     Ended(Outcome),
-    /// The read must be repeated: after moving log time past a deadline, or with more room.
-    Again {
-        /// Whether a deadline has passed that log time has not reached.
-        overdue: bool,
-    },
+    /// The read must be repeated.
+    Again(Again),
+}
+
+/// Why a read must be repeated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Again {
+    /// A deadline has passed that log time has not reached: it must be moved past it first.
+    overdue: bool,
+    /// The answer has so many bytes and needs more room than it had.
+    bytes: Option<u64>,
 }
 
 impl Job {
@@ -97,8 +108,9 @@ impl Job {
                 )))),
                 Ok(read) => {
                     let overdue = read.next_deadline.is_some_and(|at| at <= wall_time);
-                    if overdue || matches!(read.output, Output::TooLarge { .. }) {
-                        Landing::Again { overdue }
+                    let bytes = too_large(&read);
+                    if overdue || bytes.is_some() {
+                        Landing::Again(Again { overdue, bytes })
                     } else {
                         Landing::Ended(Outcome::Reply(read_reply(read, self.shape, wall_time)))
                     }
@@ -106,6 +118,11 @@ impl Job {
             },
         }
     }
+}
+
+/// How much an answer needs that had no room.
+fn too_large(read: &ReadOutput) -> Option<u64> {
+    if let Output::TooLarge { bytes } = read.output { Some(bytes) } else { None }
 }
 
 impl<B: Backend> Shared<B> {
@@ -118,10 +135,10 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Repeats a read: once log time has passed the deadline it met, and with as much room as any
-    /// answer gets.
-    pub(super) async fn read_again(self: Arc<Self>, job: Job, overdue: bool) -> Outcome {
-        if overdue {
+    /// Repeats a read: once log time has passed the deadline it met, and with the room its answer
+    /// needs, if that is within the cap and can be promised out of the budget of all clients.
+    pub(super) async fn read_again(self: Arc<Self>, job: Job, again: Again) -> Outcome {
+        if again.overdue {
             // Expiry is judged by log time alone, and nothing but an entry moves that.
             let mut tick = BytesMut::new();
             Command::Tick.encode(&mut tick);
@@ -135,28 +152,56 @@ impl<B: Backend> Shared<B> {
                 });
             }
         }
-        // When clients that do not read hold all there is, an answer that is large waits for none
-        // of them; it is refused.
-        let max = self.limits().reply_bytes_max.min(self.budget().bytes_left());
-        let operation = Operation { payload: with_limit(&job.payload, max), ..job.operation() };
-        let answer = match self.execute(operation).await {
-            Ok(answer) => answer,
-            Err(refusal) => return Outcome::Refused(refusal),
+        let cap = match self.limits().reply_bytes_max {
+            0 => u64::MAX,
+            cap => cap,
         };
-        Outcome::Reply(match ReadOutput::decode(&answer) {
-            Ok(ReadOutput { output: Output::TooLarge { bytes }, .. }) => Reply::error(format!(
-                "ERR the answer has {bytes} bytes, at most {max} are sent at once"
-            )),
-            Ok(read) => read_reply(read, job.shape, self.backend().wall_time()),
-            Err(error) => Reply::error(format!("ERR undecodable output: {error}")),
-        })
+        let mut needed = again.bytes;
+        for _ in 0..READS_AGAIN_MAX {
+            // A little more than it had: values grow, and pieces have headers.
+            let room = needed.map(|bytes| bytes.saturating_add(bytes / 8 + ANSWER_SLACK).min(cap));
+            // When clients that do not read hold all there is, an answer that is large waits for
+            // none of them; it is refused.
+            let promise = self.budget().promise(room.unwrap_or(0));
+            if let Some(bytes) = needed.filter(|&bytes| bytes > cap || promise.is_none()) {
+                let max = cap.min(self.budget().bytes_left());
+                return Outcome::Reply(Reply::error(format!(
+                    "ERR the answer has {bytes} bytes, at most {max} are sent at once"
+                )));
+            }
+            let payload = match room {
+                Some(room) => with_limit(&job.payload, room),
+                None => job.payload.clone(),
+            };
+            let answer = match self.execute(Operation { payload, ..job.operation() }).await {
+                Ok(answer) => answer,
+                Err(refusal) => return Outcome::Refused(refusal),
+            };
+            let read = match ReadOutput::decode(&answer) {
+                Ok(read) => read,
+                Err(error) => {
+                    return Outcome::Reply(Reply::error(format!(
+                        "ERR undecodable output: {error}"
+                    )));
+                }
+            };
+            match too_large(&read) {
+                Some(bytes) => needed = Some(bytes),
+                None => {
+                    let wall_time = self.backend().wall_time();
+                    return Outcome::Reply(read_reply(read, job.shape, wall_time));
+                }
+            }
+        }
+        // It grew faster than we could ask.
+        Outcome::Refused(Refusal::NotExecuted)
     }
 
     async fn attempt_here(self: &Arc<Self>, job: &Job) -> Outcome {
         let answer = self.execute(job.operation()).await;
         match job.land(answer, self.backend().wall_time()) {
             Landing::Ended(outcome) => outcome,
-            Landing::Again { overdue } => Arc::clone(self).read_again(job.clone(), overdue).await,
+            Landing::Again(again) => Arc::clone(self).read_again(job.clone(), again).await,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Replies, and how RESP2 and RESP3 write them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 /// The version a connection speaks; `HELLO 3` switches it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -31,6 +32,8 @@ pub enum Reply {
     Array(Vec<Self>),
     /// Pairs; in RESP2 a list of twice the length.
     Map(Vec<(Self, Self)>),
+    /// One that others are given as well: made once, written many times.
+    Shared(Arc<Self>),
 }
 
 impl Reply {
@@ -51,7 +54,8 @@ impl Reply {
     pub(super) fn held_bytes(&self) -> usize {
         size_of::<Self>()
             + match self {
-                Self::Simple(_) | Self::Integer(_) | Self::Null => 0,
+                // What is shared is not ours alone, and is there whether we wait or not.
+                Self::Simple(_) | Self::Integer(_) | Self::Null | Self::Shared(_) => 0,
                 Self::Error(message) => message.len(),
                 Self::Bulk(bytes) => bytes.len(),
                 Self::Array(items) => items.iter().map(Self::held_bytes).sum(),
@@ -62,7 +66,7 @@ impl Reply {
     }
 
     /// Appends the reply as the protocol writes it.
-    pub fn encode(&self, protocol: Protocol, out: &mut BytesMut) {
+    pub fn encode(&self, protocol: Protocol, out: &mut Vec<u8>) {
         match self {
             Self::Simple(status) => {
                 out.put_u8(b'+');
@@ -85,6 +89,7 @@ impl Reply {
                 out.put_slice(bytes);
                 out.put_slice(b"\r\n");
             }
+            Self::Shared(reply) => reply.encode(protocol, out),
             Self::Null => out.put_slice(match protocol {
                 Protocol::Resp2 => b"$-1\r\n",
                 Protocol::Resp3 => b"_\r\n",
@@ -113,7 +118,7 @@ impl Reply {
 }
 
 /// Writes a number and CR LF without allocating.
-fn put_decimal(out: &mut BytesMut, value: i64) {
+fn put_decimal(out: &mut Vec<u8>, value: i64) {
     // A sign and 19 digits.
     let mut digits = [0u8; 20];
     let mut start = digits.len();
@@ -139,9 +144,9 @@ mod tests {
     use super::*;
 
     fn encoded(reply: &Reply, protocol: Protocol) -> String {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         reply.encode(protocol, &mut out);
-        String::from_utf8(out.to_vec()).expect("text")
+        String::from_utf8(out).expect("text")
     }
 
     #[test]

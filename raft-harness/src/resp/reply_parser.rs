@@ -146,7 +146,7 @@ mod tests {
         fn what_we_write_we_read_however_it_arrives(
             replies in proptest::collection::vec(any_reply(), 1..5),
         ) {
-            let mut stream = BytesMut::new();
+            let mut stream = Vec::new();
             for reply in &replies {
                 reply.encode(Protocol::Resp2, &mut stream);
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -16,6 +17,7 @@ use tracing::{info, warn};
 use super::backend::Backend;
 use super::budget::ClientBudget;
 use super::cluster::Topology;
+use super::complaint::Complaint;
 use super::connection::Connection;
 use super::info::Counters;
 use super::parser::ParserLimits;
@@ -38,8 +40,12 @@ const BACKLOG: u32 = 1024;
 /// After a failed accept, most likely for lack of file descriptors; doubled while it goes on.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Between two complaints about failed accepts.
-const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+/// A client that is silent for so long is asked by the kernel whether it is still there, as Redis
+/// does; without an answer to [`KEEPALIVE_PROBES`] it is gone. No limit on unacknowledged bytes
+/// (`TCP_USER_TIMEOUT`) beside it: it would also end clients that do not read for a while.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(100);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// How much clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +53,11 @@ pub struct Limits {
     /// Most clients at once; one more is told so and closed. Default 10,000, as in Redis. Not
     /// used by [`RespServer::start_within`], whose budget says it.
     pub connections_max: usize,
-    /// Most bytes in the buffers of all clients together: requests that have not come to their
-    /// end, and replies that were not taken. Beyond it, an unfinished request that is large is
-    /// refused and its connection closed, and a large answer is refused. The first 64 KiB of
-    /// requests and 2 MiB of replies of each client do not count. Default 1 GiB. Not used by
-    /// [`RespServer::start_within`].
+    /// Most memory for all clients together: the buffers as they are allocated, requests that are
+    /// not answered, and room promised to answers. Beyond it, an unfinished request that is large
+    /// is refused and its connection closed, a large answer is refused, and a client takes up its
+    /// next request only when the last has ended. The first 64 KiB of each client do not count.
+    /// Default 1 GiB. Not used by [`RespServer::start_within`].
     pub buffered_bytes_max: u64,
     /// Longest answer to one read, all its values together; a longer one is refused with `-ERR`.
     /// Zero means any length. Default 64 MiB, the longest value, so every value can be read. One
@@ -61,6 +67,15 @@ pub struct Limits {
     /// closed its half) may go without an answer or a byte that the client takes. Default 10 s,
     /// which is longer than `proxy_retry_max`.
     pub drain_stall_max: Duration,
+    /// How long a client may take none of its replies while some wait for it; then its connection
+    /// is closed, and the reason is logged. Such a client may itself wait for us to read what it
+    /// writes. Default 60 s: for a client that was suspended for a moment.
+    pub reply_stall_max: Duration,
+    /// Most bytes of requests that are read from a client while it takes no replies. Without
+    /// it, a client that writes a long pipeline before it reads would wait for ever. Counted in
+    /// the budget, and none is read ahead once that is taken. Default 16 MiB: 300,000 short
+    /// commands, with what the sockets hold.
+    pub read_ahead_bytes_max: usize,
     /// Most requests of one client that are read and not yet answered; then we stop reading
     /// from it. Default 1,024.
     pub requests_in_flight_max: usize,
@@ -82,6 +97,8 @@ impl Default for Limits {
             buffered_bytes_max: 1 << 30,
             reply_bytes_max: VALUE_BYTES_MAX,
             drain_stall_max: Duration::from_secs(10),
+            reply_stall_max: Duration::from_secs(60),
+            read_ahead_bytes_max: 16 << 20,
             requests_in_flight_max: 1024,
             bytes_in_flight_max: 8 << 20,
             proxy_retry_max: Duration::from_secs(5),
@@ -236,7 +253,7 @@ impl RespServer {
         self.address
     }
 
-    /// How much of the budget's bytes is taken now, by all ports that share it.
+    /// How much of the budget's bytes clients hold now, by all ports that share it.
     pub fn buffered_bytes(&self) -> u64 {
         self.budget.bytes()
     }
@@ -300,7 +317,7 @@ async fn accept<B: Backend>(
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely; the others go on meanwhile.
-                    if let Some(suppressed) = trouble.complaint(Instant::now()) {
+                    if let Some(suppressed) = trouble.complaint.permit(Instant::now()) {
                         warn!(%error, suppressed, "cannot accept a client");
                     }
                     tokio::select! {
@@ -322,21 +339,10 @@ async fn accept<B: Backend>(
 #[derive(Debug, Default)]
 struct AcceptTrouble {
     failures: u32,
-    complained: Option<Instant>,
-    suppressed: u64,
+    complaint: Complaint,
 }
 
 impl AcceptTrouble {
-    /// Whether to complain now, and about how many failures nobody has heard of.
-    fn complaint(&mut self, now: Instant) -> Option<u64> {
-        if self.complained.is_some_and(|at| now.duration_since(at) < COMPLAINT_PERIOD) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.complained = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-
     /// Twice as long after each failure in a row.
     fn pause(&mut self) -> Duration {
         let factor = 1 << self.failures.min(16);
@@ -355,13 +361,22 @@ async fn serve<B: Backend>(
     shared: Arc<Shared<B>>,
     stopping: watch::Receiver<bool>,
 ) {
-    // A failure costs latency only.
-    let _ = stream.set_nodelay(true);
+    tune(&stream);
     let id = shared.clients.fetch_add(1, Relaxed) + 1;
     shared.counters.connected.fetch_add(1, Relaxed);
     let _connected = Connected(shared.clone());
     let session = Session::new(id, address.to_string());
     Connection::new(id, shared, stream, session).run(stop_signal(stopping)).await;
+}
+
+/// Failures cost latency, and a place that is held longer than it should be.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 /// Ends when the server is told to stop, or is gone.
@@ -380,18 +395,32 @@ impl<B> Drop for Connected<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::complaint::COMPLAINT_PERIOD;
     use super::*;
+
+    #[tokio::test]
+    async fn clients_that_vanish_are_noticed_by_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.expect("a client");
+        tune(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("a TCP socket"));
+        assert_eq!(socket.tcp_keepalive_time().expect("set"), KEEPALIVE_IDLE);
+    }
 
     #[test]
     fn failed_accepts_are_told_of_once_in_a_while_and_slow_us_down() {
         let start = Instant::now();
         let mut trouble = AcceptTrouble::default();
-        assert_eq!(trouble.complaint(start), Some(0));
+        let mut complaint = |at| trouble.complaint.permit(at);
+        assert_eq!(complaint(start), Some(0));
         for second in 1..10 {
-            assert_eq!(trouble.complaint(start + Duration::from_secs(second)), None);
+            assert_eq!(complaint(start + Duration::from_secs(second)), None);
         }
-        assert_eq!(trouble.complaint(start + COMPLAINT_PERIOD), Some(9));
-        assert_eq!(trouble.complaint(start + COMPLAINT_PERIOD * 2), Some(0));
+        assert_eq!(complaint(start + COMPLAINT_PERIOD), Some(9));
+        assert_eq!(complaint(start + COMPLAINT_PERIOD * 2), Some(0));
         assert_eq!(trouble.pause(), ACCEPT_PAUSE_MIN);
         assert_eq!(trouble.pause(), ACCEPT_PAUSE_MIN * 2);
         for _ in 0..100 {

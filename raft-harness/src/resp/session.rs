@@ -1,10 +1,28 @@
 //! What a connection remembers of its client, and the commands that concern only the two.
+//!
+//! Some commands give those that follow another meaning. Where one of them is refused, its
+//! followers, sent in the same breath, must not run with the meaning they were not meant to have:
+//!
+//! | command | here | what follows |
+//! |---|---|---|
+//! | `MULTI` | refused | nothing runs until `EXEC` (refused as well), `DISCARD`, `RESET` |
+//! | `WATCH` | refused | as it would: the `MULTI` it is for is refused |
+//! | `UNWATCH` | done: nothing is watched | as it would |
+//! | `SELECT n` | refused but for 0 | no key is touched until `SELECT 0`, `RESET` |
+//! | `CLIENT REPLY` | done | silent, as asked: errors that nobody waits for would be taken for replies to others |
+//! | `CLIENT TRACKING`, `CACHING` | refused | the same answers, and nobody is told of changes |
+//! | `HELLO` | done; refused for 4, `AUTH` | in the protocol there was: replies name their types |
+//! | `AUTH` | refused, as by a Redis without a password | open to all, as before |
+//! | `READONLY`, `READWRITE` | done: reads are linearizable everywhere | as it would |
+//! | `ASKING` | done: no slot is ever half moved, `ASK` is never said | as it would |
+//! | `SUBSCRIBE`, `MONITOR`, `SYNC` | unknown | only words of that mode would have followed |
+//! | `RESET` | done | all of the above begins anew |
 
 use raft_core::GroupId;
 
 use super::backend::Backend;
 use super::cluster::{self, ClusterAnswer};
-use super::commands::{self, LocalCommand};
+use super::commands::{self, CommandSpec, Handler, LocalCommand};
 use super::info;
 use super::parser::Request;
 use super::reply::{Protocol, Reply};
@@ -23,9 +41,27 @@ pub(super) struct Session {
     /// How replies are written from now on. It changes when the reply to `HELLO` is written, not
     /// when `HELLO` is read: replies to earlier commands may still be to come.
     pub(super) protocol: Protocol,
+    /// `MULTI` was refused: commands were to be part of a transaction, and none is run.
+    in_refused_transaction: bool,
+    /// `SELECT` was refused: keys were meant for another database, and none is touched.
+    in_refused_database: bool,
+    /// Which commands are answered at all.
+    replies: Replies,
+    /// Whether the command being taken is answered.
+    is_silent: bool,
     /// The client asked to be told of unknown outcomes instead of being cut off
     /// (`CLIENT CAPA unknown`); the proxy does, for it shares connections among clients.
     pub(super) told_unknown: bool,
+}
+
+/// `CLIENT REPLY`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Replies {
+    #[default]
+    On,
+    Off,
+    /// Not to the next command.
+    Skip,
 }
 
 /// What became of a command that concerns no key.
@@ -44,7 +80,57 @@ pub(super) enum LocalAnswer {
 
 impl Session {
     pub(super) fn new(id: u64, address: String) -> Self {
-        Self { id, address, name: Vec::new(), protocol: Protocol::Resp2, told_unknown: false }
+        Self {
+            id,
+            address,
+            name: Vec::new(),
+            protocol: Protocol::Resp2,
+            in_refused_transaction: false,
+            in_refused_database: false,
+            replies: Replies::default(),
+            is_silent: false,
+            told_unknown: false,
+        }
+    }
+
+    /// Where the client speaks from.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The next command is taken up.
+    pub(super) fn begin(&mut self) {
+        self.is_silent = self.replies != Replies::On;
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
+        }
+    }
+
+    /// Whether the client wants no reply to the command that was taken up last.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
+    /// Whether the command may run, known or not.
+    pub(super) fn admit(&self, spec: Option<&CommandSpec>) -> Result<(), ArgumentError> {
+        use LocalCommand as L;
+        let handler = spec.map(|spec| spec.handler);
+        let ends_transaction = matches!(
+            handler,
+            Some(Handler::Local(L::Exec | L::Discard | L::Multi | L::Reset | L::Quit))
+        );
+        let touches_keys = matches!(handler, Some(Handler::Data(_) | Handler::Local(L::DbSize)));
+        if self.in_refused_transaction && !ends_transaction {
+            return Err(ArgumentError::Other(
+                "ERR Not executed: MULTI was refused, nothing runs until EXEC, DISCARD or RESET",
+            ));
+        }
+        if self.in_refused_database && touches_keys {
+            return Err(ArgumentError::Other(
+                "ERR Not executed: meant for a database that does not exist; SELECT 0 goes on",
+            ));
+        }
+        Ok(())
     }
 
     /// Carries out a command that concerns no key.
@@ -64,6 +150,9 @@ impl Session {
             LocalCommand::Reset => {
                 self.name.clear();
                 self.told_unknown = false;
+                self.in_refused_transaction = false;
+                self.in_refused_database = false;
+                (self.replies, self.is_silent) = (Replies::On, false);
                 let reply = Reply::Simple("RESET");
                 return Ok(LocalAnswer::Switch(Protocol::Resp2, reply));
             }
@@ -73,10 +162,39 @@ impl Session {
                     "ERR AUTH called without any password configured",
                 ));
             }
-            LocalCommand::Select => match integer(argument.unwrap_or_default())? {
-                0 => Reply::OK,
-                _ => return Err(ArgumentError::Other("ERR DB index is out of range")),
-            },
+            LocalCommand::Multi if self.in_refused_transaction => {
+                return Err(ArgumentError::Other("ERR MULTI calls can not be nested"));
+            }
+            LocalCommand::Multi => {
+                self.in_refused_transaction = true;
+                return Err(ArgumentError::Other(
+                    "ERR MULTI is not supported: nothing runs until EXEC, DISCARD or RESET",
+                ));
+            }
+            LocalCommand::Exec => {
+                let refused = self.end_transaction("ERR EXEC without MULTI");
+                return Err(refused.err().unwrap_or(ArgumentError::Other(
+                    "EXECABORT Transaction discarded because MULTI is not supported",
+                )));
+            }
+            LocalCommand::Discard => {
+                self.end_transaction("ERR DISCARD without MULTI")?;
+                Reply::OK
+            }
+            LocalCommand::Watch => {
+                return Err(ArgumentError::Other("ERR WATCH is not supported, nor is MULTI"));
+            }
+            LocalCommand::Unwatch => Reply::OK,
+            LocalCommand::Select => {
+                self.in_refused_database = true;
+                if integer(argument.unwrap_or_default())? != 0 {
+                    return Err(ArgumentError::Other(
+                        "ERR DB index is out of range: there is only 0, no key is touched until SELECT 0",
+                    ));
+                }
+                self.in_refused_database = false;
+                Reply::OK
+            }
             LocalCommand::Client => self.client(request)?,
             LocalCommand::Command => commands::answer(request)?,
             LocalCommand::Config => config(shared, request)?,
@@ -113,6 +231,13 @@ impl Session {
             // applied would save a client nothing but correctness.
             LocalCommand::ReadOnly | LocalCommand::ReadWrite | LocalCommand::Asking => Reply::OK,
         }))
+    }
+
+    fn end_transaction(&mut self, without: &'static str) -> Result<(), ArgumentError> {
+        if !std::mem::take(&mut self.in_refused_transaction) {
+            return Err(ArgumentError::Other(without));
+        }
+        Ok(())
     }
 
     fn hello(&mut self, mode: Mode, request: &Request<'_>) -> Result<LocalAnswer, ArgumentError> {
@@ -177,6 +302,18 @@ impl Session {
                 self.address,
                 self.name.escape_ascii(),
             )),
+            b"REPLY" => {
+                let replies = match upper(argument()?).as_slice() {
+                    b"ON" => Replies::On,
+                    b"OFF" => Replies::Off,
+                    // To a client that gets none, nothing changes.
+                    b"SKIP" if self.replies == Replies::Off => Replies::Off,
+                    b"SKIP" => Replies::Skip,
+                    _ => return Err(ArgumentError::Syntax),
+                };
+                (self.replies, self.is_silent) = (replies, replies != Replies::On);
+                Reply::OK
+            }
             b"CAPA" => {
                 let wanted = request.from(2).any(|word| word.eq_ignore_ascii_case(b"unknown"));
                 self.told_unknown |= wanted;

@@ -282,6 +282,20 @@ impl Client {
         String::from_utf8_lossy(&bulk[..length]).into_owned()
     }
 
+    /// The server closes, whatever it still had to say.
+    pub async fn expect_end(&mut self) {
+        let end = async {
+            loop {
+                self.buffer.clear();
+                match self.stream.read_buf(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+        };
+        timeout(PATIENCE, end).await.expect("the server closes");
+    }
+
     /// Nothing more comes, and the server has closed.
     pub async fn expect_close(&mut self) {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
