@@ -858,3 +858,77 @@ async fn the_cluster_is_described_by_who_leads_what() {
     client.talk(&["CLUSTER SLOTS"], &slots).await;
     client.talk(&["SET bar 1", "CLUSTER COUNTKEYSINSLOT 5061"], "+OK\r\n:1\r\n").await;
 }
+
+#[tokio::test]
+async fn a_node_that_is_not_reached_is_told_as_failed_and_replicas_are_listed() {
+    let engine = Engine::led_by(2, &[1, 2]);
+    engine.lock().unreached.push(NodeId::new(3));
+    let (server, mut client) = serve(&engine, 2, Limits::default()).await;
+    let port = server.address().port();
+    let names = [1, 2, 3].map(|node| format!("72616674{node:032}"));
+    let nodes = client.bulk("CLUSTER NODES").await;
+    let lines: Vec<&str> = nodes.lines().collect();
+    assert!(lines[0].ends_with("myself,master - 0 0 1 connected 0-8191"), "{nodes}");
+    assert!(lines[1].ends_with("master - 0 0 2 connected 8192-16383"), "{nodes}");
+    assert!(lines[2].ends_with("master,fail - 0 0 3 disconnected"), "{nodes}");
+    let node = |port: u16, name: &str| {
+        format!("*4\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$40\r\n{name}\r\n*0\r\n")
+    };
+    let (own, two) = (node(port, &names[0]), node(7002, &names[1]));
+    let slots = format!("*2\r\n*4\r\n:0\r\n:8191\r\n{own}{two}*4\r\n:8192\r\n:16383\r\n{two}{own}");
+    client.talk(&["CLUSTER SLOTS"], &slots).await;
+    let member = |port: u16, name: &str, role: &str, health: &str| {
+        let text = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+        let host = text("127.0.0.1");
+        [
+            "*14\r\n",
+            &format!("{}{}", text("id"), text(name)),
+            &format!("{}:{port}\r\n", text("port")),
+            &format!("{}{host}{}{host}", text("ip"), text("endpoint")),
+            &format!("{}{}", text("role"), text(role)),
+            &format!("{}:0\r\n", text("replication-offset")),
+            &format!("{}{}", text("health"), text(health)),
+        ]
+        .concat()
+    };
+    let shard = |first: u16, last: u16, members: [String; 3]| {
+        let members = members.concat();
+        format!("*4\r\n$5\r\nslots\r\n*2\r\n:{first}\r\n:{last}\r\n$5\r\nnodes\r\n*3\r\n{members}")
+    };
+    let dead = member(7003, &names[2], "replica", "fail");
+    let own = |role| member(port, &names[0], role, "online");
+    let two = |role| member(7002, &names[1], role, "online");
+    let shards = format!(
+        "*2\r\n{}{}",
+        shard(0, 8191, [own("master"), two("replica"), dead.clone()]),
+        shard(8192, 16383, [two("master"), own("replica"), dead]),
+    );
+    client.talk(&["CLUSTER SHARDS"], &shards).await;
+    // It comes back, and is told of again.
+    engine.lock().unreached.clear();
+    while client.bulk("CLUSTER NODES").await.contains("fail") {}
+}
+
+#[tokio::test]
+async fn the_cluster_is_described_once_however_many_ask() {
+    const GROUPS: u32 = 1024;
+    let engine = Engine::led_by(GROUPS, &[1, 2, 3]);
+    let (server, _client) = serve(&engine, GROUPS, Limits::default()).await;
+    for _ in 0..20 {
+        let mut client = Client::connect(server.address()).await;
+        for command in ["NODES", "INFO"] {
+            client.bulk(&format!("CLUSTER {command}")).await;
+        }
+        assert_eq!(client.line("CLUSTER SLOTS").await, format!("*{GROUPS}"));
+    }
+    let asked = engine.lock().asked;
+    assert!(asked <= 2 * GROUPS as usize, "leaders were asked for {asked} times");
+    let mut client = Client::connect(server.address()).await;
+    engine.set_leader(1, Some(2));
+    while !client
+        .bulk("CLUSTER NODES")
+        .await
+        .lines()
+        .any(|line| line.contains(" 2 connected 0-31 "))
+    {}
+}

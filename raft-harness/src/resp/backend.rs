@@ -25,7 +25,14 @@ pub trait Backend: Send + Sync + 'static {
     /// command, so it must not block.
     fn leader_of(&self, group: GroupId) -> Option<NodeId>;
 
-    /// Numbers for `INFO`.
+    /// A number that grows whenever [`leader_of`](Self::leader_of) might say something else than
+    /// before; `None` if nobody can tell. Must not block.
+    fn leaders_version(&self) -> Option<u64>;
+
+    /// Whether another node is reached, to this node's knowledge. Must not block.
+    fn is_reached(&self, node: NodeId) -> bool;
+
+    /// Numbers for `INFO`. Must cost the same for any number of groups, and not block.
     fn stats(&self) -> BackendStats;
 
     /// The clock that leaders stamp entries with, in milliseconds since the Unix epoch.

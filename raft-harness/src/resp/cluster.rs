@@ -1,10 +1,18 @@
 //! The cluster as clients see it: who answers for which slots, in Redis Cluster's own words.
 //!
-//! Addresses and replicas come from the configuration, leaders from the engine. A node's name is
-//! made from its id, so it is the same on every node and after every restart.
+//! Addresses and replicas come from the configuration, leaders and who is reached from the engine.
+//! A node's name is made from its id, so it is the same on every node and after every restart.
+//!
+//! A description is made once and given to all who ask, until a leader or a node's health changes:
+//! it has an entry per group, and all clients ask at once after an election. While changes come
+//! one after the other, it may be [`DESCRIPTION_AGE_MAX`] old; a client that was led astray by it
+//! is told `MOVED`, which is never old.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use raft_core::{GroupId, NodeId};
 
 use super::backend::Backend;
@@ -147,6 +155,11 @@ impl Topology {
         }
     }
 
+    /// This node always reaches itself.
+    fn is_reached(&self, backend: &impl Backend, node: NodeId) -> bool {
+        node == self.node || backend.is_reached(node)
+    }
+
     fn replicas_of(&self, group: GroupId) -> &[NodeId] {
         let index = group.get().checked_sub(1).map(|index| index as usize);
         index.and_then(|index| self.replicas.get(index)).map_or(&[], Vec::as_slice)
@@ -194,6 +207,73 @@ struct SlotRange<'a> {
     replicas: &'a [NodeId],
 }
 
+/// How old a description may be while leaders change faster than it can be made.
+const DESCRIPTION_AGE_MAX: Duration = Duration::from_millis(50);
+
+/// The cluster in the words of several commands, as it was at one moment.
+#[derive(Debug)]
+struct Description {
+    /// What it rests on: another number of the engine's, or other nodes reached, and it is out of
+    /// date. Without a number it always is.
+    version: Option<u64>,
+    reached: Vec<bool>,
+    made: Instant,
+    slots: Arc<Reply>,
+    shards: Arc<Reply>,
+    nodes: Arc<Reply>,
+    info: Arc<Reply>,
+}
+
+/// The newest description; empty until somebody asks.
+#[derive(Debug, Default)]
+pub(super) struct Descriptions {
+    newest: Mutex<Option<Description>>,
+}
+
+impl Descriptions {
+    /// One of the descriptions, made anew if need be. Others who ask meanwhile wait for it.
+    fn get(
+        &self,
+        topology: &Topology,
+        backend: &impl Backend,
+        which: fn(&Description) -> &Arc<Reply>,
+    ) -> Reply {
+        let mut newest = self.newest.lock();
+        let version = backend.leaders_version();
+        let reached: Vec<bool> =
+            topology.nodes.iter().map(|front| topology.is_reached(backend, front.node)).collect();
+        let stands = newest.as_ref().is_some_and(|description| {
+            version.is_some()
+                && (description.made.elapsed() < DESCRIPTION_AGE_MAX
+                    || (description.version == version && description.reached == reached))
+        });
+        if !stands {
+            *newest = None;
+        }
+        let description =
+            newest.get_or_insert_with(|| Description::new(topology, backend, version, reached));
+        Reply::Shared(Arc::clone(which(description)))
+    }
+}
+
+impl Description {
+    fn new(
+        topology: &Topology,
+        backend: &impl Backend,
+        version: Option<u64>,
+        reached: Vec<bool>,
+    ) -> Self {
+        let ranges = topology.ranges(backend);
+        let view = View { topology, ranges: &ranges, reached: &reached };
+        let slots = Arc::new(view.slots());
+        let shards = Arc::new(view.shards());
+        let nodes = Arc::new(Reply::text(view.nodes()));
+        let info = Arc::new(Reply::text(view.info()));
+        drop(ranges);
+        Self { version, reached, made: Instant::now(), slots, shards, nodes, info }
+    }
+}
+
 /// What a `CLUSTER` subcommand needs.
 pub(super) enum ClusterAnswer {
     /// The reply.
@@ -208,16 +288,17 @@ pub(super) enum ClusterAnswer {
 /// Answers `CLUSTER` and its subcommands.
 pub(super) fn answer(
     topology: &Topology,
+    descriptions: &Descriptions,
     backend: &impl Backend,
     request: &Request<'_>,
 ) -> Result<ClusterAnswer, ArgumentError> {
     let subcommand = request.argument(1).unwrap_or_default();
     let argument = || request.argument(2).ok_or(ArgumentError::Arity("cluster"));
     Ok(ClusterAnswer::Reply(match super::request::upper(subcommand).as_slice() {
-        b"SLOTS" => slots(topology, backend),
-        b"SHARDS" => shards(topology, backend),
-        b"NODES" => Reply::text(nodes(topology, backend)),
-        b"INFO" => Reply::text(info(topology, backend)),
+        b"SLOTS" => descriptions.get(topology, backend, |description| &description.slots),
+        b"SHARDS" => descriptions.get(topology, backend, |description| &description.shards),
+        b"NODES" => descriptions.get(topology, backend, |description| &description.nodes),
+        b"INFO" => descriptions.get(topology, backend, |description| &description.info),
         b"MYID" => Reply::text(node_name(topology.node)),
         b"KEYSLOT" => Reply::Integer(i64::from(key_slot(argument()?))),
         b"COUNTKEYSINSLOT" => {
@@ -242,92 +323,138 @@ pub(super) fn moved(slot: u16, leader: &FrontNode) -> Reply {
     Reply::error(format!("MOVED {slot} {}:{}", leader.host, leader.port))
 }
 
-fn slots(topology: &Topology, backend: &impl Backend) -> Reply {
-    let node = |front: &FrontNode| {
-        Reply::Array(vec![
-            Reply::text(front.host.clone()),
-            Reply::Integer(i64::from(front.port)),
-            Reply::text(node_name(front.node)),
-            Reply::Array(Vec::new()),
-        ])
-    };
-    let range = |range: &SlotRange<'_>| {
-        let mut items = vec![
-            Reply::Integer(i64::from(range.start)),
-            Reply::Integer(i64::from(range.end)),
-            node(range.leader),
-        ];
-        let followers = range.replicas.iter().filter(|&&node| node != range.leader.node);
-        items.extend(followers.filter_map(|&follower| topology.front(follower)).map(node));
-        Reply::Array(items)
-    };
-    Reply::Array(topology.ranges(backend).iter().map(range).collect())
+/// The cluster at one moment, to be told in several ways.
+struct View<'a> {
+    topology: &'a Topology,
+    ranges: &'a [SlotRange<'a>],
+    /// By the position of a node in the topology.
+    reached: &'a [bool],
 }
 
-fn shards(topology: &Topology, backend: &impl Backend) -> Reply {
-    let ranges = topology.ranges(backend);
-    let shard = |front: &FrontNode| {
-        let own = ranges.iter().filter(|range| range.leader == front);
-        let slots = own.flat_map(|range| [range.start, range.end]);
-        let node = Reply::Map(vec![
+impl View<'_> {
+    fn is_reached(&self, node: NodeId) -> bool {
+        let mut nodes = self.topology.nodes.iter().zip(self.reached);
+        nodes.any(|(front, &reached)| front.node == node && reached)
+    }
+
+    /// Replicas that are not reached are left out, as in Redis: clients would try them.
+    fn slots(&self) -> Reply {
+        let node = |front: &FrontNode| {
+            Reply::Array(vec![
+                Reply::text(front.host.clone()),
+                Reply::Integer(i64::from(front.port)),
+                Reply::text(node_name(front.node)),
+                Reply::Array(Vec::new()),
+            ])
+        };
+        let range = |range: &SlotRange<'_>| {
+            let mut items = vec![
+                Reply::Integer(i64::from(range.start)),
+                Reply::Integer(i64::from(range.end)),
+                node(range.leader),
+            ];
+            let followers = range.replicas.iter().filter(|&&node| node != range.leader.node);
+            let reached = followers.filter(|&&node| self.is_reached(node));
+            items.extend(reached.filter_map(|&node| self.topology.front(node)).map(node));
+            Reply::Array(items)
+        };
+        Reply::Array(self.ranges.iter().map(range).collect())
+    }
+
+    /// One shard per node that leads: its slots, and who holds them. A node that neither leads nor
+    /// follows anybody has one without slots, so that all are told of.
+    fn shards(&self) -> Reply {
+        let nodes = &self.topology.nodes;
+        let follows = |node: NodeId, leader: &FrontNode| {
+            node != leader.node
+                && self
+                    .ranges
+                    .iter()
+                    .any(|range| range.leader == leader && range.replicas.contains(&node))
+        };
+        let leads = |front: &FrontNode| self.ranges.iter().any(|range| range.leader == front);
+        let told = |front: &&FrontNode| {
+            leads(front) || !nodes.iter().any(|leader| follows(front.node, leader))
+        };
+        let shard = |leader: &FrontNode| {
+            let own = self.ranges.iter().filter(|range| range.leader == leader);
+            let slots = own.flat_map(|range| [range.start, range.end]);
+            let followers = nodes.iter().filter(|front| follows(front.node, leader));
+            let members = [self.member(leader, "master")]
+                .into_iter()
+                .chain(followers.map(|front| self.member(front, "replica")));
+            Reply::Map(vec![
+                (
+                    Reply::text("slots"),
+                    Reply::Array(slots.map(|slot| Reply::Integer(i64::from(slot))).collect()),
+                ),
+                (Reply::text("nodes"), Reply::Array(members.collect())),
+            ])
+        };
+        Reply::Array(nodes.iter().filter(told).map(shard).collect())
+    }
+
+    fn member(&self, front: &FrontNode, role: &'static str) -> Reply {
+        let health = if self.is_reached(front.node) { "online" } else { "fail" };
+        Reply::Map(vec![
             (Reply::text("id"), Reply::text(node_name(front.node))),
             (Reply::text("port"), Reply::Integer(i64::from(front.port))),
             (Reply::text("ip"), Reply::text(front.host.clone())),
             (Reply::text("endpoint"), Reply::text(front.host.clone())),
-            (Reply::text("role"), Reply::text("master")),
+            (Reply::text("role"), Reply::text(role)),
             (Reply::text("replication-offset"), Reply::Integer(0)),
-            (Reply::text("health"), Reply::text("online")),
-        ]);
-        let slots = slots.map(|slot| Reply::Integer(i64::from(slot))).collect();
-        Reply::Map(vec![
-            (Reply::text("slots"), Reply::Array(slots)),
-            (Reply::text("nodes"), Reply::Array(vec![node])),
+            (Reply::text("health"), Reply::text(health)),
         ])
-    };
-    Reply::Array(topology.nodes.iter().map(shard).collect())
-}
-
-/// One line per node. All are masters: each leads some groups, or may at any moment.
-fn nodes(topology: &Topology, backend: &impl Backend) -> String {
-    let ranges = topology.ranges(backend);
-    let mut text = String::new();
-    for front in &topology.nodes {
-        let flags = if front.node == topology.node { "myself,master" } else { "master" };
-        // Clients insist on a bus port, though we have no bus.
-        let bus_port = front.port.checked_add(10_000).unwrap_or(front.port);
-        let _ = write!(
-            text,
-            "{} {}:{}@{bus_port} {flags} - 0 0 {} connected",
-            node_name(front.node),
-            front.host,
-            front.port,
-            front.node,
-        );
-        for range in ranges.iter().filter(|range| range.leader == front) {
-            let _ = match range.end - range.start {
-                0 => write!(text, " {}", range.start),
-                _ => write!(text, " {}-{}", range.start, range.end),
-            };
-        }
-        text.push('\n');
     }
-    text
-}
 
-fn info(topology: &Topology, backend: &impl Backend) -> String {
-    let ranges = topology.ranges(backend);
-    let served: u32 = ranges.iter().map(|range| u32::from(range.end - range.start) + 1).sum();
-    let mut masters: Vec<NodeId> = ranges.iter().map(|range| range.leader.node).collect();
-    masters.sort_unstable();
-    masters.dedup();
-    let total = u32::from(SLOT_COUNT);
-    let state = if served == total { "ok" } else { "fail" };
-    format!(
-        "cluster_state:{state}\r\ncluster_slots_assigned:{total}\r\ncluster_slots_ok:{served}\r\n\
-         cluster_slots_pfail:0\r\ncluster_slots_fail:{}\r\ncluster_known_nodes:{}\r\n\
-         cluster_size:{}\r\ncluster_current_epoch:1\r\ncluster_my_epoch:1\r\n",
-        total - served,
-        topology.nodes.len(),
-        masters.len(),
-    )
+    /// One line per node. All are masters: each leads some groups, or may at any moment.
+    fn nodes(&self) -> String {
+        let mut text = String::new();
+        for front in &self.topology.nodes {
+            let reached = self.is_reached(front.node);
+            let flags = match (front.node == self.topology.node, reached) {
+                (true, _) => "myself,master",
+                (false, true) => "master",
+                (false, false) => "master,fail",
+            };
+            let link = if reached { "connected" } else { "disconnected" };
+            // Clients insist on a bus port, though we have no bus.
+            let bus_port = front.port.checked_add(10_000).unwrap_or(front.port);
+            let _ = write!(
+                text,
+                "{} {}:{}@{bus_port} {flags} - 0 0 {} {link}",
+                node_name(front.node),
+                front.host,
+                front.port,
+                front.node,
+            );
+            for range in self.ranges.iter().filter(|range| range.leader == front) {
+                let _ = match range.end - range.start {
+                    0 => write!(text, " {}", range.start),
+                    _ => write!(text, " {}-{}", range.start, range.end),
+                };
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    fn info(&self) -> String {
+        let served: u32 =
+            self.ranges.iter().map(|range| u32::from(range.end - range.start) + 1).sum();
+        let mut masters: Vec<NodeId> = self.ranges.iter().map(|range| range.leader.node).collect();
+        masters.sort_unstable();
+        masters.dedup();
+        let total = u32::from(SLOT_COUNT);
+        let state = if served == total { "ok" } else { "fail" };
+        format!(
+            "cluster_state:{state}\r\ncluster_slots_assigned:{total}\r\n\
+             cluster_slots_ok:{served}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:{}\r\n\
+             cluster_known_nodes:{}\r\ncluster_size:{}\r\ncluster_current_epoch:1\r\n\
+             cluster_my_epoch:1\r\n",
+            total - served,
+            self.topology.nodes.len(),
+            masters.len(),
+        )
+    }
 }

@@ -94,27 +94,15 @@ pub(super) fn text<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> Str
     );
     section("replication", &[("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]);
     section("cluster", &[("cluster_enabled", u8::from(cluster).to_string())]);
-    if wanted_raft(request) {
-        let stats = shared.backend().stats();
-        section(
-            "raft",
-            &[
-                ("raft_node", shared.topology().node().to_string()),
-                ("raft_groups", stats.groups.to_string()),
-                ("raft_groups_led", stats.groups_led.to_string()),
-                ("raft_applied_commands", stats.applied_commands.to_string()),
-            ],
-        );
-    }
+    let stats = shared.backend().stats();
+    section(
+        "raft",
+        &[
+            ("raft_node", shared.topology().node().to_string()),
+            ("raft_groups", stats.groups.to_string()),
+            ("raft_groups_led", stats.groups_led.to_string()),
+            ("raft_applied_commands", stats.applied_commands.to_string()),
+        ],
+    );
     text
-}
-
-/// The engine's numbers cost a walk over its groups, so they are not taken for nothing.
-fn wanted_raft(request: &Request<'_>) -> bool {
-    request.len() == 1
-        || request.from(1).any(|word| {
-            ["raft", "all", "default", "everything"]
-                .iter()
-                .any(|name| word.eq_ignore_ascii_case(name.as_bytes()))
-        })
 }

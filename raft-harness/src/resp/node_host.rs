@@ -52,6 +52,14 @@ impl Backend for NodeHostBackend {
         self.host.leader_of(group)
     }
 
+    fn leaders_version(&self) -> Option<u64> {
+        Some(self.host.leaders_version())
+    }
+
+    fn is_reached(&self, node: NodeId) -> bool {
+        self.host.is_connected(node)
+    }
+
     fn stats(&self) -> BackendStats {
         let NodeSummary { groups, groups_led, applied_commands } = self.host.summary();
         BackendStats { applied_commands, groups, groups_led }

@@ -16,11 +16,12 @@ use tracing::{info, warn};
 
 use super::backend::Backend;
 use super::budget::ClientBudget;
-use super::cluster::Topology;
+use super::cluster::{self, ClusterAnswer, Descriptions, Topology};
 use super::complaint::Complaint;
 use super::connection::Connection;
 use super::info::Counters;
-use super::parser::ParserLimits;
+use super::parser::{ParserLimits, Request};
+use super::request::ArgumentError;
 use super::session::Session;
 use super::upstream::Upstream;
 use crate::kv::machine::VALUE_BYTES_MAX;
@@ -135,6 +136,7 @@ pub struct RespServer {
 pub(super) struct Shared<B> {
     backend: B,
     topology: Topology,
+    descriptions: Descriptions,
     mode: Mode,
     limits: Limits,
     budget: ClientBudget,
@@ -151,6 +153,16 @@ impl<B> Shared<B> {
 
     pub(super) fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    pub(super) fn answer_cluster(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<ClusterAnswer, ArgumentError>
+    where
+        B: Backend,
+    {
+        cluster::answer(&self.topology, &self.descriptions, self.backend(), request)
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -234,6 +246,7 @@ impl RespServer {
         let shared = Arc::new(Shared {
             backend,
             topology,
+            descriptions: Descriptions::default(),
             mode,
             limits,
             budget: budget.clone(),

@@ -21,7 +21,7 @@
 use raft_core::GroupId;
 
 use super::backend::Backend;
-use super::cluster::{self, ClusterAnswer};
+use super::cluster::ClusterAnswer;
 use super::commands::{self, CommandSpec, Handler, LocalCommand};
 use super::info;
 use super::parser::Request;
@@ -217,15 +217,13 @@ impl Session {
                         "ERR This instance has cluster support disabled",
                     ));
                 }
-                Mode::Cluster => {
-                    match cluster::answer(shared.topology(), shared.backend(), request)? {
-                        ClusterAnswer::Reply(reply) => reply,
-                        ClusterAnswer::CountKeys { slot } => {
-                            let group = shared.topology().slots().group_of(slot);
-                            return Ok(LocalAnswer::CountKeysInSlot { group, slot });
-                        }
+                Mode::Cluster => match shared.answer_cluster(request)? {
+                    ClusterAnswer::Reply(reply) => reply,
+                    ClusterAnswer::CountKeys { slot } => {
+                        let group = shared.topology().slots().group_of(slot);
+                        return Ok(LocalAnswer::CountKeysInSlot { group, slot });
                     }
-                }
+                },
             },
             // Reads are linearizable all the same: a follower that answered from what it has
             // applied would save a client nothing but correctness.

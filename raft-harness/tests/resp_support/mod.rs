@@ -48,6 +48,12 @@ pub struct Inner {
     pub history: Vec<Operation>,
     /// Bytes of all answers to reads.
     pub read_bytes: usize,
+    /// Nodes that are not reached.
+    pub unreached: Vec<NodeId>,
+    /// Grows with every change of a leader.
+    pub version: u64,
+    /// How often somebody asked for a leader.
+    pub asked: usize,
     index: u64,
 }
 
@@ -68,6 +74,7 @@ impl Engine {
 
     pub fn set_leader(&self, group: u32, leader: Option<u64>) {
         let mut inner = self.lock();
+        inner.version += 1;
         match leader {
             Some(leader) => inner.leaders.insert(GroupId::new(group), NodeId::new(leader)),
             None => inner.leaders.remove(&GroupId::new(group)),
@@ -169,7 +176,17 @@ impl Backend for Engine {
     }
 
     fn leader_of(&self, group: GroupId) -> Option<NodeId> {
-        self.lock().leaders.get(&group).copied()
+        let mut inner = self.lock();
+        inner.asked += 1;
+        inner.leaders.get(&group).copied()
+    }
+
+    fn leaders_version(&self) -> Option<u64> {
+        Some(self.lock().version)
+    }
+
+    fn is_reached(&self, node: NodeId) -> bool {
+        !self.lock().unreached.contains(&node)
     }
 
     fn stats(&self) -> BackendStats {
