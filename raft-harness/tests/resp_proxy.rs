@@ -6,10 +6,11 @@ mod resp_support;
 use std::time::Duration;
 
 use raft_core::NodeId;
+use raft_harness::kv::key_slot;
 use raft_harness::resp::{Limits, Mode, OperationKind, Refusal, RespServer};
 use resp_support::{Client, Engine, listener, topology};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 // `bar` lies in the lower half of the slots, `foo` in the upper.
 
@@ -50,8 +51,17 @@ async fn proxy(
     ports: [u16; 3],
     retry: Duration,
 ) -> (RespServer, Client) {
-    let (listener, _) = listener().await;
     let limits = Limits { proxy_retry_max: retry, ..Limits::default() };
+    proxy_within(engine, groups, ports, limits).await
+}
+
+async fn proxy_within(
+    engine: &Engine,
+    groups: u32,
+    ports: [u16; 3],
+    limits: Limits,
+) -> (RespServer, Client) {
+    let (listener, _) = listener().await;
     let topology = topology(1, groups, ports);
     let proxy = RespServer::start(listener, engine.clone(), topology, Mode::Proxy, limits)
         .expect("a bound listener");
@@ -218,4 +228,92 @@ async fn a_connection_that_breaks_after_a_write_leaves_its_outcome_unknown() {
     assert_eq!(break_after_one_request(&node).await, "GET k\r\n");
     engine.set_leader(1, Some(1));
     client.expect("$-1\r\n").await;
+}
+
+/// A key in the lower half of the slots, another than `bar`.
+fn low_key() -> String {
+    let mut keys = (0..).map(|number| format!("low{number}"));
+    keys.find(|key| key_slot(key.as_bytes()) < 8192).expect("half of all")
+}
+
+/// Accepts, greets, and hears what follows the greeting until that ends like this.
+async fn hear(listener: &TcpListener, end: &str) -> (TcpStream, String) {
+    let (mut stream, _) = listener.accept().await.expect("the proxy connects");
+    let greeting = "*3\r\n$6\r\nCLIENT\r\n$4\r\nCAPA\r\n$7\r\nunknown\r\n";
+    stream.write_all(b"+OK\r\n").await.expect("the proxy reads");
+    let mut seen = String::new();
+    while !seen.ends_with(end) {
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).await.expect("the proxy writes");
+        assert_ne!(read, 0);
+        seen.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
+    }
+    let seen = seen.strip_prefix(greeting).expect("the greeting comes first").to_owned();
+    (stream, seen)
+}
+
+const UNKNOWN: &str = "-UNKNOWN outcome: the command may or may not have been executed\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stands_still_is_given_up_once_another_leads() {
+    // Node 2 leads both halves, and stands still.
+    let engine = Engine::led_by(2, &[2]);
+    let (node, port) = listener().await;
+    let (_proxy, mut client) = proxy(&engine, 2, [7001, port, 7003], LONG).await;
+    let low = low_key();
+    client.send(format!("INCR bar\r\nGET {low}\r\nINCR foo\r\n")).await;
+    let (mut stream, seen) = hear(&node, "INCR foo\r\n").await;
+    assert_eq!(seen, format!("INCR bar\r\nGET {low}\r\nINCR foo\r\n"));
+    let noticed = tokio::time::Instant::now();
+    engine.set_leader(1, Some(1));
+    // The write may have happened; the read is asked again where the group is led now.
+    client.expect(format!("{UNKNOWN}$-1\r\n")).await;
+    let waited = noticed.elapsed();
+    assert!(waited >= Duration::from_millis(500), "the old leader had {waited:?} to answer");
+    assert!(waited <= Duration::from_millis(800), "{waited:?}");
+    // The lower half goes on; the upper one still waits for the node that leads it.
+    client.send("INCR bar\r\n").await;
+    // It comes to, and answers all: each reply finds its place.
+    stream.write_all(b":7\r\n$5\r\nstale\r\n:3\r\n").await.expect("the proxy reads");
+    client.expect(":3\r\n:1\r\n").await;
+    client.send("INCR foo\r\n").await;
+    let mut buffer = [0; 64];
+    let read = stream.read(&mut buffer).await.expect("the same connection");
+    assert_eq!(&buffer[..read], b"INCR foo\r\n");
+    stream.write_all(b":4\r\n").await.expect("the proxy reads");
+    client.expect(":4\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_deposed_and_answers_in_time_is_believed() {
+    let engine = Engine::led_by(2, &[2]);
+    let (node, port) = listener().await;
+    let (_proxy, mut client) = proxy(&engine, 2, [7001, port, 7003], LONG).await;
+    client.send("INCR bar\r\n").await;
+    let (mut stream, _) = hear(&node, "INCR bar\r\n").await;
+    engine.set_leader(1, Some(1));
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    stream.write_all(b":9\r\n").await.expect("the proxy reads");
+    client.expect(":9\r\n").await;
+    assert_eq!(engine.count(OperationKind::Write), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_to_a_leader_that_stands_still_is_carried_out_by_the_next() {
+    const VALUE: usize = 48 << 20;
+    let engine = Engine::led_by(2, &[2]);
+    let (node, port) = listener().await;
+    let limits = Limits { bytes_in_flight_max: 1 << 30, ..Limits::default() };
+    let (_proxy, mut client) = proxy_within(&engine, 2, [7001, port, 7003], limits).await;
+    let low = low_key();
+    // More than the sockets hold, so the second write cannot leave.
+    let value = "x".repeat(VALUE);
+    client.send(format!("*3\r\n$3\r\nSET\r\n$3\r\nbar\r\n${VALUE}\r\n{value}\r\n")).await;
+    client.send(format!("INCR {low}\r\n")).await;
+    let (stream, _) = node.accept().await.expect("the proxy connects");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    engine.set_leader(1, Some(1));
+    client.expect(format!("{UNKNOWN}:1\r\n")).await;
+    assert_eq!(engine.count(OperationKind::Write), 1, "the first is never tried again");
+    drop(stream);
 }

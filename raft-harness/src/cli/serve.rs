@@ -96,7 +96,8 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
 /// What clients may take: no more connections than there are file descriptors for. The log and
 /// the peers come first, for a log that cannot open its next segment ends the node.
 fn limits(config: &NodeConfig) -> Limits {
-    let mut limits = Limits::default();
+    let mut limits =
+        Limits { proxy_deposed_max: config.settings.election_timeout_min, ..Limits::default() };
     let reserve = descriptors::reserve(config.peers.len(), config.half_open_max);
     if let Some(limit) = descriptors::raise() {
         let wanted = limits.connections_max;

@@ -208,7 +208,7 @@ impl<B: Backend> Shared<B> {
     /// Sends a job to another node.
     pub(super) fn forward(&self, job: &Job, to: &FrontNode) -> Option<UpstreamReply> {
         self.counters().forwarded.fetch_add(1, Relaxed);
-        Some(self.upstream()?.call(to, job.lane_key, job.frame.clone()))
+        Some(self.upstream()?.call(to, Some(job.group), job.lane_key, job.frame.clone()))
     }
 
     /// What another node's reply means for us.
@@ -308,7 +308,9 @@ impl<B: Backend> Shared<B> {
         self.backend().submit(&mut operations, &mut pending);
         let replies: Vec<_> = others
             .into_iter()
-            .filter_map(|front| Some(self.upstream()?.call(front, 0, Bytes::from_static(DBSIZE))))
+            .filter_map(|front| {
+                Some(self.upstream()?.call(front, None, 0, Bytes::from_static(DBSIZE)))
+            })
             .collect();
         let mut total = 0i64;
         for answer in pending {

@@ -23,7 +23,7 @@ use super::info::Counters;
 use super::parser::{ParserLimits, Request};
 use super::request::ArgumentError;
 use super::session::Session;
-use super::upstream::Upstream;
+use super::upstream::{Leaders, Upstream};
 use crate::kv::machine::VALUE_BYTES_MAX;
 
 /// What a port does with a key whose group is led elsewhere.
@@ -87,6 +87,11 @@ pub struct Limits {
     /// How long a proxy port goes on trying a command that was refused without effect. Longer
     /// than an election, shorter than a client's patience. Default 5 s.
     pub proxy_retry_max: Duration,
+    /// How long a proxy port leaves a command to a node once another one leads its group; then a
+    /// read is tried there, and a write is of unknown outcome. A leader that hands over answers
+    /// within it, one that stands still does not answer at all. Default 500 ms: the shortest
+    /// election timeout.
+    pub proxy_deposed_max: Duration,
     /// How much one request may hold.
     pub parser: ParserLimits,
 }
@@ -103,6 +108,7 @@ impl Default for Limits {
             requests_in_flight_max: 1024,
             bytes_in_flight_max: 8 << 20,
             proxy_retry_max: Duration::from_secs(5),
+            proxy_deposed_max: Duration::from_millis(500),
             parser: ParserLimits::default(),
         }
     }
@@ -134,7 +140,7 @@ pub struct RespServer {
 /// What all connections of one server share.
 #[derive(Debug)]
 pub(super) struct Shared<B> {
-    backend: B,
+    backend: Arc<B>,
     topology: Topology,
     descriptions: Descriptions,
     mode: Mode,
@@ -239,9 +245,15 @@ impl RespServer {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         let failed = |source| ServeError::Listen { address: unspecified, source };
         let address = listener.local_addr().map_err(failed)?;
+        let backend = Arc::new(backend);
         let upstream = match mode {
             Mode::Cluster => None,
-            Mode::Proxy => Some(Upstream::new(topology.others())),
+            Mode::Proxy => {
+                let backend = Arc::clone(&backend);
+                let leader_of = Box::new(move |group| backend.leader_of(group));
+                let leaders = Leaders { leader_of, deposed_max: limits.proxy_deposed_max };
+                Some(Upstream::new(topology.others(), leaders))
+            }
         };
         let shared = Arc::new(Shared {
             backend,
