@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use raft_core::{GroupId, LogIndex};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket};
@@ -32,6 +33,9 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A digest is computed behind the entries before it; later it is of no use to anybody.
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is shown is no older than this. A look costs a shard some milliseconds at thousands of
+/// groups: so it spends a few percent of its time at most, whoever asks.
+const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
 /// After a failed accept, most likely for lack of file descriptors; doubled while it goes on, and
 /// told of each time.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -49,6 +53,40 @@ pub trait StatusSource: Send + Sync + 'static {
     /// The applied index of a group and the digest of its state there; `None` if the group is
     /// not here or cannot tell.
     fn digest(&self, group: GroupId) -> BoxFuture<Option<(LogIndex, u64)>>;
+}
+
+/// A source that is asked no more often than its answer changes much.
+///
+/// A look at a node takes time of the threads that serve its groups, the more the more groups
+/// there are; and anybody may ask, as often as they like.
+struct Recent {
+    source: Arc<dyn StatusSource>,
+    newest: Mutex<Option<(Instant, StatusView)>>,
+}
+
+impl Recent {
+    fn new(source: Arc<dyn StatusSource>) -> Self {
+        Self { source, newest: Mutex::new(None) }
+    }
+}
+
+impl StatusSource for Recent {
+    /// Who asks while somebody looks waits for what is seen.
+    fn status(&self) -> StatusView {
+        let mut newest = self.newest.lock();
+        if let Some((at, view)) = &*newest
+            && at.elapsed() < VIEW_AGE_MAX
+        {
+            return view.clone();
+        }
+        let view = self.source.status();
+        *newest = Some((Instant::now(), view.clone()));
+        view
+    }
+
+    fn digest(&self, group: GroupId) -> BoxFuture<Option<(LogIndex, u64)>> {
+        self.source.digest(group)
+    }
 }
 
 /// A running admin port. Dropping it closes the listener; requests under way are cut.
@@ -70,6 +108,7 @@ impl AdminServer {
         }
         let listener = listen(address)?;
         let address = listener.local_addr()?;
+        let source: Arc<dyn StatusSource> = Arc::new(Recent::new(source));
         Ok(Self { address, task: tokio::spawn(serve(listener, source)) })
     }
 
@@ -228,13 +267,20 @@ fn respond(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::super::AdminClient;
     use super::*;
 
-    struct Sample;
+    #[derive(Default)]
+    struct Sample {
+        looks: AtomicU32,
+    }
 
     impl StatusSource for Sample {
         fn status(&self) -> StatusView {
+            self.looks.fetch_add(1, Relaxed);
             StatusView { node: 7, cluster: "<b>".to_owned(), ..StatusView::default() }
         }
 
@@ -246,7 +292,8 @@ mod tests {
 
     async fn sample() -> (AdminServer, AdminClient) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = AdminServer::start(any, Arc::new(Sample)).await.expect("a free port");
+        let server =
+            AdminServer::start(any, Arc::new(Sample::default())).await.expect("a free port");
         let client = AdminClient::new(server.address());
         (server, client)
     }
@@ -266,9 +313,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_node_is_not_looked_at_for_everybody_who_asks() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let sample = Arc::new(Sample::default());
+        let source: Arc<dyn StatusSource> = sample.clone();
+        let server = AdminServer::start(any, source).await.expect("a free port");
+        let client = AdminClient::new(server.address());
+        let begun = Instant::now();
+        for _ in 0..100 {
+            client.text("/metrics").await.expect("answered");
+        }
+        let periods = begun.elapsed().as_millis() / VIEW_AGE_MAX.as_millis();
+        let looks = sample.looks.load(Relaxed);
+        assert!(u128::from(looks) <= periods + 1, "{looks} looks in {periods} periods");
+    }
+
+    #[tokio::test]
     async fn the_port_is_never_opened_beyond_this_machine() {
         let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        let error = AdminServer::start(any, Arc::new(Sample)).await.expect_err("refused");
+        let error =
+            AdminServer::start(any, Arc::new(Sample::default())).await.expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 }
