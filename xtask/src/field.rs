@@ -14,12 +14,16 @@ use anyhow::Result;
 
 use crate::checks::{self, Check, Suite};
 
+mod clock;
 mod front;
+mod hang;
 mod identity;
 mod links;
+mod newcomer;
 mod output;
 mod settings;
 mod space;
+mod stops;
 
 mod scene;
 
@@ -28,6 +32,11 @@ const CHECKS: &[Check] = &[
         name: "output",
         about: "no output that fails ends a node or a command",
         run: output::run,
+    },
+    Check {
+        name: "newcomer",
+        about: "the commands of the first page make a cluster that runs",
+        run: newcomer::run,
     },
     Check {
         name: "settings",
@@ -53,6 +62,21 @@ const CHECKS: &[Check] = &[
         name: "identity",
         about: "directories that were rolled back, copied or damaged",
         run: identity::run,
+    },
+    Check {
+        name: "clock",
+        about: "one clock that jumps a year, and keys that expire all the same",
+        run: clock::run,
+    },
+    Check {
+        name: "hang",
+        about: "threads that stand still, and what the node says of itself meanwhile",
+        run: hang::run,
+    },
+    Check {
+        name: "stops",
+        about: "nodes that stop in order, together, in turn, or are held: who waits, how long",
+        run: stops::run,
     },
 ];
 

@@ -117,6 +117,22 @@ impl Cluster {
         Ok(Self { raftd: layout.raftd.to_owned(), nodes })
     }
 
+    /// A cluster that `raftd init --cluster N --first-port P` has made.
+    pub(crate) fn of_first_ports(raftd: &Path, directory: &Path, nodes: u16, first: u16) -> Self {
+        let node = |at: u16| {
+            let port = |offset| SocketAddr::from(([127, 0, 0, 1], first + at * 4 + offset));
+            let id = usize::from(at) + 1;
+            Node {
+                id,
+                ports: Ports { raft: port(0), resp: port(1), proxy: port(2), admin: port(3) },
+                config: directory.join(format!("node-{id}.toml")),
+                log: directory.join(format!("node-{id}.log")),
+                child: None,
+            }
+        };
+        Self { raftd: raftd.to_owned(), nodes: (0..nodes).map(node).collect() }
+    }
+
     pub(crate) fn proxies(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.ports.proxy).collect()
     }
@@ -265,6 +281,16 @@ fn free_ports(count: usize) -> Result<Vec<TcpListener>> {
         .collect();
     ensure!(ports.len() == count, "fewer than {count} free ports");
     Ok(ports)
+}
+
+/// The first of as many free ports in a row as so many nodes need.
+pub(crate) fn free_first_port(nodes: u16) -> Result<u16> {
+    let count = nodes * PORTS as u16;
+    let start = PORTS_FIRST + (std::process::id() % 1000) as u16 * 8;
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut firsts = (start..PORTS_END - count).step_by(usize::from(count));
+    let first = firsts.find(|first| (*first..first + count).all(is_free));
+    first.with_context(|| format!("no {count} free ports in a row"))
 }
 
 /// Makes the data directory of a configuration.
