@@ -19,7 +19,9 @@ use raft_mux::MuxError;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::descriptors;
 use super::error::{CliError, Exit};
@@ -292,16 +294,22 @@ impl StatusSource for Served {
 
 /// Events go to standard error. `RUST_LOG` goes before the configuration.
 fn trace(config: &NodeConfig) {
-    let filter = EnvFilter::try_from_default_env()
-        .or_else(|_| EnvFilter::try_new(&config.trace_filter))
-        .unwrap_or_default();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let asked = std::env::var("RUST_LOG").ok().map(|asked| asked.parse::<Targets>());
+    let (filter, wrong) = match asked {
+        Some(Ok(filter)) => (filter, None),
+        // The check has accepted what the file says.
+        Some(Err(wrong)) => (config.trace_filter.parse().unwrap_or_default(), Some(wrong)),
+        None => (config.trace_filter.parse().unwrap_or_default(), None),
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| LogLines)
         // It would be said with a macro that panics where it cannot write.
         .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+        .with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    if let Some(wrong) = wrong {
+        warn!(%wrong, "RUST_LOG cannot be understood; `trace.filter` is used");
+    }
     // A thread that panics must not wait for whoever reads standard error.
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();

@@ -344,7 +344,7 @@ impl Check<'_> {
     }
 
     fn trace_filter(&mut self, filter: &str) {
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(filter) {
+        if let Err(error) = filter.parse::<tracing_subscriber::filter::Targets>() {
             let help = "for instance \"info\" or \"warn,raft_harness=debug\"".to_owned();
             self.report(Rule::OutOfRange, "trace.filter", format!("{error}"), help);
         }

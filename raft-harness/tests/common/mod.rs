@@ -15,6 +15,8 @@ use raft_harness::{
     GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, RestoreError,
     SnapshotPieces, StartError, StateMachine,
 };
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Counts commands and hashes them in order.
 #[derive(Default)]
@@ -96,10 +98,10 @@ impl Cluster {
 
     fn new(nodes: u64, root: Option<tempfile::TempDir>) -> anyhow::Result<Self> {
         // `RUST_LOG=debug` shows what the nodes say.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_test_writer()
-            .try_init();
+        let asked = std::env::var("RUST_LOG").unwrap_or_default();
+        let filter = asked.parse::<tracing_subscriber::filter::Targets>().unwrap_or_default();
+        let lines = tracing_subscriber::fmt::layer().with_test_writer();
+        let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let mut cluster =
             Self { root, nodes: nodes.clone(), hosts: BTreeMap::new(), addresses: BTreeMap::new() };
