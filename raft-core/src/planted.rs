@@ -95,6 +95,7 @@ pub enum Planted {
     AppliesTwice,
     LaneDownTellsOne,
     SilentWhileHearing,
+    SameLifeTaken,
 }
 
 #[cfg(planted)]

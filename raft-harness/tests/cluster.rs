@@ -155,6 +155,76 @@ fn a_wiped_node_under_its_old_name_is_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A directory put back by a single life starts under the number its peers saw last, and each
+/// further start makes it the newest; what it acknowledged in between is lost all the same.
+#[test]
+fn a_node_put_back_to_an_earlier_state_is_refused_however_often_it_starts() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    let three = NodeId::new(3);
+    cluster.create_groups(1..=1)?;
+    cluster.propose(group(1), command(1))?;
+    cluster.stop(three);
+    cluster.copy_dir(three, "copy")?;
+    cluster.start(three)?;
+    cluster.propose(group(1), command(2))?;
+    cluster.agree(group(1))?;
+    // Both have met the life that is to be forgotten, and remember it over their own restarts.
+    for peer in [1, 2].map(NodeId::new) {
+        common::until(|| cluster.host(peer.get()).is_connected(three));
+        cluster.stop(peer);
+        cluster.start(peer)?;
+        common::until(|| cluster.host(peer.get()).is_connected(three));
+    }
+    cluster.stop(three);
+    cluster.put_back(three, "copy")?;
+    for number in 3..6 {
+        cluster.start(three)?;
+        cluster.propose_on(&[1, 2], group(1), command(number))?;
+        common::until(|| {
+            let told = cluster.host(3).status().lane_total("refused_by_peer");
+            let refused = [1, 2].map(|n| cluster.host(n).status().lane_total("refused"));
+            told > 0 && refused.iter().all(|refused| *refused > 0)
+        });
+        assert_eq!(cluster.host(3).leader_of(group(1)), None, "nobody talks to it");
+        cluster.stop(three);
+    }
+    Ok(())
+}
+
+/// Copies of all directories, taken while nothing ran: each goes on from the life its peers
+/// remember.
+#[test]
+fn a_whole_cluster_put_back_to_copies_taken_at_rest_goes_on() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=1)?;
+    cluster.propose(group(1), command(1))?;
+    cluster.restart_all()?;
+    cluster.propose(group(1), command(2))?;
+    cluster.agree(group(1))?;
+    let nodes = [1, 2, 3].map(NodeId::new);
+    for node in nodes {
+        cluster.stop(node);
+    }
+    for node in nodes {
+        cluster.copy_dir(node, "copy")?;
+    }
+    for node in nodes {
+        cluster.start(node)?;
+    }
+    cluster.propose(group(1), command(3))?;
+    for node in nodes {
+        cluster.stop(node);
+    }
+    for node in nodes {
+        cluster.put_back(node, "copy")?;
+        cluster.start(node)?;
+    }
+    assert_eq!(cluster.read_count(group(1))?, 2);
+    cluster.propose(group(1), command(4))?;
+    cluster.agree(group(1))?;
+    Ok(())
+}
+
 #[test]
 fn a_missing_locked_or_foreign_data_directory_is_a_typed_error() -> anyhow::Result<()> {
     let mut cluster = Cluster::durable(1)?;

@@ -39,12 +39,14 @@ impl Node {
             node: NodeId::new(id),
             store: u128::from(id),
             incarnation: Incarnation::new(1),
+            life: 1,
+            past: Vec::new(),
             shards: 1,
             features: 0,
         };
-        // A real node writes the store id of a new peer to disk here.
-        let registry = PeerRegistry::new(identity, move |peer, store| {
-            println!("node {id} meets node {peer} with store {store:x}");
+        // A real node has the life of a peer written to disk.
+        let registry = PeerRegistry::new(identity, move |peer, life| {
+            println!("node {id} meets node {peer} with store {:x}", life.store);
         });
         let network: Arc<dyn Network> =
             Arc::new(TcpNetwork::new(acceptor.clone(), &LANES, registry.clone())?);

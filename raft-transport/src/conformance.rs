@@ -59,6 +59,8 @@ pub async fn run(make: impl AsyncFn([PeerRegistry; 2]) -> Networks) {
                 node,
                 store: u128::from(node.get()),
                 incarnation: Incarnation::new(1),
+                life: 1,
+                past: Vec::new(),
                 shards: 1,
                 features: 0,
             };

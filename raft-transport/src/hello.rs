@@ -26,6 +26,10 @@ pub const HANDSHAKE_VERSION: u16 = 1;
 /// Largest body of a handshake message, in bytes.
 pub const HANDSHAKE_BODY_MAX: u32 = 1024;
 
+/// Most earlier lives told in a handshake: whoever met one of them can tell a directory that went on
+/// from one that was rolled back or copied, however often that one was started since.
+pub const PAST_LIVES_MAX: usize = 32;
+
 /// Longest name of a cluster, in bytes: two of them fit into a refusal.
 const CLUSTER_LEN_MAX: usize = 255;
 
@@ -45,6 +49,10 @@ pub struct Hello {
     pub store: u128,
     /// Its life.
     pub incarnation: Incarnation,
+    /// Bits drawn when that life began, by which it is told from another with the same number.
+    pub life: u128,
+    /// The first bits of its earlier lives, the newest first, at most [`PAST_LIVES_MAX`].
+    pub past: Vec<u32>,
     /// Which of its lanes this is.
     pub lane: Lane,
     /// Grows with each dial of this lane within an incarnation; the newest connection counts.
@@ -66,6 +74,10 @@ pub struct Welcome {
     pub store: u128,
     /// Its life.
     pub incarnation: Incarnation,
+    /// As in a Hello.
+    pub life: u128,
+    /// As in a Hello.
+    pub past: Vec<u32>,
     /// How many shards it has.
     pub shards: u8,
     /// A bit per optional ability.
@@ -145,6 +157,26 @@ pub enum HelloRefusal {
         /// The one offered.
         theirs: Incarnation,
     },
+    /// Another life of the same directory had this number, or the lives told are not those seen
+    /// here: the directory was copied, or put back to an earlier state, and has forgotten what it
+    /// promised since. It must be removed and come back empty, under a new id. Restarting it does
+    /// not help.
+    #[error(
+        "another start of this data directory was incarnation {incarnation}: it was copied, or put \
+         back to an earlier state, and cannot come back as it is: start it empty, under a new id"
+    )]
+    SameLife {
+        /// Where the lives part, as far as that is known.
+        incarnation: Incarnation,
+    },
+    /// No directory is opened so often between two meetings.
+    #[error("incarnation {theirs} is too far ahead of {newest}")]
+    FarIncarnation {
+        /// The newest seen.
+        newest: Incarnation,
+        /// The one offered.
+        theirs: Incarnation,
+    },
     /// The refuser is about to stop.
     #[error("shutting down")]
     ShuttingDown,
@@ -199,8 +231,12 @@ const KIND_REFUSAL: u8 = 3;
 /// shortens a name in a refusal: an [`Identity`](crate::Identity) has none so long.
 pub fn encode_handshake(message: &Handshake) -> Vec<u8> {
     let (kind, body) = match message {
-        Handshake::Hello(hello) => (KIND_HELLO, to_vec(&HelloWire::from(hello))),
-        Handshake::Welcome(welcome) => (KIND_WELCOME, to_vec(&WelcomeWire::from(welcome))),
+        Handshake::Hello(hello) => {
+            (KIND_HELLO, to_vec(&HelloWire::of(hello, &past_bytes(&hello.past))))
+        }
+        Handshake::Welcome(welcome) => {
+            (KIND_WELCOME, to_vec(&WelcomeWire::of(welcome, &past_bytes(&welcome.past))))
+        }
         Handshake::Refusal(refusal) => (KIND_REFUSAL, to_vec(&RefusalWire::from(refusal))),
     };
     let mut bytes = Vec::with_capacity(HEAD_LEN + body.len());
@@ -248,7 +284,7 @@ pub fn decode_handshake(buffer: &mut BytesMut) -> Result<Option<Handshake>, Hand
     }
     let message = match kind {
         KIND_HELLO => from_body::<HelloWire<'_>>(body)?.into_hello().map(Handshake::Hello),
-        KIND_WELCOME => Some(Handshake::Welcome(from_body::<WelcomeWire>(body)?.into())),
+        KIND_WELCOME => from_body::<WelcomeWire<'_>>(body)?.into_welcome().map(Handshake::Welcome),
         KIND_REFUSAL => from_body::<RefusalWire<'_>>(body)?.into_refusal().map(Handshake::Refusal),
         _ => None,
     };
@@ -288,6 +324,8 @@ struct HelloWire<'a> {
     to: u64,
     store: [u8; 16],
     incarnation: u64,
+    life: [u8; 16],
+    past: &'a [u8],
     lane: u32,
     generation: u64,
     shards: u8,
@@ -295,10 +333,23 @@ struct HelloWire<'a> {
     frame_bytes_max: u64,
 }
 
-impl<'a> From<&'a Hello> for HelloWire<'a> {
-    fn from(hello: &'a Hello) -> Self {
+/// The bits of earlier lives, four bytes each.
+fn past_bytes(past: &[u32]) -> Vec<u8> {
+    past.iter().take(PAST_LIVES_MAX).flat_map(|bits| bits.to_le_bytes()).collect()
+}
+
+fn past_of(bytes: &[u8]) -> Option<Vec<u32>> {
+    let (lives, rest) = bytes.as_chunks::<4>();
+    let fits = rest.is_empty() && lives.len() <= PAST_LIVES_MAX;
+    fits.then(|| lives.iter().map(|bits| u32::from_le_bytes(*bits)).collect())
+}
+
+impl<'a> HelloWire<'a> {
+    fn of(hello: &'a Hello, past: &'a [u8]) -> Self {
         Self {
             cluster: cut(&hello.cluster),
+            life: hello.life.to_le_bytes(),
+            past,
             node: hello.node.get(),
             to: hello.to.get(),
             store: hello.store.to_le_bytes(),
@@ -323,6 +374,8 @@ impl HelloWire<'_> {
             to: NodeId::new(self.to),
             store: u128::from_le_bytes(self.store),
             incarnation: Incarnation::new(self.incarnation),
+            life: u128::from_le_bytes(self.life),
+            past: past_of(self.past)?,
             lane: lane(self.lane)?,
             generation: self.generation,
             shards: self.shards,
@@ -333,19 +386,23 @@ impl HelloWire<'_> {
 }
 
 #[derive(Deserialize, Serialize)]
-struct WelcomeWire {
+struct WelcomeWire<'a> {
     node: u64,
     store: [u8; 16],
     incarnation: u64,
+    life: [u8; 16],
+    past: &'a [u8],
     shards: u8,
     features: u64,
     window_bytes: u64,
     frame_bytes_max: u64,
 }
 
-impl From<&Welcome> for WelcomeWire {
-    fn from(welcome: &Welcome) -> Self {
+impl<'a> WelcomeWire<'a> {
+    fn of(welcome: &'a Welcome, past: &'a [u8]) -> Self {
         Self {
+            life: welcome.life.to_le_bytes(),
+            past,
             node: welcome.node.get(),
             store: welcome.store.to_le_bytes(),
             incarnation: welcome.incarnation.get(),
@@ -355,19 +412,19 @@ impl From<&Welcome> for WelcomeWire {
             frame_bytes_max: welcome.frame_bytes_max,
         }
     }
-}
 
-impl From<WelcomeWire> for Welcome {
-    fn from(wire: WelcomeWire) -> Self {
-        Self {
-            node: NodeId::new(wire.node),
-            store: u128::from_le_bytes(wire.store),
-            incarnation: Incarnation::new(wire.incarnation),
-            shards: wire.shards,
-            features: wire.features,
-            window_bytes: wire.window_bytes,
-            frame_bytes_max: wire.frame_bytes_max,
-        }
+    fn into_welcome(self) -> Option<Welcome> {
+        Some(Welcome {
+            node: NodeId::new(self.node),
+            store: u128::from_le_bytes(self.store),
+            incarnation: Incarnation::new(self.incarnation),
+            life: u128::from_le_bytes(self.life),
+            past: past_of(self.past)?,
+            shards: self.shards,
+            features: self.features,
+            window_bytes: self.window_bytes,
+            frame_bytes_max: self.frame_bytes_max,
+        })
     }
 }
 
@@ -382,6 +439,8 @@ enum RefusalWire<'a> {
     StoreChanged { theirs: [u8; 16] },
     OldIncarnation { newest: u64, theirs: u64 },
     ShuttingDown,
+    SameLife { incarnation: u64 },
+    FarIncarnation { newest: u64, theirs: u64 },
 }
 
 impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
@@ -410,6 +469,12 @@ impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
                 Self::OldIncarnation { newest: newest.get(), theirs: theirs.get() }
             }
             HelloRefusal::ShuttingDown => Self::ShuttingDown,
+            HelloRefusal::SameLife { incarnation } => {
+                Self::SameLife { incarnation: incarnation.get() }
+            }
+            HelloRefusal::FarIncarnation { newest, theirs } => {
+                Self::FarIncarnation { newest: newest.get(), theirs: theirs.get() }
+            }
         }
     }
 }
@@ -439,6 +504,13 @@ impl RefusalWire<'_> {
                 theirs: Incarnation::new(theirs),
             },
             Self::ShuttingDown => HelloRefusal::ShuttingDown,
+            Self::SameLife { incarnation } => {
+                HelloRefusal::SameLife { incarnation: Incarnation::new(incarnation) }
+            }
+            Self::FarIncarnation { newest, theirs } => HelloRefusal::FarIncarnation {
+                newest: Incarnation::new(newest),
+                theirs: Incarnation::new(theirs),
+            },
         })
     }
 }

@@ -320,9 +320,9 @@ impl Lanes {
             };
             let newest = match live.connection.hello() {
                 Some(hello) => self.registry.is_newest(hello),
-                None => peers.get(&peer).is_some_and(|view| {
-                    Some(view.incarnation) == live.connection.peer_incarnation()
-                }),
+                None => peers
+                    .get(&peer)
+                    .is_some_and(|view| view.incarnation == live.connection.peer_incarnation()),
             };
             if !peers.contains_key(&peer) {
                 ended.push((id, LaneError::PeerRemoved));
@@ -573,7 +573,7 @@ impl Lanes {
             }
         };
         if let Some(suppressed) = limit.permit(now) {
-            warn!(%lane, ?peer, connection = ?id, ?reason, suppressed, "{text}");
+            warn!(%lane, ?peer, connection = ?id, %reason, suppressed, "{text}");
         }
     }
 

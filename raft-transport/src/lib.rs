@@ -75,13 +75,13 @@ pub use frame::{
     SnapshotPull,
 };
 pub use hello::{
-    HANDSHAKE_BODY_MAX, HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal, Welcome,
-    decode_handshake, encode_handshake,
+    HANDSHAKE_BODY_MAX, HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal,
+    PAST_LIVES_MAX, Welcome, decode_handshake, encode_handshake,
 };
 pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
 pub use lane_io::Lanes;
 pub use memory_network::{MemoryHub, MemoryNetwork};
 pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
-pub use peer_registry::{Identity, PeerRegistry};
+pub use peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
 pub use tcp_network::TcpNetwork;
 pub use transmit::Transmit;

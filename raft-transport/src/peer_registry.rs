@@ -5,7 +5,10 @@
 //! that greets us on any lane is alive, so all lanes to it dial at once.
 //!
 //! Invariants:
-//! - Per peer the store id never changes, and the incarnation never falls.
+//! - Per peer the store id never changes, the incarnation never falls, and no incarnation has two
+//!   lives.
+//! - What is remembered beyond our own life was said in answer to a dial of ours: anybody can send
+//!   a Hello, and must not bind a peer's name to a directory for good.
 //! - Per peer and lane, within an incarnation, the generation accepted always rises.
 
 use std::collections::BTreeMap;
@@ -17,7 +20,7 @@ use std::task::Waker;
 use parking_lot::Mutex;
 use raft_core::{Incarnation, NodeId};
 
-use crate::hello::{Hello, HelloRefusal, Welcome, cluster_name_fits};
+use crate::hello::{Hello, HelloRefusal, PAST_LIVES_MAX, Welcome, cluster_name_fits};
 use crate::lane::Lane;
 
 /// Who this node is.
@@ -31,11 +34,38 @@ pub struct Identity {
     pub store: u128,
     /// Its life.
     pub incarnation: Incarnation,
+    /// Random bits drawn for this life.
+    pub life: u128,
+    /// The first bits of earlier lives, the newest first; at most the newest 32 are told.
+    pub past: Vec<u32>,
     /// How many shards it has.
     pub shards: u8,
     /// A bit per optional ability.
     pub features: u64,
 }
+
+/// The newest life a peer has shown: what is to be remembered of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PeerLife {
+    /// The id of its data directory.
+    pub store: u128,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// The bits drawn for that life.
+    pub life: u128,
+}
+
+/// The first bits of a life, as later lives tell them.
+pub const fn first_bits(life: u128) -> u32 {
+    life as u32
+}
+
+/// No directory is opened so often between two meetings: a number further ahead is a mistake, or
+/// is meant to lock the true node out.
+const INCARNATION_JUMP_MAX: u64 = 1 << 20;
+
+/// Nodes without a disk count milliseconds instead of starts, and their numbers are above this.
+const COUNTED_MAX: u64 = 1 << 32;
 
 /// The peers of a node. Cheap to clone; clones are the same registry.
 #[derive(Clone)]
@@ -45,7 +75,7 @@ pub struct PeerRegistry {
 
 struct Shared {
     identity: Identity,
-    on_new_store: Box<dyn Fn(NodeId, u128) + Send + Sync>,
+    on_met: Box<dyn Fn(NodeId, PeerLife) + Send + Sync>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Grows with every change that lanes must look at.
     epoch: AtomicU64,
@@ -61,8 +91,10 @@ struct Peer {
     /// Whether it is a peer now.
     known: bool,
     addr: String,
-    store: Option<u128>,
-    incarnation: Incarnation,
+    /// The newest life seen.
+    newest: Option<PeerLife>,
+    /// The newest life that answered our dial.
+    answered: Option<PeerLife>,
     shards: Option<u8>,
     /// Accepted from it, in its newest incarnation.
     generations_in: BTreeMap<Lane, u64>,
@@ -94,20 +126,21 @@ impl Watcher {
 /// What a set of lanes asks about a peer when the epoch has changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PeerView {
-    pub(crate) incarnation: Incarnation,
+    pub(crate) incarnation: Option<Incarnation>,
     pub(crate) hellos: u64,
 }
 
 impl PeerRegistry {
-    /// A registry without peers. `on_new_store` is called, at most once per peer, when a peer
-    /// shows its store id for the first time; make it durable before returning, or a wiped peer
-    /// could come back under its old name after our own restart. It must not call the registry.
+    /// A registry without peers. `on_met` is called when a peer answers our dial with a life not
+    /// seen before. It is to be made durable soon, or a peer that is wiped or put back to an
+    /// earlier state could come back as it is after our own restart; but not before returning: the
+    /// call is made by the lane, which must not wait for a disk. It must not call the registry.
     ///
     /// # Panics
     /// If the name of the cluster has more than 255 bytes; check the configuration before.
     pub fn new(
         identity: Identity,
-        on_new_store: impl Fn(NodeId, u128) + Send + Sync + 'static,
+        on_met: impl Fn(NodeId, PeerLife) + Send + Sync + 'static,
     ) -> Self {
         assert!(
             cluster_name_fits(&identity.cluster),
@@ -115,7 +148,7 @@ impl PeerRegistry {
         );
         let shared = Shared {
             identity,
-            on_new_store: Box::new(on_new_store),
+            on_met: Box::new(on_met),
             peers: Mutex::default(),
             epoch: AtomicU64::new(1),
             shutting_down: AtomicBool::new(false),
@@ -144,9 +177,14 @@ impl PeerRegistry {
         self.changed();
     }
 
-    /// The store id a node showed in an earlier life of this one. Does not make it a peer.
-    pub fn set_known_store(&self, peer: NodeId, store: u128) {
-        self.shared.peers.lock().entry(peer).or_default().store = Some(store);
+    /// The newest life a node showed in an earlier life of this one. Does not make it a peer.
+    pub fn set_known_life(&self, peer: NodeId, life: PeerLife) {
+        {
+            let mut peers = self.shared.peers.lock();
+            let peer = peers.entry(peer).or_default();
+            peer.newest = Some(life);
+            peer.answered = Some(life);
+        }
         self.changed();
     }
 
@@ -183,7 +221,7 @@ impl PeerRegistry {
     /// The newest incarnation of a peer, once it has shown one.
     pub fn peer_incarnation(&self, peer: NodeId) -> Option<Incarnation> {
         let peers = self.shared.peers.lock();
-        peers.get(&peer).filter(|peer| peer.store.is_some()).map(|peer| peer.incarnation)
+        peers.get(&peer)?.newest.map(|life| life.incarnation)
     }
 
     /// Refuses every Hello from now on.
@@ -203,6 +241,8 @@ impl PeerRegistry {
             to: peer,
             store: identity.store,
             incarnation: identity.incarnation,
+            life: identity.life,
+            past: identity.past_told(),
             lane,
             generation: *generation,
             shards: identity.shards,
@@ -229,28 +269,30 @@ impl PeerRegistry {
         if hello.to != identity.node {
             return Err(HelloRefusal::WrongNode { ours: identity.node, theirs: hello.to });
         }
-        let new_store = {
+        {
+            let life = hello.peer_life();
             let mut peers = self.shared.peers.lock();
             let peer = peers
                 .get_mut(&hello.node)
                 .filter(|peer| peer.known)
                 .ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
-            peer.check_life(hello.store, hello.incarnation)?;
-            let same_life = peer.incarnation == hello.incarnation;
+            peer.check_life(&life, &hello.past)?;
+            let same_life = peer.newest == Some(life);
             let newest = peer.generations_in.get(&hello.lane).copied();
             if let Some(newest) = newest.filter(|&newest| same_life && hello.generation <= newest) {
                 return Err(HelloRefusal::ReplayedGeneration { newest, theirs: hello.generation });
             }
-            let new_store = peer.meet(hello.store, hello.incarnation, hello.shards);
+            peer.meet(life, hello.shards);
             peer.generations_in.insert(hello.lane, hello.generation);
             peer.hellos += 1;
-            new_store
-        };
-        self.met(hello.node, hello.store, new_store);
+        }
+        self.changed();
         Ok(Welcome {
             node: identity.node,
             store: identity.store,
             incarnation: identity.incarnation,
+            life: identity.life,
+            past: identity.past_told(),
             shards: identity.shards,
             features: identity.features,
             window_bytes: 0,
@@ -266,16 +308,21 @@ impl PeerRegistry {
         if welcome.node != peer {
             return Err(HelloRefusal::WrongNode { ours: welcome.node, theirs: peer });
         }
-        let new_store = {
+        let life = welcome.peer_life();
+        let is_news = {
             let mut peers = self.shared.peers.lock();
             let known = peers
                 .get_mut(&peer)
                 .filter(|peer| peer.known)
                 .ok_or(HelloRefusal::UnknownNode { node: peer })?;
-            known.check_life(welcome.store, welcome.incarnation)?;
-            known.meet(welcome.store, welcome.incarnation, welcome.shards)
+            known.check_life(&life, &welcome.past)?;
+            known.meet(life, welcome.shards);
+            known.answered.replace(life) != Some(life)
         };
-        self.met(peer, welcome.store, new_store);
+        if is_news {
+            (self.shared.on_met)(peer, life);
+        }
+        self.changed();
         Ok(())
     }
 
@@ -286,14 +333,17 @@ impl PeerRegistry {
 
     pub(crate) fn view(&self) -> BTreeMap<NodeId, PeerView> {
         let peers = self.shared.peers.lock();
-        let view = |peer: &Peer| PeerView { incarnation: peer.incarnation, hellos: peer.hellos };
+        let view = |peer: &Peer| PeerView {
+            incarnation: peer.newest.map(|life| life.incarnation),
+            hellos: peer.hellos,
+        };
         known(&peers).map(|(node, peer)| (node, view(peer))).collect()
     }
 
     /// Whether no newer connection of this lane, and no newer life of the peer, has been taken.
     pub(crate) fn is_newest(&self, hello: &Hello) -> bool {
         self.shared.peers.lock().get(&hello.node).is_some_and(|peer| {
-            peer.incarnation == hello.incarnation
+            peer.newest == Some(hello.peer_life())
                 && peer.generations_in.get(&hello.lane) == Some(&hello.generation)
         })
     }
@@ -304,13 +354,6 @@ impl PeerRegistry {
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(Arc::downgrade(&watcher));
         watcher
-    }
-
-    fn met(&self, peer: NodeId, store: u128, new_store: bool) {
-        if new_store {
-            (self.shared.on_new_store)(peer, store);
-        }
-        self.changed();
     }
 
     fn changed(&self) {
@@ -329,26 +372,60 @@ fn known(peers: &BTreeMap<NodeId, Peer>) -> impl Iterator<Item = (NodeId, &Peer)
     peers.iter().filter(|(_, peer)| peer.known).map(|(&node, peer)| (node, peer))
 }
 
+impl Identity {
+    fn past_told(&self) -> Vec<u32> {
+        self.past.iter().take(PAST_LIVES_MAX).copied().collect()
+    }
+}
+
+impl Hello {
+    fn peer_life(&self) -> PeerLife {
+        PeerLife { store: self.store, incarnation: self.incarnation, life: self.life }
+    }
+}
+
+impl Welcome {
+    fn peer_life(&self) -> PeerLife {
+        PeerLife { store: self.store, incarnation: self.incarnation, life: self.life }
+    }
+}
+
 impl Peer {
-    fn check_life(&self, store: u128, incarnation: Incarnation) -> Result<(), HelloRefusal> {
-        if self.store.is_some_and(|known| known != store) {
-            return Err(HelloRefusal::StoreChanged { theirs: store });
+    /// Whether a life goes on from the one seen here, or is that one.
+    fn check_life(&self, life: &PeerLife, past: &[u32]) -> Result<(), HelloRefusal> {
+        let Some(seen) = self.newest else { return Ok(()) };
+        if seen.store != life.store {
+            return Err(HelloRefusal::StoreChanged { theirs: life.store });
         }
-        if incarnation < self.incarnation {
-            let (newest, theirs) = (self.incarnation, incarnation);
+        let (newest, theirs) = (seen.incarnation, life.incarnation);
+        if theirs < newest {
             return Err(HelloRefusal::OldIncarnation { newest, theirs });
+        }
+        let ahead = theirs.get() - newest.get();
+        let is_other = match ahead.checked_sub(1) {
+            None => seen.life != life.life,
+            // Further back than it tells, nothing can be said.
+            Some(at) => usize::try_from(at)
+                .ok()
+                .and_then(|at| past.get(at))
+                .is_some_and(|bits| *bits != first_bits(seen.life)),
+        };
+        if is_other && !raft_core::planted!(SameLifeTaken) {
+            return Err(HelloRefusal::SameLife { incarnation: newest });
+        }
+        if ahead > INCARNATION_JUMP_MAX && newest.get() < COUNTED_MAX {
+            return Err(HelloRefusal::FarIncarnation { newest, theirs });
         }
         Ok(())
     }
 
-    /// Remembers what has passed the check; true if the store id is new.
-    fn meet(&mut self, store: u128, incarnation: Incarnation, shards: u8) -> bool {
-        if incarnation > self.incarnation {
-            self.incarnation = incarnation;
+    /// Remembers what has passed the check.
+    fn meet(&mut self, life: PeerLife, shards: u8) {
+        if self.newest.is_some_and(|seen| life.incarnation > seen.incarnation) {
             self.generations_in.clear();
         }
+        self.newest = Some(life);
         self.shards = Some(shards);
-        self.store.replace(store).is_none()
     }
 }
 

@@ -108,6 +108,8 @@ pub(crate) fn identity(node: u64) -> Identity {
         node: NodeId::new(node),
         store: 0xA0 + u128::from(node),
         incarnation: Incarnation::new(1),
+        life: 1,
+        past: Vec::new(),
         shards: 1,
         features: 0,
     }

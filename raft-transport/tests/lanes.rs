@@ -92,6 +92,8 @@ fn identity(node: NodeId, incarnation: u64) -> Identity {
         node,
         store: u128::from(node.get()),
         incarnation: Incarnation::new(incarnation),
+        life: u128::from(incarnation),
+        past: Vec::new(),
         shards: 1,
         features: 0,
     }

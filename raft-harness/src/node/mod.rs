@@ -14,6 +14,7 @@
 mod alarm;
 mod apply_worker;
 mod bulk_thread;
+mod checked_text;
 mod clock;
 mod contacts;
 mod control_thread;
@@ -21,6 +22,7 @@ mod directory;
 mod error;
 mod inbox;
 mod known_stores;
+mod lives;
 mod log_reader;
 mod log_thread;
 mod options;
@@ -67,6 +69,7 @@ pub(crate) mod sim {
     pub(crate) use super::directory::Directory;
     pub(crate) use super::inbox::Inbox;
     pub(crate) use super::known_stores::KnownStores;
+    pub(crate) use super::lives::begin_life;
     pub(crate) use super::log_reader::read as read_log;
     pub(crate) use super::log_thread::{
         Append, IDLE_AFTER, LogBatch, LogWork, NO_SEGMENT_PAUSE, give_up,

@@ -11,11 +11,11 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_mux::{MuxAcceptor, MuxConfig};
-use raft_storage::{Disk, FileDisk, LogStore, RecoveredGroup};
+use raft_storage::{FileDisk, LogStore, RecoveredGroup};
 use raft_transport::{
-    Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerRegistry, TcpNetwork,
+    Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
+    TcpNetwork,
 };
-use tracing::warn;
 
 use super::alarm::Alarm;
 use super::bulk_thread::{Bulk, BulkInput, BulkTask};
@@ -25,7 +25,8 @@ use super::control_thread::{Control, ControlInput, ControlTask};
 use super::directory::Directory;
 use super::error::StartError;
 use super::inbox::Inbox;
-use super::known_stores::KnownStores;
+use super::known_stores::{KnownStores, Memo};
+use super::lives::begin_life;
 use super::log_thread::LogBatch;
 use super::options::{LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
@@ -55,6 +56,9 @@ struct OpenLog {
     store: Option<Box<dyn LogStore>>,
     incarnation: Incarnation,
     store_id: u128,
+    /// The bits of this life, and of those before.
+    life: u128,
+    past: Vec<u32>,
     groups: BTreeMap<GroupId, RecoveredGroup>,
     tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     known: Option<KnownStores<FileDisk>>,
@@ -82,7 +86,7 @@ impl Starting {
         factory: Arc<dyn StateMachineFactory>,
     ) -> Result<NodeHost, StartError> {
         options.validate()?;
-        let OpenLog { store, incarnation, store_id, groups, tombstones, known } =
+        let OpenLog { store, incarnation, store_id, life, past, groups, tombstones, known } =
             open_log(&options)?;
         let durable = store.is_some();
         let specs = read_specs(groups)?;
@@ -105,7 +109,15 @@ impl Starting {
         self.shards = (0..options.shards).map(|_| Arc::default()).collect();
         let inboxes: Arc<[Arc<Inbox<ShardInput>>]> = self.shards.clone().into();
 
-        let registry = make_registry(&options, incarnation, store_id, known);
+        let remembered: Vec<_> = known.iter().flat_map(KnownStores::iter).collect();
+        let memo = known.map(|known| self.start_memo(known)).transpose()?;
+        let on_met = move |peer, life| {
+            if let Some(memo) = &memo {
+                memo.put(peer, life);
+            }
+        };
+        let (who, lives) = ((store_id, incarnation), (life, past));
+        let registry = make_registry(&options, who, lives, &remembered, on_met);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
         let (network, listen) = self.start_control(&options, &inboxes, &lanes, &contacts)?;
         let desk = self.start_desk(Desk::new(Arc::clone(&snapshots)), &inboxes, clock)?;
@@ -275,6 +287,15 @@ impl Starting {
         Ok(())
     }
 
+    fn start_memo(&mut self, known: KnownStores<FileDisk>) -> Result<Arc<Memo>, StartError> {
+        let (memo, woken) = Memo::new();
+        let writer = Arc::clone(&memo);
+        let run = move || writer.run(&woken, known);
+        let thread = spawn("raft-peers".to_owned(), run)?;
+        self.threads.memo = Some((Arc::clone(&memo), thread));
+        Ok(memo)
+    }
+
     fn start_desk(
         &mut self,
         desk: Desk,
@@ -363,6 +384,8 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 store: None,
                 incarnation: Incarnation::new(now),
                 store_id: u128::from(options.node.get()),
+                life: draw_life()?,
+                past: Vec::new(),
                 groups: BTreeMap::new(),
                 tombstones: BTreeMap::new(),
                 known: None,
@@ -374,9 +397,14 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 node: Some(options.node),
             };
             let opened = raft_storage::Log::open(path, &expected, log)?;
-            let known = FileDisk::open(path).and_then(KnownStores::load);
-            let known = known.map_err(StartError::Directory)?;
+            let life = draw_life()?;
+            let disk = FileDisk::open(path).map_err(StartError::Directory)?;
+            let past = begin_life(&disk, opened.incarnation, life);
+            let past = past.map_err(StartError::Directory)?;
+            let known = KnownStores::load(disk).map_err(StartError::Directory)?;
             Ok(OpenLog {
+                life,
+                past,
                 incarnation: opened.incarnation,
                 store_id: opened.identity.store.get(),
                 groups: opened.groups,
@@ -386,6 +414,12 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
             })
         }
     }
+}
+
+/// Bits that no other life has.
+fn draw_life() -> Result<u128, StartError> {
+    let drawn = raft_storage::StoreId::random();
+    Ok(drawn.map_err(|error| StartError::Directory(io::Error::other(error)))?.get())
 }
 
 /// Where this node keeps its snapshots.
@@ -426,47 +460,42 @@ fn read_specs(
     specs.collect()
 }
 
-fn make_registry<D: Disk>(
+fn make_registry(
     options: &NodeOptions,
-    incarnation: Incarnation,
-    store: u128,
-    known: Option<KnownStores<D>>,
+    (store, incarnation): (u128, Incarnation),
+    (life, past): (u128, Vec<u32>),
+    remembered: &[(NodeId, PeerLife)],
+    on_met: impl Fn(NodeId, PeerLife) + Send + Sync + 'static,
 ) -> PeerRegistry {
     let identity = Identity {
         cluster: options.cluster.clone(),
         node: options.node,
         store,
         incarnation,
+        life,
+        past,
         shards: options.shards as u8,
         features: 0,
     };
     let peers: Vec<(NodeId, &str)> =
         options.peers.iter().map(|peer| (peer.node, peer.address.as_str())).collect();
-    registry(identity, &peers, known)
+    registry(identity, &peers, remembered, on_met)
 }
 
-/// The registry of a node that remembers the data directories its peers have shown.
-pub(crate) fn registry<D: Disk>(
+/// The registry of a node that remembers the lives its peers have shown.
+pub(crate) fn registry(
     identity: Identity,
     peers: &[(NodeId, &str)],
-    known: Option<KnownStores<D>>,
+    remembered: &[(NodeId, PeerLife)],
+    on_met: impl Fn(NodeId, PeerLife) + Send + Sync + 'static,
 ) -> PeerRegistry {
-    let remembered: Vec<(NodeId, u128)> =
-        known.iter().flat_map(|known| known.iter().collect::<Vec<_>>()).collect();
-    let known = Mutex::new(known);
-    let registry = PeerRegistry::new(identity, move |node, store| {
-        if let Some(known) = known.lock().as_mut()
-            && let Err(error) = known.insert(node, store)
-        {
-            warn!(peer = %node, %error, "cannot remember the peer's data directory");
-        }
-    });
+    let registry = PeerRegistry::new(identity, on_met);
     for (node, address) in peers {
         registry.set_peer(*node, *address);
     }
-    for (node, store) in remembered {
-        if peers.iter().any(|(peer, _)| *peer == node) {
-            registry.set_known_store(node, store);
+    for (node, life) in remembered {
+        if peers.iter().any(|(peer, _)| peer == node) {
+            registry.set_known_life(*node, *life);
         }
     }
     registry

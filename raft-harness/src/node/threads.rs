@@ -9,6 +9,7 @@ use tracing::error;
 use super::bulk_thread::BulkInput;
 use super::control_thread::ControlInput;
 use super::inbox::Inbox;
+use super::known_stores::Memo;
 use super::shard_thread::ShardInput;
 
 /// In the order in which they are stopped.
@@ -19,6 +20,8 @@ pub(super) struct Threads {
     pub(super) lanes: Vec<JoinHandle<()>>,
     pub(super) snapshots: Vec<JoinHandle<()>>,
     pub(super) log: Vec<JoinHandle<()>>,
+    /// Who remembers peers, and what it is to write.
+    pub(super) memo: Option<(Arc<Memo>, JoinHandle<()>)>,
     pub(super) acceptor: Option<MuxAcceptor>,
 }
 
@@ -44,6 +47,10 @@ impl Threads {
         // With shards and lanes gone nobody can ask it any more.
         join(self.snapshots);
         join(self.log);
+        if let Some((memo, thread)) = self.memo {
+            memo.close();
+            join(vec![thread]);
+        }
     }
 }
 

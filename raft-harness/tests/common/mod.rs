@@ -205,6 +205,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Copies the directory of a node that is stopped.
+    pub fn copy_dir(&self, node: NodeId, copy: &str) -> anyhow::Result<()> {
+        copy_tree(&self.dir(node), &self.dir(node).with_extension(copy))
+    }
+
+    /// Puts the directory of a node that is stopped back to a copy.
+    pub fn put_back(&self, node: NodeId, copy: &str) -> anyhow::Result<()> {
+        self.remove_dir(node)?;
+        copy_tree(&self.dir(node).with_extension(copy), &self.dir(node))
+    }
+
     pub fn host(&self, node: u64) -> &NodeHost {
         &self.hosts[&NodeId::new(node)]
     }
@@ -345,4 +356,18 @@ impl Drop for Cluster {
             host.stop();
         }
     }
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::frame::Frame;
-use crate::peer_registry::Identity;
+use crate::peer_registry::{Identity, PeerLife};
 use crate::testing::{append, bytes_of, frames_of, heartbeat_item, identity, registry, setup};
 
 const PEER: NodeId = NodeId::new(2);
@@ -138,7 +138,9 @@ fn dialer_of_another_version_is_told_ours() {
 fn acceptor_with_a_changed_store_is_not_taken() {
     let config = LaneConfig::control();
     let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
-    pair.a.setup.registry.set_known_store(PEER, 0xBAD);
+    let (incarnation, life) = (Incarnation::new(1), 1);
+    let known = PeerLife { store: 0xBAD, incarnation, life };
+    pair.a.setup.registry.set_known_life(PEER, known);
     let errors = pair.exchange(at(0));
     let refusal = HelloRefusal::StoreChanged { theirs: 0xA2 };
     assert_eq!(errors[0], Some(LaneError::Refused(refusal)));

@@ -13,6 +13,8 @@ fn hello() -> Hello {
         to: NodeId::new(2),
         store: 0x0102_0304_0506_0708_090A_0B0C_0D0E_0F10,
         incarnation: Incarnation::new(3),
+        life: 0xF0,
+        past: vec![0x0102_0304, 5],
         lane: Lane::Data { shard: 4 },
         generation: 5,
         shards: 6,
@@ -26,6 +28,8 @@ fn welcome() -> Welcome {
         node: NodeId::new(2),
         store: 1,
         incarnation: Incarnation::new(3),
+        life: 0xF0,
+        past: Vec::new(),
         shards: 6,
         features: 7,
         window_bytes: 4 << 20,
@@ -39,13 +43,13 @@ fn golden() -> Vec<(Handshake, &'static str)> {
         (
             Handshake::Hello(hello()),
             concat!(
-                "524c414e0100010021000000db2e6d5f0470726f",
-                "640102100f0e0d0c0b0a0908070605040302010384feffff0f05060708"
+                "524c414e010001003a00000014a8f29d0470726f640102100f0e0d0c0b0a0908",
+                "0706050403020103f000000000000000000000000000000008040302010500000084feffff0f05060708"
             ),
         ),
         (
             Handshake::Welcome(welcome()),
-            "524c414e01000200190000009bf6d1fc02010000000000000000000000000000000306078080800208",
+            "524c414e010002002a0000006a99f160020100000000000000000000000000000003f00000000000000000000000000000000006078080800208",
         ),
     ];
     let refusals = [
@@ -82,6 +86,17 @@ fn golden() -> Vec<(Handshake, &'static str)> {
             "524c414e010003000300000096aba0b2070403",
         ),
         (HelloRefusal::ShuttingDown, "524c414e0100030001000000db10622c08"),
+        (
+            HelloRefusal::SameLife { incarnation: Incarnation::new(3) },
+            "524c414e010003000200000088db452c0903",
+        ),
+        (
+            HelloRefusal::FarIncarnation {
+                newest: Incarnation::new(4),
+                theirs: Incarnation::new(300),
+            },
+            "524c414e01000300040000005d76b6ce0a04ac02",
+        ),
     ];
     list.extend(refusals.map(|(refusal, golden)| (Handshake::Refusal(refusal), golden)));
     list

@@ -10,7 +10,20 @@ fn hello(incarnation: u64, generation: u64) -> Hello {
     let mut hello = registry(identity(1)).hello(NodeId::new(2), Lane::Control, 1 << 20);
     hello.incarnation = Incarnation::new(incarnation);
     hello.generation = generation;
+    hello.life = u128::from(incarnation) << 64 | u128::from(incarnation);
+    hello.past = (1..incarnation).rev().map(|life| life as u32).collect();
     hello
+}
+
+/// What node 1 answers when it is dialed.
+fn welcome(hello: &Hello) -> Welcome {
+    let registry = registry(identity(1));
+    let mut dialed = registry.hello(NodeId::new(1), Lane::Control, 1);
+    (dialed.node, dialed.store) = (NodeId::new(2), 0xA2);
+    (dialed.life, dialed.past) = (0, vec![]);
+    let welcome = registry.check(&dialed).unwrap();
+    let Hello { store, incarnation, life, ref past, .. } = *hello;
+    Welcome { store, incarnation, life, past: past.clone(), ..welcome }
 }
 
 #[test]
@@ -49,16 +62,18 @@ fn newer_generation_or_incarnation_fences_the_older() {
 }
 
 #[test]
-fn wiped_node_under_its_old_name_is_refused_and_the_first_store_is_told_once() {
+fn wiped_node_under_its_old_name_is_refused_and_each_life_that_answers_is_told_once() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let teller = told.clone();
-    let registry = PeerRegistry::new(identity(2), move |peer, store| {
-        teller.lock().push((peer, store));
+    let registry = PeerRegistry::new(identity(2), move |peer, life: PeerLife| {
+        teller.lock().push((peer, life.store, life.incarnation.get()));
     });
     registry.set_peer(PEER, "");
     registry.check(&hello(1, 1)).unwrap();
-    registry.check(&hello(1, 2)).unwrap();
-    assert_eq!(*told.lock(), [(PEER, 0xA1)]);
+    assert_eq!(*told.lock(), [], "anybody can say Hello");
+    registry.check_welcome(PEER, &welcome(&hello(1, 1))).unwrap();
+    registry.check_welcome(PEER, &welcome(&hello(1, 1))).unwrap();
+    assert_eq!(*told.lock(), [(PEER, 0xA1, 1)]);
     let wiped = Hello { store: 0xBAD, ..hello(2, 1) };
     let refusal = HelloRefusal::StoreChanged { theirs: 0xBAD };
     assert_eq!(registry.check(&wiped), Err(refusal));
@@ -68,7 +83,8 @@ fn wiped_node_under_its_old_name_is_refused_and_the_first_store_is_told_once() {
 #[test]
 fn store_known_from_before_a_restart_binds() {
     let registry = registry(identity(2));
-    registry.set_known_store(PEER, 0xBAD);
+    let (incarnation, life) = (Incarnation::new(1), 1);
+    registry.set_known_life(PEER, PeerLife { store: 0xBAD, incarnation, life });
     let refusal = HelloRefusal::StoreChanged { theirs: 0xA1 };
     assert_eq!(registry.check(&hello(1, 1)), Err(refusal));
 }
@@ -111,8 +127,70 @@ fn peer_that_comes_back_keeps_its_store_and_our_generations() {
 #[test]
 fn remembered_store_makes_nobody_a_peer() {
     let registry = PeerRegistry::new(identity(2), |_, _| {});
-    registry.set_known_store(PEER, 0xA1);
+    let (incarnation, life) = (Incarnation::new(1), 1);
+    registry.set_known_life(PEER, PeerLife { store: 0xA1, incarnation, life });
     assert_eq!(registry.peers(), []);
     let refusal = HelloRefusal::UnknownNode { node: PEER };
     assert_eq!(registry.check(&hello(1, 1)), Err(refusal));
+}
+
+/// A copy of a directory, or one put back by a life: the number is one we have seen, the bits are
+/// not. Starting it again and again makes its number the newest, and helps nothing.
+#[test]
+fn a_second_life_of_one_number_is_refused_however_often_it_starts() {
+    let registry = registry(identity(2));
+    registry.check(&hello(5, 1)).unwrap();
+    let refusal = HelloRefusal::SameLife { incarnation: Incarnation::new(5) };
+    let second = |incarnation: u64| {
+        let mut second = hello(incarnation, 9);
+        second.life ^= 1;
+        // Its lives up to 4 are the true ones.
+        let (own, shared) = (incarnation.saturating_sub(5) as usize, 4);
+        assert_eq!(second.past.len(), own + shared);
+        second.past[..own].iter_mut().for_each(|bits| *bits ^= 1);
+        second
+    };
+    for incarnation in 5..=5 + PAST_LIVES_MAX as u64 {
+        assert_eq!(registry.check(&second(incarnation)), Err(refusal.clone()), "{incarnation}");
+        let answer = welcome(&second(incarnation));
+        assert_eq!(registry.check_welcome(PEER, &answer), Err(refusal.clone()), "{incarnation}");
+    }
+    assert!(registry.is_newest(&hello(5, 1)), "the one that is connected stays");
+    let rolled_back =
+        HelloRefusal::OldIncarnation { newest: Incarnation::new(5), theirs: Incarnation::new(4) };
+    assert_eq!(registry.check(&hello(4, 9)), Err(rolled_back));
+    registry.check(&hello(6, 1)).unwrap();
+    registry.check(&hello(9, 1)).unwrap();
+}
+
+#[test]
+fn a_life_that_is_known_from_before_a_restart_is_told_from_its_copy() {
+    let registry = registry(identity(2));
+    let true_one = hello(5, 1);
+    registry.set_known_life(PEER, true_one.peer_life());
+    let refusal = HelloRefusal::SameLife { incarnation: Incarnation::new(5) };
+    assert_eq!(registry.check(&Hello { life: 7, ..hello(5, 1) }), Err(refusal));
+    registry.check(&true_one).unwrap();
+}
+
+/// Nobody restarts a million times between two meetings; but who does not say how many lives it
+/// had, and has no disk, counts milliseconds.
+#[test]
+fn a_number_far_ahead_is_refused_and_locks_nobody_out() {
+    let registry = registry(identity(2));
+    registry.check(&hello(5, 1)).unwrap();
+    let theirs = Incarnation::new(u64::MAX);
+    let far = Hello { incarnation: theirs, life: 1, past: vec![], ..hello(6, 1) };
+    let refusal = HelloRefusal::FarIncarnation { newest: Incarnation::new(5), theirs };
+    assert_eq!(registry.check(&far), Err(refusal));
+    registry.check(&hello(6, 1)).unwrap();
+    let no_disk = |millis: u64| Hello {
+        node: NodeId::new(3),
+        store: 3,
+        incarnation: Incarnation::new((1 << 40) + millis),
+        past: vec![],
+        ..hello(1, 1)
+    };
+    registry.check(&no_disk(0)).unwrap();
+    registry.check(&no_disk(1 << 30)).unwrap();
 }

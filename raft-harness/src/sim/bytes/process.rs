@@ -32,10 +32,11 @@ use crate::engine::{
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
-    LogWork, Machines, Round, Shard, ShardInput, forget_strangers, registry, shard_of,
+    LogWork, Machines, Round, Shard, ShardInput, begin_life, forget_strangers, registry, shard_of,
 };
 use crate::request::Request;
 use crate::sim::marks::Mark;
+use crate::sim::rng::mix;
 use crate::snapshot::desk::newest_fit;
 use crate::snapshot::{Restored, SnapshotStore};
 
@@ -174,6 +175,8 @@ impl Process {
         let expected = Expected { cluster: Some(CLUSTER.to_owned()), node: Some(node) };
         let opened = Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
         let known = KnownStores::load(disk.clone()).map_err(Stillborn::Directory)?;
+        let life = u128::from(seed) << 64 | u128::from(mix(seed));
+        let past = begin_life(disk, opened.incarnation, life).map_err(Stillborn::Directory)?;
         let mut specs = Vec::new();
         for (group, recovered) in &opened.groups {
             let spec = GroupSpec::decode(&recovered.spec).filter(|spec| spec.group == *group);
@@ -212,12 +215,19 @@ impl Process {
             node,
             store: opened.identity.store.get(),
             incarnation: opened.incarnation,
+            life,
+            past,
             shards: shard_count as u8,
             features: 0,
         };
         let peers: Vec<NodeId> = swarm.nodes.iter().copied().filter(|peer| *peer != node).collect();
         let addresses: Vec<(NodeId, &str)> = peers.iter().map(|peer| (*peer, "")).collect();
-        let registry = registry(identity, &addresses, Some(known));
+        let remembered: Vec<_> = known.iter().collect();
+        let known = Mutex::new(known);
+        let registry = registry(identity, &addresses, &remembered, move |peer, life| {
+            // A disk that is full or dead is forgotten about; a restart may not know this life.
+            let _ = known.lock().insert([(peer, life)]);
+        });
         let network: Arc<dyn Network> =
             Arc::new(SimNetwork::new(net.clone(), place, swarm.nodes.clone(), registry.clone()));
         let lane_counters = Arc::new(LaneCounters::default());

@@ -1,0 +1,41 @@
+//! Small text files of a data directory, with a checksum as their last line: one wrong digit is a
+//! file that cannot be read, and never another meaning.
+
+use std::io;
+
+use raft_storage::{Disk, crc32c, read_file, replace_file};
+
+/// No such file has more bytes.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// The text of a file without its last line; `None` if there is no file.
+pub(super) fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<String>> {
+    let Some(bytes) = read_file(disk, name, FILE_BYTES_MAX)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(bytes).map_err(|_| invalid(name, "it is not text"))?;
+    let lines = text.strip_suffix('\n').unwrap_or_default();
+    let start = lines.rfind('\n').map_or(0, |end| end + 1);
+    let (text, last) = lines.split_at(start);
+    if last != sum_line(text) {
+        return Err(invalid(name, "it fails its checksum"));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// Replaces a file, durably, by lines that each end with a line feed.
+pub(super) fn write<D: Disk>(disk: &D, name: &str, mut text: String) -> io::Result<()> {
+    let last = sum_line(&text);
+    text.push_str(&last);
+    text.push('\n');
+    replace_file(disk, name, text.as_bytes())
+}
+
+/// Says that a file is not what it should be, by its name.
+pub(super) fn invalid(name: &str, why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {why}"))
+}
+
+fn sum_line(text: &str) -> String {
+    format!("crc32c {:08x}", crc32c(text.as_bytes()))
+}
