@@ -152,9 +152,41 @@ pub(crate) fn run(suite: &Suite, arguments: &[String]) -> Result<ExitCode> {
         }
         None => build_raftd(&workspace)?,
     };
-    let mut rows = Vec::new();
-    let mut verdicts = Vec::new();
-    for check in suite.checks.iter().filter(|check| options.wants(check)) {
+    let wants = |check: &Check| options.wants(check);
+    let tally = carry_out(suite, &workspace, &raftd, options.rounds, wants)?;
+    println!("\n{}", table::render(["check", "what", "result", "seconds", "note"], &tally.rows));
+    println!("\n{} skipped", tally.count(Verdict::Skipped));
+    println!("{} passed, {} failed", tally.count(Verdict::Passed), tally.count(Verdict::Failed));
+    let is_sound = tally.count(Verdict::Failed) == 0;
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What came of several checks.
+#[derive(Default)]
+pub(crate) struct Tally {
+    /// Check, what was tried, result, seconds, note.
+    rows: Vec<[String; 5]>,
+    verdicts: Vec<Verdict>,
+    /// What went wrong, in full.
+    pub(crate) evidence: Vec<String>,
+}
+
+impl Tally {
+    pub(crate) fn count(&self, wanted: Verdict) -> usize {
+        self.verdicts.iter().filter(|verdict| **verdict == wanted).count()
+    }
+}
+
+/// Runs the checks of a suite that are wanted, each in a directory of its own.
+pub(crate) fn carry_out(
+    suite: &Suite,
+    workspace: &Workspace,
+    raftd: &Path,
+    rounds: u32,
+    wants: impl Fn(&Check) -> bool,
+) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for check in suite.checks.iter().filter(|check| wants(check)) {
         println!("\n== {}: {}", check.name, check.about);
         let directory = workspace.target_directory.join("xtask").join(suite.name).join(check.name);
         (suite.before)(&directory);
@@ -164,7 +196,7 @@ pub(crate) fn run(suite: &Suite, arguments: &[String]) -> Result<ExitCode> {
         }
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        let setting = Setting { raftd: raftd.clone(), directory, rounds: options.rounds };
+        let setting = Setting { raftd: raftd.to_owned(), directory, rounds };
         let start = Instant::now();
         let outcomes = (check.run)(&setting).unwrap_or_else(|error| {
             vec![Outcome::failed("-", "could not be carried out", format!("{error:#}"))]
@@ -173,11 +205,13 @@ pub(crate) fn run(suite: &Suite, arguments: &[String]) -> Result<ExitCode> {
         let failed = outcomes.iter().any(|outcome| outcome.verdict == Verdict::Failed);
         for outcome in outcomes {
             if !outcome.evidence.is_empty() {
-                println!("{}, {}:\n{}", check.name, outcome.what, outcome.evidence);
+                let found = format!("{}, {}:\n{}", check.name, outcome.what, outcome.evidence);
+                println!("{found}");
+                tally.evidence.push(found);
             }
             let (name, verdict) = (check.name.to_owned(), outcome.verdict.to_string());
-            rows.push([name, outcome.what, verdict, seconds.clone(), outcome.note]);
-            verdicts.push(outcome.verdict);
+            tally.rows.push([name, outcome.what, verdict, seconds.clone(), outcome.note]);
+            tally.verdicts.push(outcome.verdict);
         }
         if failed {
             println!("its files are kept in {}", setting.directory.display());
@@ -186,11 +220,7 @@ pub(crate) fn run(suite: &Suite, arguments: &[String]) -> Result<ExitCode> {
             let _ = fs::remove_dir_all(&setting.directory);
         }
     }
-    println!("\n{}", table::render(["check", "what", "result", "seconds", "note"], &rows));
-    let count = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
-    println!("\n{} skipped", count(Verdict::Skipped));
-    println!("{} passed, {} failed", count(Verdict::Passed), count(Verdict::Failed));
-    Ok(if count(Verdict::Failed) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(tally)
 }
 
 fn build_raftd(workspace: &Workspace) -> Result<PathBuf> {

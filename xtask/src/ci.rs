@@ -20,6 +20,7 @@ mod demo;
 mod docs;
 mod evidence;
 mod examples;
+mod field;
 mod fmt_check;
 mod history;
 mod hygiene;
@@ -40,7 +41,7 @@ struct Step {
     run: fn(&Workspace) -> Result<Report>,
 }
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { name: "fmt", about: "rustfmt would change nothing", run: fmt_check::run },
     Step {
         name: "clippy",
@@ -78,6 +79,11 @@ const STEPS: [Step; 13] = [
         run: simulate::run,
     },
     Step { name: "demo", about: "raftd demo loses no write", run: demo::run },
+    Step {
+        name: "field",
+        about: "what was found broken from outside is mended on real nodes",
+        run: field::run,
+    },
 ];
 
 /// What a step found out.

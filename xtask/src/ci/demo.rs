@@ -35,7 +35,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
 }
 
 /// The release binary if someone built one before, and otherwise the one the tests built.
-fn raftd(workspace: &Workspace) -> Result<Result<PathBuf, Finished>> {
+pub(super) fn raftd(workspace: &Workspace) -> Result<Result<PathBuf, Finished>> {
     let built = if workspace.target_directory.join("release/raftd").exists() {
         build(workspace.cargo(["build", "--release", "-p", "raft-harness", "--bin", "raftd"]))?
     } else {
