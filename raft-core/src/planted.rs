@@ -74,6 +74,8 @@ pub enum Planted {
     SnapshotAckBeforeDurable,
     SnapshotStuckAtLastIndex,
     CompactBeyondSnapshot,
+    CompactsUnderTransfer,
+    FetchBeginsAnew,
     // Promises lost.
     LostReplicaVotes,
     LostReplicaCounts,

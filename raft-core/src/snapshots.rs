@@ -59,6 +59,28 @@ impl Group {
         offered.min()
     }
 
+    /// Behind this index lies what peers need of this leader's log: those that fetch a snapshot
+    /// will go on from there, and those that lag from what they hold. Who has not been heard of for
+    /// an election timeout is not waited for; a learner counts as well as a voter. A driver that
+    /// compacts no further spares them another snapshot; it has to have a bound of its own, since a
+    /// peer may be heard of and never catch up.
+    pub fn log_needed_after(&self) -> Option<LogIndex> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let patience = self.settings.election_timeout_max;
+        let heard = leader
+            .peers
+            .iter()
+            .filter(|peer| peer.standing.is_some() && self.now.since(peer.contact) < patience);
+        let needed = heard.map(|peer| match &peer.state {
+            State::Snapshot { offered: Some(offered) } => offered.0,
+            State::Snapshot { offered: None } => self.snapshot,
+            State::Probe { .. } | State::Replicate(_) => peer.match_index,
+        });
+        needed.min()
+    }
+
     pub(crate) fn on_snapshot_taken(&mut self, index: LogIndex) -> StepResult {
         if index > self.appliable {
             return Err(Box::new(Fault::Driver(
@@ -162,6 +184,7 @@ impl Group {
         }
         if let Some(current) = self.receiving.as_mut()
             && current.from == from
+            && !crate::planted!(FetchBeginsAnew)
         {
             // What is on its way is finished first, however new the leader's newest is by now:
             // where snapshots are taken faster than they move, nothing else would ever arrive.

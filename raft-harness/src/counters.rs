@@ -58,6 +58,10 @@ counters! {
     turns,
     /// Commands applied in all groups, replay included.
     commands_applied,
+    /// Times log was kept beyond its snapshot because a peer was fetching or lagged behind.
+    compactions_held,
+    /// Times it was not, or no longer, because it was more than is allowed.
+    compactions_forced,
 }
 
 impl Counters {

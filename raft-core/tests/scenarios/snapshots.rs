@@ -223,6 +223,35 @@ fn a_follower_below_the_compaction_gets_a_snapshot_and_no_append() {
     assert_eq!((offered.meta.index, offered.meta.term), (index(5), term(1)));
 }
 
+#[test]
+fn a_leader_says_from_where_on_its_log_is_needed() {
+    let mut start = start(ONE, &[1, 1, 1, 1, 1]);
+    start.applied = index(5);
+    let mut bench = Bench::leader_of(start);
+    assert_eq!(bench.group.log_needed_after(), Some(index(0)), "nobody has said what it holds");
+    bench.catch_up(TWO);
+    bench.sync();
+    bench.input(Input::SnapshotTaken(index(5)));
+    bench.input(Input::Compact(index(5)));
+    let probe = bench.append_for(THREE).expect("a probe at the end");
+    let answer = |result| {
+        let (term, session) = (probe.term, probe.session);
+        Message::AppendReply(raft_core::AppendReply { term, session, result })
+    };
+    let (hint_index, hint_term) = (index(0), term(0));
+    let prev_index = probe.prev_index;
+    bench.hear(THREE, answer(AppendResult::Rejected { prev_index, hint_index, hint_term }));
+    assert_eq!(bench.group.log_needed_after(), Some(index(5)), "it was offered the snapshot");
+    bench.input(Input::SnapshotTaken(index(6)));
+    bench.hear(THREE, answer(AppendResult::Receiving { index: index(5) }));
+    assert_eq!(bench.group.log_needed_after(), Some(index(5)), "and fetches it still");
+    // It has not been heard of for an election timeout: nobody waits for it.
+    bench.live_with(TWO, Duration::from_secs(2));
+    assert_eq!(bench.group.log_needed_after(), Some(index(6)));
+    let follower = Bench::follower(&[1]);
+    assert_eq!(follower.group.log_needed_after(), None);
+}
+
 /// A leader that takes snapshots faster than they move: the one under way is kept until it has
 /// arrived, however many are newer; and then the newest is offered at once, not only when an offer
 /// is due to be repeated.

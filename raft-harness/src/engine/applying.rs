@@ -41,6 +41,9 @@ impl ShardEngine {
                 break;
             };
             slot.dispatched = last;
+            for entry in &self.apply_scratch {
+                slot.snapshots.sizes.note(entry.index, entry.cost());
+            }
             debug_assert!(slot.waiters.iter().is_sorted_by_key(|(index, _)| *index));
             let due = slot.waiters.partition_point(|(index, _)| *index <= last);
             self.waiting -= due;

@@ -123,6 +123,10 @@ impl ShardEngine {
         let last_index = recovered.last_index;
         let snapshot = restored.as_ref().map(|restored| restored.meta.clone());
         let applied = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.index);
+        let mut snapshots = Snapshots::default();
+        if let Some(restored) = &restored {
+            snapshots.stands_at(restored);
+        }
         // A log that is whole does not say with whom the group began.
         let mut base =
             match (recovered.base, spec.origin) {
@@ -193,7 +197,7 @@ impl ShardEngine {
             reads_leased: Vec::new(),
             reads_confirmed: VecDeque::new(),
             maker,
-            snapshots: Snapshots::default(),
+            snapshots,
             inline,
             applied: reached,
             jobs: 0,

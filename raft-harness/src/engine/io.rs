@@ -81,8 +81,8 @@ pub(crate) enum EngineInput {
     Snapshot(GroupId, Reply),
     /// A machine on an apply worker gave its state, or has none to give.
     SnapshotPieces(GroupId, SnapshotMeta, Option<SnapshotPieces>),
-    /// A snapshot is durable, or was not taken.
-    SnapshotDone(SnapshotName, bool),
+    /// A snapshot is durable and so many bytes long, or was not taken.
+    SnapshotDone(SnapshotName, Option<u64>),
     /// A snapshot came, is durable, and a machine was made of it.
     SnapshotFetched(SnapshotName, Box<Restored>),
     /// It did not come, and nobody goes on trying.

@@ -7,6 +7,7 @@
 mod applying;
 mod creation;
 mod io;
+mod log_sizes;
 mod machine;
 mod messages;
 mod payloads;

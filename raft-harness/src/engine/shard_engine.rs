@@ -51,8 +51,12 @@ pub(crate) struct EngineOptions {
     /// A group's snapshot is taken when so many entries were applied since the last; `None`: only
     /// when asked for.
     pub(crate) snapshot_every: Option<u64>,
+    /// Or when so many bytes were applied, and no fewer than the last one is long.
+    pub(crate) snapshot_bytes: Option<u64>,
     /// Entries before a snapshot that stay in the log, for peers a little behind.
     pub(crate) snapshot_tail: u64,
+    /// Bytes of the log that are kept for peers that are fetching a snapshot or lag behind.
+    pub(crate) snapshot_hold_bytes: u64,
     /// Bytes handed to the bulk lane and not yet taken by it, per peer.
     pub(crate) bulk_bytes_max: u64,
 }
@@ -244,7 +248,7 @@ impl ShardEngine {
                 Some(at) => self.on_snapshot_pieces(at, meta, pieces, out),
                 None => self.on_left(group, Ended::SnapshotTaken, out),
             },
-            EngineInput::SnapshotDone(name, taken) => self.on_snapshot_done(name, taken, out),
+            EngineInput::SnapshotDone(name, bytes) => self.on_snapshot_done(name, bytes, out),
             EngineInput::SnapshotFetched(name, restored) => {
                 self.on_snapshot_fetched(name, *restored, out);
             }
@@ -340,6 +344,7 @@ impl ShardEngine {
         }
         self.dispatch_applies(at, out);
         self.take_snapshot_if_due(at, out);
+        self.compact_if_owed(at, out);
         let slot = &mut self.slots[at as usize];
         slot.forget_cold();
         self.timers.arm(at, &mut slot.armed, slot.core.next_deadline());

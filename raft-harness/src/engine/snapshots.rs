@@ -2,18 +2,23 @@
 //! log stays.
 //!
 //! Invariants: one is taken at the index the machine has applied, at most one at a time per
-//! group; the log is compacted only after that one is durable; a machine made from a snapshot
-//! takes its place in the very step in which the core lets go of the log.
+//! group; the log is compacted only after that one is durable, and not what a peer that is heard
+//! of needs, up to a bound; a machine made from a snapshot takes its place in the very step in
+//! which the core lets go of the log.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use raft_core::{GroupId, Input, LogIndex, SnapshotEffect, SnapshotMeta};
 
 use super::io::{ApplyJob, ApplyTask, TurnOutput};
+use super::log_sizes::LogSizes;
 use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::removal::Ended;
 use super::shard_engine::ShardEngine;
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::desk::{DeskInput, Wanted};
+use crate::snapshot::workshop::Taking;
 use crate::snapshot::{Restored, SnapshotName};
 use crate::state_machine::SnapshotPieces;
 
@@ -28,9 +33,28 @@ pub(super) struct Snapshots {
     unsupported: bool,
     /// The last one that was not taken: a disk that had no room for it will hardly have some now.
     failed: LogIndex,
+    /// The newest one that the log was not compacted for yet.
+    owed: Option<LogIndex>,
+    /// The bytes of the log.
+    pub(super) sizes: LogSizes,
+    /// Bytes that had been applied when the last one was taken, or came.
+    counted: u64,
+    /// How long the newest one is.
+    pub(super) bytes: u64,
 }
 
+/// What stays of the log before a snapshot is at most this part of what makes one due.
+const TAIL_PART: u64 = 4;
+
 impl Snapshots {
+    /// The machine is what a snapshot says, and the log begins there.
+    pub(super) fn stands_at(&mut self, restored: &Restored) {
+        self.owed = None;
+        self.sizes.reset();
+        self.counted = self.sizes.total();
+        self.bytes = restored.bytes;
+    }
+
     /// Whoever waits learns that nobody knows; what is under way ends by itself.
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
@@ -64,12 +88,15 @@ impl ShardEngine {
 
     /// Takes one if enough was applied since the last.
     pub(super) fn take_snapshot_if_due(&mut self, at: u32, out: &mut TurnOutput) {
-        let Some(every) = self.options.snapshot_every else {
-            return;
-        };
         let slot = &self.slots[at as usize];
-        let last = slot.core.snapshot_index().max(slot.snapshots.failed);
-        if !slot.snapshots.unsupported && slot.dispatched.since(last) >= every {
+        let snapshots = &slot.snapshots;
+        let last = slot.core.snapshot_index().max(snapshots.failed);
+        let (entries, bytes) =
+            (slot.dispatched.since(last), snapshots.sizes.total() - snapshots.counted);
+        let by_count = self.options.snapshot_every.is_some_and(|every| entries >= every);
+        let by_bytes =
+            self.options.snapshot_bytes.is_some_and(|every| bytes >= every.max(snapshots.bytes));
+        if !snapshots.unsupported && (by_count || by_bytes && entries > 0) {
             self.take_snapshot(at, out);
         }
     }
@@ -85,6 +112,7 @@ impl ShardEngine {
             return;
         };
         slot.snapshots.taking = Some(meta.index);
+        slot.snapshots.counted = slot.snapshots.sizes.total();
         match &slot.inline {
             Some(machine) => {
                 let pieces = machine.snapshot();
@@ -120,14 +148,15 @@ impl ShardEngine {
         };
         let offered = slot.core.snapshot_offered().unwrap_or(meta.index);
         let keep_from = meta.index.min(offered).min(slot.core.snapshot_index());
-        out.snapshots.push(DeskInput::Take { name, meta, pieces, keep_from });
+        let taking = Taking { name, meta, pieces, keep_from };
+        out.snapshots.push(DeskInput::Take(Box::new(taking)));
     }
 
     /// The desk is done with it.
     pub(super) fn on_snapshot_done(
         &mut self,
         name: SnapshotName,
-        taken: bool,
+        bytes: Option<u64>,
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(name.group) else {
@@ -137,16 +166,50 @@ impl ShardEngine {
         if self.slots[at as usize].snapshots.taking != Some(name.index) {
             return;
         }
-        if taken {
-            self.step(at, Input::SnapshotTaken(name.index), out);
-            let kept = self.options.snapshot_tail;
-            let upto = LogIndex::new(name.index.get().saturating_sub(kept));
-            self.step(at, Input::Compact(upto), out);
-        } else {
-            self.slots[at as usize].snapshots.failed = name.index;
+        match bytes {
+            Some(bytes) => {
+                self.slots[at as usize].snapshots.bytes = bytes;
+                self.step(at, Input::SnapshotTaken(name.index), out);
+                self.slots[at as usize].snapshots.owed = Some(name.index);
+                self.compact_if_owed(at, out);
+                let held = self.slots[at as usize].snapshots.owed.is_some();
+                self.counters.compactions_held.fetch_add(u64::from(held), Relaxed);
+            }
+            None => self.slots[at as usize].snapshots.failed = name.index,
         }
-        self.end_taking(at, taken);
+        self.end_taking(at, bytes.is_some());
         self.touch(at);
+    }
+
+    /// Compacts the log as far as the newest snapshot allows, once no peer that is heard of needs
+    /// what goes, or it has become too much to be kept.
+    pub(super) fn compact_if_owed(&mut self, at: u32, out: &mut TurnOutput) {
+        let slot = &self.slots[at as usize];
+        let Some(index) = slot.snapshots.owed else { return };
+        let upto = self.compactable(&slot.snapshots, index);
+        let needed = slot.core.log_needed_after().filter(|needed| *needed < upto);
+        if let Some(needed) = needed
+            && !raft_core::planted!(CompactsUnderTransfer)
+        {
+            let hold = self.options.snapshot_hold_bytes;
+            if hold > 0 && slot.snapshots.sizes.behind(needed) <= hold.max(slot.snapshots.bytes) {
+                return;
+            }
+            self.counters.compactions_forced.fetch_add(1, Relaxed);
+        }
+        self.step(at, Input::Compact(upto), out);
+        let snapshots = &mut self.slots[at as usize].snapshots;
+        snapshots.owed = None;
+        snapshots.sizes.forget(upto);
+    }
+
+    /// How much of the log a snapshot makes superfluous.
+    fn compactable(&self, snapshots: &Snapshots, index: LogIndex) -> LogIndex {
+        let tail = index.get().saturating_sub(self.options.snapshot_tail);
+        let tail = LogIndex::new(tail);
+        let every = self.options.snapshot_bytes;
+        let first = every.and_then(|every| snapshots.sizes.first_within(every / TAIL_PART));
+        first.map_or(tail, |first| tail.max(first.min(index)))
     }
 
     fn end_taking(&mut self, at: u32, taken: bool) {
@@ -196,7 +259,9 @@ impl ShardEngine {
         restored: Restored,
         out: &mut TurnOutput,
     ) {
-        let Some(at) = self.slot_of(name.group) else {
+        let slot = self.slot_of(name.group);
+        let Some(at) = slot.filter(|at| self.slots[*at as usize].incarnation == name.incarnation)
+        else {
             return;
         };
         self.restored = Some(restored);
@@ -230,6 +295,7 @@ impl ShardEngine {
             debug_assert!(false, "the core installs only what it was given");
             return;
         };
+        slot.snapshots.stands_at(&restored);
         match &mut slot.inline {
             Some(machine) => {
                 machine.replace(restored);

@@ -95,8 +95,10 @@ impl Bulk {
                     }
                 }
                 BulkInput::Ask(peer, frame) => {
-                    // Without a lane it is asked again.
-                    let _ = self.lanes.send(peer, frame);
+                    // Without a lane it is asked again when there is one.
+                    if self.lanes.send(peer, frame).is_err() {
+                        let _ = self.desk.send(DeskInput::LaneDown(peer));
+                    }
                 }
                 BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
                 BulkInput::Stop => {
@@ -161,6 +163,7 @@ impl Bulk {
         match event {
             LaneEvent::Up { peer, connection, .. } => {
                 if connection.direction() == Direction::Outgoing {
+                    let _ = self.desk.send(DeskInput::LaneUp(peer));
                     for shard in self.shards.iter() {
                         let input = EngineInput::LaneUp(peer, SendLane::Bulk);
                         let _ = shard.push(ShardInput::Engine(input));
@@ -172,6 +175,7 @@ impl Bulk {
                     if let Some((_, queue)) = self.waiting.iter_mut().find(|(p, _)| *p == peer) {
                         queue.clear();
                     }
+                    let _ = self.desk.send(DeskInput::LaneDown(peer));
                     for shard in self.shards.iter() {
                         let input = EngineInput::LaneDown(peer, SendLane::Bulk);
                         let _ = shard.push(ShardInput::Engine(input));

@@ -75,7 +75,7 @@ pub(crate) mod sim {
         Append, IDLE_AFTER, LogBatch, LogWork, NO_SEGMENT_PAUSE, give_up,
     };
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
-    pub(crate) use super::starting::{forget_strangers, registry};
+    pub(crate) use super::starting::registry;
 }
 
 pub use self::error::{CreateError, StartError};

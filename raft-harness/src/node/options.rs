@@ -42,12 +42,24 @@ pub struct NodeOptions {
     /// Default 8 MiB.
     pub window_bytes: u64,
     /// A snapshot of a group is taken when so many entries were applied since the last one, and
-    /// the log before it, less `snapshot_tail`, is forgotten; `None`: only when asked for. It costs
+    /// the log before it, less `snapshot_tail`, is forgotten; `None`: not by their number. It costs
     /// the machine's whole state once. Default 1,048,576.
     pub snapshot_every: Option<u64>,
     /// Entries before a snapshot that stay in the log: a peer that lags by less needs no snapshot.
     /// Default 16,384.
     pub snapshot_tail: u64,
+    /// A snapshot is taken as well when so many bytes were applied since the last one, or as many
+    /// as that one is long if it is longer: so a group's log stays near the size of its state, and
+    /// writing snapshots never costs more than writing the log. What stays of the log before it
+    /// is at most a quarter of that. `None`: not by bytes; without both, a snapshot is only taken
+    /// when asked for. Default 64 MiB: a second of replay, and little beside a segment of the log.
+    pub snapshot_bytes: Option<u64>,
+    /// The log that a peer needs is kept while the peer is heard of: from the snapshot on that it
+    /// is fetching, or from where it lags behind, up to so many bytes per group, or as many as the
+    /// newest snapshot is long if it is longer. Without that a peer would never catch up where
+    /// snapshots are taken faster than they move. Beyond it the log is compacted all the same, and
+    /// `compactions_forced` counts it. Default 256 MiB: some seconds of writing at full speed.
+    pub snapshot_hold_bytes: u64,
     /// Where snapshots are kept. `None`, the default: files beside the log, memory beside none.
     pub snapshots: Option<Arc<dyn SnapshotStore>>,
     /// Requests under way in one shard; beyond it they are refused as overloaded.
@@ -173,7 +185,9 @@ impl Default for NodeOptions {
             command_bytes_max: 64 << 20,
             window_bytes: 8 << 20,
             snapshot_every: Some(1 << 20),
+            snapshot_bytes: Some(64 << 20),
             snapshot_tail: 16 << 10,
+            snapshot_hold_bytes: 256 << 20,
             snapshots: None,
             requests_max: 128 << 10,
         }

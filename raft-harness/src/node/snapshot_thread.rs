@@ -1,12 +1,13 @@
-//! The thread of the snapshot desk: files are written, read and restored here, so that no shard
-//! and no lane ever waits for them.
+//! The threads of snapshots: files are written, read and restored here, so that no shard and no
+//! lane ever waits for them. One answers and asks for bytes, and never does anything long; the
+//! other does what takes long.
 //!
-//! What waits in its inbox is bounded by what may be under way: one taking and one fetch per
-//! group, and per peer the questions of its own fetches.
+//! What waits in their inboxes is bounded by what may be under way: one taking and one fetch per
+//! group, and per peer the questions that its desk has open.
 
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, at, never, select};
 use raft_core::GroupId;
 use raft_transport::Frame;
 
@@ -15,25 +16,35 @@ use super::clock::Clock;
 use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOutput};
+use crate::snapshot::workshop::{Job, Made, Workshop};
 
+/// The desk, until nobody can ask it any more.
 pub(crate) fn run(
     mut desk: Desk,
     inputs: &Receiver<DeskInput>,
+    workshop: (&Sender<Job>, &Receiver<Made>),
     shards: &[Arc<Inbox<ShardInput>>],
     bulk: &Inbox<BulkInput>,
     clock: Clock,
     shard_of: impl Fn(GroupId) -> usize,
 ) {
+    let (jobs, made) = workshop;
     let mut out = Vec::new();
     loop {
-        let received = match desk.next_deadline() {
-            Some(deadline) => inputs.recv_deadline(clock.instant(deadline).into_std()),
-            None => inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        let alarm = match desk.next_deadline() {
+            Some(deadline) => at(clock.instant(deadline).into_std()),
+            None => never(),
         };
-        match received {
-            Ok(input) => desk.handle(clock.now(), input, &mut out),
-            Err(RecvTimeoutError::Timeout) => desk.on_time(clock.now(), &mut out),
-            Err(RecvTimeoutError::Disconnected) => return,
+        select! {
+            recv(inputs) -> input => match input {
+                Ok(input) => desk.handle(clock.now(), input, &mut out),
+                Err(_) => return,
+            },
+            recv(made) -> made => match made {
+                Ok(made) => desk.on_made(clock.now(), made, &mut out),
+                Err(_) => return,
+            },
+            recv(alarm) -> _ => desk.on_time(clock.now(), &mut out),
         }
         for output in out.drain(..) {
             match output {
@@ -47,7 +58,34 @@ pub(crate) fn run(
                 DeskOutput::Engine(group, input) => {
                     let _ = shards[shard_of(group)].push(ShardInput::Engine(input));
                 }
+                DeskOutput::Work(job) => {
+                    let _ = jobs.send(job);
+                }
             }
+        }
+    }
+}
+
+/// The workshop, until its desk is gone: what waits then is done by nobody.
+pub(crate) fn run_workshop(mut workshop: Workshop, jobs: &Receiver<Job>, made: &Sender<Made>) {
+    let mut out = Vec::new();
+    loop {
+        if workshop.is_idle() {
+            match jobs.recv() {
+                Ok(job) => workshop.add(job),
+                Err(_) => return,
+            }
+        }
+        loop {
+            match jobs.try_recv() {
+                Ok(job) => workshop.add(job),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+        workshop.work(&mut out);
+        for what in out.drain(..) {
+            let _ = made.send(what);
         }
     }
 }

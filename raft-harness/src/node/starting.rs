@@ -1,6 +1,6 @@
 //! A node comes up: log, port, lanes, shards, groups; what fails half-way is taken back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,9 @@ use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapsh
 use crate::counters::Counters;
 use crate::engine::{ApplyJob, Durability, EngineInput, EngineOptions, Fetch, ShardEngine};
 use crate::group_spec::GroupSpec;
-use crate::snapshot::desk::{Desk, DeskInput, newest_fit};
+use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_fit};
+use crate::snapshot::shelf::Shelf;
+use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{MemoryStore, SnapshotStore};
 use crate::state_machine::StateMachineFactory;
 
@@ -90,14 +92,16 @@ impl Starting {
             open_log(&options)?;
         let durable = store.is_some();
         let specs = read_specs(groups)?;
-        let snapshots = open_snapshots(&options).map_err(StartError::Directory)?;
-        let is_here = |group| specs.iter().any(|(spec, _)| spec.group == group);
-        forget_strangers(&*snapshots, is_here).map_err(StartError::Directory)?;
+        let snapshots = open_snapshots(&options).and_then(Shelf::open);
+        let snapshots = Arc::new(snapshots.map_err(StartError::Directory)?);
+        let here: HashSet<GroupId> = specs.iter().map(|(spec, _)| spec.group).collect();
+        let forgotten = snapshots.forget_strangers(|group| here.contains(&group));
+        forgotten.map_err(StartError::Directory)?;
         let mut restored = Vec::with_capacity(specs.len());
         for (spec, recovered) in specs {
             let maker = maker(&factory, spec.group);
-            let machine = newest_fit(&*snapshots, &recovered, &spec, &maker);
-            restored.push((spec, recovered, machine.map_err(StartError::Directory)?));
+            let machine = newest_fit(&snapshots, &recovered, &spec, &maker);
+            restored.push((spec, recovered, machine));
         }
 
         let clock = Clock::new();
@@ -120,7 +124,7 @@ impl Starting {
         let registry = make_registry(&options, who, lives, &remembered, on_met);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
         let (network, listen) = self.start_control(&options, &inboxes, &lanes, &contacts)?;
-        let desk = self.start_desk(Desk::new(Arc::clone(&snapshots)), &inboxes, clock)?;
+        let desk = self.start_desk(snapshots, &inboxes, clock)?;
         self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
         let log = store.map(|store| self.start_log(store, &inboxes, &counters)).transpose()?;
         let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
@@ -141,7 +145,9 @@ impl Starting {
                     },
                     requests_max: options.requests_max,
                     snapshot_every: options.snapshot_every,
+                    snapshot_bytes: options.snapshot_bytes,
                     snapshot_tail: options.snapshot_tail,
+                    snapshot_hold_bytes: options.snapshot_hold_bytes,
                     bulk_bytes_max: options.lanes.bulk.window_bytes,
                 },
                 Arc::clone(&counters),
@@ -298,19 +304,28 @@ impl Starting {
 
     fn start_desk(
         &mut self,
-        desk: Desk,
+        shelf: Arc<Shelf>,
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         clock: Clock,
     ) -> Result<Sender<DeskInput>, StartError> {
+        let desk = Desk::new(Arc::clone(&shelf), DeskOptions::default());
         // Bounded by what may be under way, see `snapshot_thread`.
         let (inputs, inputs_out) = unbounded();
+        let (jobs, jobs_out) = unbounded();
+        let (made, made_out) = unbounded();
         let (inboxes, bulk) = (Arc::clone(shards), Arc::clone(&self.bulk));
         let count = inboxes.len();
         let alarm = Alarm::new("raft-snapshots", shards);
         self.threads.snapshots.push(spawn("raft-snapshots".to_owned(), move || {
             let _alarm = alarm;
             let owner = |group| shard_of(group, count);
-            snapshot_thread::run(desk, &inputs_out, &inboxes, &bulk, clock, owner);
+            let workshop = (&jobs, &made_out);
+            snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &bulk, clock, owner);
+        })?);
+        let alarm = Alarm::new("raft-snapshot-work", shards);
+        self.threads.snapshots.push(spawn("raft-snapshot-work".to_owned(), move || {
+            let _alarm = alarm;
+            snapshot_thread::run_workshop(Workshop::new(shelf), &jobs_out, &made);
         })?);
         Ok(inputs)
     }
@@ -436,16 +451,6 @@ fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
         #[cfg(not(unix))]
         LogKind::Directory { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
-}
-
-/// Removes the snapshots of groups that the log does not hold: a crash may leave some behind when
-/// a replica leaves.
-pub(crate) fn forget_strangers(
-    store: &dyn SnapshotStore,
-    is_here: impl Fn(GroupId) -> bool,
-) -> io::Result<()> {
-    let strangers = store.names()?.into_iter().filter(|name| !is_here(name.group));
-    strangers.into_iter().try_for_each(|name| store.remove(name))
 }
 
 fn read_specs(

@@ -1,44 +1,64 @@
-//! Where the work on snapshots is done: taking, sending, fetching, restoring.
+//! Where snapshots are asked for: bytes are handed out to whoever fetches, and fetched here.
 //!
-//! The desk does one thing after the other and knows neither threads nor clocks; whoever drives
-//! it hands in what happened and carries out what follows. A snapshot is fetched by asking for
-//! its bytes piece by piece, so the receiver sets the pace, the sender remembers nothing, and
-//! what a broken lane interrupted goes on where it stopped.
+//! The desk never does anything that takes long, so a question is answered while snapshots are
+//! written, synced or restored: that is the [workshop](super::workshop)'s. It knows neither threads
+//! nor clocks; whoever drives it hands in what happened and carries out what follows. A snapshot is
+//! fetched by asking for its bytes piece by piece, so the receiver sets the pace, the sender
+//! remembers nothing, and what a broken lane interrupted goes on where it stopped.
 //!
-//! Bounds: one fetch per group, one question open per fetch, one taking per group (the engine's
-//! rule).
+//! Answers come in the order of their questions, and none is lost as long as the lane holds. So
+//! what was asked is asked again when the lane is up again, and otherwise only after a long
+//! silence: on a slow lane every question asked twice would make it slower.
+//!
+//! Bounds: one fetch per group, [`fetches_max`](DeskOptions::fetches_max) of them asking at a time
+//! with [`pieces_ahead`](DeskOptions::pieces_ahead) questions open each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::format::{self, Restored, restore};
+use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
+use super::workshop::{Job, Made, Taking};
 use crate::engine::{EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
-use crate::state_machine::SnapshotPieces;
 
-/// A question without an answer is asked again after so long; an answer to the first one is as
-/// good.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// So many questions in vain, and the leader may offer it anew.
-const TRIES_MAX: u32 = 10;
+/// After so long without any progress the question is asked again. Each time in vain doubles it
+/// for the fetch, so that a lane slower than that is not filled with repetitions.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So often in vain, and the leader may offer it anew.
+const TRIES_MAX: u32 = 5;
+/// What came of a snapshot is kept so long for whoever offers the same one again.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// How a desk goes about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeskOptions {
+    /// Bytes in one answer, at most [`SNAPSHOT_DATA_MAX`].
+    pub(crate) piece_bytes: usize,
+    /// Questions of one fetch under way at once: with eight pieces of 192 KiB, 75 MiB a second
+    /// over a round trip of 20 ms.
+    pub(crate) pieces_ahead: u64,
+    /// Fetches that ask at once; more would only share the same lane and disk.
+    pub(crate) fetches_max: usize,
+}
+
+impl Default for DeskOptions {
+    fn default() -> Self {
+        Self { piece_bytes: SNAPSHOT_DATA_MAX, pieces_ahead: 8, fetches_max: 4 }
+    }
+}
 
 /// What the desk is asked, or hears.
 pub(crate) enum DeskInput {
     /// Write a machine's state down.
-    Take {
-        name: SnapshotName,
-        meta: SnapshotMeta,
-        pieces: SnapshotPieces,
-        /// Older ones of the group from here on may still be asked for.
-        keep_from: LogIndex,
-    },
+    Take(Box<Taking>),
     /// Get what a leader offers and make a machine of it.
     Fetch(Box<Wanted>),
     /// Stop getting what is being got for a group.
@@ -49,6 +69,10 @@ pub(crate) enum DeskInput {
     Pull(ConnectionId, SnapshotPull),
     /// A peer sent some.
     Chunk(NodeId, SnapshotChunk),
+    /// Questions reach this node (again).
+    LaneUp(NodeId),
+    /// What this node was asked is lost, and nothing can be asked.
+    LaneDown(NodeId),
 }
 
 /// A snapshot that is wanted.
@@ -69,97 +93,166 @@ pub(crate) enum DeskOutput {
     Chunk(ConnectionId, SnapshotChunk),
     /// Tell the group's engine.
     Engine(GroupId, EngineInput),
+    /// Work for the workshop.
+    Work(Job),
 }
 
 pub(crate) struct Desk {
-    store: Arc<dyn SnapshotStore>,
+    shelf: Arc<Shelf>,
+    options: DeskOptions,
     fetches: BTreeMap<GroupId, Fetch>,
+    /// All bytes are here, and the workshop makes machines of them.
+    making: BTreeSet<SnapshotName>,
+    /// Nodes that no question reaches.
+    down: BTreeSet<NodeId>,
 }
 
 struct Fetch {
     wanted: Box<Wanted>,
+    stage: Stage,
     part: Option<Box<dyn SnapshotPart>>,
     got: u64,
+    /// Bytes before this were asked for.
+    asked: u64,
+    /// What one answer holds, as the first one showed.
+    piece: u64,
     /// Length and sum of the whole, once known.
     whole: Option<(u64, u32)>,
-    asked: Micros,
+    patience: Duration,
     tries: u32,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// For its turn, or for its lane.
+    Waits,
+    /// Something was asked, and this is when there was news last.
+    Asks(Micros),
+    /// Given up at this time; it goes on if the same is offered again.
+    Kept(Micros),
+}
+
 impl Desk {
-    pub(crate) fn new(store: Arc<dyn SnapshotStore>) -> Self {
-        Self { store, fetches: BTreeMap::new() }
+    pub(crate) fn new(shelf: Arc<Shelf>, options: DeskOptions) -> Self {
+        let (fetches, making, down) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { shelf, options, fetches, making, down }
     }
 
     pub(crate) fn handle(&mut self, now: Micros, input: DeskInput, out: &mut Vec<DeskOutput>) {
         match input {
-            DeskInput::Take { name, meta, pieces, keep_from } => {
-                let written = format::write(&*self.store, name, &meta, pieces);
-                if let Err(error) = &written {
-                    warn!(group = %name.group, index = %name.index, %error, "no snapshot was taken");
-                } else {
-                    self.prune(name, keep_from);
-                }
-                let input = EngineInput::SnapshotDone(name, written.is_ok());
-                out.push(DeskOutput::Engine(name.group, input));
-            }
-            DeskInput::Fetch(wanted) => self.fetch(now, wanted, out),
+            DeskInput::Take(taking) => out.push(DeskOutput::Work(Job::Take(taking))),
+            DeskInput::Fetch(wanted) => self.fetch(wanted, out),
             DeskInput::Abort(group) => {
                 self.fetches.remove(&group);
             }
             DeskInput::Forget(group, incarnation) => {
                 self.fetches.remove(&group);
-                self.remove_if(|name| name.group == group && name.incarnation == incarnation);
+                out.push(DeskOutput::Work(Job::Forget(group, incarnation)));
             }
             DeskInput::Pull(connection, pull) => {
                 out.push(DeskOutput::Chunk(connection, self.answer(pull)));
             }
-            DeskInput::Chunk(node, chunk) => self.take_chunk(now, node, chunk, out),
+            DeskInput::Chunk(node, chunk) => self.take_chunk(now, node, &chunk, out),
+            DeskInput::LaneUp(node) => {
+                self.down.remove(&node);
+            }
+            DeskInput::LaneDown(node) => {
+                self.down.insert(node);
+                let lost = |fetch: &&mut Fetch| fetch.wanted.node == node && fetch.asks();
+                self.fetches.values_mut().filter(lost).for_each(Fetch::interrupt);
+            }
         }
+        self.begin(now, out);
+    }
+
+    /// The workshop has done something; what of it is for an engine goes there.
+    pub(crate) fn on_made(&mut self, now: Micros, made: Made, out: &mut Vec<DeskOutput>) {
+        match made {
+            Made::Engine(group, input) => out.push(DeskOutput::Engine(group, input)),
+            Made::Over(name) => {
+                self.making.remove(&name);
+            }
+            Made::StillWanted(wanted) => {
+                let group = wanted.name.group;
+                self.fetches.entry(group).or_insert_with(|| Fetch::new(wanted));
+            }
+        }
+        self.begin(now, out);
     }
 
     /// Asks again what was not answered.
     pub(crate) fn on_time(&mut self, now: Micros, out: &mut Vec<DeskOutput>) {
-        let late = |fetch: &&mut Fetch| now >= fetch.asked.after(PATIENCE);
         let mut failed = Vec::new();
-        for fetch in self.fetches.values_mut().filter(late) {
+        for (group, fetch) in &mut self.fetches {
+            if fetch.deadline().is_none_or(|deadline| now < deadline) || !fetch.asks() {
+                continue;
+            }
             fetch.tries += 1;
+            fetch.patience *= 2;
+            fetch.interrupt();
             if fetch.tries >= TRIES_MAX {
-                failed.push(fetch.wanted.name.group);
-            } else {
-                fetch.ask(now, out);
+                fetch.stage = Stage::Kept(now);
+                failed.push(*group);
             }
         }
         for group in failed {
-            self.give_up(group, "nobody answers", out);
+            self.report_failure(group, "nobody answers", out);
         }
+        self.fetches.retain(|_, fetch| match fetch.stage {
+            Stage::Kept(since) => now < since.after(KEPT_FOR),
+            Stage::Waits | Stage::Asks(_) => true,
+        });
+        self.begin(now, out);
     }
 
     /// When [`on_time`](Self::on_time) has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
-        self.fetches.values().map(|fetch| fetch.asked.after(PATIENCE)).min()
+        self.fetches.values().filter_map(Fetch::deadline).min()
     }
 
-    fn fetch(&mut self, now: Micros, wanted: Box<Wanted>, out: &mut Vec<DeskOutput>) {
+    /// Whether bytes of a snapshot are on their way here, or a machine is made of them.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_fetching(&self) -> bool {
+        !self.making.is_empty() || self.fetches.values().any(Fetch::asks)
+    }
+
+    fn fetch(&mut self, wanted: Box<Wanted>, out: &mut Vec<DeskOutput>) {
         let name = wanted.name;
-        let group = name.group;
-        if let Some(fetch) = self.fetches.get_mut(&group)
-            && fetch.wanted.name == name
-        {
-            // The same from another leader: its bytes may differ, which the first of them tells.
-            fetch.wanted = wanted;
-            fetch.tries = 0;
-            fetch.ask(now, out);
+        if self.making.contains(&name) {
+            // What comes of it is told when it is there.
             return;
         }
-        let fetch = Fetch { wanted, part: None, got: 0, whole: None, asked: now, tries: 0 };
-        self.fetches.insert(group, fetch);
-        // An earlier life may have got it already.
-        if matches!(self.store.bytes(name), Ok(Some(_))) && self.make_machine(group, out).is_ok() {
+        if self.shelf.has(name) {
+            // An earlier life got it already, or a later wish found it useless and this one came.
+            self.fetches.remove(&name.group);
+            self.making.insert(name);
+            out.push(DeskOutput::Work(Job::Restore { wanted, part: None }));
             return;
         }
-        if let Some(fetch) = self.fetches.get_mut(&group) {
-            fetch.ask(now, out);
+        let fetch = match self.fetches.remove(&name.group) {
+            // Perhaps from another leader: its bytes may differ, which the first of them tells.
+            Some(mut same) if same.wanted.name == name => {
+                same.wanted = wanted;
+                same.tries = 0;
+                same.interrupt();
+                same
+            }
+            Some(_) | None => Fetch::new(wanted),
+        };
+        self.fetches.insert(name.group, fetch);
+    }
+
+    /// Lets fetches ask whose turn it is.
+    fn begin(&mut self, now: Micros, out: &mut Vec<DeskOutput>) {
+        let mut asking = self.fetches.values().filter(|fetch| fetch.asks()).count();
+        for fetch in self.fetches.values_mut() {
+            if asking >= self.options.fetches_max {
+                return;
+            }
+            if fetch.stage == Stage::Waits && !self.down.contains(&fetch.wanted.node) {
+                fetch.ask(now, self.options, out);
+                asking += 1;
+            }
         }
     }
 
@@ -167,7 +260,7 @@ impl Desk {
         &mut self,
         now: Micros,
         node: NodeId,
-        chunk: SnapshotChunk,
+        chunk: &SnapshotChunk,
         out: &mut Vec<DeskOutput>,
     ) {
         let group = chunk.place.group;
@@ -175,57 +268,29 @@ impl Desk {
             return;
         };
         // Answers to a question asked twice come twice.
-        if fetch.wanted.node != node || fetch.place() != chunk.place {
+        if fetch.wanted.node != node || !fetch.asks() || fetch.place(fetch.got) != chunk.place {
             return;
         }
-        match fetch.take(&*self.store, &chunk) {
-            Ok(Progress::More) => fetch.ask(now, out),
-            Ok(Progress::Whole) => {
-                if let Err(error) = self.make_machine(group, out) {
-                    self.give_up(group, &error, out);
+        match fetch.take(self.shelf.store(), chunk) {
+            Ok(None) => fetch.ask(now, self.options, out),
+            Ok(Some(part)) => {
+                if let Some(Fetch { wanted, .. }) = self.fetches.remove(&group) {
+                    self.making.insert(wanted.name);
+                    out.push(DeskOutput::Work(Job::Restore { wanted, part: Some(part) }));
                 }
-            }
-            Err(error) => self.give_up(group, &error.to_string(), out),
-        }
-    }
-
-    /// All bytes are here: makes a machine of them.
-    fn make_machine(&mut self, group: GroupId, out: &mut Vec<DeskOutput>) -> Result<(), String> {
-        let Some(fetch) = self.fetches.get(&group) else {
-            return Ok(());
-        };
-        let Wanted { name, meta, maker, spec, .. } = &*fetch.wanted;
-        let name = *name;
-        let restored = restore(&*self.store, name, maker(spec)).map_err(|error| error.to_string());
-        let restored = restored.and_then(|restored| {
-            let of = |meta: &SnapshotMeta| (meta.config_index, Arc::clone(&meta.membership));
-            if of(&restored.meta) == of(meta) {
-                Ok(restored)
-            } else {
-                Err("it stands for something else than was offered".to_owned())
-            }
-        });
-        match restored {
-            Ok(restored) => {
-                self.fetches.remove(&group);
-                info!(%group, index = %name.index, "a snapshot came");
-                let input = EngineInput::SnapshotFetched(name, Box::new(restored));
-                out.push(DeskOutput::Engine(group, input));
-                Ok(())
             }
             Err(error) => {
-                if let Err(error) = self.store.remove(name) {
-                    warn!(%group, index = %name.index, %error, "a useless snapshot stays");
-                }
-                Err(error)
+                self.report_failure(group, &error.to_string(), out);
+                self.fetches.remove(&group);
             }
         }
     }
 
-    fn give_up(&mut self, group: GroupId, why: &str, out: &mut Vec<DeskOutput>) {
-        if let Some(fetch) = self.fetches.remove(&group) {
+    fn report_failure(&self, group: GroupId, why: &str, out: &mut Vec<DeskOutput>) {
+        if let Some(fetch) = self.fetches.get(&group) {
             let Wanted { name, node, .. } = *fetch.wanted;
-            warn!(%group, index = %name.index, from = %node, why, "a snapshot did not come");
+            let got = fetch.got;
+            warn!(%group, index = %name.index, from = %node, got, why, "a snapshot did not come");
             out.push(DeskOutput::Engine(group, EngineInput::SnapshotFetchFailed(name)));
         }
     }
@@ -237,11 +302,12 @@ impl Desk {
             index: place.index,
             term: place.term,
         };
+        let store = self.shelf.store();
         let read = || -> io::Result<Option<SnapshotChunk>> {
-            let Some((total, sum)) = format::fingerprint(&*self.store, name)? else {
+            let Some((total, sum)) = format::fingerprint(store, name)? else {
                 return Ok(None);
             };
-            let data = self.store.read(name, place.offset, SNAPSHOT_DATA_MAX)?;
+            let data = store.read(name, place.offset, self.options.piece_bytes)?;
             Ok(Some(SnapshotChunk { place, total, sum, data }))
         };
         let found = read().unwrap_or_else(|error| {
@@ -250,43 +316,68 @@ impl Desk {
         });
         found.unwrap_or(SnapshotChunk { place, total: 0, sum: 0, data: Default::default() })
     }
-
-    /// Removes what a newer snapshot of the group makes useless.
-    fn prune(&self, newest: SnapshotName, keep_from: LogIndex) {
-        self.remove_if(|name| {
-            (name.group, name.incarnation) == (newest.group, newest.incarnation)
-                && name.index < newest.index
-                && name.index < keep_from
-        });
-    }
-
-    fn remove_if(&self, useless: impl Fn(&SnapshotName) -> bool) {
-        let removed = self.store.names().and_then(|names| {
-            names.into_iter().filter(useless).try_for_each(|name| self.store.remove(name))
-        });
-        if let Err(error) = removed {
-            warn!(%error, "useless snapshots stay");
-        }
-    }
-}
-
-enum Progress {
-    More,
-    Whole,
 }
 
 impl Fetch {
-    fn place(&self) -> SnapshotPull {
+    fn new(wanted: Box<Wanted>) -> Self {
+        Self {
+            wanted,
+            stage: Stage::Waits,
+            part: None,
+            got: 0,
+            asked: 0,
+            piece: SNAPSHOT_DATA_MAX as u64,
+            whole: None,
+            patience: PATIENCE,
+            tries: 0,
+        }
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.stage, Stage::Asks(_))
+    }
+
+    fn deadline(&self) -> Option<Micros> {
+        match self.stage {
+            Stage::Waits => None,
+            Stage::Asks(since) => Some(since.after(self.patience)),
+            Stage::Kept(since) => Some(since.after(KEPT_FOR)),
+        }
+    }
+
+    /// Whatever was asked is not answered any more; it goes on from what came.
+    fn interrupt(&mut self) {
+        self.stage = Stage::Waits;
+        self.asked = self.got;
+    }
+
+    fn place(&self, offset: u64) -> SnapshotPull {
         let SnapshotName { group, incarnation, index, term } = self.wanted.name;
-        SnapshotPull { group, group_incarnation: incarnation, index, term, offset: self.got }
+        SnapshotPull { group, group_incarnation: incarnation, index, term, offset }
     }
 
-    fn ask(&mut self, now: Micros, out: &mut Vec<DeskOutput>) {
-        self.asked = now;
-        out.push(DeskOutput::Pull(self.wanted.node, self.place()));
+    /// Asks for as much as may be under way: for one piece until the length is known.
+    fn ask(&mut self, now: Micros, options: DeskOptions, out: &mut Vec<DeskOutput>) {
+        let ahead = match self.whole {
+            Some((total, _)) => {
+                total.min(self.got.saturating_add(self.piece * options.pieces_ahead))
+            }
+            None => 1,
+        };
+        self.asked = self.asked.max(self.got);
+        while self.asked < ahead {
+            out.push(DeskOutput::Pull(self.wanted.node, self.place(self.asked)));
+            self.asked += self.piece;
+        }
+        self.stage = Stage::Asks(now);
     }
 
-    fn take(&mut self, store: &dyn SnapshotStore, chunk: &SnapshotChunk) -> io::Result<Progress> {
+    /// Takes the bytes that come next. Returns all of them when they are there.
+    fn take(
+        &mut self,
+        store: &dyn SnapshotStore,
+        chunk: &SnapshotChunk,
+    ) -> io::Result<Option<Box<dyn SnapshotPart>>> {
         let whole = (chunk.total, chunk.sum);
         if self.whole != Some(whole) {
             if chunk.total == 0 {
@@ -296,35 +387,36 @@ impl Fetch {
             self.whole = Some(whole);
             if std::mem::take(&mut self.got) > 0 {
                 // Other bytes than those before: from the beginning.
-                return Ok(Progress::More);
+                self.asked = 0;
+                return Ok(None);
             }
         }
         let left = chunk.total - self.got;
-        if chunk.data.is_empty() || chunk.data.len() as u64 > left {
+        let bytes = chunk.data.len() as u64;
+        if bytes == 0 || bytes > left {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let part = self.part.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         part.append(&chunk.data)?;
-        self.got += chunk.data.len() as u64;
+        self.got += bytes;
         self.tries = 0;
-        if self.got < chunk.total {
-            return Ok(Progress::More);
+        if bytes != self.piece && self.got < chunk.total {
+            // The sender's pieces are of another size: what was asked for was other places.
+            self.piece = bytes;
+            self.asked = self.got;
         }
-        match self.part.take() {
-            Some(part) => part.finish().map(|()| Progress::Whole),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        if self.got < chunk.total { Ok(None) } else { Ok(self.part.take()) }
     }
 }
 
 /// The newest snapshot that fits a recovered log, as a machine; a damaged one gives way to an
 /// older one.
 pub(crate) fn newest_fit(
-    store: &dyn SnapshotStore,
+    shelf: &Shelf,
     recovered: &raft_storage::RecoveredGroup,
     spec: &GroupSpec,
     maker: &MakeMachine,
-) -> io::Result<Option<Restored>> {
+) -> Option<Restored> {
     let term_at = |index: LogIndex| {
         if index == recovered.base.index {
             return Some(recovered.base.term);
@@ -332,234 +424,19 @@ pub(crate) fn newest_fit(
         let after = recovered.term_runs.partition_point(|(first, _)| *first <= index);
         Some(recovered.term_runs.get(after.checked_sub(1)?)?.1)
     };
-    let mut names: Vec<SnapshotName> = store.names()?;
-    names.retain(|name| {
-        (name.group, name.incarnation) == (spec.group, spec.incarnation)
-            && (recovered.base.index..=recovered.last_index).contains(&name.index)
+    let fits = |name: &SnapshotName| {
+        (recovered.base.index..=recovered.last_index).contains(&name.index)
             && term_at(name.index) == Some(name.term)
-    });
-    names.sort_unstable_by_key(|name| std::cmp::Reverse(name.index));
-    for name in names {
-        match restore(store, name, maker(spec)) {
-            Ok(restored) => return Ok(Some(restored)),
+    };
+    let names = shelf.of(spec.group, spec.incarnation);
+    for name in names.into_iter().rev().filter(fits) {
+        match restore(shelf.store(), name, maker(spec)) {
+            Ok(restored) => return Some(restored),
             Err(error) => warn!(group = %name.group, index = %name.index, %error, "passed over"),
         }
     }
-    Ok(None)
+    None
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
-
-    use super::*;
-    use crate::snapshot::MemoryStore;
-    use crate::state_machine::{RestoreError, StateMachine};
-
-    const GROUP: GroupId = GroupId::new(7);
-    const SENDER: NodeId = NodeId::new(2);
-
-    /// Holds the bytes it was restored from.
-    struct Holder(Vec<u8>);
-
-    impl StateMachine for Holder {
-        fn apply(&mut self, _: &[Entry], _: &mut Vec<Bytes>) {}
-
-        fn read(&self, _: &[u8]) -> Bytes {
-            Bytes::copy_from_slice(&self.0)
-        }
-
-        fn digest(&self) -> u64 {
-            0
-        }
-
-        fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
-            pieces.for_each(|piece| self.0.extend_from_slice(&piece));
-            Ok(())
-        }
-    }
-
-    fn meta() -> SnapshotMeta {
-        SnapshotMeta {
-            index: LogIndex::new(11),
-            term: Term::new(5),
-            time: LogTime::new(7),
-            config_index: LogIndex::new(3),
-            membership: Arc::new(Membership::of_voters([ReplicaId::new(2)]).unwrap()),
-        }
-    }
-
-    fn name() -> SnapshotName {
-        let incarnation = GroupIncarnation::new(1);
-        SnapshotName { group: GROUP, incarnation, index: meta().index, term: meta().term }
-    }
-
-    fn state(byte: u8) -> Vec<u8> {
-        (0..700_000_u32).map(|at| (at >> 3) as u8 ^ byte).collect()
-    }
-
-    fn taking(byte: u8) -> DeskInput {
-        let pieces: Vec<Bytes> = state(byte).chunks(100_000).map(Bytes::copy_from_slice).collect();
-        let pieces: SnapshotPieces = Box::new(pieces.into_iter());
-        DeskInput::Take { name: name(), meta: meta(), pieces, keep_from: LogIndex::ZERO }
-    }
-
-    struct Pair {
-        sender: Desk,
-        receiver: Desk,
-        store: MemoryStore,
-        now: Micros,
-    }
-
-    impl Pair {
-        fn new() -> Self {
-            let store = MemoryStore::default();
-            let mut sender = Desk::new(Arc::new(MemoryStore::default()));
-            sender.handle(Micros::ZERO, taking(0), &mut Vec::new());
-            let receiver = Desk::new(Arc::new(store.clone()));
-            Self { sender, receiver, store, now: Micros::ZERO }
-        }
-
-        fn fetch(&mut self) -> Vec<DeskOutput> {
-            let wanted = Wanted {
-                name: name(),
-                meta: meta(),
-                node: SENDER,
-                maker: Arc::new(|_| Box::new(Holder(Vec::new()))),
-                spec: Arc::new(GroupSpec::on_nodes(GROUP, [SENDER])),
-            };
-            let mut out = Vec::new();
-            self.receiver.handle(self.now, DeskInput::Fetch(Box::new(wanted)), &mut out);
-            out
-        }
-
-        /// The sender's answer to the one question there is.
-        fn answer(&mut self, out: &[DeskOutput]) -> SnapshotChunk {
-            let [DeskOutput::Pull(SENDER, pull)] = out else { panic!("one question is open") };
-            self.sender.answer(*pull)
-        }
-
-        fn deliver(&mut self, chunk: SnapshotChunk) -> Vec<DeskOutput> {
-            let mut out = Vec::new();
-            self.receiver.handle(self.now, DeskInput::Chunk(SENDER, chunk), &mut out);
-            out
-        }
-
-        /// Goes on to the end; how many pieces came, and what the engine was told.
-        fn finish(&mut self, mut out: Vec<DeskOutput>) -> (usize, EngineInput) {
-            let mut pieces = 0;
-            loop {
-                if let [DeskOutput::Engine(GROUP, _)] = &out[..] {
-                    let Some(DeskOutput::Engine(_, input)) = out.pop() else { unreachable!() };
-                    return (pieces, input);
-                }
-                let chunk = self.answer(&out);
-                pieces += 1;
-                out = self.deliver(chunk);
-            }
-        }
-
-        fn time(&mut self) -> Vec<DeskOutput> {
-            self.now = self.receiver.next_deadline().expect("a question is open");
-            let mut out = Vec::new();
-            self.receiver.on_time(self.now, &mut out);
-            out
-        }
-    }
-
-    fn came(input: EngineInput) -> Vec<u8> {
-        match input {
-            EngineInput::SnapshotFetched(_, restored) => restored.machine.read(b"").to_vec(),
-            _ => panic!("it did not come"),
-        }
-    }
-
-    #[test]
-    fn a_snapshot_comes_piece_by_piece_and_goes_on_where_a_lost_answer_stopped_it() {
-        let mut pair = Pair::new();
-        let out = pair.fetch();
-        let first = pair.answer(&out);
-        let second = pair.deliver(first.clone());
-        assert!(pair.deliver(first).is_empty(), "the same answer once more is no news");
-        // The answer to the second question is lost.
-        drop(second);
-        let again = pair.time();
-        assert_eq!(pair.answer(&again).place.offset, SNAPSHOT_DATA_MAX as u64);
-        let (pieces, input) = pair.finish(again);
-        assert_eq!(pieces, 3, "three of four");
-        assert_eq!(came(input), state(0));
-        assert_eq!(pair.receiver.next_deadline(), None);
-        // What is here already is not asked for again.
-        let (pieces, input) = {
-            let out = pair.fetch();
-            pair.finish(out)
-        };
-        assert_eq!((pieces, came(input).len()), (0, 700_000));
-    }
-
-    #[test]
-    fn bytes_of_two_snapshots_are_never_mixed() {
-        let mut pair = Pair::new();
-        let out = pair.fetch();
-        let first = pair.answer(&out);
-        let second = pair.deliver(first);
-        // Another node, or another life, wrote the same state in other bytes.
-        pair.sender.handle(Micros::ZERO, taking(1), &mut Vec::new());
-        let (pieces, input) = pair.finish(second);
-        assert_eq!(pieces, 1 + 4, "from the beginning");
-        assert_eq!(came(input), state(1));
-    }
-
-    #[test]
-    fn what_does_not_come_or_comes_damaged_is_given_up() {
-        let failed = |input| matches!(input, EngineInput::SnapshotFetchFailed(_));
-        let mut pair = Pair::new();
-        let mut out = pair.fetch();
-        let mut questions = 0;
-        while !matches!(out[..], [DeskOutput::Engine(..)]) {
-            questions += 1;
-            out = pair.time();
-        }
-        assert_eq!(questions, TRIES_MAX);
-
-        let mut pair = Pair::new();
-        let out = pair.fetch();
-        let mut damaged = pair.answer(&out);
-        let mut bytes = damaged.data.to_vec();
-        bytes[100_000] ^= 1;
-        damaged.data = bytes.into();
-        let out = pair.deliver(damaged);
-        let (_, input) = pair.finish(out);
-        assert!(failed(input));
-        assert_eq!(pair.store.names().unwrap(), [], "it may be fetched anew");
-
-        let mut pair = Pair::new();
-        pair.sender = Desk::new(Arc::new(MemoryStore::default()));
-        let out = pair.fetch();
-        assert!(failed(pair.finish(out).1), "the sender has it no more");
-    }
-
-    #[test]
-    fn a_new_snapshot_makes_old_ones_go_but_those_still_asked_for() {
-        let store = MemoryStore::default();
-        let mut desk = Desk::new(Arc::new(store.clone()));
-        let mut take = |index: u64, keep_from: u64| {
-            let meta = SnapshotMeta { index: LogIndex::new(index), ..meta() };
-            let name = SnapshotName { index: meta.index, ..name() };
-            let pieces: SnapshotPieces = Box::new(std::iter::empty());
-            let keep_from = LogIndex::new(keep_from);
-            let input = DeskInput::Take { name, meta, pieces, keep_from };
-            desk.handle(Micros::ZERO, input, &mut Vec::new());
-            let names = store.names().unwrap();
-            names.iter().map(|name| name.index.get()).collect::<Vec<_>>()
-        };
-        assert_eq!(take(10, 0), [10]);
-        assert_eq!(take(20, 10), [10, 20]);
-        assert_eq!(take(30, 20), [20, 30]);
-        assert_eq!(take(40, 20), [20, 30, 40]);
-        let incarnation = GroupIncarnation::new(1);
-        desk.handle(Micros::ZERO, DeskInput::Forget(GROUP, incarnation), &mut Vec::new());
-        assert_eq!(store.names().unwrap(), []);
-    }
-}
+mod tests;

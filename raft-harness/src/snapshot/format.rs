@@ -10,6 +10,7 @@ use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, Membership, SnapshotMeta, Term};
 use raft_storage::{crc32c, crc32c_append};
 
+use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
 use crate::state_machine::{RestoreError, StateMachine};
 
@@ -23,14 +24,14 @@ const PIECE_BYTES_MAX: u32 = 256 << 20;
 const PIECE_HEADER_BYTES: usize = 8;
 const FOOTER_BYTES: usize = 12;
 
-/// Writes a whole snapshot and makes it durable.
+/// Writes a whole snapshot and makes it durable. Returns its length.
 pub(crate) fn write(
-    store: &dyn SnapshotStore,
+    shelf: &Shelf,
     name: SnapshotName,
     meta: &SnapshotMeta,
     pieces: impl Iterator<Item = Bytes>,
-) -> io::Result<()> {
-    let mut out = Summing { part: store.begin(name)?, crc: 0 };
+) -> io::Result<u64> {
+    let mut out = Summing { part: shelf.store().begin(name)?, crc: 0, bytes: 0 };
     out.put(&header(name, meta))?;
     let mut count: u32 = 0;
     for piece in pieces.filter(|piece| !piece.is_empty()) {
@@ -48,17 +49,20 @@ pub(crate) fn write(
     out.put(&count.to_le_bytes())?;
     let crc = out.crc.to_le_bytes();
     out.put(&crc)?;
-    out.part.finish()
+    shelf.put(name, out.part)?;
+    Ok(out.bytes)
 }
 
 struct Summing {
     part: Box<dyn SnapshotPart>,
     crc: u32,
+    bytes: u64,
 }
 
 impl Summing {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.crc = crc32c_append(self.crc, bytes);
+        self.bytes += bytes.len() as u64;
         self.part.append(bytes)
     }
 }
@@ -99,6 +103,8 @@ pub(crate) fn fingerprint(
 pub(crate) struct Restored {
     pub(crate) machine: Box<dyn StateMachine>,
     pub(crate) meta: SnapshotMeta,
+    /// Its length.
+    pub(crate) bytes: u64,
 }
 
 /// Makes `machine`, which is fresh, what the snapshot says.
@@ -118,7 +124,7 @@ pub(crate) fn restore(
     for _ in reader.by_ref() {}
     match reader.fault.take() {
         Some(fault) => Err(fault),
-        None => Ok(Restored { machine, meta }),
+        None => Ok(Restored { machine, meta, bytes: reader.end }),
     }
 }
 
@@ -288,7 +294,8 @@ mod tests {
         };
         let store = MemoryStore::default();
         let pieces = [&b"one"[..], b"", b"three"].map(Bytes::from_static);
-        write(&store, name, &meta, pieces.into_iter()).unwrap();
+        let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
+        write(&shelf, name, &meta, pieces.into_iter()).unwrap();
         (store, name, meta)
     }
 

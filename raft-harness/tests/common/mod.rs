@@ -322,6 +322,21 @@ impl Cluster {
         }
     }
 
+    /// Waits until the log of a node's replica begins after this index or later.
+    pub fn compacted(&self, node: u64, group: GroupId, least: LogIndex) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.host(node).group_status(group).context("it is not here")?;
+            if status.base_index >= least {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("the log of {group} on node {node} was not compacted: {status:?}");
+            }
+            self.wait(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until all running replicas applied the same index, and compares their digests.
     pub fn agree(&self, group: GroupId) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;

@@ -404,6 +404,15 @@ impl Cluster {
         }
     }
 
+    /// The bulk lane's thread tells its desk.
+    fn tell_desk_of_lane(&mut self, node: NodeId, input: DeskInput) {
+        let now = self.now;
+        if self.node(node).engine.is_some() {
+            self.node(node).desk_inputs.push_back(input);
+            self.look_at_desk(node, now);
+        }
+    }
+
     fn look_at_desk(&mut self, id: NodeId, at: Micros) {
         let node = self.node(id);
         if node.desk_at.is_none_or(|planned| at < planned) {
@@ -423,8 +432,15 @@ impl Cluster {
             None => node.desk.on_time(now, &mut out),
         }
         let life = node.life;
-        for output in out {
+        while let Some(output) = (!out.is_empty()).then(|| out.remove(0)) {
             match output {
+                DeskOutput::Work(job) => {
+                    let node = self.node(id);
+                    let mut made = Vec::new();
+                    node.workshop.add(job);
+                    node.workshop.work(&mut made);
+                    made.into_iter().for_each(|made| node.desk.on_made(now, made, &mut out));
+                }
                 DeskOutput::Pull(to, pull) => {
                     if let Some(wire) = self.network.wire(LinkId { from: id, to, bulk: true }) {
                         self.send_frame(wire, false, life, Frame::SnapshotPull(pull));
@@ -532,8 +548,7 @@ impl Cluster {
             let journal = Journal::default();
             self.node(id).journals.insert(spec.group, journal.clone());
             let maker = maker(spec.group, journal);
-            let store = self.node(id).snapshots.clone();
-            let restored = newest_fit(&store, &recovered, &spec, &maker).expect("memory");
+            let restored = newest_fit(&self.node(id).shelf, &recovered, &spec, &maker);
             self.restored += usize::from(restored.is_some());
             self.create_from(id, spec, Some(recovered), restored);
         }
@@ -610,6 +625,9 @@ impl Cluster {
         end.generation += 1;
         end.in_flight = 0;
         end.arrives = [now; 2];
+        if link.bulk {
+            self.tell_desk_of_lane(link.from, DeskInput::LaneUp(link.to));
+        }
         self.tell(link.from, EngineInput::LaneUp(link.to, link.lane()));
     }
 
@@ -620,6 +638,7 @@ impl Cluster {
         if self.node(link.from).engine.is_some() {
             if link.bulk {
                 self.node(link.from).bulk.remove(&link.to);
+                self.tell_desk_of_lane(link.from, DeskInput::LaneDown(link.to));
             }
             self.tell(link.from, EngineInput::LaneDown(link.to, link.lane()));
         }

@@ -14,7 +14,9 @@ use crate::engine::{
     TurnOutput,
 };
 use crate::snapshot::MemoryStore;
-use crate::snapshot::desk::{Desk, DeskInput};
+use crate::snapshot::desk::{Desk, DeskInput, DeskOptions};
+use crate::snapshot::shelf::Shelf;
+use crate::snapshot::workshop::Workshop;
 
 /// Entries with a payload of this size take the bulk lane.
 pub(super) const BULK_BYTES: usize = 4 << 10;
@@ -33,8 +35,16 @@ pub(super) struct Node {
     pub(super) worker: Worker,
     /// Snapshots that are whole outlive crashes; the desk's work does not.
     pub(super) snapshots: MemoryStore,
+    pub(super) shelf: Arc<Shelf>,
     pub(super) desk: Desk,
+    pub(super) workshop: Workshop,
     pub(super) desk_inputs: VecDeque<DeskInput>,
+    /// After how many entries and bytes a snapshot is taken.
+    pub(super) snapshot_every: (Option<u64>, Option<u64>),
+    /// Entries before a snapshot that stay.
+    pub(super) snapshot_tail: u64,
+    /// How much of the log is kept for peers.
+    pub(super) hold_bytes: u64,
     /// The next time the desk is to be looked at.
     pub(super) desk_at: Option<Micros>,
     /// Appends the bulk lane has not taken yet.
@@ -107,10 +117,16 @@ impl Worker {
 impl Node {
     pub(super) fn new(id: NodeId) -> Self {
         let snapshots = MemoryStore::default();
+        let shelf = Arc::new(Shelf::open(Arc::new(snapshots.clone())).expect("memory"));
         Self {
-            desk: Desk::new(Arc::new(snapshots.clone())),
+            desk: Desk::new(Arc::clone(&shelf), DeskOptions::default()),
+            workshop: Workshop::new(Arc::clone(&shelf)),
+            shelf,
             snapshots,
             desk_inputs: VecDeque::new(),
+            snapshot_every: (Some(40), None),
+            snapshot_tail: 3,
+            hold_bytes: 1 << 10,
             desk_at: None,
             id,
             life: 0,
@@ -159,8 +175,10 @@ impl Node {
             },
             requests_max: 64,
             // Often, and with hardly a tail: peers a little behind need one.
-            snapshot_every: Some(40),
-            snapshot_tail: 3,
+            snapshot_every: self.snapshot_every.0,
+            snapshot_bytes: self.snapshot_every.1,
+            snapshot_tail: self.snapshot_tail,
+            snapshot_hold_bytes: self.hold_bytes,
             bulk_bytes_max: 16 << 10,
         };
         let others = peers.iter().copied().filter(|peer| *peer != self.id);
@@ -177,7 +195,10 @@ impl Node {
         self.journals.clear();
         self.worker = Worker::default();
         self.bulk.clear();
-        self.desk = Desk::new(Arc::new(self.snapshots.clone()));
+        let shelf = Shelf::open(Arc::new(self.snapshots.clone())).expect("memory");
+        self.shelf = Arc::new(shelf);
+        self.desk = Desk::new(Arc::clone(&self.shelf), DeskOptions::default());
+        self.workshop = Workshop::new(Arc::clone(&self.shelf));
         self.desk_inputs.clear();
         self.desk_at = None;
         self.leads.clear();

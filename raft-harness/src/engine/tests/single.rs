@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft_core::{
-    Append, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId, GroupIncarnation,
-    HardState, Heartbeat, Incarnation, LogIndex, LogTime, MemberChange, Message, Micros, NodeId,
-    ReadPath, ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
+    Append, AppendReply, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId,
+    GroupIncarnation, HardState, Heartbeat, Incarnation, LogIndex, LogTime, MemberChange, Message,
+    Micros, NodeId, Promise, ReadPath, ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply,
+    VoteRequest,
 };
 use raft_storage::RecoveredGroup;
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
@@ -25,6 +26,9 @@ use crate::state_machine::ApplyMode;
 
 const GROUP: GroupId = GroupId::new(1);
 
+/// How much of the log is kept for peers here.
+const HOLD_BYTES: u64 = 16 << 10;
+
 /// Node 1 of some, with no one around but the test.
 struct Solo {
     node: Node,
@@ -34,8 +38,23 @@ struct Solo {
 
 impl Solo {
     fn new(nodes: u64) -> Self {
+        Self::on(nodes, Node::new(NodeId::new(1)))
+    }
+
+    /// A group of one voter whose snapshots are due by these numbers of entries and bytes.
+    fn with_snapshots(every: (Option<u64>, Option<u64>)) -> Self {
         let mut node = Node::new(NodeId::new(1));
+        node.snapshot_every = every;
+        node.snapshot_tail = 1 << 20;
+        let mut solo = Self::on(1, node);
+        solo.create(1, None);
+        solo.sync();
+        solo
+    }
+
+    fn on(nodes: u64, mut node: Node) -> Self {
         let peers: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
+        node.hold_bytes = HOLD_BYTES;
         node.start(1, Durability::Log, &peers);
         Self { node, now: Micros::ZERO, created: Arc::default() }
     }
@@ -148,6 +167,61 @@ impl Solo {
             to.push(envelope.to);
         }
         to
+    }
+
+    /// Proposes until a snapshot is to be taken; its name.
+    fn propose_until_taking(&mut self) -> crate::snapshot::SnapshotName {
+        for _ in 0..1000 {
+            drop(self.propose());
+            self.sync();
+            let taken = self.node.out.snapshots.drain(..).find_map(|input| match input {
+                DeskInput::Take(taking) => Some(taking.name),
+                _ => None,
+            });
+            if let Some(name) = taken {
+                return name;
+            }
+        }
+        panic!("none is due");
+    }
+
+    /// A learner comes, replica 2 on node 2.
+    fn add_learner(&mut self) {
+        let (request, _ticket): (Request, Ticket<()>) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        let learner = MemberChange::AddLearner { replica: ReplicaId::new(2), node: NodeId::new(2) };
+        self.take(EngineInput::ChangeMembers(GROUP, vec![learner], request.reply));
+        self.sync();
+    }
+
+    /// The next append for the learner.
+    fn pull(&mut self) -> Option<Append> {
+        let engine = self.node.engine.as_mut().expect("it runs");
+        let frame = engine.pull(NodeId::new(2), 1 << 20, &mut self.node.out)?;
+        match frame {
+            Frame::Message(Envelope { message: Message::Append(append), .. }) => Some(append),
+            _ => panic!("an append was expected"),
+        }
+    }
+
+    /// The learner answers.
+    fn answer(&mut self, session: Session, result: AppendResult) {
+        let route = Route::Control;
+        let source = Source { node: NodeId::new(2), incarnation: Incarnation::new(1), route };
+        let envelope = Envelope {
+            group: GROUP,
+            group_incarnation: GroupIncarnation::new(1),
+            from: ReplicaId::new(2),
+            to: ReplicaId::new(1),
+            message: Message::AppendReply(AppendReply { term: Term::new(1), session, result }),
+            entries: Vec::new(),
+        };
+        self.take(EngineInput::Message(source, envelope));
+        self.sync();
+    }
+
+    fn base(&mut self) -> LogIndex {
+        self.engine().statuses()[0].base_index
     }
 
     fn remove(&mut self, removal: Removal) -> Ticket<()> {
@@ -447,7 +521,7 @@ fn a_snapshot_that_was_not_taken_is_tried_again_when_the_next_is_due() {
     solo.lead();
     let taken = |solo: &mut Solo| {
         let mut names = solo.node.out.snapshots.drain(..).filter_map(|input| match input {
-            DeskInput::Take { name, .. } => Some(name),
+            DeskInput::Take(taking) => Some(taking.name),
             _ => None,
         });
         (names.next(), names.count())
@@ -464,7 +538,7 @@ fn a_snapshot_that_was_not_taken_is_tried_again_when_the_next_is_due() {
     };
     assert_eq!(more, 0);
     for proposals in 0..30 {
-        solo.take(EngineInput::SnapshotDone(first, false));
+        solo.take(EngineInput::SnapshotDone(first, None));
         assert_eq!(taken(&mut solo), (None, 0), "after {proposals} more");
         tickets.push(solo.propose());
         solo.sync();
@@ -492,4 +566,74 @@ fn a_lane_that_goes_down_is_told_to_every_replica_behind_it() {
     assert_eq!(solo.pull_all(node), []);
     solo.take(EngineInput::LaneDown(node, SendLane::Data));
     assert_eq!(solo.pull_all(node), [first, second], "each is probed again, at once");
+}
+
+/// A learner that fetches a snapshot while many others are taken goes on by appends when it has
+/// it; but the log is not kept for one that is silent, and not without end for one that is not.
+#[test]
+fn the_log_behind_a_snapshot_on_its_way_is_kept_until_it_is_there() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    let first = solo.propose_until_taking();
+    solo.take(EngineInput::SnapshotDone(first, Some(100)));
+    solo.sync();
+    let tail = LogIndex::new(first.index.get() - 3);
+    assert_eq!(solo.base(), tail);
+    solo.add_learner();
+    let probe = solo.pull().expect("a newcomer is asked what it has");
+    let session = probe.session;
+    let nothing = AppendResult::Rejected {
+        prev_index: probe.prev_index,
+        hint_index: LogIndex::ZERO,
+        hint_term: Term::ZERO,
+    };
+    solo.answer(session, nothing);
+    solo.answer(session, AppendResult::Receiving { index: first.index });
+    for _ in 0..3 {
+        let next = solo.propose_until_taking();
+        solo.take(EngineInput::SnapshotDone(next, Some(100)));
+        solo.sync();
+        solo.answer(session, AppendResult::Receiving { index: first.index });
+        assert_eq!(solo.base(), tail, "what follows the first is still needed");
+    }
+    let has = |index| AppendResult::Accepted {
+        durable: index,
+        written: index,
+        verified: index,
+        promise: Promise::Kept,
+    };
+    solo.answer(session, has(first.index));
+    let append = solo.pull().expect("it goes on by appends");
+    assert_eq!(append.prev_index, first.index);
+    // It has all of it: what was kept for it goes, without another snapshot.
+    let last = solo.engine().statuses()[0].last_index;
+    solo.answer(session, has(last));
+    assert!(solo.base() > first.index);
+
+    // It falls behind and says so, for more than is kept.
+    let (mut takings, behind) = (0, solo.base());
+    while solo.base() == behind {
+        let next = solo.propose_until_taking();
+        solo.answer(session, has(last));
+        solo.take(EngineInput::SnapshotDone(next, Some(100)));
+        solo.sync();
+        takings += 1;
+        assert!(takings < 100, "its log would grow for ever");
+    }
+    assert!(takings > 3, "{takings}");
+    assert_eq!(solo.node.counters.compactions_forced.load(Relaxed), 1);
+}
+
+#[test]
+fn snapshots_are_due_by_bytes_and_no_more_often_than_they_are_long() {
+    let mut solo = Solo::with_snapshots((None, Some(10_000)));
+    solo.lead();
+    let first = solo.propose_until_taking();
+    solo.take(EngineInput::SnapshotDone(first, Some(20_000)));
+    solo.sync();
+    let entries = first.index.get();
+    assert!(solo.base().get() > entries / 2, "a quarter of the bytes stay");
+    assert!(solo.base().get() < entries, "{entries}");
+    let second = solo.propose_until_taking();
+    assert!(second.index.get() > entries + entries * 3 / 2, "as many as the first is long");
 }

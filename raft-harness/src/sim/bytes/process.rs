@@ -32,13 +32,14 @@ use crate::engine::{
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
-    LogWork, Machines, Round, Shard, ShardInput, begin_life, forget_strangers, registry, shard_of,
+    LogWork, Machines, Round, Shard, ShardInput, begin_life, registry, shard_of,
 };
 use crate::request::Request;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
+use crate::snapshot::Restored;
 use crate::snapshot::desk::newest_fit;
-use crate::snapshot::{Restored, SnapshotStore};
+use crate::snapshot::shelf::Shelf;
 
 /// The name all clusters here have.
 pub(super) const CLUSTER: &str = "simulated";
@@ -190,10 +191,11 @@ impl Process {
                 specs.push((spec.clone(), None));
             }
         }
-        let store = SimStore::open(snapshots.clone()).map_err(Stillborn::Directory)?;
-        let store: Arc<dyn SnapshotStore> = Arc::new(store);
+        let store =
+            SimStore::open(snapshots.clone()).and_then(|store| Shelf::open(Arc::new(store)));
+        let shelf = Arc::new(store.map_err(Stillborn::Directory)?);
         let is_here = |group| specs.iter().any(|(spec, _)| spec.group == group);
-        forget_strangers(&*store, is_here).map_err(Stillborn::Directory)?;
+        shelf.forget_strangers(is_here).map_err(Stillborn::Directory)?;
         let making = Making {
             node,
             how: How { mode: swarm.apply, padding: swarm.snapshot_padding },
@@ -203,10 +205,10 @@ impl Process {
         let mut begun = Vec::with_capacity(specs.len());
         for (spec, recovered) in specs {
             let restored = match &recovered {
-                Some(log) => newest_fit(&*store, log, &spec, &making.maker(&spec)),
-                None => Ok(None),
+                Some(log) => newest_fit(&shelf, log, &spec, &making.maker(&spec)),
+                None => None,
             };
-            begun.push((spec, recovered, restored.map_err(Stillborn::Directory)?));
+            begun.push((spec, recovered, restored));
         }
 
         let shard_count = swarm.shards[place];
@@ -262,7 +264,9 @@ impl Process {
                     requests_max: swarm.requests_max,
                     bulk_bytes_max: swarm.bulk_bytes_max,
                     snapshot_every: swarm.snapshot_every,
+                    snapshot_bytes: swarm.snapshot_bytes,
                     snapshot_tail: swarm.snapshot_tail,
+                    snapshot_hold_bytes: swarm.snapshot_hold_bytes,
                 },
                 Arc::clone(&counters),
                 peers.iter().copied(),
@@ -290,7 +294,8 @@ impl Process {
             Control::new(control_inbox, Arc::clone(&inboxes), control_lanes, contacts, interval);
         let to_bulk = Arc::clone(&bulk_inbox);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
-        let desk = DeskThread::new(store, desk_inputs, Arc::clone(&inboxes), to_bulk);
+        let inboxes_of_desk = Arc::clone(&inboxes);
+        let desk = DeskThread::new(shelf, swarm.desk, desk_inputs, inboxes_of_desk, to_bulk);
         let tasks = (0..2 + shard_count).map(|number| {
             let task = match number {
                 0 => NodeTask::Control,

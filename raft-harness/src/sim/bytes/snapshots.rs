@@ -1,5 +1,5 @@
-//! Where a simulated node keeps its snapshots: files of a disk of their own, and the desk that
-//! works on them, as an event at a time.
+//! Where a simulated node keeps its snapshots: files of a disk of their own, and the desk and the
+//! workshop that work on them, an event at a time each.
 //!
 //! The disk dies and loses what was not synced like the one of the log. A snapshot is written,
 //! synced, renamed and its name synced, as the real store does it.
@@ -17,7 +17,9 @@ use super::disk::{SimDisk, SimFile};
 use super::network::Place;
 use super::world::{Event, World};
 use crate::node::sim::{BulkInput, Inbox, ShardInput, shard_of};
-use crate::snapshot::desk::{Desk, DeskInput, DeskOutput};
+use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, DeskOutput};
+use crate::snapshot::shelf::Shelf;
+use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{SnapshotName, SnapshotPart, SnapshotStore};
 
 const WHOLE: &str = ".snap";
@@ -106,31 +108,54 @@ impl SnapshotPart for Part {
     }
 }
 
-/// The desk of one life, which a node runs on a thread of its own.
+/// The desk and the workshop of one life, which a node runs on threads of their own.
 pub(super) struct DeskThread {
     desk: Desk,
+    workshop: Workshop,
     inputs: Receiver<DeskInput>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     bulk: Arc<Inbox<BulkInput>>,
     /// Something is planned for what waits.
     busy: bool,
+    /// The workshop is at something.
+    works: bool,
     /// When the desk is to be asked for what is late.
     alarm: Option<Micros>,
 }
 
 impl DeskThread {
     pub(super) fn new(
-        store: Arc<dyn SnapshotStore>,
+        shelf: Arc<Shelf>,
+        options: DeskOptions,
         inputs: Receiver<DeskInput>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
         bulk: Arc<Inbox<BulkInput>>,
     ) -> Self {
-        Self { desk: Desk::new(store), inputs, shards, bulk, busy: false, alarm: None }
+        let desk = Desk::new(Arc::clone(&shelf), options);
+        let workshop = Workshop::new(shelf);
+        Self { desk, workshop, inputs, shards, bulk, busy: false, works: false, alarm: None }
     }
 
     /// Whether bytes of a snapshot are on their way here.
     pub(super) fn is_fetching(&self) -> bool {
-        self.desk.next_deadline().is_some()
+        self.desk.is_fetching()
+    }
+
+    /// Whether the workshop is to do something, and nobody has planned that yet.
+    pub(super) fn wants_work(&mut self) -> bool {
+        let wants = !self.works && !self.workshop.is_idle();
+        self.works |= wants;
+        wants
+    }
+
+    /// The workshop does its next job.
+    pub(super) fn do_job(&mut self, now: Micros) {
+        self.works = false;
+        let mut made = Vec::new();
+        self.workshop.work(&mut made);
+        let mut out = Vec::new();
+        made.into_iter().for_each(|made| self.desk.on_made(now, made, &mut out));
+        self.deliver(out);
     }
 
     /// Whether it is to be woken for something that waits, and nobody has planned that yet.
@@ -164,7 +189,7 @@ impl DeskThread {
         self.deliver(out);
     }
 
-    fn deliver(&self, out: Vec<DeskOutput>) {
+    fn deliver(&mut self, out: Vec<DeskOutput>) {
         for output in out {
             match output {
                 DeskOutput::Pull(node, pull) => {
@@ -178,6 +203,7 @@ impl DeskThread {
                     let shard = shard_of(group, self.shards.len());
                     let _ = self.shards[shard].push(ShardInput::Engine(input));
                 }
+                DeskOutput::Work(job) => self.workshop.add(job),
             }
         }
     }
@@ -189,11 +215,15 @@ impl World {
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
-        let turn = process.desk.wants_turn();
+        let (turn, job) = (process.desk.wants_turn(), process.desk.wants_work());
         let alarm = process.desk.wants_alarm().map(|at| process.clock().global(at));
         if turn {
             let delay = 50 + self.delays.skewed(self.swarm.desk_us);
             self.plan_in(delay, Event::Desk { place, life });
+        }
+        if job {
+            let delay = 50 + self.delays.skewed(self.swarm.workshop_us);
+            self.plan_in(delay, Event::Workshop { place, life });
         }
         if let Some(alarm) = alarm {
             self.plan(alarm.max(self.now), Event::DeskAlarm { place, life });
@@ -209,6 +239,18 @@ impl World {
         if let Some(process) = &mut self.nodes[place].process {
             let now = process.clock().local(now);
             process.desk.work(now);
+        }
+    }
+
+    pub(super) fn on_workshop(&mut self, place: Place) {
+        let now = self.now;
+        let Some(process) = &self.nodes[place].process else { return };
+        if process.desk.is_fetching() {
+            self.spring_trap(place);
+        }
+        if let Some(process) = &mut self.nodes[place].process {
+            let now = process.clock().local(now);
+            process.desk.do_job(now);
         }
     }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
 use raft_storage::{LogOptions, Preparation};
-use raft_transport::{LaneConfig, LanePolicy};
+use raft_transport::{LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 
 use super::network::{Chop, Link, Place};
 use super::options::{Options, Size, Weather};
 use crate::group_spec::GroupSpec;
 use crate::sim::rng::{Rng, Streams};
+use crate::snapshot::desk::DeskOptions;
 use crate::state_machine::ApplyMode;
 
 /// Everything that is fixed for a run.
@@ -51,10 +52,18 @@ pub(super) struct Swarm {
     /// A group's snapshot is taken when so many entries were applied, and so many stay in the log.
     pub(super) snapshot_every: Option<u64>,
     pub(super) snapshot_tail: u64,
+    /// It is taken as well when so many bytes were.
+    pub(super) snapshot_bytes: Option<u64>,
+    /// So many bytes of the log are kept for whoever fetches or lags.
+    pub(super) snapshot_hold_bytes: u64,
     /// Bytes that every snapshot holds on top of the state.
     pub(super) snapshot_padding: usize,
+    /// How snapshots are fetched.
+    pub(super) desk: DeskOptions,
     /// The snapshot desk takes at most so long for one thing, in microseconds.
     pub(super) desk_us: u64,
+    /// And the workshop.
+    pub(super) workshop_us: u64,
     /// Drift of each node's clock, at most, in parts per million.
     pub(super) drift_ppm: u64,
 }
@@ -143,7 +152,15 @@ impl Swarm {
             snapshot_every: snapshot_every.map(|every| every.max(snapshot_padding / 4096)),
             snapshot_tail: *rng.pick(&[0, 0, 5, 40]).expect("a list"),
             snapshot_padding: snapshot_padding as usize,
-            desk_us: *rng.pick(&[5_000, 40_000, 400_000]).expect("a list"),
+            snapshot_bytes: rng.chance(1, 4).then(|| rng.range(2..=64) << 10),
+            snapshot_hold_bytes: *rng.pick(&[0, 8 << 10, 1 << 20]).expect("a list"),
+            desk: DeskOptions {
+                piece_bytes: *rng.pick(&[256, 4 << 10, SNAPSHOT_DATA_MAX]).expect("a list"),
+                pieces_ahead: rng.range(1..=8),
+                fetches_max: rng.range(1..=4) as usize,
+            },
+            desk_us: *rng.pick(&[1_000, 10_000]).expect("a list"),
+            workshop_us: *rng.pick(&[5_000, 40_000, 400_000]).expect("a list"),
             drift_ppm,
         }
     }

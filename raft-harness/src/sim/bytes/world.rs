@@ -341,6 +341,7 @@ impl World {
             Event::Apply { place, life } => self.on_process_event(event, place, life),
             Event::Desk { place, life } => self.on_process_event(event, place, life),
             Event::DeskAlarm { place, life } => self.on_process_event(event, place, life),
+            Event::Workshop { place, life } => self.on_process_event(event, place, life),
             Event::Operator => {
                 self.operate();
                 None
@@ -477,6 +478,7 @@ impl World {
             Event::Apply { .. } => self.on_apply(place),
             Event::Desk { .. } => self.on_desk(place),
             Event::DeskAlarm { .. } => self.on_desk_alarm(place),
+            Event::Workshop { .. } => self.on_workshop(place),
             _ => {}
         }
         Some(place)

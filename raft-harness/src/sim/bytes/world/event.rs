@@ -94,6 +94,11 @@ pub(in crate::sim::bytes) enum Event {
     Probe,
     /// From here on nothing may change any more.
     Settle,
+    /// The snapshot workshop does its next job.
+    Workshop {
+        place: Place,
+        life: u32,
+    },
     /// Operators do the next thing.
     Operator,
     /// All replicas are asked for their states.
@@ -139,6 +144,7 @@ impl Event {
             Self::DeskAlarm { place, .. } => 22 << 8 | place,
             Self::Operator => 23 << 8,
             Self::Digest => 24 << 8,
+            Self::Workshop { place, .. } => 25 << 8 | place,
         };
         number as u64
     }

@@ -1,0 +1,438 @@
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
+
+use super::*;
+use crate::snapshot::MemoryStore;
+use crate::snapshot::workshop::Workshop;
+use crate::state_machine::{RestoreError, SnapshotPieces, StateMachine};
+
+const GROUP: GroupId = GroupId::new(7);
+const SENDER: NodeId = NodeId::new(2);
+
+/// Holds the bytes it was restored from.
+struct Holder(Vec<u8>);
+
+impl StateMachine for Holder {
+    fn apply(&mut self, _: &[Entry], _: &mut Vec<Bytes>) {}
+
+    fn read(&self, _: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.0)
+    }
+
+    fn digest(&self) -> u64 {
+        0
+    }
+
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        pieces.for_each(|piece| self.0.extend_from_slice(&piece));
+        Ok(())
+    }
+}
+
+/// A store that counts how often it was asked what it has.
+#[derive(Default)]
+struct Counting {
+    store: MemoryStore,
+    listings: Arc<AtomicUsize>,
+}
+
+impl SnapshotStore for Counting {
+    fn names(&self) -> io::Result<Vec<SnapshotName>> {
+        self.listings.fetch_add(1, Relaxed);
+        self.store.names()
+    }
+
+    fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>> {
+        self.store.begin(name)
+    }
+
+    fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>> {
+        self.store.bytes(name)
+    }
+
+    fn read(&self, name: SnapshotName, offset: u64, bytes: usize) -> io::Result<Bytes> {
+        self.store.read(name, offset, bytes)
+    }
+
+    fn remove(&self, name: SnapshotName) -> io::Result<()> {
+        self.store.remove(name)
+    }
+}
+
+fn meta() -> SnapshotMeta {
+    SnapshotMeta {
+        index: LogIndex::new(11),
+        term: Term::new(5),
+        time: LogTime::new(7),
+        config_index: LogIndex::new(3),
+        membership: Arc::new(Membership::of_voters([ReplicaId::new(2)]).unwrap()),
+    }
+}
+
+fn name() -> SnapshotName {
+    let incarnation = GroupIncarnation::new(1);
+    SnapshotName { group: GROUP, incarnation, index: meta().index, term: meta().term }
+}
+
+fn of_group(group: u32, index: u64) -> SnapshotName {
+    SnapshotName { group: GroupId::new(group), index: LogIndex::new(index), ..name() }
+}
+
+fn state(byte: u8) -> Vec<u8> {
+    (0..700_000_u32).map(|at| (at >> 3) as u8 ^ byte).collect()
+}
+
+fn taking(name: SnapshotName, bytes: &[u8], keep_from: u64) -> DeskInput {
+    let pieces: Vec<Bytes> = bytes.chunks(100_000).map(Bytes::copy_from_slice).collect();
+    let pieces: SnapshotPieces = Box::new(pieces.into_iter());
+    let meta = SnapshotMeta { index: name.index, ..meta() };
+    let keep_from = LogIndex::new(keep_from);
+    DeskInput::Take(Box::new(Taking { name, meta, pieces, keep_from }))
+}
+
+fn wanted(name: SnapshotName) -> Box<Wanted> {
+    Box::new(Wanted {
+        name,
+        meta: SnapshotMeta { index: name.index, ..meta() },
+        node: SENDER,
+        maker: Arc::new(|_| Box::new(Holder(Vec::new()))),
+        spec: Arc::new(GroupSpec::on_nodes(name.group, [SENDER])),
+    })
+}
+
+/// A node's desk and workshop.
+struct Side {
+    desk: Desk,
+    workshop: Workshop,
+    store: MemoryStore,
+    now: Micros,
+}
+
+impl Side {
+    fn new(options: DeskOptions) -> Self {
+        let store = MemoryStore::default();
+        let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
+        let desk = Desk::new(Arc::clone(&shelf), options);
+        Self { desk, workshop: Workshop::new(shelf), store, now: Micros::ZERO }
+    }
+
+    /// What the desk says at once; its work waits in the workshop.
+    fn hear(&mut self, input: DeskInput) -> Vec<DeskOutput> {
+        let mut out = Vec::new();
+        self.desk.handle(self.now, input, &mut out);
+        self.put_away(out)
+    }
+
+    fn time(&mut self) -> Vec<DeskOutput> {
+        self.now = self.desk.next_deadline().expect("something is open");
+        let mut out = Vec::new();
+        self.desk.on_time(self.now, &mut out);
+        self.put_away(out)
+    }
+
+    fn put_away(&mut self, out: Vec<DeskOutput>) -> Vec<DeskOutput> {
+        let mut rest = Vec::new();
+        for output in out {
+            match output {
+                DeskOutput::Work(job) => self.workshop.add(job),
+                said => rest.push(said),
+            }
+        }
+        rest
+    }
+
+    /// The workshop does all it has to do.
+    fn work(&mut self) -> Vec<DeskOutput> {
+        let mut out = Vec::new();
+        while !self.workshop.is_idle() {
+            let mut made = Vec::new();
+            self.workshop.work(&mut made);
+            made.into_iter().for_each(|made| self.desk.on_made(self.now, made, &mut out));
+        }
+        self.put_away(out)
+    }
+
+    fn names(&self) -> Vec<SnapshotName> {
+        self.store.names().unwrap()
+    }
+}
+
+fn pulls(out: &[DeskOutput]) -> Vec<SnapshotPull> {
+    let pulls = out.iter().map(|output| match output {
+        DeskOutput::Pull(SENDER, pull) => *pull,
+        _ => panic!("only questions were expected"),
+    });
+    pulls.collect()
+}
+
+fn offsets(pulls: &[SnapshotPull]) -> Vec<u64> {
+    pulls.iter().map(|pull| pull.offset).collect()
+}
+
+struct Pair {
+    sender: Side,
+    receiver: Side,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let options = DeskOptions { pieces_ahead: 2, ..DeskOptions::default() };
+        let (mut sender, receiver) = (Side::new(options), Side::new(options));
+        sender.hear(taking(name(), &state(0), 0));
+        sender.work();
+        Self { sender, receiver }
+    }
+
+    fn fetch(&mut self) -> Vec<DeskOutput> {
+        self.receiver.hear(DeskInput::Fetch(wanted(name())))
+    }
+
+    fn deliver(&mut self, chunk: SnapshotChunk) -> Vec<DeskOutput> {
+        self.receiver.hear(DeskInput::Chunk(SENDER, chunk))
+    }
+
+    /// Answers in the order of the questions, up to the end; how many, and what the engine heard.
+    fn finish(&mut self, out: Vec<DeskOutput>) -> (usize, EngineInput) {
+        let mut open: std::collections::VecDeque<DeskOutput> = out.into();
+        let mut answers = 0;
+        while let Some(output) = open.pop_front() {
+            match output {
+                DeskOutput::Engine(GROUP, input) => return (answers, input),
+                DeskOutput::Pull(SENDER, pull) => {
+                    let chunk = self.sender.desk.answer(pull);
+                    answers += 1;
+                    open.extend(self.deliver(chunk));
+                    open.extend(self.receiver.work());
+                }
+                _ => panic!("nothing else is said"),
+            }
+        }
+        panic!("it neither came nor failed");
+    }
+}
+
+fn came(input: EngineInput) -> Vec<u8> {
+    match input {
+        EngineInput::SnapshotFetched(_, restored) => restored.machine.read(b"").to_vec(),
+        _ => panic!("it did not come"),
+    }
+}
+
+fn failed(input: &EngineInput) -> bool {
+    matches!(input, EngineInput::SnapshotFetchFailed(_))
+}
+
+const PIECE: u64 = SNAPSHOT_DATA_MAX as u64;
+
+#[test]
+fn several_questions_are_open_and_a_broken_lane_costs_only_what_was_on_it() {
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    assert_eq!(offsets(&pulls(&out)), [0], "the length is not known yet");
+    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let open = pulls(&pair.deliver(first.clone()));
+    assert_eq!(offsets(&open), [PIECE, 2 * PIECE]);
+    assert!(pair.deliver(first).is_empty(), "the same answer once more is no news");
+    let second = pair.sender.desk.answer(open[0]);
+    assert_eq!(offsets(&pulls(&pair.deliver(second))), [3 * PIECE]);
+    // The lane breaks: two questions are lost with it, and nothing that came.
+    assert!(pair.receiver.hear(DeskInput::LaneDown(SENDER)).is_empty());
+    let late = pair.sender.desk.answer(open[1]);
+    assert!(pair.deliver(late).is_empty(), "it came too late");
+    assert_eq!(pair.receiver.desk.next_deadline(), None, "patience is for lanes that are up");
+    let again = pair.receiver.hear(DeskInput::LaneUp(SENDER));
+    assert_eq!(offsets(&pulls(&again)), [2 * PIECE, 3 * PIECE]);
+    let (answers, input) = pair.finish(again);
+    assert_eq!((answers, came(input)), (2, state(0)));
+    assert_eq!(pair.receiver.desk.next_deadline(), None);
+    // What is here already is not asked for again.
+    let mut out = pair.fetch();
+    out.extend(pair.receiver.work());
+    let (answers, input) = pair.finish(out);
+    assert_eq!((answers, came(input).len()), (0, 700_000));
+}
+
+#[test]
+fn bytes_of_two_snapshots_are_never_mixed() {
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let second = pair.deliver(first);
+    // Another node, or another life, wrote the same state in other bytes.
+    pair.sender.hear(taking(name(), &state(1), 0));
+    pair.sender.work();
+    let (answers, input) = pair.finish(second);
+    // The first of the others shows it; the next was under way and is for the wrong place.
+    assert_eq!(answers, 2 + 4, "from the beginning");
+    assert_eq!(came(input), state(1));
+}
+
+#[test]
+fn a_sender_with_other_pieces_is_asked_for_what_it_has() {
+    let mut pair = Pair::new();
+    pair.sender.desk.options.piece_bytes = 100_000;
+    let out = pair.fetch();
+    let (_, input) = pair.finish(out);
+    assert_eq!(came(input), state(0));
+}
+
+#[test]
+fn silence_is_met_with_fewer_questions_and_what_came_is_kept_for_the_next_offer() {
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    pair.deliver(first);
+    let mut waits = Vec::new();
+    let input = loop {
+        let before = pair.receiver.now;
+        let out = pair.receiver.time();
+        waits.push(pair.receiver.now.since(before).as_secs());
+        if let Some(DeskOutput::Engine(GROUP, input)) = out.into_iter().next_back() {
+            break input;
+        }
+    };
+    assert!(failed(&input));
+    assert_eq!(waits, [3, 6, 12, 24, 48]);
+    // The same is offered again: it goes on where it stopped.
+    let again = pair.fetch();
+    assert_eq!(offsets(&pulls(&again)), [PIECE, 2 * PIECE]);
+    let (answers, input) = pair.finish(again);
+    assert_eq!((answers, came(input)), (3, state(0)));
+
+    // Nobody offers it again: what came is let go.
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    pair.deliver(first);
+    while pair.receiver.desk.next_deadline().is_some() {
+        pair.receiver.time();
+    }
+    assert_eq!(offsets(&pulls(&pair.fetch())), [0]);
+}
+
+#[test]
+fn what_comes_damaged_or_is_gone_is_given_up() {
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    let mut damaged = pair.sender.desk.answer(pulls(&out)[0]);
+    let mut bytes = damaged.data.to_vec();
+    bytes[100_000] ^= 1;
+    damaged.data = bytes.into();
+    let out = pair.deliver(damaged);
+    let (_, input) = pair.finish(out);
+    assert!(failed(&input));
+    assert_eq!(pair.receiver.names(), [], "it may be fetched anew");
+
+    let mut pair = Pair::new();
+    pair.sender = Side::new(DeskOptions::default());
+    let out = pair.fetch();
+    assert!(failed(&pair.finish(out).1), "the sender has it no more");
+}
+
+#[test]
+fn one_found_here_and_of_no_use_is_fetched() {
+    let mut pair = Pair::new();
+    let mut part = pair.receiver.store.begin(name()).unwrap();
+    part.append(b"useless").unwrap();
+    pair.receiver.desk.shelf.put(name(), part).unwrap();
+    let mut out = pair.fetch();
+    assert!(out.is_empty());
+    out.extend(pair.receiver.work());
+    let (answers, input) = pair.finish(out);
+    assert_eq!((answers, came(input)), (4, state(0)));
+}
+
+#[test]
+fn bytes_are_handed_out_while_the_workshop_is_busy_and_what_came_goes_before_what_is_taken() {
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    for group in 100..2100 {
+        assert!(pair.sender.hear(taking(of_group(group, 5), b"state", 0)).is_empty());
+        assert!(pair.receiver.hear(taking(of_group(group, 5), b"state", 0)).is_empty());
+    }
+    // Nobody has turned the sender's workshop, and each question finds its answer.
+    let connection = ConnectionId::new(1, raft_transport::Direction::Incoming);
+    let mut open = pulls(&out);
+    while let Some(pull) = open.pop() {
+        let said = pair.sender.hear(DeskInput::Pull(connection, pull));
+        let [DeskOutput::Chunk(_, chunk)] = &said[..] else { panic!("one answer") };
+        open.splice(0..0, pulls(&pair.deliver(chunk.clone())).into_iter().rev());
+    }
+    // The receiver's does the one thing first that a replica waits for.
+    let mut made = Vec::new();
+    pair.receiver.workshop.work(&mut made);
+    let came = |made: &Made| matches!(made, Made::Engine(GROUP, EngineInput::SnapshotFetched(..)));
+    assert!(made.iter().any(came));
+}
+
+#[test]
+fn only_some_fetches_ask_at_a_time() {
+    let mut side = Side::new(DeskOptions { fetches_max: 2, ..DeskOptions::default() });
+    let mut asked = Vec::new();
+    for group in 1..=4 {
+        let out = side.hear(DeskInput::Fetch(wanted(of_group(group, 11))));
+        asked.extend(pulls(&out).iter().map(|pull| pull.group.get()));
+    }
+    assert_eq!(asked, [1, 2]);
+    let out = side.hear(DeskInput::Abort(GroupId::new(1)));
+    assert_eq!(pulls(&out)[0].group.get(), 3);
+    // Who has been silent for long makes room, and comes again in its turn.
+    side.now = side.desk.next_deadline().unwrap();
+    let mut out = Vec::new();
+    side.desk.on_time(side.now, &mut out);
+    assert_eq!(out.len(), 2);
+}
+
+#[test]
+fn a_new_snapshot_makes_old_ones_go_but_those_still_asked_for() {
+    let mut side = Side::new(DeskOptions::default());
+    let mut take = |index: u64, keep_from: u64| {
+        side.hear(taking(of_group(7, index), b"", keep_from));
+        side.work();
+        side.names().iter().map(|name| name.index.get()).collect::<Vec<_>>()
+    };
+    assert_eq!(take(10, 0), [10]);
+    assert_eq!(take(20, 10), [10, 20]);
+    assert_eq!(take(30, 20), [20, 30]);
+    assert_eq!(take(40, 20), [20, 30, 40]);
+    side.hear(DeskInput::Forget(GROUP, GroupIncarnation::new(1)));
+    side.work();
+    assert_eq!(side.names(), []);
+}
+
+#[test]
+fn the_store_is_listed_once_whatever_is_taken_and_forgotten() {
+    let store = Counting::default();
+    let listings = Arc::clone(&store.listings);
+    for group in 0..1000 {
+        store.store.begin(of_group(group, 3)).unwrap().finish().unwrap();
+    }
+    let kept = store.store.clone();
+    let shelf = Arc::new(Shelf::open(Arc::new(store)).unwrap());
+    shelf.forget_strangers(|group| group.get() < 900).unwrap();
+    let recovered = raft_storage::RecoveredGroup {
+        last_index: LogIndex::new(10),
+        term_runs: vec![(LogIndex::new(1), name().term)],
+        ..Default::default()
+    };
+    let maker: MakeMachine = Arc::new(|_| Box::new(Holder(Vec::new())));
+    for group in 0..900 {
+        // Empty files are of no use, and are looked at all the same.
+        let spec = GroupSpec::on_nodes(GroupId::new(group), [SENDER]);
+        assert!(newest_fit(&shelf, &recovered, &spec, &maker).is_none());
+    }
+    let mut side = Side::new(DeskOptions::default());
+    side.desk.shelf = Arc::clone(&shelf);
+    side.workshop = Workshop::new(shelf);
+    for group in 0..900 {
+        side.hear(taking(of_group(group, 5), b"state", 5));
+    }
+    side.work();
+    assert_eq!(kept.names().unwrap().len(), 900, "one of each");
+    side.hear(DeskInput::Forget(GROUP, GroupIncarnation::new(1)));
+    side.work();
+    assert_eq!(kept.names().unwrap().len(), 899);
+    assert_eq!(listings.load(Relaxed), 1);
+}

@@ -1,0 +1,167 @@
+//! The slow work on snapshots: writing down what machines give, making machines of what came,
+//! removing what is not needed any more.
+//!
+//! It is apart from the [desk](super::desk), so that nobody who asks for bytes waits until
+//! something else is written, synced or restored. One job after the other, as whoever drives it
+//! says; what a leader offered goes before what is only taken here, because a replica waits for
+//! it.
+//!
+//! Bounds: one taking and one restoring per group (the engine's rule and the desk's).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft_core::{GroupId, GroupIncarnation, LogIndex, SnapshotMeta};
+use tracing::{info, warn};
+
+use super::desk::Wanted;
+use super::format::{self, Restored, restore};
+use super::shelf::Shelf;
+use super::store::{SnapshotName, SnapshotPart};
+use crate::engine::EngineInput;
+use crate::state_machine::SnapshotPieces;
+
+/// One thing to be done.
+pub(crate) enum Job {
+    /// Write a machine's state down.
+    Take(Box<Taking>),
+    /// Make a machine of bytes that came.
+    Restore {
+        wanted: Box<Wanted>,
+        /// All bytes, and not whole yet; `None` if the shelf has them already.
+        part: Option<Box<dyn SnapshotPart>>,
+    },
+    /// A replica is gone, and all its snapshots.
+    Forget(GroupId, GroupIncarnation),
+}
+
+/// A snapshot that is to be written down.
+pub(crate) struct Taking {
+    pub(crate) name: SnapshotName,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) pieces: SnapshotPieces,
+    /// Older ones of the group from here on may still be asked for.
+    pub(crate) keep_from: LogIndex,
+}
+
+/// What came of a job.
+pub(crate) enum Made {
+    /// Tell the group's engine.
+    Engine(GroupId, EngineInput),
+    /// Nothing is made of this name any more.
+    Over(SnapshotName),
+    /// What the shelf had was of no use, and is gone: it is still wanted.
+    StillWanted(Box<Wanted>),
+}
+
+pub(crate) struct Workshop {
+    shelf: Arc<Shelf>,
+    /// What a replica waits for, and what ends one.
+    pressing: VecDeque<Job>,
+    takings: VecDeque<Box<Taking>>,
+}
+
+impl Workshop {
+    pub(crate) fn new(shelf: Arc<Shelf>) -> Self {
+        Self { shelf, pressing: VecDeque::new(), takings: VecDeque::new() }
+    }
+
+    pub(crate) fn add(&mut self, job: Job) {
+        match job {
+            Job::Take(taking) => self.takings.push_back(taking),
+            // In their order: what is restored of a replica that leaves is forgotten with it.
+            job @ (Job::Restore { .. } | Job::Forget(..)) => self.pressing.push_back(job),
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pressing.is_empty() && self.takings.is_empty()
+    }
+
+    /// Does one job, if there is any.
+    pub(crate) fn work(&mut self, out: &mut Vec<Made>) {
+        match self.pressing.pop_front() {
+            Some(Job::Restore { wanted, part }) => self.restore(wanted, part, out),
+            Some(Job::Forget(group, incarnation)) => {
+                let names = self.shelf.of(group, incarnation);
+                self.remove(names.into_iter());
+            }
+            Some(Job::Take(taking)) => self.take(*taking, out),
+            None => {
+                if let Some(taking) = self.takings.pop_front() {
+                    self.take(*taking, out);
+                }
+            }
+        }
+    }
+
+    fn take(&self, taking: Taking, out: &mut Vec<Made>) {
+        let Taking { name, meta, pieces, keep_from } = taking;
+        let written = format::write(&self.shelf, name, &meta, pieces);
+        match &written {
+            Ok(_) => {
+                let names = self.shelf.of(name.group, name.incarnation);
+                let older = |other: &SnapshotName| other.index < name.index.min(keep_from);
+                self.remove(names.into_iter().filter(older));
+            }
+            Err(error) => {
+                warn!(group = %name.group, index = %name.index, %error, "no snapshot was taken");
+            }
+        }
+        out.push(Made::Engine(name.group, EngineInput::SnapshotDone(name, written.ok())));
+    }
+
+    fn restore(
+        &self,
+        wanted: Box<Wanted>,
+        part: Option<Box<dyn SnapshotPart>>,
+        out: &mut Vec<Made>,
+    ) {
+        let name = wanted.name;
+        let group = name.group;
+        let fetched = part.is_some();
+        let made = self.make_machine(&wanted, part);
+        out.push(Made::Over(name));
+        match made {
+            Ok(restored) => {
+                info!(%group, index = %name.index, "a snapshot came");
+                let input = EngineInput::SnapshotFetched(name, Box::new(restored));
+                out.push(Made::Engine(group, input));
+            }
+            Err(why) => {
+                warn!(%group, index = %name.index, from = %wanted.node, why, "a snapshot is of no use");
+                self.remove([name].into_iter());
+                out.push(match fetched {
+                    true => Made::Engine(group, EngineInput::SnapshotFetchFailed(name)),
+                    false => Made::StillWanted(wanted),
+                });
+            }
+        }
+    }
+
+    /// All bytes are here: makes a machine of them.
+    fn make_machine(
+        &self,
+        wanted: &Wanted,
+        part: Option<Box<dyn SnapshotPart>>,
+    ) -> Result<Restored, String> {
+        let Wanted { name, meta, maker, spec, .. } = wanted;
+        if let Some(part) = part {
+            self.shelf.put(*name, part).map_err(|error| error.to_string())?;
+        }
+        let restored = restore(self.shelf.store(), *name, maker(spec));
+        let restored = restored.map_err(|error| error.to_string())?;
+        let of = |meta: &SnapshotMeta| (meta.config_index, Arc::clone(&meta.membership));
+        if of(&restored.meta) == of(meta) {
+            Ok(restored)
+        } else {
+            Err("it stands for something else than was offered".to_owned())
+        }
+    }
+
+    fn remove(&self, mut names: impl Iterator<Item = SnapshotName>) {
+        if let Err(error) = names.try_for_each(|name| self.shelf.remove(name)) {
+            warn!(%error, "useless snapshots stay");
+        }
+    }
+}
