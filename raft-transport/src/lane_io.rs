@@ -512,7 +512,9 @@ impl Lanes {
             outgoing.wait(now);
         }
         self.count_end(id, met, &reason);
-        self.log_end(id, peer, &reason, now);
+        // Whoever was refused has said at least who it is.
+        let claims = live.connection.hello().map(|hello| hello.node);
+        self.log_end(id, peer.or(claims), &reason, now);
         if let Some(peer) = met {
             events.push_back(LaneEvent::Down { peer, connection: id, reason });
         }
@@ -551,29 +553,49 @@ impl Lanes {
     }
 
     fn log_end(&mut self, id: ConnectionId, peer: Option<NodeId>, reason: &LaneError, now: Micros) {
-        let lane = self.lane;
+        let (lane, logs) = (self.lane, &mut self.logs);
+        let address = peer.and_then(|peer| self.registry.addr(peer));
+        let peer = peer.map(tracing::field::display);
         let (limit, text) = match reason {
-            LaneError::Refused(_) => (&mut self.logs.refused, "peer refused"),
-            LaneError::RefusedByPeer(_) => (&mut self.logs.refused_by_peer, "refused by peer"),
+            LaneError::Refused(refusal) => {
+                if let Some(suppressed) = logs.refused.permit(now) {
+                    warn!(%lane, peer, why = %refusal, suppressed, "refused a node that dialed this one");
+                }
+                return;
+            }
+            LaneError::RefusedByPeer(refusal) => {
+                // "This" and "not" in what it says are as it sees them.
+                if let Some(suppressed) = logs.refused_by_peer.permit(now) {
+                    warn!(
+                        %lane, peer, address, says = %refusal, suppressed,
+                        "the node at that address refuses this one"
+                    );
+                }
+                return;
+            }
             LaneError::Frame(_)
             | LaneError::Handshake(_)
             | LaneError::WindowExceeded { .. }
-            | LaneError::ExcessCredit { .. } => (&mut self.logs.misbehaving, "peer misbehaves"),
+            | LaneError::ExcessCredit { .. } => (&mut logs.misbehaving, "peer misbehaves"),
             LaneError::KeepaliveTimeout
             | LaneError::Stalled { .. }
             | LaneError::HandshakeTimeout
-            | LaneError::Closed
-            | LaneError::Io { .. }
             | LaneError::Fenced
-            | LaneError::Crowded
+            | LaneError::Crowded => {
+                info!(%lane, peer, address, connection = ?id, %reason, "lane closed");
+                return;
+            }
+            // All lanes of a node that stops go together: whoever drives them says it once.
+            LaneError::Closed
+            | LaneError::Io { .. }
             | LaneError::PeerRemoved
             | LaneError::ShutDown => {
-                info!(%lane, ?peer, connection = ?id, %reason, "lane closed");
+                debug!(%lane, peer, address, connection = ?id, %reason, "lane closed");
                 return;
             }
         };
         if let Some(suppressed) = limit.permit(now) {
-            warn!(%lane, ?peer, connection = ?id, %reason, suppressed, "{text}");
+            warn!(%lane, peer, address, connection = ?id, %reason, suppressed, "{text}");
         }
     }
 
