@@ -298,6 +298,7 @@ impl Group {
             Input::Persisted(seq) => return self.on_persisted(seq, effects),
             Input::PersistFailed(seq) => return Err(Box::new(Fault::PersistFailed { seq })),
             Input::LogUnreadable(index) => return Err(Box::new(Fault::LogUnreadable { index })),
+            Input::ApplyFailed(index) => return Err(Box::new(Fault::ApplyFailed { index })),
             Input::PeerUnreachable(peer) => self.on_peer_unreachable(peer),
             Input::Disk(space) => self.on_disk(space, effects),
             Input::Campaign => self.on_campaign(effects),
@@ -850,6 +851,7 @@ impl Group {
             | Input::PersistFailed(_)
             | Input::PeerUnreachable(_)
             | Input::LogUnreadable(_)
+            | Input::ApplyFailed(_)
             | Input::Disk(_)
             | Input::Campaign
             | Input::Wake

@@ -73,6 +73,9 @@ pub enum Input {
     /// The log cannot be read back at this index: what this replica promised to hold is not at
     /// hand. The group goes mute with [`Fault::LogUnreadable`], and another replica can lead it.
     LogUnreadable(LogIndex),
+    /// The state machine broke its contract at the entries from this index on: what they did to it
+    /// is not known. The group goes mute with [`Fault::ApplyFailed`].
+    ApplyFailed(LogIndex),
     /// Whether the disk has room. Without it a leader takes no proposals and hands over, a
     /// follower takes no entries; term and vote must still find room.
     Disk(DiskSpace),
@@ -392,6 +395,12 @@ pub enum Fault {
     #[error("the log cannot be read back at {index}")]
     LogUnreadable {
         /// Where.
+        index: LogIndex,
+    },
+    /// The state machine broke its contract.
+    #[error("the state machine broke its contract at {index}")]
+    ApplyFailed {
+        /// The first entry that it cannot be said to have applied.
         index: LogIndex,
     },
     /// The disk failed to make an operation durable.

@@ -392,10 +392,11 @@ impl Driver {
             Action::Drive(kind, number) => {
                 let index = LogIndex::new(number);
                 let status = self.group.status();
-                self.step(match kind % 11 {
+                self.step(match kind % 12 {
                     // What ends a group, seldom.
                     9 if kind > 33 => Input::PersistFailed(PersistSeq::new(number)),
                     10 if kind > 33 => Input::LogUnreadable(index),
+                    11 if kind > 33 => Input::ApplyFailed(index),
                     0 => Input::SnapshotTaken(index.min(status.appliable_index)),
                     1 => Input::SnapshotTaken(index),
                     2 => Input::Compact(index),

@@ -1,6 +1,7 @@
 //! The state of a node and its groups as values: for status pages, metrics and tests.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
@@ -81,6 +82,9 @@ pub struct GroupStatus {
     pub members: Vec<Member>,
     /// Whether the replica knows for certain that it was removed.
     pub removed: bool,
+    /// Whether entries that its log held when this life of the node began are still to be applied:
+    /// its replay is under way, or waits for a leader to say what is committed.
+    pub is_replaying: bool,
     /// Why the replica is mute, if it is.
     pub fault: Option<String>,
 }
@@ -129,9 +133,20 @@ pub struct NodeStatus {
     pub shards: usize,
     /// Whether acknowledged writes are on disk (class A) or in memory (class C).
     pub durable: bool,
+    /// Threads of the node that did not say within a second how they are: dead, or stuck. Of a
+    /// shard that is missing, the groups are missing as well.
+    pub missing: Vec<String>,
+    /// Groups that are not told of because their shard is missing.
+    pub groups_missing: usize,
+    /// Why the node acknowledges nothing any more, see
+    /// [`NodeHost::failure`](crate::NodeHost::failure).
+    pub failure: Option<String>,
+    /// For how long the log has been stuck in one call, if for longer than
+    /// [`NodeOptions::log_stall`](crate::NodeOptions::log_stall).
+    pub log_stalled: Option<Duration>,
     /// Commands applied in all groups since the start of the process, replay included.
     pub applied_commands_total: u64,
-    /// Its groups, by id.
+    /// Its groups, by id; those of shards that are [missing](Self::missing) are not among them.
     pub groups: Vec<GroupStatus>,
     /// The other nodes.
     pub peers: Vec<PeerStatus>,
@@ -154,6 +169,46 @@ impl NodeStatus {
     /// Groups without a known leader.
     pub fn leaderless(&self) -> impl Iterator<Item = &GroupStatus> {
         self.groups.iter().filter(|group| group.leader.is_none())
+    }
+
+    /// What is wrong with the node itself, in words; empty if it is well. An election is no illness.
+    pub fn ailments(&self) -> Vec<String> {
+        let mut ailments = Vec::new();
+        if let Some(failure) = &self.failure {
+            ailments.push(format!("failed: {failure}"));
+        }
+        if let Some(lasts) = self.log_stalled {
+            ailments.push(format!("log stalled for {:.1} s", lasts.as_secs_f64()));
+        }
+        for thread in &self.missing {
+            ailments.push(format!("{thread} does not answer"));
+        }
+        if self.groups_missing > 0 {
+            ailments.push(format!("nothing is known of {} groups", self.groups_missing));
+        }
+        let faulted = self.groups.iter().filter(|group| group.fault.is_some()).count();
+        if faulted > 0 {
+            ailments.push(format!("{faulted} of {} groups faulted", self.groups.len()));
+        }
+        ailments
+    }
+
+    /// Why the node is not ready, in words; empty if it is. Ready means that it is
+    /// [well](Self::ailments), knows a leader of every group here, and has applied what its log
+    /// held when it started.
+    pub fn unready(&self) -> Vec<String> {
+        let mut unready = self.ailments();
+        let all = self.groups.len();
+        let leaderless = self.leaderless().count();
+        if leaderless > 0 {
+            unready.push(format!("{leaderless} of {all} groups without a leader"));
+        }
+        let is_replaying = |group: &&GroupStatus| group.is_replaying && group.fault.is_none();
+        let replaying = self.groups.iter().filter(is_replaying).count();
+        if replaying > 0 {
+            unready.push(format!("{replaying} of {all} groups replay their log"));
+        }
+        unready
     }
 
     /// How many groups are led here.

@@ -22,12 +22,16 @@ pub enum ApplyMode {
 /// one clock all replicas agree on.
 ///
 /// A panic in a state machine ends the node: everything waiting is answered as unknown, and
-/// [`NodeHost::failure`](crate::NodeHost::failure) names the thread. A command that cannot be
-/// carried out is an output that says so.
+/// [`NodeHost::failure`](crate::NodeHost::failure) names the thread and the group. A command that
+/// cannot be carried out is an output that says so.
 pub trait StateMachine: Send + 'static {
     /// Applies committed entries in order and pushes exactly one output per entry; the output
     /// goes to whoever proposed the command. No-ops and memberships come
     /// too: they carry log time, and their payloads are the engine's own business.
+    ///
+    /// With more outputs or fewer nobody can tell whose they are. All clients of the entries are
+    /// answered as unknown then, and the group is faulted on this node: it takes no part any more,
+    /// and its status says why.
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>);
 
     /// Answers a query from the applied state, changing nothing.

@@ -370,14 +370,20 @@ fn heartbeats_fall_on_the_grid_of_the_node() {
 }
 
 #[test]
-fn leader_that_cannot_read_its_log_goes_mute_with_evidence() {
-    let mut bench = Bench::leader(&[1]);
-    bench.input(Input::Propose { token: token(9), bytes: 1, time: LogTime::default() });
-    bench.input(Input::LogUnreadable(index(1)));
-    assert!(!bench.group.is_leader());
-    assert_eq!(bench.fault(), Some(Fault::LogUnreadable { index: index(1) }));
-    assert_eq!(bench.group.next_deadline(), None, "it does not campaign either");
-    assert!(bench.take_outcomes().contains(&(token(9), Outcome::Unknown)));
+fn leader_whose_log_or_machine_is_not_to_be_trusted_goes_mute_with_evidence() {
+    let at = index(1);
+    for (input, fault) in [
+        (Input::LogUnreadable(at), Fault::LogUnreadable { index: at }),
+        (Input::ApplyFailed(at), Fault::ApplyFailed { index: at }),
+    ] {
+        let mut bench = Bench::leader(&[1]);
+        bench.input(Input::Propose { token: token(9), bytes: 1, time: LogTime::default() });
+        bench.input(input);
+        assert!(!bench.group.is_leader());
+        assert_eq!(bench.fault(), Some(fault));
+        assert_eq!(bench.group.next_deadline(), None, "it does not campaign either");
+        assert!(bench.take_outcomes().contains(&(token(9), Outcome::Unknown)));
+    }
 }
 
 /// A lease counts on every follower that answered a heartbeat to vote for nobody else for a while.

@@ -2,7 +2,11 @@
 //!
 //! Invariant: entries are handed over in order, without a gap, once they are durable here.
 
+use raft_core::Input;
+use tracing::error;
+
 use super::io::{ApplyJob, ApplyTask, TurnOutput};
+use super::machine::BrokenMachine;
 use super::replication::fetch;
 use super::shard_engine::{Durability, ShardEngine};
 
@@ -13,6 +17,21 @@ const APPLY_ENTRIES_MAX: u64 = 4096;
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
 impl ShardEngine {
+    /// A state machine broke its contract: its group is mute on this node, for its other replicas
+    /// to go on, and nobody gets an answer from it any more.
+    pub(super) fn on_machine_broken(
+        &mut self,
+        at: u32,
+        broken: BrokenMachine,
+        out: &mut TurnOutput,
+    ) {
+        let BrokenMachine { index, why } = broken;
+        let slot = &mut self.slots[at as usize];
+        error!(group = %slot.spec.group, %index, why, "the state machine is out of use");
+        slot.broken.get_or_insert(why);
+        self.step(at, Input::ApplyFailed(index), out);
+    }
+
     /// Hands entries that may be applied to the state machine, and reads that may be answered.
     pub(super) fn dispatch_applies(&mut self, at: u32, out: &mut TurnOutput) {
         let window = self.options.window_bytes;
@@ -50,9 +69,14 @@ impl ShardEngine {
             let waiters = slot.waiters.drain(..due);
             match &mut slot.inline {
                 Some(machine) => {
-                    machine.apply(&self.apply_scratch, waiters);
+                    let result = machine.apply(&self.apply_scratch, waiters);
                     let applied = machine.applied();
                     slot.set_applied(applied, &self.counters);
+                    if let Err(broken) = result {
+                        self.apply_scratch.clear();
+                        self.on_machine_broken(at, broken, out);
+                        return;
+                    }
                 }
                 None => {
                     let entries = self.apply_scratch.clone();

@@ -117,7 +117,7 @@ impl ShardEngine {
         restored: Option<Restored>,
         out: &mut TurnOutput,
     ) -> Result<u32, SlotError> {
-        let node = self.options.node;
+        let (node, group) = (self.options.node, spec.group);
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
         let recovered = recovered.unwrap_or_default();
         let last_index = recovered.last_index;
@@ -163,7 +163,7 @@ impl ShardEngine {
             None => maker(&spec),
         };
         let mode = machine.mode();
-        let host = MachineHost::starting(machine, snapshot);
+        let host = MachineHost::starting(group, machine, snapshot);
         let reached = host.applied();
         let inline = match mode {
             ApplyMode::Inline => Some(host),
@@ -200,6 +200,8 @@ impl ShardEngine {
             snapshots,
             inline,
             applied: reached,
+            replay_until: last_index,
+            broken: None,
             jobs: 0,
             armed: Armed::default(),
             touched: false,

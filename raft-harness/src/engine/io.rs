@@ -11,7 +11,7 @@ use raft_core::{
 use raft_storage::GroupWrite;
 use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 
-use super::machine::{Applied, MachineHost};
+use super::machine::{Applied, BrokenMachine, MachineHost};
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Reply, Request};
 use crate::snapshot::desk::DeskInput;
@@ -53,6 +53,8 @@ pub(crate) enum EngineInput {
     Persisted(Vec<(GroupId, PersistTicket)>),
     /// An apply worker got so far.
     Applied(GroupId, Applied),
+    /// The state machine that an apply worker runs for this group is out of use.
+    MachineBroken(GroupId, BrokenMachine),
     /// The log cannot be read back from this index on.
     FetchFailed(GroupId, LogIndex),
     /// The log was read.

@@ -2,18 +2,21 @@
 //! on an apply worker.
 //!
 //! Invariant: entries are applied in index order without a gap, each exactly once per life, after
-//! the snapshot that took the place of earlier ones.
+//! the snapshot that took the place of earlier ones. An answer is the output of its own entry, or
+//! *unknown*: once the contract with the machine is broken, nobody gets an answer from it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft_core::{Entry, EntryKind, LogIndex, LogTime, SnapshotMeta};
+use raft_core::{Entry, EntryKind, GroupId, LogIndex, LogTime, SnapshotMeta};
 
+use super::panics::at_work_for;
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::Restored;
 use crate::state_machine::{SnapshotPieces, StateMachine};
 
 pub(crate) struct MachineHost {
+    group: GroupId,
     machine: Box<dyn StateMachine>,
     applied: LogIndex,
     log_time: LogTime,
@@ -22,6 +25,9 @@ pub(crate) struct MachineHost {
     /// Proposals of this node that are committed, by index.
     waiters: VecDeque<(LogIndex, Reply)>,
     outputs: Vec<Bytes>,
+    /// The machine or its driver broke the contract. Nothing is asked of it any more: what its
+    /// state stands for is not known.
+    is_broken: bool,
 }
 
 impl std::fmt::Debug for MachineHost {
@@ -40,9 +46,18 @@ pub(crate) struct Applied {
     pub(crate) jobs: u64,
 }
 
+/// Why a machine is out of use.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct BrokenMachine {
+    /// The first entry that it cannot be said to have applied.
+    pub(crate) index: LogIndex,
+    pub(crate) why: String,
+}
+
 impl MachineHost {
-    pub(crate) fn new(machine: Box<dyn StateMachine>) -> Self {
+    pub(crate) fn new(group: GroupId, machine: Box<dyn StateMachine>) -> Self {
         Self {
+            group,
             machine,
             applied: LogIndex::ZERO,
             log_time: LogTime::default(),
@@ -50,47 +65,91 @@ impl MachineHost {
             jobs: 0,
             waiters: VecDeque::new(),
             outputs: Vec::new(),
+            is_broken: false,
         }
     }
 
     /// Applies `entries`, which follow what was applied, and answers those of `waiters`, which
     /// ascend by index, that they concern.
+    ///
+    /// # Errors
+    /// Once, if the contract is broken: all waiters are answered as unknown then, and from now on.
     pub(crate) fn apply(
         &mut self,
         entries: &[Entry],
         waiters: impl IntoIterator<Item = (LogIndex, Reply)>,
-    ) {
+    ) -> Result<(), BrokenMachine> {
         self.waiters.extend(waiters);
-        let Some(last) = entries.last() else { return };
-        debug_assert_eq!(entries[0].index, self.applied.next());
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Ok(());
+        };
+        if self.is_broken {
+            // Dropped replies say "unknown".
+            self.waiters.clear();
+            return Ok(());
+        }
+        if first.index != self.applied.next() {
+            let why = format!("it was given entry {} after {}", first.index, self.applied);
+            return Err(self.break_off(why));
+        }
         self.outputs.clear();
         if raft_core::planted!(AppliesTwice) && entries.len() > 1 {
             self.machine.apply(&entries[..1], &mut self.outputs);
             self.outputs.clear();
         }
-        self.machine.apply(entries, &mut self.outputs);
-        debug_assert_eq!(self.outputs.len(), entries.len(), "one output per entry");
+        at_work_for(self.group, || self.machine.apply(entries, &mut self.outputs));
+        // Which entry lacks its output, nobody can tell: so nobody gets what may be another's.
+        if self.outputs.len() != entries.len() {
+            let why = format!(
+                "the state machine gave {} outputs for the {} entries from {} on",
+                self.outputs.len(),
+                entries.len(),
+                first.index
+            );
+            return Err(self.break_off(why));
+        }
         self.applied = last.index;
         self.log_time = self.log_time.max(last.time);
         let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
         self.commands += commands.count() as u64;
-        let first = entries[0].index;
         while let Some((index, _)) = self.waiters.front()
             && *index <= last.index
             && let Some((index, reply)) = self.waiters.pop_front()
         {
-            let at = (index >= first).then(|| index.since(first) as usize);
+            let at = (index >= first.index).then(|| index.since(first.index) as usize);
             match at.and_then(|at| self.outputs.get_mut(at)).map(std::mem::take) {
                 Some(output) => reply.send(Ok(Proposed { index, output })),
-                // A machine that broke its contract: say what is true.
+                // It was applied before anybody said who waits for it.
                 None => reply.send(Err(RequestError::Unknown)),
             }
         }
+        Ok(())
     }
 
-    /// The machine's state as it is now.
-    pub(crate) fn snapshot(&self) -> Option<SnapshotPieces> {
-        self.machine.snapshot()
+    fn break_off(&mut self, why: String) -> BrokenMachine {
+        self.is_broken = true;
+        self.outputs.clear();
+        // Dropped replies say "unknown".
+        self.waiters.clear();
+        BrokenMachine { index: self.applied.next(), why }
+    }
+
+    /// The machine's state as it is now, which is that after `index`.
+    ///
+    /// # Errors
+    /// Once, if it stands elsewhere: a snapshot under a false name would be taken for true.
+    pub(crate) fn snapshot(
+        &mut self,
+        index: LogIndex,
+    ) -> Result<Option<SnapshotPieces>, BrokenMachine> {
+        if self.is_broken {
+            return Ok(None);
+        }
+        if self.applied != index {
+            let why = format!("its snapshot was to show {index}, it stands at {}", self.applied);
+            return Err(self.break_off(why));
+        }
+        Ok(at_work_for(self.group, || self.machine.snapshot()))
     }
 
     /// Another machine, made from a snapshot, takes the place of this one.
@@ -109,13 +168,21 @@ impl MachineHost {
     }
 
     pub(crate) fn read(&self, query: &[u8], reply: Reply) {
-        let output = self.machine.read(query);
+        if self.is_broken {
+            reply.send(Err(RequestError::Faulted(self.group)));
+            return;
+        }
+        let output = at_work_for(self.group, || self.machine.read(query));
         reply.send(Ok(Proposed { index: self.applied, output }));
     }
 
     /// The digest travels as an answer whose output is the number, little-endian.
     pub(crate) fn digest(&self, reply: Reply) {
-        let digest = self.machine.digest().to_le_bytes();
+        if self.is_broken {
+            reply.send(Err(RequestError::Faulted(self.group)));
+            return;
+        }
+        let digest = at_work_for(self.group, || self.machine.digest()).to_le_bytes();
         reply.send(Ok(Proposed { index: self.applied, output: Bytes::copy_from_slice(&digest) }));
     }
 
@@ -141,5 +208,120 @@ impl From<Proposed> for (LogIndex, u64) {
             digest.copy_from_slice(&answer.output);
         }
         (answer.index, u64::from_le_bytes(digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Request, RequestKind, Ticket};
+    use raft_core::{ReadPath, Term};
+
+    const GROUP: GroupId = GroupId::new(7);
+
+    /// Answers each command with itself; as often as a command's first byte says.
+    struct Echo;
+
+    impl StateMachine for Echo {
+        fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+            for entry in entries {
+                let times = usize::from(entry.payload[0]);
+                outputs.extend(std::iter::repeat_n(entry.payload.clone(), times));
+            }
+        }
+
+        fn read(&self, query: &[u8]) -> Bytes {
+            Bytes::copy_from_slice(query)
+        }
+
+        fn digest(&self) -> u64 {
+            1
+        }
+
+        fn snapshot(&self) -> Option<SnapshotPieces> {
+            Some(Box::new(std::iter::empty()))
+        }
+    }
+
+    fn reply<T>() -> (Reply, Ticket<T>) {
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        (request.reply, ticket)
+    }
+
+    fn entries(first: u64, payloads: &[[u8; 2]]) -> Vec<Entry> {
+        let entry = |(index, payload): (u64, &[u8; 2])| Entry {
+            index: LogIndex::new(index),
+            term: Term::new(1),
+            kind: EntryKind::Command,
+            time: LogTime::default(),
+            payload: Bytes::copy_from_slice(payload),
+        };
+        (first..).zip(payloads).map(entry).collect()
+    }
+
+    /// Applies these, each with a client that waits; what they hear.
+    fn apply(
+        host: &mut MachineHost,
+        first: u64,
+        payloads: &[[u8; 2]],
+    ) -> (Result<(), BrokenMachine>, Vec<Result<Bytes, RequestError>>) {
+        let (waiters, tickets): (Vec<_>, Vec<Ticket<Bytes>>) = (first..)
+            .zip(payloads)
+            .map(|(index, _)| {
+                let (reply, ticket) = reply();
+                ((LogIndex::new(index), reply), ticket)
+            })
+            .unzip();
+        let result = host.apply(&entries(first, payloads), waiters);
+        (result, tickets.into_iter().map(Ticket::wait).collect())
+    }
+
+    #[test]
+    fn of_a_batch_with_outputs_missing_or_too_many_nobody_gets_an_answer() {
+        for odd in [0, 2] {
+            let mut host = MachineHost::new(GROUP, Box::new(Echo));
+            let (result, heard) = apply(&mut host, 1, &[[1, 10], [1, 11]]);
+            assert_eq!(result, Ok(()));
+            assert_eq!(heard[1].as_deref(), Ok(&[1, 11][..]));
+
+            let (result, heard) = apply(&mut host, 3, &[[1, 12], [odd, 13], [1, 14], [1, 15]]);
+            let broken = result.expect_err("an output is missing or too many");
+            assert_eq!(broken.index, LogIndex::new(3));
+            let count = 3 + usize::from(odd);
+            assert!(broken.why.contains(&format!("{count} outputs for the 4 entries from 3 on")));
+            assert!(heard.iter().all(|heard| *heard == Err(RequestError::Unknown)), "{heard:?}");
+            assert_eq!(host.applied().index, LogIndex::new(2));
+
+            // From here on it answers nobody, and is not complained of again.
+            let (result, heard) = apply(&mut host, 7, &[[1, 16]]);
+            assert_eq!((result, heard), (Ok(()), vec![Err(RequestError::Unknown)]));
+            let (read, ticket) = reply::<Bytes>();
+            host.read(b"x", read);
+            assert_eq!(ticket.wait(), Err(RequestError::Faulted(GROUP)));
+            let (digest, ticket) = reply::<(LogIndex, u64)>();
+            host.digest(digest);
+            assert_eq!(ticket.wait(), Err(RequestError::Faulted(GROUP)));
+            assert!(matches!(host.snapshot(LogIndex::new(2)), Ok(None)));
+            assert_eq!(host.applied().index, LogIndex::new(2));
+        }
+    }
+
+    #[test]
+    fn entries_that_do_not_follow_are_not_applied() {
+        let mut host = MachineHost::new(GROUP, Box::new(Echo));
+        let (result, heard) = apply(&mut host, 2, &[[1, 10]]);
+        assert!(result.is_err());
+        assert_eq!(heard, vec![Err(RequestError::Unknown)]);
+        assert_eq!(host.applied().index, LogIndex::ZERO);
+    }
+
+    #[test]
+    fn a_snapshot_is_of_the_index_it_is_named_after_or_there_is_none() {
+        let mut host = MachineHost::new(GROUP, Box::new(Echo));
+        assert_eq!(apply(&mut host, 1, &[[1, 10], [1, 11]]).0, Ok(()));
+        assert!(matches!(host.snapshot(LogIndex::new(2)), Ok(Some(_))));
+        assert!(host.snapshot(LogIndex::new(1)).is_err());
+        assert!(matches!(host.snapshot(LogIndex::new(2)), Ok(None)));
     }
 }

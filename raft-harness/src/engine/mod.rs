@@ -10,6 +10,7 @@ mod io;
 mod log_sizes;
 mod machine;
 mod messages;
+pub(crate) mod panics;
 mod payloads;
 mod peers;
 mod reads;

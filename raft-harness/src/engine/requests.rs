@@ -240,6 +240,7 @@ impl ShardEngine {
             | EngineInput::HeartbeatReplies(..)
             | EngineInput::Persisted(_)
             | EngineInput::Applied(..)
+            | EngineInput::MachineBroken(..)
             | EngineInput::FetchFailed(..)
             | EngineInput::Fetched(..)
             | EngineInput::LaneUp(..)

@@ -211,6 +211,12 @@ impl ShardEngine {
                 }
                 None => self.on_left(group, Ended::Applied(applied), out),
             },
+            // One that left needs no machine.
+            EngineInput::MachineBroken(group, broken) => {
+                if let Some(at) = self.slot_of(group) {
+                    self.on_machine_broken(at, broken, out);
+                }
+            }
             EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
             EngineInput::Fetched(group, entries) => self.on_fetched(group, entries, out),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
@@ -472,6 +478,7 @@ impl ShardEngine {
             let slot = &mut self.slots[at as usize];
             match change {
                 LogChange::Truncated { from } => {
+                    slot.replay_until = slot.replay_until.min(from.prev());
                     slot.payloads.truncate(from);
                     slot.cold.retain(|entry| entry.index < from);
                     if let Some(fetching) = &mut slot.fetching {
@@ -573,7 +580,8 @@ impl ShardEngine {
                 base_index: core.base_index,
                 members: slot.core.membership().members().to_vec(),
                 removed: core.removed,
-                fault: core.fault.map(|fault| fault.to_string()),
+                is_replaying: slot.is_replaying(),
+                fault: slot.broken.clone().or_else(|| core.fault.map(|fault| fault.to_string())),
             }
         });
         statuses.collect()

@@ -57,6 +57,10 @@ pub(crate) struct Slot {
     /// The state machine, if it runs here; otherwise it is with an apply worker.
     pub(crate) inline: Option<MachineHost>,
     pub(crate) applied: Applied,
+    /// Up to here the log went when this life began, or to where it was cut since.
+    pub(crate) replay_until: LogIndex,
+    /// Why the state machine is out of use, if it is.
+    pub(crate) broken: Option<String>,
     /// Jobs given to the apply worker.
     pub(crate) jobs: u64,
     pub(crate) armed: Armed,
@@ -106,10 +110,16 @@ impl Slot {
         Counters::add(&counters.commands_applied, commands);
     }
 
+    /// Whether entries that the log held when this life began are still to be applied.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.applied.index < self.replay_until
+    }
+
     /// Whether the state machine takes more: at once if it is here, else if the apply worker is
     /// not too far behind.
     pub(crate) fn takes_work(&self) -> bool {
-        self.inline.is_some() || self.jobs - self.applied.jobs < APPLY_JOBS_MAX
+        self.broken.is_none()
+            && (self.inline.is_some() || self.jobs - self.applied.jobs < APPLY_JOBS_MAX)
     }
 
     /// Drops what was read back from the log once nobody here needs it.

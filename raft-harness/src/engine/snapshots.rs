@@ -113,11 +113,14 @@ impl ShardEngine {
         };
         slot.snapshots.taking = Some(meta.index);
         slot.snapshots.counted = slot.snapshots.sizes.total();
-        match &slot.inline {
-            Some(machine) => {
-                let pieces = machine.snapshot();
-                self.on_snapshot_pieces(at, meta, pieces, out);
-            }
+        match &mut slot.inline {
+            Some(machine) => match machine.snapshot(meta.index) {
+                Ok(pieces) => self.on_snapshot_pieces(at, meta, pieces, out),
+                Err(broken) => {
+                    self.end_taking(at, false);
+                    self.on_machine_broken(at, broken, out);
+                }
+            },
             None => {
                 let task = ApplyTask::Snapshot(meta);
                 out.apply.push(ApplyJob { group: slot.spec.group, task });
@@ -285,6 +288,7 @@ impl ShardEngine {
             fetching.cut = true;
         }
         slot.dispatched = index;
+        slot.replay_until = slot.replay_until.min(index);
         slot.appliable = slot.appliable.max(index);
         // Committed, but applied elsewhere: what they did here is in the snapshot, and nobody
         // knows any more what they said. A dropped reply says so.
@@ -314,10 +318,11 @@ impl ShardEngine {
 impl MachineHost {
     /// A machine as it starts: fresh, or as its snapshot says.
     pub(super) fn starting(
+        group: GroupId,
         machine: Box<dyn crate::StateMachine>,
         meta: Option<SnapshotMeta>,
     ) -> Self {
-        let mut host = Self::new(machine);
+        let mut host = Self::new(group, machine);
         if let Some(meta) = meta {
             host.stand_at(&meta);
         }

@@ -22,8 +22,8 @@ const GROUPS_PER_REPORT: usize = 64;
 pub(crate) struct Machines {
     hosts: HashMap<GroupId, MachineHost>,
     progressed: Vec<(GroupId, Applied)>,
-    /// States that were asked for, to go to their shards.
-    snapshots: Vec<(GroupId, EngineInput)>,
+    /// States that were asked for and machines that are out of use, to go to their shards.
+    told: Vec<(GroupId, EngineInput)>,
 }
 
 impl Machines {
@@ -35,11 +35,13 @@ impl Machines {
             }
             ApplyTask::Snapshot(meta) => {
                 if let Some(machine) = self.hosts.get_mut(&group) {
-                    debug_assert_eq!(machine.applied().index, meta.index);
-                    let pieces = machine.snapshot();
+                    let pieces = machine.snapshot(meta.index).unwrap_or_else(|broken| {
+                        self.told.push((group, EngineInput::MachineBroken(group, broken)));
+                        None
+                    });
                     machine.job_done();
                     note(&mut self.progressed, group, machine.applied());
-                    self.snapshots.push((group, EngineInput::SnapshotPieces(group, meta, pieces)));
+                    self.told.push((group, EngineInput::SnapshotPieces(group, meta, pieces)));
                 }
             }
             ApplyTask::Replace(restored) => {
@@ -51,7 +53,9 @@ impl Machines {
             }
             ApplyTask::Entries(entries, waiters) => {
                 if let Some(machine) = self.hosts.get_mut(&group) {
-                    machine.apply(&entries, waiters);
+                    if let Err(broken) = machine.apply(&entries, waiters) {
+                        self.told.push((group, EngineInput::MachineBroken(group, broken)));
+                    }
                     machine.job_done();
                     note(&mut self.progressed, group, machine.applied());
                 }
@@ -85,7 +89,7 @@ impl Machines {
         shards: &[Arc<Inbox<ShardInput>>],
         shard_of: impl Fn(GroupId) -> usize,
     ) {
-        for (group, input) in self.snapshots.drain(..) {
+        for (group, input) in self.told.drain(..) {
             let _ = shards[shard_of(group)].push(ShardInput::Engine(input));
         }
         for (group, applied) in self.progressed.drain(..) {

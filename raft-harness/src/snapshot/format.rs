@@ -12,6 +12,7 @@ use raft_storage::{crc32c, crc32c_append};
 
 use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
+use crate::engine::panics::at_work_for;
 use crate::state_machine::{RestoreError, StateMachine};
 
 const MAGIC: &[u8; 8] = b"RAFTSNAP";
@@ -115,7 +116,7 @@ pub(crate) fn restore(
 ) -> Result<Restored, RestoreError> {
     let mut reader = Reader::open(store, name)?;
     let meta = reader.header()?;
-    let restored = machine.restore(&mut reader);
+    let restored = at_work_for(name.group, || machine.restore(&mut reader));
     // Whatever the machine thought of bytes that were not those written, the bytes are to blame.
     if let Some(fault) = reader.fault.take() {
         return Err(fault);

@@ -18,6 +18,7 @@ use super::desk::Wanted;
 use super::format::{self, Restored, restore};
 use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart};
+use crate::engine::panics::at_work_for;
 use crate::engine::EngineInput;
 use crate::state_machine::SnapshotPieces;
 
@@ -97,7 +98,9 @@ impl Workshop {
 
     fn take(&self, taking: Taking, out: &mut Vec<Made>) {
         let Taking { name, meta, pieces, keep_from } = taking;
-        let written = format::write(&self.shelf, name, &meta, pieces);
+        // The pieces are the machine's own work still.
+        let write = || format::write(&self.shelf, name, &meta, pieces);
+        let written = at_work_for(name.group, write);
         match &written {
             Ok(_) => {
                 let names = self.shelf.of(name.group, name.incarnation);

@@ -81,7 +81,8 @@ impl Worker {
                 assert_eq!(machine.applied().index, meta.index, "taken where it was asked for");
                 machine.job_done();
                 self.reports.push_back(EngineInput::Applied(group, machine.applied()));
-                return Some(EngineInput::SnapshotPieces(group, meta, machine.snapshot()));
+                let pieces = machine.snapshot(meta.index).expect("it stands there");
+                return Some(EngineInput::SnapshotPieces(group, meta, pieces));
             }
             ApplyTask::Replace(restored) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
@@ -91,7 +92,7 @@ impl Worker {
             }
             ApplyTask::Entries(entries, waiters) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                machine.apply(&entries, waiters);
+                machine.apply(&entries, waiters).expect("these machines keep their contract");
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
