@@ -54,6 +54,8 @@ counters! {
     log_entries,
     /// Bytes written to the log, with headers and padding.
     log_bytes,
+    /// Calls of the log that took longer than the log may stall.
+    log_stalls,
     /// Turns the shards took.
     turns,
     /// Commands applied in all groups, replay included.

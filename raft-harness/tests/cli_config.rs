@@ -120,7 +120,7 @@ fn a_data_directory_is_made_once_and_by_init_only() {
 
     let served = raftd(&["serve", "--config", &file, "--exit-with-stdin"]);
     assert_eq!(code(&served), 0, "{}", stderr(&served));
-    assert!(stdout(&served).contains("ready node=1 groups=16"));
+    assert!(stdout(&served).contains("serving node=1 groups=16"));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -17,7 +17,8 @@ use raft_harness::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Counts commands; the output is the count. `boom` breaks it.
+/// Counts commands; the output is the count. `boom` breaks it, `mute` has no output, and `freeze`
+/// lasts until somebody says [`thaw`].
 struct Counter {
     mode: ApplyMode,
     count: u64,
@@ -29,12 +30,17 @@ impl StateMachine for Counter {
         for entry in entries {
             if entry.kind == EntryKind::Command {
                 assert_ne!(&entry.payload[..], b"boom", "as asked");
+                if &entry.payload[..] == b"freeze" {
+                    freeze();
+                }
                 self.count += 1;
                 for byte in &entry.payload {
                     self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
                 }
             }
-            outputs.push(Bytes::copy_from_slice(&self.count.to_le_bytes()));
+            if entry.kind != EntryKind::Command || &entry.payload[..] != b"mute" {
+                outputs.push(Bytes::copy_from_slice(&self.count.to_le_bytes()));
+            }
         }
     }
 
@@ -49,6 +55,30 @@ impl StateMachine for Counter {
     fn mode(&self) -> ApplyMode {
         self.mode
     }
+}
+
+static FROZEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+/// Stands still until [`thaw`].
+fn freeze() {
+    let (frozen, changed) = &FROZEN;
+    let mut frozen = frozen.lock().expect("nobody panics with it");
+    *frozen = true;
+    changed.notify_all();
+    drop(changed.wait_while(frozen, |frozen| *frozen));
+}
+
+/// Waits until somebody stands still.
+fn wait_for_frost() {
+    let (frozen, changed) = &FROZEN;
+    let frozen = frozen.lock().expect("nobody panics with it");
+    drop(changed.wait_while(frozen, |frozen| !*frozen));
+}
+
+fn thaw() {
+    let (frozen, changed) = &FROZEN;
+    *frozen.lock().expect("nobody panics with it") = false;
+    changed.notify_all();
 }
 
 /// Groups with an even id apply inline, the others on a worker.
@@ -297,6 +327,9 @@ fn a_machine_that_panics_ends_the_node_and_everything_is_answered() -> anyhow::R
             anyhow::ensure!(Instant::now() < end, "nobody says that it failed");
             std::thread::park_timeout(Duration::from_millis(5));
         }
+        let failure = host.failure().unwrap_or_default();
+        let at_work = format!("panicked at work for group {id}: ");
+        anyhow::ensure!(failure.contains(&at_work) && failure.contains("as asked"), "{failure}");
         for id in 1..=4 {
             let refused = host.propose(group(id), Bytes::from_static(b"x")).wait().unwrap_err();
             assert!(
@@ -306,6 +339,114 @@ fn a_machine_that_panics_ends_the_node_and_everything_is_answered() -> anyhow::R
         }
         let late = host.create_group(GroupSpec::on_nodes(group(9), nodes(1)));
         assert!(matches!(late, Err(CreateError::Stopping)), "{late:?}");
+        host.stop();
+    }
+    Ok(())
+}
+
+/// One node with so many shards, on which these groups have leaders.
+fn alone(shards: usize, groups: std::ops::RangeInclusive<u32>) -> anyhow::Result<NodeHost> {
+    let mut options = options(NodeId::new(1), nodes(1));
+    options.shards = shards;
+    let host = start(options)?;
+    for id in groups.clone() {
+        host.create_group(GroupSpec::on_nodes(group(id), nodes(1)))?;
+    }
+    let end = Instant::now() + PATIENCE;
+    for id in groups {
+        while host.propose(group(id), Bytes::from_static(b"fine")).wait().is_err() {
+            anyhow::ensure!(Instant::now() < end, "no leader");
+        }
+    }
+    Ok(host)
+}
+
+/// Waits until it is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        anyhow::ensure!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_panic_of_the_only_shard_is_the_nodes_failure() -> anyhow::Result<()> {
+    let host = alone(1, 2..=2)?;
+    assert_eq!(host.status().unready(), Vec::<String>::new());
+    let boom = host.propose(group(2), Bytes::from_static(b"boom"));
+    assert_eq!(boom.wait().unwrap_err(), RequestError::Unknown);
+    until("a failure", || host.failure().is_some())?;
+    let failure = host.failure().unwrap_or_default();
+    assert!(failure.starts_with("raft-shard-0 panicked at work for group 2: "), "{failure}");
+    let status = host.status();
+    assert_eq!(status.missing, ["raft-shard-0"]);
+    assert_eq!(status.groups_missing, 1);
+    assert_eq!(status.failure, Some(failure));
+    host.stop();
+    Ok(())
+}
+
+#[test]
+fn a_shard_that_stands_still_is_missing_and_comes_back() -> anyhow::Result<()> {
+    let host = alone(2, 1..=8)?;
+    let well = host.status();
+    assert_eq!((well.groups.len(), well.ailments()), (8, Vec::new()));
+    // An even number: applied by the shard itself.
+    let frozen = host.propose(group(2), Bytes::from_static(b"freeze"));
+    wait_for_frost();
+    let status = host.status();
+    assert_eq!(status.missing.len(), 1, "{:?}", status.missing);
+    assert!(status.missing[0].starts_with("raft-shard-"), "{:?}", status.missing);
+    assert!(status.groups_missing > 0 && status.groups.iter().all(|g| g.group != group(2)));
+    assert_eq!(status.groups.len() + status.groups_missing, 8);
+    let unready = status.unready().join("; ");
+    assert!(unready.contains(" does not answer"), "{unready}");
+    assert_eq!(host.failure(), None, "it may go on");
+    thaw();
+    frozen.wait()?;
+    until("all is well again", || host.status().unready().is_empty())?;
+    host.stop();
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_owes_an_output_mutes_its_group_and_nobody_gets_anothers_answer()
+-> anyhow::Result<()> {
+    // Inline and on a worker.
+    for id in [2, 1] {
+        let host = alone(1, 1..=2)?;
+        let tickets: Vec<_> = (2..400_u64)
+            .map(|count| {
+                let command: &[u8] = if count == 200 { b"mute" } else { b"fine" };
+                (count, host.propose(group(id), Bytes::copy_from_slice(command)))
+            })
+            .collect();
+        let mut unknown = 0;
+        for (count, ticket) in tickets {
+            match ticket.wait() {
+                Ok(answer) => assert_eq!(number(&answer.output)?, count),
+                Err(RequestError::Unknown | RequestError::Faulted(_)) => unknown += 1,
+                Err(error) => bail!("{error}"),
+            }
+        }
+        assert!(unknown >= 200, "{unknown} after the one without an output");
+        until("a fault", || host.group_status(group(id)).is_some_and(|g| g.fault.is_some()))?;
+        let status = host.group_status(group(id)).context("the group is here")?;
+        let fault = status.fault.unwrap_or_default();
+        assert!(fault.contains(" outputs for the "), "{fault}");
+        // The first entry is the leader's own.
+        assert!(status.applied_index.get() < 201, "{}", status.applied_index);
+        let read = host.read(group(id), Bytes::new()).wait();
+        assert_eq!(read.unwrap_err(), RequestError::Faulted(group(id)));
+        let digest = host.digest(group(id)).wait();
+        assert_eq!(digest.unwrap_err(), RequestError::Faulted(group(id)));
+        // The node and its other groups go on.
+        assert_eq!(host.failure(), None);
+        let other = group(3 - id);
+        assert_eq!(number(&host.propose(other, Bytes::from_static(b"fine")).wait()?.output)?, 2);
+        assert!(host.status().unready().join("; ").contains("1 of 2 groups faulted"));
         host.stop();
     }
     Ok(())

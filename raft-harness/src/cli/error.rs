@@ -28,8 +28,8 @@ pub(super) enum Exit {
     Data,
     /// The node cannot be reached.
     Unreachable,
-    /// The log failed while the node ran.
-    LogFailed,
+    /// The log or a thread of the node failed while it ran.
+    Failed,
 }
 
 impl From<Exit> for ExitCode {
@@ -40,7 +40,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Data => 3,
             Exit::Unreachable => 4,
-            Exit::LogFailed => 5,
+            Exit::Failed => 5,
         }
         .into()
     }
@@ -77,9 +77,9 @@ pub(super) enum CliError {
     /// The front cannot describe the cluster.
     #[error("the client ports cannot start: {0}")]
     Front(String),
-    /// The log failed while the node ran.
-    #[error("the log failed, so this node acknowledges nothing any more: {0}")]
-    LogFailed(String),
+    /// The log or a thread of the node failed while it ran.
+    #[error("this node failed and acknowledges nothing any more: {0}")]
+    Failed(String),
     /// A node did not answer.
     #[error(transparent)]
     Admin(AdminError),
@@ -137,9 +137,9 @@ impl CliError {
             Self::Create(error) => match error {
                 CreateError::SpecDiffers { .. } | CreateError::ReplicaUsed { .. } => Exit::Data,
                 CreateError::BadSpec { .. } => Exit::Usage,
-                CreateError::Stopping => Exit::LogFailed,
+                CreateError::Stopping => Exit::Failed,
             },
-            Self::LogFailed(_) => Exit::LogFailed,
+            Self::Failed(_) => Exit::Failed,
             Self::Admin(_) => Exit::Unreachable,
             Self::Demo(error) => match error {
                 DemoError::NotEmpty { .. } => Exit::Data,
@@ -190,12 +190,16 @@ impl CliError {
                 "`groups.count` and the set of peers are fixed when a cluster is first started; \
                  restore what they were"
             }
-            Self::LogFailed(failure) if is_descriptors(failure) => {
+            Self::Failed(failure) if failure.contains(" panicked") => {
+                "this is a bug, of raftd or of the state machine that is named: keep what this node \
+                 logged. Started again, it recovers what it had acknowledged"
+            }
+            Self::Failed(failure) if is_descriptors(failure) => {
                 "the process ran out of file descriptors; the disk is not to blame. Raise the \
                  limit (`ulimit -Hn`, or `LimitNOFILE=` of systemd), then start the node again: \
                  it recovers what it had acknowledged"
             }
-            Self::LogFailed(_) => {
+            Self::Failed(_) => {
                 "check the disk (full? failing? `dmesg`), then start the node again: it recovers \
                  what it had acknowledged"
             }
@@ -248,11 +252,11 @@ mod tests {
     fn the_disk_is_not_blamed_for_a_lack_of_file_descriptors() {
         for code in [24, 23] {
             let system = io::Error::from_raw_os_error(code);
-            let told = CliError::LogFailed(format!("cannot prepare a segment: {system}")).tell();
+            let told = CliError::Failed(format!("cannot prepare a segment: {system}")).tell();
             assert!(told.contains("LimitNOFILE") && !told.contains("dmesg"), "{told}");
             assert!(told.contains(&system.to_string()), "{told}");
         }
-        let told = CliError::LogFailed("cannot flush: no space left on device".to_owned()).tell();
+        let told = CliError::Failed("cannot flush: no space left on device".to_owned()).tell();
         assert!(told.contains("dmesg"), "{told}");
     }
 

@@ -7,7 +7,7 @@
 //! | 2 | wrong usage or configuration, or a port is taken |
 //! | 3 | the data directory: not initialised, locked, foreign, or damaged |
 //! | 4 | the node cannot be reached |
-//! | 5 | the log failed while the node ran |
+//! | 5 | the log or a thread of the node failed while it ran |
 //!
 //! Every error says what happened and what to do about it.
 
@@ -47,7 +47,7 @@ Exit codes:
   2  wrong usage or configuration, or a port is taken
   3  the data directory: not initialised, locked, foreign, or damaged
   4  the node cannot be reached
-  5  the log failed while the node ran";
+  5  the log or a thread of the node failed while it ran";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -1,7 +1,9 @@
 //! `raftd serve`: one node, from its configuration file to an orderly end.
 //!
 //! Starts the engine, creates the groups (harmless if they exist), opens the client ports and
-//! the admin port, and says `ready`. Stops in order: hands leaderships over, then groups, port
+//! the admin port, and says `serving` with their addresses. It says `ready` when every group has
+//! a leader and what the log held is applied, which a node alone cannot bring about; as long as
+//! it takes, it says what is missing. Stops in order: hands leaderships over, then groups, port
 //! and log. A second signal ends the process at once, which is safe: it is what the log is for.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -14,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use crossbeam::channel::{RecvTimeoutError, bounded};
 use raft_core::{GroupId, LogIndex};
 use raft_mux::MuxError;
 use tokio::net::TcpListener;
@@ -42,8 +45,16 @@ use crate::status::{AdminServer, BoxFuture, StatusSource, StatusView};
 const BIND_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two tries to bind.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
-/// How often the log's health is looked at. Nothing is acknowledged after a failure in any case.
+/// How often it is looked whether the node failed. Nothing is acknowledged after a failure in any case.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
+/// How long the threads of the node may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the node is ready: between these, a quarter of its age.
+const READY_PERIOD_MIN: Duration = Duration::from_millis(20);
+const READY_PERIOD_MAX: Duration = Duration::from_secs(1);
+/// When it is told for the first time what is missing, and how often at most.
+const UNREADY_AFTER: Duration = Duration::from_secs(2);
+const UNREADY_PERIOD: Duration = Duration::from_secs(10);
 /// How long clients may take to read their last answers.
 const CLIENT_GRACE: Duration = Duration::from_millis(500);
 /// Groups that are created at a time, so that they share the log's flushes.
@@ -86,7 +97,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
         let exit_with_stdin = arguments.exit_with_stdin;
         runtime.block_on(serve(&config, limits, &host, slots, &specs, signals, exit_with_stdin))
     });
-    host.stop();
+    stop(&host);
     // Tasks of clients that are gone hold nothing that matters.
     runtime.shutdown_timeout(CLIENT_GRACE);
     if served.is_ok() {
@@ -182,21 +193,23 @@ async fn serve(
     let cluster = front(bind(ports.resp, "cluster clients").await?, Mode::Cluster)?;
     let proxy = front(bind(ports.resp_proxy, "plain clients").await?, Mode::Proxy)?;
     let admin = admin(ports.admin, host).await?;
-    output::announce(format_args!("ready node={} groups={}", config.node, specs.len()));
+    output::announce(format_args!("serving node={} groups={}", config.node, specs.len()));
     for (name, address) in [
         ("raft", host.listen_addr().unwrap_or(ports.raft)),
         ("resp", cluster.address()),
         ("resp_proxy", proxy.address()),
         ("admin", admin.address()),
     ] {
-        output::announce(format_args!("ready {name}={address}"));
+        output::announce(format_args!("serving {name}={address}"));
     }
+    let telling = tokio::spawn(tell_when_ready(host.clone(), specs.len()));
 
     tokio::select! {
-        failure = log_failure(host) => return Err(CliError::LogFailed(failure)),
+        failure = failure_of(host) => return Err(CliError::Failed(failure)),
         () = signals.next() => info!("asked to stop by a signal"),
         () = stdin::closed(), if exit_with_stdin => info!("asked to stop: standard input closed"),
     }
+    telling.abort();
     tokio::spawn(async move {
         signals.next().await;
         warn!("asked again: stopping at once");
@@ -209,7 +222,7 @@ async fn serve(
         if led > 0 {
             info!(groups = led, "could not hand over every leadership in time");
         }
-        draining.stop();
+        stop(&draining);
     });
     if stopped.await.is_err() {
         warn!("stopping the node did not end well; the log is safe all the same");
@@ -268,8 +281,58 @@ fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
 }
 
-/// Done when the log failed, with the reason.
-async fn log_failure(host: &NodeHost) -> String {
+/// Says `ready` once it is true. Until then it says what is missing, if that takes a while and
+/// whenever it is something else, but not all the time.
+async fn tell_when_ready(host: NodeHost, groups: usize) {
+    let began = Instant::now();
+    let mut told: Option<(Instant, String)> = None;
+    loop {
+        let asked = host.clone();
+        // A shard that does not answer is waited for, so not on this thread.
+        let status = tokio::task::spawn_blocking(move || asked.status()).await;
+        let Ok(status) = status else { return };
+        let unready = status.unready();
+        if unready.is_empty() {
+            output::announce(format_args!("ready node={} groups={groups}", status.node));
+            return;
+        }
+        let missing = unready.join("; ");
+        let due = match &told {
+            None => began.elapsed() >= UNREADY_AFTER,
+            Some((at, before)) => at.elapsed() >= UNREADY_PERIOD && *before != missing,
+        };
+        if due {
+            output::announce(format_args!("serving; {missing}"));
+            told = Some((Instant::now(), missing));
+        }
+        // Often at first, when it is about to be true.
+        sleep((began.elapsed() / 4).clamp(READY_PERIOD_MIN, READY_PERIOD_MAX)).await;
+    }
+}
+
+/// Stops the node. A thread that is stuck must not keep the process: what was acknowledged is in
+/// the log.
+fn stop(host: &NodeHost) {
+    let (ended, end) = bounded(1);
+    let stopping = host.clone();
+    let stopper = thread::spawn(move || {
+        stopping.stop();
+        let _ = ended.send(());
+    });
+    match end.recv_timeout(STOP_LIMIT) {
+        Ok(()) => {}
+        Err(RecvTimeoutError::Timeout) => {
+            warn!(limit = ?STOP_LIMIT, "threads of this node do not end: leaving without them");
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            let _ = stopper.join();
+            warn!("stopping the node did not end well; the log is safe all the same");
+        }
+    }
+}
+
+/// Done when the node failed, with the reason.
+async fn failure_of(host: &NodeHost) -> String {
     loop {
         if let Some(failure) = host.failure() {
             return failure;

@@ -40,8 +40,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Result<Exit, CliError> {
             .map_err(|error| CliError::System { what: "cannot print", source: error.into() })?,
     };
     output::result(text.trim_end()).map_err(CliError::Output)?;
-    let well = status.leaderless.is_empty() && status.faulted.is_empty();
-    Ok(if well { Exit::Ok } else { Exit::Warning })
+    Ok(if status.unready.is_empty() { Exit::Ok } else { Exit::Warning })
 }
 
 fn table(status: &StatusView) -> String {
@@ -53,9 +52,13 @@ fn table(status: &StatusView) -> String {
 
 fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
     let loss = if status.durable { "none (DiskFirst)" } else { "everything (memory log)" };
+    let missing = match status.groups_missing {
+        0 => String::new(),
+        missing => format!("   missing {missing}"),
+    };
     writeln!(
         text,
-        "node {} of {}   groups {}   leaderless {}   faulted {}   leads {}   loss window: {loss}",
+        "node {} of {}   groups {}{missing}   leaderless {}   faulted {}   leads {}   loss window: {loss}",
         status.node,
         status.cluster,
         status.groups.len(),
@@ -81,40 +84,62 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
         furthest(|group| group.flush_lag),
         furthest(|group| group.apply_lag),
     )?;
-    for peer in &status.peers {
-        writeln!(text, "peer {} at {}", peer.node, peer.address)?;
+    for reason in &status.unready {
+        writeln!(text, "NOT READY: {reason}")?;
     }
-    writeln!(
-        text,
-        "\n{:>6} {:<14} {:<13} {:>6} {:>6} {:>10} {:>10} {:>6} {:>6}  STATE",
-        "GROUP", "LABEL", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "FLUSH", "APPLY"
-    )?;
+    if !status.peers.is_empty() {
+        let rows = status.peers.iter().map(|peer| {
+            let reached = match (peer.connected, peer.silent_ms) {
+                (true, _) => "reached".to_owned(),
+                (false, None) => "not reached, never heard".to_owned(),
+                (false, Some(ms)) => {
+                    format!("not reached, silent for {:.1} s", ms as f64 / 1000.0)
+                }
+            };
+            [peer.node.to_string(), peer.address.clone(), reached]
+        });
+        let rows: Vec<[String; 3]> = rows.collect();
+        write_rows(
+            text,
+            ["PEER", "ADDRESS", "STATE"],
+            [Align::Right, Align::Left, Align::Left],
+            &rows,
+        )?;
+    }
     let mut groups: Vec<&GroupView> = status.groups.iter().collect();
     groups.sort_by_key(|group| {
         let lag = group.flush_lag.max(group.apply_lag);
         let well = (group.leader.is_some(), group.fault.is_none());
         (well, std::cmp::Reverse(lag), group.id)
     });
-    for group in groups.iter().take(GROUPS_MAX) {
+    let rows = groups.iter().take(GROUPS_MAX).map(|group| {
         let state = match (&group.fault, group.leader) {
-            (Some(fault), _) => fault.as_str(),
-            (None, None) => "leaderless",
-            (None, Some(_)) => "ok",
+            (Some(fault), _) => fault.clone(),
+            (None, None) => "leaderless".to_owned(),
+            (None, Some(_)) if group.is_replaying => "replaying".to_owned(),
+            (None, Some(_)) => "ok".to_owned(),
         };
-        writeln!(
-            text,
-            "{:>6} {:<14} {:<13} {:>6} {:>6} {:>10} {:>10} {:>6} {:>6}  {state}",
-            group.id,
-            group.label,
+        [
+            group.id.to_string(),
+            group.label.clone(),
             format!("{:?}", group.role).to_lowercase(),
             group.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string()),
-            group.term,
-            group.commit_index,
-            group.applied_index,
-            group.flush_lag,
-            group.apply_lag,
-        )?;
-    }
+            group.term.to_string(),
+            group.commit_index.to_string(),
+            group.applied_index.to_string(),
+            group.flush_lag.to_string(),
+            group.apply_lag.to_string(),
+            state,
+        ]
+    });
+    let rows: Vec<[String; 10]> = rows.collect();
+    let head = [
+        "GROUP", "LABEL", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "FLUSH", "APPLY", "STATE",
+    ];
+    let mut aligns = [Align::Right; 10];
+    (aligns[1], aligns[2], aligns[9]) = (Align::Left, Align::Left, Align::Left);
+    writeln!(text)?;
+    write_rows(text, head, aligns, &rows)?;
     if status.groups.len() > GROUPS_MAX {
         let more = status.groups.len() - GROUPS_MAX;
         writeln!(text, "and {more} more; --format json shows all")?;
@@ -122,9 +147,42 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
     Ok(())
 }
 
+/// On which side a column keeps its line.
+#[derive(Clone, Copy)]
+enum Align {
+    Left,
+    Right,
+}
+
+/// A table whose columns are as wide as what stands in them.
+fn write_rows<const N: usize>(
+    text: &mut String,
+    head: [&str; N],
+    aligns: [Align; N],
+    rows: &[[String; N]],
+) -> fmt::Result {
+    let head = head.map(str::to_owned);
+    let lines = || std::iter::once(&head).chain(rows);
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        lines().map(|line| line[column].chars().count()).max().unwrap_or(0)
+    });
+    for line in lines() {
+        let mut shown = String::new();
+        for ((cell, width), align) in line.iter().zip(widths).zip(aligns) {
+            match align {
+                Align::Left => write!(shown, "{cell:<width$}  ")?,
+                Align::Right => write!(shown, "{cell:>width$}  ")?,
+            }
+        }
+        writeln!(text, "{}", shown.trim_end())?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::PeerView;
 
     #[test]
     fn leaderless_groups_come_first() {
@@ -144,5 +202,48 @@ mod tests {
         let text = table(&status);
         let at = |needle: &str| text.find(needle).expect("is shown");
         assert!(at("leaderless\n") < at(" ok\n"), "{text}");
+    }
+
+    fn group(id: u32, label: &str) -> GroupView {
+        let group = serde_json::json!({
+            "id": id, "role": "follower", "leader": 1, "term": 1, "last_index": 0,
+            "durable_index": 0, "commit_index": 0, "applied_index": 0, "flush_lag": 0,
+            "apply_lag": 0, "applied_commands_total": 0, "label": label, "fault": null,
+        });
+        serde_json::from_value(group).expect("complete")
+    }
+
+    #[test]
+    fn columns_line_up_however_wide_what_is_in_them() {
+        let mut wide = group(16, "slots 15360-16383");
+        wide.commit_index = 12_345_678_901;
+        let peers = [(2, "127.0.0.1:7002"), (13, "[2001:db8::13]:7013")].map(|(node, address)| {
+            PeerView { node, address: address.to_owned(), connected: node == 2, silent_ms: None }
+        });
+        let groups = vec![group(1, "slots 0-1023"), wide];
+        let status = StatusView { groups, peers: peers.into(), ..StatusView::default() };
+        let text = table(&status);
+        let lines: Vec<&str> = text.lines().collect();
+        let columns = |head: &str, column: &str| {
+            let at = lines.iter().position(|line| line.contains(head)).expect("a table");
+            let start = lines[at].find(column).expect("a column");
+            lines[at..at + 3].iter().map(|line| line[start..].to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(columns("GROUP", "STATE"), ["STATE", "ok", "ok"], "{text}");
+        assert!(columns("GROUP", "LABEL").iter().all(|rest| !rest.starts_with(' ')), "{text}");
+        let reached = ["STATE", "reached", "not reached, never heard"];
+        assert_eq!(columns("PEER", "STATE"), reached, "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_before_anything_else() {
+        let status = StatusView {
+            unready: vec!["raft-shard-0 does not answer".to_owned()],
+            groups_missing: 16,
+            ..StatusView::default()
+        };
+        let text = table(&status);
+        assert!(text.contains("groups 0   missing 16   leaderless 0"), "{text}");
+        assert!(text.contains("NOT READY: raft-shard-0 does not answer\n"), "{text}");
     }
 }

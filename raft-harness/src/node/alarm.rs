@@ -2,30 +2,46 @@
 //!
 //! A shard without its log, or a group without its state machine, would take requests and never
 //! answer them. So whatever breaks one of these threads ends the node as a failed log does: all
-//! that is owed is answered, and [`NodeHost::failure`](super::NodeHost::failure) says which.
+//! that is owed is answered, and [`NodeHost::failure`](super::NodeHost::failure) says which thread
+//! it was, and at work for which group if that is known.
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
+use crate::engine::panics;
 
 /// To be held by a thread for as long as it runs.
 pub(super) struct Alarm {
     thread: String,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Alarm {
-    pub(super) fn new(thread: &str, shards: &Arc<[Arc<Inbox<ShardInput>>]>) -> Self {
-        Self { thread: thread.to_owned(), shards: Arc::clone(shards) }
+    pub(super) fn new(
+        thread: &str,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        failure: &Arc<Mutex<Option<String>>>,
+    ) -> Self {
+        let (shards, failure) = (Arc::clone(shards), Arc::clone(failure));
+        Self { thread: thread.to_owned(), shards, failure }
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            let mut why = format!("{} panicked", self.thread);
+            if let Some(work) = panics::take() {
+                why = format!("{why} {work}");
+            }
+            // First of all, and not by way of the shards: this may have been the only one.
+            self.failure.lock().get_or_insert_with(|| why.clone());
             for shard in self.shards.iter() {
-                let _ = shard.push(ShardInput::LogFailed(format!("{} panicked", self.thread)));
+                let _ = shard.push(ShardInput::LogFailed(why.clone()));
             }
         }
     }

@@ -41,6 +41,8 @@ pub(crate) enum BulkInput {
     Ask(NodeId, Frame),
     /// An answer on the connection the question came by.
     Reply(ConnectionId, Frame),
+    /// Say that this thread turns.
+    Ping(Sender<()>),
     /// End.
     Stop,
 }
@@ -101,6 +103,9 @@ impl Bulk {
                     }
                 }
                 BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
+                BulkInput::Ping(answer) => {
+                    let _ = answer.send(());
+                }
                 BulkInput::Stop => {
                     self.inbox.close();
                     self.lanes.close();

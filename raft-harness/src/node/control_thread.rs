@@ -16,18 +16,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crossbeam::channel::Sender;
 use raft_core::{Micros, NodeId};
 use raft_transport::{
     Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes,
 };
 use tokio::time::Sleep;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::clock::Clock;
 use super::contacts::Contacts;
 use super::inbox::Inbox;
+use super::log_watch::LogWatcher;
 use super::shard_thread::{Round, ShardInput, by_node, shard_of, split};
 use crate::engine::{EngineInput, Route, Source};
+
+/// Inputs that wait for a shard when the control plane hands it no more: far more than come while
+/// one turns, however busy it is.
+const UNHEARD_MAX: usize = 1 << 18;
 
 /// What shards send the control plane.
 pub(crate) enum ControlInput {
@@ -37,6 +43,8 @@ pub(crate) enum ControlInput {
     Heartbeats(Vec<(NodeId, HeartbeatItem)>),
     /// Answers to heartbeats.
     Replies(Vec<(NodeId, HeartbeatReplyItem)>),
+    /// Say that this thread turns.
+    Ping(Sender<()>),
     /// End.
     Stop,
 }
@@ -104,6 +112,9 @@ impl Control {
                     for (peer, items) in by_node(items.into_iter()) {
                         self.send(peer, Frame::HeartbeatReplies(items));
                     }
+                }
+                ControlInput::Ping(answer) => {
+                    let _ = answer.send(());
                 }
                 ControlInput::Stop => {
                     self.inbox.close();
@@ -174,13 +185,17 @@ impl Control {
             }
             LaneEvent::Up { peer, connection, .. } => {
                 match connection.direction() {
-                    Direction::Outgoing => self.contacts.set_connected(peer, true, now),
+                    Direction::Outgoing => {
+                        info!(%peer, "the peer is reached");
+                        self.contacts.set_connected(peer, true, now);
+                    }
                     Direction::Incoming => self.contacts.heard(peer, now),
                 }
                 return;
             }
-            LaneEvent::Down { peer, connection, .. } => {
+            LaneEvent::Down { peer, connection, reason } => {
                 if connection.direction() == Direction::Outgoing {
+                    info!(%peer, %reason, "the peer is not reached any more");
                     self.contacts.set_connected(peer, false, now);
                 }
                 return;
@@ -213,7 +228,8 @@ impl Control {
     }
 
     fn pass(&self, to: usize, input: EngineInput) {
-        let _ = self.shards[to].push(ShardInput::Engine(input));
+        // What a shard that stands still does not hear, its peers say again.
+        let _ = self.shards[to].push_within(ShardInput::Engine(input), UNHEARD_MAX);
     }
 }
 
@@ -221,15 +237,17 @@ impl Control {
 pub(crate) struct ControlTask {
     control: Control,
     clock: Clock,
+    watcher: LogWatcher,
+    watch_at: Micros,
     sleep: Pin<Box<Sleep>>,
     sleep_until: Option<Micros>,
 }
 
 impl ControlTask {
     /// To be called on the control plane's own runtime: its timer lives there.
-    pub(crate) fn new(control: Control, clock: Clock) -> Self {
+    pub(crate) fn new(control: Control, clock: Clock, watcher: LogWatcher) -> Self {
         let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { control, clock, sleep, sleep_until: None }
+        Self { control, clock, watcher, watch_at: Micros::ZERO, sleep, sleep_until: None }
     }
 }
 
@@ -246,14 +264,16 @@ impl Future for ControlTask {
                 Round::Idle => {}
             }
         }
-        let deadline = task.control.next_deadline();
-        if deadline != task.sleep_until
-            && let Some(at) = deadline
-        {
-            task.sleep.as_mut().reset(task.clock.instant(at));
+        let now = task.clock.now();
+        if task.watch_at <= now {
+            task.watch_at = task.watcher.look(now);
         }
-        task.sleep_until = deadline;
-        if deadline.is_some() && task.sleep.as_mut().poll(cx).is_ready() {
+        let deadline = task.control.next_deadline().unwrap_or(task.watch_at).min(task.watch_at);
+        if task.sleep_until != Some(deadline) {
+            task.sleep.as_mut().reset(task.clock.instant(deadline));
+        }
+        task.sleep_until = Some(deadline);
+        if task.sleep.as_mut().poll(cx).is_ready() {
             task.sleep_until = None;
             cx.waker().wake_by_ref();
         }

@@ -61,6 +61,11 @@ impl Directory {
         self.leaders.read().len()
     }
 
+    /// How many of them are of this kind.
+    pub(crate) fn count(&self, is_of_kind: impl Fn(GroupId) -> bool) -> usize {
+        self.leaders.read().keys().filter(|group| is_of_kind(**group)).count()
+    }
+
     /// How many of them this node leads, as far as it has heard.
     pub(crate) fn led(&self) -> u64 {
         self.led.load(Relaxed)

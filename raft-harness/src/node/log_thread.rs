@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
 use raft_core::{DiskSpace, GroupId};
 use raft_storage::{GroupWrite, LogError, LogStore};
 use tracing::{error, warn};
 
+use super::clock::Clock;
 use super::inbox::Inbox;
+use super::log_watch::LogWatch;
 use super::shard_thread::ShardInput;
 use crate::counters::Counters;
 use crate::engine::{EngineInput, PersistTicket};
@@ -139,32 +142,42 @@ impl LogWork {
     }
 }
 
-pub(crate) fn run(
-    store: Box<dyn LogStore>,
-    batches: &Receiver<LogBatch>,
-    shards: &[Arc<Inbox<ShardInput>>],
-    counters: &Counters,
-) {
+/// What the log thread shares with the rest of the node.
+pub(crate) struct LogLinks {
+    pub(crate) shards: Arc<[Arc<Inbox<ShardInput>>]>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) watch: Arc<LogWatch>,
+    pub(crate) clock: Clock,
+    /// Why the node failed, if it did.
+    pub(crate) failure: Arc<Mutex<Option<String>>>,
+}
+
+pub(crate) fn run(store: Box<dyn LogStore>, batches: &Receiver<LogBatch>, links: &LogLinks) {
+    let LogLinks { shards, watch, clock, .. } = links;
     let mut work = LogWork::new(store);
     loop {
         let result = match batches.recv_timeout(IDLE_AFTER) {
             Ok(first) => {
                 work.take(first, batches);
-                make_durable(&mut work, batches, shards, counters)
+                make_durable(&mut work, batches, links)
             }
-            Err(RecvTimeoutError::Timeout) => work.idle().map(|()| Ended::Durable),
+            Err(RecvTimeoutError::Timeout) => {
+                watch.during(*clock, || work.idle()).map(|()| Ended::Durable)
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         };
         match result {
             Ok(Ended::Durable) => work.acknowledge(shards),
             Ok(Ended::WithoutRoom) => return,
             Err(failure) => {
+                // Not by way of the shards: they may stand still as well.
+                links.failure.lock().get_or_insert_with(|| chain(&failure));
                 give_up(&failure, shards);
                 return;
             }
         }
     }
-    if let Err(failure) = work.close() {
+    if let Err(failure) = watch.during(*clock, || work.close()) {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
 }
@@ -199,10 +212,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn make_durable(
     work: &mut LogWork,
     batches: &Receiver<LogBatch>,
-    shards: &[Arc<Inbox<ShardInput>>],
-    counters: &Counters,
+    links: &LogLinks,
 ) -> Result<Ended, LogError> {
-    while work.append(shards)? == Append::NoSegment {
+    let LogLinks { shards, counters, watch, clock, .. } = links;
+    while watch.during(*clock, || work.append(shards))? == Append::NoSegment {
         match batches.recv_timeout(NO_SEGMENT_PAUSE) {
             Ok(batch) => work.take(batch, batches),
             Err(RecvTimeoutError::Timeout) => {}
@@ -212,7 +225,7 @@ fn make_durable(
             }
         }
     }
-    work.sync(counters)?;
+    watch.during(*clock, || work.sync(counters))?;
     Ok(Ended::Durable)
 }
 
@@ -226,7 +239,7 @@ enum Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossbeam::channel::unbounded;
+    use crossbeam::channel::{Sender, unbounded};
     use raft_core::LogTime;
     use raft_storage::{AppendInfo, LogReader, MemoryLog, SyncInfo};
 
@@ -307,14 +320,14 @@ mod tests {
 
     #[test]
     fn a_log_without_room_says_so_and_goes_on_when_there_is_some() {
-        let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+        let links = links(1);
         let (send, receive) = unbounded();
         let ticket = (GroupId::new(1), PersistTicket::Create);
         let _ = send.send(LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] });
         let store = Box::new(Cramped { log: MemoryLog::new(), refusals: 2 });
         std::thread::scope(|scope| {
-            let shards = &shards;
-            scope.spawn(move || run(store, &receive, shards, &Counters::default()));
+            let (links, shards) = (&links, &links.shards);
+            scope.spawn(move || run(store, &receive, links));
             let mut heard = Vec::new();
             while heard.len() < 3 {
                 let mut items = Vec::new();
@@ -332,9 +345,80 @@ mod tests {
         });
     }
 
+    fn links(shards: usize) -> LogLinks {
+        LogLinks {
+            shards: (0..shards).map(|_| Arc::default()).collect(),
+            counters: Arc::default(),
+            watch: Arc::new(LogWatch::new(Duration::ZERO)),
+            clock: Clock::new(),
+            failure: Arc::default(),
+        }
+    }
+
+    /// Hangs in its sync until it is let go.
+    struct Hanging {
+        log: MemoryLog,
+        hangs: Sender<()>,
+        go: Receiver<()>,
+    }
+
+    impl LogStore for Hanging {
+        fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+            self.log.append(writes)
+        }
+
+        fn sync(&mut self) -> Result<SyncInfo, LogError> {
+            let _ = self.hangs.send(());
+            let _ = self.go.recv();
+            self.log.sync()
+        }
+
+        fn idle(&mut self) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn close(self: Box<Self>) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn is_poisoned(&self) -> bool {
+            false
+        }
+
+        fn reader(&self) -> LogReader {
+            self.log.reader()
+        }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_seen_by_others_and_so_is_that_it_goes_on() {
+        let links = links(1);
+        let (send, receive) = unbounded();
+        let (hangs, hanging) = unbounded();
+        let (go, goes) = unbounded();
+        let ticket = (GroupId::new(1), PersistTicket::Create);
+        let _ = send.send(LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] });
+        let store = Box::new(Hanging { log: MemoryLog::new(), hangs, go: goes });
+        std::thread::scope(|scope| {
+            let links = &links;
+            scope.spawn(move || run(store, &receive, links));
+            hanging.recv().expect("the log syncs");
+            let stalled = links.watch.stalled(links.clock.now());
+            assert!(stalled.is_some(), "the bound of this test is zero");
+            go.send(()).expect("it waits for this");
+            let mut items = Vec::new();
+            while items.is_empty() {
+                links.shards[0].drain(&mut items);
+                std::thread::yield_now();
+            }
+            assert_eq!(links.watch.stalled(links.clock.now()), None);
+            drop(send);
+        });
+    }
+
     /// What the shards hear of so many batches, one sync each.
     fn heard(batches: usize, fails_at: usize) -> (usize, usize) {
-        let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default(), Arc::default()];
+        let links = links(2);
         let log = MemoryLog::new();
         let (send, receive) = unbounded();
         for _ in 0..batches {
@@ -344,9 +428,10 @@ mod tests {
         }
         // The sender lives on: an idle log is not an ending one.
         let store = Box::new(Failing { log, syncs: 0, fails_at });
-        run(store, &receive, &shards, &Counters::default());
+        run(store, &receive, &links);
         let (mut persisted, mut failed) = (0, 0);
-        for shard in &shards {
+        assert!(links.failure.lock().is_some(), "whether shards hear of it or not");
+        for shard in links.shards.iter() {
             let mut items = Vec::new();
             shard.drain(&mut items);
             for item in items {

@@ -25,6 +25,7 @@ mod known_stores;
 mod lives;
 mod log_reader;
 mod log_thread;
+mod log_watch;
 mod options;
 mod shard_thread;
 mod snapshot_thread;
@@ -37,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, Incarnation, LogIndex, MemberChange, NodeId, ReadPath};
 use raft_storage::RecoveredGroup;
@@ -49,10 +50,12 @@ use self::contacts::Contacts;
 use self::control_thread::ControlInput;
 use self::directory::Directory;
 use self::inbox::{Inbox, PushError};
+use self::log_watch::LogWatch;
 use self::shard_thread::{ShardInput, shard_of};
 use self::starting::Starting;
 use self::threads::Threads;
 use crate::counters::Counters;
+use crate::engine::panics::at_work_for;
 use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus};
@@ -81,6 +84,11 @@ pub(crate) mod sim {
 pub use self::error::{CreateError, StartError};
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
 
+/// How long a thread may take to say how it is.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// What may wait for the control plane or the bulk lane when they are asked.
+const THREAD_WAITING_MAX: usize = 1 << 20;
+
 /// A running node. Cheap to clone; clones are the same node.
 ///
 /// The last clone dropped does not stop it: call [`stop`](Self::stop).
@@ -108,6 +116,7 @@ struct Inner {
     factory: Arc<dyn StateMachineFactory>,
     registry: PeerRegistry,
     failure: Arc<Mutex<Option<String>>>,
+    log_watch: Arc<LogWatch>,
     stopping: AtomicBool,
     threads: Mutex<Threads>,
 }
@@ -382,8 +391,8 @@ impl NodeHost {
         self.inner.durable
     }
 
-    /// Why the log failed, if it did. Such a node acknowledges nothing any more and should be
-    /// stopped.
+    /// Why this node acknowledges nothing any more, if so: its log failed, or one of its threads
+    /// panicked, whichever it was. Such a node should be stopped.
     pub fn failure(&self) -> Option<String> {
         self.inner.failure.lock().clone()
     }
@@ -393,19 +402,42 @@ impl NodeHost {
         self.inner.registry.set_peer(node, address);
     }
 
-    /// One group on this node, as it is now. `None` if it is not here, or the node is stopping.
+    /// One group on this node, as it is now. `None` if it is not here, its shard does not answer
+    /// within a second, or the node is stopping.
     pub fn group_status(&self, group: GroupId) -> Option<GroupStatus> {
-        let statuses = self.ask(shard_of(group, self.inner.shards.len()), ShardInput::Status)?;
+        let shard = shard_of(group, self.inner.shards.len());
+        let statuses = self.ask(shard, ShardInput::Status)?.recv_timeout(ANSWER_LIMIT).ok()?;
         statuses.into_iter().find(|status| status.group == group)
     }
 
-    /// The node and all its groups, as they are now. A shard that does not answer within a
-    /// second is left out.
+    /// The node and all its groups, as they are now. Takes a second at most: a thread that does
+    /// not answer by then is [missing](NodeStatus::missing).
     pub fn status(&self) -> NodeStatus {
-        let mut groups: Vec<GroupStatus> = (0..self.inner.shards.len())
-            .filter_map(|shard| self.ask(shard, ShardInput::Status))
-            .flatten()
-            .collect();
+        let until = Instant::now() + ANSWER_LIMIT;
+        let (control, bulk) = (&self.inner.control, &self.inner.bulk);
+        let others = [
+            ("raft-control", ask(control, THREAD_WAITING_MAX, ControlInput::Ping)),
+            ("raft-bulk", ask(bulk, THREAD_WAITING_MAX, BulkInput::Ping)),
+        ];
+        let mut missing = Vec::new();
+        let mut groups: Vec<GroupStatus> = Vec::new();
+        let mut groups_missing = 0;
+        for (shard, answer) in self.ask_all(ShardInput::Status, until).into_iter().enumerate() {
+            match answer {
+                Some(statuses) => groups.extend(statuses),
+                None => {
+                    missing.push(format!("raft-shard-{shard}"));
+                    let count = self.inner.shards.len();
+                    let on_it = |group| shard_of(group, count) == shard;
+                    groups_missing += self.inner.directory.count(on_it);
+                }
+            }
+        }
+        for (thread, answer) in others {
+            if answer.and_then(|answer| answer.recv_deadline(until).ok()).is_none() {
+                missing.push(thread.to_owned());
+            }
+        }
         groups.sort_by_key(|status| status.group);
         let now = self.inner.clock.now();
         NodeStatus {
@@ -415,6 +447,10 @@ impl NodeHost {
             listen: self.inner.listen,
             shards: self.inner.shards.len(),
             durable: self.inner.durable,
+            missing,
+            groups_missing,
+            failure: self.failure(),
+            log_stalled: self.inner.log_watch.stalled(now),
             applied_commands_total: groups.iter().map(|group| group.applied_commands).sum(),
             groups,
             peers: self
@@ -445,10 +481,25 @@ impl NodeHost {
         }
     }
 
-    fn ask<T>(&self, shard: usize, question: impl FnOnce(Sender<T>) -> ShardInput) -> Option<T> {
-        let (answer, result) = bounded(1);
-        self.inner.shards[shard].push(question(answer)).ok()?;
-        result.recv_timeout(Duration::from_secs(1)).ok()
+    /// Asks a shard; `None` if it takes no question any more.
+    fn ask<T>(
+        &self,
+        shard: usize,
+        question: impl FnOnce(Sender<T>) -> ShardInput,
+    ) -> Option<Receiver<T>> {
+        // Beyond the clients' own bound, for what they have handed in is no sign of illness.
+        ask(&self.inner.shards[shard], 2 * self.inner.requests_max, question)
+    }
+
+    /// Asks all shards at once. `None` stands for one that has not answered by then.
+    fn ask_all<T>(
+        &self,
+        question: impl Fn(Sender<T>) -> ShardInput,
+        until: Instant,
+    ) -> Vec<Option<T>> {
+        let shards = 0..self.inner.shards.len();
+        let asked: Vec<_> = shards.map(|shard| self.ask(shard, &question)).collect();
+        asked.into_iter().map(|answer| answer?.recv_deadline(until).ok()).collect()
     }
 
     /// Hands every leadership to another replica, as far as possible within `timeout`. Returns
@@ -459,9 +510,8 @@ impl NodeHost {
             let _ = shard.push(ShardInput::Engine(EngineInput::HandOver));
         }
         loop {
-            let led = (0..self.inner.shards.len())
-                .filter_map(|shard| self.ask(shard, ShardInput::Led))
-                .sum();
+            let led = self.ask_all(ShardInput::Led, Instant::now() + ANSWER_LIMIT);
+            let led = led.into_iter().flatten().sum();
             if led == 0 || Instant::now() >= end {
                 return led;
             }
@@ -485,9 +535,19 @@ impl NodeHost {
     }
 }
 
+/// Asks a thread of the node, unless so much waits for it that it would not get round to it.
+fn ask<I, T>(
+    inbox: &Inbox<I>,
+    waiting_max: usize,
+    question: impl FnOnce(Sender<T>) -> I,
+) -> Option<Receiver<T>> {
+    let (answer, result) = bounded(1);
+    inbox.push_within(question(answer), waiting_max).ok().map(|()| result)
+}
+
 fn maker(factory: &Arc<dyn StateMachineFactory>, group: GroupId) -> MakeMachine {
     let factory = Arc::clone(factory);
-    Arc::new(move |spec: &GroupSpec| factory.create(group, spec))
+    Arc::new(move |spec: &GroupSpec| at_work_for(group, || factory.create(group, spec)))
 }
 
 fn refusal(why: PushError) -> RequestError {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
@@ -62,6 +63,10 @@ pub struct NodeOptions {
     pub snapshot_hold_bytes: u64,
     /// Where snapshots are kept. `None`, the default: files beside the log, memory beside none.
     pub snapshots: Option<Arc<dyn SnapshotStore>>,
+    /// A call of the log that takes longer is told of as a stall: the disk hangs. Until it answers
+    /// nothing is acknowledged; nothing else follows from it here. Default 2 s, longer than a disk
+    /// that is only busy takes.
+    pub log_stall: Duration,
     /// Requests under way in one shard; beyond it they are refused as overloaded.
     /// Default 131,072.
     pub requests_max: usize,
@@ -189,6 +194,7 @@ impl Default for NodeOptions {
             snapshot_tail: 16 << 10,
             snapshot_hold_bytes: 256 << 20,
             snapshots: None,
+            log_stall: Duration::from_secs(2),
             requests_max: 128 << 10,
         }
     }

@@ -27,7 +27,8 @@ use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::{KnownStores, Memo};
 use super::lives::begin_life;
-use super::log_thread::LogBatch;
+use super::log_thread::{LogBatch, LogLinks};
+use super::log_watch::{LogWatch, LogWatcher};
 use super::options::{LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::threads::Threads;
@@ -51,6 +52,7 @@ pub(super) struct Starting {
     shards: Vec<Arc<Inbox<ShardInput>>>,
     control: Arc<Inbox<ControlInput>>,
     bulk: Arc<Inbox<BulkInput>>,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 /// The log of a node, opened.
@@ -123,10 +125,21 @@ impl Starting {
         let (who, lives) = ((store_id, incarnation), (life, past));
         let registry = make_registry(&options, who, lives, &remembered, on_met);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
-        let (network, listen) = self.start_control(&options, &inboxes, &lanes, &contacts)?;
+        self.failure = Arc::clone(&failure);
+        let watch = Arc::new(LogWatch::new(options.log_stall));
+        let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
+        let (network, listen) =
+            self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
         let desk = self.start_desk(snapshots, &inboxes, clock)?;
         self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
-        let log = store.map(|store| self.start_log(store, &inboxes, &counters)).transpose()?;
+        let log_links = LogLinks {
+            shards: Arc::clone(&inboxes),
+            counters: Arc::clone(&counters),
+            watch: Arc::clone(&watch),
+            clock,
+            failure: Arc::clone(&failure),
+        };
+        let log = store.map(|store| self.start_log(store, log_links)).transpose()?;
         let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
 
         for index in 0..options.shards {
@@ -168,7 +181,7 @@ impl Starting {
             let lane = Lane::Data { shard: index as u8 };
             let make = lanes.for_lane(&network, lane, &options.lanes.data);
             let name = format!("raft-shard-{index}");
-            let alarm = Alarm::new(&name, &inboxes);
+            let alarm = Alarm::new(&name, &inboxes, &failure);
             self.threads.shards.push(spawn_loop(name, move || async move {
                 let _alarm = alarm;
                 let shard = Shard::new(index, engine, make(), links);
@@ -197,6 +210,7 @@ impl Starting {
                 factory,
                 registry,
                 failure,
+                log_watch: watch,
                 stopping: AtomicBool::new(false),
                 threads: Mutex::new(std::mem::take(&mut self.threads)),
             }),
@@ -219,6 +233,7 @@ impl Starting {
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: &LaneMaker,
         contacts: &Arc<Contacts>,
+        watcher: LogWatcher,
     ) -> Result<(Arc<dyn Network>, Option<SocketAddr>), StartError> {
         let (ready, opened) = bounded(1);
         let network = match &options.network {
@@ -230,7 +245,7 @@ impl Starting {
         let make = lanes.maker(Lane::Control, &options.lanes.control);
         let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
         let (interval, contacts) = (options.settings.heartbeat_interval, Arc::clone(contacts));
-        let alarm = Alarm::new("raft-control", &shards);
+        let alarm = Alarm::new("raft-control", &shards, &self.failure);
         let run = move || {
             let _alarm = alarm;
             let runtime = match runtime() {
@@ -262,7 +277,7 @@ impl Starting {
                 };
                 let lanes = make(network);
                 let control = Control::new(inbox, shards, lanes, contacts, interval);
-                ControlTask::new(control, clock).await;
+                ControlTask::new(control, clock, watcher).await;
             });
         };
         self.threads.lanes.push(spawn("raft-control".to_owned(), run)?);
@@ -284,7 +299,7 @@ impl Starting {
     ) -> Result<(), StartError> {
         let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
         let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
-        let alarm = Alarm::new("raft-bulk", &shards);
+        let alarm = Alarm::new("raft-bulk", &shards, &self.failure);
         let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
             let _alarm = alarm;
             BulkTask::new(Bulk::new(inbox, shards, desk, make()), clock).await;
@@ -315,14 +330,14 @@ impl Starting {
         let (made, made_out) = unbounded();
         let (inboxes, bulk) = (Arc::clone(shards), Arc::clone(&self.bulk));
         let count = inboxes.len();
-        let alarm = Alarm::new("raft-snapshots", shards);
+        let alarm = Alarm::new("raft-snapshots", shards, &self.failure);
         self.threads.snapshots.push(spawn("raft-snapshots".to_owned(), move || {
             let _alarm = alarm;
             let owner = |group| shard_of(group, count);
             let workshop = (&jobs, &made_out);
             snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &bulk, clock, owner);
         })?);
-        let alarm = Alarm::new("raft-snapshot-work", shards);
+        let alarm = Alarm::new("raft-snapshot-work", shards, &self.failure);
         self.threads.snapshots.push(spawn("raft-snapshot-work".to_owned(), move || {
             let _alarm = alarm;
             snapshot_thread::run_workshop(Workshop::new(shelf), &jobs_out, &made);
@@ -333,21 +348,19 @@ impl Starting {
     fn start_log(
         &mut self,
         store: Box<dyn LogStore>,
-        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
-        counters: &Arc<Counters>,
+        links: LogLinks,
     ) -> Result<LogSenders, StartError> {
         // Bounded by the groups' replication windows, see `Inbox`.
         let (batches, batches_out): (_, Receiver<LogBatch>) = unbounded();
         let (fetches, fetches_out) = unbounded();
         let reader = store.reader();
-        let (inboxes, counters) = (Arc::clone(shards), Arc::clone(counters));
-        let alarm = Alarm::new("raft-log", shards);
+        let inboxes = Arc::clone(&links.shards);
+        let alarm = Alarm::new("raft-log", &inboxes, &self.failure);
         self.threads.log.push(spawn("raft-log".to_owned(), move || {
             let _alarm = alarm;
-            log_thread::run(store, &batches_out, &inboxes, &counters);
+            log_thread::run(store, &batches_out, &links);
         })?);
-        let inboxes = Arc::clone(shards);
-        let alarm = Alarm::new("raft-log-reader", shards);
+        let alarm = Alarm::new("raft-log-reader", &inboxes, &self.failure);
         self.threads.log.push(spawn("raft-log-reader".to_owned(), move || {
             let _alarm = alarm;
             log_reader::run(&reader, &fetches_out, &inboxes);
@@ -366,7 +379,7 @@ impl Starting {
             let inboxes = Arc::clone(shards);
             let count = inboxes.len();
             let name = format!("raft-apply-{worker}");
-            let alarm = Alarm::new(&name, shards);
+            let alarm = Alarm::new(&name, shards, &self.failure);
             self.threads.appliers.push(spawn(name, move || {
                 let _alarm = alarm;
                 apply_worker::run(&jobs_out, &inboxes, |group| shard_of(group, count));

@@ -26,11 +26,19 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
         writeln!(text, "raft_groups{{role=\"{name}\"}} {count}")?;
     }
     let longest = |lag: fn(&GroupView) -> u64| status.groups.iter().map(lag).max().unwrap_or(0);
+    let replaying = status.groups.iter().filter(|group| group.is_replaying).count();
     let gauges = [
         ("raft_groups_leaderless", status.leaderless.len() as u64),
         ("raft_groups_faulted", status.faulted.len() as u64),
         ("raft_flush_lag_entries_max", longest(|group| group.flush_lag)),
         ("raft_apply_lag_entries_max", longest(|group| group.apply_lag)),
+        ("raft_groups_missing", status.groups_missing),
+        ("raft_groups_replaying", replaying as u64),
+        ("raft_threads_missing", status.missing.len() as u64),
+        ("raft_failed", u64::from(status.failure.is_some())),
+        ("raft_log_stalled_ms", status.log_stalled_ms.unwrap_or(0)),
+        ("raft_healthy", u64::from(status.ailments.is_empty())),
+        ("raft_ready", u64::from(status.unready.is_empty())),
         ("raft_incarnation", status.incarnation),
     ];
     for (name, value) in gauges {

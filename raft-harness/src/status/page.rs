@@ -33,9 +33,13 @@ fn write(html: &mut String, status: &StatusView) -> fmt::Result {
     )?;
     write!(html, "<p class=\"bad\">leaderless {}", status.leaderless.len())?;
     write!(html, " &middot; faulted {}</p>", status.faulted.len())?;
-    write!(html, "<table><tr><th>peer<th>address</tr>")?;
+    for reason in &status.unready {
+        write!(html, "<p class=\"bad\">not ready: {}</p>", escape(reason))?;
+    }
+    write!(html, "<table><tr><th>peer<th>address<th>reached</tr>")?;
     for peer in &status.peers {
-        write!(html, "<tr><td>{}<td>{}</tr>", peer.node, escape(&peer.address))?;
+        let reached = if peer.connected { "yes" } else { "no" };
+        write!(html, "<tr><td>{}<td>{}<td>{reached}</tr>", peer.node, escape(&peer.address))?;
     }
     write!(
         html,

@@ -181,11 +181,12 @@ async fn answer(
         "/status.json" => show(source, json).await,
         "/metrics" => show(source, prometheus).await,
         "/healthz" => show(source, health).await,
+        "/readyz" => show(source, readiness).await,
         path => match digest_path(path) {
             Some(group) => digest(source.as_ref(), group).await,
             None => text(
                 StatusCode::NOT_FOUND,
-                "here are: / /status.json /groups/<id>/digest /healthz /metrics\n",
+                "here are: / /status.json /groups/<id>/digest /healthz /readyz /metrics\n",
             ),
         },
     };
@@ -230,14 +231,25 @@ async fn digest(source: &dyn StatusSource, group: GroupId) -> Response<Full<Byte
     }
 }
 
-/// A node is healthy while none of its groups is mute. Elections are no illness.
+/// A node is healthy while all its threads answer, its log works and none of its groups is mute.
+/// Elections are no illness.
 fn health(status: &StatusView) -> Response<Full<Bytes>> {
-    if status.faulted.is_empty() {
-        text(StatusCode::OK, "ok\n")
-    } else {
-        let body = format!("faulted groups: {:?}\n", status.faulted);
-        respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", body)
-    }
+    well("ok", &status.ailments)
+}
+
+/// A node is ready while it is healthy, knows a leader of each of its groups, and has applied what
+/// its log held at the start.
+fn readiness(status: &StatusView) -> Response<Full<Bytes>> {
+    well("ready", &status.unready)
+}
+
+/// Says so, or what is the matter, a reason a line.
+fn well(what: &str, reasons: &[String]) -> Response<Full<Bytes>> {
+    let (status, lines) = match reasons {
+        [] => (StatusCode::OK, what.to_owned()),
+        reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n")),
+    };
+    respond(status, "text/plain; charset=utf-8", lines + "\n")
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Full<Bytes>> {

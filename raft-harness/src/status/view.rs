@@ -24,6 +24,18 @@ pub struct StatusView {
     pub durable: bool,
     /// Threads that own groups.
     pub shards: u64,
+    /// What is wrong with the node itself, in words; empty if it is well.
+    pub ailments: Vec<String>,
+    /// Why it is not ready to serve all its groups, in words; empty if it is.
+    pub unready: Vec<String>,
+    /// Its threads that do not say how they are; the groups of a shard among them are missing.
+    pub missing: Vec<String>,
+    /// Groups that are not told of for that reason.
+    pub groups_missing: u64,
+    /// Why it acknowledges nothing any more, if so.
+    pub failure: Option<String>,
+    /// For how long its log has been stuck in one call, if it is.
+    pub log_stalled_ms: Option<u64>,
     /// How many groups it leads.
     pub groups_led: u64,
     /// The groups for which it knows no leader: the bad news first.
@@ -69,6 +81,9 @@ pub struct GroupView {
     pub applied_commands_total: u64,
     /// What the group is for.
     pub label: String,
+    /// Whether entries that its log held at the start are still to be applied.
+    #[serde(default)]
+    pub is_replaying: bool,
     /// Why the replica is mute, if it is.
     pub fault: Option<String>,
 }
@@ -134,6 +149,12 @@ impl From<&NodeStatus> for StatusView {
             listen: status.listen.map(|address| address.to_string()),
             durable: status.durable,
             shards: status.shards as u64,
+            ailments: status.ailments(),
+            unready: status.unready(),
+            missing: status.missing.clone(),
+            groups_missing: status.groups_missing as u64,
+            failure: status.failure.clone(),
+            log_stalled_ms: status.log_stalled.map(|lasts| lasts.as_millis() as u64),
             groups_led: status.led() as u64,
             leaderless: ids(|group| group.leader.is_none()),
             faulted: ids(|group| group.fault.is_some()),
@@ -185,6 +206,7 @@ impl From<&GroupStatus> for GroupView {
             apply_lag: group.commit_index.since(group.applied_index),
             applied_commands_total: group.applied_commands,
             label: String::from_utf8_lossy(&group.label).into_owned(),
+            is_replaying: group.is_replaying,
             fault: group.fault.clone(),
         }
     }

@@ -1,0 +1,133 @@
+//! Whether the log is stuck in a call: a disk that hangs does not fail, and nobody who waits for it
+//! can say so.
+//!
+//! The log thread notes when a call of its begins and ends; others look at that without asking it.
+//! The control plane, which waits for no disk, tells when a stall begins and ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use raft_core::Micros;
+use tracing::{info, warn};
+
+use super::clock::Clock;
+use crate::counters::Counters;
+
+/// Between two looks at a stall, for its end.
+const STALL_PERIOD: Duration = Duration::from_millis(250);
+
+/// The call of the log that is under way.
+#[derive(Debug)]
+pub(crate) struct LogWatch {
+    /// A call that takes longer is a stall.
+    bound: Duration,
+    /// When it began, in microseconds and one; zero if there is none.
+    began: AtomicU64,
+}
+
+impl LogWatch {
+    pub(crate) fn new(bound: Duration) -> Self {
+        Self { bound, began: AtomicU64::new(0) }
+    }
+
+    /// Makes a call of the log.
+    pub(crate) fn during<T>(&self, clock: Clock, call: impl FnOnce() -> T) -> T {
+        self.begin(clock.now());
+        let result = call();
+        self.end();
+        result
+    }
+
+    fn begin(&self, now: Micros) {
+        self.began.store(now.get() + 1, Relaxed);
+    }
+
+    fn end(&self) {
+        self.began.store(0, Relaxed);
+    }
+
+    fn began(&self) -> Option<Micros> {
+        self.began.load(Relaxed).checked_sub(1).map(Micros::new)
+    }
+
+    /// For how long the log has been stuck, if it is.
+    pub(crate) fn stalled(&self, now: Micros) -> Option<Duration> {
+        let lasts = now.since(self.began()?);
+        (lasts >= self.bound).then_some(lasts)
+    }
+}
+
+/// Tells of stalls.
+pub(crate) struct LogWatcher {
+    watch: Arc<LogWatch>,
+    counters: Arc<Counters>,
+    /// How long the stall that was told of had lasted at the last look.
+    told: Option<Duration>,
+}
+
+impl LogWatcher {
+    pub(crate) fn new(watch: Arc<LogWatch>, counters: Arc<Counters>) -> Self {
+        Self { watch, counters, told: None }
+    }
+
+    /// Looks, and says when to look again.
+    pub(crate) fn look(&mut self, now: Micros) -> Micros {
+        match (self.watch.stalled(now), self.told) {
+            (Some(lasts), told) => {
+                if told.is_none() {
+                    Counters::add(&self.counters.log_stalls, 1);
+                    warn!(
+                        ?lasts,
+                        "the log is stuck in one call: nothing is acknowledged until the disk \
+                         answers"
+                    );
+                }
+                self.told = Some(lasts);
+                now.after(STALL_PERIOD)
+            }
+            (None, told) => {
+                if let Some(lasted) = told {
+                    info!(at_least = ?lasted, "the log goes on");
+                }
+                self.told = None;
+                // One that begins just after this look is told of at most half the bound late.
+                match self.watch.began() {
+                    Some(began) => began.after(self.watch.bound),
+                    None => now.after(self.watch.bound / 2),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Micros {
+        Micros::new(ms * 1000)
+    }
+
+    #[test]
+    fn a_call_that_takes_too_long_is_told_of_once_and_so_is_its_end() {
+        let watch = Arc::new(LogWatch::new(Duration::from_secs(2)));
+        let counters = Arc::new(Counters::default());
+        let mut watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
+        let stalls = || counters.log_stalls.load(Relaxed);
+        assert_eq!(watcher.look(at(0)), at(1000));
+        watch.begin(at(500));
+        assert_eq!(watcher.look(at(1000)), at(2500), "just when it is too long");
+        assert_eq!((watch.stalled(at(2499)), stalls()), (None, 0));
+        assert_eq!(watcher.look(at(2500)), at(2750));
+        assert_eq!(watch.stalled(at(2600)), Some(Duration::from_millis(2100)));
+        watcher.look(at(2750));
+        assert_eq!(stalls(), 1);
+        watch.end();
+        assert_eq!(watch.stalled(at(2800)), None);
+        watcher.look(at(3000));
+        watch.begin(at(3001));
+        watcher.look(at(6000));
+        assert_eq!(stalls(), 2);
+    }
+}

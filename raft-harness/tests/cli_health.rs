@@ -1,0 +1,83 @@
+//! What a node says of itself, as operators and their tools see it: never better than it is.
+
+#![cfg(all(feature = "raftd", target_os = "linux"))]
+
+mod raftd_support;
+
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Stdio};
+
+use raftd_support::{Node, code, end, text_of};
+
+fn serve(node: &Node) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut command = node.serve();
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("raftd runs");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    (child, lines)
+}
+
+/// The next line that begins so; those before it.
+fn wait_for(lines: &mut Lines<BufReader<ChildStdout>>, start: &str) -> (String, Vec<String>) {
+    let mut before = Vec::new();
+    for line in lines {
+        let line = line.expect("text");
+        if line.starts_with(start) {
+            return (line, before);
+        }
+        before.push(line);
+    }
+    panic!("it ended without {start:?}: {before:?}");
+}
+
+/// Status line and body.
+fn get(node: &Node, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(&node.admin).expect("the admin port is open");
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+#[test]
+fn a_node_alone_says_that_it_serves_and_what_it_lacks() {
+    let node = Node::one_of(3);
+    let (child, mut lines) = serve(&node);
+    wait_for(&mut lines, "serving node=1 groups=16");
+    let (line, before) = wait_for(&mut lines, "serving; ");
+    assert_eq!(line, "serving; 16 of 16 groups without a leader");
+    assert!(before.iter().all(|line| !line.starts_with("ready")), "{before:?}");
+
+    let (head, body) = get(&node, "/readyz");
+    assert!(head.contains(" 503 "), "{head}");
+    assert_eq!(body, "16 of 16 groups without a leader\n");
+    // It lives: starting it again would help nobody.
+    let (head, body) = get(&node, "/healthz");
+    assert!(head.contains(" 200 ") && body == "ok\n", "{head}: {body}");
+
+    let status = node.status(&[]).output().expect("raftd runs");
+    let table = text_of(&status.stdout);
+    assert_eq!(code(&status), Some(1), "{table}");
+    assert!(table.contains("NOT READY: 16 of 16 groups without a leader"), "{table}");
+    assert_eq!(table.matches("not reached, never heard").count(), 2, "{table}");
+    assert_eq!(end(child), Some(0));
+}
+
+#[test]
+fn a_node_that_has_everything_says_that_it_is_ready() {
+    let node = Node::one_of(1);
+    let (child, mut lines) = serve(&node);
+    let (line, _) = wait_for(&mut lines, "ready ");
+    assert_eq!(line, "ready node=1 groups=16");
+    let (head, body) = get(&node, "/readyz");
+    assert!(head.contains(" 200 ") && body == "ready\n", "{head}: {body}");
+    let status = node.status(&[]).output().expect("raftd runs");
+    assert_eq!(code(&status), Some(0), "{}", text_of(&status.stdout));
+    let (_, metrics) = get(&node, "/metrics");
+    for line in ["raft_ready 1", "raft_healthy 1", "raft_log_stalled_ms 0", "raft_failed 0"] {
+        assert!(metrics.lines().any(|told| told == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(end(child), Some(0));
+}
