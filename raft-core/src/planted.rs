@@ -98,6 +98,7 @@ pub enum Planted {
     LaneDownTellsOne,
     SilentWhileHearing,
     SameLifeTaken,
+    OutputsNotCounted,
 }
 
 #[cfg(planted)]

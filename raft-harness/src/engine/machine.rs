@@ -99,7 +99,7 @@ impl MachineHost {
         }
         at_work_for(self.group, || self.machine.apply(entries, &mut self.outputs));
         // Which entry lacks its output, nobody can tell: so nobody gets what may be another's.
-        if self.outputs.len() != entries.len() {
+        if self.outputs.len() != entries.len() && !raft_core::planted!(OutputsNotCounted) {
             let why = format!(
                 "the state machine gave {} outputs for the {} entries from {} on",
                 self.outputs.len(),

@@ -114,6 +114,7 @@ marks! {
     UnsyncedLost = "unsynced writes were lost in a crash",
     PersistReordered = "a later write was on disk and an earlier one was not",
     FsyncFailed = "a failed sync stopped a node",
+    AnswerLeftOut = "a machine left out an answer and its group went mute",
     DiskFullSeen = "a full disk refused entries and still took a vote",
     DiskStallSeen = "a leader with a stalled disk gave up or was deposed",
     DamageReported = "damage below a promise was reported",

@@ -153,6 +153,7 @@ mutants! {
     CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
     AppliesTwice Easy Bytes [] "The first entry of a batch is applied twice.",
     LaneDownTellsOne Hard Bytes ["E2-lane-down"] "Of two replicas behind a lane that goes down only one is told.",
+    OutputsNotCounted Medium Bytes [] "A machine's outputs are paired with its entries by place, however many there are.",
 }
 
 #[cfg(test)]

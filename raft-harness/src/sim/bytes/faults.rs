@@ -133,6 +133,8 @@ pub enum Fault {
         /// Files whose names end so.
         file: &'static str,
     },
+    /// The machine of some leader leaves out an answer; whoever runs the node starts it again.
+    Miscount,
     /// A node comes back with an empty disk.
     Wipe {
         /// Which.
@@ -172,6 +174,7 @@ impl Fault {
             Self::DiskFull { .. } => "disk-full",
             Self::SlowDisk { .. } => "slow-disk",
             Self::Flip { .. } => "flip",
+            Self::Miscount => "miscount",
             Self::Wipe { .. } => "wipe",
         }
     }
@@ -223,7 +226,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     faults
 }
 
-const KINDS: usize = 21;
+const KINDS: usize = 22;
 
 fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
     let count = swarm.nodes.len() as u64;
@@ -260,6 +263,7 @@ fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
         17 => Fault::Garble,
         18 => Fault::CrashInstall { effects: rng.skewed(16), power },
         19 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
+        20 => Fault::Miscount,
         _ => Fault::SlowDisk { node, by_us: rng.skewed(3_000_000) },
     }
 }

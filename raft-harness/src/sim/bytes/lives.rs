@@ -30,6 +30,8 @@ impl World {
         node.fuse.replace();
         node.life += 1;
         node.paused_until = None;
+        // Machines that broke their contract ended with the life before.
+        let _ = node.slip.came();
         // Some die again before they are up.
         if self.phase == Phase::Faults && node.life > 1 && self.delays.chance(1, 8) {
             node.fuse.light(self.delays.skewed(48));
@@ -63,6 +65,7 @@ impl World {
             swarm: &self.swarm,
             net: &self.net,
             wakes: &self.wakes,
+            slip: &node.slip,
             record,
             judge,
             seed: self.streams.derive("core", &[place as u64, u64::from(node.life)]),

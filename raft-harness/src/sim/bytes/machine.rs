@@ -150,8 +150,9 @@ impl Record {
     }
 
     /// The state machine of a replica, empty.
-    pub(super) fn machine(&self, of: Identity, how: How, judge: &Judge) -> Machine {
+    pub(super) fn machine(&self, of: Identity, how: How, slip: &Slip, judge: &Judge) -> Machine {
         Machine {
+            slip: slip.clone(),
             record: self.clone(),
             judge: judge.clone(),
             of,
@@ -179,8 +180,41 @@ pub(super) struct How {
     pub(super) padding: usize,
 }
 
+/// Whether a machine of a node is to break its contract, and whether one has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slip(Arc<Mutex<Slipping>>);
+
+#[derive(Debug, Default)]
+struct Slipping {
+    is_due: bool,
+    came: bool,
+}
+
+impl Slip {
+    /// The next answers of a machine of this node that differ lack one, or none does any more.
+    pub(super) fn is_due(&self, is_due: bool) {
+        self.0.lock().is_due = is_due;
+    }
+
+    /// Whether one lacked one since this was asked last.
+    pub(super) fn came(&self) -> bool {
+        std::mem::take(&mut self.0.lock().came)
+    }
+
+    /// Leaves out the first of two answers that are not the same.
+    fn leave_out(&self, answers: &mut Vec<Bytes>) -> bool {
+        let mut slipping = self.0.lock();
+        let differs = answers.windows(2).position(|pair| pair[0] != pair[1]);
+        let Some(at) = differs.filter(|_| slipping.is_due) else { return false };
+        answers.remove(at);
+        *slipping = Slipping { is_due: false, came: true };
+        true
+    }
+}
+
 /// A replica's state machine.
 pub(super) struct Machine {
+    slip: Slip,
     record: Record,
     judge: Judge,
     of: Identity,
@@ -251,6 +285,10 @@ impl StateMachine for Machine {
                 EntryKind::Command => self.model.apply(&entry.payload),
                 EntryKind::Noop | EntryKind::Config => Bytes::new(),
             });
+        }
+        if self.slip.leave_out(outputs) {
+            // From here on nothing is asked of it until its process ends.
+            judge.checker.excuse_fault(group, replica);
         }
     }
 

@@ -17,7 +17,7 @@ use raft_transport::{Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
 use super::clock::NodeClock;
 use super::disk::SimDisk;
 use super::judge::Judge;
-use super::machine::{How, Identity as MachineIdentity, Record};
+use super::machine::{How, Identity as MachineIdentity, Record, Slip};
 use super::network::{Listener, Net, Place};
 use super::sightings::Sightings;
 use super::snapshots::{DeskThread, SimStore};
@@ -75,6 +75,7 @@ pub(super) struct Process {
 struct Making {
     node: NodeId,
     how: How,
+    slip: Slip,
     record: Record,
     judge: Judge,
 }
@@ -82,11 +83,11 @@ struct Making {
 impl Making {
     fn maker(&self, spec: &GroupSpec) -> MakeMachine {
         let (node, group, how) = (self.node, spec.group, self.how);
-        let (record, judge) = (self.record.clone(), self.judge.clone());
+        let (record, slip, judge) = (self.record.clone(), self.slip.clone(), self.judge.clone());
         Arc::new(move |spec: &GroupSpec| {
             let replica = spec.replica_on(node).unwrap_or_default();
             let of = MachineIdentity { node, group, replica };
-            Box::new(record.machine(of, how, &judge)) as Box<dyn crate::StateMachine>
+            Box::new(record.machine(of, how, &slip, &judge)) as Box<dyn crate::StateMachine>
         })
     }
 }
@@ -142,6 +143,7 @@ pub(super) struct Birth<'a> {
     /// The groups that are to live here, whether the log has them or not.
     pub(super) homes: Vec<GroupSpec>,
     pub(super) snapshots: &'a SimDisk,
+    pub(super) slip: &'a Slip,
     pub(super) record: &'a Record,
     pub(super) judge: &'a Judge,
     pub(super) seed: u64,
@@ -199,6 +201,7 @@ impl Process {
         let making = Making {
             node,
             how: How { mode: swarm.apply, padding: swarm.snapshot_padding },
+            slip: birth.slip.clone(),
             record: record.clone(),
             judge: judge.clone(),
         };

@@ -83,6 +83,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::UnsyncedLost
             | Mark::PersistReordered
             | Mark::FsyncFailed
+            | Mark::AnswerLeftOut
             | Mark::DiskFullSeen
             | Mark::DiskStallSeen
             | Mark::DamageReported

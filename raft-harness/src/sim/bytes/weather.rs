@@ -140,6 +140,14 @@ impl World {
                 self.nodes[node].slow_disk_us = by_us;
                 true
             }
+            Fault::Miscount => {
+                let leaders = self.judge.lock().onlooker.leaders();
+                let leader = rng.pick(&leaders).copied();
+                leader.is_some_and(|(_, place)| {
+                    self.nodes[place].slip.is_due(true);
+                    true
+                })
+            }
             Fault::Flip { node, file } => self.flip(node, file, lasts),
             Fault::Wipe { node } => {
                 self.wipe(node, lasts);
@@ -234,6 +242,7 @@ impl World {
                 self.nodes[node].snapshots.limit(None);
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
+            Fault::Miscount => self.restart_miscounters(),
             Fault::Reset
             | Fault::HalfOpen
             | Fault::StallLane
@@ -246,6 +255,20 @@ impl World {
             | Fault::SyncFails { .. }
             | Fault::Flip { .. }
             | Fault::Wipe { .. } => {}
+        }
+    }
+
+    /// Nodes with a machine that left out an answer have groups that are mute: they are started
+    /// again.
+    fn restart_miscounters(&mut self) {
+        for place in 0..self.nodes.len() {
+            let node = &self.nodes[place];
+            node.slip.is_due(false);
+            if node.slip.came() && node.process.is_some() {
+                self.sightings.hit(Mark::AnswerLeftOut);
+                let down = self.delays.range(10_000..=500_000);
+                self.crash(place, Power::Stays, down);
+            }
         }
     }
 
@@ -272,5 +295,6 @@ impl World {
                 self.plan_restart(place, delay);
             }
         }
+        self.restart_miscounters();
     }
 }

@@ -19,7 +19,7 @@ use super::disk::SimDisk;
 use super::faults::{self, PlannedFault, Power};
 use super::fuse::Fuse;
 use super::judge::Judge;
-use super::machine::Record;
+use super::machine::{Record, Slip};
 use super::network::{Host, Machine, Net, NetEvent, Place};
 use super::operator::Operator;
 use super::options::{Options, RunReport, Stats, TraceLine, Weather};
@@ -108,6 +108,8 @@ pub(super) struct NodeState {
     pub(super) wall_offset_ms: i64,
     /// Added to each sync.
     pub(super) slow_disk_us: u64,
+    /// Whether its machines break their contract.
+    pub(super) slip: Slip,
     /// What the fuse was lit for.
     pub(super) crash: Option<(Power, u64)>,
     pub(super) standing: Standing,
@@ -173,6 +175,7 @@ impl World {
             drift_ppm: rng.range(0..=2 * swarm.drift_ppm) as i64 - swarm.drift_ppm as i64,
             wall_offset_ms: rng.skewed(5_000) as i64 - 2_500,
             slow_disk_us: 0,
+            slip: Slip::default(),
             crash: None,
             standing: Standing::Member,
             store: 0,
