@@ -57,16 +57,28 @@ impl Tally {
 impl Group {
     /// How long this replica waits before its first campaign: by rank, so that leaders spread.
     pub(crate) fn first_campaign_delay(&mut self) -> Duration {
-        let rank_of = |voter: ReplicaId| {
-            mix(mix(u64::from(self.id.get())) ^ mix(voter.get().wrapping_add(0x5bd1_e995)))
-        };
-        let own = rank_of(self.me);
-        let rank = self.membership().voters().filter(|voter| rank_of(*voter) < own).count();
+        let own = self.rank(self.me);
+        let rank = self.membership().voters().filter(|voter| self.rank(*voter) < own).count();
         let slice = self.settings.election_timeout_min / 2;
         let jitter = slice.as_micros() as u64 / 4;
         slice * (rank as u32 + 1)
             + Duration::from_micros(self.rng.below(jitter.max(1)))
             + Duration::from_micros(self.priority_delay())
+    }
+
+    /// Where a replica stands among those that might lead this group, the smallest first: a hash of
+    /// both, so that of many groups each node leads its share with nobody deciding it.
+    pub(crate) fn rank(&self, replica: ReplicaId) -> u64 {
+        mix(mix(u64::from(self.id.get())) ^ mix(replica.get().wrapping_add(0x5bd1_e995)))
+    }
+
+    /// The voter whose first campaign would come first: where all are alike, it is to lead. Nobody
+    /// while a membership is joint.
+    pub fn first_by_rank(&self) -> Option<ReplicaId> {
+        let membership = self.membership();
+        let settled = !membership.is_joint();
+        let voters = membership.incoming().iter().copied().filter(|_| settled);
+        voters.min_by_key(|voter| self.rank(*voter))
     }
 
     /// Who is less eager to lead waits so many microseconds longer, so that others come first.
@@ -346,9 +358,10 @@ impl Group {
     fn refusal(&self, from: ReplicaId, request: VoteRequest) -> VoteReply {
         let membership = self.membership();
         // Ids are never used again, so a membership from after its time without it is the end.
-        let removed = self.membership_index() <= self.commit
-            && membership.last_replica() >= from
-            && membership.member(from).is_none();
+        let certain =
+            self.membership_index() <= self.commit || crate::planted!(ExpelledByUncommitted);
+        let removed =
+            certain && membership.last_replica() >= from && membership.member(from).is_none();
         VoteReply {
             term: self.hard_state.term,
             attempt: request.attempt,
@@ -364,7 +377,7 @@ impl Group {
             Role::Follower | Role::Leader(_) => false,
         };
         if reply.verdict == Verdict::Removed && ours {
-            self.expelled = true;
+            self.candidacy = None;
             effects.membership_changed = true;
             self.give_up_proposals(effects);
             let term = self.hard_state.term;

@@ -15,7 +15,7 @@ use crate::id::{
     GroupId, Incarnation, LogIndex, LogTime, Micros, PersistSeq, ReplicaId, Term, Token,
 };
 use crate::io::{
-    DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal, StepResult,
+    Candidacy, DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal, StepResult,
 };
 use crate::leader::Leader;
 use crate::membership::Membership;
@@ -60,6 +60,8 @@ pub struct Group {
     /// Where this replica must catch up in the current term to be trusted again.
     pub(crate) fence: Option<LogIndex>,
     pub(crate) disk: DiskSpace,
+    /// Whether it takes office. `None`: it was removed, and learned it from others than its leader.
+    pub(crate) candidacy: Option<Candidacy>,
 
     pub(crate) role: Role,
     /// Who leads this term, as far as known.
@@ -92,8 +94,6 @@ pub struct Group {
     /// is committed in its place, another replica may hold one and bring it back (paper, figure
     /// 8). In no order.
     pub(crate) orphans: Sparse<Proposal>,
-    /// This replica was removed, and learned it from others than its leader.
-    pub(crate) expelled: bool,
     /// The newest known life of each peer.
     pub(crate) peer_incarnations: Box<[(ReplicaId, Incarnation)]>,
     fault: Option<Box<Fault>>,
@@ -215,6 +215,7 @@ impl Group {
             promise: start.promise,
             fence: None,
             disk: DiskSpace::Ample,
+            candidacy: Some(Candidacy::Ready),
             role: Role::Follower,
             leader: None,
             leader_contact: None,
@@ -232,7 +233,6 @@ impl Group {
             forwards: start.incarnation.get().wrapping_shl(32),
             proposals: VecDeque::new(),
             orphans: Sparse::new(),
-            expelled: false,
             peer_incarnations: Box::default(),
             fault: None,
             #[cfg(debug_assertions)]
@@ -290,6 +290,11 @@ impl Group {
                 self.wake();
                 self.on_transfer(token, to, effects);
             }
+            Input::Yield { token, to } => {
+                self.wake();
+                self.on_yield(token, to, effects);
+            }
+            Input::Candidacy(candidacy) => self.on_candidacy(candidacy, effects),
             Input::ChangeMembership { token, ref changes } => {
                 self.wake();
                 self.on_change_membership(token, changes, effects);
@@ -299,7 +304,7 @@ impl Group {
             Input::PersistFailed(seq) => return Err(Box::new(Fault::PersistFailed { seq })),
             Input::LogUnreadable(index) => return Err(Box::new(Fault::LogUnreadable { index })),
             Input::ApplyFailed(index) => return Err(Box::new(Fault::ApplyFailed { index })),
-            Input::PeerUnreachable(peer) => self.on_peer_unreachable(peer),
+            Input::PeerUnreachable(peer) => self.on_peer_unreachable(peer, effects),
             Input::Disk(space) => self.on_disk(space, effects),
             Input::Campaign => self.on_campaign(effects),
             Input::Wake => self.wake(),
@@ -508,10 +513,26 @@ impl Group {
     fn on_campaign(&mut self, effects: &mut Effects) {
         let free =
             !self.is_leader() && !self.hears_a_leader(self.me) && self.now >= self.votes_from;
-        let able = self.may_vote() && self.disk == DiskSpace::Ample;
+        let able = self.may_vote() && self.takes_office() && self.disk == DiskSpace::Ample;
         if free && able && !self.awaits_own_vote() {
             self.wake();
             self.pre_campaign(effects);
+        }
+    }
+
+    fn on_candidacy(&mut self, candidacy: Candidacy, effects: &mut Effects) {
+        let Some(before) = self.candidacy else {
+            return;
+        };
+        self.candidacy = Some(candidacy);
+        match &self.role {
+            // Its requests may be under way; the answers find nobody.
+            Role::PreCandidate(_) | Role::Candidate(_) if !self.takes_office() => {
+                let term = self.hard_state.term;
+                self.become_follower(term, None, effects);
+            }
+            Role::Follower if before == Candidacy::Withheld => self.reset_election_deadline(),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {}
         }
     }
 
@@ -773,7 +794,7 @@ impl Group {
     /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
         self.stands()
-            && !self.expelled
+            && !self.is_expelled()
             && match self.promise.promise {
                 Promise::Kept => true,
                 Promise::Lost => {
@@ -785,7 +806,17 @@ impl Group {
 
     /// Whether it stands by itself when it hears no leader.
     fn may_campaign(&self) -> bool {
-        self.may_vote() && self.settings.priority > 0
+        self.may_vote() && self.settings.priority > 0 && self.takes_office()
+    }
+
+    /// Whether it may come to lead at all, by itself or because it is asked to.
+    pub(crate) fn takes_office(&self) -> bool {
+        self.candidacy != Some(Candidacy::Withheld) || crate::planted!(StoppingNodeCampaigns)
+    }
+
+    /// Whether it was told, by others than its leader, that it was removed.
+    pub(crate) const fn is_expelled(&self) -> bool {
+        self.candidacy.is_none()
     }
 
     /// The other voters.
@@ -841,7 +872,8 @@ impl Group {
             Input::Propose { token, .. }
             | Input::Read { token, .. }
             | Input::ChangeMembership { token, .. }
-            | Input::Transfer { token, .. } => {
+            | Input::Transfer { token, .. }
+            | Input::Yield { token, .. } => {
                 effects.outcomes.push((*token, Outcome::Refused(Refusal::Faulted)));
             }
             Input::Message { .. }
@@ -854,6 +886,7 @@ impl Group {
             | Input::ApplyFailed(_)
             | Input::Disk(_)
             | Input::Campaign
+            | Input::Candidacy(_)
             | Input::Wake
             | Input::SnapshotTaken(_)
             | Input::Compact(_)

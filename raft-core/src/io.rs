@@ -48,9 +48,21 @@ pub enum Input {
     Transfer {
         /// Comes back with the outcome.
         token: Token,
-        /// To whom; `None` picks the voter with the longest log.
+        /// To whom. `None`: to the first by rank among the voters that are heard and hold all that
+        /// is committed; if it will not, to the next, until nobody is left.
         to: Option<ReplicaId>,
     },
+    /// Hand leadership over to this voter as a courtesy: it was heard lately, holds all that is
+    /// committed, and obeys only if it is at least as eager to lead as this replica. Else nothing
+    /// happens.
+    Yield {
+        /// Comes back with the outcome.
+        token: Token,
+        /// To whom: [`Group::first_by_rank`](crate::Group::first_by_rank), as a rule.
+        to: ReplicaId,
+    },
+    /// Whether this replica takes office from now on.
+    Candidacy(Candidacy),
     /// Change who belongs to the group (thesis, chapter 4). Refused unless the last change and an
     /// entry of the leader's own term are committed.
     ChangeMembership {
@@ -105,6 +117,21 @@ pub enum Input {
     /// quorum, those with the newest logs among all that can be reached, and only when no quorum
     /// remembers; the newest of those logs is then elected as ever.
     AcceptLoss,
+}
+
+/// Whether a replica takes office. It votes, replicates and serves in any case.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Candidacy {
+    /// It stands for election when it hears no leader, and takes over when it is asked to.
+    #[default]
+    Ready,
+    /// It stands for election, but takes nothing over: its state machine lags behind, and as a
+    /// leader it would let everybody wait until that has caught up. A driver need not keep this up
+    /// to date; it is enough to say it before a [`Message::TimeoutNow`] is handed in.
+    Behind,
+    /// It takes no office: its node is going to stop. It may be elected no more, not even if it was
+    /// asking for votes. A leader stays one until it is told to hand over.
+    Withheld,
 }
 
 /// How a read finds its index.
@@ -309,6 +336,9 @@ pub enum Refusal {
     LeadershipLost,
     /// No such transfer target, or it did not take over in time.
     TransferFailed,
+    /// There is nobody to hand over to: of the other voters none is heard, or those that are take
+    /// no office any more.
+    NoHeir,
     /// The group met something impossible and is mute.
     Faulted,
     /// The disk is full.

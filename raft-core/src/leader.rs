@@ -14,8 +14,8 @@ use crate::entry::{Entry, EntryKind};
 use crate::group::{Group, Proposal, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId, Term, Token};
 use crate::io::{DiskSpace, Effects, LogChange, Outcome, Refusal};
-use crate::membership::{Membership, Standing};
-use crate::message::{Heartbeat, HeartbeatReply, Message, Promise, ReadIndexReply, Rest};
+use crate::membership::Standing;
+use crate::message::{Heartbeat, HeartbeatReply, Message, ReadIndexReply, Rest};
 use crate::progress::{Progress, State};
 use crate::quorum::{Half, majority_reached};
 use crate::reads::{Asker, PendingRead};
@@ -546,7 +546,7 @@ impl Group {
         let Some(progress) = leader.peer_mut(from) else {
             return;
         };
-        progress.contact = now;
+        progress.heard(now);
         progress.read_acked = progress.read_acked.max(reply.read_seq.min(read_seq));
         // What it echoes left here; whatever it says, not later than now.
         let mut sent = reply.sent.min(now);
@@ -557,7 +557,7 @@ impl Group {
         self.settle_reads(effects);
     }
 
-    pub(crate) fn on_peer_unreachable(&mut self, peer: ReplicaId) {
+    pub(crate) fn on_peer_unreachable(&mut self, peer: ReplicaId, effects: &mut Effects) {
         if self.asleep && self.leader == Some(peer) {
             // What is gone is not given the time to speak up, but the lease it may still hold is
             // respected.
@@ -568,7 +568,8 @@ impl Group {
                 self.leader_contact = None;
             }
         }
-        if self.asleep && self.is_leader() && self.membership().member(peer).is_some() {
+        let heeds = !crate::planted!(SleeperIgnoresLostPeer);
+        if heeds && self.asleep && self.is_leader() && self.membership().member(peer).is_some() {
             // When it is back it may have to learn what it forgot, and cannot wake anybody.
             self.wake();
         }
@@ -577,12 +578,14 @@ impl Group {
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.peer_mut(peer)
         {
+            progress.is_reached = false;
             match &mut progress.state {
                 // The offer may be lost; the next heartbeat makes it again.
                 State::Snapshot { offered } => *offered = None,
                 State::Probe { .. } | State::Replicate(_) => progress.probe_again(session, base),
             }
         }
+        self.give_up_heir(peer, effects);
     }
 
     /// A peer speaks from a new life: what it acknowledged in the old one may be on its disk, but
@@ -596,18 +599,5 @@ impl Group {
         {
             progress.restart(session, next);
         }
-    }
-
-    /// The best voter to lead next: it may be elected, and its log is the longest.
-    pub(crate) fn heir(&self, membership: &Membership) -> Option<ReplicaId> {
-        let Role::Leader(leader) = &self.role else {
-            return None;
-        };
-        let votes = |peer: &&Progress| {
-            membership.standing(peer.replica).is_some_and(Standing::votes_incoming)
-                && peer.promise == Promise::Kept
-        };
-        let longest = |peer: &&Progress| (peer.match_index, peer.contact);
-        leader.peers.iter().filter(votes).max_by_key(longest).map(|peer| peer.replica)
     }
 }

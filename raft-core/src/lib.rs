@@ -89,14 +89,14 @@ pub use id::{
     ReplicaId, Term, Token,
 };
 pub use io::{
-    DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome, Outgoing,
-    Persist, ReadPath, Refusal, SnapshotEffect,
+    Candidacy, DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome,
+    Outgoing, Persist, ReadPath, Refusal, SnapshotEffect,
 };
 pub use membership::{Member, MemberChange, Membership, MembershipError, Standing};
 pub use message::{
     Append, AppendReply, AppendResult, Campaign, Declined, Fence, Heartbeat, HeartbeatReply,
     Message, Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta,
-    SnapshotOffer, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    SnapshotOffer, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 pub use quorum::{
     Half, Joint, MEMBERS_MAX, VoteResult, committed, joint_committed, joint_reached,

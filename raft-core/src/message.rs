@@ -321,6 +321,12 @@ pub struct TimeoutNow {
     /// Where the leader's log ended; a target whose log ends elsewhere ignores the request, so a
     /// delayed one is dead as soon as anything was appended.
     pub last_index: LogIndex,
+    /// The leader's commit index. Heartbeats told the target less: by this it knows how far its
+    /// state machine is behind.
+    pub commit: LogIndex,
+    /// Whoever is less eager to lead (see [`Settings::priority`](crate::Settings::priority)) is not
+    /// meant.
+    pub priority: u8,
 }
 
 /// The target of a transfer will not take over.
@@ -330,6 +336,20 @@ pub struct TransferRefused {
     pub term: Term,
     /// From the request.
     pub transfer: u64,
+    /// Why.
+    pub why: Unwilling,
+}
+
+/// Why the target of a transfer will not take over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unwilling {
+    /// It cannot at the moment: its state machine or its log lags behind, its disk is full, it may
+    /// have forgotten what it promised; or the request is late.
+    NotNow,
+    /// It is less eager to lead than was asked for.
+    LessEager,
+    /// It takes no office any more.
+    Withheld,
 }
 
 /// A follower wants to serve a read.

@@ -64,9 +64,15 @@ pub enum Planted {
     JointNeverLeft,
     RemovedLeaderCountsItself,
     LearnerCounts,
+    BelievesItLeftByUncommitted,
+    ExpelledByUncommitted,
     // Transfer.
     StaleTimeoutNowObeyed,
     TransferToLaggard,
+    HeirHasNotApplied,
+    StoppingNodeCampaigns,
+    // Sleep.
+    SleeperIgnoresLostPeer,
     // Snapshots and compaction.
     SnapshotKeepsConflictingSuffix,
     SnapshotCutsWhatFollows,

@@ -37,6 +37,23 @@ pub(crate) struct Progress {
     pub(crate) leaves: Option<Micros>,
     /// It takes nothing before this: it said that it cannot.
     pub(crate) declines_until: Micros,
+    /// It answered since its connection was last lost.
+    pub(crate) is_reached: bool,
+    /// What it said of taking over.
+    pub(crate) readiness: Readiness,
+}
+
+/// Whether a peer takes over, as far as it was asked. The better ones are asked first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Readiness {
+    /// Nothing is known against it.
+    Ready,
+    /// It is less eager to lead than we are.
+    LessEager,
+    /// It cannot at the moment, or did not answer.
+    NotNow,
+    /// It takes no office any more.
+    Withheld,
 }
 
 #[derive(Clone, Debug)]
@@ -149,7 +166,15 @@ impl Progress {
             sent_acked: None,
             leaves: None,
             declines_until: Micros::ZERO,
+            is_reached: true,
+            readiness: Readiness::Ready,
         }
+    }
+
+    /// It answered something in this term.
+    pub(crate) fn heard(&mut self, now: Micros) {
+        self.contact = now;
+        self.is_reached = true;
     }
 
     pub(crate) fn votes_incoming(&self) -> bool {
@@ -194,6 +219,7 @@ impl Progress {
         self.state = State::Probe { sent: None };
         self.promise = Promise::Kept;
         self.declines_until = Micros::ZERO;
+        self.readiness = Readiness::Ready;
     }
 
     /// Something in flight may be lost: ask again where the logs agree. Nothing below `base` can

@@ -95,12 +95,14 @@ impl Group {
         index
     }
 
-    /// Whether this replica was removed, for certain.
-    pub(crate) fn is_removed(&self) -> bool {
+    /// Whether this replica was removed, for certain: a committed membership from after its time
+    /// does not name it, or a voter that knows one said so.
+    pub fn is_removed(&self) -> bool {
         let membership = self.membership();
         // A newcomer that catches up meets memberships from before it was added.
-        self.expelled
-            || (self.membership_index() <= self.commit
+        self.is_expelled()
+            || ((self.membership_index() <= self.commit
+                || crate::planted!(BelievesItLeftByUncommitted))
                 && membership.last_replica() >= self.me
                 && membership.member(self.me).is_none()
                 && !membership.is_unknown())

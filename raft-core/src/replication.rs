@@ -197,7 +197,7 @@ impl Group {
         if reply.term != term || !is_live {
             return Ok(());
         }
-        progress.contact = now;
+        progress.heard(now);
         match reply.result {
             AppendResult::Accepted { durable, written, verified, promise } => {
                 let acknowledged = durable.max(written).max(verified);

@@ -61,6 +61,8 @@ pub struct Status {
     pub promise: PromiseRecord,
     /// Whether the group sleeps.
     pub asleep: bool,
+    /// Whether it may come to lead, as far as its node wants it to.
+    pub takes_office: bool,
     /// Requests of this replica that have not ended: proposals, reads, changes, hand-overs.
     pub open_requests: usize,
     /// Why it is mute, if it is.
@@ -91,8 +93,17 @@ impl Group {
             removed: self.is_removed(),
             promise: self.promise,
             asleep: self.asleep,
+            takes_office: self.takes_office(),
             open_requests: self.open_requests(),
             fault: self.fault().cloned(),
+        }
+    }
+
+    /// The first entry of its own term, if this replica leads.
+    pub const fn leads_since(&self) -> Option<LogIndex> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.term_start),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => None,
         }
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raft_core::{
-    Acknowledge, Append, AppendReply, AppendResult, Base, Campaign, Declined, DiskSpace, Effects,
-    Fence, Group, GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input, Lease,
-    LogChange, LogIndex, LogTime, MemberChange, Membership, Message, Micros, NodeId, PersistSeq,
-    Promise, PromiseRecord, ReadIndex, ReadIndexReply, ReadPath, Recover, ReplicaId, Rest, Session,
-    Settings, SnapshotEffect, SnapshotMeta, SnapshotOffer, Sparse, Start, Term, TermRun,
-    TimeoutNow, Token, TransferRefused, Verdict, VoteReply, VoteRequest,
+    Acknowledge, Append, AppendReply, AppendResult, Base, Campaign, Candidacy, Declined, DiskSpace,
+    Effects, Fence, Group, GroupId, HardState, Heartbeat, HeartbeatReply, Incarnation, Input,
+    Lease, LogChange, LogIndex, LogTime, MemberChange, Membership, Message, Micros, NodeId,
+    PersistSeq, Promise, PromiseRecord, ReadIndex, ReadIndexReply, ReadPath, Recover, ReplicaId,
+    Rest, Session, Settings, SnapshotEffect, SnapshotMeta, SnapshotOffer, Sparse, Start, Term,
+    TermRun, TimeoutNow, Token, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 
 /// What a driver and the world do to a group.
@@ -148,7 +148,12 @@ fn message() -> impl Strategy<Value = Message> {
                 Declined::SnapshotFailed
             })),
             12 => append_reply(AppendResult::Receiving { index: LogIndex::new(c) }),
-            13 => Message::TransferRefused(TransferRefused { term: Term::new(a), transfer: b }),
+            13 => Message::TransferRefused(TransferRefused {
+                term: Term::new(a),
+                transfer: b,
+                why: [Unwilling::NotNow, Unwilling::LessEager, Unwilling::Withheld]
+                    [(c % 3) as usize],
+            }),
             14 => Message::ReadIndex(ReadIndex { term: Term::new(a), id: b }),
             15 => Message::ReadIndexReply(ReadIndexReply {
                 term: Term::new(a),
@@ -178,6 +183,8 @@ fn message() -> impl Strategy<Value = Message> {
                 term: Term::new(a),
                 transfer: b,
                 last_index: LogIndex::new(c),
+                commit: LogIndex::new(d),
+                priority: (d % 10) as u8,
             }),
         }
     })
@@ -408,13 +415,20 @@ impl Driver {
                     5 => Input::Disk(DiskSpace::Full),
                     6 => Input::Disk(DiskSpace::Ample),
                     7 => Input::AcceptLoss,
+                    8 => Input::Candidacy(
+                        [Candidacy::Ready, Candidacy::Behind, Candidacy::Withheld]
+                            [(number % 3) as usize],
+                    ),
                     _ => Input::Wake,
                 });
             }
             Action::Transfer(to) => {
                 let token = self.token();
                 let to = to.map(ReplicaId::new);
-                self.step(Input::Transfer { token, to });
+                match to.filter(|to| to.get().is_multiple_of(2)) {
+                    Some(to) => self.step(Input::Yield { token, to }),
+                    None => self.step(Input::Transfer { token, to }),
+                }
             }
             Action::Unreachable(peer) => self.step(Input::PeerUnreachable(ReplicaId::new(peer))),
             Action::Campaign => self.step(Input::Campaign),

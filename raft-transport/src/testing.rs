@@ -11,7 +11,7 @@ use raft_core::{
     GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX,
     Member, Membership, Message, Micros, NodeId, Promise, ReadIndex, ReadIndexReply, Recover,
     ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Standing, Term, TermRun, TermRuns,
-    TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 
 use crate::{
@@ -263,11 +263,14 @@ fn message() -> impl Strategy<Value = Message> {
         heartbeat().prop_map(Message::Heartbeat),
         heartbeat_reply().prop_map(Message::HeartbeatReply),
         heartbeat().prop_map(Message::ReadConfirm),
-        (term(), number(), index()).prop_map(|(term, transfer, last_index)| {
-            Message::TimeoutNow(TimeoutNow { term, transfer, last_index })
-        }),
-        (term(), number()).prop_map(|(term, transfer)| {
-            Message::TransferRefused(TransferRefused { term, transfer })
+        (term(), number(), index(), index(), any::<u8>()).prop_map(
+            |(term, transfer, last_index, commit, priority)| {
+                Message::TimeoutNow(TimeoutNow { term, transfer, last_index, commit, priority })
+            },
+        ),
+        (term(), number(), 0..3_usize).prop_map(|(term, transfer, why)| {
+            let why = [Unwilling::NotNow, Unwilling::LessEager, Unwilling::Withheld][why];
+            Message::TransferRefused(TransferRefused { term, transfer, why })
         }),
         (term(), number()).prop_map(|(term, id)| Message::ReadIndex(ReadIndex { term, id })),
         (term(), number(), prop::option::of(index())).prop_map(|(term, id, index)| {

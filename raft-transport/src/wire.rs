@@ -10,7 +10,7 @@ use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Declined, Fence, GroupId, GroupIncarnation,
     Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX, Membership, Micros,
     Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Term,
-    TermRuns, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    TermRuns, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -386,11 +386,19 @@ pub(crate) struct TimeoutNowWire {
     term: u64,
     transfer: u64,
     last_index: u64,
+    commit: u64,
+    priority: u8,
 }
 
 impl From<&TimeoutNow> for TimeoutNowWire {
     fn from(m: &TimeoutNow) -> Self {
-        Self { term: m.term.get(), transfer: m.transfer, last_index: m.last_index.get() }
+        Self {
+            term: m.term.get(),
+            transfer: m.transfer,
+            last_index: m.last_index.get(),
+            commit: m.commit.get(),
+            priority: m.priority,
+        }
     }
 }
 
@@ -400,25 +408,51 @@ impl From<TimeoutNowWire> for TimeoutNow {
             term: Term::new(m.term),
             transfer: m.transfer,
             last_index: LogIndex::new(m.last_index),
+            commit: LogIndex::new(m.commit),
+            priority: m.priority,
         }
     }
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) enum UnwillingWire {
+    NotNow,
+    LessEager,
+    Withheld,
 }
 
 #[derive(Deserialize, Serialize)]
 pub(crate) struct TransferRefusedWire {
     term: u64,
     transfer: u64,
+    why: UnwillingWire,
 }
 
 impl From<&TransferRefused> for TransferRefusedWire {
     fn from(m: &TransferRefused) -> Self {
-        Self { term: m.term.get(), transfer: m.transfer }
+        Self {
+            term: m.term.get(),
+            transfer: m.transfer,
+            why: match m.why {
+                Unwilling::NotNow => UnwillingWire::NotNow,
+                Unwilling::LessEager => UnwillingWire::LessEager,
+                Unwilling::Withheld => UnwillingWire::Withheld,
+            },
+        }
     }
 }
 
 impl From<TransferRefusedWire> for TransferRefused {
     fn from(m: TransferRefusedWire) -> Self {
-        Self { term: Term::new(m.term), transfer: m.transfer }
+        Self {
+            term: Term::new(m.term),
+            transfer: m.transfer,
+            why: match m.why {
+                UnwillingWire::NotNow => Unwilling::NotNow,
+                UnwillingWire::LessEager => Unwilling::LessEager,
+                UnwillingWire::Withheld => Unwilling::Withheld,
+            },
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod disks;
 mod elections;
 mod fleet;
 mod gates;
+mod heirs;
 mod leases;
 mod membership;
 mod partitions;

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use raft_core::{
-    Campaign, DiskSpace, Input, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow,
-    TransferRefused,
+    Campaign, DiskSpace, Input, LogIndex, LogTime, Message, Outcome, Refusal, RoleKind, TimeoutNow,
+    TransferRefused, Unwilling,
 };
 
 use crate::bench::*;
 use crate::fleet::Fleet;
 
 fn timeout_now(of: u64, last: u64) -> Message {
-    Message::TimeoutNow(TimeoutNow { term: term(of), transfer: 1, last_index: index(last) })
+    let last_index = index(last);
+    let (commit, priority) = (LogIndex::ZERO, 0);
+    Message::TimeoutNow(TimeoutNow { term: term(of), transfer: 1, last_index, commit, priority })
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn a_request_of_an_earlier_term_ends_no_transfer_of_a_later_one() {
     bench.sync();
     bench.sent.clear();
     bench.hear(TWO, timeout_now(2, 1));
-    let told = TransferRefused { term: term(3), transfer: 0 };
+    let told = TransferRefused { term: term(3), transfer: 0, why: Unwilling::NotNow };
     assert_eq!(bench.messages_to(TWO), [&Message::TransferRefused(told)]);
 }
 
@@ -116,7 +118,7 @@ fn transfer_to_nobody_to_oneself_or_to_a_stranger_fails_at_once() {
     }
     let failed = Outcome::Refused(Refusal::TransferFailed);
     let ended: Vec<Outcome> = bench.take_outcomes().iter().map(|(_, end)| *end).collect();
-    assert_eq!(ended, [failed; 3]);
+    assert_eq!(ended, [Outcome::Refused(Refusal::NoHeir), failed, failed]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use raft_core::{
     AppendReply, AppendResult, Input, Message, ReplicaId, RoleKind, Session, TransferRefused,
-    Verdict,
+    Unwilling, Verdict,
 };
 
 use crate::bench::*;
@@ -56,7 +56,11 @@ fn a_higher_term_in_any_reply_is_adopted_in_every_role_and_nobody_gets_the_vote(
         vote_reply(true, term(7), 1, Verdict::Refused),
         Message::AppendReply(append_reply),
         heartbeat_reply(7, 0),
-        Message::TransferRefused(TransferRefused { term: term(7), transfer: 1 }),
+        Message::TransferRefused(TransferRefused {
+            term: term(7),
+            transfer: 1,
+            why: Unwilling::NotNow,
+        }),
     ];
     for reply in replies {
         for mut bench in in_every_role() {

@@ -2,8 +2,8 @@
 
 use raft_core::{
     AppendResult, Campaign, Declined, EntryKind, Group, LogIndex, Membership, Message, Outcome,
-    Promise, Refusal, ReplicaId, Rest, RoleKind, SnapshotMeta, Standing, Verdict, VoteReply,
-    VoteRequest,
+    Promise, Refusal, ReplicaId, Rest, RoleKind, SnapshotMeta, Standing, Unwilling, Verdict,
+    VoteReply, VoteRequest,
 };
 
 use crate::disk::{Log, Record};
@@ -91,7 +91,11 @@ pub(crate) fn message(message: &Message, names: &[&str]) -> String {
             seq => format!("read {seq}"),
         },
         Message::TimeoutNow(request) => format!("log ends at {}", request.last_index),
-        Message::TransferRefused(_) => String::new(),
+        Message::TransferRefused(refused) => match refused.why {
+            Unwilling::NotNow => String::new(),
+            Unwilling::LessEager => String::from("less eager"),
+            Unwilling::Withheld => String::from("takes no office"),
+        },
         Message::ReadIndex(_) => String::new(),
         Message::ReadIndexReply(reply) => match reply.index {
             Some(index) => format!("read at {index}"),
@@ -264,6 +268,7 @@ fn refusal(refusal: &Refusal) -> String {
         Refusal::TooManyReads => String::from("too many reads wait"),
         Refusal::LeadershipLost => String::from("leadership was lost"),
         Refusal::TransferFailed => String::from("the transfer failed"),
+        Refusal::NoHeir => String::from("nobody takes over"),
         Refusal::Faulted => String::from("the replica is mute"),
         Refusal::DiskFull => String::from("the disk is full"),
         Refusal::ChangePending => String::from("a change is pending"),

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Base, DiskSpace, Group, Input, LogIndex, Member, Membership, MembershipError, PersistSeq,
-    Standing, Start, StartError,
+    Base, Candidacy, DiskSpace, Group, Input, LogIndex, Member, Membership, MembershipError,
+    PersistSeq, Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -175,6 +175,10 @@ impl ShardEngine {
         };
         if self.disk == DiskSpace::Full {
             core.step(self.now, Input::Disk(self.disk), &mut self.effects);
+        }
+        if self.stopping.is_some() {
+            let withheld = Input::Candidacy(Candidacy::Withheld);
+            core.step(self.now, withheld, &mut self.effects);
         }
         let at = self.slots.len() as u32;
         self.slots.push(Slot {

@@ -75,7 +75,7 @@ pub(crate) enum EngineInput {
     Remove(GroupId, Removal, Reply),
     /// A replica of this life of the group was here and is gone, says the log.
     Remember(GroupIncarnation, Tombstone),
-    /// Hand over the leadership of every group led here.
+    /// The node is going to stop: take no office any more, and hand over what is led here.
     HandOver,
     /// A digest of a group at its applied index.
     Digest(GroupId, Reply),
@@ -179,6 +179,15 @@ pub(crate) struct TurnOutput {
     pub(crate) fetches: Vec<Fetch>,
     /// Groups whose known leader changed.
     pub(crate) leaders: Vec<(GroupId, Option<NodeId>)>,
+}
+
+/// How far a shard is that hands over what it leads.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct HandingOver {
+    /// Groups that are still led here.
+    pub(crate) led: usize,
+    /// Groups that are worth waiting for.
+    pub(crate) open: usize,
 }
 
 /// Work for an apply worker, in order per group. Entries and reads wait with the shard once a few

@@ -82,6 +82,10 @@ impl ShardEngine {
             }
             self.incoming = envelope.entries;
         }
+        if let Message::TimeoutNow(request) = &envelope.message {
+            let commit = request.commit;
+            self.judge_candidacy(at, commit, out);
+        }
         // What is answered like an append goes back the way it came: an earlier way may be gone.
         if matches!(envelope.message, Message::Append(_) | Message::Snapshot(_))
             && let Some(peer) = self.slots[at as usize].peers.get_mut(envelope.from)

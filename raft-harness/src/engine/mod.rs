@@ -21,6 +21,8 @@ mod requests;
 mod shard_engine;
 mod slot;
 mod snapshots;
+mod spreading;
+mod stopping;
 mod timers;
 #[cfg(feature = "sim")]
 mod watch;
@@ -28,8 +30,8 @@ mod work;
 
 pub use io::Created;
 pub(crate) use io::{
-    ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, MakeMachine,
-    PersistTicket, Route, SendLane, Source, TurnOutput,
+    ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, HandingOver,
+    MakeMachine, PersistTicket, Route, SendLane, Source, TurnOutput,
 };
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};

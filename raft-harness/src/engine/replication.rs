@@ -193,9 +193,12 @@ impl ShardEngine {
     }
 
     pub(super) fn on_lane_up(&mut self, peer: NodeId, lane: SendLane) {
-        if lane == SendLane::Bulk {
-            let at_peer = self.place_of(peer);
-            self.bulk_up[at_peer] = true;
+        let at_peer = self.place_of(peer);
+        match lane {
+            SendLane::Bulk => self.bulk_up[at_peer] = true,
+            SendLane::Data => {
+                self.data_up[at_peer].get_or_insert(self.now);
+            }
         }
     }
 
@@ -209,6 +212,12 @@ impl ShardEngine {
             while let Some(at) = self.bulk_parked[at_peer].pop() {
                 self.touch(at);
             }
+        }
+        if lane == SendLane::Data {
+            self.data_up[at_peer] = None;
+        }
+        if lane == SendLane::Data && self.stopping.is_some() {
+            self.count_out(at_peer, out);
         }
         for at in 0..self.slots.len() as u32 {
             let told = if raft_core::planted!(LaneDownTellsOne) { 1 } else { usize::MAX };

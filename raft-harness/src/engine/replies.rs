@@ -75,6 +75,11 @@ impl Replies {
         }
     }
 
+    /// Whether somebody waits for an answer of this group.
+    pub(crate) fn owes(&self, group: GroupId) -> bool {
+        self.places.iter().any(|place| matches!(place, Place::Owed(of, _) if *of == group))
+    }
+
     /// Frees the places of a group whose outcomes will never come, answering what is owed as
     /// unknown.
     pub(crate) fn forget(&mut self, group: GroupId) {

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use raft_core::{
     Entry, GroupId, Input, Member, MemberChange, NodeId, Outcome, Refusal, ReplicaId, Token,
 };
-use tracing::info;
+use tracing::{debug, info};
 
 use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
+use super::spreading::SPREADING_TOKEN;
+use super::stopping::STOPPING_TOKEN;
 use crate::request::{Answer, Proposed, Reply, Request, RequestError, RequestKind};
 
 /// Reads and transfers have tokens of their own kinds, beside the reply table's places.
@@ -117,7 +119,16 @@ impl ShardEngine {
             let slot = &mut self.slots[at as usize];
             let is_read = token.get() & READ_TOKEN != 0;
             if !is_read && token.get() & TRANSFER_TOKEN != 0 {
+                if token == SPREADING_TOKEN {
+                    debug!(group = %slot.spec.group, ?outcome, "yielding leadership ended");
+                    self.spreading.ended();
+                    continue;
+                }
                 info!(group = %slot.spec.group, ?outcome, "leadership hand-over ended");
+                if token == STOPPING_TOKEN {
+                    self.note_handed_over(at, outcome);
+                    continue;
+                }
                 let asked = self.transfer_replies.iter().position(|(asked, ..)| *asked == token);
                 if let Some(asked) = asked {
                     let (_, _, reply) = self.transfer_replies.swap_remove(asked);
@@ -148,7 +159,7 @@ impl ShardEngine {
                         Refusal::NotLeader { leader: replica } => {
                             RequestError::NotLeader { leader: leader(replica) }
                         }
-                        Refusal::Transferring | Refusal::TransferFailed => {
+                        Refusal::Transferring | Refusal::TransferFailed | Refusal::NoHeir => {
                             RequestError::Transferring
                         }
                         Refusal::Overloaded { uncommitted_bytes } => {

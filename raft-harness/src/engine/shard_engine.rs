@@ -24,8 +24,9 @@ use tracing::{error, info};
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::removal::{Ended, Leaving};
 use super::replies::Replies;
-use super::requests::TRANSFER_TOKEN;
 use super::slot::Slot;
+use super::spreading::Spreading;
+use super::stopping::Stopping;
 use super::timers::Timers;
 use super::work::WorkQueue;
 use crate::counters::Counters;
@@ -97,11 +98,13 @@ pub(crate) struct ShardEngine {
     pub(super) waiting: usize,
     pub(super) transfers: u64,
     pub(super) transfer_replies: Vec<(Token, GroupId, Reply)>,
-    /// The other nodes; `work` and the `bulk_` fields are parallel to it.
+    /// The other nodes; `work`, `data_up` and the `bulk_` fields are parallel to it.
     pub(super) peers: Vec<NodeId>,
     pub(super) work: Vec<WorkQueue>,
     pub(super) bulk_bytes: Vec<u64>,
     pub(super) bulk_up: Vec<bool>,
+    /// Since when the data lane to each works without a break.
+    pub(super) data_up: Vec<Option<Micros>>,
     /// Groups that wait until the bulk lane has taken something.
     pub(super) bulk_parked: Vec<WorkQueue>,
     /// Groups that lost leadership, with the time at which what they owe becomes unknown.
@@ -120,6 +123,9 @@ pub(crate) struct ShardEngine {
     pub(super) windows: u64,
     /// What new groups are told of the disk.
     pub(super) disk: DiskSpace,
+    /// The node is going to stop.
+    pub(super) stopping: Option<Stopping>,
+    pub(super) spreading: Spreading,
     /// The log failed.
     pub(super) is_deaf: bool,
     #[cfg(feature = "sim")]
@@ -137,6 +143,7 @@ impl ShardEngine {
             work: peers.iter().map(|_| WorkQueue::default()).collect(),
             bulk_bytes: vec![0; peers.len()],
             bulk_up: vec![false; peers.len()],
+            data_up: vec![None; peers.len()],
             bulk_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             peers,
             options,
@@ -168,6 +175,8 @@ impl ShardEngine {
             apply_scratch: Vec::new(),
             windows: 0,
             disk: DiskSpace::Ample,
+            stopping: None,
+            spreading: Spreading::default(),
             is_deaf: false,
             #[cfg(feature = "sim")]
             watching: None,
@@ -230,14 +239,7 @@ impl ShardEngine {
                 }
                 self.disk = space;
             }
-            EngineInput::HandOver => {
-                for at in 0..self.slots.len() as u32 {
-                    if self.slots[at as usize].leads() {
-                        let token = Token::new(TRANSFER_TOKEN);
-                        self.step(at, Input::Transfer { token, to: None }, out);
-                    }
-                }
-            }
+            EngineInput::HandOver => self.on_stopping(out),
             EngineInput::Transfer(group, to, reply) => self.on_transfer(group, to, reply, out),
             EngineInput::ChangeMembers(group, changes, reply) => {
                 self.on_change_members(group, changes, reply, out);
@@ -286,12 +288,15 @@ impl ShardEngine {
                 self.replies.abandon(slot.spec.group);
             }
         }
+        self.spread(out);
     }
 
     /// When [`fire_timers`](Self::fire_timers) has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         let abandon = self.abandons.front().map(|(due, _)| *due);
-        [self.timers.next(), abandon].into_iter().flatten().min()
+        let stopping = self.stopping.as_ref().and_then(Stopping::next_deadline);
+        let places = [self.timers.next(), abandon, stopping, self.spreading.next_deadline()];
+        places.into_iter().flatten().min()
     }
 
     /// Whether some group waits for the end of the turn.
@@ -302,6 +307,7 @@ impl ShardEngine {
     /// Ends the turn: gathers what all touched groups want persisted, applied and sent.
     pub(crate) fn finish_turn(&mut self, out: &mut TurnOutput) {
         self.route = Route::Control;
+        self.tend_stopping(out);
         // Reads and, in memory, completions can touch groups again; both settle quickly.
         while !self.touched.is_empty() {
             let mut touched =
@@ -451,6 +457,7 @@ impl ShardEngine {
         let me = self.slots[at as usize].core.replica();
         peers.follow(me, &membership, |node| self.place_of(node));
         self.slots[at as usize].peers = peers;
+        self.note_place(at);
     }
 
     /// The nodes that groups here speak to, or ever did.
@@ -467,6 +474,7 @@ impl ShardEngine {
         self.work.push(WorkQueue::default());
         self.bulk_bytes.push(0);
         self.bulk_up.push(false);
+        self.data_up.push(None);
         self.bulk_parked.push(WorkQueue::default());
         self.peers.len() - 1
     }
@@ -529,7 +537,11 @@ impl ShardEngine {
             let due = self.now.after(self.options.settings.election_timeout_max);
             self.abandons.push_back((due, at));
         }
-        slot.was_leader = leads;
+        let changed = std::mem::replace(&mut slot.was_leader, leads) != leads;
+        if changed {
+            self.note_place(at);
+        }
+        let slot = &mut self.slots[at as usize];
         if leader != slot.known_leader {
             slot.known_leader = leader;
             out.leaders.push((slot.spec.group, leader));
@@ -585,10 +597,5 @@ impl ShardEngine {
             }
         });
         statuses.collect()
-    }
-
-    /// How many groups are led here.
-    pub(crate) fn led(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.leads()).count()
     }
 }

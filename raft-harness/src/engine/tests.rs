@@ -130,3 +130,32 @@ fn named<T>(seed: u64, weather: Weather, live: impl FnOnce() -> T + std::panic::
         }
     }
 }
+
+#[test]
+fn a_node_that_stops_hands_over_and_leaves_nothing_unknown() {
+    for seed in 7000..7000 + 4 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).stop_each_in_turn());
+    }
+}
+
+#[test]
+fn nodes_that_stop_together_do_not_wait_for_each_other() {
+    for seed in 7100..7100 + 10 * times() {
+        let took = named(seed, CALM, || Cluster::new(seed, CALM).stop_all_at_once());
+        assert!(took < 500, "seed {seed}: {took} ms, an election timeout");
+    }
+}
+
+#[test]
+fn a_node_that_comes_late_leads_its_share() {
+    for seed in 7200..7200 + 10 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).come_late());
+    }
+}
+
+#[test]
+fn a_node_that_comes_and_goes_moves_nothing_to_and_fro() {
+    for seed in 7300..7300 + 5 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).come_and_go());
+    }
+}

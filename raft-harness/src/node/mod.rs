@@ -56,7 +56,7 @@ use self::starting::Starting;
 use self::threads::Threads;
 use crate::counters::Counters;
 use crate::engine::panics::at_work_for;
-use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput, MakeMachine};
+use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput, HandingOver, MakeMachine};
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus};
 use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
@@ -80,6 +80,9 @@ pub(crate) mod sim {
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
     pub(crate) use super::starting::registry;
 }
+
+/// How often a node that drains looks whether it is done.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 pub use self::error::{CreateError, StartError};
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
@@ -502,20 +505,25 @@ impl NodeHost {
         asked.into_iter().map(|answer| answer?.recv_deadline(until).ok()).collect()
     }
 
-    /// Hands every leadership to another replica, as far as possible within `timeout`. Returns
-    /// how many groups are still led here. Groups of a single replica cannot be handed over.
+    /// Gets ready to stop: from now on this node takes no office, and hands every leadership to
+    /// another replica, the first by rank among those that are reached, hold everything and have
+    /// applied it. It goes on serving meanwhile. Ends once all that can be handed over is led
+    /// elsewhere, and after `timeout` in any case. Returns how many groups are still led here:
+    /// those of a single replica, and those that nobody takes over.
     pub fn drain(&self, timeout: Duration) -> usize {
         let end = Instant::now() + timeout;
         for shard in self.inner.shards.iter() {
             let _ = shard.push(ShardInput::Engine(EngineInput::HandOver));
         }
         loop {
-            let led = self.ask_all(ShardInput::Led, Instant::now() + ANSWER_LIMIT);
-            let led = led.into_iter().flatten().sum();
-            if led == 0 || Instant::now() >= end {
-                return led;
+            let states: Vec<Option<HandingOver>> =
+                self.ask_all(ShardInput::HandingOver, Instant::now() + ANSWER_LIMIT);
+            // A shard that does not answer may still be at it.
+            let done = states.iter().all(|state| state.is_some_and(|state| state.open == 0));
+            if done || Instant::now() >= end {
+                return states.into_iter().flatten().map(|state| state.led).sum();
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(DRAIN_POLL);
         }
     }
 

@@ -30,7 +30,7 @@ use super::inbox::Inbox;
 use super::log_thread::LogBatch;
 use crate::counters::Counters;
 use crate::engine::{
-    ApplyJob, EngineInput, Fetch, Route, SendLane, ShardEngine, Source, TurnOutput,
+    ApplyJob, EngineInput, Fetch, HandingOver, Route, SendLane, ShardEngine, Source, TurnOutput,
 };
 use crate::node_status::GroupStatus;
 use crate::request::{Request, RequestError};
@@ -46,8 +46,8 @@ pub(crate) enum ShardInput {
     Reply(ConnectionId, Frame),
     /// Report all groups.
     Status(Sender<Vec<GroupStatus>>),
-    /// Say how many groups are led here.
-    Led(Sender<usize>),
+    /// Say how far handing over is.
+    HandingOver(Sender<HandingOver>),
     /// The log failed; nothing may be acknowledged any more.
     LogFailed(String),
     /// End.
@@ -166,8 +166,8 @@ impl Shard {
             ShardInput::Status(reply) => {
                 let _ = reply.send(self.engine.statuses());
             }
-            ShardInput::Led(reply) => {
-                let _ = reply.send(self.engine.led());
+            ShardInput::HandingOver(reply) => {
+                let _ = reply.send(self.engine.handing_over());
             }
             ShardInput::LogFailed(why) => {
                 self.links.failure.lock().get_or_insert(why);
@@ -180,8 +180,11 @@ impl Shard {
 
     fn take_lane_event(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Up { peer, .. } => {
-                self.engine.handle(EngineInput::LaneUp(peer, SendLane::Data), &mut self.out);
+            LaneEvent::Up { peer, connection, .. } => {
+                if connection.direction() == Direction::Outgoing {
+                    let input = EngineInput::LaneUp(peer, SendLane::Data);
+                    self.engine.handle(input, &mut self.out);
+                }
             }
             LaneEvent::Down { peer, connection, reason } => {
                 let outgoing = connection.direction() == Direction::Outgoing;

@@ -74,6 +74,7 @@ marks! {
     ConfigRefusedPending = "a change was refused because another was under way",
     ConfigRefusedTerm = "a change was refused before the leader's own term had a commit",
     LeaderRemoved = "a leader was removed and handed over",
+    UncommittedRemovalStood = "a replica stood for election while others held its uncommitted removal",
     RemovedCampaigned = "a removed replica that had not heard of it campaigned",
     ReplicaReplaced = "a replica was replaced under a new id",
     ElectionUnderJoint = "a leader was elected under a joint configuration",
@@ -107,6 +108,10 @@ marks! {
     TransferTimedOut = "a transfer timed out and the leader went on",
     TransferRefused = "a transfer's target refused",
     TimeoutNowLate = "a late request to campaign was ignored",
+    HeirBehind = "an heir whose state machine lagged behind was asked and refused",
+    StopDeclined = "a node that was asked to stop was asked to take over and refused",
+    StopHandedOver = "a node that was asked to stop handed over all that it led",
+    NoHeir = "nobody was left to hand over to",
     ProposalDuringTransfer = "a proposal was refused during a transfer",
 
     // Disks.
@@ -144,6 +149,7 @@ marks! {
     PromiseLostAbstained = "such a replica withheld a vote",
     Quiesced = "a group went to sleep",
     QuiescedWoken = "a sleeping group was woken by a proposal",
+    QuietEnd = "a run with groups that sleep came right without a client",
     QuiescedLeaderLost = "a sleeping group lost its leader",
 
     // Partitions.

@@ -83,6 +83,8 @@ pub enum Activity {
     Awake,
     /// It has nothing to do and asked for no deadline.
     Quiesced,
+    /// It takes no office, and so needs no deadline while it does not lead.
+    Withheld,
 }
 
 /// Whether a replica remembers what it promised.

@@ -134,6 +134,14 @@ kinds! {
         /// What stops.
         stop: Stop,
     }
+    /// A node is asked to stop: it takes no office any more, hands over what it leads, and goes
+    /// down in order. It starts again when the fault is over.
+    StopNode "stop-node" {
+        /// Which.
+        node: Target,
+        /// How long it hands over at most, in microseconds.
+        patience_us: u64,
+    }
     /// All of these crash at once and then again, at times of their own, so many times each.
     RestartStorm "restart-storm" {
         /// Which.
@@ -305,6 +313,7 @@ impl FaultKind {
             | Self::LinkLossy { .. }
             | Self::Hold { .. }
             | Self::Crash { .. }
+            | Self::StopNode { .. }
             | Self::RestartStorm { .. }
             | Self::Wipe { .. }
             | Self::Pause { .. }

@@ -65,11 +65,13 @@ pub enum Family {
     Leadership,
     /// Snapshots and compaction.
     Snapshots,
+    /// Nodes that stop in order.
+    Stops,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Cuts,
         Self::Isolation,
         Self::Shapes,
@@ -88,6 +90,7 @@ impl Family {
         Self::Membership,
         Self::Leadership,
         Self::Snapshots,
+        Self::Stops,
     ];
 }
 

@@ -115,6 +115,10 @@ checks! {
     Told = "I18-told",
     /// A confirmation answers what the leader of its term has asked.
     Confirmation = "I19-confirmation",
+    /// A replica whose node is going to stop comes to lead nothing, and does not try to.
+    NoOffice = "I20-no-office",
+    /// Who believes that it was removed, was: a committed membership from after its time says so.
+    Left = "I21-left",
     /// One leader per term, over all history.
     ElectionSafety = "G1-election-safety",
     /// Two logs with the same index and term are equal up to there.

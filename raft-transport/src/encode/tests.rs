@@ -5,7 +5,7 @@ use raft_core::{
     AppendReply, AppendResult, Campaign, Declined, EntryKind, Fence, GroupIncarnation, Heartbeat,
     HeartbeatReply, Incarnation, LogTime, MEMBERS_MAX, Membership, Micros, Promise, ReadIndex,
     ReadIndexReply, Recover, ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Term, TermRun,
-    TermRuns, TimeoutNow, TransferRefused, Verdict, VoteReply, VoteRequest,
+    TermRuns, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 
 use super::*;
@@ -52,7 +52,7 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             reply: HeartbeatReply { term, read_seq: item.heartbeat.read_seq, sent },
         })
         .collect();
-    let now = TimeoutNow { term, transfer: 3, last_index: index };
+    let now = TimeoutNow { term, transfer: 3, last_index: index, commit: index, priority: 8 };
     let incarnation = Incarnation::new(3);
     let members = Membership::of_voters([ReplicaId::new(1), ReplicaId::new(2)]).unwrap();
     let offer = SnapshotOffer {
@@ -145,11 +145,15 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         ),
         (
             message(Message::TimeoutNow(now)),
-            "f10a00000700000006000000000000007bd4d1bb1eb53d7803ac0203e807",
+            "f10a0000070000000900000000000000a5d5b3035ecd079b03ac0203e807e80708",
         ),
         (
-            message(Message::TransferRefused(TransferRefused { term, transfer: 3 })),
-            "f10b000007000000040000000000000034d3274e9641f4a903ac0203",
+            message(Message::TransferRefused(TransferRefused {
+                term,
+                transfer: 3,
+                why: Unwilling::Withheld,
+            })),
+            "f10b000007000000050000000000000013ae1b077df4343703ac020302",
         ),
         (
             message(Message::ReadIndex(ReadIndex { term, id: 6 })),

@@ -3,7 +3,7 @@
 use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Fence, Heartbeat, HeartbeatReply, Incarnation,
     LogIndex, LogTime, Micros, Recover, Rest, Session, Term, TermRuns, TimeoutNow, TransferRefused,
-    Verdict, VoteReply, VoteRequest,
+    Unwilling, Verdict, VoteReply, VoteRequest,
 };
 
 use super::*;
@@ -49,8 +49,18 @@ fn liveness() -> Vec<Message> {
         Message::Heartbeat(heartbeat),
         Message::HeartbeatReply(HeartbeatReply { term: TERM, read_seq: 1, sent }),
         Message::ReadConfirm(heartbeat),
-        Message::TimeoutNow(TimeoutNow { term: TERM, transfer: 1, last_index: INDEX }),
-        Message::TransferRefused(TransferRefused { term: TERM, transfer: 1 }),
+        Message::TimeoutNow(TimeoutNow {
+            term: TERM,
+            transfer: 1,
+            last_index: INDEX,
+            commit: INDEX,
+            priority: 8,
+        }),
+        Message::TransferRefused(TransferRefused {
+            term: TERM,
+            transfer: 1,
+            why: Unwilling::NotNow,
+        }),
         Message::Recover(Recover { term: TERM, incarnation }),
         Message::Fence(Fence { term: TERM, incarnation, index: INDEX }),
     ]

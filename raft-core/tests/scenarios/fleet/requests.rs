@@ -35,6 +35,18 @@ impl Fleet {
         token
     }
 
+    pub(crate) fn transfer_to_anybody(&mut self, id: ReplicaId) -> Token {
+        let token = self.token();
+        self.input(id, Input::Transfer { token, to: None });
+        token
+    }
+
+    pub(crate) fn yields(&mut self, id: ReplicaId, to: ReplicaId) -> Token {
+        let token = self.token();
+        self.input(id, Input::Yield { token, to });
+        token
+    }
+
     pub(crate) fn change(&mut self, id: ReplicaId, changes: &[MemberChange]) -> Token {
         let token = self.token();
         self.input(id, Input::ChangeMembership { token, changes: changes.to_vec() });

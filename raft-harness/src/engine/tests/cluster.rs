@@ -8,6 +8,7 @@
 //! unknown outcome had a cause; every group takes commands again; an idle cluster is idle.
 
 mod members;
+mod stops;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -105,6 +106,12 @@ enum Event {
         cut: u64,
     },
     Restart(NodeId),
+    /// A node that was asked to stop looks whether it is done.
+    Stops {
+        node: NodeId,
+        life: u64,
+        until: Micros,
+    },
 }
 
 enum Asked {
@@ -374,6 +381,7 @@ impl Cluster {
             Event::Mend { cut } => {
                 self.cuts.remove(&cut);
             }
+            Event::Stops { node, life, until } => self.stops(node, life, until),
             Event::Restart(node) => {
                 if self.node(node).engine.is_none() {
                     self.start(node);
@@ -869,21 +877,30 @@ impl Cluster {
                 let delay = self.rng.between(100 * MS, 2500 * MS);
                 self.plan(delay, Event::Mend { cut });
             }
-            5 if self.weather.crashes => {
-                let mut rng = self.rng.clone();
-                self.node(node).crash();
-                self.node(node).disk.crash(&mut rng);
-                self.collect_answers();
-                for link in links {
-                    if link.from == node || link.to == node {
-                        self.link_down(link);
-                    }
-                }
-                let delay = self.rng.between(50 * MS, 1500 * MS);
-                self.plan(delay, Event::Restart(node));
+            5 if self.weather.crashes => self.crash(node),
+            // Whoever stops loses its memory, and for a moment its lanes.
+            6 if self.weather.breaks && self.weather.durability == Durability::Log => {
+                self.ask_to_stop(node);
             }
-            6 if self.node(node).engine.is_some() => self.tell(node, EngineInput::HandOver),
             _ => {}
+        }
+    }
+
+    fn crash(&mut self, node: NodeId) {
+        self.go_down(node);
+        let delay = self.rng.between(50 * MS, 1500 * MS);
+        self.plan(delay, Event::Restart(node));
+    }
+
+    fn go_down(&mut self, node: NodeId) {
+        let mut rng = self.rng.clone();
+        self.node(node).crash();
+        self.node(node).disk.crash(&mut rng);
+        self.collect_answers();
+        for link in self.network.links() {
+            if link.from == node || link.to == node {
+                self.link_down(link);
+            }
         }
     }
 
@@ -891,6 +908,9 @@ impl Cluster {
         self.calm = true;
         self.cuts.clear();
         for id in self.ids.clone() {
+            if self.node(id).engine.as_ref().is_some_and(|engine| engine.stopping.is_some()) {
+                self.crash(id);
+            }
             if self.node(id).engine.is_none() {
                 self.start(id);
             }

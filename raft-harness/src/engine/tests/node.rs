@@ -54,6 +54,8 @@ pub(super) struct Node {
     /// How often each group's leadership was lost here, and how often the node crashed.
     pub(super) losses: BTreeMap<GroupId, u64>,
     pub(super) crashes: u64,
+    /// It was asked to stop when it was looked at last.
+    was_stopping: bool,
     pub(super) turns: u64,
     pub(super) counters: Arc<Counters>,
 }
@@ -142,6 +144,7 @@ impl Node {
             leads: BTreeMap::new(),
             losses: BTreeMap::new(),
             crashes: 0,
+            was_stopping: false,
             turns: 0,
             counters: Arc::default(),
         }
@@ -203,6 +206,7 @@ impl Node {
         self.desk_inputs.clear();
         self.desk_at = None;
         self.leads.clear();
+        self.was_stopping = false;
         self.crashes += 1;
     }
 
@@ -225,9 +229,11 @@ impl Node {
                 Some(_) | None => {}
             }
             if leads {
-                self.leads.insert(status.group, term);
+                let news = self.leads.insert(status.group, term).is_none();
+                assert!(!news || !self.was_stopping, "node {} stops and takes office", self.id);
             }
             assert_eq!(status.fault, None, "node {} group {}", self.id, status.group);
         }
+        self.was_stopping = engine.stopping.is_some();
     }
 }

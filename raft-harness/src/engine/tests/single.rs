@@ -112,7 +112,7 @@ impl Solo {
         engine.fire_timers(&mut self.node.out);
         engine.finish_turn(&mut self.node.out);
         self.sync();
-        assert_eq!(self.engine().led(), 1);
+        assert_eq!(self.engine().handing_over().led, 1);
     }
 
     fn engine(&mut self) -> &mut crate::engine::ShardEngine {

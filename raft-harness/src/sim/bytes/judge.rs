@@ -297,7 +297,11 @@ fn with_view<T>(
             learners: &learners,
         },
         lease_until,
-        activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
+        activity: match (status.asleep, status.takes_office) {
+            (true, _) => Activity::Quiesced,
+            (false, true) => Activity::Awake,
+            (false, false) => Activity::Withheld,
+        },
         // Who was told of its removal by others waits for nothing but its deletion.
         next_deadline: core
             .next_deadline()

@@ -291,7 +291,7 @@ impl Step<'_> {
                 (membership.votes(v.replica) && !alone && v.promises == Promises::Kept)
                     .then(|| "is awake and has no deadline".to_owned())
             }
-            (Activity::Awake, Deadline::Set, _) => None,
+            (Activity::Awake, Deadline::Set, _) | (Activity::Withheld, ..) => None,
         };
         match problem {
             None => Ok(()),

@@ -234,6 +234,7 @@ impl Clients {
             }
             Refusal::LeadershipLost
             | Refusal::TransferFailed
+            | Refusal::NoHeir
             | Refusal::Faulted
             | Refusal::DiskFull
             | Refusal::ChangePending
@@ -319,6 +320,7 @@ pub(crate) fn hinted(refusal: Refusal) -> Option<ReplicaId> {
         | Refusal::TooManyReads
         | Refusal::LeadershipLost
         | Refusal::TransferFailed
+        | Refusal::NoHeir
         | Refusal::Faulted
         | Refusal::DiskFull
         | Refusal::ChangePending

@@ -29,6 +29,7 @@ pub(crate) enum Undo {
     Link(Vec<(NodeAt, NodeAt)>, Link),
     Hold(MessageKind, u64),
     Start(NodeAt),
+    Stop(NodeAt),
     Resume(NodeAt),
     Drift(NodeAt, i64),
     DiskStall(NodeAt),
@@ -99,6 +100,13 @@ impl World {
                     world.nodes[at].crash_after = Some((u64::from(*after_effects), *stop));
                 }
                 Begun::Until(Undo::Start(at))
+            }),
+            FaultKind::StopNode { node, patience_us } => self.on(*node, |world, at| {
+                if world.ask_to_stop(at, *patience_us) {
+                    Begun::Until(Undo::Stop(at))
+                } else {
+                    Begun::Skipped
+                }
             }),
             FaultKind::RestartStorm { nodes, stop, rounds } => {
                 self.storm(*nodes, *stop, *rounds, fault.lasts_us, &mut rng)
@@ -301,6 +309,7 @@ impl World {
                 self.nodes[at].crash_after = None;
                 self.start(at);
             }
+            Undo::Stop(at) => self.stop_is_over(at),
             Undo::Resume(at) => self.resume(at),
             Undo::Drift(at, ppm) => self.drift(at, ppm),
             Undo::DiskStall(at) => {
@@ -413,7 +422,7 @@ impl World {
             self.nodes[at].disk_weather = DiskWeather::default();
             self.disk_space(at, DiskSpace::Ample);
             self.resume(at);
-            self.start(at);
+            self.stop_is_over(at);
             self.kick_disk(at);
         }
     }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft_core::{
-    DiskSpace, Effects, Group, GroupId, Incarnation, Input, LogIndex, Micros, PRIORITY_MAX,
-    Promise, ReplicaId, Settings, Start,
+    Candidacy, DiskSpace, Effects, Group, GroupId, Incarnation, Input, LogIndex, Micros,
+    PRIORITY_MAX, Promise, ReplicaId, Settings, Start,
 };
 
 use super::disk::Stop;
@@ -34,6 +34,8 @@ impl World {
         node.incarnation = Incarnation::new(node.incarnation.get() + 1);
         node.disk_busy = false;
         node.turn_due = false;
+        node.stopping = false;
+        node.transfers.clear();
         node.touched.clear();
         node.crash_after = None;
         node.heard_at = self.now;
@@ -106,6 +108,7 @@ impl World {
             open: BTreeSet::new(),
             armed: None,
             touched: false,
+            candidacy: Candidacy::Ready,
             memory,
         };
         self.note_birth(&replica);
@@ -114,6 +117,7 @@ impl World {
         let platters = Platters { nodes: &self.nodes, counts_written: self.counts_written() };
         let seen = self.checker.restarted(Micros::new(common), &view, &platters);
         self.check(seen);
+        let stopping = self.nodes[at].stopping;
         let applied = replica.machine.applied;
         if applied > LogIndex::ZERO {
             let term = replica.core.entry_term(applied).unwrap_or_default();
@@ -121,6 +125,10 @@ impl World {
             self.check(seen);
         }
         self.nodes[at].replicas.insert(group, Box::new(replica));
+        if stopping {
+            // It was made for a newcomer while the node is on its way down.
+            self.step(at, group, Input::Candidacy(Candidacy::Withheld), &[]);
+        }
         self.touch(at, group);
     }
 
@@ -139,6 +147,7 @@ impl World {
         let stop = if counts_written && !survivable { Stop::Process } else { stop };
         let node = &mut self.nodes[at];
         node.running = Running::Down;
+        node.stopping = false;
         if counts_written && stop == Stop::Power {
             node.disk.remember_written();
         }

@@ -51,6 +51,7 @@ mod setup;
 mod snapshots;
 mod standing;
 mod step;
+mod stops;
 #[cfg(test)]
 mod tests;
 mod timeline;

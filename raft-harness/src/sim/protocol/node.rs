@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{GroupId, Incarnation, Micros, NodeId, ReplicaId};
+use raft_core::{GroupId, Incarnation, Micros, NodeId, ReplicaId, Token};
 
 use super::disk::{Disk, Stop};
 use super::replica::Replica;
@@ -83,6 +83,12 @@ pub(crate) struct Node {
     /// Replicas with something to do at the end of the turn.
     pub(crate) touched: Vec<GroupId>,
     pub(crate) turn_due: bool,
+    /// It was asked to stop.
+    pub(crate) stopping: bool,
+    /// It led something when it was asked.
+    pub(crate) hands_over: bool,
+    /// By which request each group was handed over last, in this life.
+    pub(crate) transfers: BTreeMap<GroupId, Token>,
     /// It crashes in the middle of a turn, after so many more effects.
     pub(crate) crash_after: Option<(u64, Stop)>,
     /// When it last heard anybody else, or began to listen.

@@ -12,11 +12,12 @@
 //!   entries count once they are durable.
 //! - Whoever leads in a term that is over is told so, by whatever it sends (paper, section 5.1).
 //! - A request to campaign is obeyed only from the leader of the term, and only with the log that
-//!   the leader had (thesis, 3.10).
+//!   the leader had (thesis, 3.10); and neither by a replica whose state machine lags behind, nor by
+//!   one whose node is going to stop.
 
 use raft_core::{
-    Acknowledge, AppendResult, Campaign, Group, GroupId, Input, Lease, LogIndex, Message, Micros,
-    Promise, ReplicaId, RoleKind, Settings, Term, TimeoutNow, majority,
+    Acknowledge, AppendResult, Campaign, Candidacy, Group, GroupId, Input, Lease, LogIndex,
+    Message, Micros, Promise, ReplicaId, RoleKind, Settings, Term, TimeoutNow, majority,
 };
 
 use super::replica::Replica;
@@ -28,21 +29,16 @@ enum Given {
     /// A message to an earlier life.
     ToEarlierLife,
     /// An answer of an earlier term or session.
-    LateAnswer {
-        from: ReplicaId,
-    },
+    LateAnswer { from: ReplicaId },
     /// An acknowledgement by a peer that may have forgotten what it acknowledged before.
-    UntrustedAck {
-        from: ReplicaId,
-    },
+    UntrustedAck { from: ReplicaId },
     /// A candidate asks for a vote because it has heard nobody.
-    Vote {
-        from: ReplicaId,
-        patient_until: Option<Micros>,
-    },
+    Vote { from: ReplicaId, patient_until: Option<Micros> },
     TimeoutNow {
         from: ReplicaId,
         request: TimeoutNow,
+        /// What the driver has said of the replica.
+        candidacy: Candidacy,
     },
     /// A leader of an earlier term speaks, and nothing waits to be sent.
     StaleLeader,
@@ -93,7 +89,7 @@ impl Reception {
             Given::StaleLeader
         } else {
             let counts_durable = settings.acknowledge == Acknowledge::Durable;
-            Given::of(core, *from, message, counts_durable, || {
+            Given::of(core, *from, message, replica.candidacy, counts_durable, || {
                 let leases = settings.lease != Lease::Never;
                 leases.then(|| replica.memory.patient_until(*from, settings)).flatten()
             })?
@@ -137,11 +133,12 @@ impl Reception {
                     && (before.term, before.vote) != (after.term, after.vote);
                 (Check::Patience, !voted || patient_until.is_none_or(|until| self.at >= until))
             }
-            Given::TimeoutNow { from, request } => {
+            Given::TimeoutNow { from, request, candidacy } => {
                 let stands = after.term > before.term;
                 let asked = request.term == before.term
                     && before.leader == Some(from)
-                    && request.last_index == before.last;
+                    && request.last_index == before.last
+                    && candidacy == Candidacy::Ready;
                 (Check::Obedience, !stands || asked)
             }
             Given::StaleLeader => (Check::Told, !replica.effects.messages.is_empty()),
@@ -225,6 +222,7 @@ impl Given {
         core: &Group,
         from: ReplicaId,
         message: &Message,
+        candidacy: Candidacy,
         counts_durable: bool,
         patient_until: impl FnOnce() -> Option<Micros>,
     ) -> Option<Self> {
@@ -253,7 +251,9 @@ impl Given {
             Message::Vote(request) if request.cause == Campaign::Timeout => {
                 Some(Self::Vote { from, patient_until: patient_until() })
             }
-            Message::TimeoutNow(request) => Some(Self::TimeoutNow { from, request: *request }),
+            Message::TimeoutNow(request) => {
+                Some(Self::TimeoutNow { from, request: *request, candidacy })
+            }
             Message::Vote(_)
             | Message::PreVote(_)
             | Message::PreVoteReply(_)

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use raft_core::{
-    Effects, EntryKind, Gated, Group, GroupId, LogChange, LogIndex, Micros, NodeId, ReplicaId,
-    SnapshotMeta, Term, Token,
+    Candidacy, Effects, EntryKind, Gated, Group, GroupId, LogChange, LogIndex, Micros, NodeId,
+    ReplicaId, SnapshotMeta, Term, Token,
 };
 
 use super::machine::{Command, Machine};
@@ -44,6 +44,8 @@ pub(crate) struct Replica {
     /// The core's wish to be woken that an event stands for, on the common clock.
     pub(crate) armed: Option<u64>,
     pub(crate) touched: bool,
+    /// What its core was told last.
+    pub(crate) candidacy: Candidacy,
     pub(crate) memory: Memory,
 }
 
@@ -161,7 +163,11 @@ impl Replica {
                 learners: &lists.learners,
             },
             lease_until,
-            activity: if status.asleep { Activity::Quiesced } else { Activity::Awake },
+            activity: match (status.asleep, status.takes_office) {
+                (true, _) => Activity::Quiesced,
+                (false, true) => Activity::Awake,
+                (false, false) => Activity::Withheld,
+            },
             // Who was told of its removal by others waits for nothing but its deletion.
             next_deadline: self
                 .core

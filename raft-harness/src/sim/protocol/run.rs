@@ -68,7 +68,17 @@ fn found(case: &Case, kept_max: usize) -> World {
     world
 }
 
+/// How long before the end of the faults clients fall silent in a run that ends quietly.
+const QUIET_US: u64 = 5_000_000;
+
 impl World {
+    /// Whether nobody asks for anything from the end of the faults on, in half of the runs with
+    /// groups that sleep: whoever needs help then has to be helped without it.
+    fn ends_quietly(&self) -> bool {
+        let sleeps = self.settings.quiesce_after.is_some();
+        sleeps && self.seeds.derive("quiet-end", &[]).is_multiple_of(2)
+    }
+
     /// Both phases and the judgement, up to the first violation.
     fn live(&mut self) {
         let (faults_us, healing_us) = (self.setup.faults_us, self.setup.healing_us);
@@ -76,6 +86,12 @@ impl World {
             self.run_until(from);
             self.standing()
         });
+        let quiet = self.ends_quietly();
+        if quiet {
+            // So that groups fall asleep while there is still trouble.
+            self.run_until(faults_us.saturating_sub(QUIET_US));
+            self.clients.active = false;
+        }
         self.run_until(faults_us);
         if let Some(standing) = standing.filter(|_| self.violation.is_none()) {
             self.marks.hit(Mark::StandingPartition);
@@ -91,7 +107,12 @@ impl World {
             self.run_until(self.now + 1_000_000);
             self.repair();
         }
-        let answered = self.answered_by_group(busy_until.saturating_sub(healing_us / 3));
+        let answered = if quiet {
+            self.marks.hit(Mark::QuietEnd);
+            BTreeMap::new()
+        } else {
+            self.answered_by_group(busy_until.saturating_sub(healing_us / 3))
+        };
         self.clients.active = false;
         self.run_until(faults_us + healing_us);
         // A shrunk run may be too short for anything to come right.

@@ -3,6 +3,8 @@
 //! No effect of a step is carried out before every check has seen what the step has made of the
 //! replica.
 
+use std::sync::Arc;
+
 use raft_core::{GroupId, Input, LogIndex, Message, Micros};
 
 use super::machine::Command;
@@ -12,10 +14,12 @@ use super::notes::Before;
 use super::platters::Platters;
 use super::reception::{Reception, trusts_itself_rightly};
 use super::record::Record;
-use super::replica::MembershipLists;
+use super::replica::{MembershipLists, Replica};
+use super::stops::takes_no_office;
 use super::timeline::Event;
 use super::world::World;
 use crate::sim::invariants::audited;
+use crate::sim::violation::{Check, Violation};
 
 impl World {
     pub(crate) fn touch(&mut self, at: NodeAt, group: GroupId) {
@@ -33,6 +37,34 @@ impl World {
         }
     }
 
+    /// Whoever believes that it was removed stands for nothing any more, and its data are deleted;
+    /// so some committed membership from after its time must be without it. Ids are never used
+    /// again: the newest will do.
+    fn left_rightly(&mut self, group: GroupId, replica: &Replica) -> Result<(), Violation> {
+        let core = &replica.core;
+        let at = core.membership_index();
+        if at <= core.commit_index() && !core.membership().members().is_empty() {
+            let newest = || (at, Arc::clone(core.membership()));
+            let known = self.memberships.entry(group).or_insert_with(newest);
+            if known.0 < at {
+                *known = newest();
+            }
+        }
+        if !core.is_removed() {
+            return Ok(());
+        }
+        let known = self.memberships.get(&group);
+        let gone = known.is_some_and(|(_, membership)| {
+            membership.last_replica() >= replica.id() && membership.member(replica.id()).is_none()
+        });
+        if gone {
+            return Ok(());
+        }
+        let evidence =
+            format!("{:?} believes that it was removed; committed is {known:?}", replica.id());
+        Err(Violation::of_group(Check::Left, group, evidence))
+    }
+
     /// One input for one replica: the core steps, the checks look, the driver follows.
     pub(crate) fn step(&mut self, at: NodeAt, group: GroupId, input: Input, records: &[Record]) {
         self.step_with(at, group, input, records, None);
@@ -48,6 +80,9 @@ impl World {
     ) {
         if self.violation.is_some() || self.nodes[at].running != Running::Up {
             return;
+        }
+        if let Input::Message { message: Message::TimeoutNow(request), .. } = &input {
+            self.judge_candidacy(at, group, request.commit);
         }
         let local = self.nodes[at].local(self.now);
         let Some(mut replica) = self.nodes[at].replicas.remove(&group) else { return };
@@ -89,9 +124,16 @@ impl World {
             replica.memory.is_asked(asked.term, asked.read_seq);
         }
         let before = Before::of(&mut replica, &input);
+        let role = replica.core.role_kind();
+        if let Input::Candidacy(candidacy) = &input {
+            replica.candidacy = *candidacy;
+        }
         replica.core.step(local, input, &mut replica.effects);
         let judged = reception.map_or(Ok(()), |reception| reception.judge(group, &replica));
         self.check(judged);
+        self.check(takes_no_office(role, &replica));
+        let left = self.left_rightly(group, &replica);
+        self.check(left);
         self.check(trusts_itself_rightly(promise, &replica, &self.settings));
         self.check(audited(&replica.core));
         let log = replica.follow_log(proposed, prev, records);

@@ -71,6 +71,12 @@ pub(crate) enum Event {
     Restart {
         node: NodeAt,
     },
+    /// A node that was asked to stop looks whether it is done.
+    Stopping {
+        node: NodeAt,
+        life: Incarnation,
+        until: u64,
+    },
     Operator {
         group: GroupId,
     },
@@ -153,6 +159,12 @@ impl World {
             Event::Fault(fault) => self.fault_begins(fault),
             Event::FaultEnds(fault) => self.fault_ends(fault),
             Event::Restart { node } => self.start(node),
+            Event::Stopping { node, life, until } => {
+                let again = || Event::Stopping { node, life, until };
+                if !self.is_void(node, life) && !self.put_off(node, again) {
+                    self.stopping(node, life, until);
+                }
+            }
             Event::Operator { group } => self.operator_acts(group),
             Event::Sweep => self.sweep(),
         }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use raft_core::{
-    Acknowledge, Base, GroupId, Incarnation, Member, Membership, NodeId, ReplicaId, Settings,
-    Standing, Token,
+    Acknowledge, Base, GroupId, Incarnation, LogIndex, Member, Membership, NodeId, ReplicaId,
+    Settings, Standing, Token,
 };
 
 use super::clients::Clients;
@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) injected: BTreeMap<&'static str, u64>,
     /// How often one did not.
     pub(crate) skipped: BTreeMap<&'static str, u64>,
+    /// The newest membership of each group that is known to be committed, and its place.
+    pub(crate) memberships: BTreeMap<GroupId, (LogIndex, Arc<Membership>)>,
     /// The largest replica id that operators have used in each group.
     pub(crate) last_replica: BTreeMap<GroupId, ReplicaId>,
     /// Faults are over.
@@ -99,6 +101,9 @@ impl World {
                 replicas: BTreeMap::new(),
                 touched: Vec::new(),
                 turn_due: false,
+                stopping: false,
+                hands_over: false,
+                transfers: BTreeMap::new(),
                 crash_after: None,
                 heard_at: 0,
                 wiped: false,
@@ -130,6 +135,7 @@ impl World {
             undo: BTreeMap::new(),
             injected: BTreeMap::new(),
             skipped: BTreeMap::new(),
+            memberships: BTreeMap::new(),
             last_replica: BTreeMap::new(),
             healed: false,
             operating: true,

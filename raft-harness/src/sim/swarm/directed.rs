@@ -54,11 +54,16 @@ pub enum Directed {
     StandingPartition,
     /// A leader whose clock runs slow is cut off from voters whose clocks run fast.
     DriftingLease,
+    /// Some see the removal of a voter that never gets committed, and the voter stands for
+    /// election meanwhile.
+    RolledBackRemoval,
+    /// Nodes are asked to stop, one or several at once, under load.
+    StopsInOrder,
 }
 
 impl Directed {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::FigureEight,
         Self::TwoOperators,
         Self::PauseThenRead,
@@ -76,6 +81,8 @@ impl Directed {
         Self::TwoTransfers,
         Self::StandingPartition,
         Self::DriftingLease,
+        Self::RolledBackRemoval,
+        Self::StopsInOrder,
     ];
 
     /// What it leads to nothing without.
@@ -121,6 +128,18 @@ impl Directed {
                 knobs.leases = Choice::On;
                 knobs.drift_ppm = DRIFT_PPM as u64;
                 knobs.lease_drift_ppm = DRIFT_PPM as u64;
+            }
+            Self::RolledBackRemoval => {
+                // Of fewer voters two would be a quorum of what is left, and it would be committed.
+                swarm.nodes = swarm.nodes.max(5);
+                swarm.voters = 5;
+                swarm.groups = swarm.groups.min(4);
+            }
+            Self::StopsInOrder => {
+                // State machines that lag behind, and no lack of work.
+                knobs.apply_max = knobs.apply_max.min(3);
+                swarm.nodes = swarm.nodes.max(3);
+                swarm.voters = swarm.voters.clamp(3, swarm.nodes);
             }
             Self::FigureEight
             | Self::TwoOperators
@@ -213,6 +232,8 @@ impl Script<'_> {
             Directed::TwoTransfers => self.two_transfers(),
             Directed::StandingPartition => {}
             Directed::DriftingLease => self.drifting_lease(),
+            Directed::RolledBackRemoval => self.rolled_back_removal(),
+            Directed::StopsInOrder => self.stops_in_order(),
         }
     }
 

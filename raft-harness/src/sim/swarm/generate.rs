@@ -127,6 +127,10 @@ impl Draw<'_> {
                     FaultKind::CampaignNow { group, node: Target::Node(self.node(rng)) }
                 }
             }
+            Family::Stops => {
+                let patience_us = 10_000 + rng.skewed(3_000_000);
+                FaultKind::StopNode { node: self.target(rng), patience_us }
+            }
             Family::Snapshots => {
                 let (group, node) = (swarm.some_group(rng), self.target(rng));
                 match rng.below(3) {
@@ -201,6 +205,7 @@ const fn lasts(kind: &FaultKind) -> bool {
         | FaultKind::LinkLossy { .. }
         | FaultKind::Hold { .. }
         | FaultKind::Crash { .. }
+        | FaultKind::StopNode { .. }
         | FaultKind::RestartStorm { .. }
         | FaultKind::Wipe { .. }
         | FaultKind::Pause { .. }

@@ -112,7 +112,7 @@ impl Cause {
             Input::Deadline => Self::Deadline,
             Input::Propose { .. } => Self::Propose,
             Input::Read { token, path } => Self::Read(*token, *path),
-            Input::Transfer { .. } => Self::Transfer,
+            Input::Transfer { .. } | Input::Yield { .. } => Self::Transfer,
             Input::Disk(_) => Self::Disk,
             Input::Persisted(_) => Self::Persisted,
             Input::SnapshotReceived { index, .. } => Self::SnapshotReceived(*index),
@@ -123,6 +123,7 @@ impl Cause {
             | Input::LogUnreadable(_)
             | Input::ApplyFailed(_)
             | Input::Campaign
+            | Input::Candidacy(_)
             | Input::Wake
             | Input::SnapshotTaken(_)
             | Input::Compact(_)

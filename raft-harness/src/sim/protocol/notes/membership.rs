@@ -30,6 +30,9 @@ impl World {
         if before.role == RoleKind::Follower && stands && self.was_removed(step) {
             self.marks.hit(Mark::RemovedCampaigned);
         }
+        if before.role == RoleKind::Follower && stands && self.is_removal_open(step) {
+            self.marks.hit(Mark::UncommittedRemovalStood);
+        }
     }
 
     /// A leader has changed the membership.
@@ -88,6 +91,18 @@ impl World {
         let platters = Platters { nodes: &self.nodes, counts_written: false };
         let holds = |voter: &&ReplicaId| platters.holds(group, **voter, index, term);
         voters.iter().filter(holds).count() * 2 > voters.len()
+    }
+
+    /// Whether somebody holds a membership without this replica that is not committed.
+    fn is_removal_open(&self, step: &Step<'_>) -> bool {
+        let me = step.now.replica;
+        self.nodes.iter().filter_map(|node| node.replicas.get(&step.group)).any(|other| {
+            let core = &other.core;
+            let membership = core.membership();
+            core.membership_index() > core.commit_index()
+                && membership.last_replica() >= me
+                && membership.member(me).is_none()
+        })
     }
 
     /// Whether somebody knows for certain that this replica is no member any more.

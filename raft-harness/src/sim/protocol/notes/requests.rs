@@ -80,6 +80,7 @@ impl World {
                 memory.refused_while_full = true;
                 return;
             }
+            Refusal::NoHeir => Mark::NoHeir,
             Refusal::NotLeader { .. }
             | Refusal::TooManyReads
             | Refusal::Transferring

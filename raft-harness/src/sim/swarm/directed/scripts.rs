@@ -204,6 +204,43 @@ impl Script<'_> {
         self.at(600, 0, FaultKind::Promote { group, node: self.spare });
     }
 
+    /// A leader with one follower is cut off and removes a voter among the others, which stands
+    /// for election: first before those others, then, as the leader is gone and the follower back,
+    /// before that one as well, whose log is longer and whose newest membership is without it.
+    pub(super) fn rolled_back_removal(&mut self) {
+        let group = self.group;
+        let (leader, witness, gone) = (self.node(0), self.node(1), self.node(2));
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        let lasts = 80 + self.rng.below(150);
+        let few: NodeSet = [leader, witness].into_iter().collect();
+        let rest = self.all().without(leader).without(witness);
+        self.at(150, lasts, FaultKind::Cut { from: few, to: rest });
+        self.at(150, lasts, FaultKind::Cut { from: rest, to: few });
+        self.at(162, 0, FaultKind::Remove { group, node: Target::Node(gone) });
+        self.at(150 + lasts - 12, 400, FaultKind::Isolate { node: Target::Node(leader) });
+        for moment in [100, 130, 160, 200, 240, 290] {
+            self.campaign(150 + lasts + moment, gone);
+        }
+        self.burst(150 + lasts + 320, 3);
+    }
+
+    /// Under load nodes are asked to stop: one, or two that are to be each other's heirs, or all.
+    pub(super) fn stops_in_order(&mut self) {
+        let many = 1 + self.rng.below(self.nodes.len() as u64) as usize;
+        for moment in [60, 75, 90] {
+            self.burst(moment, 40);
+        }
+        for at in 0..many {
+            let node = if at == 0 { self.leader() } else { Target::Node(self.node(at)) };
+            let patience_us = self.election_us * (1 + self.rng.below(6)) / 2;
+            let moment = 100 + self.rng.below(12);
+            self.at(moment, 500, FaultKind::StopNode { node, patience_us });
+        }
+        self.burst(110, 20);
+        self.campaign(130, self.node(0));
+        self.campaign(260, self.node(1));
+    }
+
     /// What a quorum has acknowledged is lost by one of it, which hears of its leader and of
     /// nothing else; then it is asked for its vote by somebody who never had it.
     pub(super) fn lost_promises(&mut self) {
