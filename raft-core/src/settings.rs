@@ -48,7 +48,8 @@ pub struct Settings {
     pub disk_stall_max: Duration,
     /// A leader with nothing to do for so long puts its group to sleep: no deadlines, no
     /// heartbeats, until something happens. The driver must then report dead nodes with
-    /// [`Input::PeerUnreachable`](crate::Input::PeerUnreachable). `None`, the default: never.
+    /// [`Input::PeerUnreachable`](crate::Input::PeerUnreachable), or followers that sleep never notice
+    /// that their leader is gone. `None`, the default: never.
     pub quiesce_after: Option<Duration>,
     /// How eager this replica is to lead, from 0, never by itself, to [`PRIORITY_MAX`]. Each step
     /// below the largest lets it wait half an election timeout longer. It weighs nothing in a

@@ -509,6 +509,14 @@ fn a_command_limit_beyond_frames_is_refused_at_the_start() {
 }
 
 #[test]
+fn groups_that_sleep_are_refused_at_the_start() {
+    let mut options = options(NodeId::new(1), nodes(1));
+    options.settings.quiesce_after = Some(Duration::from_secs(5));
+    let refused = start(options).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StartError::SleepNotBuilt), "{refused}");
+}
+
+#[test]
 fn a_node_that_stops_under_load_answers_every_client() -> anyhow::Result<()> {
     for durable in [false, true] {
         let root = tempfile::tempdir()?;

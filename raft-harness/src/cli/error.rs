@@ -126,6 +126,7 @@ impl CliError {
             Self::Start(error) => match error {
                 StartError::Settings(_)
                 | StartError::Options(_)
+                | StartError::SleepNotBuilt
                 | StartError::Mux(_)
                 | StartError::Network(_) => Exit::Usage,
                 StartError::Log(OpenError::SegmentBytes { .. }) => Exit::Usage,

@@ -94,6 +94,14 @@ impl<'a> Document<'a> {
         let mut unknown = Vec::new();
         remove_unknown(self.root.get_mut(), known.get_ref(), "", &mut unknown);
         for Unknown { span, name, section, allowed } in unknown {
+            if section == "raft" && name.starts_with("quiesce") {
+                let message =
+                    format!("`{name}`: groups that sleep do not notice yet that their leader died");
+                let help = Some("leave it out".to_owned());
+                let place = self.place(Some(span));
+                problems.push(Problem { rule: Rule::NotYet, place, message, help });
+                continue;
+            }
             let help = match nearest(&name, allowed.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known here: {}", allowed.join(", ")),

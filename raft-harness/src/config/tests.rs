@@ -96,6 +96,20 @@ fn broken_toml_is_shown_at_its_place() {
 }
 
 #[test]
+fn groups_that_sleep_are_refused_by_name() {
+    let text = with("heartbeat_interval_ms", "quiesce_after_ms = 5000");
+    let problems = problems(&text);
+    let line = text.lines().position(|line| line.starts_with("quiesce")).expect("there") + 1;
+    assert_eq!(
+        problems.to_string(),
+        format!(
+            "error[E015] node.toml:{line}:1: `quiesce_after_ms`: groups that sleep do not notice \
+             yet that their leader died\n  quiesce_after_ms = 5000\n  ^^^^^^^^^^^^^^^^ leave it out"
+        )
+    );
+}
+
+#[test]
 fn an_unknown_key_names_its_line_and_the_nearest_key() {
     let text = with("half_open_max", "half_opne_max = 7");
     let problems = problems(&text);

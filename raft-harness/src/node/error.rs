@@ -18,6 +18,13 @@ pub enum StartError {
     /// The options contradict themselves.
     #[error("{0}")]
     Options(String),
+    /// Groups that sleep are asked for. A sleeping group does not notice by itself that its leader
+    /// died, and nobody here tells it yet, so it would stay without one until it is asked for
+    /// something.
+    #[error(
+        "groups that sleep do not notice yet that their leader died: leave `quiesce_after` out"
+    )]
+    SleepNotBuilt,
     /// The data directory cannot be used.
     #[error(transparent)]
     Log(#[from] raft_storage::OpenError),

@@ -139,9 +139,13 @@ impl NodeOptions {
     /// Refuses contradictions, as a start does before it touches anything.
     ///
     /// # Errors
-    /// [`StartError::Settings`] or [`StartError::Options`], with the values that do not fit.
+    /// [`StartError::Settings`] or [`StartError::Options`], with the values that do not fit;
+    /// [`StartError::SleepNotBuilt`].
     pub fn validate(&self) -> Result<(), StartError> {
         self.settings.validate()?;
+        if self.settings.quiesce_after.is_some() {
+            return Err(StartError::SleepNotBuilt);
+        }
         if self.shards == 0 || self.shards > usize::from(Lane::SHARD_MAX) {
             return Err(StartError::Options(format!(
                 "{} shards: 1 to {} are possible",
