@@ -45,7 +45,7 @@ pub struct Entry {
     pub term: Term,
     /// What it is for.
     pub kind: EntryKind,
-    /// The leader's clock when it was appended; never smaller than its predecessor's.
+    /// The time its leader gave it when it was appended; never smaller than its predecessor's.
     pub time: LogTime,
     /// The command or the membership; empty for a no-op.
     pub payload: Bytes,

@@ -87,7 +87,7 @@ id!(
     "tok"
 );
 id!(
-    /// The leader's clock as written into entries, in milliseconds since the Unix epoch.
+    /// The time that leaders write into entries, in milliseconds since the Unix epoch.
     /// It never runs backwards along a log.
     LogTime(u64),
     "ms"

@@ -34,7 +34,8 @@ pub enum Input {
         token: Token,
         /// Its cost, as [`Entry::cost`](crate::Entry::cost) has it.
         bytes: u64,
-        /// The driver's wall clock, for the entry's stamp.
+        /// What to stamp the entry with. Nothing is stamped earlier than the entry before it. A
+        /// driver whose entries expire by it should not believe a single wall clock.
         time: LogTime,
     },
     /// Find an index at which a read is linearizable (thesis 6.4).

@@ -105,6 +105,14 @@ pub enum Planted {
     SilentWhileHearing,
     SameLifeTaken,
     OutputsNotCounted,
+    // Log time.
+    StampMayFall,
+    WallClockNeverFalls,
+    OwnClockVouches,
+    OneHalfVouches,
+    StampForgottenAtRestart,
+    StampForgottenWithLog,
+    LogTimeStandsStill,
 }
 
 #[cfg(planted)]

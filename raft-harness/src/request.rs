@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use raft_core::{GroupId, LogIndex, MembershipError, NodeId, ReadPath, ReplicaId};
+use raft_core::{GroupId, LogIndex, LogTime, MembershipError, NodeId, ReadPath, ReplicaId};
 use tokio::sync::oneshot;
 
 /// Why a request did not succeed: who leads, whether to retry, whether it may have happened.
@@ -150,15 +150,19 @@ pub struct Proposed {
     pub index: LogIndex,
     /// What the state machine said to it.
     pub output: Bytes,
+    /// When it was, in log time: the stamp of its entry.
+    pub time: LogTime,
 }
 
-/// The answer to a request of either kind; for a read, the applied index it was answered at.
+/// The answer to a request of either kind. For a read, with the applied index it was answered at,
+/// and the time with which the leader would have stamped an entry then; a follower knows only
+/// the newest stamp it has applied.
 pub type Answer = Result<Proposed, RequestError>;
 
 impl Proposed {
     /// Says that it is done, of what has no place in a log and no output.
     pub(crate) fn nothing() -> Self {
-        Self { index: LogIndex::ZERO, output: Bytes::new() }
+        Self { index: LogIndex::ZERO, output: Bytes::new(), time: LogTime::default() }
     }
 }
 

@@ -293,6 +293,19 @@ async fn an_expired_key_is_not_served_though_log_time_stands_still() {
 }
 
 #[tokio::test]
+async fn a_front_whose_clock_is_wrong_judges_no_deadline_by_it() {
+    let (engine, _server, mut client) = alone(1).await;
+    client.talk(&["SET k v PX 500"], "+OK\r\n").await;
+    engine.lock().front_time = Some(1 << 40);
+    client.talk(&["GET k", "PTTL k"], "$1\r\nv\r\n:500\r\n").await;
+    assert_eq!(engine.ticks(), 0, "a clock that is ahead moves no log");
+    engine.lock().front_time = Some(1);
+    engine.lock().wall_time += 500;
+    client.talk(&["GET k"], "$-1\r\n").await;
+    assert_eq!(engine.ticks(), 1, "a clock that is behind keeps no key alive");
+}
+
+#[tokio::test]
 async fn a_pipeline_longer_than_the_limit_waits_in_the_socket() {
     let engine = Engine::led_by(1, &[1]);
     let limits = Limits { requests_in_flight_max: 10, ..Limits::default() };

@@ -226,6 +226,7 @@ fn answer(frame: Frame) -> Option<Frame> {
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
         | Frame::HeartbeatReplies(_)
+        | Frame::Clock { .. }
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => None,

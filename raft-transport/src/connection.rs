@@ -507,7 +507,8 @@ impl Connection {
                 | Frame::ReadConfirms(_)
                 | Frame::SnapshotPull(_)
                 | Frame::SnapshotChunk(_)
-                | Frame::HeartbeatReplies(_) => {
+                | Frame::HeartbeatReplies(_)
+                | Frame::Clock { .. } => {
                     if let Some(granting) = &mut open.granting {
                         granting.take(bytes, self.setup.config.window_bytes)?;
                     }
@@ -749,6 +750,7 @@ fn count_in(counters: &LaneCounters, frame: &Frame) {
         Frame::Message(_)
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
+        | Frame::Clock { .. }
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => {}
@@ -764,6 +766,7 @@ fn count_out(counters: &LaneCounters, frame: &Frame, frames: u64) {
         Frame::Message(_)
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
+        | Frame::Clock { .. }
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => {}

@@ -206,6 +206,9 @@ impl Decoder {
                 let chunk = take_chunk(&mut body, header.group).ok_or(malformed)?;
                 Frame::SnapshotChunk(chunk)
             }
+            FrameKind::Clock => {
+                Frame::Clock { wall: LogTime::new(take_number(body).ok_or(malformed)?) }
+            }
             FrameKind::Credit => Frame::Credit { bytes: take_number(body).ok_or(malformed)? },
             FrameKind::Ping => Frame::Ping { nonce: take_number(body).ok_or(malformed)? },
             FrameKind::Pong => Frame::Pong { nonce: take_number(body).ok_or(malformed)? },
@@ -490,6 +493,7 @@ fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelo
         | FrameKind::Heartbeats
         | FrameKind::ReadConfirms
         | FrameKind::HeartbeatReplies
+        | FrameKind::Clock
         | FrameKind::Credit
         | FrameKind::Ping
         | FrameKind::Pong => return None,

@@ -60,6 +60,7 @@ pub fn encode(
         Frame::SnapshotChunk(chunk) => {
             encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?
         }
+        Frame::Clock { wall } => encode_number(FrameKind::Clock, wall.get(), out),
         Frame::Credit { bytes } => encode_number(FrameKind::Credit, *bytes, out),
         Frame::Ping { nonce } => encode_number(FrameKind::Ping, *nonce, out),
         Frame::Pong { nonce } => encode_number(FrameKind::Pong, *nonce, out),

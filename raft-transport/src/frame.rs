@@ -14,7 +14,8 @@
 
 use bytes::Bytes;
 use raft_core::{
-    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReplicaId, Term,
+    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, LogTime, NodeId, ReplicaId,
+    Term,
 };
 
 use crate::envelope::Envelope;
@@ -56,6 +57,12 @@ pub enum Frame {
     SnapshotPull(SnapshotPull),
     /// The answer: some of its bytes, or that there are none.
     SnapshotChunk(SnapshotChunk),
+    /// What the sender's wall clock shows. It comes before what it vouches for: answers to
+    /// heartbeats and votes.
+    Clock {
+        /// Milliseconds since the Unix epoch; whatever a peer says, however absurd.
+        wall: LogTime,
+    },
     /// So many more bytes may be sent. Handled within the lane.
     Credit {
         /// How many.
@@ -187,6 +194,8 @@ pub enum FrameKind {
     ReadConfirms = 25,
     /// [`Frame::HeartbeatReplies`].
     HeartbeatReplies = 26,
+    /// [`Frame::Clock`].
+    Clock = 27,
     /// [`Frame::Credit`].
     Credit = 32,
     /// [`Frame::Ping`].
@@ -197,7 +206,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::PreVote,
         Self::PreVoteReply,
         Self::Vote,
@@ -219,6 +228,7 @@ impl FrameKind {
         Self::Heartbeats,
         Self::ReadConfirms,
         Self::HeartbeatReplies,
+        Self::Clock,
         Self::Credit,
         Self::Ping,
         Self::Pong,
@@ -258,6 +268,7 @@ impl FrameKind {
             Self::Heartbeats
             | Self::ReadConfirms
             | Self::HeartbeatReplies
+            | Self::Clock
             | Self::Credit
             | Self::Ping
             | Self::Pong => false,
@@ -287,6 +298,7 @@ impl FrameKind {
             | Self::Heartbeats
             | Self::ReadConfirms
             | Self::HeartbeatReplies
+            | Self::Clock
             | Self::Credit
             | Self::Ping
             | Self::Pong => self.names_group(),
@@ -316,6 +328,7 @@ impl FrameKind {
             | Self::Recover
             | Self::Fence
             | Self::SnapshotPull
+            | Self::Clock
             | Self::Credit
             | Self::Ping
             | Self::Pong => 256,

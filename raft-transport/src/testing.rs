@@ -417,6 +417,7 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
                 Frame::SnapshotChunk(SnapshotChunk { place, total, sum, data })
             }
         ),
+        1 => number().prop_map(|wall| Frame::Clock { wall: LogTime::new(wall) }),
         1 => number().prop_map(|bytes| Frame::Credit { bytes }),
         1 => number().prop_map(|nonce| Frame::Ping { nonce }),
         1 => number().prop_map(|nonce| Frame::Pong { nonce }),

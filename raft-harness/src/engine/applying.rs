@@ -2,7 +2,7 @@
 //!
 //! Invariant: entries are handed over in order, without a gap, once they are durable here.
 
-use raft_core::Input;
+use raft_core::{Input, LogTime};
 use tracing::error;
 
 use super::io::{ApplyJob, ApplyTask, TurnOutput};
@@ -87,6 +87,9 @@ impl ShardEngine {
             }
         }
         self.apply_scratch.clear();
+        let leads = slot.leads() && slot.reads_confirmed.front().is_some();
+        let time = if leads { self.stamp(at).time() } else { LogTime::default() };
+        let slot = &mut self.slots[at as usize];
         while slot.takes_work()
             && let Some((index, _)) = slot.reads_confirmed.front()
             && *index <= slot.dispatched
@@ -96,11 +99,11 @@ impl ShardEngine {
             match &slot.inline {
                 Some(machine) => {
                     for (query, reply) in reads {
-                        machine.read(&query, reply);
+                        machine.read(&query, time, reply);
                     }
                 }
                 None => {
-                    let task = ApplyTask::Reads(reads);
+                    let task = ApplyTask::Reads(time, reads);
                     out.apply.push(ApplyJob { group: slot.spec.group, task });
                     slot.jobs += 1;
                 }

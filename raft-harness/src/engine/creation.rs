@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Base, Candidacy, DiskSpace, Group, Input, LogIndex, Member, Membership, MembershipError,
-    PersistSeq, Standing, Start, StartError,
+    Base, Candidacy, DiskSpace, Group, Input, LogIndex, LogTime, Member, Membership,
+    MembershipError, PersistSeq, Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -14,6 +14,7 @@ use super::io::{
     ApplyJob, ApplyTask, CreateGroup, CreateRefusal, Created, MakeMachine, PersistTicket,
     TurnOutput,
 };
+use super::log_time::LogClock;
 use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::peers::Peers;
@@ -138,6 +139,14 @@ impl ShardEngine {
                 (base, Origin::Founding | Origin::Joining) => base,
             };
         base.snapshot = applied;
+        // The log of a group may hold no entry any more, and its snapshot still tells the time.
+        let mut log_time = snapshot.as_ref().map(|meta| meta.time).unwrap_or_default();
+        log_time = log_time.max(recovered.log_time);
+        if raft_core::planted!(StampForgottenAtRestart)
+            || raft_core::planted!(StampForgottenWithLog) && last_index == base.index
+        {
+            log_time = LogTime::default();
+        }
         let mut core = Group::new(
             self.now,
             Start {
@@ -150,7 +159,7 @@ impl ShardEngine {
                 hard_state: recovered.hard_state,
                 term_runs: recovered.term_runs,
                 last_index,
-                log_time: recovered.log_time,
+                log_time,
                 applied,
                 promise: recovered.promise,
                 settings: Arc::clone(&self.options.settings),
@@ -184,6 +193,7 @@ impl ShardEngine {
         self.slots.push(Slot {
             incarnation: spec.incarnation,
             spec: Arc::new(spec),
+            log_clock: LogClock::starting(log_time, self.now),
             core,
             peers,
             payloads: Payloads::after(last_index),

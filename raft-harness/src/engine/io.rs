@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, MemberChange, NodeId,
-    PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
+    DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, MemberChange,
+    NodeId, PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
 };
 use raft_storage::GroupWrite;
 use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 
+use super::log_time::Told;
 use super::machine::{Applied, BrokenMachine, MachineHost};
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Reply, Request};
@@ -24,6 +25,8 @@ pub(crate) struct Source {
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
     pub(crate) route: Route,
+    /// What its wall clock showed, if it has told, and when it did.
+    pub(crate) clock: Option<Told>,
 }
 
 /// The way back to a peer.
@@ -200,7 +203,7 @@ pub(crate) struct ApplyJob {
 pub(crate) enum ApplyTask {
     Start(Box<MachineHost>),
     Entries(Vec<Entry>, Vec<(LogIndex, Reply)>),
-    Reads(Vec<(Bytes, Reply)>),
+    Reads(LogTime, Vec<(Bytes, Reply)>),
     Digest(Reply),
     /// The machine gives its state.
     Snapshot(SnapshotMeta),

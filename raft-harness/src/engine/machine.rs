@@ -118,7 +118,11 @@ impl MachineHost {
         {
             let at = (index >= first.index).then(|| index.since(first.index) as usize);
             match at.and_then(|at| self.outputs.get_mut(at)).map(std::mem::take) {
-                Some(output) => reply.send(Ok(Proposed { index, output })),
+                Some(output) => {
+                    let time =
+                        at.and_then(|at| entries.get(at)).map_or(last.time, |entry| entry.time);
+                    reply.send(Ok(Proposed { index, output, time }));
+                }
                 // It was applied before anybody said who waits for it.
                 None => reply.send(Err(RequestError::Unknown)),
             }
@@ -167,13 +171,15 @@ impl MachineHost {
         self.log_time = self.log_time.max(meta.time);
     }
 
-    pub(crate) fn read(&self, query: &[u8], reply: Reply) {
+    /// Answers a query. `time` is what the leader would stamp now, if this is one.
+    pub(crate) fn read(&self, query: &[u8], time: LogTime, reply: Reply) {
         if self.is_broken {
             reply.send(Err(RequestError::Faulted(self.group)));
             return;
         }
         let output = at_work_for(self.group, || self.machine.read(query));
-        reply.send(Ok(Proposed { index: self.applied, output }));
+        let time = time.max(self.log_time);
+        reply.send(Ok(Proposed { index: self.applied, output, time }));
     }
 
     /// The digest travels as an answer whose output is the number, little-endian.
@@ -183,7 +189,8 @@ impl MachineHost {
             return;
         }
         let digest = at_work_for(self.group, || self.machine.digest()).to_le_bytes();
-        reply.send(Ok(Proposed { index: self.applied, output: Bytes::copy_from_slice(&digest) }));
+        let output = Bytes::copy_from_slice(&digest);
+        reply.send(Ok(Proposed { index: self.applied, output, time: self.log_time }));
     }
 
     /// Notes that a job of the shard is done: it may hand over another one.
@@ -297,7 +304,7 @@ mod tests {
             let (result, heard) = apply(&mut host, 7, &[[1, 16]]);
             assert_eq!((result, heard), (Ok(()), vec![Err(RequestError::Unknown)]));
             let (read, ticket) = reply::<Bytes>();
-            host.read(b"x", read);
+            host.read(b"x", LogTime::default(), read);
             assert_eq!(ticket.wait(), Err(RequestError::Faulted(GROUP)));
             let (digest, ticket) = reply::<(LogIndex, u64)>();
             host.digest(digest);

@@ -7,17 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use raft_core::{
-    Append, Entry, EntryKind, GroupId, GroupIncarnation, Input, LogTime, Membership, Message,
-    Outgoing, ReplicaId,
+    Append, Entry, EntryKind, GroupId, GroupIncarnation, Input, Membership, Message, Outgoing,
+    ReplicaId,
 };
 use raft_transport::{Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 use tracing::warn;
 
 use super::io::{Route, Source, TurnOutput};
+use super::log_time::LOG_TIME_MAX;
 use super::shard_engine::ShardEngine;
-
-/// The latest time the log can store: 56 bits of milliseconds.
-const LOG_TIME_MAX: LogTime = LogTime::new((1 << 56) - 1);
 
 /// Whom something is for, and in whose name it speaks.
 pub(super) struct Address {
@@ -55,6 +53,7 @@ impl ShardEngine {
         mut envelope: Envelope,
         out: &mut TurnOutput,
     ) {
+        self.hear_clock(source);
         let Some(at) = self.addressee(source, &Address::from(&envelope)) else {
             self.answer_for_the_gone(source, &envelope, out);
             return;
@@ -113,6 +112,7 @@ impl ShardEngine {
     ) where
         for<'a> Address: From<&'a T>,
     {
+        self.hear_clock(source);
         #[cfg(feature = "sim")]
         let batch = self.batch(source, items);
         for item in items {
@@ -135,6 +135,15 @@ impl ShardEngine {
         }
         #[cfg(feature = "sim")]
         self.show_batch(batch);
+    }
+
+    /// Notes what the wall clock of a node shows, before what it says is acted upon: a vote may
+    /// make a leader, which goes by the clocks of its voters from its first stamp on.
+    fn hear_clock(&mut self, source: Source) {
+        if let Some(told) = source.clock {
+            let place = self.place_of(source.node);
+            self.clocks.hear(place, told);
+        }
     }
 
     /// Finds the group a peer speaks to, if it is here, in this life, and the peer may speak in

@@ -8,6 +8,7 @@ mod applying;
 mod creation;
 mod io;
 mod log_sizes;
+mod log_time;
 mod machine;
 mod messages;
 pub(crate) mod panics;
@@ -33,6 +34,7 @@ pub(crate) use io::{
     ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, HandingOver,
     MakeMachine, PersistTicket, Route, SendLane, Source, TurnOutput,
 };
+pub(crate) use log_time::Told;
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
 #[cfg(feature = "sim")]

@@ -41,8 +41,14 @@ impl ShardEngine {
                 let token = self.replies.insert(group, reply);
                 self.proposing = command;
                 let bytes = bytes + Entry::OVERHEAD;
-                self.step(at, Input::Propose { token, bytes, time: self.wall }, out);
+                let stamp = self.stamp(at);
+                let before = self.slots[at as usize].core.last_index();
+                self.step(at, Input::Propose { token, bytes, time: stamp.time() }, out);
                 self.proposing = Bytes::new();
+                let slot = &mut self.slots[at as usize];
+                if slot.core.last_index() > before {
+                    slot.log_clock.stamped(stamp);
+                }
             }
             RequestKind::Read(path, query) => self.on_read(at, path, query, reply),
         }
@@ -271,7 +277,7 @@ impl ShardEngine {
 fn transfer_answer(outcome: Outcome, slot: &Slot) -> Answer {
     match outcome {
         Outcome::Transferred => {
-            Ok(Proposed { index: slot.core.commit_index(), output: Bytes::new() })
+            Ok(Proposed { index: slot.core.commit_index(), ..Proposed::nothing() })
         }
         Outcome::Refused(Refusal::NotLeader { .. }) => {
             Err(RequestError::NotLeader { leader: slot.known_leader })

@@ -22,6 +22,7 @@ use raft_transport::LanePolicy;
 use tracing::{error, info};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
+use super::log_time::{Stamp, Vouched, WallClocks};
 use super::removal::{Ended, Leaving};
 use super::replies::Replies;
 use super::slot::Slot;
@@ -75,7 +76,8 @@ pub(crate) struct ShardEngine {
     pub(super) options: EngineOptions,
     pub(super) counters: Arc<Counters>,
     pub(super) now: Micros,
-    pub(super) wall: LogTime,
+    /// The wall clocks of all nodes, for the stamps of leaders.
+    pub(super) clocks: WallClocks,
     pub(super) slots: Vec<Slot>,
     pub(super) by_group: HashMap<GroupId, u32>,
     /// Groups in the log that could not be started from it.
@@ -146,10 +148,10 @@ impl ShardEngine {
             data_up: vec![None; peers.len()],
             bulk_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             peers,
+            clocks: WallClocks::new(options.settings.election_timeout_max),
             options,
             counters,
             now: Micros::ZERO,
-            wall: LogTime::default(),
             slots: Vec::new(),
             by_group: HashMap::new(),
             unusable: HashSet::new(),
@@ -183,11 +185,23 @@ impl ShardEngine {
         }
     }
 
-    /// Sets the clocks for the inputs that follow: the monotonic one, and the wall clock that
-    /// leaders stamp into entries.
+    /// Sets the clocks for the inputs that follow: the monotonic one, and the wall clock, which
+    /// may have been set back.
     pub(crate) fn set_time(&mut self, now: Micros, wall: LogTime) {
         self.now = self.now.max(now);
-        self.wall = self.wall.max(wall);
+        self.clocks.set(self.now, wall);
+    }
+
+    /// What the voters of a group say about the time.
+    pub(super) fn vouched(&self, at: u32) -> Vouched {
+        let slot = &self.slots[at as usize];
+        let place = |replica| slot.peers.get(replica).map(|peer| peer.at);
+        self.clocks.vouched(slot.core.membership(), slot.core.replica(), place)
+    }
+
+    /// What an entry of a group would be stamped with now, if it is led here.
+    pub(super) fn stamp(&self, at: u32) -> Stamp {
+        self.slots[at as usize].log_clock.stamp(self.now, self.vouched(at))
     }
 
     /// Takes one input. What follows from it comes with [`finish_turn`](Self::finish_turn).
@@ -412,6 +426,7 @@ impl ShardEngine {
         self.effects.persist = slot.persist.take();
         slot.core.step(self.now, input, &mut self.effects);
         slot.persist = self.effects.persist.take();
+        slot.log_clock.follow(slot.core.log_time(), self.now);
         if !slot.touched {
             slot.touched = true;
             self.touched.push(at);
@@ -529,10 +544,15 @@ impl ShardEngine {
             self.counters.elections.fetch_add(1, Relaxed);
         }
         if leads && !slot.was_leader {
+            let vouched = self.vouched(at);
+            let slot = &mut self.slots[at as usize];
+            slot.log_clock.take_office(self.now, vouched);
             self.counters.leaders_elected.fetch_add(1, Relaxed);
             info!(group = %slot.spec.group, term = %slot.core.term(), "leading");
         }
+        let slot = &mut self.slots[at as usize];
         if slot.was_leader && !leads {
+            slot.log_clock.leave_office();
             info!(group = %slot.spec.group, term = %slot.core.term(), "no longer leading");
             let due = self.now.after(self.options.settings.election_timeout_max);
             self.abandons.push_back((due, at));

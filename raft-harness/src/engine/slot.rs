@@ -8,6 +8,7 @@ use raft_core::{
 };
 
 use super::io::{CreateDone, Created, MakeMachine};
+use super::log_time::LogClock;
 use super::machine::{Applied, MachineHost};
 use super::payloads::Payloads;
 use super::peers::{Peer, Peers};
@@ -25,6 +26,8 @@ pub(crate) struct Slot {
     pub(crate) spec: Arc<GroupSpec>,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) core: Group,
+    /// Which stamp the next entry is given, if it is led here.
+    pub(super) log_clock: LogClock,
     pub(crate) peers: Peers,
     pub(crate) payloads: Payloads,
     /// Counted among the groups that share the shard's window.

@@ -60,10 +60,10 @@ impl Machines {
                     note(&mut self.progressed, group, machine.applied());
                 }
             }
-            ApplyTask::Reads(reads) => {
+            ApplyTask::Reads(time, reads) => {
                 if let Some(machine) = self.hosts.get_mut(&group) {
                     for (query, reply) in reads {
-                        machine.read(&query, reply);
+                        machine.read(&query, time, reply);
                     }
                     machine.job_done();
                     note(&mut self.progressed, group, machine.applied());

@@ -191,7 +191,12 @@ impl Bulk {
                 match frame {
                     Frame::Message(envelope) => {
                         let route = Route::Bulk { connection };
-                        let source = Source { node: from, incarnation: from_incarnation, route };
+                        let source = Source {
+                            node: from,
+                            incarnation: from_incarnation,
+                            route,
+                            clock: None,
+                        };
                         let to = shard_of(envelope.group, self.shards.len());
                         let input = EngineInput::Message(source, envelope);
                         let _ = self.shards[to].push(ShardInput::Engine(input));
@@ -206,6 +211,7 @@ impl Bulk {
                     Frame::Heartbeats(_)
                     | Frame::ReadConfirms(_)
                     | Frame::HeartbeatReplies(_)
+                    | Frame::Clock { .. }
                     | Frame::Credit { .. }
                     | Frame::Ping { .. }
                     | Frame::Pong { .. } => {}

@@ -9,7 +9,7 @@
 //! [`Control`] takes its time as an argument, so that a simulator turns the same code;
 //! [`ControlTask`] adds the clock and the runtime's timer.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use raft_core::{Micros, NodeId};
+use raft_core::{LogTime, Micros, NodeId};
 use raft_transport::{
     Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes,
 };
@@ -29,7 +29,7 @@ use super::contacts::Contacts;
 use super::inbox::Inbox;
 use super::log_watch::LogWatcher;
 use super::shard_thread::{Round, ShardInput, by_node, shard_of, split};
-use crate::engine::{EngineInput, Route, Source};
+use crate::engine::{EngineInput, Route, Source, Told};
 
 /// Inputs that wait for a shard when the control plane hands it no more: far more than come while
 /// one turns, however busy it is.
@@ -63,6 +63,12 @@ pub(crate) struct Control {
     heartbeats_due: Option<Micros>,
     items: Vec<ControlInput>,
     events: VecDeque<LaneEvent>,
+    /// What the wall clocks of other nodes showed when they told; one for each that ever did.
+    clocks: BTreeMap<NodeId, Told>,
+    /// What this node's shows.
+    wall: LogTime,
+    /// Who was told in this round.
+    told: Vec<NodeId>,
 }
 
 impl Control {
@@ -85,12 +91,18 @@ impl Control {
             heartbeats_due: None,
             items: Vec::new(),
             events: VecDeque::new(),
+            clocks: BTreeMap::new(),
+            wall: LogTime::default(),
+            told: Vec::new(),
         }
     }
 
-    /// Takes what is there and hands on what follows.
-    pub(crate) fn round(&mut self, cx: &mut Context<'_>, now: Micros) -> Round {
+    /// Takes what is there and hands on what follows, by this node's monotonic and wall clocks.
+    pub(crate) fn round(&mut self, cx: &mut Context<'_>, now: Micros, wall: LogTime) -> Round {
         let mut worked = false;
+        let before = self.wall;
+        self.wall = if raft_core::planted!(WallClockNeverFalls) { wall.max(before) } else { wall };
+        self.told.clear();
         let mut items = std::mem::take(&mut self.items);
         self.inbox.drain(&mut items);
         worked |= !items.is_empty();
@@ -171,7 +183,13 @@ impl Control {
         Micros::new(now.get() + interval - since_departure)
     }
 
+    /// Whatever leaves in a round has the clock before it. So a candidate has the clocks of all
+    /// who vote for it, and a leader those of all who answer its heartbeats.
     fn send(&mut self, peer: NodeId, frame: Frame) {
+        if !self.told.contains(&peer) {
+            self.told.push(peer);
+            let _ = self.lanes.send(peer, Frame::Clock { wall: self.wall });
+        }
         if self.lanes.send(peer, frame).is_err() {
             // A lost vote or heartbeat is made good by the next one.
             debug!(%peer, "control lane is down");
@@ -203,7 +221,8 @@ impl Control {
         };
         self.contacts.heard(from, now);
         let route = Route::Control;
-        let source = Source { node: from, incarnation: from_incarnation, route };
+        let clock = self.clocks.get(&from).copied();
+        let source = Source { node: from, incarnation: from_incarnation, route, clock };
         let shards = self.shards.len();
         match frame {
             Frame::Message(envelope) => {
@@ -219,6 +238,9 @@ impl Control {
                 for (to, items) in split(items, |item| shard_of(item.group, shards)) {
                     self.pass(to, EngineInput::HeartbeatReplies(source, items));
                 }
+            }
+            Frame::Clock { wall } => {
+                self.clocks.insert(from, Told { wall, heard: now });
             }
             // These have the bulk lane.
             Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
@@ -257,7 +279,7 @@ impl Future for ControlTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let task = &mut *self;
         loop {
-            match task.control.round(cx, task.clock.now()) {
+            match task.control.round(cx, task.clock.now(), Clock::wall()) {
                 Round::Stop => return Poll::Ready(()),
                 Round::Worked => {}
                 Round::Idle if task.control.sleep(cx) => break,

@@ -196,7 +196,8 @@ impl Shard {
             }
             LaneEvent::Frame { connection, from, from_incarnation, bytes, frame } => {
                 let route = Route::Data { shard: self.index, connection };
-                let source = Source { node: from, incarnation: from_incarnation, route };
+                let source =
+                    Source { node: from, incarnation: from_incarnation, route, clock: None };
                 self.take_frame(source, frame);
                 self.lanes.consumed(connection, bytes);
             }
@@ -231,8 +232,8 @@ impl Shard {
                     self.pass(to, input);
                 }
             }
-            // These have the bulk lane.
-            Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
+            // These have the bulk lane, and clocks the control lane.
+            Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) | Frame::Clock { .. } => {}
             // The lane keeps these to itself.
             Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
         }

@@ -11,9 +11,8 @@ use raft_core::{GroupId, NodeId};
 
 /// The engine, as the front sees it.
 pub trait Backend: Send + Sync + 'static {
-    /// The answer to one operation: the state machine's output, or why there is none. It makes
-    /// progress whether polled or not.
-    type Pending: Future<Output = Result<Bytes, Refusal>> + Send + Unpin + 'static;
+    /// The answer to one operation, or why there is none. It makes progress whether polled or not.
+    type Pending: Future<Output = Result<Answered, Refusal>> + Send + Unpin + 'static;
 
     /// Starts all operations in order and pushes one answer for each onto `pending`.
     ///
@@ -35,10 +34,21 @@ pub trait Backend: Send + Sync + 'static {
     /// Numbers for `INFO`. Must cost the same for any number of groups, and not block.
     fn stats(&self) -> BackendStats;
 
-    /// The clock that leaders stamp entries with, in milliseconds since the Unix epoch.
+    /// This node's wall clock, in milliseconds since the Unix epoch. No deadline is judged by it:
+    /// it may be wrong, and what counts is the time that leaders stamp.
     fn wall_time(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
     }
+}
+
+/// What became of an operation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Answered {
+    /// The state machine's output.
+    pub output: Bytes,
+    /// In log time, milliseconds since the Unix epoch: of a write its stamp, of a read the one the
+    /// leader would have given at that moment.
+    pub time: u64,
 }
 
 /// One command or query for one group.

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::warn;
 
-use super::backend::{Backend, Operation, OperationKind, Refusal};
+use super::backend::{Answered, Backend, Operation, OperationKind, Refusal};
 use super::budget::Charge;
 use super::buffer::Buffer;
 use super::cluster::{Leader, moved};
@@ -768,7 +768,7 @@ impl<B: Backend> Connection<B> {
 
 impl<P> Queued<P>
 where
-    P: Future<Output = Result<Bytes, Refusal>> + Send + Unpin + 'static,
+    P: Future<Output = Result<Answered, Refusal>> + Send + Unpin + 'static,
 {
     /// Takes the outcome once there is one; whoever does not use it puts it back as
     /// [`Work::Ended`].
@@ -791,7 +791,7 @@ where
                     let Some(job) = &self.job else {
                         break Outcome::Refused(Refusal::Unknown);
                     };
-                    match job.land(answer, shared.backend().wall_time()) {
+                    match job.land(answer) {
                         Landing::Ended(outcome) => break outcome,
                         Landing::Again(again) => {
                             let again = Arc::clone(shared).read_again(job.clone(), again);

@@ -35,7 +35,7 @@ mod request;
 mod session;
 mod upstream;
 
-pub use backend::{Backend, BackendStats, Operation, OperationKind, Refusal};
+pub use backend::{Answered, Backend, BackendStats, Operation, OperationKind, Refusal};
 pub use budget::ClientBudget;
 pub use cluster::{FrontNode, Topology, TopologyError};
 pub use node_host::NodeHostBackend;

@@ -4,13 +4,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use raft_core::{GroupId, NodeId, ReadPath};
 
-use super::backend::{Backend, BackendStats, Operation, OperationKind, Refusal};
+use super::backend::{Answered, Backend, BackendStats, Operation, OperationKind, Refusal};
 use crate::node::NodeHost;
 use crate::node_status::NodeSummary;
-use crate::request::{Request, RequestError, RequestKind, Ticket};
+use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
 use crate::state_machine::StateMachineFactory;
 
 /// A running node whose groups hold [`KvMachine`](crate::kv::KvMachine)s.
@@ -68,13 +67,14 @@ impl Backend for NodeHostBackend {
 
 /// The answer of a [`NodeHost`] to one operation.
 #[derive(Debug)]
-pub struct PendingAnswer(Ticket<Bytes>);
+pub struct PendingAnswer(Ticket<Proposed>);
 
 impl Future for PendingAnswer {
-    type Output = Result<Bytes, Refusal>;
+    type Output = Result<Answered, Refusal>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_err(refusal)
+        let answered = |Proposed { output, time, .. }| Answered { output, time: time.get() };
+        Pin::new(&mut self.0).poll(cx).map_ok(answered).map_err(refusal)
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use raft_core::{GroupId, NodeId};
 use tokio::time::{Instant, sleep};
 
-use super::backend::{Backend, Operation, OperationKind, Refusal};
+use super::backend::{Answered, Backend, Operation, OperationKind, Refusal};
 use super::cluster::{FrontNode, Leader, moved};
 use super::reply::Reply;
 use super::request::{Shape, read_reply, with_limit, write_reply};
@@ -92,9 +92,11 @@ impl Job {
         }
     }
 
-    /// Reads the engine's answer.
-    pub(super) fn land(&self, answer: Result<Bytes, Refusal>, wall_time: u64) -> Landing {
-        let answer = match answer {
+    /// Reads the engine's answer. Whether a deadline has passed is judged by the time that its
+    /// leader would stamp, not by a clock here: by a clock that is ahead, every read of the key
+    /// would move log time in vain, and by one that is behind, none would.
+    pub(super) fn land(&self, answer: Result<Answered, Refusal>) -> Landing {
+        let Answered { output: answer, time } = match answer {
             Ok(answer) => answer,
             Err(refusal) => return Landing::Ended(Outcome::Refused(refusal)),
         };
@@ -107,12 +109,12 @@ impl Job {
                     "ERR undecodable output: {error}"
                 )))),
                 Ok(read) => {
-                    let overdue = read.next_deadline.is_some_and(|at| at <= wall_time);
+                    let overdue = read.next_deadline.is_some_and(|at| at <= time);
                     let bytes = too_large(&read);
                     if overdue || bytes.is_some() {
                         Landing::Again(Again { overdue, bytes })
                     } else {
-                        Landing::Ended(Outcome::Reply(read_reply(read, self.shape, wall_time)))
+                        Landing::Ended(Outcome::Reply(read_reply(read, self.shape, time)))
                     }
                 }
             },
@@ -126,7 +128,7 @@ fn too_large(read: &ReadOutput) -> Option<u64> {
 }
 
 impl<B: Backend> Shared<B> {
-    async fn execute(&self, operation: Operation) -> Result<Bytes, Refusal> {
+    async fn execute(&self, operation: Operation) -> Result<Answered, Refusal> {
         let mut pending = Vec::with_capacity(1);
         self.backend().submit(&mut vec![operation], &mut pending);
         match pending.pop() {
@@ -173,11 +175,11 @@ impl<B: Backend> Shared<B> {
                 Some(room) => with_limit(&job.payload, room),
                 None => job.payload.clone(),
             };
-            let answer = match self.execute(Operation { payload, ..job.operation() }).await {
+            let answered = match self.execute(Operation { payload, ..job.operation() }).await {
                 Ok(answer) => answer,
                 Err(refusal) => return Outcome::Refused(refusal),
             };
-            let read = match ReadOutput::decode(&answer) {
+            let read = match ReadOutput::decode(&answered.output) {
                 Ok(read) => read,
                 Err(error) => {
                     return Outcome::Reply(Reply::error(format!(
@@ -188,8 +190,7 @@ impl<B: Backend> Shared<B> {
             match too_large(&read) {
                 Some(bytes) => needed = Some(bytes),
                 None => {
-                    let wall_time = self.backend().wall_time();
-                    return Outcome::Reply(read_reply(read, job.shape, wall_time));
+                    return Outcome::Reply(read_reply(read, job.shape, answered.time));
                 }
             }
         }
@@ -199,7 +200,7 @@ impl<B: Backend> Shared<B> {
 
     async fn attempt_here(self: &Arc<Self>, job: &Job) -> Outcome {
         let answer = self.execute(job.operation()).await;
-        match job.land(answer, self.backend().wall_time()) {
+        match job.land(answer) {
             Landing::Ended(outcome) => outcome,
             Landing::Again(again) => Arc::clone(self).read_again(job.clone(), again).await,
         }
@@ -314,7 +315,7 @@ impl<B: Backend> Shared<B> {
             .collect();
         let mut total = 0i64;
         for answer in pending {
-            match answer.await.map(|answer| ReadOutput::decode(&answer)) {
+            match answer.await.map(|answer| ReadOutput::decode(&answer.output)) {
                 Ok(Ok(ReadOutput { output: Output::Integer(count), .. })) => total += count,
                 Ok(Ok(_) | Err(_)) => return Outcome::Refused(Refusal::Unavailable),
                 Err(refusal) => return Outcome::Refused(refusal),

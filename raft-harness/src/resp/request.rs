@@ -231,10 +231,10 @@ pub(super) fn write_reply(output: &Bytes, shape: Shape) -> Reply {
     }
 }
 
-/// The reply to a read. What is left of a deadline is counted from `now`, the later of log time
-/// and the leader's wall clock: log time alone stands still while a group has nothing to do.
-pub(super) fn read_reply(read: ReadOutput, shape: Shape, wall_time: u64) -> Reply {
-    let now = wall_time.max(read.log_time);
+/// The reply to a read. What is left of a deadline is counted from the time that the leader
+/// would have stamped then: log time itself stands still while a group has nothing to do.
+pub(super) fn read_reply(read: ReadOutput, shape: Shape, time: u64) -> Reply {
+    let now = time.max(read.log_time);
     reply(read.output, shape, now)
 }
 

@@ -16,8 +16,8 @@ use bytes::{Bytes, BytesMut};
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, LogTime, NodeId, Term};
 use raft_harness::kv::{Command, KvMachine, SlotMap};
 use raft_harness::resp::{
-    Backend, BackendStats, FrontNode, Limits, Mode, Operation, OperationKind, Refusal, RespServer,
-    Topology,
+    Answered, Backend, BackendStats, FrontNode, Limits, Mode, Operation, OperationKind, Refusal,
+    RespServer, Topology,
 };
 use raft_harness::{GroupSpec, StateMachine};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 /// A test that waits longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub type Answer = Result<Bytes, Refusal>;
+pub type Answer = Result<Answered, Refusal>;
 
 /// An engine of one node: real state machines, scripted everything else.
 #[derive(Clone, Default)]
@@ -38,7 +38,10 @@ pub struct Engine(Arc<Mutex<Inner>>);
 pub struct Inner {
     pub machines: BTreeMap<GroupId, KvMachine>,
     pub leaders: HashMap<GroupId, NodeId>,
+    /// What the leader would stamp.
     pub wall_time: u64,
+    /// What the front's own clock shows, if that is something else.
+    pub front_time: Option<u64>,
     /// The next operations are refused like this, in order.
     pub refusals: VecDeque<Refusal>,
     /// Operations of this kind wait for `finish`; the others end at once.
@@ -130,7 +133,13 @@ fn is_tick(operation: &Operation) -> bool {
 }
 
 impl Inner {
-    pub fn run(&mut self, operation: &Operation) -> Bytes {
+    /// The time that this leader would stamp is its wall clock.
+    pub fn run(&mut self, operation: &Operation) -> Answered {
+        let time = self.wall_time;
+        Answered { output: self.output(operation), time }
+    }
+
+    fn output(&mut self, operation: &Operation) -> Bytes {
         let machine = self.machines.entry(operation.group).or_default();
         if operation.kind == OperationKind::Read {
             let answer = machine.read(&operation.payload);
@@ -196,7 +205,8 @@ impl Backend for Engine {
     }
 
     fn wall_time(&self) -> u64 {
-        self.lock().wall_time
+        let inner = self.lock();
+        inner.front_time.unwrap_or(inner.wall_time)
     }
 }
 

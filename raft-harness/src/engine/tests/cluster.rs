@@ -26,6 +26,7 @@ use super::node::{BULK_BYTES, Node};
 use super::rng::Rng;
 use crate::engine::{
     CreateGroup, Created, Durability, EngineInput, Fetch, MakeMachine, Route, SendLane, Source,
+    Told,
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
@@ -490,7 +491,10 @@ impl Cluster {
 
     fn deliver(&mut self, from: NodeId, life: u64, to: NodeId, route: Route, frame: Frame) {
         let incarnation = raft_core::Incarnation::new(life);
-        let source = Source { node: from, incarnation, route };
+        let now = self.now;
+        let told = Told { wall: self.node(from).wall(now), heard: now };
+        let clock = (route == Route::Control).then_some(told);
+        let source = Source { node: from, incarnation, route, clock };
         let input = match frame {
             Frame::Message(envelope) => EngineInput::Message(source, envelope),
             Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {
@@ -507,7 +511,10 @@ impl Cluster {
                 self.tell_desk(to, DeskInput::Chunk(from, chunk));
                 return;
             }
-            Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => return,
+            Frame::Clock { .. }
+            | Frame::Credit { .. }
+            | Frame::Ping { .. }
+            | Frame::Pong { .. } => return,
         };
         if self.node(to).engine.is_some() {
             self.tell(to, input);

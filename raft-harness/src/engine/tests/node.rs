@@ -98,9 +98,9 @@ impl Worker {
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
-            ApplyTask::Reads(reads) => {
+            ApplyTask::Reads(time, reads) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                reads.into_iter().for_each(|(query, reply)| machine.read(&query, reply));
+                reads.into_iter().for_each(|(query, reply)| machine.read(&query, time, reply));
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }

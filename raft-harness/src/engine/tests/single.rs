@@ -17,7 +17,7 @@ use super::journal::{Journal, command};
 use super::node::Node;
 use crate::engine::{
     CreateGroup, CreateRefusal, Created, Durability, EngineInput, PersistTicket, Route, SendLane,
-    Source,
+    Source, Told,
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
@@ -33,6 +33,8 @@ const HOLD_BYTES: u64 = 16 << 10;
 struct Solo {
     node: Node,
     now: Micros,
+    /// What the wall clock shows, if it is not right.
+    wrong: Option<u64>,
     created: Arc<Mutex<Vec<Result<Created, CreateRefusal>>>>,
 }
 
@@ -56,7 +58,7 @@ impl Solo {
         let peers: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         node.hold_bytes = HOLD_BYTES;
         node.start(1, Durability::Log, &peers);
-        Self { node, now: Micros::ZERO, created: Arc::default() }
+        Self { node, now: Micros::ZERO, wrong: None, created: Arc::default() }
     }
 
     /// A group on all of `nodes`, durable.
@@ -86,8 +88,12 @@ impl Solo {
         self.created.lock().expect("no thread panics while it holds this").clone()
     }
 
+    fn wall(&self) -> LogTime {
+        self.wrong.map_or_else(|| self.node.wall(self.now), LogTime::new)
+    }
+
     fn take(&mut self, input: EngineInput) {
-        let wall = self.node.wall(self.now);
+        let wall = self.wall();
         let engine = self.node.engine.as_mut().expect("it runs");
         engine.set_time(self.now, wall);
         engine.handle(input, &mut self.node.out);
@@ -106,7 +112,7 @@ impl Solo {
     /// Lets time pass until the group, which has one voter, leads.
     fn lead(&mut self) {
         self.now = self.engine().next_deadline().expect("a voter has a deadline");
-        let wall = self.node.wall(self.now);
+        let wall = self.wall();
         let engine = self.node.engine.as_mut().expect("it runs");
         engine.set_time(self.now, wall);
         engine.fire_timers(&mut self.node.out);
@@ -207,7 +213,8 @@ impl Solo {
     /// The learner answers.
     fn answer(&mut self, session: Session, result: AppendResult) {
         let route = Route::Control;
-        let source = Source { node: NodeId::new(2), incarnation: Incarnation::new(1), route };
+        let source =
+            Source { node: NodeId::new(2), incarnation: Incarnation::new(1), route, clock: None };
         let envelope = Envelope {
             group: GROUP,
             group_incarnation: GroupIncarnation::new(1),
@@ -234,7 +241,7 @@ impl Solo {
     /// Replica `from` stands for election in `term`.
     fn vote(&mut self, from: u64, term: u64) {
         let (node, incarnation) = (NodeId::new(from), Incarnation::new(1));
-        let source = Source { node, incarnation, route: Route::Control };
+        let source = Source { node, incarnation, route: Route::Control, clock: None };
         let envelope = Envelope {
             group: GROUP,
             group_incarnation: GroupIncarnation::new(1),
@@ -258,7 +265,12 @@ impl Solo {
     }
 
     fn append_of(&mut self, from: u64, term: u64, time: u64, route: Route, kind: EntryKind) {
-        let source = Source { node: NodeId::new(from), incarnation: Incarnation::new(1), route };
+        let source = Source {
+            node: NodeId::new(from),
+            incarnation: Incarnation::new(1),
+            route,
+            clock: None,
+        };
         let (index, term) = (LogIndex::new(1), Term::new(term));
         let envelope = Envelope {
             group: GROUP,
@@ -355,7 +367,7 @@ fn a_read_by_lease_is_served_at_once_unless_the_thread_stood_still() {
         solo.take(EngineInput::Request(request));
         assert!(solo.engine().has_leased());
         solo.now = Micros::new(solo.now.get() + pause);
-        let wall = solo.node.wall(solo.now);
+        let wall = solo.wall();
         let engine = solo.node.engine.as_mut().expect("it runs");
         engine.set_time(solo.now, wall);
         engine.confirm_leased();
@@ -405,7 +417,7 @@ fn an_item_for_a_group_that_is_not_here_costs_no_other_group_its_heartbeat() {
     };
     let items = vec![item(0, 1), item(1, 7), item(1, 1), item(9, 1)];
     let (node, incarnation) = (NodeId::new(2), Incarnation::new(1));
-    let source = Source { node, incarnation, route: Route::Control };
+    let source = Source { node, incarnation, route: Route::Control, clock: None };
     solo.take(EngineInput::Heartbeats(source, items));
     solo.sync();
     let answered: Vec<_> =
@@ -636,4 +648,88 @@ fn snapshots_are_due_by_bytes_and_no_more_often_than_they_are_long() {
     assert!(solo.base().get() < entries, "{entries}");
     let second = solo.propose_until_taking();
     assert!(second.index.get() > entries + entries * 3 / 2, "as many as the first is long");
+}
+
+/// Far ahead of every clock.
+const AHEAD: u64 = 1 << 40;
+
+fn stamp_of(solo: &mut Solo) -> u64 {
+    let proposed = solo.propose();
+    solo.sync();
+    proposed.wait().expect("nobody else leads").time.get()
+}
+
+#[test]
+fn a_wall_clock_that_was_ahead_for_a_moment_leaves_no_trace() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    solo.wrong = Some(AHEAD);
+    let looked = solo.read();
+    solo.wrong = None;
+    assert_eq!(stamp_of(&mut solo), solo.wall().get());
+    assert!(looked.wait().is_ok());
+}
+
+#[test]
+fn a_log_that_is_ahead_of_its_only_clock_goes_on_at_half_pace() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    solo.wrong = Some(AHEAD);
+    assert_eq!(stamp_of(&mut solo), AHEAD);
+    solo.wrong = None;
+    solo.now = Micros::new(solo.now.get() + 1_000_000);
+    assert_eq!(stamp_of(&mut solo), AHEAD + 500);
+}
+
+#[test]
+fn a_restarted_replica_goes_on_from_the_last_stamp_of_its_log() {
+    let mut solo = Solo::new(1);
+    let log_time = LogTime::new(AHEAD);
+    solo.create(1, Some(RecoveredGroup { log_time, ..RecoveredGroup::default() }));
+    solo.lead();
+    let stamp = stamp_of(&mut solo);
+    assert!((AHEAD..AHEAD + 60_000).contains(&stamp), "{stamp}");
+}
+
+#[test]
+fn a_leader_goes_by_the_clocks_of_those_who_elected_it_from_its_first_stamp_on() {
+    for wrong in [1, AHEAD, u64::MAX] {
+        let mut solo = Solo::with_group(3);
+        solo.now = solo.engine().next_deadline().expect("a voter has a deadline");
+        solo.wrong = Some(wrong);
+        let wall = solo.wall();
+        let engine = solo.node.engine.as_mut().expect("it runs");
+        engine.set_time(solo.now, wall);
+        engine.fire_timers(&mut solo.node.out);
+        engine.finish_turn(&mut solo.node.out);
+        let right = 5_000_000;
+        // The pre-vote, and then the vote: two voters that are right, one of which is enough.
+        for _ in 0..2 {
+            solo.sync();
+            for (voter, envelope) in std::mem::take(&mut solo.node.out.control) {
+                let message = match envelope.message {
+                    Message::PreVote(asked) => Message::PreVoteReply(granted(&asked)),
+                    Message::Vote(asked) => Message::VoteReply(granted(&asked)),
+                    _ => continue,
+                };
+                let told = Told { wall: LogTime::new(right), heard: solo.now };
+                let source = Source {
+                    node: voter,
+                    incarnation: Incarnation::new(1),
+                    route: Route::Control,
+                    clock: Some(told),
+                };
+                let (from, to) = (envelope.to, envelope.from);
+                let answer = Envelope { from, to, message, ..envelope };
+                solo.take(EngineInput::Message(source, answer));
+            }
+        }
+        assert_eq!(solo.engine().handing_over().led, 1);
+        let at = solo.engine().slot_of(GROUP).expect("it is here");
+        assert_eq!(solo.engine().stamp(at).time().get(), right, "{wrong}");
+    }
+}
+
+fn granted(asked: &VoteRequest) -> VoteReply {
+    VoteReply { term: asked.term, attempt: asked.attempt, verdict: Verdict::Granted }
 }

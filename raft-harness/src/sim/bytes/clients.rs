@@ -430,7 +430,7 @@ impl World {
             Ok(proposed) => {
                 client.hints.insert(group, doing.place);
                 self.absorb(proposed.index.get());
-                let Proposed { index, output } = proposed;
+                let Proposed { index, output, .. } = proposed;
                 self.end(number, Outcome::Done { index, output });
             }
             Err(error) if error.may_have_been_applied() => self.end(number, Outcome::Unknown),

@@ -398,7 +398,7 @@ impl Process {
         let (now, wall) = (self.clock.local(at), self.clock.wall(at));
         for _ in 0..ROUNDS_MAX {
             let asleep = match task {
-                NodeTask::Control => match self.control.round(cx, now) {
+                NodeTask::Control => match self.control.round(cx, now, wall) {
                     Round::Idle => self.control.sleep(cx),
                     Round::Worked | Round::Stop => false,
                 },

@@ -230,6 +230,7 @@ impl Heard {
             Frame::ReadConfirms(_)
             | Frame::HeartbeatReplies(_)
             | Frame::SnapshotChunk(_)
+            | Frame::Clock { .. }
             | Frame::Credit { .. }
             | Frame::Ping { .. }
             | Frame::Pong { .. } => {}
@@ -318,6 +319,6 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
                 claim: Claim::Term(item.reply.term),
             }));
         }
-        Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        Frame::Clock { .. } | Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
     }
 }
