@@ -317,7 +317,11 @@ impl Group {
         let term = self.hard_state.term;
         self.append_entries(term, 1, effects);
         let index = self.log.last_index();
-        self.log_time = self.log_time.max(time);
+        self.log_time = if crate::planted!(StampMayFall) && kind == EntryKind::Command {
+            time
+        } else {
+            self.log_time.max(time)
+        };
         let now = self.now;
         if let Role::Leader(leader) = &mut self.role {
             if kind != EntryKind::Command {

@@ -1,7 +1,7 @@
 //! The engine's replicas, shown to whoever judges them: after each step of a core, before
 //! anything that follows from it is carried out.
 
-use raft_core::{Entry, Group, GroupId, LogIndex};
+use raft_core::{Entry, Group, GroupId, LogIndex, LogTime};
 
 use super::io::Source;
 use super::messages::Address;
@@ -33,11 +33,17 @@ pub(super) struct Watching {
 #[derive(Clone, Copy)]
 pub(crate) struct Replica<'a> {
     slot: &'a Slot,
+    stamp: Option<LogTime>,
 }
 
 impl<'a> Replica<'a> {
     pub(crate) fn core(self) -> &'a Group {
         &self.slot.core
+    }
+
+    /// What it would stamp its next entry with, if it has just made a step and leads.
+    pub(crate) fn stamp(self) -> Option<LogTime> {
+        self.stamp
     }
 
     /// An entry of its log, if it is at hand.
@@ -60,13 +66,15 @@ impl ShardEngine {
 
     /// All replicas as they are now; those that left are none any more.
     pub(crate) fn replicas(&self) -> impl Iterator<Item = Replica<'_>> {
-        self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| Replica { slot })
+        self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| Replica { slot, stamp: None })
     }
 
     pub(super) fn show(&mut self, at: u32) {
+        let leads = self.watching.is_some() && self.slots[at as usize].core.is_leader();
+        let stamp = leads.then(|| self.stamp(at).time());
         if let Some(watching) = &mut self.watching {
             watching.steps += 1;
-            watching.watch.stepped(Replica { slot: &self.slots[at as usize] });
+            watching.watch.stepped(Replica { slot: &self.slots[at as usize], stamp });
         }
     }
 

@@ -143,6 +143,13 @@ marks! {
     FrameCut = "a connection broke inside of a frame",
     OldGenerationFenced = "an older connection was fenced by a newer one",
 
+    // Log time.
+    WallJumpOnLeader = "the wall clock of a leader was set",
+    WallJumpOnFollower = "the wall clock of a follower was set",
+    WallMajorityWrong = "a leader heard a majority of wrong clocks",
+    StampAtHalfPace = "log time was ahead and went on at half pace",
+    StampHealed = "log time that was ahead came back to the clocks",
+
     // Lost promises, sleep, faults.
     PromiseLostBegan = "a replica came back without its promises",
     PromiseLostFenced = "such a replica passed its fence",
@@ -165,6 +172,18 @@ impl Mark {
         matches!(
             self,
             Self::LaneChanged | Self::LaneDownToTwo | Self::CreditsExhausted | Self::FrameCut
+        )
+    }
+
+    /// Whether it is about the stamps of engines, which cores do not choose.
+    pub(super) const fn is_of_stamps(self) -> bool {
+        matches!(
+            self,
+            Self::WallJumpOnLeader
+                | Self::WallJumpOnFollower
+                | Self::WallMajorityWrong
+                | Self::StampAtHalfPace
+                | Self::StampHealed
         )
     }
 }

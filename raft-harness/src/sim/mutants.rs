@@ -159,6 +159,13 @@ mutants! {
     AppliesTwice Easy Bytes [] "The first entry of a batch is applied twice.",
     LaneDownTellsOne Hard Bytes ["E2-lane-down"] "Of two replicas behind a lane that goes down only one is told.",
     OutputsNotCounted Medium Bytes [] "A machine's outputs are paired with its entries by place, however many there are.",
+    StampMayFall Easy Protocol ["T1-stamps-rise"] "An entry is stamped with what the clock shows, whatever the last stamp was.",
+    WallClockNeverFalls Medium Bytes ["T4-clock-told" "T2-stamps-vouched"] "A node goes on telling the latest time its wall clock ever showed.",
+    OwnClockVouches Easy Bytes ["T2-stamps-vouched"] "A leader believes its own wall clock.",
+    OneHalfVouches Medium Bytes ["T2-stamps-vouched"] "In a joint configuration only the new half is asked for the time.",
+    StampForgottenAtRestart Easy Bytes ["T1-stamps-rise"] "A restarted replica does not know the last stamp of its log.",
+    StampForgottenWithLog Medium Bytes ["T1-stamps-rise"] "A restarted replica whose log is compacted to its end does not know its last stamp.",
+    LogTimeStandsStill Easy Bytes ["T3-log-time-goes-on"] "Log time that is ahead waits until the clocks have come after.",
 }
 
 #[cfg(test)]

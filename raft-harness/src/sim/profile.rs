@@ -39,7 +39,9 @@ impl Profile {
     /// Whether the profile is deep enough for this mark to be reached.
     pub fn concerns(self, mark: Mark) -> bool {
         match self {
-            Self::Protocol => protocol::concerns(mark) && !mark.is_of_wires(),
+            Self::Protocol => {
+                protocol::concerns(mark) && !mark.is_of_wires() && !mark.is_of_stamps()
+            }
             Self::Bytes => bytes::concerns(mark),
         }
     }

@@ -50,7 +50,7 @@ impl std::error::Error for Violation {}
 macro_rules! checks {
     ($($(#[$doc:meta])* $name:ident = $id:literal,)*) => {
         /// The checks by name. `I` looks at one replica, `G` at a group, `E` at an
-        /// engine of many groups, `H` at what clients saw.
+        /// engine of many groups, `T` at log time, `H` at what clients saw.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub enum Check {
             $($(#[$doc])* $name,)*
@@ -155,6 +155,15 @@ checks! {
     BatchWhole = "E1-batch-whole",
     /// Whoever believes something on its way over a lane is told when that lane goes down.
     LaneDown = "E2-lane-down",
+    /// Stamps never fall along a log, and an entry has one.
+    StampsRise = "T1-stamps-rise",
+    /// No stamp lies further ahead than a majority of voters' clocks, or what an earlier stamp has
+    /// grown to, and none behind all of their clocks.
+    StampsVouched = "T2-stamps-vouched",
+    /// A node tells what its wall clock shows.
+    ClockTold = "T4-clock-told",
+    /// Log time goes on while there is a leader, so what has a time to live ends.
+    LogTimeGoesOn = "T3-log-time-goes-on",
     /// A request ended twice, or never, or without having begun.
     Outcomes = "H4-outcomes",
     /// The code under test panicked.

@@ -38,6 +38,11 @@ impl NodeClock {
         self.born.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
     }
 
+    /// What a wall clock that is right shows at a virtual moment.
+    pub(super) fn right(at: u64) -> LogTime {
+        Self::new(0, 0, 0).wall(at)
+    }
+
     /// The wall clock at a virtual moment.
     pub(super) fn wall(self, at: u64) -> LogTime {
         let shown = EPOCH_MS + (at / 1000) as i64 + self.wall_offset_ms;

@@ -228,6 +228,8 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
 
 const KINDS: usize = 22;
 
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
+
 fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
     let count = swarm.nodes.len() as u64;
     let node = rng.below(count) as Place;
@@ -256,7 +258,9 @@ fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
         13 => Fault::CrashAll { within_us: rng.skewed(500_000), power },
         14 => Fault::Pause { node },
         15 => {
-            let by = rng.skewed(3_600_000) as i64;
+            // From what a bad clock is off to what a bad battery makes of it, and in between.
+            let most = rng.pick(&[20_000, 3_600_000, 5 * YEAR_MS]).expect("a list");
+            let by = rng.skewed(*most) as i64;
             Fault::WallJump { node, by_ms: if rng.chance(1, 2) { by } else { -by } }
         }
         16 => Fault::SyncFails { node },

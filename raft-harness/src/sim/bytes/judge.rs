@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use raft_core::{Entry, EntryKind, GroupId, LogIndex, Micros, NodeId, ReplicaId, RoleKind, Term};
+use raft_core::{
+    Entry, EntryKind, GroupId, LogIndex, LogTime, Micros, NodeId, ReplicaId, RoleKind, Term,
+};
 
 use super::accounts::{Account, Accounts, Buried, Shown};
 use super::clock::NodeClock;
@@ -15,6 +17,7 @@ use super::network::Place;
 use super::sightings::{Onlooker, Sightings};
 use super::swarm::Swarm;
 use super::tap::{Claim, Said};
+use super::timekeeper::Timekeeper;
 use crate::engine::{Replica, Watch};
 use crate::sim::invariants::{Checker, audited};
 use crate::sim::marks::Mark;
@@ -39,11 +42,21 @@ pub(super) struct Bench {
     pub(super) found: Vec<Violation>,
     /// Entries ever seen, for logs whose payloads are not at hand.
     seen: Seen,
+    /// Wall clocks as they were, and the stamps that came of them.
+    pub(super) timekeeper: Timekeeper,
     nodes: Vec<NodeId>,
 }
 
 /// What each entry is, by group, index and term.
-type Seen = BTreeMap<(GroupId, LogIndex, Term), (u64, EntryClass)>;
+type Seen = BTreeMap<(GroupId, LogIndex, Term), Known>;
+
+/// What is remembered of an entry.
+#[derive(Clone, Copy)]
+struct Known {
+    hash: u64,
+    class: EntryClass,
+    time: LogTime,
+}
 
 impl Judge {
     pub(super) fn new(swarm: &Swarm, sightings: Sightings) -> Self {
@@ -61,6 +74,7 @@ impl Judge {
             checker: Checker::new(),
             accounts,
             onlooker: Onlooker::new(sightings.clone()),
+            timekeeper: Timekeeper::new(swarm, sightings.clone()),
             sightings,
             found: Vec::new(),
             seen: Seen::new(),
@@ -135,7 +149,12 @@ impl Bench {
         let node = self.nodes[place];
         let now = Micros::new(self.now);
         let (checker, accounts) = (&mut self.checker, &self.accounts);
-        let log = Log::of(replica, &mut self.seen);
+        let timekeeper = &mut self.timekeeper;
+        let mut log = Log::of(replica, &mut self.seen, |time| {
+            timekeeper.stamped(replica.core().id(), time, self.now);
+        });
+        self.found.extend(log.falls.take());
+        self.found.extend(timekeeper.stepped(place, replica, self.now));
         // A lease ends by the leader's own clock; the checks know only the common one.
         let lease = replica.core().lease_until().map(|until| Micros::new(clock.global(until)));
         let judged =
@@ -148,7 +167,7 @@ impl Bench {
     pub(super) fn sweep<'a>(&mut self, replicas: impl Iterator<Item = (Place, Replica<'a>)>) {
         for (place, replica) in replicas {
             let node = self.nodes[place];
-            let log = Log::of(replica, &mut self.seen);
+            let log = Log::of(replica, &mut self.seen, |_| {});
             let checker = &self.checker;
             let judged = with_view(node, None, replica, &log, |view| checker.sweep([*view]));
             self.found.extend(judged.err());
@@ -158,7 +177,7 @@ impl Bench {
     /// The run is over and healed: this replica has all that was ever committed.
     pub(super) fn settled(&mut self, place: Place, replica: Replica<'_>) {
         let node = self.nodes[place];
-        let log = Log::of(replica, &mut self.seen);
+        let log = Log::of(replica, &mut self.seen, |_| {});
         let checker = &self.checker;
         let judged = with_view(node, None, replica, &log, |view| checker.settled([*view]));
         self.found.extend(judged.err());
@@ -167,13 +186,17 @@ impl Bench {
     /// A promise has left its node.
     pub(super) fn said(&mut self, said: &Said) {
         let Some(place) = self.nodes.iter().position(|node| *node == said.node) else { return };
+        if let Claim::Clock(wall) = said.claim {
+            self.found.extend(self.timekeeper.told(place, wall, self.now));
+            return;
+        }
         let account = &self.accounts.nodes[place];
         let (group, replica) = (said.group, said.replica);
         let spoke = account.is_buried(group, replica) && said.claim != Claim::Greets;
         self.sightings.hit_if(spoke, Mark::TombstoneSpoke);
         let durable = account.hard_state(group, replica).unwrap_or_default();
         let promise = match said.claim {
-            Claim::Greets => return,
+            Claim::Greets | Claim::Clock(_) => return,
             Claim::Term(term) => Promise::Term(term),
             Claim::Vote { term, candidate } => Promise::Vote { term, candidate },
             // A newer leader may have cut it since; to that one it is no promise.
@@ -218,22 +241,56 @@ impl Bench {
 struct Log<'a> {
     replica: Replica<'a>,
     seen: &'a Seen,
+    /// A stamp that is earlier than the one before it, among the entries that are new.
+    falls: Option<Violation>,
 }
 
 impl<'a> Log<'a> {
-    /// Notes what is new at the end of the log on the way.
-    fn of(replica: Replica<'a>, seen: &'a mut Seen) -> Self {
+    /// Notes what is new at the end of the log on the way, and tells of each stamp that is.
+    fn of(replica: Replica<'a>, seen: &'a mut Seen, mut new: impl FnMut(LogTime)) -> Self {
         let core = replica.core();
         let mut index = core.last_index();
-        while let Some(entry) = replica.entry(index) {
-            let key = (core.id(), index, entry.term);
-            if seen.contains_key(&key) {
+        let mut falls = None;
+        let mut after: Option<(LogIndex, LogTime)> = None;
+        while index > LogIndex::ZERO {
+            let entry = replica.entry(index);
+            let Some(term) = entry.map(|entry| entry.term).or_else(|| core.entry_term(index))
+            else {
+                break;
+            };
+            let key = (core.id(), index, term);
+            let before = seen.get(&key).copied();
+            let known = match (before, entry) {
+                (Some(known), _) => known,
+                (None, Some(entry)) => *seen.entry(key).or_insert_with(|| Known::of(entry)),
+                (None, None) => break,
+            };
+            if let Some((next, time)) = after
+                && time < known.time
+            {
+                let evidence =
+                    format!("{} is stamped {}, {next} after it {time}", index, known.time);
+                falls = Some(Violation::of_group(Check::StampsRise, core.id(), evidence));
+            }
+            if entry.is_some_and(|entry| entry.time != known.time) {
+                let evidence = format!("{index} of term {term} has two stamps");
+                falls = Some(Violation::of_group(Check::StampsRise, core.id(), evidence));
+            }
+            if before.is_some() {
                 break;
             }
-            seen.insert(key, identity_of(entry));
+            new(known.time);
+            after = Some((index, known.time));
             index = index.prev();
         }
-        Self { replica, seen }
+        Self { replica, seen, falls }
+    }
+}
+
+impl Known {
+    fn of(entry: &Entry) -> Self {
+        let (hash, class) = identity_of(entry);
+        Self { hash, class, time: entry.time }
     }
 }
 
@@ -242,7 +299,10 @@ impl LogView for Log<'_> {
         let term = self.term(index)?;
         let (hash, class) = match self.replica.entry(index) {
             Some(entry) => identity_of(entry),
-            None => *self.seen.get(&(self.replica.core().id(), index, term))?,
+            None => {
+                let known = self.seen.get(&(self.replica.core().id(), index, term))?;
+                (known.hash, known.class)
+            }
         };
         Some(EntryIdentity { term, hash, class })
     }

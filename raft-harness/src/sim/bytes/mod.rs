@@ -49,6 +49,7 @@ mod swarm;
 mod tap;
 mod tasks;
 mod threads;
+mod timekeeper;
 mod verdict;
 mod weather;
 mod world;

@@ -100,6 +100,11 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::CreditsExhausted
             | Mark::FrameCut
             | Mark::OldGenerationFenced
+            | Mark::WallJumpOnLeader
+            | Mark::WallJumpOnFollower
+            | Mark::WallMajorityWrong
+            | Mark::StampAtHalfPace
+            | Mark::StampHealed
             | Mark::MajorityCutOff
             | Mark::BridgeLed
             | Mark::OneWayCut

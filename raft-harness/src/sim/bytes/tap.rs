@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 use raft_core::{
-    AppendResult, GroupId, LogIndex, Message, NodeId, Promise, ReplicaId, Term, Verdict,
+    AppendResult, GroupId, LogIndex, LogTime, Message, NodeId, Promise, ReplicaId, Term, Verdict,
 };
 use raft_mux::PREFIX_LEN;
 use raft_transport::{Decoder, Ends, Frame, Handshake, Lane, SnapshotPull, decode_handshake};
@@ -35,6 +35,8 @@ pub(super) enum Claim {
     Vote { term: Term, candidate: ReplicaId },
     /// Nothing for any group: the listener is taken for the peer it says it is.
     Greets,
+    /// "My wall clock shows this." No promise, and nothing for any group.
+    Clock(LogTime),
     /// "My disk holds the log of this term's leader up to here."
     Held { term: Term, index: LogIndex },
 }
@@ -319,6 +321,10 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
                 claim: Claim::Term(item.reply.term),
             }));
         }
-        Frame::Clock { .. } | Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        Frame::Clock { wall } => {
+            let (group, replica) = (GroupId::new(0), ReplicaId::new(0));
+            said.push(Said { node, to, group, replica, claim: Claim::Clock(*wall) });
+        }
+        Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
     }
 }

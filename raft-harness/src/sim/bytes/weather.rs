@@ -117,11 +117,7 @@ impl World {
                 runs
             }
             Fault::WallJump { node, by_ms } => {
-                let state = &mut self.nodes[node];
-                state.wall_offset_ms += by_ms;
-                if let Some(process) = &mut state.process {
-                    process.jump(state.wall_offset_ms);
-                }
+                self.set_wall(node, self.nodes[node].wall_offset_ms.saturating_add(by_ms));
                 true
             }
             Fault::SyncFails { node } => {
@@ -178,6 +174,20 @@ impl World {
         let joins_all = others.iter().all(|at| hears(leader, *at));
         let apart = others.iter().any(|a| others.iter().any(|b| a != b && !hears(*a, *b)));
         self.sightings.hit_if(joins_all && apart, Mark::BridgeLed);
+    }
+
+    /// A wall clock is set.
+    pub(super) fn set_wall(&mut self, node: Place, offset_ms: i64) {
+        let state = &mut self.nodes[node];
+        state.wall_offset_ms = offset_ms;
+        if let Some(process) = &mut state.process {
+            process.jump(offset_ms);
+        }
+        let mut judge = self.judge.lock();
+        let leads = judge.onlooker.leaders().iter().any(|(_, leader)| *leader == node);
+        let mark = if leads { Mark::WallJumpOnLeader } else { Mark::WallJumpOnFollower };
+        self.sightings.hit_if(state.process.is_some(), mark);
+        judge.timekeeper.set(node, self.now, offset_ms);
     }
 
     fn on_some_connection(
@@ -243,6 +253,11 @@ impl World {
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
             Fault::Miscount => self.restart_miscounters(),
+            // Half of them are noticed and set right, to the millisecond as far as it matters.
+            Fault::WallJump { node, .. } if self.faults[at].draw & 1 == 0 => {
+                self.set_wall(node, 0);
+            }
+            Fault::WallJump { .. } => {}
             Fault::Reset
             | Fault::HalfOpen
             | Fault::StallLane
@@ -251,7 +266,6 @@ impl World {
             | Fault::CrashInstall { .. }
             | Fault::CrashAll { .. }
             | Fault::Pause { .. }
-            | Fault::WallJump { .. }
             | Fault::SyncFails { .. }
             | Fault::Flip { .. }
             | Fault::Wipe { .. } => {}
@@ -278,6 +292,7 @@ impl World {
         self.trap = None;
         self.net.lock().heal();
         for place in 0..self.nodes.len() {
+            self.set_wall(place, 0);
             let node = &mut self.nodes[place];
             node.disk.heal();
             node.snapshots.heal();

@@ -220,6 +220,7 @@ impl World {
         let faults_end = self.options.faults_s * 1_000_000;
         let end = faults_end + self.options.healing_s.max(20) * 1_000_000;
         for place in 0..self.nodes.len() {
+            self.judge.lock().timekeeper.set(place, 0, self.nodes[place].wall_offset_ms);
             let at = self.delays.below(200_000);
             self.plan_restart(place, at);
         }

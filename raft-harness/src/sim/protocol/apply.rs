@@ -40,6 +40,8 @@ impl World {
             let answer = replica.machine.apply(command.as_ref(), record.hash);
             let (id, digest) = (replica.id(), replica.machine.digest());
             let waiter = replica.waiting.remove(&index);
+            let stamped = self.stamps.applied(group, index, record.time);
+            self.check(stamped);
             let seen = self.checker.applied(group, id, index, record.term, record.hash);
             self.check(seen);
             let seen = self.checker.digest(group, id, index, digest);

@@ -49,6 +49,7 @@ mod requests;
 mod run;
 mod setup;
 mod snapshots;
+mod stamps;
 mod standing;
 mod step;
 mod stops;

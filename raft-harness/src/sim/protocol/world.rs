@@ -20,6 +20,7 @@ use super::network::{Network, NodeAt};
 use super::node::{Clock, DiskWeather, Node, Running};
 use super::notes::RunMemory;
 use super::setup::Setup;
+use super::stamps::Stamps;
 use super::timeline::Event;
 use crate::sim::invariants::Checker;
 use crate::sim::marks::{Mark, Marks};
@@ -49,6 +50,7 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) checker: Checker,
+    pub(super) stamps: Stamps,
     pub(crate) marks: Marks,
     pub(crate) notes: RunMemory,
     pub(crate) trace: Trace,
@@ -127,6 +129,7 @@ impl World {
             groups,
             network,
             checker: Checker::new(),
+            stamps: Stamps::default(),
             marks: Marks::default(),
             notes: RunMemory::default(),
             counts: Counts::default(),
