@@ -18,8 +18,8 @@ use super::desk::Wanted;
 use super::format::{self, Restored, restore};
 use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart};
-use crate::engine::panics::at_work_for;
 use crate::engine::EngineInput;
+use crate::engine::panics::at_work_for;
 use crate::state_machine::SnapshotPieces;
 
 /// One thing to be done.
