@@ -95,6 +95,10 @@ pub enum Planted {
     SyncErrorIgnored,
     TermAndVoteNotLogged,
     CompletionBeforeSync,
+    TornBatchAcknowledged,
+    LogBoundForgotten,
+    SealIgnored,
+    SealNotSynced,
     // Engine and transport.
     BatchStopsAtUnknownGroup,
     OldIncarnationAccepted,

@@ -6,7 +6,8 @@ use crate::lsn::Lsn;
 use crate::segment::{BLOCK_BYTES, SegmentHeader};
 
 /// The end of the log, in its newest segment.
-#[derive(Clone, Copy, Debug)]
+/// The default is that of a log without a segment, in which no frame has room.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
     pub(crate) slot: u32,
     pub(crate) seq: u64,

@@ -50,6 +50,12 @@ impl DirectFile {
         Some(Self { file, usable: AtomicBool::new(true), blocks: Mutex::default() })
     }
 
+    /// Whether these are whole blocks at the place of one: others are not written directly.
+    pub(crate) fn takes(parts: &[IoSlice<'_>], offset: u64) -> bool {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        total.is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64)
+    }
+
     /// Writes what it can of `parts` and moves them on; returns how many bytes that was. What is
     /// left, which may be all, has to be written the ordinary way. `ordinary` is the same file,
     /// for what has been gathered when the file system refuses.
@@ -63,8 +69,7 @@ impl DirectFile {
         offset: u64,
     ) -> io::Result<u64> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        let whole = total.is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64);
-        if !whole || !self.usable.load(Ordering::Relaxed) {
+        if !Self::takes(parts, offset) || !self.usable.load(Ordering::Relaxed) {
             return Ok(0);
         }
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -59,6 +59,23 @@ pub trait DiskFile: Send + Sync + 'static {
     fn drop_cache(&self) -> io::Result<()>;
 }
 
+/// Whether a disk refused for lack of room: full, or a quota is used up.
+///
+/// Such a refusal says nothing against the disk, and may end at any moment.
+pub fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether the process, or the system, has no file descriptor left (`EMFILE`, `ENFILE`).
+///
+/// That passes when something is closed.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    // The numbers are the same on every Unix; the standard library has no kind for them.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
 /// Overwrites `[from, to)` with zeros.
 pub(crate) fn fill_with_zeros<F: DiskFile + ?Sized>(
     file: &F,
@@ -96,6 +113,52 @@ pub fn replace_file<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result
     file.sync_all()?;
     disk.rename(&temporary, name)?;
     disk.sync_dir()
+}
+
+/// How long each copy of a file of [`write_twins`] is, and its content at most.
+pub const TWIN_BYTES: usize = 4096;
+
+/// Makes `content` that of the small file `name`, which holds it twice, each copy filled up with
+/// zeros. A file that is there is overwritten in place, one copy after the other: that needs no
+/// room, and a crash leaves one of the copies whole, the old one or the new one.
+///
+/// # Errors
+/// The disk's own; then one copy at least is whole. `InvalidInput` if the content is longer than
+/// [`TWIN_BYTES`].
+pub fn write_twins<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result<()> {
+    if content.len() > TWIN_BYTES {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut copy = content.to_vec();
+    copy.resize(TWIN_BYTES, 0);
+    let file = match disk.open(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return replace_file(disk, name, &copy.repeat(2));
+        }
+        opened => opened?,
+    };
+    for at in [0, TWIN_BYTES as u64] {
+        file.write_vectored_at(&mut [IoSlice::new(&copy)], at)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+/// Both copies of a file that [`write_twins`] has made, without the zeros at their ends, or `None`
+/// if there is no such file. Either may be torn; a file of another length has no copy.
+///
+/// # Errors
+/// The disk's own.
+pub fn read_twins<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Vec<u8>>>> {
+    let Some(bytes) = read_file(disk, name, 2 * TWIN_BYTES)? else { return Ok(None) };
+    if bytes.len() != 2 * TWIN_BYTES {
+        return Ok(Some(Vec::new()));
+    }
+    let content = |copy: &[u8]| {
+        let end = copy.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        copy[..end].to_vec()
+    };
+    Ok(Some(bytes.chunks(TWIN_BYTES).map(content).collect()))
 }
 
 /// The content of the small file `name`, or `None` if there is no such file.

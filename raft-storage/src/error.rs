@@ -6,6 +6,7 @@ use std::io;
 
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId};
 
+use crate::disk::is_out_of_descriptors;
 use crate::identity::StoreId;
 use crate::lsn::Lsn;
 
@@ -44,7 +45,8 @@ pub enum LogError {
     #[error("group {group}: entry {index} has the impossible time {time} ms")]
     TimeOutOfRange { group: GroupId, index: LogIndex, time: LogTime },
     /// No new segment could be made, most likely because the disk is full. The log is
-    /// unchanged and the same append may be tried again.
+    /// unchanged, however many frames the append would have taken, and the same append may be
+    /// tried again.
     #[error("cannot prepare another segment")]
     NoSegment { source: io::Error },
     /// A write or sync failed. Nothing since the last sync may be acknowledged, and the writer
@@ -63,8 +65,6 @@ pub enum DiskOp {
     Write,
     /// Making written bytes durable.
     Sync,
-    /// Making a new segment in the middle of a batch, whose first part was already written.
-    Prepare,
 }
 
 impl std::fmt::Display for DiskOp {
@@ -72,7 +72,6 @@ impl std::fmt::Display for DiskOp {
         f.write_str(match self {
             Self::Write => "write",
             Self::Sync => "sync",
-            Self::Prepare => "preparation of a segment",
         })
     }
 }
@@ -282,4 +281,15 @@ pub enum ReadError {
     /// The file system refused.
     #[error("group {group}: cannot read entry {index}")]
     Io { group: GroupId, index: LogIndex, source: io::Error },
+}
+
+impl ReadError {
+    /// Whether nothing is wrong with the log and the same read may be tried again: the process
+    /// was out of file descriptors.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_out_of_descriptors(source),
+            Self::UnknownGroup { .. } | Self::OutOfRange { .. } | Self::Corrupt { .. } => false,
+        }
+    }
 }

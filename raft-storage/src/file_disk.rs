@@ -8,6 +8,8 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 
 #[cfg(target_os = "linux")]
 use crate::direct::DirectFile;
@@ -99,12 +101,12 @@ impl Disk for FileDisk {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let path = self.path(name);
-        Ok(LogFile::new(options.open(&path)?, &path))
+        Ok(LogFile::new(options.open(&path)?, path))
     }
 
     fn open(&self, name: &str) -> io::Result<LogFile> {
         let path = self.path(name);
-        Ok(LogFile::new(OpenOptions::new().read(true).write(true).open(&path)?, &path))
+        Ok(LogFile::new(OpenOptions::new().read(true).write(true).open(&path)?, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -120,23 +122,32 @@ impl Disk for FileDisk {
     }
 }
 
-/// An open file of a [`FileDisk`].
+/// An open file of a [`FileDisk`]. One descriptor, and on Linux a second one from the first
+/// write of whole blocks on.
 #[derive(Debug)]
 pub struct LogFile {
     file: File,
     #[cfg(target_os = "linux")]
-    direct: Option<DirectFile>,
+    path: PathBuf,
+    /// `None` where the file system has no direct writes, or no descriptor was left.
+    #[cfg(target_os = "linux")]
+    direct: OnceLock<Option<DirectFile>>,
 }
 
 impl LogFile {
-    fn new(file: File, path: &Path) -> Self {
-        #[cfg(not(target_os = "linux"))]
-        let _ = path;
-        Self {
-            file,
-            #[cfg(target_os = "linux")]
-            direct: DirectFile::open(path),
-        }
+    #[cfg(target_os = "linux")]
+    fn new(file: File, path: PathBuf) -> Self {
+        Self { file, path, direct: OnceLock::new() }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn new(file: File, _: PathBuf) -> Self {
+        Self { file }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn direct(&self) -> Option<&DirectFile> {
+        self.direct.get_or_init(|| DirectFile::open(&self.path)).as_ref()
     }
 }
 
@@ -153,7 +164,9 @@ impl DiskFile for LogFile {
         let mut parts = parts;
         let mut offset = offset;
         #[cfg(target_os = "linux")]
-        if let Some(direct) = &self.direct {
+        if DirectFile::takes(parts, offset)
+            && let Some(direct) = self.direct()
+        {
             offset += direct.write(&self.file, &mut parts, offset)?;
         }
         // The kernel may take less than it is given; what is left is offered again.
@@ -178,7 +191,16 @@ impl DiskFile for LogFile {
 
     #[cfg(target_os = "linux")]
     fn write_zeros(&self, bytes: u64) -> io::Result<()> {
-        match &self.direct {
+        // Where there is no room, this says so before anything is written. It is no more than a
+        // question: file systems that cannot answer it are asked by writing.
+        let reserved =
+            rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes);
+        match reserved {
+            Err(rustix::io::Errno::NOSPC) => return Err(io::ErrorKind::StorageFull.into()),
+            Err(rustix::io::Errno::DQUOT) => return Err(io::ErrorKind::QuotaExceeded.into()),
+            Ok(()) | Err(_) => {}
+        }
+        match self.direct() {
             Some(direct) if direct.write_zeros(bytes)? => Ok(()),
             _ => fill_with_zeros(self, 0, bytes),
         }

@@ -2,7 +2,10 @@
 //!
 //! Two small files. `identity` is written once, by [`init`](crate::init), and never again: cluster, node and a
 //! random [`StoreId`] that peers remember, so that a wiped node cannot come back under its old
-//! name. `incarnation` is replaced at every open, before the log is handed out (rule R1).
+//! name. `incarnation` says the same thing twice, and both copies are overwritten in place at
+//! every open, one after the other, before the log is handed out (rule R1). That takes no room:
+//! a node starts on a full disk. Whatever a crash or damage does to one copy, the other holds;
+//! and a life begins only when both are durable, so losing one does not take it back.
 //!
 //! Invariant: `identity` is written last, so a directory that has it is complete, and an
 //! interrupted `init` can be repeated.
@@ -13,7 +16,7 @@ use std::io;
 use raft_core::{Incarnation, NodeId};
 
 use crate::checksum::crc32c;
-use crate::disk::{Disk, LOCK_NAME, TEMPORARY_SUFFIX, read_file, replace_file};
+use crate::disk::{Disk, DiskFile, LOCK_NAME, TEMPORARY_SUFFIX, read_file, replace_file};
 use crate::error::{InitError, OpenError};
 use crate::field::{put, u16_at, u32_at, u64_at, u128_at};
 use crate::lsn::Lsn;
@@ -120,9 +123,22 @@ impl Life {
         self.incarnation.get().checked_add(1).map(Incarnation::new)
     }
 
-    /// Makes this life the noted one; durable on return.
-    pub(crate) fn store<D: Disk>(self, disk: &D) -> io::Result<()> {
-        replace_file(disk, INCARNATION_NAME, &self.encode())
+    /// Makes the file of this life, or replaces it; durable on return.
+    fn create<D: Disk>(self, disk: &D) -> io::Result<()> {
+        let mut bytes = vec![0; LIFE_FILE_BYTES];
+        for at in LIFE_COPIES_AT {
+            put(&mut bytes, at as usize, &self.encode());
+        }
+        replace_file(disk, INCARNATION_NAME, &bytes)
+    }
+
+    /// The life that a file notes: the newest of its copies, or `None` if none is sound.
+    fn of_file(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != LIFE_FILE_BYTES {
+            return None;
+        }
+        let copies = LIFE_COPIES_AT.iter().map(|at| &bytes[*at as usize..][..LIFE_BYTES]);
+        copies.filter_map(Self::decode).max_by_key(|life| (life.incarnation, life.durable))
     }
 
     fn encode(self) -> [u8; LIFE_BYTES] {
@@ -146,6 +162,26 @@ impl Life {
     }
 }
 
+/// The open file that notes the life of the node.
+pub(crate) struct LifeFile<F> {
+    file: F,
+}
+
+impl<F: DiskFile> LifeFile<F> {
+    pub(crate) fn open<D: Disk<File = F>>(disk: &D) -> io::Result<Self> {
+        Ok(Self { file: disk.open(INCARNATION_NAME)? })
+    }
+
+    /// Makes this life the noted one; durable on return. After an error the one before may be.
+    pub(crate) fn store(&self, life: Life) -> io::Result<()> {
+        for at in LIFE_COPIES_AT {
+            self.file.write_vectored_at(&mut [io::IoSlice::new(&life.encode())], at)?;
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
 /// Writes both files into an empty directory. The caller holds the lock.
 pub(crate) fn write_new<D: Disk>(disk: &D, identity: &Identity) -> Result<(), InitError> {
     let io = |source| InitError::Io { dir: disk.describe(), source };
@@ -163,7 +199,7 @@ pub(crate) fn write_new<D: Disk>(disk: &D, identity: &Identity) -> Result<(), In
             return Err(InitError::NotEmpty { dir: disk.describe(), found });
         }
     }
-    Life::UNBORN.store(disk).map_err(io)?;
+    Life::UNBORN.create(disk).map_err(io)?;
     replace_file(disk, IDENTITY_NAME, &identity.encode()).map_err(io)
 }
 
@@ -175,9 +211,9 @@ pub(crate) fn read<D: Disk>(disk: &D) -> Result<Option<(Identity, Life)>, OpenEr
         return Ok(None);
     };
     let identity = Identity::decode(&bytes).ok_or_else(|| damaged(IDENTITY_NAME))?;
-    let life = read_file(disk, INCARNATION_NAME, LIFE_BYTES)
+    let life = read_file(disk, INCARNATION_NAME, LIFE_FILE_BYTES)
         .map_err(io)?
-        .and_then(|bytes| Life::decode(&bytes))
+        .and_then(|bytes| Life::of_file(&bytes))
         .ok_or_else(|| damaged(INCARNATION_NAME))?;
     Ok(Some((identity, life)))
 }
@@ -190,10 +226,14 @@ const FORMAT: u16 = 1;
 const IDENTITY_FIXED_BYTES: usize = 40;
 const IDENTITY_BYTES_MAX: usize = IDENTITY_FIXED_BYTES + 255 + 4;
 const LIFE_BYTES: usize = 28;
+/// Far enough apart that no device writes both at once.
+const LIFE_COPIES_AT: [u64; 2] = [0, 4096];
+const LIFE_FILE_BYTES: usize = 8192;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mem_disk::MemDisk;
 
     #[test]
     fn identity_and_life_round_trip_and_every_flipped_bit_is_seen() {
@@ -207,6 +247,20 @@ mod tests {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Identity::decode(&bytes), None, "bit {bit}");
+        }
+        let disk = MemDisk::new();
+        life.create(&disk).unwrap();
+        let file = disk.read(INCARNATION_NAME).unwrap();
+        assert_eq!(Life::of_file(&file), Some(life));
+        for at in 0..file.len() {
+            // One copy is enough, whatever becomes of the other.
+            let mut one = file.clone();
+            one[at] ^= 1;
+            assert_eq!(Life::of_file(&one), Some(life), "byte {at}");
+            let other = (at + 4096) % 8192;
+            one[other] ^= 1;
+            let both = if at % 4096 < LIFE_BYTES { None } else { Some(life) };
+            assert_eq!(Life::of_file(&one), both, "bytes {at} and {other}");
         }
         for bit in 0..LIFE_BYTES * 8 {
             let mut bytes = life.encode();

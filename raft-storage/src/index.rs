@@ -11,27 +11,36 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, Term};
 
+use crate::disk::Disk;
 use crate::location::Location;
 use crate::lsn::Lsn;
+use crate::open_files::OpenFiles;
 
 /// What writer and readers share.
-pub(crate) struct Shared<F> {
+pub(crate) struct Shared<D: Disk> {
     pub(crate) index: RwLock<Index>,
-    pub(crate) files: RwLock<BTreeMap<u32, SegmentFile<F>>>,
+    /// The position of the first byte of each segment, by slot.
+    pub(crate) bases: RwLock<BTreeMap<u32, Lsn>>,
+    pub(crate) files: OpenFiles<D>,
     durable: AtomicU64,
 }
 
-impl<F> Shared<F> {
-    pub(crate) fn new(index: Index, files: BTreeMap<u32, SegmentFile<F>>, durable: Lsn) -> Self {
+impl<D: Disk> Shared<D> {
+    pub(crate) fn new(
+        index: Index,
+        bases: BTreeMap<u32, Lsn>,
+        files: OpenFiles<D>,
+        durable: Lsn,
+    ) -> Self {
         Self {
             index: RwLock::new(index),
-            files: RwLock::new(files),
+            bases: RwLock::new(bases),
+            files,
             durable: AtomicU64::new(durable.get()),
         }
     }
@@ -43,13 +52,6 @@ impl<F> Shared<F> {
     pub(crate) fn set_durable(&self, durable: Lsn) {
         self.durable.store(durable.get(), Ordering::Release);
     }
-}
-
-/// An open segment.
-pub(crate) struct SegmentFile<F> {
-    pub(crate) file: Arc<F>,
-    /// The position of its first byte.
-    pub(crate) base: Lsn,
 }
 
 /// All groups of the log. Slots number them in the order of their creation.

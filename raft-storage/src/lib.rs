@@ -28,6 +28,7 @@ mod write;
 mod base;
 mod frame;
 mod location;
+mod open_files;
 mod record;
 mod segment;
 
@@ -52,7 +53,10 @@ mod store;
 pub mod conformance;
 
 pub use checksum::{TEST_VECTOR, crc32c, crc32c_append};
-pub use disk::{Disk, DiskFile, read_file, replace_file};
+pub use disk::{
+    Disk, DiskFile, TWIN_BYTES, is_out_of_descriptors, is_out_of_room, read_file, read_twins,
+    replace_file, write_twins,
+};
 pub use error::{
     Damage, DiskOp, FrameFault, InitError, LogError, OpenError, ReadError, RecordFault, Unsupported,
 };

@@ -8,21 +8,20 @@ use std::sync::Arc;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 
 use crate::cursor::Cursor;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::{InitError, OpenError};
 #[cfg(unix)]
 use crate::file_disk::FileDisk;
 use crate::frame::FRAME_HEADER_BYTES;
-use crate::identity::{self, Identity, Life, StoreId};
-use crate::index::{SegmentFile, Shared};
+use crate::identity::{self, Identity, Life, LifeFile, StoreId};
+use crate::index::Shared;
 use crate::location::SEGMENT_BYTES_MAX;
-use crate::lsn::Lsn;
 use crate::reader::LogReader;
 use crate::recovery::{RecoveredGroup, RecoveryReport, recover};
-use crate::segment::{BLOCK_BYTES, SegmentHeader, salt};
+use crate::segment::{BLOCK_BYTES, file_name};
 use crate::spares::{Preparation, Spares};
 use crate::tails::Tails;
-use crate::writer::{LogWriter, WriterParts, write_segment_header};
+use crate::writer::{LogWriter, WriterParts};
 
 /// Settings of a log. They may differ from one open to the next.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -131,7 +130,8 @@ impl Log {
     /// Opens the log of the data directory `dir`, which [`init`] has made.
     ///
     /// On return the directory is locked, the new incarnation is durable, a torn tail is cut and
-    /// zeroed, and the log can be continued. Cost: reads the whole log once.
+    /// zeroed, and the log can be continued. A full disk is no obstacle: nothing that an open
+    /// writes needs room. Cost: reads the whole log once; a few descriptors, however long it is.
     ///
     /// # Errors
     /// [`OpenError::NotInitialised`], [`OpenError::ForeignCluster`] and
@@ -187,59 +187,58 @@ impl Log {
         // The new life begins before the log is touched: whatever bears its number was written
         // after everybody could know it.
         let durable = recovered.report.end_lsn;
-        Life { incarnation, durable }.store(&disk).map_err(io)?;
+        let life = LifeFile::open(&disk).map_err(io)?;
+        life.store(Life { incarnation, durable }).map_err(io)?;
 
         let preparation = options.preparation;
-        let mut spares = Spares::new(
+        let spares = Spares::new(
             disk.clone(),
             segment_bytes,
             recovered.next_slot,
-            recovered.spares,
+            recovered.spares.into(),
             preparation,
         )
         .map_err(io)?;
-        let mut files = recovered.files;
-        let cursor = match recovered.cursor {
-            Some(cursor) => Cursor { incarnation: incarnation.get(), ..cursor },
-            None => {
-                let spare = spares.take(segment_bytes).map_err(io)?;
-                let header = first_header(identity.store, incarnation, spare.bytes);
-                write_segment_header(&spare.file, &header).map_err(io)?;
-                spare.file.sync_data().map_err(io)?;
-                let segment = SegmentFile { file: Arc::new(spare.file), base: header.base };
-                files.insert(spare.slot, segment);
-                first_cursor(spare.slot, &header)
-            }
-        };
-        let file = match files.get(&cursor.slot) {
-            Some(segment) => Arc::clone(&segment.file),
-            None => return Err(io(std::io::ErrorKind::NotFound.into())),
+        let begins = recovered.cursor.is_none();
+        let cursor =
+            Cursor { incarnation: incarnation.get(), ..recovered.cursor.unwrap_or_default() };
+        let file = match recovered.cursor {
+            Some(cursor) => Some(disk.open(&file_name(cursor.slot)).map_err(io)?),
+            None => None,
         };
         let tails = Tails::from_index(&recovered.index);
-        let shared = Arc::new(Shared::new(recovered.index, files, cursor.synced));
+        let (bases, files) = (recovered.bases, recovered.files);
+        let shared = Arc::new(Shared::new(recovered.index, bases, files, cursor.synced));
         let frame_bytes_max =
-            options.frame_bytes_max.clamp(2 * BLOCK_BYTES, segment_bytes - BLOCK_BYTES);
+            options.frame_bytes_max.clamp(BLOCK_BYTES, segment_bytes - BLOCK_BYTES);
         debug_assert!(frame_bytes_max > FRAME_HEADER_BYTES as u64);
         let store = identity.store;
-        let writer = LogWriter::new(WriterParts {
+        let mut writer = LogWriter::new(WriterParts {
             spares,
             shared,
             file,
             cursor,
             tails,
             frame_bytes_max,
+            kept_bytes: (segment_bytes / KEPT_SHARE).min(KEPT_BYTES_MAX) / BLOCK_BYTES
+                * BLOCK_BYTES,
             store,
-            disk: disk.clone(),
+            life,
             lock,
         });
+        if begins {
+            // Without room for it there is nothing to be read either: the log begins with the
+            // first append that finds some.
+            writer.begin().map_err(io)?;
+        }
         Ok(Opened {
             identity,
             incarnation,
             groups: recovered.groups.here,
             tombstones: recovered.groups.tombstones,
             reader: writer.reader(),
+            report: RecoveryReport { end_lsn: writer.end_lsn(), ..recovered.report },
             writer,
-            report: RecoveryReport { end_lsn: cursor.end(), ..recovered.report },
         })
     }
 }
@@ -263,34 +262,8 @@ fn check_expected(dir: &str, identity: &Identity, expected: &Expected) -> Result
     Ok(())
 }
 
-fn first_header(store: StoreId, incarnation: Incarnation, bytes: u64) -> SegmentHeader {
-    SegmentHeader {
-        store,
-        seq: 1,
-        base: Lsn::ZERO,
-        prev_end: Lsn::ZERO,
-        prev_crc: 0,
-        salt: salt(store, 1, incarnation.get()),
-        incarnation: incarnation.get(),
-        bytes,
-    }
-}
-
-fn first_cursor(slot: u32, header: &SegmentHeader) -> Cursor {
-    let begin = Lsn::new(BLOCK_BYTES);
-    Cursor {
-        slot,
-        seq: header.seq,
-        base: header.base,
-        seed: header.frame_seed(),
-        bytes: header.bytes,
-        offset: BLOCK_BYTES,
-        chain: 0,
-        incarnation: header.incarnation,
-        synced: begin,
-        promised: begin,
-        content_end: begin,
-    }
-}
-
+/// What a log without room for another segment keeps for operations without entries: this part of
+/// a segment, in whole blocks, and no more than 64 batches of them need.
+const KEPT_SHARE: u64 = 8;
+const KEPT_BYTES_MAX: u64 = 256 << 10;
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;

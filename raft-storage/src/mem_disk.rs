@@ -60,6 +60,12 @@ struct State {
     syncs: u64,
     fault: Option<(u64, Fault)>,
     dead: bool,
+    /// Bytes that all named files together may have.
+    bytes_max: Option<u64>,
+    /// Files open at the moment, the most there ever were, and how many there may be.
+    open: usize,
+    open_peak: usize,
+    open_max: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -151,6 +157,26 @@ impl MemDisk {
         self.state.lock().syncs
     }
 
+    /// From now on no file grows beyond so many bytes in all named files; `None`: there is room.
+    pub fn limit_bytes(&self, bytes_max: Option<u64>) {
+        self.state.lock().bytes_max = bytes_max;
+    }
+
+    /// Bytes of all named files.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().bytes()
+    }
+
+    /// From now on no more than so many files are open at once, as under `ulimit -n`.
+    pub fn limit_open(&self, open_max: Option<usize>) {
+        self.state.lock().open_max = open_max;
+    }
+
+    /// The most files that were open at once.
+    pub fn open_peak(&self) -> usize {
+        self.state.lock().open_peak
+    }
+
     /// The content of a file as readers see it.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state.lock();
@@ -192,6 +218,20 @@ impl State {
         }
     }
 
+    fn bytes(&self) -> u64 {
+        self.names.values().map(|file| self.files[*file].seen.len() as u64).sum()
+    }
+
+    /// Counts a file that is being opened.
+    fn open(&mut self) -> io::Result<()> {
+        if self.open_max.is_some_and(|max| self.open >= max) {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        self.open += 1;
+        self.open_peak = self.open_peak.max(self.open);
+        Ok(())
+    }
+
     fn file(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -224,6 +264,7 @@ impl Disk for MemDisk {
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        state.open()?;
         let file = state.files.len();
         state.files.push(FileState::default());
         state.names.insert(name.to_owned(), file);
@@ -231,7 +272,9 @@ impl Disk for MemDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<MemFile> {
-        let file = self.state.lock().file(name)?;
+        let mut state = self.state.lock();
+        let file = state.file(name)?;
+        state.open()?;
         Ok(MemFile { state: Arc::clone(&self.state), file })
     }
 
@@ -267,6 +310,12 @@ pub struct MemFile {
     file: usize,
 }
 
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        self.state.lock().open -= 1;
+    }
+}
+
 impl DiskFile for MemFile {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.state.lock().files[self.file].seen.len() as u64)
@@ -287,6 +336,11 @@ impl DiskFile for MemFile {
         let mut bytes = Vec::new();
         for part in parts.iter() {
             bytes.extend_from_slice(part);
+        }
+        let length = state.files[self.file].seen.len() as u64;
+        let grows = (offset + bytes.len() as u64).saturating_sub(length);
+        if grows > 0 && state.bytes_max.is_some_and(|max| state.bytes() + grows > max) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let file = &mut state.files[self.file];
         patch(&mut file.seen, offset, &bytes);
@@ -382,3 +436,5 @@ impl Coins {
 }
 
 const SECTOR_BYTES: u64 = 512;
+/// "Too many open files", the same on every Unix.
+const EMFILE: i32 = 24;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 
-use crate::disk::DiskFile;
+use crate::disk::{Disk, DiskFile};
 use crate::error::ReadError;
 use crate::index::{GroupIndex, Shared};
 use crate::location::Location;
@@ -100,7 +100,7 @@ struct Wanted {
     location: Location,
 }
 
-impl<F: DiskFile> EntrySource for Shared<F> {
+impl<D: Disk> EntrySource for Shared<D> {
     fn entries(
         &self,
         group: GroupId,
@@ -148,12 +148,10 @@ impl<F: DiskFile> EntrySource for Shared<F> {
         let durable = self.durable();
         let index = self.index.read();
         let known = index.group(group)?;
-        let files = self.files.read();
+        let bases = self.bases.read();
         // Places grow with the index, so the durable ones are a prefix.
         let count = known.locations.partition_point(|location| {
-            files
-                .get(&location.slot())
-                .is_some_and(|segment| segment.base.plus(location.offset()) < durable)
+            bases.get(&location.slot()).is_some_and(|base| base.plus(location.offset()) < durable)
         });
         let (first, last) = (known.first, known.last());
         Some(Bounds { first, last, durable: LogIndex::new(first.get() - 1 + count as u64) })
@@ -164,7 +162,7 @@ impl<F: DiskFile> EntrySource for Shared<F> {
     }
 }
 
-impl<F: DiskFile> Shared<F> {
+impl<D: Disk> Shared<D> {
     fn read_stretch(
         &self,
         group: GroupId,
@@ -217,14 +215,13 @@ impl<F: DiskFile> Shared<F> {
         bytes: u64,
     ) -> Result<Bytes, ReadError> {
         let slot = wanted.location.slot();
-        let file = self.files.read().get(&slot).map(|segment| Arc::clone(&segment.file));
         let mut buffer = vec![0; bytes as usize];
-        file.ok_or_else(|| io::ErrorKind::NotFound.into())
-            .and_then(|file| file.read_exact_at(&mut buffer, offset))
-            .map_err(|source| match source.kind() {
+        self.files.get(slot).and_then(|file| file.read_exact_at(&mut buffer, offset)).map_err(
+            |source| match source.kind() {
                 io::ErrorKind::UnexpectedEof => corrupt(group, wanted),
                 _ => ReadError::Io { group, index: wanted.index, source },
-            })?;
+            },
+        )?;
         Ok(buffer.into())
     }
 }

@@ -12,8 +12,11 @@
 //! the disk and not from memory, header included, so that what recovery sees is what a further
 //! crash leaves. A sync that failed marks pages clean that never reached the disk; whoever built
 //! on them would lose what it acknowledges later.
+//!
+//! One segment is open at a time, however many there are, and nothing is changed before all of
+//! them were judged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -29,13 +32,13 @@ use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::field::is_zero;
 use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
 use crate::identity::{Identity, Life};
-use crate::index::{Index, SegmentFile};
+use crate::index::Index;
 use crate::location::SLOTS_MAX;
 use crate::lsn::Lsn;
+use crate::open_files::OpenFiles;
 use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
 use crate::replay::{ApplyFault, Items, Replay, split_record};
 use crate::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, slot_of};
-use crate::spares::Spare;
 use crate::window::Window;
 
 /// What the log holds of one group.
@@ -103,10 +106,13 @@ pub struct TornTail {
 pub(crate) struct Recovered<D: Disk> {
     pub(crate) groups: RecoveredGroups,
     pub(crate) index: Index,
-    pub(crate) files: BTreeMap<u32, SegmentFile<D::File>>,
+    /// The position of the first byte of each segment, by slot.
+    pub(crate) bases: BTreeMap<u32, Lsn>,
+    pub(crate) files: OpenFiles<D>,
     /// The end of the log; `None` if there is no segment yet. Its incarnation is the noted one.
     pub(crate) cursor: Option<Cursor>,
-    pub(crate) spares: VecDeque<Spare<D::File>>,
+    /// Slots of spares of today's length.
+    pub(crate) spares: Vec<u32>,
     pub(crate) next_slot: u32,
     pub(crate) report: RecoveryReport,
 }
@@ -119,7 +125,7 @@ pub(crate) fn recover<D: Disk>(
     segment_bytes: u64,
 ) -> Result<Recovered<D>, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
-    let mut found = find_segments(disk, identity, segment_bytes)?;
+    let found = find_segments(disk, identity, segment_bytes)?;
     check_sequence(&found.segments)?;
 
     let mut replay = Replay::new(life);
@@ -134,8 +140,9 @@ pub(crate) fn recover<D: Disk>(
         if segment.header.incarnation > life.incarnation.get() {
             return Err(segment.ahead(0, segment.header.incarnation, life));
         }
+        let file = disk.open(&file_name(segment.slot)).map_err(io)?;
         let scanned =
-            scan(segment, chain, sealed_at, &mut replay).map_err(|fault| match fault {
+            scan(segment, &file, chain, sealed_at, &mut replay).map_err(|fault| match fault {
                 ScanFault::Io(source) => io(source),
                 ScanFault::Open(error) => error,
             })?;
@@ -171,17 +178,17 @@ pub(crate) fn recover<D: Disk>(
         && let Some(torn) = &mut replay.report.torn_tail
     {
         let from = torn.lsn.get() - segment.header.base.get();
-        torn.blocks = zero_tail(segment, from).map_err(io)?;
+        let file = disk.open(&file_name(segment.slot)).map_err(io)?;
+        torn.blocks = zero_tail(segment, &file, from).map_err(io)?;
     }
+    found.tidy_up(disk).map_err(io)?;
     replay.report.segments = found.segments.len() as u64;
     replay.report.end_lsn = end;
 
-    let files = found.segments.drain(..).map(|segment| {
-        (segment.slot, SegmentFile { file: Arc::new(segment.file), base: segment.header.base })
-    });
-    let files = files.collect();
+    let files = OpenFiles::new(disk.clone());
     Ok(Recovered {
         groups: replay.finish(&files).map_err(io)?,
+        bases: found.segments.iter().map(|segment| (segment.slot, segment.header.base)).collect(),
         files,
         index: replay.index,
         cursor,
@@ -192,13 +199,12 @@ pub(crate) fn recover<D: Disk>(
 }
 
 /// A segment with a valid header.
-struct Segment<F> {
+struct Segment {
     slot: u32,
-    file: F,
     header: SegmentHeader,
 }
 
-impl<F> Segment<F> {
+impl Segment {
     fn corrupt(&self, offset: u64, groups: Option<Vec<GroupId>>, why: Damage) -> OpenError {
         let lsn = Some(self.header.base.plus(offset));
         OpenError::Corrupt { segment: self.slot, offset, lsn, groups, why }
@@ -214,23 +220,28 @@ impl<F> Segment<F> {
     }
 }
 
-struct Found<F> {
+#[derive(Default)]
+struct Found {
     /// In the order of the log.
-    segments: Vec<Segment<F>>,
-    spares: VecDeque<Spare<F>>,
+    segments: Vec<Segment>,
+    spares: Vec<u32>,
+    /// Spares whose header a crash has torn.
+    torn: Vec<u32>,
+    /// Files that are neither segments nor spares of today's length.
+    useless: Vec<u32>,
     next_slot: u32,
 }
 
-/// Opens every segment file and tells segments from spares; useless spares are removed.
+/// Looks at every segment file and tells segments from spares.
 fn find_segments<D: Disk>(
     disk: &D,
     identity: &Identity,
     segment_bytes: u64,
-) -> Result<Found<D::File>, OpenError> {
+) -> Result<Found, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let mut slots: Vec<u32> = disk.list().map_err(io)?.iter().filter_map(|n| slot_of(n)).collect();
     slots.sort_unstable();
-    let mut found = Found { segments: Vec::new(), spares: VecDeque::new(), next_slot: 0 };
+    let mut found = Found::default();
     for slot in slots {
         if slot >= SLOTS_MAX {
             // The index cannot name it, so this software has never written it.
@@ -242,7 +253,7 @@ fn find_segments<D: Disk>(
         let bytes = file.bytes().map_err(io)?;
         match read_header(&file, bytes).map_err(io)? {
             Ok(header) => {
-                let segment = Segment { slot, file, header };
+                let segment = Segment { slot, header };
                 let header = &segment.header;
                 if header.store != identity.store {
                     let (expected, found) = (identity.store, header.store);
@@ -255,20 +266,21 @@ fn find_segments<D: Disk>(
                 }
                 found.segments.push(segment);
             }
-            Err(fault) => found.set_aside(disk, (slot, file, bytes), fault, segment_bytes)?,
+            Err(fault) => found.set_aside(disk, (slot, &file, bytes), fault, segment_bytes)?,
         }
     }
     found.segments.sort_by_key(|segment| segment.header.seq);
     // The older ones were followed by a segment, and so were durable before.
     while let Some(newest) = found.segments.last() {
-        newest.file.drop_cache().map_err(io)?;
-        let bytes = newest.file.bytes().map_err(io)?;
-        match read_header(&newest.file, bytes).map_err(io)? {
+        let slot = newest.slot;
+        let file = disk.open(&file_name(slot)).map_err(io)?;
+        file.drop_cache().map_err(io)?;
+        let bytes = file.bytes().map_err(io)?;
+        match read_header(&file, bytes).map_err(io)? {
             Ok(_) => break,
             Err(fault) => {
-                if let Some(Segment { slot, file, .. }) = found.segments.pop() {
-                    found.set_aside(disk, (slot, file, bytes), fault, segment_bytes)?;
-                }
+                found.segments.pop();
+                found.set_aside(disk, (slot, &file, bytes), fault, segment_bytes)?;
             }
         }
     }
@@ -285,13 +297,13 @@ fn read_header<F: DiskFile>(
     Ok(SegmentHeader::decode(&block))
 }
 
-impl<F: DiskFile> Found<F> {
+impl Found {
     /// A file without a valid header: a spare, or a segment whose header a crash has torn before
     /// anything followed. Anything else is damage.
-    fn set_aside<D: Disk<File = F>>(
+    fn set_aside<D: Disk>(
         &mut self,
         disk: &D,
-        (slot, file, bytes): (u32, F, u64),
+        (slot, file, bytes): (u32, &D::File, u64),
         fault: HeaderFault,
         segment_bytes: u64,
     ) -> Result<(), OpenError> {
@@ -304,7 +316,7 @@ impl<F: DiskFile> Found<F> {
                 value: u64::from(format),
             });
         }
-        if !is_blank(&file, BLOCK_BYTES.min(bytes), bytes).map_err(io)? {
+        if !is_blank(file, BLOCK_BYTES.min(bytes), bytes).map_err(io)? {
             return Err(OpenError::Corrupt {
                 segment: slot,
                 offset: 0,
@@ -313,22 +325,34 @@ impl<F: DiskFile> Found<F> {
                 why: Damage::SegmentHeader,
             });
         }
-        if bytes == segment_bytes {
-            if fault == HeaderFault::Damaged {
-                fill_with_zeros(&file, 0, BLOCK_BYTES).map_err(io)?;
-                file.sync_data().map_err(io)?;
-            }
-            self.spares.push_back(Spare { slot, file, bytes });
-        } else {
-            disk.remove(&file_name(slot)).map_err(io)?;
-            disk.sync_dir().map_err(io)?;
+        if bytes != segment_bytes {
+            self.useless.push(slot);
+            return Ok(());
         }
+        if fault == HeaderFault::Damaged {
+            self.torn.push(slot);
+        }
+        self.spares.push(slot);
         Ok(())
+    }
+
+    /// Makes the spares blank and removes what nobody needs. Not before everything was judged: a
+    /// torn header may be all that is left of a segment that is missed.
+    fn tidy_up<D: Disk>(&self, disk: &D) -> io::Result<()> {
+        for slot in &self.torn {
+            let file = disk.open(&file_name(*slot))?;
+            fill_with_zeros(&file, 0, BLOCK_BYTES)?;
+            file.sync_data()?;
+        }
+        for slot in &self.useless {
+            disk.remove(&file_name(*slot))?;
+        }
+        if self.useless.is_empty() { Ok(()) } else { disk.sync_dir() }
     }
 }
 
 /// Checks that the headers tell one story: every segment is there, once, in one piece.
-fn check_sequence<F>(segments: &[Segment<F>]) -> Result<(), OpenError> {
+fn check_sequence(segments: &[Segment]) -> Result<(), OpenError> {
     for (segment, expected) in segments.iter().zip(1..) {
         let found = segment.header.seq;
         if found != expected {
@@ -371,14 +395,15 @@ struct Scanned {
 
 /// Reads the frames of one segment into `replay`.
 fn scan<F: DiskFile>(
-    segment: &Segment<F>,
+    segment: &Segment,
+    file: &F,
     chain: u32,
     sealed_at: Option<Lsn>,
     replay: &mut Replay,
 ) -> Result<Scanned, ScanFault> {
     let header = &segment.header;
     let limit = sealed_at.map_or(header.bytes, |end| end.get() - header.base.get());
-    let mut window = Window::new(&segment.file, limit);
+    let mut window = Window::new(file, limit);
     let mut scanned = Scanned {
         end: BLOCK_BYTES,
         chain,
@@ -450,7 +475,7 @@ fn scan<F: DiskFile>(
 
 /// The frame at `offset`, or why there is none.
 fn next_frame<F: DiskFile>(
-    segment: &Segment<F>,
+    segment: &Segment,
     window: &mut Window<'_, F>,
     offset: u64,
     chain: u32,
@@ -487,7 +512,7 @@ fn frame_header(
 
 /// The highest promise beyond `offset` made by a later frame or noted at the last open.
 fn later_promise<F: DiskFile>(
-    segment: &Segment<F>,
+    segment: &Segment,
     window: &mut Window<'_, F>,
     offset: u64,
     limit: u64,
@@ -497,7 +522,10 @@ fn later_promise<F: DiskFile>(
     let mut at = offset + BLOCK_BYTES;
     while at < limit {
         if let Ok((frame, _)) = frame_header(&segment.header, window.get(at, BLOCK_BYTES)?, at) {
-            promised = promised.max(frame.synced);
+            let is_seal = frame.body_bytes as usize == RECORD_HEADER_BYTES;
+            if !(is_seal && raft_core::planted!(SealIgnored)) {
+                promised = promised.max(frame.synced);
+            }
         }
         at += BLOCK_BYTES;
     }
@@ -506,7 +534,7 @@ fn later_promise<F: DiskFile>(
 
 /// The groups whose records a damaged frame has lost, if its other records prove which.
 fn damaged_groups<F: DiskFile>(
-    segment: &Segment<F>,
+    segment: &Segment,
     window: &mut Window<'_, F>,
     offset: u64,
     limit: u64,
@@ -553,20 +581,20 @@ fn is_blank<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<bool> {
 }
 
 /// Overwrites what is not blank behind `from`, durably; returns how many blocks that were.
-fn zero_tail<F: DiskFile>(segment: &Segment<F>, from: u64) -> io::Result<u64> {
+fn zero_tail<F: DiskFile>(segment: &Segment, file: &F, from: u64) -> io::Result<u64> {
     let limit = segment.header.bytes;
-    let mut window = Window::new(&segment.file, limit);
+    let mut window = Window::new(file, limit);
     let mut blocks = 0;
     let mut at = from;
     while at < limit {
         let end = (at + BLOCK_BYTES).min(limit);
         if !is_zero(window.get(at, end - at)?) {
-            fill_with_zeros(&segment.file, at, end)?;
+            fill_with_zeros(file, at, end)?;
             blocks += 1;
         }
         at = end;
     }
-    segment.file.sync_data()?;
+    file.sync_data()?;
     Ok(blocks)
 }
 

@@ -3,7 +3,6 @@
 //! The checksums of a frame were checked before it comes here. What remains are records that hold
 //! together and still make no sense: of another version, or of a bug. They are errors too.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -14,12 +13,13 @@ use raft_core::{
 };
 
 use crate::base;
-use crate::disk::DiskFile;
+use crate::disk::{Disk, DiskFile};
 use crate::error::{RecordFault, Unsupported};
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::identity::Life;
-use crate::index::{Index, Presence, SegmentFile};
+use crate::index::{Index, Presence};
 use crate::location::{Location, SEGMENT_BYTES_MAX};
+use crate::open_files::OpenFiles;
 use crate::record::{
     EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
@@ -285,10 +285,7 @@ impl Replay {
     }
 
     /// All groups; the replay is over.
-    pub(crate) fn finish<F: DiskFile>(
-        &mut self,
-        files: &BTreeMap<u32, SegmentFile<F>>,
-    ) -> io::Result<RecoveredGroups> {
+    pub(crate) fn finish<D: Disk>(&mut self, files: &OpenFiles<D>) -> io::Result<RecoveredGroups> {
         let mut groups = RecoveredGroups::default();
         for (state, index) in self.groups.drain(..).zip(&self.index.groups) {
             if let Some(tombstone) = state.tombstone {
@@ -321,13 +318,9 @@ impl Replay {
 }
 
 /// The clock in the entry at `location`, which recovery has checked already.
-fn read_time<F: DiskFile>(
-    files: &BTreeMap<u32, SegmentFile<F>>,
-    location: Location,
-) -> io::Result<LogTime> {
-    let segment = files.get(&location.slot()).ok_or(io::ErrorKind::NotFound)?;
+fn read_time<D: Disk>(files: &OpenFiles<D>, location: Location) -> io::Result<LogTime> {
     let mut block = [0; ITEM_HEADER_BYTES];
-    segment.file.read_exact_at(&mut block, location.offset())?;
+    files.get(location.slot())?.read_exact_at(&mut block, location.offset())?;
     Ok(ItemHeader::decode(&block).time)
 }
 

@@ -4,7 +4,11 @@
 //! taking it asks a helper thread for the next. Without the thread (a simulator, a test) a spare
 //! is made when it is asked for.
 //!
-//! Bound: one spare being made, plus those found by recovery, which are used first.
+//! A disk without room is asked again whenever a spare is wanted; what was begun is removed, and
+//! its number given back, so trying for ever costs neither space nor numbers.
+//!
+//! Bound: one spare being made, plus those found by recovery or given back, which are used first.
+//! Those are closed files: only what was just made is held open.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +17,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::disk::Disk;
 use crate::location::SLOTS_MAX;
-use crate::segment::make_spare;
+use crate::segment::{file_name, make_spare};
 
 /// A segment ready for its header.
 pub(crate) struct Spare<F> {
@@ -37,7 +41,8 @@ pub(crate) struct Spares<D: Disk> {
     disk: D,
     segment_bytes: u64,
     next_slot: u32,
-    ready: VecDeque<Spare<D::File>>,
+    /// Slots of spares of `segment_bytes`.
+    ready: VecDeque<u32>,
     helper: Option<Helper<D::File>>,
 }
 
@@ -45,8 +50,8 @@ struct Helper<F> {
     /// `None` only while dropping, which is how the thread learns that it is no longer needed.
     orders: Option<Sender<u32>>,
     done: Receiver<io::Result<Spare<F>>>,
-    /// Whether an order is under way.
-    ordered: bool,
+    /// The order under way.
+    ordered: Option<u32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,7 +61,7 @@ impl<D: Disk> Spares<D> {
         disk: D,
         segment_bytes: u64,
         next_slot: u32,
-        ready: VecDeque<Spare<D::File>>,
+        ready: VecDeque<u32>,
         preparation: Preparation,
     ) -> io::Result<Self> {
         let helper = match preparation {
@@ -68,25 +73,87 @@ impl<D: Disk> Spares<D> {
         Ok(spares)
     }
 
-    /// A spare in which a frame of `frame_bytes` fits behind the header.
+    /// A spare of at least so many bytes.
+    ///
+    /// # Errors
+    /// The disk's own; nothing has changed then, and it may be tried again.
     pub(crate) fn take(&mut self, segment_bytes_min: u64) -> io::Result<Spare<D::File>> {
         if segment_bytes_min > self.segment_bytes {
             // Made for one large entry, exactly as long as it needs to be.
-            let slot = self.number()?;
-            return make(&self.disk, slot, segment_bytes_min);
+            return self.make(segment_bytes_min);
         }
         let spare = match self.ready.pop_front() {
-            Some(spare) => spare,
-            None => match self.helper.as_mut().and_then(Helper::wait) {
-                Some(made) => made?,
-                None => {
-                    let slot = self.number()?;
-                    make(&self.disk, slot, self.segment_bytes)?
-                }
+            Some(slot) => self.open(slot)?,
+            None => match self.prepared() {
+                Some(spare) => spare,
+                None => self.make(self.segment_bytes)?,
             },
         };
         self.order();
         Ok(spare)
+    }
+
+    /// Sees to it that there is a spare for later.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(crate) fn ensure(&mut self) -> io::Result<()> {
+        if self.ready.is_empty() {
+            let spare = self.take(self.segment_bytes)?;
+            self.give_back([spare].into_iter());
+        }
+        Ok(())
+    }
+
+    /// Takes back what was not used, in the order in which it was taken.
+    pub(crate) fn give_back(&mut self, unused: impl DoubleEndedIterator<Item = Spare<D::File>>) {
+        for Spare { slot, bytes, .. } in unused.rev() {
+            if bytes == self.segment_bytes {
+                self.ready.push_front(slot);
+            } else {
+                // If it stays, the next open finds a blank file of a strange length and removes it.
+                let _ = self.disk.remove(&file_name(slot));
+            }
+        }
+    }
+
+    fn open(&mut self, slot: u32) -> io::Result<Spare<D::File>> {
+        match self.disk.open(&file_name(slot)) {
+            Ok(file) => Ok(Spare { slot, file, bytes: self.segment_bytes }),
+            Err(error) => {
+                self.ready.push_front(slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the helper has made or is making. Its failure may be an old one, so it counts for
+    /// nothing: the spare is then made on the spot.
+    fn prepared(&mut self) -> Option<Spare<D::File>> {
+        match self.helper.as_mut()?.wait()? {
+            (_, Ok(spare)) => Some(spare),
+            (slot, Err(_)) => {
+                self.give_back_number(slot);
+                None
+            }
+        }
+    }
+
+    fn make(&mut self, bytes: u64) -> io::Result<Spare<D::File>> {
+        let slot = self.number()?;
+        make(&self.disk, slot, bytes).inspect_err(|error| {
+            // A name that is taken stays so.
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                self.give_back_number(slot);
+            }
+        })
+    }
+
+    /// The last number that was given out was not used.
+    fn give_back_number(&mut self, slot: u32) {
+        if slot + 1 == self.next_slot {
+            self.next_slot = slot;
+        }
     }
 
     /// Asks for the next spare, unless there is one or it is being made.
@@ -94,7 +161,7 @@ impl<D: Disk> Spares<D> {
         if !self.ready.is_empty() {
             return;
         }
-        let idle = self.helper.as_ref().is_some_and(|helper| !helper.ordered);
+        let idle = self.helper.as_ref().is_some_and(|helper| helper.ordered.is_none());
         if idle
             && let Ok(slot) = self.number()
             && let Some(helper) = &mut self.helper
@@ -124,21 +191,19 @@ impl<F: Send + 'static> Helper<F> {
                 }
             }
         })?;
-        Ok(Self { orders: Some(orders), done, ordered: false, thread: Some(thread) })
+        Ok(Self { orders: Some(orders), done, ordered: None, thread: Some(thread) })
     }
 
     fn order(&mut self, slot: u32) {
         // A thread that is gone has panicked; spares are then made on demand.
-        self.ordered = self.orders.as_ref().is_some_and(|orders| orders.send(slot).is_ok());
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(slot).is_ok());
+        self.ordered = sent.then_some(slot);
     }
 
-    /// The spare under way, or `None` if there is none.
-    fn wait(&mut self) -> Option<io::Result<Spare<F>>> {
-        if !self.ordered {
-            return None;
-        }
-        self.ordered = false;
-        self.done.recv().ok()
+    /// The spare under way with its number, or `None` if there is none.
+    fn wait(&mut self) -> Option<(u32, io::Result<Spare<F>>)> {
+        let slot = self.ordered.take()?;
+        Some((slot, self.done.recv().ok()?))
     }
 }
 

@@ -48,6 +48,30 @@ impl GroupWrite {
     }
 }
 
+impl GroupWrite {
+    /// About what it takes in memory and in the log, in bytes.
+    pub fn cost(&self) -> u64 {
+        let spec = self.create.as_ref().map_or(0, |create| create.spec.len() as u64);
+        RECORDS_COST + spec + self.entries.iter().map(Entry::cost).sum::<u64>()
+    }
+
+    /// Leaves the first so many entries, and what comes before them; returns the rest. Appended
+    /// one after the other, the two do what the whole does, and a crash between them leaves a
+    /// state the group could have asked for.
+    #[must_use]
+    pub fn split_off(&mut self, entries: usize) -> Self {
+        Self {
+            entries: self.entries.split_off(entries.min(self.entries.len())),
+            compact: self.compact.take(),
+            destroy: self.destroy.take(),
+            ..Self::new(self.group)
+        }
+    }
+}
+
+/// What the records beside the entries cost.
+const RECORDS_COST: u64 = 128;
+
 /// Where a log begins from now on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Compaction {

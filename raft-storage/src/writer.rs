@@ -12,27 +12,30 @@
 //! - a frame is only written behind everything the log holds, into blocks never written before;
 //! - a segment is durable to its end before the next one gets its header, and that header is
 //!   durable before a frame follows it;
+//! - a batch has all the segments it needs before its first frame is written, so a disk that is
+//!   full leaves all of it in the log or nothing;
 //! - after one failed write or sync nothing is written or acknowledged again: retrying a sync
 //!   could report lost data as safe.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use raft_core::Incarnation;
 
 use crate::cursor::Cursor;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_out_of_descriptors, is_out_of_room};
 use crate::encode::FrameBuffer;
 use crate::error::{DiskOp, LogError};
 use crate::frame::FRAME_HEADER_BYTES;
-use crate::identity::{Life, StoreId};
-use crate::index::{SegmentFile, Shared};
+use crate::identity::{Life, LifeFile, StoreId};
+use crate::index::Shared;
 use crate::lsn::Lsn;
 use crate::plan::{Part, Plan};
 use crate::reader::LogReader;
 use crate::record::FLAG_CLEAN;
 use crate::segment::{BLOCK_BYTES, SegmentHeader, salt};
-use crate::spares::Spares;
+use crate::spares::{Spare, Spares};
 use crate::store::LogStore;
 use crate::tails::Tails;
 use crate::write::{AppendInfo, GroupWrite, SyncInfo};
@@ -41,15 +44,20 @@ use crate::write::{AppendInfo, GroupWrite, SyncInfo};
 pub struct LogWriter<D: Disk> {
     // Fields drop in order: the helper thread of `spares` ends before the lock is given up.
     spares: Spares<D>,
-    shared: Arc<Shared<D::File>>,
-    file: Arc<D::File>,
+    /// Taken for the frames that are being written.
+    reserved: VecDeque<Spare<D::File>>,
+    shared: Arc<Shared<D>>,
+    /// The newest segment; `None` as long as there is none.
+    file: Option<D::File>,
     cursor: Cursor,
     tails: Tails,
     plan: Plan,
     frame: FrameBuffer,
     body_bytes_max: u64,
+    /// At the end of the last segment, for what has no entries.
+    kept_bytes: u64,
     store: StoreId,
-    disk: D,
+    life: LifeFile<D::File>,
     poison: Option<(DiskOp, io::ErrorKind)>,
     reader: LogReader,
     _lock: D::Lock,
@@ -58,13 +66,14 @@ pub struct LogWriter<D: Disk> {
 /// What opening a log hands to its writer.
 pub(crate) struct WriterParts<D: Disk> {
     pub(crate) spares: Spares<D>,
-    pub(crate) shared: Arc<Shared<D::File>>,
-    pub(crate) file: Arc<D::File>,
+    pub(crate) shared: Arc<Shared<D>>,
+    pub(crate) file: Option<D::File>,
     pub(crate) cursor: Cursor,
     pub(crate) tails: Tails,
     pub(crate) frame_bytes_max: u64,
+    pub(crate) kept_bytes: u64,
     pub(crate) store: StoreId,
-    pub(crate) disk: D,
+    pub(crate) life: LifeFile<D::File>,
     pub(crate) lock: D::Lock,
 }
 
@@ -73,6 +82,7 @@ impl<D: Disk> LogWriter<D> {
         let reader = LogReader::new(Arc::clone(&parts.shared));
         Self {
             spares: parts.spares,
+            reserved: VecDeque::new(),
             shared: parts.shared,
             file: parts.file,
             cursor: parts.cursor,
@@ -80,8 +90,9 @@ impl<D: Disk> LogWriter<D> {
             plan: Plan::default(),
             frame: FrameBuffer::default(),
             body_bytes_max: parts.frame_bytes_max - FRAME_HEADER_BYTES as u64,
+            kept_bytes: parts.kept_bytes,
             store: parts.store,
-            disk: parts.disk,
+            life: parts.life,
             poison: None,
             reader,
             _lock: parts.lock,
@@ -105,13 +116,14 @@ impl<D: Disk> LogWriter<D> {
         self.tails.admit(writes)?;
         self.plan.build(writes, self.body_bytes_max);
         self.frame.locations.clear();
+        let has_entries = writes.iter().any(|write| !write.entries.is_empty());
+        self.reserve(has_entries)?;
         let mut info = AppendInfo { end_lsn: self.cursor.end(), bytes: 0, frames: 0 };
         for at in 0..self.plan.frames.len() {
-            let bytes = self.plan.frames[at].bytes();
-            if bytes > self.cursor.room()
-                && let Err(error) = self.rotate(bytes)
+            if self.plan.frames[at].bytes() > self.cursor.room()
+                && let Some(spare) = self.reserved.pop_front()
             {
-                return Err(self.refuse(error, at));
+                self.rotate(spare)?;
             }
             let pieces = &self.plan.pieces[self.plan.frames[at].pieces.clone()];
             self.frame.encode(&self.cursor, pieces, writes, &self.tails.admitted);
@@ -141,30 +153,38 @@ impl<D: Disk> LogWriter<D> {
 
     /// Call this when nothing was appended for about 100 ms after a sync. If the last synced
     /// batch is not yet covered by the promise of a later frame, writes an empty frame that
-    /// covers it; its own durability does not matter. Otherwise does nothing.
+    /// covers it and makes that durable: the log is *sealed*. Otherwise does nothing.
     ///
-    /// Without it, damage to the very last batch before a crash would look like a torn tail.
+    /// Without it, damage to the very last batch before a crash would look like a torn tail and
+    /// be cut. Where there is no room for the frame, the promise is noted beside the log.
     ///
     /// # Errors
-    /// As [`Self::append`].
+    /// [`LogError::Io`] and [`LogError::Poisoned`], both final. A full disk is none.
     pub fn idle(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
-        if self.cursor.owes_promise() {
-            self.write_marker(0)?;
+        if !self.cursor.owes_promise() {
+            return Ok(());
         }
-        Ok(())
+        if self.write_marker(0)? {
+            if raft_core::planted!(SealNotSynced) { Ok(()) } else { self.submit_sync() }
+        } else {
+            self.cursor.promised = self.cursor.synced;
+            self.note_durable()
+        }
     }
 
     /// Ends the log in order: syncs it and notes that, durably, in the log and beside it, so that
     /// whatever is missing at the next open is known to be missing. Dropping the writer instead
-    /// is safe as well; the next open then finds whatever was written.
+    /// is safe as well; the next open then finds whatever was written. Without room for the last
+    /// word in the log, the one beside it has to do.
     ///
     /// # Errors
     /// As [`Self::sync`].
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
-        self.write_marker(FLAG_CLEAN)?;
-        self.submit_sync()?;
+        if self.write_marker(FLAG_CLEAN)? {
+            self.submit_sync()?;
+        }
         self.note_durable()
     }
 
@@ -188,13 +208,68 @@ impl<D: Disk> LogWriter<D> {
         self.reader.clone()
     }
 
-    /// Changes to a fresh segment in which a frame of `frame_bytes` fits.
-    fn rotate(&mut self, frame_bytes: u64) -> Result<(), LogError> {
-        // The spare comes first: without one, nothing has happened yet.
-        let spare = self
-            .spares
-            .take(BLOCK_BYTES + frame_bytes)
-            .map_err(|source| LogError::NoSegment { source })?;
+    /// Makes the first segment of a log that has none. `Ok(false)`: there is no room for it yet.
+    pub(crate) fn begin(&mut self) -> Result<bool, io::Error> {
+        let begun = match self.take_spare(BLOCK_BYTES) {
+            Ok(spare) => self.rotate(spare),
+            Err(source) if is_out_of_room(&source) || is_out_of_descriptors(&source) => {
+                return Ok(false);
+            }
+            Err(source) => return Err(source),
+        };
+        begun.map(|()| true).map_err(|error| match error {
+            LogError::Io { source, .. } => source,
+            error => io::Error::other(error),
+        })
+    }
+
+    /// Takes the segments that the planned frames need beyond the current one. Without all of
+    /// them nothing has happened yet, and the batch is taken back.
+    ///
+    /// Entries leave the last blocks of the last segment to votes and truncations, which a node
+    /// without room still owes its peers: they may not go there before another segment exists.
+    fn reserve(&mut self, has_entries: bool) -> Result<(), LogError> {
+        let mut room = self.cursor.room();
+        let mut without = None;
+        for at in 0..self.plan.frames.len() {
+            let bytes = self.plan.frames[at].bytes();
+            if bytes > room {
+                match self.take_spare(bytes) {
+                    Ok(spare) => {
+                        room = spare.bytes - BLOCK_BYTES;
+                        self.reserved.push_back(spare);
+                    }
+                    Err(source) => {
+                        without = Some(source);
+                        break;
+                    }
+                }
+            }
+            room -= bytes;
+        }
+        if without.is_none() && has_entries && room < self.kept_bytes {
+            without = self.spares.ensure().err();
+        }
+        let Some(source) = without else { return Ok(()) };
+        self.spares.give_back(self.reserved.drain(..));
+        self.tails.undo();
+        Err(LogError::NoSegment { source })
+    }
+
+    /// A spare in which a frame of `frame_bytes` fits.
+    fn take_spare(&mut self, frame_bytes: u64) -> io::Result<Spare<D::File>> {
+        self.spares.take(BLOCK_BYTES + frame_bytes).or_else(|error| {
+            if !is_out_of_descriptors(&error) {
+                return Err(error);
+            }
+            // Readers can do without theirs for a moment.
+            self.shared.files.close_all();
+            self.spares.take(BLOCK_BYTES + frame_bytes)
+        })
+    }
+
+    /// Changes to a fresh segment.
+    fn rotate(&mut self, spare: Spare<D::File>) -> Result<(), LogError> {
         if self.cursor.end() > self.cursor.synced {
             self.submit_sync()?;
         }
@@ -213,9 +288,8 @@ impl<D: Disk> LogWriter<D> {
         self.poison_on_error(DiskOp::Write, written)?;
         let synced = spare.file.sync_data();
         self.poison_on_error(DiskOp::Sync, synced)?;
-        self.file = Arc::new(spare.file);
-        let segment = SegmentFile { file: Arc::clone(&self.file), base: header.base };
-        self.shared.files.write().insert(spare.slot, segment);
+        self.file = Some(spare.file);
+        self.shared.bases.write().insert(spare.slot, header.base);
         self.cursor = self.cursor.rotated(spare.slot, &header);
         // The header belongs to what is durable, so that "all is synced" compares equal again.
         self.cursor.synced(self.cursor.end());
@@ -227,47 +301,42 @@ impl<D: Disk> LogWriter<D> {
     /// Notes beside the log how far it is durable, durably.
     fn note_durable(&mut self) -> Result<(), LogError> {
         let incarnation = Incarnation::new(self.cursor.incarnation);
-        let noted = Life { incarnation, durable: self.cursor.synced }.store(&self.disk);
-        self.poison_on_error(DiskOp::Write, noted)
-    }
-
-    /// What a failed rotation means: before the first frame of the batch was written nothing has
-    /// happened, afterwards half a batch is in the log.
-    fn refuse(&mut self, error: LogError, frames_written: usize) -> LogError {
-        match error {
-            LogError::NoSegment { source } if frames_written > 0 => {
-                let op = DiskOp::Prepare;
-                self.poison = Some((op, source.kind()));
-                LogError::Io { op, source }
-            }
-            LogError::NoSegment { source } => {
-                self.tails.undo();
-                LogError::NoSegment { source }
-            }
-            error => error,
+        let noted = self.life.store(Life { incarnation, durable: self.cursor.synced });
+        match noted {
+            // Some file systems need room even to overwrite. The note is evidence against damage
+            // and nothing that was promised, and one of its copies is whole.
+            Err(error) if is_out_of_room(&error) => Ok(()),
+            noted => self.poison_on_error(DiskOp::Write, noted),
         }
     }
 
-    fn write_marker(&mut self, flags: u8) -> Result<(), LogError> {
+    /// `false`: there is no room for it.
+    fn write_marker(&mut self, flags: u8) -> Result<bool, LogError> {
         if self.cursor.room() < BLOCK_BYTES {
             // A new segment header is a promise for all before it, and as good as a marker.
-            self.rotate(BLOCK_BYTES)?;
+            match self.take_spare(BLOCK_BYTES) {
+                Ok(spare) => self.rotate(spare)?,
+                Err(_) => return Ok(false),
+            }
         }
         self.frame.encode_marker(&self.cursor, flags);
         self.submit_frame()?;
         self.cursor.wrote(self.frame.bytes(), self.frame.crc, false);
-        Ok(())
+        Ok(true)
     }
 
     fn submit_frame(&mut self) -> Result<(), LogError> {
         let mut parts = self.frame.parts();
-        let written = self.file.write_vectored_at(&mut parts, self.cursor.offset);
+        let written = match &self.file {
+            Some(file) => file.write_vectored_at(&mut parts, self.cursor.offset),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
         self.poison_on_error(DiskOp::Write, written)
     }
 
     fn submit_sync(&mut self) -> Result<(), LogError> {
         let end = self.cursor.end();
-        let synced = self.file.sync_data();
+        let synced = self.file.as_ref().map_or(Ok(()), |file| file.sync_data());
         let synced = if raft_core::planted!(SyncErrorIgnored) { Ok(()) } else { synced };
         self.poison_on_error(DiskOp::Sync, synced)?;
         self.cursor.synced(end);

@@ -205,19 +205,6 @@ fn a_segment_that_cannot_be_made_leaves_the_log_unchanged_and_may_be_tried_again
 }
 
 #[test]
-fn half_a_batch_that_found_no_segment_poisons_the_writer() {
-    let disk = new_disk();
-    let mut opened = open_with(&disk, &tiny()).unwrap();
-    let mut batch = append(1, 1, 1, 1);
-    batch.entries.push(entry(2, 1, 50_000));
-    // The write of the first frame is operation 0, the file of the second segment number 1.
-    disk.fail_at(1, Fault::Error);
-    let failed = opened.writer.append(&[create(1), batch]);
-    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Prepare, .. })));
-    assert!(opened.writer.is_poisoned());
-}
-
-#[test]
 fn random_histories_of_crashes_keep_what_was_synced_and_lose_only_a_suffix() {
     let base = 0xC0FF_EE00;
     let rounds = if cfg!(debug_assertions) { 150 } else { 1500 };

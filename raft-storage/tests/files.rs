@@ -127,6 +127,36 @@ fn many_rotations_with_the_helper_thread_keep_everything() {
     assert!(again.report.segments > 3);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_of_many_segments_holds_few_descriptors() {
+    let dir = new_dir();
+    let tiny = LogOptions { segment_bytes: 16 << 10, ..Default::default() };
+    // Descriptors of this process that lead into the directory.
+    let held = || {
+        let all = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = all.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        targets.filter(|target| target.starts_with(dir.path())).count()
+    };
+    for life in 0..2 {
+        let mut opened = Log::open(dir.path(), &Expected::default(), &tiny).unwrap();
+        if life == 0 {
+            opened.writer.append(&[create(1)]).unwrap();
+        }
+        let mut peak = held();
+        for index in life * 150 + 1..=life * 150 + 150 {
+            let mut write = GroupWrite::new(group(1));
+            write.entries.push(entry(index, 1, 9_000));
+            opened.writer.append(&[write]).unwrap();
+            let index = LogIndex::new(index);
+            assert_eq!(opened.reader.entries(group(1), index, index, 1).unwrap().len(), 1);
+            peak = peak.max(held());
+        }
+        opened.writer.close().unwrap();
+        assert!(peak <= 45, "{peak} descriptors, life {life}");
+    }
+}
+
 #[test]
 fn an_entry_of_20_mib_is_written_read_and_recovered() {
     let dir = new_dir();
