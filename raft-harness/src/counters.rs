@@ -56,6 +56,8 @@ counters! {
     log_bytes,
     /// Calls of the log that took longer than the log may stall.
     log_stalls,
+    /// Times entries were not taken because the log had too much to do.
+    log_overloaded,
     /// Turns the shards took.
     turns,
     /// Commands applied in all groups, replay included.

@@ -144,6 +144,10 @@ pub struct NodeStatus {
     /// For how long the log has been stuck in one call, if for longer than
     /// [`NodeOptions::log_stall`](crate::NodeOptions::log_stall).
     pub log_stalled: Option<Duration>,
+    /// Bytes that were taken for the log and are not on disk yet.
+    pub log_pending_bytes: u64,
+    /// Beyond so many of them no more entries are taken.
+    pub log_pending_bytes_max: u64,
     /// Commands applied in all groups since the start of the process, replay included.
     pub applied_commands_total: u64,
     /// Its groups, by id; those of shards that are [missing](Self::missing) are not among them.

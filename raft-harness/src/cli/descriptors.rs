@@ -1,11 +1,12 @@
 //! File descriptors: as many as the system grants, and some that clients never get.
 //!
-//! A log that cannot open its next segment is a log that failed, and clients can take any number
-//! of descriptors by connecting. So they are counted before they are let in.
+//! A log that cannot open its next segment takes nothing until it can, and clients can take any
+//! number of descriptors by connecting. So they are counted before they are let in.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Segments, sockets that listen, admin connections, the runtime, and room to spare.
+/// Segments (some forty, however many there are), sockets that listen, admin connections, the
+/// runtime, and room to spare.
 const RESERVE: usize = 256;
 /// Connections with one peer: lanes of both directions, and the proxy port's.
 const RESERVE_PER_PEER: usize = 32;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use raft_mux::MuxError;
-use raft_storage::{InitError, OpenError};
+use raft_storage::{InitError, OpenError, is_out_of_descriptors, is_out_of_room};
 
 use crate::config::Problems;
 use crate::demo::DemoError;
@@ -119,6 +119,14 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Usage(_) | Self::Listen { .. } | Self::Front(_) => Exit::Usage,
             Self::File { .. } | Self::Exists { .. } => Exit::Data,
+            // Nothing is wrong with what is there.
+            Self::Init(InitError::Io { source, .. })
+            | Self::Start(StartError::Directory(source))
+            | Self::Start(StartError::Log(OpenError::Io { source, .. }))
+                if is_out_of_room(source) || is_out_of_descriptors(source) =>
+            {
+                Exit::Warning
+            }
             Self::Init(error) => match error {
                 InitError::ClusterName { .. } => Exit::Usage,
                 _ => Exit::Data,
@@ -167,6 +175,20 @@ impl CliError {
             | Self::Start(StartError::Log(OpenError::Locked { .. })) => {
                 "is the node running already? Each node needs a directory of its own"
             }
+            Self::Init(InitError::Io { source, .. })
+            | Self::Start(StartError::Directory(source))
+            | Self::Start(StartError::Log(OpenError::Io { source, .. }))
+                if is_out_of_room(source) =>
+            {
+                "the disk is full, or a quota is: nothing is lost. Make room, then repeat this"
+            }
+            Self::Init(InitError::Io { source, .. })
+            | Self::Start(StartError::Directory(source))
+            | Self::Start(StartError::Log(OpenError::Io { source, .. }))
+                if is_out_of_descriptors(source) =>
+            {
+                DESCRIPTORS
+            }
             Self::Start(StartError::Log(error)) => match error {
                 OpenError::NotInitialised { .. } => {
                     "run `raftd init --config <file>` once. If this node had data before, do not: \
@@ -195,11 +217,7 @@ impl CliError {
                 "this is a bug, of raftd or of the state machine that is named: keep what this node \
                  logged. Started again, it recovers what it had acknowledged"
             }
-            Self::Failed(failure) if is_descriptors(failure) => {
-                "the process ran out of file descriptors; the disk is not to blame. Raise the \
-                 limit (`ulimit -Hn`, or `LimitNOFILE=` of systemd), then start the node again: \
-                 it recovers what it had acknowledged"
-            }
+            Self::Failed(failure) if is_descriptors(failure) => DESCRIPTORS,
             Self::Failed(_) => {
                 "check the disk (full? failing? `dmesg`), then start the node again: it recovers \
                  what it had acknowledged"
@@ -234,6 +252,10 @@ impl CliError {
     }
 }
 
+const DESCRIPTORS: &str = "the process ran out of file descriptors; the disk is not to blame. \
+     Raise the limit (`ulimit -Hn`, or `LimitNOFILE=` of systemd), then start the node again: it \
+     recovers what it had acknowledged";
+
 /// Whether a failure, told with its causes, is for lack of file descriptors (`EMFILE`, `ENFILE`).
 fn is_descriptors(failure: &str) -> bool {
     failure.to_ascii_lowercase().contains("too many open files")
@@ -259,6 +281,24 @@ mod tests {
         }
         let told = CliError::Failed("cannot flush: no space left on device".to_owned()).tell();
         assert!(told.contains("dmesg"), "{told}");
+    }
+
+    #[test]
+    fn a_full_disk_is_not_called_damage() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let dir = "/data".to_owned();
+        for error in [
+            CliError::Init(InitError::Io { dir: dir.clone(), source: full() }),
+            CliError::Start(StartError::Log(OpenError::Io { dir, source: full() })),
+            CliError::Start(StartError::Directory(full())),
+        ] {
+            assert_eq!(error.exit(), Exit::Warning);
+            assert!(error.tell().contains("Make room"), "{}", error.tell());
+        }
+        let source = io::Error::from_raw_os_error(24);
+        let error = CliError::Start(StartError::Directory(source));
+        assert_eq!(error.exit(), Exit::Warning);
+        assert!(error.tell().contains("LimitNOFILE"), "{}", error.tell());
     }
 
     #[test]

@@ -221,6 +221,7 @@ impl ShardEngine {
             touched: false,
             was_leader: false,
             known_leader: None,
+            declines: false,
             is_gone: false,
             is_on_disk: false,
             created: Vec::new(),

@@ -11,6 +11,7 @@ use raft_core::{
 use raft_storage::GroupWrite;
 use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 
+use super::log_load::LogLoad;
 use super::log_time::Told;
 use super::machine::{Applied, BrokenMachine, MachineHost};
 use crate::group_spec::GroupSpec;
@@ -160,6 +161,8 @@ pub(crate) struct TurnOutput {
     pub(crate) persist: Vec<GroupWrite>,
     /// What each of them is to be acknowledged as.
     pub(crate) persist_tickets: Vec<(GroupId, PersistTicket)>,
+    /// Bytes that were counted as the log's before it was given them.
+    pub(crate) taken: u64,
     /// Messages for the control lane.
     pub(crate) control: Vec<(NodeId, Envelope)>,
     /// Scheduled heartbeats.
@@ -182,6 +185,14 @@ pub(crate) struct TurnOutput {
     pub(crate) fetches: Vec<Fetch>,
     /// Groups whose known leader changed.
     pub(crate) leaders: Vec<(GroupId, Option<NodeId>)>,
+}
+
+impl TurnOutput {
+    /// Counts what the log is given now, in the place of what was taken for it.
+    pub(crate) fn count_load(&mut self, load: &LogLoad) {
+        load.add(self.persist.iter().map(GroupWrite::cost).sum());
+        load.remove(std::mem::take(&mut self.taken));
+    }
 }
 
 /// How far a shard is that hands over what it leads.

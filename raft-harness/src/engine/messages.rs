@@ -79,6 +79,11 @@ impl ShardEngine {
                 self.counters.messages_dropped.fetch_add(1, Relaxed);
                 return;
             }
+            self.end_declining(out);
+            let bytes = envelope.entries.iter().map(Entry::cost).sum();
+            if bytes > 0 && !self.take_load(bytes) {
+                self.decline(at, out);
+            }
             self.incoming = envelope.entries;
         }
         if let Message::TimeoutNow(request) = &envelope.message {

@@ -7,6 +7,7 @@
 mod applying;
 mod creation;
 mod io;
+mod log_load;
 mod log_sizes;
 mod log_time;
 mod machine;
@@ -34,6 +35,7 @@ pub(crate) use io::{
     ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, HandingOver,
     MakeMachine, PersistTicket, Route, SendLane, Source, TurnOutput,
 };
+pub(crate) use log_load::LogLoad;
 pub(crate) use log_time::Told;
 pub(crate) use machine::{Applied, MachineHost};
 pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};

@@ -13,6 +13,7 @@ use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 use super::spreading::SPREADING_TOKEN;
 use super::stopping::STOPPING_TOKEN;
+use crate::counters::Counters;
 use crate::request::{Answer, Proposed, Reply, Request, RequestError, RequestKind};
 
 /// Reads and transfers have tokens of their own kinds, beside the reply table's places.
@@ -38,9 +39,15 @@ impl ShardEngine {
                     reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
                     return;
                 }
+                let bytes = bytes + Entry::OVERHEAD;
+                if !self.take_load(bytes) {
+                    Counters::add(&self.counters.log_overloaded, 1);
+                    let pending_bytes = self.options.log_load.bytes();
+                    reply.send(Err(RequestError::Overloaded { pending_bytes }));
+                    return;
+                }
                 let token = self.replies.insert(group, reply);
                 self.proposing = command;
-                let bytes = bytes + Entry::OVERHEAD;
                 let stamp = self.stamp(at);
                 let before = self.slots[at as usize].core.last_index();
                 self.step(at, Input::Propose { token, bytes, time: stamp.time() }, out);

@@ -22,6 +22,7 @@ use raft_transport::LanePolicy;
 use tracing::{error, info};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
+use super::log_load::LogLoad;
 use super::log_time::{Stamp, Vouched, WallClocks};
 use super::removal::{Ended, Leaving};
 use super::replies::Replies;
@@ -61,6 +62,8 @@ pub(crate) struct EngineOptions {
     pub(crate) snapshot_hold_bytes: u64,
     /// Bytes handed to the bulk lane and not yet taken by it, per peer.
     pub(crate) bulk_bytes_max: u64,
+    /// What the log has been given, by all shards.
+    pub(crate) log_load: Arc<LogLoad>,
 }
 
 /// Who makes a shard's entries durable.
@@ -128,6 +131,10 @@ pub(crate) struct ShardEngine {
     /// The node is going to stop.
     pub(super) stopping: Option<Stopping>,
     pub(super) spreading: Spreading,
+    /// Bytes taken in this turn, which the log was not given yet.
+    pub(super) taken: u64,
+    /// Groups that decline entries because the log has too much to do.
+    pub(super) declining: Vec<u32>,
     /// The log failed.
     pub(super) is_deaf: bool,
     #[cfg(feature = "sim")]
@@ -179,6 +186,8 @@ impl ShardEngine {
             disk: DiskSpace::Ample,
             stopping: None,
             spreading: Spreading::default(),
+            taken: 0,
+            declining: Vec::new(),
             is_deaf: false,
             #[cfg(feature = "sim")]
             watching: None,
@@ -247,6 +256,8 @@ impl ShardEngine {
             EngineInput::BulkSent(peer, bytes) => self.on_bulk_sent(peer, bytes),
             EngineInput::Disk(space) => {
                 for at in 0..self.slots.len() as u32 {
+                    // What it is told now it knows; if the log is behind, it will be told again.
+                    self.slots[at as usize].declines = false;
                     if !self.slots[at as usize].is_gone {
                         self.step(at, Input::Disk(space), out);
                     }
@@ -322,6 +333,7 @@ impl ShardEngine {
     pub(crate) fn finish_turn(&mut self, out: &mut TurnOutput) {
         self.route = Route::Control;
         self.tend_stopping(out);
+        self.end_declining(out);
         // Reads and, in memory, completions can touch groups again; both settle quickly.
         while !self.touched.is_empty() {
             let mut touched =
@@ -330,6 +342,45 @@ impl ShardEngine {
                 self.finish_slot(at, out);
             }
             self.touched_spare = touched;
+        }
+        out.taken += std::mem::take(&mut self.taken);
+    }
+
+    /// Takes account of entries before they are taken; `false` if the log has too much to do.
+    pub(super) fn take_load(&mut self, bytes: u64) -> bool {
+        if self.options.durability == Durability::Memory {
+            return true;
+        }
+        if self.options.log_load.is_heavy() {
+            return false;
+        }
+        self.options.log_load.add(bytes);
+        self.taken += bytes;
+        true
+    }
+
+    /// Lets a group decline entries, as it does while the disk is full.
+    pub(super) fn decline(&mut self, at: u32, out: &mut TurnOutput) {
+        let slot = &mut self.slots[at as usize];
+        // A leader is not meant: what comes for it is late.
+        if !slot.declines && !slot.core.is_leader() {
+            slot.declines = true;
+            self.declining.push(at);
+            Counters::add(&self.counters.log_overloaded, 1);
+            self.step(at, Input::Disk(DiskSpace::Full), out);
+        }
+    }
+
+    /// Once the log has caught up, entries are taken again.
+    pub(super) fn end_declining(&mut self, out: &mut TurnOutput) {
+        if self.declining.is_empty() || !self.options.log_load.is_light() {
+            return;
+        }
+        for at in std::mem::take(&mut self.declining) {
+            let slot = &mut self.slots[at as usize];
+            if std::mem::take(&mut slot.declines) && !slot.is_gone {
+                self.step(at, Input::Disk(self.disk), out);
+            }
         }
     }
 
@@ -617,5 +668,10 @@ impl ShardEngine {
             }
         });
         statuses.collect()
+    }
+
+    /// What the log has been given.
+    pub(crate) fn log_load(&self) -> &LogLoad {
+        &self.options.log_load
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Slot {
     pub(crate) touched: bool,
     pub(crate) was_leader: bool,
     pub(crate) known_leader: Option<NodeId>,
+    /// It declines entries because the log has too much to do.
+    pub(crate) declines: bool,
     /// The replica left; the place is not used again.
     pub(crate) is_gone: bool,
     /// Whether the log holds the group.

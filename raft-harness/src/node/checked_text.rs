@@ -10,9 +10,12 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// The text of a file without its last line; `None` if there is no file.
 pub(super) fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<String>> {
-    let Some(bytes) = read_file(disk, name, FILE_BYTES_MAX)? else {
-        return Ok(None);
-    };
+    let bytes = read_file(disk, name, FILE_BYTES_MAX)?;
+    bytes.map(|bytes| unseal(name, bytes)).transpose()
+}
+
+/// The text that [`seal`] was given.
+pub(super) fn unseal(name: &str, bytes: Vec<u8>) -> io::Result<String> {
     let text = String::from_utf8(bytes).map_err(|_| invalid(name, "it is not text"))?;
     let lines = text.strip_suffix('\n').unwrap_or_default();
     let start = lines.rfind('\n').map_or(0, |end| end + 1);
@@ -20,15 +23,20 @@ pub(super) fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<String>> 
     if last != sum_line(text) {
         return Err(invalid(name, "it fails its checksum"));
     }
-    Ok(Some(text.to_owned()))
+    Ok(text.to_owned())
 }
 
 /// Replaces a file, durably, by lines that each end with a line feed.
-pub(super) fn write<D: Disk>(disk: &D, name: &str, mut text: String) -> io::Result<()> {
+pub(super) fn write<D: Disk>(disk: &D, name: &str, text: String) -> io::Result<()> {
+    replace_file(disk, name, seal(text).as_bytes())
+}
+
+/// Adds the last line to lines that each end with a line feed.
+pub(super) fn seal(mut text: String) -> String {
     let last = sum_line(&text);
     text.push_str(&last);
     text.push('\n');
-    replace_file(disk, name, text.as_bytes())
+    text
 }
 
 /// Says that a file is not what it should be, by its name.

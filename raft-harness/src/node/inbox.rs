@@ -4,7 +4,7 @@
 //! missed, and a push wakes only a sleeper. The drain takes everything at once.
 //!
 //! Bound: requests of clients are pushed with a limit and refused beyond it; what other threads
-//! of the node push is bounded by windows of their own (credits, persist windows).
+//! of the node push is bounded by windows of their own (credits, what the log may be given).
 
 use std::task::{Context, Waker};
 

@@ -1,12 +1,15 @@
 //! The lives of this data directory: each start draws bits, and tells its peers the bits of the
 //! starts before. A copy of the directory, or one put back to an earlier state, tells other bits
 //! for a number its peers have seen, however often it is started afterwards.
+//!
+//! The file holds its text twice and is overwritten in place, so a start on a full disk can note
+//! its life; a crash or damage leaves one of the two.
 
 use std::fmt::Write;
 use std::io;
 
 use raft_core::Incarnation;
-use raft_storage::Disk;
+use raft_storage::{Disk, read_twins, write_twins};
 use raft_transport::{PAST_LIVES_MAX, first_bits};
 
 use super::checked_text::{self, invalid};
@@ -21,14 +24,17 @@ pub(crate) fn begin_life<D: Disk>(
     incarnation: Incarnation,
     life: u128,
 ) -> io::Result<Vec<u32>> {
-    let text = checked_text::read(disk, FILE)?.unwrap_or_default();
-    let mut lives = Vec::new();
-    for line in text.lines() {
-        let noted = line.split_once(' ').and_then(|(number, bits)| {
-            Some((number.parse::<u64>().ok()?, u32::from_str_radix(bits, 16).ok()?))
-        });
-        lives.push(noted.ok_or_else(|| invalid(FILE, &format!("cannot read {line:?}")))?);
-    }
+    let mut lives = match read_twins(disk, FILE)? {
+        None => Vec::new(),
+        Some(copies) => {
+            let copies = copies.into_iter().map(parse);
+            let newest = |lives: &Vec<(u64, u32)>| lives.last().map(|(number, _)| *number);
+            let (sound, damaged): (Vec<_>, Vec<_>) = copies.partition(Result::is_ok);
+            let damage = || damaged.into_iter().find_map(Result::err);
+            let sound = sound.into_iter().flatten().max_by_key(newest);
+            sound.ok_or_else(|| damage().unwrap_or_else(|| invalid(FILE, "its length is wrong")))?
+        }
+    };
     let now = incarnation.get();
     lives.retain(|(number, _)| *number < now);
     let first = lives.first().map_or(now, |(number, _)| *number);
@@ -39,8 +45,20 @@ pub(crate) fn begin_life<D: Disk>(
     for (number, bits) in &lives[lives.len().saturating_sub(PAST_LIVES_MAX + 1)..] {
         let _ = writeln!(text, "{number} {bits:08x}");
     }
-    checked_text::write(disk, FILE, text)?;
+    write_twins(disk, FILE, checked_text::seal(text).as_bytes())?;
     Ok(past)
+}
+
+/// The lives that a copy of the file notes, the oldest first.
+fn parse(bytes: Vec<u8>) -> io::Result<Vec<(u64, u32)>> {
+    let text = checked_text::unseal(FILE, bytes)?;
+    let parsed = text.lines().map(|line| {
+        let noted = line.split_once(' ').and_then(|(number, bits)| {
+            Some((number.parse::<u64>().ok()?, u32::from_str_radix(bits, 16).ok()?))
+        });
+        noted.ok_or_else(|| invalid(FILE, &format!("cannot read {line:?}")))
+    });
+    parsed.collect()
 }
 
 #[cfg(test)]
@@ -65,13 +83,38 @@ mod tests {
     }
 
     #[test]
+    fn a_life_is_noted_on_a_full_disk_and_whenever_the_power_goes() -> io::Result<()> {
+        use raft_storage::{CrashPolicy, Fault};
+        let disk = MemDisk::new();
+        begin_life(&disk, Incarnation::new(1), 1)?;
+        disk.limit_bytes(Some(disk.bytes()));
+        assert_eq!(begin_life(&disk, Incarnation::new(2), 2)?, [1]);
+        for operation in 0..4 {
+            for seed in 0..20 {
+                let cut = disk.crash(CrashPolicy::KeepAll);
+                cut.fail_at(operation, Fault::PowerCut);
+                assert!(begin_life(&cut, Incarnation::new(3), 3).is_err());
+                let again = cut.crash(CrashPolicy::RandomSectors { seed });
+                let past = begin_life(&again, Incarnation::new(4), 4)?;
+                assert!(past == [3, 2, 1] || past == [0, 2, 1], "{operation} {seed}: {past:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_damaged_file_is_an_error_that_names_it() -> io::Result<()> {
         let disk = MemDisk::new();
         begin_life(&disk, Incarnation::new(1), 7)?;
         let mut bytes = raft_storage::read_file(&disk, FILE, 1 << 20)?.expect("it was written");
         bytes[3] ^= 1;
         disk.overwrite(FILE, &bytes);
-        let error = begin_life(&disk, Incarnation::new(2), 8).unwrap_err();
+        assert_eq!(begin_life(&disk, Incarnation::new(2), 8)?, [7], "the other copy says so");
+        let mut bytes = raft_storage::read_file(&disk, FILE, 1 << 20)?.expect("it was written");
+        bytes[3] ^= 1;
+        bytes[4096] ^= 1;
+        disk.overwrite(FILE, &bytes);
+        let error = begin_life(&disk, Incarnation::new(3), 9).unwrap_err();
         assert!(error.to_string().starts_with("lives: "), "{error}");
         Ok(())
     }

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 use raft_storage::LogReader;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::inbox::Inbox;
+use super::log_thread::chain;
 use super::shard_thread::ShardInput;
 use crate::engine::{EngineInput, Fetch};
 
 /// Bytes read for a group at a time, unless a single entry is larger.
 const READ_BYTES: u64 = 1 << 20;
+
+/// After a read for which there was no file descriptor.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 pub(crate) fn run(
     reader: &LogReader,
@@ -20,7 +24,12 @@ pub(crate) fn run(
     shards: &[Arc<Inbox<ShardInput>>],
 ) {
     while let Ok((shard, fetch)) = fetches.recv() {
-        let _ = shards[shard].push(ShardInput::Engine(read(reader, fetch)));
+        let answer = read(reader, fetch);
+        if matches!(&answer, EngineInput::Fetched(_, entries) if entries.is_empty()) {
+            // It will be asked again at once, and what was missing is still missing.
+            std::thread::sleep(PAUSE);
+        }
+        let _ = shards[shard].push(ShardInput::Engine(answer));
     }
 }
 
@@ -28,6 +37,11 @@ pub(crate) fn run(
 pub(crate) fn read(reader: &LogReader, fetch: Fetch) -> EngineInput {
     match reader.entries(fetch.group, fetch.first, fetch.last, READ_BYTES) {
         Ok(entries) => EngineInput::Fetched(fetch.group, entries),
+        // Nothing is wrong with the log. Whoever still needs the entries asks again.
+        Err(error) if error.is_passing() => {
+            warn!(group = %fetch.group, error = chain(&error), "the log cannot be read now");
+            EngineInput::Fetched(fetch.group, Vec::new())
+        }
         Err(error) => {
             error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
             EngineInput::FetchFailed(fetch.group, fetch.first)

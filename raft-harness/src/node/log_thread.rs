@@ -1,16 +1,21 @@
 //! The thread that owns the log: one write and one fdatasync for whatever all shards handed in
 //! since the last one ended.
 //!
+//! A disk without room is no failure. What was written before there was none is made durable and
+//! acknowledged, the rest waits, votes pass it while the log has the room it keeps for them.
+//!
 //! Invariant: nothing is acknowledged to a shard before the fdatasync that covers it returned.
 //! After a failure nothing is acknowledged at all, ever again (see `raft-storage`).
 
+use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
-use raft_core::{DiskSpace, GroupId};
-use raft_storage::{GroupWrite, LogError, LogStore};
+use raft_core::{DiskSpace, Entry, GroupId};
+use raft_storage::{GroupWrite, LogError, LogReader, LogStore};
 use tracing::{error, warn};
 
 use super::clock::Clock;
@@ -18,7 +23,7 @@ use super::inbox::Inbox;
 use super::log_watch::LogWatch;
 use super::shard_thread::ShardInput;
 use crate::counters::Counters;
-use crate::engine::{EngineInput, PersistTicket};
+use crate::engine::{EngineInput, LogLoad, PersistTicket};
 
 /// What one turn of one shard wants durable.
 pub(crate) struct LogBatch {
@@ -30,75 +35,241 @@ pub(crate) struct LogBatch {
 /// After so long without work, the log says in a frame of its own that all is durable.
 pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(100);
 
-/// How often a log that found no room for a new segment looks again.
-pub(crate) const NO_SEGMENT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a log that found no room for a segment waits before it looks again: first, and at
+/// most. Each look costs the disk a question and the shards nothing.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Operations taken into one write at most, so that the first does not wait for a flood.
 const WRITES_MAX: usize = 16 << 10;
 
+/// What is handed to the log at once, as far as operations can be divided: what goes into one
+/// frame by default, so that a disk that fills up takes whole frames until it is full.
+pub(crate) const PORTION_BYTES: u64 = 4 << 20;
+
+/// No sync waits for more than this and a portion.
+const SYNC_BYTES: u64 = 16 << 20;
+
 /// The log and what it is working on. The steps take no time of their own, so that a simulator
 /// can let time pass, or a node die, between them.
+///
+/// Bound: what waits is bounded by [`LogLoad`], as far as it has entries, and by one operation per
+/// group beside that.
 pub(crate) struct LogWork {
     store: Box<dyn LogStore>,
-    writes: Vec<GroupWrite>,
-    done: Vec<(usize, Vec<(GroupId, PersistTicket)>)>,
+    load: Arc<LogLoad>,
+    portion_bytes: u64,
+    /// In the order in which they were handed in.
+    waiting: VecDeque<Waiting>,
+    /// Written and not yet acknowledged.
+    written: Vec<GroupWrite>,
+    done: Vec<Done>,
     bytes: u64,
     /// The last append found no room, and the shards know.
     full: bool,
+    pause: Duration,
     idle: bool,
+}
+
+/// An operation, or a part of one, that is to be written.
+struct Waiting {
+    write: GroupWrite,
+    cost: u64,
+    /// Of the last part.
+    done: Option<Done>,
+}
+
+/// What was to be written, and why there is no segment for it.
+type NoRoomFor = (Vec<Waiting>, io::Error);
+
+/// An operation that can be acknowledged when what was written is durable.
+struct Done {
+    shard: usize,
+    ticket: (GroupId, PersistTicket),
+    cost: u64,
 }
 
 /// How an append ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Append {
-    /// Everything is in the page cache.
+    /// Something is in the page cache and can be made durable; what did not fit into one go
+    /// waits, see [`LogWork::has_waiting`].
     Written,
-    /// There is no segment; to be tried again after [`NO_SEGMENT_PAUSE`], as descriptors or
-    /// space may come free.
+    /// The same, and for the rest there is no segment: the next attempt will say so.
+    Partly,
+    /// Nothing was written, for there is no segment; to be tried again after
+    /// [`pause`](LogWork::pause), as descriptors or space may come free.
     NoSegment,
 }
 
 impl LogWork {
-    pub(crate) fn new(store: Box<dyn LogStore>) -> Self {
-        Self { store, writes: Vec::new(), done: Vec::new(), bytes: 0, full: false, idle: false }
+    pub(crate) fn new(store: Box<dyn LogStore>, load: Arc<LogLoad>, portion_bytes: u64) -> Self {
+        Self {
+            store,
+            load,
+            portion_bytes,
+            waiting: VecDeque::new(),
+            written: Vec::new(),
+            done: Vec::new(),
+            bytes: 0,
+            full: false,
+            pause: PAUSE_FIRST,
+            idle: false,
+        }
     }
 
     /// Takes a batch, and what else is waiting.
     pub(crate) fn take(&mut self, first: LogBatch, batches: &Receiver<LogBatch>) {
         self.idle = false;
         let mut next = Some(first);
-        while let Some(batch) = next {
-            self.writes.extend(batch.writes);
-            self.done.push((batch.shard, batch.tickets));
-            let more = self.writes.len() < WRITES_MAX;
+        while let Some(LogBatch { shard, writes, tickets }) = next {
+            debug_assert_eq!(writes.len(), tickets.len());
+            self.waiting.extend(writes.into_iter().zip(tickets).map(|(write, ticket)| {
+                let cost = write.cost();
+                Waiting { write, cost, done: Some(Done { shard, ticket, cost }) }
+            }));
+            let more = self.waiting.len() < WRITES_MAX;
             next = if more { batches.try_recv().ok() } else { None };
         }
     }
 
-    /// What was taken and is not acknowledged yet.
-    #[cfg(feature = "sim")]
-    pub(crate) fn writes(&self) -> &[GroupWrite] {
-        &self.writes
+    /// Whether something was taken that is not written.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    /// Writes what was taken.
+    /// What was taken and is not written yet.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &GroupWrite> {
+        self.waiting.iter().map(|waiting| &waiting.write)
+    }
+
+    /// What was written and is not acknowledged yet.
+    #[cfg(feature = "sim")]
+    pub(crate) fn written(&self) -> &[GroupWrite] {
+        &self.written
+    }
+
+    /// Writes what was taken, portion by portion.
     pub(crate) fn append(&mut self, shards: &[Arc<Inbox<ShardInput>>]) -> Result<Append, LogError> {
-        match self.store.append(&self.writes) {
-            Ok(info) => {
-                self.bytes = info.bytes;
-                Ok(Append::Written)
+        while !self.waiting.is_empty() && self.bytes < SYNC_BYTES {
+            let count = self.portion();
+            let portion: Vec<Waiting> = self.waiting.drain(..count).collect();
+            if let Err((portion, why)) = self.write(portion)? {
+                portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+                self.append_votes()?;
+                return self.found_no_room(&why, shards);
             }
-            // Nothing was written; descriptors or space may come free. Until then groups are to be
-            // led elsewhere.
+        }
+        self.pause = PAUSE_FIRST;
+        Ok(Append::Written)
+    }
+
+    /// There is no room for what comes next. Descriptors or space may come free; until then
+    /// groups are to be led elsewhere.
+    fn found_no_room(
+        &mut self,
+        why: &io::Error,
+        shards: &[Arc<Inbox<ShardInput>>],
+    ) -> Result<Append, LogError> {
+        if !std::mem::replace(&mut self.full, true) {
+            warn!(%why, "no room for the log: no entries are taken until there is");
+            tell(shards, DiskSpace::Full);
+        }
+        if self.written.is_empty() {
+            // Nothing will follow for a while.
+            self.store.idle()?;
+            return Ok(Append::NoSegment);
+        }
+        if raft_core::planted!(TornBatchAcknowledged) {
+            self.done.extend(self.waiting.iter_mut().filter_map(|waiting| waiting.done.take()));
+        }
+        Ok(Append::Partly)
+    }
+
+    /// How many of those that wait make the next portion. One that is too large is divided.
+    fn portion(&mut self) -> usize {
+        let mut bytes = 0;
+        for at in 0..self.waiting.len() {
+            bytes += self.waiting[at].cost;
+            if bytes <= self.portion_bytes {
+                continue;
+            }
+            if at > 0 {
+                return at;
+            }
+            let write = &mut self.waiting[at].write;
+            // As many of its entries as fit, one at least.
+            let mut left = self.portion_bytes;
+            let fits = |entry: &&Entry| {
+                left = left.saturating_sub(entry.cost());
+                left > 0
+            };
+            let fitting = write.entries.iter().take_while(fits).count().max(1);
+            if fitting < write.entries.len() {
+                let rest = write.split_off(fitting);
+                self.waiting[at].cost = write.cost();
+                let (cost, done) = (rest.cost(), self.waiting[at].done.take());
+                self.waiting.insert(at + 1, Waiting { write: rest, cost, done });
+            }
+            return 1;
+        }
+        self.waiting.len()
+    }
+
+    /// Writes a portion; without room for it, gives it back.
+    fn write(&mut self, portion: Vec<Waiting>) -> Result<Result<(), NoRoomFor>, LogError> {
+        let (writes, rest): (Vec<_>, Vec<_>) =
+            portion.into_iter().map(|Waiting { write, cost, done }| (write, (cost, done))).unzip();
+        match self.store.append(&writes) {
+            Ok(info) => {
+                self.bytes += info.bytes;
+                self.written.extend(writes);
+                self.done.extend(rest.into_iter().filter_map(|(_, done)| done));
+                Ok(Ok(()))
+            }
             Err(LogError::NoSegment { source }) => {
-                if !std::mem::replace(&mut self.full, true) {
-                    warn!(%source, "no room for the log: no entries are taken until there is");
-                    tell(shards, DiskSpace::Full);
-                }
-                Ok(Append::NoSegment)
+                let parts = writes.into_iter().zip(rest);
+                let parts = parts.map(|(write, (cost, done))| Waiting { write, cost, done });
+                Ok(Err((parts.collect(), source)))
             }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Writes, while there is no segment, votes and whatever else has no entries: the log keeps
+    /// some room for them, so they need not wait with the entries. Within a group the order stays.
+    pub(crate) fn append_votes(&mut self) -> Result<Append, LogError> {
+        let mut behind = HashSet::new();
+        let (mut first, mut later) = (Vec::new(), Vec::new());
+        for waiting in self.waiting.drain(..) {
+            let group = waiting.write.group;
+            if waiting.write.entries.is_empty() && !behind.contains(&group) {
+                first.push(waiting);
+            } else {
+                behind.insert(group);
+                later.push(waiting);
+            }
+        }
+        let unwritten = match first.is_empty() {
+            true => None,
+            false => self.write(first)?.err(),
+        };
+        let unwritten = unwritten.into_iter().flat_map(|(unwritten, _)| unwritten);
+        self.waiting.extend(unwritten.chain(later));
+        Ok(if self.written.is_empty() { Append::NoSegment } else { Append::Partly })
+    }
+
+    /// Reads what is written here.
+    pub(crate) fn reader(&self) -> LogReader {
+        self.store.reader()
+    }
+
+    /// How long to wait after there was no segment: longer each time.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        pause
     }
 
     /// Makes it durable.
@@ -106,25 +277,32 @@ impl LogWork {
         if !raft_core::planted!(CompletionBeforeSync) {
             self.store.sync()?;
         }
-        let entries: usize = self.writes.iter().map(|write| write.entries.len()).sum();
+        let entries: usize = self.written.iter().map(|write| write.entries.len()).sum();
         Counters::add(&counters.log_appends, 1);
         Counters::add(&counters.fsyncs, 1);
-        Counters::add(&counters.group_writes, self.writes.len() as u64);
+        Counters::add(&counters.group_writes, self.done.len() as u64);
         Counters::add(&counters.log_entries, entries as u64);
         Counters::add(&counters.log_bytes, self.bytes);
         Ok(())
     }
 
-    /// Tells the shards that it is durable.
+    /// Tells the shards what is durable.
     pub(crate) fn acknowledge(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
-        if std::mem::take(&mut self.full) {
+        if self.waiting.is_empty() && std::mem::take(&mut self.full) {
             tell(shards, DiskSpace::Ample);
         }
-        self.writes.clear();
-        for (shard, tickets) in self.done.drain(..) {
-            let input = ShardInput::Engine(EngineInput::Persisted(tickets));
-            // A shard that has stopped needs no acknowledgement.
-            let _ = shards[shard].push(input);
+        self.bytes = 0;
+        self.written.clear();
+        let mut tickets: Vec<Vec<_>> = shards.iter().map(|_| Vec::new()).collect();
+        for Done { shard, ticket, cost } in self.done.drain(..) {
+            self.load.remove(cost);
+            tickets[shard].push(ticket);
+        }
+        for (shard, tickets) in shards.iter().zip(tickets) {
+            if !tickets.is_empty() {
+                // A shard that has stopped needs no acknowledgement.
+                let _ = shard.push(ShardInput::Engine(EngineInput::Persisted(tickets)));
+            }
         }
     }
 
@@ -152,23 +330,12 @@ pub(crate) struct LogLinks {
     pub(crate) failure: Arc<Mutex<Option<String>>>,
 }
 
-pub(crate) fn run(store: Box<dyn LogStore>, batches: &Receiver<LogBatch>, links: &LogLinks) {
+pub(crate) fn run(mut work: LogWork, batches: &Receiver<LogBatch>, links: &LogLinks) {
     let LogLinks { shards, watch, clock, .. } = links;
-    let mut work = LogWork::new(store);
     loop {
-        let result = match batches.recv_timeout(IDLE_AFTER) {
-            Ok(first) => {
-                work.take(first, batches);
-                make_durable(&mut work, batches, links)
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                watch.during(*clock, || work.idle()).map(|()| Ended::Durable)
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        match result {
-            Ok(Ended::Durable) => work.acknowledge(shards),
-            Ok(Ended::WithoutRoom) => return,
+        match turn(&mut work, batches, links) {
+            Ok(Turn::Goes) => {}
+            Ok(Turn::Ends) => break,
             Err(failure) => {
                 // Not by way of the shards: they may stand still as well.
                 links.failure.lock().get_or_insert_with(|| chain(&failure));
@@ -177,9 +344,59 @@ pub(crate) fn run(store: Box<dyn LogStore>, batches: &Receiver<LogBatch>, links:
             }
         }
     }
+    if work.has_waiting() {
+        warn!("the log ends with operations it had no room for");
+    }
     if let Err(failure) = watch.during(*clock, || work.close()) {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
+}
+
+/// Whether the log goes on.
+enum Turn {
+    Goes,
+    Ends,
+}
+
+/// Takes what there is and makes it durable, or waits: for work, or for room.
+fn turn(
+    work: &mut LogWork,
+    batches: &Receiver<LogBatch>,
+    links: &LogLinks,
+) -> Result<Turn, LogError> {
+    let LogLinks { shards, counters, watch, clock, .. } = links;
+    if !work.has_waiting() {
+        match batches.recv_timeout(IDLE_AFTER) {
+            Ok(first) => work.take(first, batches),
+            Err(RecvTimeoutError::Timeout) => {
+                return watch.during(*clock, || work.idle()).map(|()| Turn::Goes);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
+        }
+    }
+    match watch.during(*clock, || work.append(shards))? {
+        Append::Written | Append::Partly => {
+            watch.during(*clock, || work.sync(counters))?;
+            work.acknowledge(shards);
+        }
+        Append::NoSegment => {
+            let until = Instant::now() + work.pause();
+            loop {
+                match batches.recv_deadline(until) {
+                    Ok(batch) => {
+                        work.take(batch, batches);
+                        if watch.during(*clock, || work.append_votes())? == Append::Partly {
+                            watch.during(*clock, || work.sync(counters))?;
+                            work.acknowledge(shards);
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
+                }
+            }
+        }
+    }
+    Ok(Turn::Goes)
 }
 
 fn tell(shards: &[Arc<Inbox<ShardInput>>], space: DiskSpace) {
@@ -197,7 +414,7 @@ pub(crate) fn give_up(failure: &LogError, shards: &[Arc<Inbox<ShardInput>>]) {
 }
 
 /// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -206,34 +423,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Writes and syncs what was taken, and what comes while there is no room for it.
-fn make_durable(
-    work: &mut LogWork,
-    batches: &Receiver<LogBatch>,
-    links: &LogLinks,
-) -> Result<Ended, LogError> {
-    let LogLinks { shards, counters, watch, clock, .. } = links;
-    while watch.during(*clock, || work.append(shards))? == Append::NoSegment {
-        match batches.recv_timeout(NO_SEGMENT_PAUSE) {
-            Ok(batch) => work.take(batch, batches),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                warn!("the log ends with operations it had no room for");
-                return Ok(Ended::WithoutRoom);
-            }
-        }
-    }
-    watch.during(*clock, || work.sync(counters))?;
-    Ok(Ended::Durable)
-}
-
-/// How an attempt to make something durable ended.
-enum Ended {
-    Durable,
-    /// The node stops, and the disk is full.
-    WithoutRoom,
 }
 
 #[cfg(test)]
@@ -282,17 +471,23 @@ mod tests {
         }
     }
 
-    /// Has no room for the first so many appends.
+    /// Has room for so many appends with entries, and then refuses so many before it has again.
     struct Cramped {
         log: MemoryLog,
+        room: usize,
         refusals: usize,
     }
 
     impl LogStore for Cramped {
         fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
-            if self.refusals > 0 {
-                self.refusals -= 1;
-                return Err(LogError::NoSegment { source: std::io::ErrorKind::StorageFull.into() });
+            if writes.iter().any(|write| !write.entries.is_empty()) {
+                if self.room > 0 {
+                    self.room -= 1;
+                } else if self.refusals > 0 {
+                    self.refusals -= 1;
+                    let source = io::ErrorKind::StorageFull.into();
+                    return Err(LogError::NoSegment { source });
+                }
             }
             self.log.append(writes)
         }
@@ -318,30 +513,84 @@ mod tests {
         }
     }
 
+    fn group(id: u32) -> GroupId {
+        GroupId::new(id)
+    }
+
+    fn create(id: u32) -> GroupWrite {
+        let mut write = GroupWrite::new(group(id));
+        write.create = Some(raft_storage::GroupCreate {
+            incarnation: raft_core::GroupIncarnation::new(1),
+            spec: bytes::Bytes::new(),
+        });
+        write
+    }
+
+    /// Entries of 1,000 bytes.
+    fn entries(id: u32, first: u64, count: u64) -> GroupWrite {
+        let mut write = GroupWrite::new(group(id));
+        let entry = |index| Entry {
+            index: raft_core::LogIndex::new(index),
+            term: raft_core::Term::new(1),
+            kind: raft_core::EntryKind::Command,
+            time: LogTime::new(0),
+            payload: vec![7; 1_000].into(),
+        };
+        write.entries = (first..first + count).map(entry).collect();
+        write
+    }
+
+    fn vote(id: u32) -> GroupWrite {
+        let mut write = GroupWrite::new(group(id));
+        write.hard_state = Some(raft_core::HardState::default());
+        write
+    }
+
+    /// Each operation has the number of its group as its ticket.
+    fn batch(writes: Vec<GroupWrite>) -> LogBatch {
+        let ticket = |write: &GroupWrite| {
+            let seq = raft_core::PersistSeq::new(u64::from(write.group.get()));
+            (write.group, PersistTicket::Op(seq))
+        };
+        LogBatch { shard: 0, tickets: writes.iter().map(ticket).collect(), writes }
+    }
+
+    fn work(store: impl LogStore + 'static) -> LogWork {
+        LogWork::new(Box::new(store), Arc::new(LogLoad::new(u64::MAX)), 10_000)
+    }
+
+    /// What a shard has heard: the groups of acknowledged operations, or of the disk.
+    fn heard_by(shard: &Inbox<ShardInput>) -> Vec<String> {
+        let mut items = Vec::new();
+        shard.drain(&mut items);
+        let told = items.into_iter().map(|item| match item {
+            ShardInput::Engine(EngineInput::Disk(space)) => format!("{space:?}"),
+            ShardInput::Engine(EngineInput::Persisted(tickets)) => {
+                let groups: Vec<u32> = tickets.iter().map(|(group, _)| group.get()).collect();
+                format!("{groups:?}")
+            }
+            _ => "something else".to_owned(),
+        });
+        told.collect()
+    }
+
     #[test]
     fn a_log_without_room_says_so_and_goes_on_when_there_is_some() {
         let links = links(1);
         let (send, receive) = unbounded();
-        let ticket = (GroupId::new(1), PersistTicket::Create);
-        let _ = send.send(LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] });
-        let store = Box::new(Cramped { log: MemoryLog::new(), refusals: 2 });
+        let _ = send.send(batch(vec![create(1)]));
+        let _ = send.send(batch(vec![entries(1, 1, 1)]));
+        let work = work(Cramped { log: MemoryLog::new(), room: 0, refusals: 2 });
         std::thread::scope(|scope| {
             let (links, shards) = (&links, &links.shards);
-            scope.spawn(move || run(store, &receive, links));
+            scope.spawn(move || run(work, &receive, links));
             let mut heard = Vec::new();
-            while heard.len() < 3 {
-                let mut items = Vec::new();
-                shards[0].drain(&mut items);
-                heard.extend(items.into_iter().map(|item| match item {
-                    ShardInput::Engine(EngineInput::Disk(DiskSpace::Full)) => "full",
-                    ShardInput::Engine(EngineInput::Disk(DiskSpace::Ample)) => "ample",
-                    ShardInput::Engine(EngineInput::Persisted(_)) => "persisted",
-                    _ => "something else",
-                }));
+            while heard.len() < 4 {
+                heard.extend(heard_by(&shards[0]));
                 std::thread::yield_now();
             }
             drop(send);
-            assert_eq!(heard, ["full", "ample", "persisted"]);
+            assert_eq!(heard, ["Full", "[1]", "Ample", "[1]"]);
         });
     }
 
@@ -396,12 +645,11 @@ mod tests {
         let (send, receive) = unbounded();
         let (hangs, hanging) = unbounded();
         let (go, goes) = unbounded();
-        let ticket = (GroupId::new(1), PersistTicket::Create);
-        let _ = send.send(LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] });
-        let store = Box::new(Hanging { log: MemoryLog::new(), hangs, go: goes });
+        let _ = send.send(batch(vec![create(1)]));
+        let work = work(Hanging { log: MemoryLog::new(), hangs, go: goes });
         std::thread::scope(|scope| {
             let links = &links;
-            scope.spawn(move || run(store, &receive, links));
+            scope.spawn(move || run(work, &receive, links));
             hanging.recv().expect("the log syncs");
             let stalled = links.watch.stalled(links.clock.now());
             assert!(stalled.is_some(), "the bound of this test is zero");
@@ -416,19 +664,80 @@ mod tests {
         });
     }
 
-    /// What the shards hear of so many batches, one sync each.
-    fn heard(batches: usize, fails_at: usize) -> (usize, usize) {
-        let links = links(2);
-        let log = MemoryLog::new();
-        let (send, receive) = unbounded();
-        for _ in 0..batches {
-            let ticket = (GroupId::new(1), PersistTicket::Create);
-            let batch = LogBatch { shard: 0, writes: Vec::new(), tickets: vec![ticket] };
-            let _ = send.send(batch);
+    /// A log with room for so many more portions with entries, which was given some.
+    fn crammed(room: usize, writes: Vec<GroupWrite>) -> (LogWork, Vec<Arc<Inbox<ShardInput>>>) {
+        let (_send, receive) = unbounded();
+        let mut work = work(Cramped { log: MemoryLog::new(), room, refusals: 1 });
+        work.take(batch(writes), &receive);
+        (work, vec![Arc::default()])
+    }
+
+    fn finish(work: &mut LogWork, shards: &[Arc<Inbox<ShardInput>>]) -> Vec<String> {
+        work.sync(&Counters::default()).unwrap();
+        work.acknowledge(shards);
+        heard_by(&shards[0])
+    }
+
+    #[test]
+    fn what_a_full_disk_took_is_acknowledged_and_the_rest_of_the_batch_waits() {
+        let writes = vec![create(1), create(2), entries(1, 1, 8), entries(2, 1, 8), vote(1)];
+        let (mut work, shards) = crammed(1, writes);
+        let before = work.waiting.iter().map(|waiting| waiting.cost).sum();
+        work.load.add(before);
+        assert_eq!(work.append(&shards).unwrap(), Append::Partly);
+        // The vote follows entries of its group that are written, so it need not wait.
+        assert_eq!(finish(&mut work, &shards), ["Full", "[1, 2, 1, 1]"]);
+        assert!(work.has_waiting() && work.load.bytes() > 8_000 && work.load.bytes() < 9_500);
+        assert_eq!(work.append(&shards).unwrap(), Append::Written);
+        assert_eq!(finish(&mut work, &shards), ["Ample", "[2]"]);
+        assert_eq!((work.has_waiting(), work.load.bytes()), (false, 0));
+    }
+
+    #[test]
+    fn votes_pass_entries_that_find_no_room_but_none_of_their_own_group() {
+        let (mut work, shards) = crammed(0, vec![create(1), create(2)]);
+        work.append(&shards).unwrap();
+        assert_eq!(finish(&mut work, &shards), ["[1, 2]"]);
+        let (_send, receive) = unbounded();
+        work.take(batch(vec![entries(1, 1, 1), vote(1), vote(2)]), &receive);
+        assert_eq!(work.append(&shards).unwrap(), Append::Partly);
+        assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
+        assert_eq!(work.append(&shards).unwrap(), Append::Written);
+        assert_eq!(finish(&mut work, &shards), ["Ample", "[1, 1]"]);
+    }
+
+    #[test]
+    fn an_operation_that_is_too_large_is_divided_and_acknowledged_once_it_is_whole() {
+        for room in 0..4 {
+            let (mut work, shards) = crammed(room, vec![create(1), entries(1, 1, 35)]);
+            assert_eq!(work.append(&shards).unwrap(), Append::Partly);
+            assert_eq!(finish(&mut work, &shards), ["Full", "[1]"], "room for {room}");
+            let reader = work.reader();
+            let last = reader.last_index(group(1)).unwrap().get();
+            assert!(last < 35 && (last > 0) == (room > 0), "{last} with room for {room}");
+            assert_eq!(work.append(&shards).unwrap(), Append::Written);
+            assert_eq!(finish(&mut work, &shards), ["Ample", "[1]"]);
+            assert_eq!(reader.last_index(group(1)).unwrap().get(), 35);
         }
+    }
+
+    #[test]
+    fn a_disk_without_room_is_asked_less_and_less_often() {
+        let mut work = work(Cramped { log: MemoryLog::new(), room: 0, refusals: 0 });
+        let pauses: Vec<_> = (0..8).map(|_| work.pause().as_millis()).collect();
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
+        work.append(&[]).unwrap();
+        assert_eq!(work.pause(), PAUSE_FIRST, "once there was room, it begins anew");
+    }
+
+    /// How often the shards hear of a batch, and of a failure.
+    fn heard(fails_at: usize) -> (usize, usize) {
+        let links = links(2);
+        let work = work(Failing { log: MemoryLog::new(), syncs: 0, fails_at });
+        let (send, receive) = unbounded();
+        let _ = send.send(batch(vec![create(1)]));
         // The sender lives on: an idle log is not an ending one.
-        let store = Box::new(Failing { log, syncs: 0, fails_at });
-        run(store, &receive, &links);
+        run(work, &receive, &links);
         let (mut persisted, mut failed) = (0, 0);
         assert!(links.failure.lock().is_some(), "whether shards hear of it or not");
         for shard in links.shards.iter() {
@@ -448,11 +757,11 @@ mod tests {
 
     #[test]
     fn a_failed_sync_acknowledges_nothing_and_every_shard_is_told() {
-        assert_eq!(heard(3, 1), (0, 2));
+        assert_eq!(heard(1), (0, 2));
     }
 
     #[test]
     fn a_log_that_fails_when_idle_has_failed() {
-        assert_eq!(heard(3, usize::MAX), (3, 2));
+        assert_eq!(heard(usize::MAX), (1, 2));
     }
 }

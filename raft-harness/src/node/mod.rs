@@ -56,7 +56,9 @@ use self::starting::Starting;
 use self::threads::Threads;
 use crate::counters::Counters;
 use crate::engine::panics::at_work_for;
-use crate::engine::{CreateGroup, CreateRefusal, Created, EngineInput, HandingOver, MakeMachine};
+use crate::engine::{
+    CreateGroup, CreateRefusal, Created, EngineInput, HandingOver, LogLoad, MakeMachine,
+};
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus};
 use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
@@ -74,9 +76,7 @@ pub(crate) mod sim {
     pub(crate) use super::known_stores::KnownStores;
     pub(crate) use super::lives::begin_life;
     pub(crate) use super::log_reader::read as read_log;
-    pub(crate) use super::log_thread::{
-        Append, IDLE_AFTER, LogBatch, LogWork, NO_SEGMENT_PAUSE, give_up,
-    };
+    pub(crate) use super::log_thread::{Append, IDLE_AFTER, LogBatch, LogWork, give_up};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
     pub(crate) use super::starting::registry;
 }
@@ -108,6 +108,7 @@ struct Inner {
     durable: bool,
     peers: Vec<PeerOptions>,
     requests_max: usize,
+    log_load: Arc<LogLoad>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     control: Arc<Inbox<ControlInput>>,
     bulk: Arc<Inbox<BulkInput>>,
@@ -454,6 +455,8 @@ impl NodeHost {
             groups_missing,
             failure: self.failure(),
             log_stalled: self.inner.log_watch.stalled(now),
+            log_pending_bytes: self.inner.log_load.bytes(),
+            log_pending_bytes_max: self.inner.log_load.max(),
             applied_commands_total: groups.iter().map(|group| group.applied_commands).sum(),
             groups,
             peers: self

@@ -67,6 +67,12 @@ pub struct NodeOptions {
     /// nothing is acknowledged; nothing else follows from it here. Default 2 s, longer than a disk
     /// that is only busy takes.
     pub log_stall: Duration,
+    /// Entries that wait for the disk, in bytes, over all groups and shards of the node. Beyond it
+    /// leaders here refuse proposals as overloaded and followers decline entries for a while, so
+    /// that a disk that is slow or hangs costs no more memory than this and one command per shard.
+    /// Votes and heartbeats go on. Default 64 MiB: a disk that writes 200 MB/s is busy with it for
+    /// a third of a second.
+    pub log_pending_bytes_max: u64,
     /// Requests under way in one shard; beyond it they are refused as overloaded.
     /// Default 131,072.
     pub requests_max: usize,
@@ -156,6 +162,9 @@ impl NodeOptions {
         if self.apply_workers == 0 {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
         }
+        if self.log_pending_bytes_max == 0 {
+            return Err(StartError::Options("a log that may be given nothing".to_owned()));
+        }
         // A command that is taken must fit into the log, and into a frame of the lanes.
         let (max, carried) = (self.command_bytes_max, self.lanes.command_bytes_max());
         if max > ENTRY_BYTES_MAX || max > carried {
@@ -199,6 +208,7 @@ impl Default for NodeOptions {
             snapshot_hold_bytes: 256 << 20,
             snapshots: None,
             log_stall: Duration::from_secs(2),
+            log_pending_bytes_max: 64 << 20,
             requests_max: 128 << 10,
         }
     }

@@ -251,8 +251,14 @@ impl Shard {
     /// works while the network does.
     fn hand_out(&mut self) {
         let out = &mut self.out;
+        let log = self.links.log.as_ref().filter(|_| !self.failed);
+        if log.is_none() {
+            // Nobody would report it done.
+            out.persist.clear();
+        }
+        out.count_load(self.engine.log_load());
         if !out.persist.is_empty()
-            && let Some(log) = self.links.log.as_ref().filter(|_| !self.failed)
+            && let Some(log) = log
         {
             let _ = log.send(LogBatch {
                 shard: self.index,
@@ -260,7 +266,6 @@ impl Shard {
                 tickets: std::mem::take(&mut out.persist_tickets),
             });
         }
-        out.persist.clear();
         out.persist_tickets.clear();
         for (route, frame) in out.replies.drain(..) {
             match route {

@@ -27,14 +27,16 @@ use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::{KnownStores, Memo};
 use super::lives::begin_life;
-use super::log_thread::{LogBatch, LogLinks};
+use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
 use super::options::{LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::threads::Threads;
 use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapshot_thread};
 use crate::counters::Counters;
-use crate::engine::{ApplyJob, Durability, EngineInput, EngineOptions, Fetch, ShardEngine};
+use crate::engine::{
+    ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogLoad, ShardEngine,
+};
 use crate::group_spec::GroupSpec;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_fit};
 use crate::snapshot::shelf::Shelf;
@@ -139,7 +141,12 @@ impl Starting {
             clock,
             failure: Arc::clone(&failure),
         };
-        let log = store.map(|store| self.start_log(store, log_links)).transpose()?;
+        let load = Arc::new(LogLoad::new(options.log_pending_bytes_max));
+        let log = store.map(|store| {
+            let work = LogWork::new(store, Arc::clone(&load), PORTION_BYTES);
+            self.start_log(work, log_links)
+        });
+        let log = log.transpose()?;
         let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
 
         for index in 0..options.shards {
@@ -162,6 +169,7 @@ impl Starting {
                     snapshot_tail: options.snapshot_tail,
                     snapshot_hold_bytes: options.snapshot_hold_bytes,
                     bulk_bytes_max: options.lanes.bulk.window_bytes,
+                    log_load: Arc::clone(&load),
                 },
                 Arc::clone(&counters),
                 peers.iter().copied(),
@@ -199,6 +207,7 @@ impl Starting {
                 durable,
                 peers: options.peers,
                 requests_max: options.requests_max,
+                log_load: load,
                 shards: inboxes,
                 control: Arc::clone(&self.control),
                 bulk: Arc::clone(&self.bulk),
@@ -345,20 +354,16 @@ impl Starting {
         Ok(inputs)
     }
 
-    fn start_log(
-        &mut self,
-        store: Box<dyn LogStore>,
-        links: LogLinks,
-    ) -> Result<LogSenders, StartError> {
-        // Bounded by the groups' replication windows, see `Inbox`.
+    fn start_log(&mut self, work: LogWork, links: LogLinks) -> Result<LogSenders, StartError> {
+        // Bounded by `LogLoad`; beside entries, by one operation per group.
         let (batches, batches_out): (_, Receiver<LogBatch>) = unbounded();
         let (fetches, fetches_out) = unbounded();
-        let reader = store.reader();
+        let reader = work.reader();
         let inboxes = Arc::clone(&links.shards);
         let alarm = Alarm::new("raft-log", &inboxes, &self.failure);
         self.threads.log.push(spawn("raft-log".to_owned(), move || {
             let _alarm = alarm;
-            log_thread::run(store, &batches_out, &links);
+            log_thread::run(work, &batches_out, &links);
         })?);
         let alarm = Alarm::new("raft-log-reader", &inboxes, &self.failure);
         self.threads.log.push(spawn("raft-log-reader".to_owned(), move || {

@@ -26,19 +26,13 @@ struct Part {
 }
 
 impl FileStore {
-    /// Opens the directory, making it if it is not there, and removes what was never finished.
+    /// Opens the directory and removes what was never finished. It is made with the first
+    /// snapshot: a node must not need room to start.
     ///
     /// # Errors
     /// Whatever the file system says.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        if !dir.exists() {
-            fs::create_dir_all(dir)?;
-            if let Some(parent) = dir.parent() {
-                File::open(parent)?.sync_all()?;
-            }
-        }
-        for entry in fs::read_dir(dir)? {
-            let path = entry?.path();
+        for path in files(dir)? {
             if path.extension().is_some_and(|extension| extension == TEMPORARY) {
                 fs::remove_file(path)?;
             }
@@ -54,8 +48,7 @@ impl FileStore {
 impl SnapshotStore for FileStore {
     fn names(&self) -> io::Result<Vec<SnapshotName>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
+        for path in files(&self.dir)? {
             let is_whole = path.extension().is_some_and(|extension| extension == WHOLE);
             let stem = path.file_stem().and_then(|stem| stem.to_str());
             names.extend(stem.filter(|_| is_whole).and_then(SnapshotName::parse));
@@ -66,6 +59,12 @@ impl SnapshotStore for FileStore {
 
     fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>> {
         let temporary = self.dir.join(format!("{name}.{TEMPORARY}"));
+        if !self.dir.exists() {
+            fs::create_dir_all(&self.dir)?;
+            if let Some(parent) = self.dir.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
         let file = BufWriter::with_capacity(256 << 10, File::create(&temporary)?);
         let (path, dir) = (self.path(name), self.dir.clone());
         Ok(Box::new(Part { file: Some(file), temporary, path, dir }))
@@ -114,6 +113,14 @@ impl Drop for Part {
     fn drop(&mut self) {
         // After a rename there is nothing of that name.
         let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// The files of a directory; none if it is not there.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
     }
 }
 

@@ -39,6 +39,8 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
         ("raft_log_stalled_ms", status.log_stalled_ms.unwrap_or(0)),
         ("raft_healthy", u64::from(status.ailments.is_empty())),
         ("raft_ready", u64::from(status.unready.is_empty())),
+        ("raft_log_pending_bytes", status.log_pending_bytes),
+        ("raft_log_pending_bytes_max", status.log_pending_bytes_max),
         ("raft_incarnation", status.incarnation),
     ];
     for (name, value) in gauges {

@@ -22,6 +22,12 @@ pub struct StatusView {
     pub listen: Option<String>,
     /// Whether what it acknowledges is on disk.
     pub durable: bool,
+    /// Bytes that were taken for the log and are not on disk yet.
+    #[serde(default)]
+    pub log_pending_bytes: u64,
+    /// Beyond so many of them no more entries are taken.
+    #[serde(default)]
+    pub log_pending_bytes_max: u64,
     /// Threads that own groups.
     pub shards: u64,
     /// What is wrong with the node itself, in words; empty if it is well.
@@ -148,6 +154,8 @@ impl From<&NodeStatus> for StatusView {
             incarnation: status.incarnation.get(),
             listen: status.listen.map(|address| address.to_string()),
             durable: status.durable,
+            log_pending_bytes: status.log_pending_bytes,
+            log_pending_bytes_max: status.log_pending_bytes_max,
             shards: status.shards as u64,
             ailments: status.ailments(),
             unready: status.unready(),

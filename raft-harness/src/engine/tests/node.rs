@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::journal::Journal;
 use crate::counters::Counters;
 use crate::engine::{
-    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, MachineHost, ShardEngine,
+    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, LogLoad, MachineHost, ShardEngine,
     TurnOutput,
 };
 use crate::snapshot::MemoryStore;
@@ -184,6 +184,7 @@ impl Node {
             snapshot_tail: self.snapshot_tail,
             snapshot_hold_bytes: self.hold_bytes,
             bulk_bytes_max: 16 << 10,
+            log_load: Arc::new(LogLoad::new(u64::MAX)),
         };
         let others = peers.iter().copied().filter(|peer| *peer != self.id);
         self.counters = Arc::new(Counters::default());

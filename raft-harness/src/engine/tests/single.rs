@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, DiskSpace, Entry, EntryKind, GroupId,
+    Append, AppendReply, AppendResult, Campaign, Declined, DiskSpace, Entry, EntryKind, GroupId,
     GroupIncarnation, HardState, Heartbeat, Incarnation, LogIndex, LogTime, MemberChange, Message,
     Micros, NodeId, Promise, ReadPath, ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply,
     VoteRequest,
 };
-use raft_storage::RecoveredGroup;
+use raft_storage::{GroupWrite, RecoveredGroup};
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
 
 use super::journal::{Journal, command};
 use super::node::Node;
 use crate::engine::{
-    CreateGroup, CreateRefusal, Created, Durability, EngineInput, PersistTicket, Route, SendLane,
-    Source, Told,
+    CreateGroup, CreateRefusal, Created, Durability, EngineInput, LogLoad, PersistTicket, Route,
+    SendLane, Source, Told,
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
@@ -389,6 +389,63 @@ fn a_full_disk_is_said_so_and_room_ends_it() {
     let proposed = solo.propose();
     solo.sync();
     assert!(proposed.wait().is_ok());
+}
+
+#[test]
+fn a_log_that_is_behind_takes_no_proposals_until_it_has_caught_up() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    let load = Arc::new(LogLoad::new(10_000));
+    solo.engine().options.log_load = Arc::clone(&load);
+    // Another shard's.
+    load.add(10_000);
+    let refused = solo.propose().wait().unwrap_err();
+    assert_eq!(refused, RequestError::Overloaded { pending_bytes: 10_000 });
+    assert!(solo.node.out.persist.is_empty());
+    assert_eq!(solo.engine().handing_over().led, 1, "a slow disk is no reason to lead elsewhere");
+    load.remove(1);
+    let proposed = solo.propose();
+    assert!(load.bytes() > 9_999, "counted before the log was given it");
+    solo.node.out.count_load(&load);
+    let given: u64 = solo.node.out.persist.iter().map(GroupWrite::cost).sum();
+    assert_eq!(load.bytes(), 9_999 + given, "and once");
+    solo.sync();
+    assert!(proposed.wait().is_ok());
+}
+
+#[test]
+fn a_log_that_is_behind_declines_entries_and_goes_on_with_votes_and_heartbeats() {
+    let mut solo = Solo::with_group(3);
+    let load = Arc::new(LogLoad::new(10_000));
+    solo.engine().options.log_load = Arc::clone(&load);
+    load.add(10_000);
+    let answers = |solo: &mut Solo, term| {
+        solo.append(2, term, 7, route(1));
+        solo.sync();
+        let replies = solo.node.out.replies.drain(..);
+        let results = replies.filter_map(|(_, frame)| match frame {
+            Frame::Message(Envelope { message: Message::AppendReply(reply), .. }) => {
+                Some(reply.result)
+            }
+            _ => None,
+        });
+        results.collect::<Vec<_>>()
+    };
+    let declined = AppendResult::Declined(Declined::DiskFull);
+    assert_eq!(answers(&mut solo, 1), [declined]);
+    assert_eq!(solo.engine().statuses()[0].last_index, LogIndex::ZERO);
+    assert_eq!(solo.node.counters.log_overloaded.load(Relaxed), 1);
+    // A vote is persisted however much there is to do.
+    solo.now = Micros::new(60_000_000);
+    solo.vote(3, 2);
+    assert!(solo.node.out.persist.iter().any(|write| write.hard_state.is_some()));
+    solo.sync();
+    assert_eq!(solo.engine().statuses()[0].term, Term::new(2));
+    // Not at the first byte that is done: it would be told again and again.
+    load.remove(1);
+    assert_eq!(answers(&mut solo, 3), [declined]);
+    load.remove(load.bytes() - 5_000);
+    assert!(matches!(answers(&mut solo, 4)[..], [AppendResult::Accepted { .. }]));
 }
 
 #[test]

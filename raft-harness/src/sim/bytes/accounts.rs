@@ -78,9 +78,15 @@ impl Account {
     }
 
     /// The log writes these.
-    pub(super) fn wrote(&mut self, writes: &[GroupWrite]) {
-        let operations = writes.iter().map(|write| Operation::of(write, self.node));
+    pub(super) fn wrote<'a>(&mut self, writes: impl IntoIterator<Item = &'a GroupWrite>) {
+        let operations = writes.into_iter().map(|write| Operation::of(write, self.node));
         self.written.extend(operations.filter(|operation| !operation.is_empty()));
+    }
+
+    /// Of what was to be written, no more than this was.
+    pub(super) fn wrote_only<'a>(&mut self, writes: impl IntoIterator<Item = &'a GroupWrite>) {
+        self.written.clear();
+        self.wrote(writes);
     }
 
     /// Whether something written waits for a sync.

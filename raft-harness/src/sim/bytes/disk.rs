@@ -25,8 +25,24 @@ use crate::sim::rng::Rng;
 
 const SECTOR: usize = 512;
 
-/// The last batches of a log lie within so many bytes of its end.
+/// "Too many open files".
+const EMFILE: i32 = 24;
+
+/// The last batches of a log that did not fall idle lie within so many bytes of its end.
 const FLIP_MARGIN: usize = 40 << 10;
+
+/// Frames of a log begin at multiples of this.
+const FRAME_ALIGNMENT: usize = 4 << 10;
+
+/// A bit that was flipped.
+#[derive(Clone, Debug)]
+pub(super) struct Flipped {
+    pub(super) name: String,
+    /// Where in the file.
+    pub(super) at: usize,
+    /// It is in the last block before the seal of the log.
+    pub(super) is_last: bool,
+}
 
 /// How the names of segments end.
 pub(super) const SEGMENTS: &str = ".seg";
@@ -49,6 +65,9 @@ struct State {
     /// Bytes that all files together may take.
     capacity: u64,
     used: u64,
+    /// Files open at the moment, and how many may be.
+    open: usize,
+    open_max: usize,
     /// The next sync fails.
     sync_fails: bool,
     syncs: u64,
@@ -87,6 +106,8 @@ impl SimDisk {
             locked: false,
             capacity,
             used: 0,
+            open: 0,
+            open_max: usize::MAX,
             sync_fails: false,
             syncs: 0,
             fuse,
@@ -111,6 +132,18 @@ impl SimDisk {
         state.capacity = spare.map_or(u64::MAX, |spare| state.used + spare);
     }
 
+    /// Whether there is no room for a segment, however small.
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        state.capacity - state.used.min(state.capacity) < 16 << 10
+    }
+
+    /// The process has no file descriptor left for another file, or has again.
+    pub(super) fn limit_open(&self, none_left: bool) {
+        let mut state = self.state.lock();
+        state.open_max = if none_left { state.open } else { usize::MAX };
+    }
+
     /// Whether any sector of a file with this suffix waits for a sync.
     pub(super) fn has_pending(&self, suffix: &str) -> bool {
         let state = self.state.lock();
@@ -123,12 +156,15 @@ impl SimDisk {
         let mut state = self.state.lock();
         state.locked = false;
         state.sync_fails = false;
+        // What others held is free again.
+        state.open_max = usize::MAX;
     }
 
     /// Everything works again.
     pub(super) fn heal(&self) {
         let mut state = self.state.lock();
         state.sync_fails = false;
+        state.open_max = usize::MAX;
         state.capacity = u64::MAX;
     }
 
@@ -166,26 +202,38 @@ impl SimDisk {
         resolved
     }
 
-    /// Flips one bit of a file that is at rest; which one is said, for the record. Only what was
-    /// ever written is hit: the zeros behind the log hold nothing.
-    pub(super) fn flip(&self, suffix: &str) -> Option<(String, usize)> {
+    /// Flips one bit of a file that is at rest; which one is said, for the record, and whether it
+    /// is within the last batch of a log. Only what was ever written is hit: the zeros behind the
+    /// log hold nothing. The last batches of a log that was not `sealed` are spared: damage to
+    /// them cannot be told from a torn tail.
+    pub(super) fn flip(&self, suffix: &str, sealed: bool) -> Option<Flipped> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let is_written = |file: &usize| state.files[*file].seen.iter().any(|byte| *byte != 0);
+        let named = state.names.iter().filter(|(name, _)| name.ends_with(suffix));
         let names: Vec<String> =
-            state.names.keys().filter(|name| name.ends_with(suffix)).cloned().collect();
+            named.filter(|(_, file)| is_written(file)).map(|(name, _)| name.clone()).collect();
         // Of many segments the newest is the one whose damage is hardest to judge.
         let hits_last = suffix == SEGMENTS && state.rng.chance(1, 2);
         let name = if hits_last { names.last() } else { state.rng.pick(&names) }?.clone();
         let is_newest = suffix == SEGMENTS && names.last() == Some(&name);
         let file = &mut state.files[state.names[&name]];
         let mut written = file.seen.iter().rposition(|byte| *byte != 0)? + 1;
-        if is_newest {
-            // Damage to the last batch of all cannot be told from a torn tail.
+        let end = written.next_multiple_of(FRAME_ALIGNMENT);
+        if is_newest && !sealed {
             written = written.checked_sub(FLIP_MARGIN).filter(|written| *written > 0)?;
         }
-        let at = state.rng.below(written as u64) as usize;
+        let aims_at_end = is_newest && sealed && state.rng.chance(1, 2);
+        let at = if aims_at_end {
+            // The seal, and the last block or two before it.
+            let depth = state.rng.below(written.min(3 * FRAME_ALIGNMENT) as u64) as usize;
+            written - 1 - depth
+        } else {
+            state.rng.below(written as u64) as usize
+        };
         file.seen[at] ^= 1 << state.rng.below(8);
-        Some((name, at))
+        let is_last = is_newest && at < end - FRAME_ALIGNMENT && at + 2 * FRAME_ALIGNMENT >= end;
+        Some(Flipped { name, at, is_last })
     }
 }
 
@@ -294,6 +342,15 @@ impl State {
         Ok(())
     }
 
+    /// Counts a file that is being opened.
+    fn open(&mut self) -> io::Result<()> {
+        if self.open >= self.open_max {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        self.open += 1;
+        Ok(())
+    }
+
     fn named(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -333,6 +390,7 @@ impl Disk for SimDisk {
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        state.open()?;
         let file = state.files.len();
         state.files.push(FileState::default());
         state.names.insert(name.to_owned(), file);
@@ -340,7 +398,9 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
-        let file = self.state.lock().named(name)?;
+        let mut state = self.state.lock();
+        let file = state.named(name)?;
+        state.open()?;
         Ok(SimFile { disk: self.clone(), file })
     }
 
@@ -374,6 +434,12 @@ impl Disk for SimDisk {
 pub(super) struct SimFile {
     disk: SimDisk,
     file: usize,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state.lock().open -= 1;
+    }
 }
 
 impl DiskFile for SimFile {

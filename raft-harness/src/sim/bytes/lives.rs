@@ -8,7 +8,10 @@ use super::world::{Event, Phase, Standing, World};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 use raft_core::{GroupId, ReplicaId};
-use raft_storage::{InitOptions, OpenError, StoreId, init_on};
+use raft_storage::{
+    Disk, InitError, InitOptions, OpenError, StoreId, init_on, is_out_of_descriptors,
+    is_out_of_room,
+};
 
 /// How long whoever starts nodes waits before trying again.
 const RETRY_US: u64 = 500_000;
@@ -45,9 +48,16 @@ impl World {
         let store = InitOptions { store: Some(StoreId::new(u128::from(store) << 64 | 1)) };
         let node = &mut self.nodes[place];
         // Made by `init`, once; repeating it is refused, and harmless if it was interrupted.
-        let _ = init_on(&node.disk, CLUSTER, self.swarm.nodes[place], &store);
+        let made = init_on(&node.disk, CLUSTER, self.swarm.nodes[place], &store);
         node.disk.process_died();
         node.snapshots.process_died();
+        if let Err(InitError::Io { source, .. }) = &made
+            && is_out_of_room(source)
+        {
+            self.mark("init-on-full-disk");
+            self.plan_restart(place, RETRY_US);
+            return;
+        }
         let (record, judge) = match node.standing {
             Standing::Stranger => (&self.strangers.0, &self.strangers.1),
             Standing::Member | Standing::Damaged | Standing::Out => (&self.record, &self.judge),
@@ -87,6 +97,9 @@ impl World {
                     judge.account(place).recovered(&born.recovered, &born.tombstones, after)
                 };
                 self.operator.found_gone(place, self.swarm.nodes[place], &gone);
+                if node.disk.is_full() {
+                    self.sightings.hit(Mark::StartOnFullDisk);
+                }
                 let tasks: Vec<_> = born.process.tasks().collect();
                 node.process = Some(Box::new(born.process));
                 node.started = Some(self.now);
@@ -127,14 +140,16 @@ impl World {
             self.plan_restart(place, down);
             return;
         }
-        let full = match why {
+        // But for the very first, a start needs no room, so a full disk is no excuse.
+        let is_first = !node.disk.list().is_ok_and(|names| names.iter().any(|n| n == "lives"));
+        let passes = match why {
             Stillborn::Log(OpenError::Io { source, .. }) | Stillborn::Directory(source) => {
-                source.kind() == std::io::ErrorKind::StorageFull
+                is_out_of_descriptors(source) || is_first && is_out_of_room(source)
             }
             Stillborn::Log(_) | Stillborn::Spec { .. } => false,
         };
-        if full {
-            self.mark("start-on-full-disk");
+        if passes {
+            self.mark("start-without-descriptors");
             self.plan_restart(place, RETRY_US);
         } else if self.nodes[place].standing == Standing::Damaged {
             self.sightings.hit(Mark::DamageReported);

@@ -27,7 +27,7 @@ use super::tasks::{NodeTask, Note, TaskId, Wakes};
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
-    MakeMachine, Replica, ShardEngine,
+    LogLoad, MakeMachine, Replica, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
@@ -64,6 +64,7 @@ pub(super) struct Process {
     lanes_full: u64,
     failure: Arc<Mutex<Option<String>>>,
     requests_max: usize,
+    pub(super) load: Arc<LogLoad>,
     pub(super) log: LogThread,
     pub(super) reads: ReadThread,
     pub(super) applier: ApplyThread,
@@ -105,6 +106,8 @@ pub(super) struct LogThread {
     pub(super) state: LogState,
     /// Counts batches, so that silence can be told from work.
     pub(super) taken: u64,
+    /// Nothing was written since the log fell idle and said so, durably.
+    pub(super) sealed: bool,
 }
 
 /// What the log's thread is doing.
@@ -253,6 +256,7 @@ impl Process {
         let (fetches_in, fetches) = unbounded();
         let (jobs_in, jobs) = unbounded();
         let (desk_in, desk_inputs) = unbounded();
+        let load = Arc::new(LogLoad::new(swarm.log_pending_bytes));
         let shards = (0..shard_count).map(|index| {
             let mut engine = ShardEngine::new(
                 EngineOptions {
@@ -266,6 +270,7 @@ impl Process {
                     window_bytes: Some(swarm.window_bytes),
                     requests_max: swarm.requests_max,
                     bulk_bytes_max: swarm.bulk_bytes_max,
+                    log_load: Arc::clone(&load),
                     snapshot_every: swarm.snapshot_every,
                     snapshot_bytes: swarm.snapshot_bytes,
                     snapshot_tail: swarm.snapshot_tail,
@@ -331,7 +336,15 @@ impl Process {
             lanes_full: 0,
             failure,
             requests_max: swarm.requests_max,
-            log: LogThread { work: LogWork::new(log), batches, state: LogState::Waits, taken: 0 },
+            log: LogThread {
+                work: LogWork::new(log, Arc::clone(&load), swarm.log_portion_bytes),
+                batches,
+                state: LogState::Waits,
+                taken: 0,
+                // The open has noted how far it reaches.
+                sealed: true,
+            },
+            load,
             reads: ReadThread { reader, fetches, under_way: VecDeque::new() },
             applier: ApplyThread { machines: Machines::default(), jobs, busy: false },
             created: Arc::default(),

@@ -86,6 +86,11 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::AnswerLeftOut
             | Mark::DiskFullSeen
             | Mark::DiskStallSeen
+            | Mark::BatchSplitByFullDisk
+            | Mark::StartOnFullDisk
+            | Mark::DescriptorsGone
+            | Mark::LogOverloaded
+            | Mark::SealedBatchDamaged
             | Mark::DamageReported
             | Mark::LeaderCrashed
             | Mark::CrashBeforePersist

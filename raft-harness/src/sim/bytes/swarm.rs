@@ -27,6 +27,9 @@ pub(super) struct Swarm {
     pub(super) lane: LaneConfig,
     pub(super) policy: LanePolicy,
     pub(super) log: LogOptions,
+    /// What is handed to the log at once, and what may wait for it on a node.
+    pub(super) log_portion_bytes: u64,
+    pub(super) log_pending_bytes: u64,
     pub(super) window_bytes: u64,
     pub(super) requests_max: usize,
     pub(super) bulk_bytes_max: u64,
@@ -127,7 +130,7 @@ impl Swarm {
             policy: LanePolicy { bulk_append_min: bulk },
             log: LogOptions {
                 segment_bytes: segment_kib << 10,
-                frame_bytes_max: if rng.chance(1, 4) { 8 << 10 } else { 4 << 20 },
+                frame_bytes_max: *rng.pick(&[4 << 10, 8 << 10, 4 << 20, 4 << 20]).expect("a list"),
                 preparation: Preparation::OnDemand,
             },
             window_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]).expect("a list"),
@@ -162,6 +165,8 @@ impl Swarm {
             desk_us: *rng.pick(&[1_000, 10_000]).expect("a list"),
             workshop_us: *rng.pick(&[5_000, 40_000, 400_000]).expect("a list"),
             drift_ppm,
+            log_portion_bytes: *rng.pick(&[2 << 10, 16 << 10, 4 << 20]).expect("a list"),
+            log_pending_bytes: if rng.chance(1, 3) { rng.range(64..=256) << 10 } else { 64 << 20 },
         }
     }
 

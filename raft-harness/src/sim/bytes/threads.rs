@@ -8,7 +8,7 @@ use super::disk::SEGMENTS;
 use super::network::Place;
 use super::process::LogState;
 use super::world::{Event, World};
-use crate::node::sim::{Append, IDLE_AFTER, NO_SEGMENT_PAUSE, ShardInput, give_up, read_log};
+use crate::node::sim::{Append, IDLE_AFTER, ShardInput, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
@@ -16,6 +16,7 @@ impl World {
     /// Threads that wait for work take what has come.
     pub(super) fn start_threads(&mut self, place: Place) {
         self.start_desk(place);
+        self.judge_load(place);
         let node = &mut self.nodes[place];
         let (life, wake_us) = (node.life, self.swarm.wake_us);
         let Some(process) = &mut node.process else { return };
@@ -46,6 +47,26 @@ impl World {
         }
     }
 
+    /// However long the disk takes, what a node has taken for its log is bounded.
+    fn judge_load(&mut self, place: Place) {
+        let Some(process) = &self.nodes[place].process else { return };
+        let load = &process.load;
+        // Each shard takes its last append or command whole; terms, votes and no-ops are taken
+        // in any case.
+        let whole = self.swarm.settings.append_bytes_max.max(self.swarm.padding) + (4 << 10);
+        let beside = (self.swarm.groups.len() as u64) << 11;
+        let max = load.max() + self.swarm.shards[place] as u64 * whole + beside;
+        self.sightings.hit_if(load.bytes() >= load.max(), Mark::LogOverloaded);
+        if load.bytes() > max {
+            let evidence = format!(
+                "place {place} has taken {} bytes that its log has not, allowed are {}",
+                load.bytes(),
+                load.max()
+            );
+            self.fail(Violation::of_run(Check::Profile("log-load"), evidence));
+        }
+    }
+
     /// The log writes what it has taken; the sync it begins ends later.
     pub(super) fn append(&mut self, place: Place) {
         let judge = self.judge_of(place);
@@ -53,10 +74,14 @@ impl World {
         let life = node.life;
         let Some(process) = &mut node.process else { return };
         let syncs = node.disk.syncs();
-        judge.lock().account(place).wrote(process.log.work.writes());
+        judge.lock().account(place).wrote(process.log.work.waiting());
         let inboxes = std::sync::Arc::clone(process.inboxes());
+        process.log.sealed = false;
         match process.log.work.append(&inboxes) {
-            Ok(Append::Written) => {
+            Ok(outcome @ (Append::Written | Append::Partly)) => {
+                judge.lock().account(place).wrote_only(process.log.work.written());
+                let partly = outcome == Append::Partly;
+                self.sightings.hit_if(partly, Mark::BatchSplitByFullDisk);
                 // A change of segment has waited for syncs of its own.
                 let waits = node.disk.syncs() - syncs + 1;
                 let (low, high) = self.swarm.sync_us;
@@ -73,16 +98,12 @@ impl World {
                     process.log.work.take(batch, &process.log.batches);
                 }
                 judge.lock().account(place).wrote_nothing();
+                let pause = process.log.work.pause().as_micros() as u64;
                 self.mark("no-segment");
-                let pause = NO_SEGMENT_PAUSE.as_micros() as u64;
                 self.plan_in(pause, Event::LogRetry { place, life });
             }
             Err(failure) => {
-                if matches!(failure, LogError::NoSegment { .. }) {
-                    judge.lock().account(place).wrote_nothing();
-                } else {
-                    node.after = After::Power;
-                }
+                node.after = After::Power;
                 self.log_failed(place, &failure);
             }
         }
@@ -105,9 +126,10 @@ impl World {
                 }
                 drop(judge);
                 process.acknowledge();
-                process.log.state = LogState::Waits;
+                let waits = process.log.work.has_waiting();
+                process.log.state = if waits { LogState::Busy } else { LogState::Waits };
                 let taken = process.log.taken;
-                let idle = process.log.batches.is_empty();
+                let idle = !waits && process.log.batches.is_empty();
                 if lies {
                     let evidence = "the log said durable while sectors wait for a sync";
                     self.fail(Violation::of_run(Check::Externalisation, evidence));
@@ -115,6 +137,9 @@ impl World {
                 if idle {
                     let pause = IDLE_AFTER.as_micros() as u64;
                     self.plan_in(pause, Event::LogIdle { place, life, taken });
+                }
+                if waits {
+                    self.append(place);
                 }
             }
             Err(failure) => {
@@ -128,12 +153,14 @@ impl World {
         let node = &mut self.nodes[place];
         let Some(process) = &mut node.process else { return };
         let log = &mut process.log;
-        if log.state == LogState::Waits
-            && log.taken == taken
-            && let Err(failure) = log.work.idle()
-        {
-            node.after = After::Power;
-            self.log_failed(place, &failure);
+        if log.state == LogState::Waits && log.taken == taken {
+            match log.work.idle() {
+                Ok(()) => log.sealed = true,
+                Err(failure) => {
+                    node.after = After::Power;
+                    self.log_failed(place, &failure);
+                }
+            }
         }
     }
 

@@ -128,6 +128,13 @@ impl World {
                 runs
             }
             Fault::DiskFull { node, spare } => {
+                if rng.chance(1, 4) {
+                    // Room there is, but clients have taken all descriptors.
+                    let runs = self.nodes[node].process.is_some();
+                    self.nodes[node].disk.limit_open(runs);
+                    self.sightings.hit_if(runs, Mark::DescriptorsGone);
+                    return runs;
+                }
                 self.nodes[node].disk.limit(Some(spare));
                 self.nodes[node].snapshots.limit(Some(spare));
                 true
@@ -203,13 +210,18 @@ impl World {
     }
 
     fn flip(&mut self, node: Place, file: &'static str, down_us: u64) -> bool {
+        let sealed = self.nodes[node].process.as_ref().is_some_and(|process| process.log.sealed);
         self.crash(node, Power::Fails, down_us);
-        let flipped = self.nodes[node].disk.flip(file);
-        self.note(Some(node), || format!("flipped {flipped:?}"));
-        if flipped.is_some() {
+        let flipped = self.nodes[node].disk.flip(file, sealed);
+        self.note(Some(node), || {
+            let place = flipped.as_ref().map(|flipped| (&flipped.name, flipped.at));
+            format!("flipped {place:?}")
+        });
+        if let Some(flipped) = flipped {
             self.nodes[node].standing = Standing::Damaged;
+            self.sightings.hit_if(flipped.is_last, Mark::SealedBatchDamaged);
+            debug_assert!(file != SEGMENTS || flipped.name.ends_with(SEGMENTS));
         }
-        debug_assert!(file != SEGMENTS || flipped.is_none_or(|(name, _)| name.ends_with(SEGMENTS)));
         true
     }
 
@@ -249,6 +261,7 @@ impl World {
             Fault::SlowConnect { node, .. } => self.net.lock().nodes[node].slow_us = 0,
             Fault::DiskFull { node, .. } => {
                 self.nodes[node].disk.limit(None);
+                self.nodes[node].disk.limit_open(false);
                 self.nodes[node].snapshots.limit(None);
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,

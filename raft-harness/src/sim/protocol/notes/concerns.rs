@@ -14,6 +14,11 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::OldGenerationFenced
             // A log is one queue of whole operations, of which a crash leaves the first.
             | Mark::TornTail
+            | Mark::BatchSplitByFullDisk
+            | Mark::StartOnFullDisk
+            | Mark::DescriptorsGone
+            | Mark::LogOverloaded
+            | Mark::SealedBatchDamaged
             | Mark::PersistReordered
             // A node recovers in no time, so nothing can fall into it.
             | Mark::CrashInRecovery
