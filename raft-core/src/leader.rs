@@ -572,8 +572,7 @@ impl Group {
                 self.leader_contact = None;
             }
         }
-        let heeds = !crate::planted!(SleeperIgnoresLostPeer);
-        if heeds && self.asleep && self.is_leader() && self.membership().member(peer).is_some() {
+        if self.asleep && self.is_leader() && self.membership().member(peer).is_some() {
             // When it is back it may have to learn what it forgot, and cannot wake anybody.
             self.wake();
         }

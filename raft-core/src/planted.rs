@@ -71,8 +71,6 @@ pub enum Planted {
     TransferToLaggard,
     HeirHasNotApplied,
     StoppingNodeCampaigns,
-    // Sleep.
-    SleeperIgnoresLostPeer,
     // Snapshots and compaction.
     SnapshotKeepsConflictingSuffix,
     SnapshotCutsWhatFollows,
