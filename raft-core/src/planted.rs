@@ -115,6 +115,10 @@ pub enum Planted {
     StampForgottenAtRestart,
     StampForgottenWithLog,
     LogTimeStandsStill,
+    SplitKeepsPrevious,
+    EntryTimeNotAdded,
+    RoomLostWithLane,
+    CreditCountsPings,
 }
 
 #[cfg(planted)]

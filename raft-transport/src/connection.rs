@@ -40,6 +40,7 @@ use crate::hello::{
 use crate::lane::Lane;
 use crate::peer_registry::PeerRegistry;
 use crate::transmit::Transmit;
+use crate::watch::{ConnectionKey, Watched};
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -196,6 +197,8 @@ pub struct ConnectionSetup {
     pub registry: PeerRegistry,
     /// Where to count.
     pub counters: Arc<LaneCounters>,
+    /// Who looks on.
+    pub watch: Watched,
 }
 
 /// One connection, without its stream.
@@ -217,6 +220,8 @@ pub struct Connection {
     /// The newest ping and when it was written.
     pinged: Option<(u64, Micros)>,
     next_nonce: u64,
+    /// What the connection is called at both ends, once that is known.
+    key: Option<ConnectionKey>,
     /// Kept when the connection ends, so that its end can be told.
     met: Option<(NodeId, Incarnation)>,
 }
@@ -284,6 +289,7 @@ impl Connection {
         let hello = setup.registry.hello(peer, setup.lane, setup.config.frame_bytes_max);
         let deadline = now.after(setup.config.handshake_timeout);
         let mut connection = Self::new(setup, Phase::Greeting { peer, deadline }, now);
+        connection.key = Some(ConnectionKey::from(&hello));
         connection.queue_handshake(&Handshake::Hello(hello));
         connection
     }
@@ -307,6 +313,7 @@ impl Connection {
             ping: None,
             pinged: None,
             next_nonce: 0,
+            key: None,
             met: None,
         }
     }
@@ -466,6 +473,7 @@ impl Connection {
         welcome.window_bytes = self.setup.config.window_bytes;
         welcome.frame_bytes_max = self.setup.config.frame_bytes_max;
         self.queue_handshake(&Handshake::Welcome(welcome));
+        self.key = Some(ConnectionKey::from(&hello));
         Ok(Open {
             peer: hello.node,
             incarnation: hello.incarnation,
@@ -513,6 +521,9 @@ impl Connection {
                         granting.take(bytes, self.setup.config.window_bytes)?;
                     }
                     count_in(&self.setup.counters, &frame);
+                    if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
+                        watch.heard(key, self.setup.id.direction(), &frame);
+                    }
                     events.push_back(LaneEvent::Frame {
                         connection: self.setup.id,
                         from: open.peer,
@@ -555,6 +566,9 @@ impl Connection {
             *used += encoded.bytes;
         }
         count_out(&self.setup.counters, frame, encoded.frames);
+        if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
+            watch.said(key, self.setup.id.direction(), frame);
+        }
         Ok(())
     }
 
@@ -688,10 +702,15 @@ impl Connection {
 
     /// Queues a frame of the lane's own, which needs no credit.
     fn queue_own(&mut self, mut frame: Frame) {
-        let Phase::Open(open) = &self.phase else {
+        let Phase::Open(open) = &mut self.phase else {
             return;
         };
         let encoded = encode(&mut frame, open.ends, u64::MAX, &mut self.transmit);
+        if raft_core::planted!(CreditCountsPings)
+            && let (Frame::Ping { .. }, Granted::Window { used, .. }) = (&frame, &mut open.granted)
+        {
+            *used = used.saturating_sub(21);
+        }
         self.queued_total += encoded.map_or(0, |encoded| encoded.bytes);
     }
 

@@ -345,7 +345,11 @@ impl OpenAppend {
             index: append.prev_index.plus(taken + 1),
             term: append.runs.get(self.run)?.term,
             kind: EntryKind::from_code(wire.kind)?,
-            time: LogTime::new(self.time.wrapping_add(wire.time_delta as u64)),
+            time: if raft_core::planted!(EntryTimeNotAdded) {
+                LogTime::new(wire.time_delta as u64)
+            } else {
+                LogTime::new(self.time.wrapping_add(wire.time_delta as u64))
+            },
             payload_len: wire.payload_len as usize,
             payload_crc: u32::from_le_bytes(wire.payload_crc),
         })

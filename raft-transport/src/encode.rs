@@ -58,6 +58,7 @@ pub fn encode(
         }
         Frame::SnapshotPull(pull) => encode_snapshot(pull, None, frame_bytes_max, out)?,
         Frame::SnapshotChunk(chunk) => {
+            fit(chunk, frame_bytes_max);
             encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?
         }
         Frame::Clock { wall } => encode_number(FrameKind::Clock, wall.get(), out),
@@ -112,6 +113,14 @@ fn encode_number(kind: FrameKind, number: u64, out: &mut Transmit) -> u64 {
     open.finish(0, tail);
     out.grown(before);
     1
+}
+
+/// Leaves away the end of a chunk that is too long for its receiver, who then asks for it.
+fn fit(chunk: &mut SnapshotChunk, frame_bytes_max: u64) {
+    /// The kind's largest body, and the bytes in it, differ by this.
+    const BESIDE: u64 = 256;
+    let max = frame_bytes_max.saturating_sub(HEADER_LEN as u64 + BESIDE);
+    chunk.data.truncate(usize::try_from(max).unwrap_or(usize::MAX).max(1));
 }
 
 fn encode_snapshot(

@@ -152,9 +152,12 @@ pub(crate) fn encode<T: Item>(
     let before = tail.len();
     let mut frames = 0;
     let mut items = items.iter().peekable();
+    let mut previous = Previous::default();
     while items.peek().is_some() {
         let open = OpenFrame::new(kind, 0, GroupId::new(0), tail);
-        let mut previous = Previous::default();
+        if !raft_core::planted!(SplitKeepsPrevious) {
+            previous = Previous::default();
+        }
         // At least one item per frame, so that a tiny limit cannot keep us here for ever.
         for item in items.by_ref() {
             put_item::<T>(tail, &item.parts(), &mut previous, ends);

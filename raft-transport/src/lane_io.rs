@@ -33,6 +33,7 @@ use crate::lane::Lane;
 use crate::log_limit::LogLimit;
 use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
 use crate::peer_registry::{PeerRegistry, PeerView, Watcher};
+use crate::watch::{LaneWatch, Watched};
 
 /// Most bytes read from one connection per poll; who has more waits for the next round.
 const READ_BYTES_PER_POLL: usize = 256 << 10;
@@ -60,6 +61,7 @@ pub struct Lanes {
     lane: Lane,
     config: LaneConfig,
     counters: Arc<LaneCounters>,
+    watch: Watched,
     outgoing: BTreeMap<NodeId, Outgoing>,
     connections: BTreeMap<ConnectionId, Live>,
     accepting: Option<Opening>,
@@ -138,6 +140,7 @@ impl Lanes {
             lane,
             config,
             counters,
+            watch: Watched::default(),
             outgoing: BTreeMap::new(),
             connections: BTreeMap::new(),
             accepting: None,
@@ -159,6 +162,13 @@ impl Lanes {
     #[must_use]
     pub fn without_timer(mut self) -> Self {
         self.timer = Timer::Caller;
+        self
+    }
+
+    /// Lets somebody look on, for simulators.
+    #[must_use]
+    pub fn watched(mut self, watch: Arc<dyn LaneWatch>) -> Self {
+        self.watch = Watched(Some(watch));
         self
     }
 
@@ -480,6 +490,7 @@ impl Lanes {
             config: self.config.clone(),
             registry: self.registry.clone(),
             counters: self.counters.clone(),
+            watch: self.watch.clone(),
         }
     }
 }
@@ -503,6 +514,9 @@ impl Lanes {
         let Some(live) = self.connections.remove(&id) else {
             return;
         };
+        if let Some(watch) = &self.watch.0 {
+            watch.ends(&reason);
+        }
         let met = live.connection.peer();
         let outgoing = self.outgoing.iter_mut().find(
             |(_, outgoing)| matches!(outgoing.state, OutgoingState::Connected(held) if held == id),

@@ -45,6 +45,7 @@ mod hello;
 mod peer_registry;
 
 mod connection;
+mod watch;
 
 mod network;
 
@@ -85,3 +86,4 @@ pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
 pub use peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
 pub use tcp_network::TcpNetwork;
 pub use transmit::Transmit;
+pub use watch::{ConnectionKey, LaneWatch, Watched};

@@ -130,6 +130,7 @@ pub(crate) fn setup(
     direction: Direction,
 ) -> ConnectionSetup {
     ConnectionSetup {
+        watch: crate::Watched::default(),
         id: ConnectionId::new(1, direction),
         lane: Lane::Control,
         config: config.clone(),

@@ -208,7 +208,9 @@ impl ShardEngine {
         };
         if lane == SendLane::Bulk {
             self.bulk_up[at_peer] = false;
-            self.bulk_bytes[at_peer] = 0;
+            if !raft_core::planted!(RoomLostWithLane) {
+                self.bulk_bytes[at_peer] = 0;
+            }
             while let Some(at) = self.bulk_parked[at_peer].pop() {
                 self.touch(at);
             }

@@ -69,6 +69,11 @@ impl ShardEngine {
         self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| Replica { slot, stamp: None })
     }
 
+    /// What is taken of the bulk lanes' room.
+    pub(crate) fn bulk_bytes_taken(&self) -> u64 {
+        self.bulk_bytes.iter().sum()
+    }
+
     pub(super) fn show(&mut self, at: u32) {
         let leads = self.watching.is_some() && self.slots[at as usize].core.is_leader();
         let stamp = leads.then(|| self.stamp(at).time());

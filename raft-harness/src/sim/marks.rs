@@ -146,6 +146,8 @@ marks! {
     LaneDownToTwo = "a lane went down that carried appends to two replicas of a group",
     CreditsExhausted = "a lane ran out of credits",
     FrameCut = "a connection broke inside of a frame",
+    BatchSplit = "a batch was split over several frames",
+    LargeOnSlowLane = "an append took longer on a slow lane than a lane waits for a word",
     OldGenerationFenced = "an older connection was fenced by a newer one",
 
     // Log time.
@@ -176,7 +178,12 @@ impl Mark {
     pub(super) const fn is_of_wires(self) -> bool {
         matches!(
             self,
-            Self::LaneChanged | Self::LaneDownToTwo | Self::CreditsExhausted | Self::FrameCut
+            Self::LaneChanged
+                | Self::LaneDownToTwo
+                | Self::CreditsExhausted
+                | Self::FrameCut
+                | Self::BatchSplit
+                | Self::LargeOnSlowLane
         )
     }
 

@@ -50,7 +50,7 @@ impl std::error::Error for Violation {}
 macro_rules! checks {
     ($($(#[$doc:meta])* $name:ident = $id:literal,)*) => {
         /// The checks by name. `I` looks at one replica, `G` at a group, `E` at an
-        /// engine of many groups, `T` at log time, `H` at what clients saw.
+        /// engine of many groups, `W` at a wire, `T` at log time, `H` at what clients saw.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub enum Check {
             $($(#[$doc])* $name,)*
@@ -164,6 +164,14 @@ checks! {
     ClockTold = "T4-clock-told",
     /// Log time goes on while there is a leader, so what has a time to live ends.
     LogTimeGoesOn = "T3-log-time-goes-on",
+    /// Room that is taken for what is on its way is given back, whatever becomes of it.
+    Room = "E3-room",
+    /// What is heard on a connection is what was said there, word by word.
+    Words = "W1-words",
+    /// A connection on which bytes move is not closed for silence.
+    Silence = "W2-silence",
+    /// Of two honest ends none accuses the other of breaking the lane's rules.
+    Blame = "W3-blame",
     /// A request ended twice, or never, or without having begun.
     Outcomes = "H4-outcomes",
     /// The code under test panicked.

@@ -310,3 +310,25 @@ fn large_payloads_are_queued_by_reference_and_small_ones_gathered() {
     assert_eq!(slices[1].as_ptr(), large.as_ptr());
     assert_eq!(bytes_of(&mut transmit).len() as u64, encoded(&frame).len() as u64);
 }
+
+/// A chunk is as long as its sender likes; a receiver that takes less gets less, and asks again.
+#[test]
+fn a_chunk_that_is_too_long_for_its_receiver_is_cut() {
+    let place = SnapshotPull {
+        group: GroupId::new(7),
+        group_incarnation: GroupIncarnation::new(3),
+        index: LogIndex::new(u64::MAX),
+        term: Term::new(u64::MAX),
+        offset: u64::MAX,
+    };
+    for max in [66_000, 10_000, 1_000, 300] {
+        let data = Bytes::from(vec![7; crate::SNAPSHOT_DATA_MAX]);
+        let mut frame =
+            Frame::SnapshotChunk(SnapshotChunk { place, total: u64::MAX, sum: 1, data });
+        let mut transmit = Transmit::new();
+        let encoded = encode(&mut frame, SENDER, max, &mut transmit).unwrap();
+        assert!(encoded.bytes <= max && encoded.bytes > max - 256, "{} of {max}", encoded.bytes);
+        let Frame::SnapshotChunk(chunk) = frame else { panic!("it is one still") };
+        assert!(!chunk.data.is_empty());
+    }
+}

@@ -287,7 +287,14 @@ impl World {
             }
             action => action,
         };
-        let padding = if rng.permille(self.swarm.large_permille) {
+        // On slow links: late enough that nothing excuses silence, early enough to cross.
+        let healed_for = self.now.saturating_sub(self.options.faults_s * 1_000_000);
+        let large_permille = match self.swarm.pace {
+            Some(_) if healed_for > 12_000_000 => 0,
+            Some(_) if healed_for > 5_000_000 => 20,
+            Some(_) | None => self.swarm.large_permille,
+        };
+        let padding = if rng.permille(large_permille) {
             rng.below(self.swarm.padding + 1)
         } else {
             rng.below(32)

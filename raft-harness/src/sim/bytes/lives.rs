@@ -78,6 +78,7 @@ impl World {
             slip: &node.slip,
             record,
             judge,
+            words: &self.words,
             seed: self.streams.derive("core", &[place as u64, u64::from(node.life)]),
         };
         match Process::start(&birth) {

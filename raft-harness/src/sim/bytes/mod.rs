@@ -52,6 +52,7 @@ mod threads;
 mod timekeeper;
 mod verdict;
 mod weather;
+mod words;
 mod world;
 
 pub(crate) use self::cases::{draw, run_case};

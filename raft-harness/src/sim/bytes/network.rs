@@ -31,6 +31,7 @@ use super::tap::{Greeting, Heard, Tap};
 use super::tasks::TaskId;
 use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
+use crate::sim::violation::{Check, Violation};
 
 /// What is under way behind a cut arrives when somebody mends it.
 const NEVER: u64 = u64::MAX;
@@ -40,6 +41,9 @@ const RETRANSMIT_US: u64 = 200_000;
 
 /// A dialer has said which lane it wants within this time, or is closed (the mux's deadline).
 const PREFIX_US: u64 = 1_000_000;
+
+/// What a slow link carries within so long, in milliseconds, arrives together.
+const PIECE_MS: usize = 100;
 
 /// Connections that a lane has not accepted yet; the newest beyond is closed (the mux's bound).
 const ACCEPTS_MAX: usize = 64;
@@ -83,6 +87,11 @@ impl Net {
             sightings,
             stalled: Vec::new(),
             counts: Counts::default(),
+            pace: None,
+            patience_us: 0,
+            quiet_from: 0,
+            ending: None,
+            unjust: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -202,6 +211,27 @@ pub(super) struct NetState {
     /// Connections that are stuck in one direction: from where to where, and until when.
     stalled: Vec<(Place, Place, PipeId, u64)>,
     pub(super) counts: Counts,
+    /// Each direction of each connection carries so many bytes per millisecond, for the whole run:
+    /// a slow link whose routers share it out fairly.
+    pub(super) pace: Option<u64>,
+    /// A connection on which bytes moved so recently is not silent.
+    pub(super) patience_us: u64,
+    /// Nothing has gone wrong with wires or nodes since then.
+    pub(super) quiet_from: u64,
+    /// Why the stream that is closed next is closed.
+    pub(super) ending: Option<Ending>,
+    /// Connections that were ended for what their peers did not do.
+    pub(super) unjust: Vec<Violation>,
+}
+
+/// Why an end closes its stream, as far as it says something of the other end.
+#[derive(Clone, Debug)]
+pub(super) enum Ending {
+    /// The other end broke the lane's rules.
+    Accuses(String),
+    /// The other end says nothing.
+    Silence(String),
+    Other,
 }
 
 /// What came of an attempt to move bytes.
@@ -315,6 +345,9 @@ impl NetState {
         let window = self.nodes[place].window;
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let few = self.is_chopped().then(|| self.rng.range(1..=16) as usize);
+        // Packets of a slow link are no longer than what it carries in a moment.
+        let piece = self.pace.map(|pace| pace as usize * PIECE_MS);
+        let few = few.into_iter().chain(piece).min();
         let Some(pipe_now) = self.pipe(pipe) else {
             return Moved::Failed(io::ErrorKind::NotConnected);
         };
@@ -343,7 +376,12 @@ impl NetState {
             bytes.extend_from_slice(&part[..take]);
         }
         self.counts.bytes += count as u64;
-        let at = self.travel(place, to, count as u64 + 60);
+        let mut at = self.travel(place, to, count as u64 + 60);
+        if let (Some(pace), now, Some(pipe)) = (self.pace, self.now, self.pipe(pipe)) {
+            let way = &mut pipe.ways[side];
+            way.busy_until = way.busy_until.max(now) + count as u64 * 1000 / pace.max(1);
+            at = at.max(way.busy_until);
+        }
         if let Some(Some(pipe_now)) = self.pipes.get_mut(pipe as usize) {
             let way = &mut pipe_now.ways[side];
             way.in_use += count;
@@ -397,6 +435,7 @@ impl NetState {
         }
         let ready = self.pipe(pipe).map_or(0, |pipe| pipe.ways[1 - side].ready.len());
         let few = self.is_chopped().then(|| self.rng.range(1..=16) as usize);
+        let (now, patience) = (self.now, self.patience_us);
         let count = ready.min(buffer.len()).min(few.unwrap_or(usize::MAX));
         let Some(pipe_now) = self.pipe(pipe) else { return Moved::Blocked };
         let (here, there) = (pipe_now.ends[side].place, pipe_now.ends[1 - side].place);
@@ -407,9 +446,19 @@ impl NetState {
         buffer[first..count].copy_from_slice(&back[..count - first]);
         way.ready.drain(..count);
         way.read += count as u64;
+        way.read_at = now;
+        let mut took_long = false;
         if let Some(tap) = &mut way.tap {
             tap.read_upto(way.read);
+            // Somebody is in the middle of a frame for longer than lanes wait for a word.
+            if tap.cuts_frame(way.read) {
+                let since = *way.within_since.get_or_insert(now);
+                took_long = patience > 0 && now - since > patience;
+            } else {
+                way.within_since = None;
+            }
         }
+        self.sightings.hit_if(took_long, Mark::LargeOnSlowLane);
         if self.is_cut(here, there) {
             if let Some(pipe) = self.pipe(pipe) {
                 pipe.ways[1 - side].unacknowledged += count;
@@ -432,6 +481,9 @@ impl NetState {
 
     /// A process closes its end: the other hears of it in time, or by a reset if bytes are lost.
     pub(super) fn close(&mut self, pipe: PipeId, side: Side) {
+        if let Some(ending) = self.ending.take() {
+            self.judge_ending(pipe, &ending);
+        }
         let Some(pipe_now) = self.pipe(pipe) else { return };
         let was = std::mem::replace(&mut pipe_now.ends[side].state, EndState::Closed);
         let unread = !pipe_now.ways[1 - side].ready.is_empty();
@@ -447,6 +499,33 @@ impl NetState {
             pipe_now.dial = Dial::Failed(io::ErrorKind::ConnectionAborted);
         }
         self.forget_if_over(pipe);
+    }
+
+    /// Whether an end may say of the other what it says.
+    fn judge_ending(&mut self, pipe: PipeId, ending: &Ending) {
+        let (now, patience, quiet) = (self.now, self.patience_us, self.quiet_from);
+        let Some(pipe) = self.pipe(pipe) else { return };
+        let lane = pipe.lane;
+        let (from, to) = (pipe.ends[DIALER].place, pipe.ends[ACCEPTOR].place);
+        let found = match ending {
+            Ending::Other => None,
+            Ending::Accuses(what) => {
+                let garbled = pipe.ways.iter().any(|way| matches!(way.garble, Garble::Done(_)));
+                let evidence = format!("{lane} lane from {from} to {to}: {what}");
+                (!garbled).then(|| Violation::of_run(Check::Blame, evidence))
+            }
+            Ending::Silence(what) => {
+                let moved = pipe.ways.iter().map(|way| way.read_at).max().unwrap_or(0);
+                let unjust = now.saturating_sub(moved) < patience
+                    && now.saturating_sub(2 * patience) > quiet;
+                let evidence = format!(
+                    "{lane} lane from {from} to {to}: {what}, bytes moved {} ms ago",
+                    now.saturating_sub(moved) / 1000
+                );
+                unjust.then(|| Violation::of_run(Check::Silence, evidence))
+            }
+        };
+        self.unjust.extend(found);
     }
 
     fn reset_other(&mut self, pipe: PipeId, side: Side) {

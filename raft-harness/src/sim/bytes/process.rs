@@ -24,6 +24,7 @@ use super::snapshots::{DeskThread, SimStore};
 use super::stream::SimNetwork;
 use super::swarm::Swarm;
 use super::tasks::{NodeTask, Note, TaskId, Wakes};
+use super::words::Words;
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
@@ -149,6 +150,7 @@ pub(super) struct Birth<'a> {
     pub(super) slip: &'a Slip,
     pub(super) record: &'a Record,
     pub(super) judge: &'a Judge,
+    pub(super) words: &'a Words,
     pub(super) seed: u64,
 }
 
@@ -177,6 +179,7 @@ impl Process {
     pub(super) fn start(birth: &Birth<'_>) -> Result<Born, Stillborn> {
         let Birth { place, disk, clock, swarm, net, wakes, snapshots, record, judge, seed, .. } =
             *birth;
+        let words = birth.words;
         let node = swarm.nodes[place];
         let expected = Expected { cluster: Some(CLUSTER.to_owned()), node: Some(node) };
         let opened = Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
@@ -242,7 +245,9 @@ impl Process {
         let lanes = |lane| {
             let counters = Arc::clone(&lane_counters);
             let (network, registry) = (Arc::clone(&network), registry.clone());
-            Lanes::new(network, registry, lane, swarm.lane.clone(), counters).without_timer()
+            let config = swarm.lane_config(lane);
+            let lanes = Lanes::new(network, registry, lane, config, counters);
+            lanes.without_timer().watched(words.watch())
         };
 
         let counters = Arc::new(Counters::default());
@@ -507,6 +512,11 @@ impl Process {
     }
 
     /// What its lanes have been through.
+    /// What its shards have taken of the bulk lanes' room.
+    pub(super) fn bulk_bytes_taken(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.engine().bulk_bytes_taken()).sum()
+    }
+
     pub(super) fn note_lanes(&self, sightings: &Sightings) {
         let lanes = self.lane_counters.snapshot();
         sightings.hit_if(lanes.reconnects > 0, Mark::LaneKilled);

@@ -49,6 +49,9 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::CommitSkipped
             | Mark::TailSuperseded
             | Mark::BatchOfManyGroups
+            | Mark::BatchSplit
+            | Mark::LargeOnSlowLane
+            | Mark::LaneDownToTwo
             | Mark::LearnerAdded
             | Mark::LearnerPromoted
             | Mark::PromotionTooEarly

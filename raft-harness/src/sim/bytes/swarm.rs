@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
 use raft_storage::{LogOptions, Preparation};
-use raft_transport::{LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
+use raft_transport::{Lane, LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 
 use super::network::{Chop, Link, Place};
 use super::options::{Options, Size, Weather};
@@ -36,6 +36,10 @@ pub(super) struct Swarm {
     pub(super) apply: ApplyMode,
     pub(super) chop: Chop,
     pub(super) socket_bytes: usize,
+    /// Bytes per millisecond that each direction of a connection carries, where that is little.
+    pub(super) pace: Option<u64>,
+    /// The largest frame that a control lane accepts.
+    pub(super) control_frame_max: u64,
     /// A sync takes from so long to so long, in microseconds.
     pub(super) sync_us: (u64, u64),
     /// A woken thread runs after at most so long, in microseconds.
@@ -121,7 +125,15 @@ impl Swarm {
         let snapshot_padding = if rng.chance(1, 6) { rng.range(100..=500) << 10 } else { 0 };
         let slow_disk = rng.chance(1, 5);
         let segment_kib = *rng.pick(&[16, 32, 64, 128, 256]).expect("a list");
+        // From a stream of their own, so that all else stays what its seed made it.
+        let mut slow = streams.stream("slow-lanes", &[]);
+        let pace = (options.weather == Weather::Any && slow.chance(1, 12))
+            .then(|| *slow.pick(&[96, 128, 256]).expect("a list"));
+        let control_frame_max =
+            if slow.chance(1, 3) { slow.range(320..=640) } else { lane.frame_bytes_max };
         Self {
+            pace,
+            control_frame_max,
             shards: nodes.iter().map(|_| rng.range(1..=2) as usize).collect(),
             nodes,
             groups,
@@ -138,14 +150,26 @@ impl Swarm {
             bulk_bytes_max: if few { 4 << 10 } else { 4 << 20 },
             apply: if rng.chance(1, 3) { ApplyMode::Worker } else { ApplyMode::Inline },
             chop: if rng.chance(1, 4) { Chop::Permille(200) } else { Chop::Whole },
-            socket_bytes: *rng.pick(&[2 << 10, 16 << 10, 256 << 10]).expect("a list"),
+            // A kernel that takes at once what a slow link carries in seconds.
+            socket_bytes: match (*rng.pick(&[2 << 10, 16 << 10, 256 << 10]).expect("a list"), pace)
+            {
+                (_, Some(_)) => 1 << 20,
+                (bytes, None) => bytes,
+            },
             sync_us: if slow_disk { (2_000, 40_000) } else { (100, 3_000) },
             wake_us: *rng.pick(&[20, 100, 1_000]).expect("a list"),
             clients: rng.range(2..=6) as usize,
             pause_us: *rng.pick(&[50_000, 150_000, 400_000]).expect("a list"),
             keys: rng.range(1..=4),
-            padding: *rng.pick(&[64, 3_000, 12_000]).expect("a list"),
-            large_permille: *rng.pick(&[0, 50, 300]).expect("a list"),
+            padding: match (*rng.pick(&[64, 3_000, 12_000]).expect("a list"), pace) {
+                // Larger than what the link carries while a lane waits for a word.
+                (_, Some(pace)) => (pace * 5_000).min(600_000),
+                (bytes, None) => bytes,
+            },
+            large_permille: match (*rng.pick(&[0, 50, 300]).expect("a list"), pace) {
+                (_, Some(_)) => 5,
+                (permille, None) => permille,
+            },
             read_paths: if rng.chance(1, 2) {
                 vec![ReadPath::Quorum]
             } else {
@@ -168,6 +192,15 @@ impl Swarm {
             log_portion_bytes: *rng.pick(&[2 << 10, 16 << 10, 4 << 20]).expect("a list"),
             log_pending_bytes: if rng.chance(1, 3) { rng.range(64..=256) << 10 } else { 64 << 20 },
         }
+    }
+
+    /// How a lane behaves.
+    pub(super) fn lane_config(&self, lane: Lane) -> LaneConfig {
+        let frame_bytes_max = match lane {
+            Lane::Control => self.control_frame_max,
+            Lane::Data { .. } | Lane::Bulk => self.lane.frame_bytes_max,
+        };
+        LaneConfig { frame_bytes_max, ..self.lane.clone() }
     }
 
     /// The place of a node.

@@ -80,6 +80,7 @@ impl World {
         self.judge_replicas(&states);
         self.judge_requests();
         self.judge_connections();
+        self.judge_room();
         let found = self.judge_history();
         let broken = self.record.look(|recorded| std::mem::take(&mut recorded.broken));
         let broken = broken
@@ -261,6 +262,21 @@ impl World {
             if pin!(ticket).poll(cx).is_pending() {
                 let evidence = format!("a request to place {place} in life {life} never ended");
                 found.push(Violation::of_run(Check::Outcomes, evidence));
+            }
+        }
+        for violation in found {
+            self.fail(violation);
+        }
+    }
+
+    /// Nothing is on its way any more, and nothing takes room.
+    fn judge_room(&mut self) {
+        let mut found = Vec::new();
+        for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_member()) {
+            let taken = node.process.as_ref().map_or(0, |process| process.bulk_bytes_taken());
+            if taken > 0 {
+                let evidence = format!("{taken} bytes of bulk lanes' room at place {place}");
+                found.push(Violation::of_run(Check::Room, evidence));
             }
         }
         for violation in found {

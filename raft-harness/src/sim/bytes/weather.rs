@@ -35,6 +35,11 @@ impl World {
         if took_effect {
             *self.stats.faults.entry(planned.fault.kind()).or_default() += 1;
             self.plan_in(planned.lasts, Event::FaultEnd(at));
+            // Whoever it made silent has a while to be heard of again.
+            let quiet = self.now + planned.lasts + 5_000_000;
+            let mut net = self.net.lock();
+            net.quiet_from = net.quiet_from.max(quiet);
+            drop(net);
             self.note(None, || format!("{:?}", planned.fault));
         }
         None
@@ -303,7 +308,11 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.phase = Phase::Healing;
         self.trap = None;
-        self.net.lock().heal();
+        {
+            let mut net = self.net.lock();
+            net.heal();
+            net.quiet_from = self.now + 5_000_000;
+        }
         for place in 0..self.nodes.len() {
             self.set_wall(place, 0);
             let node = &mut self.nodes[place];

@@ -31,6 +31,7 @@ use super::tap::{Claim, Said};
 use super::tasks::{NodeTask, Task, TaskId, Wakes};
 use super::verdict::Terms;
 use super::weather::Trap;
+use super::words::Words;
 use crate::request::{Proposed, Ticket};
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, Streams, mix};
@@ -58,6 +59,7 @@ pub(super) struct World {
     pub(super) digests: BTreeMap<(Place, GroupId), Ticket<Proposed>>,
     pub(super) record: Record,
     pub(super) judge: Judge,
+    pub(super) words: Words,
     pub(super) faults: Vec<PlannedFault>,
     pub(super) wakes: Wakes,
     pub(super) phase: Phase,
@@ -155,6 +157,14 @@ impl World {
         let sightings = Sightings::default();
         let chance = streams.stream("network", &[]);
         let net = Net::new(hosts.collect(), links, chance, swarm.chop, sightings.clone());
+        {
+            let mut net = net.lock();
+            net.pace = swarm.pace;
+            // Clocks drift; a little less than the shortest patience is never silence.
+            let patience = swarm.lane.keepalive_timeout.min(swarm.lane.stall_timeout);
+            net.patience_us = patience.as_micros() as u64 * 8 / 10;
+        }
+        let judge = Judge::new(&swarm, sightings.clone());
         let nodes = (0..count).map(|place| NodeState {
             disk: SimDisk::new(
                 u64::MAX,
@@ -189,7 +199,8 @@ impl World {
             trap: None,
             digests: BTreeMap::new(),
             record: Record::default(),
-            judge: Judge::new(&swarm, sightings.clone()),
+            words: Words::new(net.clone(), judge.clone(), sightings.clone()),
+            judge,
             wakes: Wakes::default(),
             phase: Phase::Faults,
             delays: streams.stream("delays", &[]),
@@ -506,8 +517,10 @@ impl World {
         let mut timers = std::mem::take(&mut self.timers);
         let mut woken = std::mem::take(&mut self.woken);
         let mut said = std::mem::take(&mut self.said);
+        let unjust;
         {
             let mut net = self.net.lock();
+            unjust = std::mem::take(&mut net.unjust);
             timers.append(&mut net.timers);
             woken.append(&mut net.woken);
             said.append(&mut net.heard.said);
@@ -550,7 +563,7 @@ impl World {
         for (_, place) in elected {
             self.note_bridge(place);
         }
-        for violation in found {
+        for violation in found.into_iter().chain(unjust) {
             self.fail(violation);
         }
         (self.timers, self.woken, self.said) = (timers, woken, said);

@@ -56,6 +56,12 @@ pub(super) struct Way {
     pub(super) in_use: usize,
     /// Bytes that the other end has read so far.
     pub(super) read: u64,
+    /// When it last read some.
+    pub(super) read_at: u64,
+    /// Since when it has been in the middle of a frame.
+    pub(super) within_since: Option<u64>,
+    /// Until when what was written keeps a slow link busy.
+    pub(super) busy_until: u64,
     /// Of what is in use, read, but the acknowledgement cannot come back.
     pub(super) unacknowledged: usize,
     /// No packet arrives before the one ahead of it.
@@ -96,6 +102,9 @@ impl Way {
             ready: VecDeque::new(),
             in_use: 0,
             read: 0,
+            read_at: 0,
+            within_since: None,
+            busy_until: 0,
             unacknowledged: 0,
             last_at: 0,
             stalled_until: 0,
