@@ -18,6 +18,9 @@ pub struct Options {
     pub schedule: Option<Vec<PlannedFault>>,
     /// What the weather is like.
     pub weather: Weather,
+    /// Each connection carries little all the while, and values are large. Default no: not every
+    /// such run recovers within the time a run has.
+    pub slow_links: bool,
     /// Keep the last so many events, for a person to read. Default 0.
     pub trace: usize,
 }
@@ -51,6 +54,7 @@ impl Default for Options {
             healing_s: 30,
             schedule: None,
             weather: Weather::Any,
+            slow_links: false,
             trace: 0,
         }
     }

@@ -50,7 +50,6 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::TailSuperseded
             | Mark::BatchOfManyGroups
             | Mark::BatchSplit
-            | Mark::LargeOnSlowLane
             | Mark::LaneDownToTwo
             | Mark::LearnerAdded
             | Mark::LearnerPromoted

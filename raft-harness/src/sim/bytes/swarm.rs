@@ -127,8 +127,7 @@ impl Swarm {
         let segment_kib = *rng.pick(&[16, 32, 64, 128, 256]).expect("a list");
         // From a stream of their own, so that all else stays what its seed made it.
         let mut slow = streams.stream("slow-lanes", &[]);
-        let pace = (options.weather == Weather::Any && slow.chance(1, 12))
-            .then(|| *slow.pick(&[96, 128, 256]).expect("a list"));
+        let pace = options.slow_links.then(|| *slow.pick(&[96, 128, 256]).expect("a list"));
         let control_frame_max =
             if slow.chance(1, 3) { slow.range(320..=640) } else { lane.frame_bytes_max };
         Self {
