@@ -105,13 +105,20 @@ impl Shard {
         cx: &mut Context<'_>,
         clocks: impl Fn() -> (Micros, LogTime),
     ) -> Round {
-        let (now, wall) = clocks();
-        self.engine.set_time(now, wall);
+        let (before, _) = clocks();
         let mut worked = false;
 
         let mut items = std::mem::take(&mut self.items);
         self.inbox.drain(&mut items);
         worked |= !items.is_empty();
+        self.lanes.poll(cx, before, &mut self.events);
+        worked |= !self.events.is_empty();
+        // A replica owes a leader patience from when it got its word, and the leader counts from
+        // when that left. The thread may have stood still since it looked, so it looks again, now
+        // that all is here it will hear in this turn.
+        let (now, wall) = clocks();
+        self.engine.set_time(now, wall);
+
         let mut taken = items.drain(..);
         while let Some(item) = taken.next() {
             if let ShardInput::Stop = item {
@@ -122,9 +129,6 @@ impl Shard {
         }
         drop(taken);
         self.items = items;
-
-        self.lanes.poll(cx, now, &mut self.events);
-        worked |= !self.events.is_empty();
         while let Some(event) = self.events.pop_front() {
             self.take_lane_event(event);
         }
