@@ -139,6 +139,8 @@ marks! {
     QuorumRestarted = "a quorum restarted within one election timeout",
     PausedLeaderReturned = "a paused leader came back to a later term",
 
+    PutBack = "a node's disk was put back to an earlier life, and all peers knew a later one",
+
     // Lanes.
     LaneStalled = "a lane stalled while another went on",
     LaneKilled = "a lane died and was dialled again",
@@ -183,6 +185,7 @@ impl Mark {
                 | Self::CreditsExhausted
                 | Self::FrameCut
                 | Self::BatchSplit
+                | Self::PutBack
                 | Self::LargeOnSlowLane
         )
     }

@@ -160,6 +160,7 @@ mutants! {
     BatchStopsAtUnknownGroup Medium Bytes ["E1-batch-whole"] "An item for a group that is not here ends the batch it came in.",
     CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
     AppliesTwice Easy Bytes [] "The first entry of a batch is applied twice.",
+    SameLifeTaken Hard Bytes ["stranger"] "A directory that was put back to an earlier life is taken for the one that went on.",
     SplitKeepsPrevious Medium Bytes ["W1-words" "W3-blame"] "The second frame of a split batch leaves away what the first one said.",
     EntryTimeNotAdded Easy Bytes ["W1-words"] "The times of entries are not added up when they are read.",
     RoomLostWithLane Hard Bytes ["E3-room"] "What waited for a lane that went down goes on taking room.",

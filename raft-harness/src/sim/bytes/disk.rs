@@ -75,7 +75,7 @@ struct State {
     rng: Rng,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct FileState {
     seen: Vec<u8>,
     durable_len: usize,
@@ -114,6 +114,19 @@ impl SimDisk {
             rng,
         };
         Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// A copy of everything as readers see it, on a disk of its own.
+    pub(super) fn copy(&self, fuse: Arc<Fuse>, rng: Rng) -> Self {
+        let copy = Self::new(u64::MAX, fuse, rng);
+        {
+            let (state, mut to) = (self.state.lock(), copy.state.lock());
+            to.files.clone_from(&state.files);
+            to.names.clone_from(&state.names);
+            to.durable_names.clone_from(&state.names);
+            to.used = state.used;
+        }
+        copy
     }
 
     /// Syncs of files so far.

@@ -135,6 +135,11 @@ pub enum Fault {
     },
     /// The machine of some leader leaves out an answer; whoever runs the node starts it again.
     Miscount,
+    /// A node's disk is copied while it restarts, and later put back to the copy.
+    PutBack {
+        /// Which.
+        node: Place,
+    },
     /// A node comes back with an empty disk.
     Wipe {
         /// Which.
@@ -176,6 +181,7 @@ impl Fault {
             Self::Flip { .. } => "flip",
             Self::Miscount => "miscount",
             Self::Wipe { .. } => "wipe",
+            Self::PutBack { .. } => "put-back",
         }
     }
 }
@@ -213,13 +219,18 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     let spare = |group: &GroupSpec| group.replicas.len() >= 3;
     if rng.chance(1, 4) && swarm.groups.iter().all(spare) && end > FIRST_US {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
-        let fault = match rng.below(3) {
+        let fault = match rng.below(4) {
             0 => Fault::Wipe { node },
+            3 => Fault::PutBack { node },
             1 => Fault::Flip { node, file: ".seg" },
             _ => Fault::Flip { node, file: rng.pick(&["identity", "incarnation"]).expect("two") },
         };
         let at = rng.range(FIRST_US..=end - 1);
-        let lasts = 100_000 + rng.skewed(3_000_000);
+        let lasts = match fault {
+            // So that its peers meet the life that is then forgotten.
+            Fault::PutBack { .. } => rng.range(2_000_000..=6_000_000),
+            _ => 100_000 + rng.skewed(3_000_000),
+        };
         faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
     }
     faults.sort_by_key(|fault| fault.at);

@@ -336,7 +336,9 @@ impl World {
 
     /// Whether a voter may go. Where a node may be lost for good, enough must remain to spare it.
     fn may_shrink(&self, voters: usize) -> bool {
-        let is_for_good = |fault: &Fault| matches!(fault, Fault::Wipe { .. } | Fault::Flip { .. });
+        let is_for_good = |fault: &Fault| {
+            matches!(fault, Fault::Wipe { .. } | Fault::PutBack { .. } | Fault::Flip { .. })
+        };
         let loses = self.faults.iter().any(|planned| is_for_good(&planned.fault));
         if loses { voters > 3 } else { voters > 1 }
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, GroupIncarnation, NodeId, Tombstone};
+use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_storage::{Expected, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport};
 use raft_transport::{Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
 
@@ -51,6 +51,7 @@ const ROUNDS_MAX: usize = 8;
 /// One life of a node.
 pub(super) struct Process {
     making: Making,
+    incarnation: Incarnation,
     clock: NodeClock,
     shards: Vec<Shard>,
     control: Control,
@@ -328,6 +329,7 @@ impl Process {
         let log: Box<dyn LogStore> = Box::new(opened.writer);
         let process = Self {
             making,
+            incarnation: opened.incarnation,
             desk,
             clock,
             shards,
@@ -511,12 +513,12 @@ impl Process {
         &self.counters
     }
 
-    /// What its lanes have been through.
     /// What its shards have taken of the bulk lanes' room.
     pub(super) fn bulk_bytes_taken(&self) -> u64 {
         self.shards.iter().map(|shard| shard.engine().bulk_bytes_taken()).sum()
     }
 
+    /// What its lanes have been through.
     pub(super) fn note_lanes(&self, sightings: &Sightings) {
         let lanes = self.lane_counters.snapshot();
         sightings.hit_if(lanes.reconnects > 0, Mark::LaneKilled);
@@ -536,6 +538,10 @@ impl Process {
             let count = self.inboxes.len();
             self.applier.machines.report(&self.inboxes, |group| shard_of(group, count));
         }
+    }
+
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     pub(super) fn clock(&self) -> NodeClock {

@@ -50,6 +50,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::TailSuperseded
             | Mark::BatchOfManyGroups
             | Mark::BatchSplit
+            | Mark::LargeOnSlowLane
+            | Mark::PutBack
             | Mark::LaneDownToTwo
             | Mark::LearnerAdded
             | Mark::LearnerPromoted

@@ -5,6 +5,7 @@ use super::disk::{SEGMENTS, SimDisk};
 use super::faults::{Fault, Power};
 use super::network::{ACCEPTOR, DIALER, Place};
 use super::world::{Event, Phase, Standing, World};
+use crate::node::sim::KnownStores;
 use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 use std::sync::Arc;
@@ -161,6 +162,14 @@ impl World {
                 self.wipe(node, lasts);
                 true
             }
+            Fault::PutBack { node } => {
+                let runs = self.nodes[node].process.is_some();
+                if runs {
+                    self.crash(node, Power::Stays, 100_000);
+                    self.keep_copy(node);
+                }
+                runs
+            }
         }
     }
 
@@ -248,6 +257,43 @@ impl World {
         self.judge.lock().checker.wiped(self.swarm.nodes[node]);
     }
 
+    fn keep_copy(&mut self, node: Place) {
+        let (mut rng, state) = (self.streams.stream("copy", &[node as u64]), &self.nodes[node]);
+        let copied = [&state.disk, &state.snapshots]
+            .map(|disk| disk.copy(Arc::clone(&state.fuse), Rng::new(rng.bits())));
+        self.nodes[node].copy = Some(copied);
+    }
+
+    /// A node is put back to the copy of its disks, if all others have met and noted a life that is
+    /// forgotten by that: then nobody may take it back.
+    fn put_back(&mut self, node: Place) {
+        let Some([disk, snapshots]) = self.nodes[node].copy.take() else { return };
+        let id = self.swarm.nodes[node];
+        let life = self.nodes[node].process.as_ref().map(|process| process.incarnation());
+        let is_known_at = |at: Place| {
+            let other = &self.nodes[at];
+            let known = KnownStores::load(other.disk.clone());
+            other.is_member()
+                && other.process.is_some()
+                && known.is_ok_and(|known| {
+                    known.iter().any(|(peer, met)| peer == id && Some(met.incarnation) == life)
+                })
+        };
+        let others = (0..self.nodes.len()).filter(|at| *at != node);
+        if life.is_none() || !self.nodes[node].is_member() || !others.into_iter().all(is_known_at) {
+            self.mark("not-put-back");
+            return;
+        }
+        self.crash(node, Power::Fails, 200_000);
+        let state = &mut self.nodes[node];
+        (state.disk, state.snapshots) = (disk, snapshots);
+        state.standing = Standing::Stranger;
+        state.after = After::Process;
+        self.net.lock().nodes[node].is_stranger = true;
+        self.sightings.hit(Mark::PutBack);
+        self.judge.lock().checker.wiped(id);
+    }
+
     pub(super) fn end_fault(&mut self, at: usize) {
         match self.faults[at].fault {
             Fault::Cut { ref links, .. } => {
@@ -270,6 +316,7 @@ impl World {
                 self.nodes[node].snapshots.limit(None);
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
+            Fault::PutBack { node } => self.put_back(node),
             Fault::Miscount => self.restart_miscounters(),
             // Half of them are noticed and set right, to the millisecond as far as it matters.
             Fault::WallJump { node, .. } if self.faults[at].draw & 1 == 0 => {

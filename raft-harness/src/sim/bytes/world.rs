@@ -115,6 +115,8 @@ pub(super) struct NodeState {
     /// What the fuse was lit for.
     pub(super) crash: Option<(Power, u64)>,
     pub(super) standing: Standing,
+    /// The disks as they once were, to be put back.
+    pub(super) copy: Option<[SimDisk; 2]>,
     /// Which disk, counting those that were replaced by an empty one.
     pub(super) store: u64,
     /// When the life that runs, or the last one, began.
@@ -188,6 +190,7 @@ impl World {
             slip: Slip::default(),
             crash: None,
             standing: Standing::Member,
+            copy: None,
             store: 0,
             started: None,
         });
