@@ -190,16 +190,19 @@ impl ShardEngine {
         let slot = &self.slots[at as usize];
         let Some(index) = slot.snapshots.owed else { return };
         let upto = self.compactable(&slot.snapshots, index);
+        let kept_max = match self.options.snapshot_hold_bytes {
+            0 => 0,
+            hold => hold.max(slot.snapshots.bytes),
+        };
         let needed = slot.core.log_needed_after().filter(|needed| *needed < upto);
-        if let Some(needed) = needed
-            && !raft_core::planted!(CompactsUnderTransfer)
-        {
-            let hold = self.options.snapshot_hold_bytes;
-            if hold > 0 && slot.snapshots.sizes.behind(needed) <= hold.max(slot.snapshots.bytes) {
-                return;
-            }
-            self.counters.compactions_forced.fetch_add(1, Relaxed);
+        let needed = needed.map_or(0, |needed| slot.snapshots.sizes.behind(needed));
+        let keeps = (1..=kept_max).contains(&needed);
+        if keeps && !raft_core::planted!(CompactsUnderTransfer) {
+            return;
         }
+        self.counters.compactions_forced.fetch_add(u64::from(needed > 0), Relaxed);
+        #[cfg(feature = "sim")]
+        self.show_compaction(self.slots[at as usize].spec.group, needed, kept_max);
         self.step(at, Input::Compact(upto), out);
         let snapshots = &mut self.slots[at as usize].snapshots;
         snapshots.owed = None;
@@ -249,7 +252,8 @@ impl ShardEngine {
                     term: meta.term,
                 };
                 let (maker, spec) = (slot.maker.clone(), slot.spec.clone());
-                let wanted = Wanted { name, meta, node, maker, spec };
+                let term = slot.core.term();
+                let wanted = Wanted { name, meta, node, term, maker, spec };
                 out.snapshots.push(DeskInput::Fetch(Box::new(wanted)));
             }
             SnapshotEffect::Abort { .. } => out.snapshots.push(DeskInput::Abort(group)),

@@ -21,6 +21,10 @@ pub(crate) trait Watch: Send {
     /// A group was told of so many replicas that a lane to them is gone; with so many it still
     /// believes that something is on its way there.
     fn lane_down(&mut self, group: GroupId, told: u64, in_flight: u64);
+
+    /// A log is about to be compacted. So many bytes of it some peer needs, none or more, and that
+    /// many would be kept for it.
+    fn compacts(&mut self, group: GroupId, needed: u64, kept_max: u64);
 }
 
 /// One who looks on, and the steps it was shown.
@@ -72,6 +76,12 @@ impl ShardEngine {
     /// What is taken of the bulk lanes' room.
     pub(crate) fn bulk_bytes_taken(&self) -> u64 {
         self.bulk_bytes.iter().sum()
+    }
+
+    pub(super) fn show_compaction(&mut self, group: GroupId, needed: u64, kept_max: u64) {
+        if let Some(watching) = &mut self.watching {
+            watching.watch.compacts(group, needed, kept_max);
+        }
     }
 
     pub(super) fn show(&mut self, at: u32) {

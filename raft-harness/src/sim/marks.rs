@@ -91,6 +91,14 @@ marks! {
     SnapshotWithConfig = "a snapshot carried a configuration the log never showed",
     AppendAtBase = "an append began exactly at a snapshot's last entry",
     CrashDuringInstall = "a node crashed while it installed a snapshot",
+    SnapshotConflictCrash = "a node crashed while it fetched a snapshot that contradicted its log",
+    SnapshotOutpaced = "a snapshot was installed when its leader had taken newer ones",
+    SnapshotOfLaggard = "a snapshot was taken of a machine far behind its log",
+    SnapshotLate = "a snapshot came after its receiver had compacted past it",
+    DeclinedUnderCompaction = "a leader compacted past a peer without room",
+    ConfigTailLost = "a restart lost a tail with a membership in it",
+    LogHeld = "log was kept for a peer that fetched or lagged",
+    LogHeldTooLong = "log that a peer needed was compacted because it was too much",
 
     // Reads and leases.
     ReadConfirmed = "a read was confirmed by a quorum",
@@ -176,7 +184,7 @@ marks! {
 }
 
 impl Mark {
-    /// Whether it is about bytes on a wire, which messages do not have.
+    /// Whether it is about what only whole nodes have: bytes on a wire, files, desks.
     pub(super) const fn is_of_wires(self) -> bool {
         matches!(
             self,
@@ -187,6 +195,14 @@ impl Mark {
                 | Self::BatchSplit
                 | Self::PutBack
                 | Self::LargeOnSlowLane
+                | Self::SnapshotConflictCrash
+                | Self::SnapshotOutpaced
+                | Self::SnapshotOfLaggard
+                | Self::SnapshotLate
+                | Self::DeclinedUnderCompaction
+                | Self::ConfigTailLost
+                | Self::LogHeld
+                | Self::LogHeldTooLong
         )
     }
 

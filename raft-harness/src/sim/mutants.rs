@@ -140,6 +140,8 @@ mutants! {
     SnapshotAckBeforeDurable Easy Protocol ["G5-durable-quorum" "G10-externalisation"] "A snapshot is acknowledged before it is on disk.",
     SnapshotStuckAtLastIndex Hard Protocol ["L1-stuck"] "A peer that took a snapshot is offered it for ever.",
     CompactBeyondSnapshot Easy Protocol ["I1-marks-ordered" "G10-externalisation" "L1-stuck" "panic" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "The log is compacted beyond its snapshot.",
+    CompactsUnderTransfer Easy Bytes ["E4-log-kept"] "The log is compacted while a peer fetches the snapshot before what goes.",
+    FetchBeginsAnew Medium Bytes ["E5-fetch-finished"] "A newer snapshot that is offered takes the place of the one on its way.",
     LostReplicaVotes Medium Protocol ["G10-promise-lost" "I2-vote-once" "G1-election-safety" "G10-externalisation" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "A replica that lost its promises votes.",
     LostReplicaCounts Medium Protocol ["G10-promise-lost" "G5-durable-quorum" "G10-externalisation" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "A replica that lost its promises counts for commitment.",
     LostEndsOnFirstContact Medium Protocol ["G10-promise-lost" "I2-vote-once" "G1-election-safety" "G10-externalisation" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "A replica trusts itself again as soon as it hears of a leader.",

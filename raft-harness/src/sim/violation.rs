@@ -172,6 +172,10 @@ checks! {
     Silence = "W2-silence",
     /// Of two honest ends none accuses the other of breaking the lane's rules.
     Blame = "W3-blame",
+    /// What a peer needs of a log stays there, up to the bound.
+    LogKept = "E4-log-kept",
+    /// A snapshot on its way is finished before another of the same leader is begun.
+    FetchFinished = "E5-fetch-finished",
     /// A request ended twice, or never, or without having begun.
     Outcomes = "H4-outcomes",
     /// The code under test panicked.

@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
+use raft_core::{GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta, Term};
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
@@ -81,6 +81,8 @@ pub(crate) struct Wanted {
     pub(crate) meta: SnapshotMeta,
     /// Who has it.
     pub(crate) node: NodeId,
+    /// In which term that one offered it.
+    pub(crate) term: Term,
     pub(crate) maker: MakeMachine,
     pub(crate) spec: Arc<GroupSpec>,
 }
@@ -214,6 +216,22 @@ impl Desk {
     #[cfg(feature = "sim")]
     pub(crate) fn is_fetching(&self) -> bool {
         !self.making.is_empty() || self.fetches.values().any(Fetch::asks)
+    }
+
+    /// What of the same leader's was being fetched and is not any more if this is wanted.
+    #[cfg(feature = "sim")]
+    pub(crate) fn drops_for(&self, wanted: &Wanted) -> Option<SnapshotName> {
+        let fetch = self.fetches.get(&wanted.name.group)?;
+        let (old, is_kept) = (&fetch.wanted, matches!(fetch.stage, Stage::Kept(_)));
+        let same = (old.node, old.term) == (wanted.node, wanted.term) && !is_kept;
+        (same && old.name != wanted.name).then_some(old.name)
+    }
+
+    /// What is on its way here, or a machine is made of.
+    #[cfg(feature = "sim")]
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = SnapshotName> {
+        let fetched = self.fetches.values().map(|fetch| fetch.wanted.name);
+        fetched.chain(self.making.iter().copied())
     }
 
     fn fetch(&mut self, wanted: Box<Wanted>, out: &mut Vec<DeskOutput>) {

@@ -6,6 +6,7 @@
 
 use super::network::Place;
 use super::options::{Options, Weather};
+use super::races;
 use super::swarm::Swarm;
 use crate::group_spec::GroupSpec;
 use crate::sim::rng::{Rng, Streams};
@@ -126,6 +127,35 @@ pub enum Fault {
         /// Added to each sync, in microseconds.
         by_us: u64,
     },
+    /// Whoever leads a group is cut off from all others.
+    CutLeader {
+        /// Which group, by its place.
+        group: usize,
+    },
+    /// Whoever leads a group dies, and comes back.
+    CrashLeader {
+        /// Which group, by its place.
+        group: usize,
+        /// Whether its machine dies with it.
+        power: Power,
+    },
+    /// Every replica of a group is asked for a snapshot.
+    TakeSnapshots {
+        /// Which group, by its place.
+        group: usize,
+    },
+    /// Whoever leads a group is asked to change its members, where operators do that.
+    Change {
+        /// Which group, by its place.
+        group: usize,
+    },
+    /// The apply worker of a node takes so much longer for each job.
+    SlowApply {
+        /// Which node's.
+        node: Place,
+        /// Added to each job, in microseconds.
+        by_us: u64,
+    },
     /// A node crashes and a bit of its log or its identity flips before it comes back.
     Flip {
         /// Which.
@@ -178,6 +208,11 @@ impl Fault {
             Self::SyncFails { .. } => "sync-fails",
             Self::DiskFull { .. } => "disk-full",
             Self::SlowDisk { .. } => "slow-disk",
+            Self::CutLeader { .. } => "cut-leader",
+            Self::CrashLeader { .. } => "crash-leader",
+            Self::TakeSnapshots { .. } => "snapshots",
+            Self::Change { .. } => "change",
+            Self::SlowApply { .. } => "slow-apply",
             Self::Flip { .. } => "flip",
             Self::Miscount => "miscount",
             Self::Wipe { .. } => "wipe",
@@ -192,7 +227,12 @@ pub(super) fn draw(streams: Streams, swarm: &Swarm, options: &Options) -> Vec<Pl
     match options.weather {
         Weather::Calm => Vec::new(),
         Weather::StaticPartition => vec![static_partition(&mut rng, swarm, options)],
-        Weather::Any => any(&mut rng, swarm, options),
+        Weather::Any => {
+            let mut faults = any(&mut rng, swarm, options);
+            races::append(&mut streams.stream("races", &[]), swarm, options, &mut faults);
+            faults.sort_by_key(|fault| fault.at);
+            faults
+        }
     }
 }
 

@@ -113,6 +113,16 @@ impl Watch for AtNode {
         }
     }
 
+    fn compacts(&mut self, group: GroupId, needed: u64, kept_max: u64) {
+        if (1..=kept_max).contains(&needed) {
+            let place = self.place;
+            let evidence =
+                format!("node {place} compacts {needed} bytes that a peer needs of {kept_max}");
+            let mut bench = self.judge.lock();
+            bench.found.push(Violation::of_group(Check::LogKept, group, evidence));
+        }
+    }
+
     fn lane_down(&mut self, group: GroupId, told: u64, in_flight: u64) {
         let mut bench = self.judge.lock();
         bench.sightings.hit_if(told > 1, Mark::LaneDownToTwo);

@@ -182,6 +182,8 @@ impl World {
             judge.onlooker.gone(place)
         };
         self.sightings.hit_if(!led.is_empty(), Mark::LeaderCrashed);
+        self.sightings.hit_if(self.fetches_contradiction(place), Mark::SnapshotConflictCrash);
+        let node = &mut self.nodes[place];
         // Whoever waits for an answer learns that there is none.
         let process = node.process.take();
         if let Some(process) = &process {

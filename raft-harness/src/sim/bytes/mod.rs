@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `cases` | runs as cases, for sweeps and shrinking |
 //! | `options` | what a run is told and what it reports |
-//! | `swarm`, `faults` | what a seed draws |
+//! | `swarm`, `faults`, `races` | what a seed draws |
 //! | `world`, `queue`, `tasks` | events in virtual time, and who is woken |
 //! | `lives`, `process`, `threads`, `clock`, `fuse` | nodes: birth, work, death |
 //! | `network`, `stream`, `disk` | wires and disks |
@@ -42,6 +42,7 @@ mod operator;
 mod options;
 mod process;
 mod queue;
+mod races;
 mod sightings;
 mod snapshots;
 mod stream;

@@ -258,6 +258,33 @@ impl World {
         Some((replica.core().is_leader(), Membership::clone(replica.core().membership())))
     }
 
+    /// Every replica of a group is asked for a snapshot.
+    pub(super) fn order_snapshots(&mut self, group: usize) -> bool {
+        let Some(group) = self.swarm.groups.get(group).map(|spec| spec.group) else { return false };
+        for place in self.operator.places_of(group) {
+            if self.core_of(group, place).is_some() {
+                let input = |reply| EngineInput::Snapshot(group, reply);
+                self.order(place, group, What::Snapshot, input);
+            }
+        }
+        true
+    }
+
+    /// Some leader of a group is asked to change its members, if operators do that at all.
+    pub(super) fn order_change(&mut self, group: usize) -> bool {
+        let Some(group) = self.swarm.groups.get(group).map(|spec| spec.group) else { return false };
+        if self.swarm.operator_us == 0 {
+            return false;
+        }
+        let Some((place, membership)) = self.some_leader(group) else { return false };
+        let changes = self.draw_change(group, &membership);
+        let changes_some = !changes.is_empty();
+        if changes_some {
+            self.change(place, group, changes);
+        }
+        changes_some
+    }
+
     fn change_something(&mut self) {
         let Some(group) = self.operator.rng.pick(&self.swarm.groups).map(|spec| spec.group) else {
             return;

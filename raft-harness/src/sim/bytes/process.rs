@@ -524,6 +524,9 @@ impl Process {
         sightings.hit_if(lanes.reconnects > 0, Mark::LaneKilled);
         sightings.hit_if(lanes.fenced > 0, Mark::OldGenerationFenced);
         sightings.hit_if(self.lanes_full > 0, Mark::CreditsExhausted);
+        let counters = self.counters.snapshot();
+        sightings.hit_if(counters.compactions_held > 0, Mark::LogHeld);
+        sightings.hit_if(counters.compactions_forced > 0, Mark::LogHeldTooLong);
     }
 
     /// Acknowledges what the log has made durable.

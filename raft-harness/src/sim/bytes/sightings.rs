@@ -3,7 +3,7 @@
 //! Wires, disks, nodes and clients note what they see when they see it; what replicas go through
 //! is read off them after each step. Nothing here decides anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -72,6 +72,14 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::SnapshotConflict
             | Mark::SnapshotWithConfig
             | Mark::CrashDuringInstall
+            | Mark::SnapshotConflictCrash
+            | Mark::SnapshotOutpaced
+            | Mark::SnapshotOfLaggard
+            | Mark::SnapshotLate
+            | Mark::DeclinedUnderCompaction
+            | Mark::ConfigTailLost
+            | Mark::LogHeld
+            | Mark::LogHeldTooLong
             | Mark::ReadConfirmed
             | Mark::ReadFailedOver
             | Mark::ReadAtFollower
@@ -127,6 +135,10 @@ pub(super) struct Onlooker {
     seen: BTreeMap<(GroupId, Place), Glimpse>,
     /// Who was elected, for the world to look at; it takes them after each event.
     pub(super) elected: Vec<(GroupId, Place)>,
+    /// Nodes whose disks are full.
+    pub(super) full: BTreeSet<Place>,
+    /// Where the membership of a replica stood when its process died.
+    left: BTreeMap<(GroupId, Place), LogIndex>,
 }
 
 /// A replica when it was looked at last.
@@ -138,6 +150,7 @@ struct Glimpse {
     commit: LogIndex,
     last: (LogIndex, Term),
     base: LogIndex,
+    snapshot: LogIndex,
     /// Where the membership in force stands, and what it is.
     config: (LogIndex, Form),
     disk: Disk,
@@ -169,6 +182,8 @@ enum Rest {
 
 /// Such a leap of the commit index is more than a window of small appends.
 const LEAP: u64 = 64;
+/// A machine that lags by so many entries is far behind, where snapshots are taken every few.
+const LAGS: u64 = 12;
 
 impl Glimpse {
     fn of(core: &Group, rest: Rest) -> Self {
@@ -182,6 +197,7 @@ impl Glimpse {
             commit: status.commit_index,
             last: (status.last_index, status.last_term),
             base: status.base_index,
+            snapshot: status.snapshot_index,
             config: (core.membership_index(), form),
             disk: if lags { Disk::LagsBehind } else { Disk::KeepsUp },
             lease: core.lease_until(),
@@ -193,7 +209,8 @@ impl Glimpse {
 
 impl Onlooker {
     pub(super) fn new(sightings: Sightings) -> Self {
-        Self { sightings, seen: BTreeMap::new(), elected: Vec::new() }
+        let (full, left) = (BTreeSet::new(), BTreeMap::new());
+        Self { sightings, seen: BTreeMap::new(), elected: Vec::new(), full, left }
     }
 
     /// A replica has made a step, at this moment by its own clock.
@@ -202,6 +219,9 @@ impl Onlooker {
         let before = self.seen.get(&key).filter(|before| before.life == core.incarnation());
         let Some(before) = before.copied() else {
             self.seen.insert(key, Glimpse::of(core, Rest::None));
+            let left = self.left.remove(&key);
+            let lost = left.is_some_and(|index| core.last_index() < index);
+            self.sightings.hit_if(lost, Mark::ConfigTailLost);
             return;
         };
         let after = Glimpse::of(core, before.rest);
@@ -221,8 +241,21 @@ impl Onlooker {
         // The log is compacted no further than it was committed.
         if after.base > before.commit {
             marks.hit(Mark::SnapshotInstalled);
+            let mut others = self.seen.range((core.id(), 0)..=(core.id(), Place::MAX));
+            let outpaced = others
+                .any(|(_, other)| other.role == RoleKind::Leader && other.snapshot > after.base);
+            marks.hit_if(outpaced, Mark::SnapshotOutpaced);
             marks.hit_if(last > after.base, Mark::SnapshotConflict);
             marks.hit_if(after.config.0 > last, Mark::SnapshotWithConfig);
+        }
+        let lags = after.commit.get() > after.snapshot.get() + LAGS;
+        marks.hit_if(after.snapshot > before.snapshot && lags, Mark::SnapshotOfLaggard);
+        if after.role == RoleKind::Leader && after.base > before.base {
+            let behind = |place: &Place| {
+                let seen = self.seen.get(&(core.id(), *place));
+                seen.is_some_and(|seen| seen.last.0 < after.base)
+            };
+            marks.hit_if(self.full.iter().any(behind), Mark::DeclinedUnderCompaction);
         }
         let ((was_at, was), (is_at, is)) = (before.config, after.config);
         marks.hit_if(is_at < was_at, Mark::ConfigTruncated);
@@ -300,6 +333,9 @@ impl Onlooker {
         self.seen.retain(|(group, at), seen| {
             if *at == place && seen.role == RoleKind::Leader {
                 led.push(*group);
+            }
+            if *at == place {
+                self.left.insert((*group, place), seen.config.0);
             }
             *at != place
         });

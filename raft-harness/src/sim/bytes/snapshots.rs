@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam::channel::Receiver;
-use raft_core::Micros;
+use raft_core::{GroupId, LogIndex, Micros};
 use raft_storage::{Disk, DiskFile};
 use raft_transport::Frame;
 
 use super::disk::{SimDisk, SimFile};
 use super::network::Place;
-use super::world::{Event, World};
+use super::world::{Event, Standing, World};
+use crate::engine::EngineInput;
 use crate::node::sim::{BulkInput, Inbox, ShardInput, shard_of};
+use crate::sim::violation::{Check, Violation};
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, DeskOutput};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
@@ -148,14 +150,27 @@ impl DeskThread {
         wants
     }
 
-    /// The workshop does its next job.
-    pub(super) fn do_job(&mut self, now: Micros) {
+    /// What bytes are on their way here of, or a machine is made of.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = SnapshotName> {
+        self.desk.wanted()
+    }
+
+    /// The workshop does its next job. Says which snapshots came by it.
+    pub(super) fn do_job(&mut self, now: Micros) -> Vec<(GroupId, LogIndex)> {
         self.works = false;
         let mut made = Vec::new();
         self.workshop.work(&mut made);
         let mut out = Vec::new();
         made.into_iter().for_each(|made| self.desk.on_made(now, made, &mut out));
+        let came = out.iter().filter_map(|output| match output {
+            DeskOutput::Engine(group, EngineInput::SnapshotFetched(name, _)) => {
+                Some((*group, name.index))
+            }
+            _ => None,
+        });
+        let came = came.collect();
         self.deliver(out);
+        came
     }
 
     /// Whether it is to be woken for something that waits, and nobody has planned that yet.
@@ -174,13 +189,19 @@ impl DeskThread {
     }
 
     /// Does the next thing that waits.
-    pub(super) fn work(&mut self, now: Micros) {
+    /// Says which snapshot is dropped by it for another of the same leader.
+    pub(super) fn work(&mut self, now: Micros) -> Option<SnapshotName> {
         self.busy = false;
         let mut out = Vec::new();
+        let mut dropped = None;
         if let Ok(input) = self.inputs.try_recv() {
+            if let DeskInput::Fetch(wanted) = &input {
+                dropped = self.desk.drops_for(wanted);
+            }
             self.desk.handle(now, input, &mut out);
         }
         self.deliver(out);
+        dropped
     }
 
     pub(super) fn on_time(&mut self, now: Micros) {
@@ -238,7 +259,12 @@ impl World {
         }
         if let Some(process) = &mut self.nodes[place].process {
             let now = process.clock().local(now);
-            process.desk.work(now);
+            let dropped = process.desk.work(now);
+            let strange = self.nodes[place].standing == Standing::Stranger;
+            if let Some(dropped) = dropped.filter(|_| !strange) {
+                let evidence = format!("node {place} drops {dropped} half-way");
+                self.fail(Violation::of_group(Check::FetchFinished, dropped.group, evidence));
+            }
         }
     }
 
@@ -250,7 +276,8 @@ impl World {
         }
         if let Some(process) = &mut self.nodes[place].process {
             let now = process.clock().local(now);
-            process.desk.do_job(now);
+            let came = process.desk.do_job(now);
+            self.note_came(place, &came);
         }
     }
 

@@ -32,7 +32,8 @@ impl World {
         let Some(process) = &mut self.nodes[place].process else { return };
         if !process.applier.busy && !process.applier.jobs.is_empty() {
             process.applier.busy = true;
-            let delay = self.delays.skewed(wake_us * 4);
+            let slow = self.nodes[place].slow_apply_us;
+            let delay = slow + self.delays.skewed(wake_us * 4);
             self.plan_in(delay, Event::Apply { place, life });
         }
         let Some(process) = &mut self.nodes[place].process else { return };

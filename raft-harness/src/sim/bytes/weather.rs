@@ -30,8 +30,11 @@ impl World {
 
     /// A fault begins; returns the node whose process it has touched.
     pub(super) fn begin_fault(&mut self, at: usize) -> Option<Place> {
+        let mut rng = Rng::new(self.faults[at].draw);
+        // From here on the fault is what it has become: that is what has to end.
+        let fault = self.resolved(&self.faults[at].fault, &mut rng)?;
+        self.faults[at].fault = fault;
         let planned = self.faults[at].clone();
-        let mut rng = Rng::new(planned.draw);
         let took_effect = self.carry_out(&planned.fault, planned.lasts, &mut rng);
         if took_effect {
             *self.stats.faults.entry(planned.fault.kind()).or_default() += 1;
@@ -143,6 +146,7 @@ impl World {
                 }
                 self.nodes[node].disk.limit(Some(spare));
                 self.nodes[node].snapshots.limit(Some(spare));
+                self.judge.lock().onlooker.full.insert(node);
                 true
             }
             Fault::SlowDisk { node, by_us } => {
@@ -157,6 +161,14 @@ impl World {
                     true
                 })
             }
+            Fault::SlowApply { node, by_us } => {
+                self.nodes[node].slow_apply_us = by_us;
+                true
+            }
+            Fault::TakeSnapshots { group } => self.order_snapshots(group),
+            Fault::Change { group } => self.order_change(group),
+            // They have become something else by now.
+            Fault::CutLeader { .. } | Fault::CrashLeader { .. } => false,
             Fault::Flip { node, file } => self.flip(node, file, lasts),
             Fault::Wipe { node } => {
                 self.wipe(node, lasts);
@@ -314,6 +326,7 @@ impl World {
                 self.nodes[node].disk.limit(None);
                 self.nodes[node].disk.limit_open(false);
                 self.nodes[node].snapshots.limit(None);
+                self.judge.lock().onlooker.full.remove(&node);
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
             Fault::PutBack { node } => self.put_back(node),
@@ -323,6 +336,7 @@ impl World {
                 self.set_wall(node, 0);
             }
             Fault::WallJump { .. } => {}
+            Fault::SlowApply { node, .. } => self.nodes[node].slow_apply_us = 0,
             Fault::Reset
             | Fault::HalfOpen
             | Fault::StallLane
@@ -333,6 +347,10 @@ impl World {
             | Fault::Pause { .. }
             | Fault::SyncFails { .. }
             | Fault::Flip { .. }
+            | Fault::CutLeader { .. }
+            | Fault::CrashLeader { .. }
+            | Fault::TakeSnapshots { .. }
+            | Fault::Change { .. }
             | Fault::Wipe { .. } => {}
         }
     }
@@ -366,6 +384,7 @@ impl World {
             node.disk.heal();
             node.snapshots.heal();
             node.slow_disk_us = 0;
+            node.slow_apply_us = 0;
             node.crash = None;
             if node.process.is_some() && !node.fuse.is_dead() {
                 node.fuse.light(u64::MAX);

@@ -112,6 +112,8 @@ pub(super) struct NodeState {
     pub(super) slow_disk_us: u64,
     /// Whether its machines break their contract.
     pub(super) slip: Slip,
+    /// Added to each job of the apply worker.
+    pub(super) slow_apply_us: u64,
     /// What the fuse was lit for.
     pub(super) crash: Option<(Power, u64)>,
     pub(super) standing: Standing,
@@ -188,6 +190,7 @@ impl World {
             wall_offset_ms: rng.skewed(5_000) as i64 - 2_500,
             slow_disk_us: 0,
             slip: Slip::default(),
+            slow_apply_us: 0,
             crash: None,
             standing: Standing::Member,
             copy: None,
