@@ -226,10 +226,13 @@ impl Stamps {
         self.0.insert(time, (lead, now));
     }
 
-    /// By how much a stamp not smaller than these may lead because of them.
+    /// By how much a stamp not smaller than these may lead because of them: what led less and was
+    /// given long before may have grown to more.
     fn grown(&self, stamp: LogTime, now: u64, drift_ppm: i64) -> Option<i64> {
-        let (_, (lead, given)) = self.0.range(..=stamp.get()).next_back()?;
-        let since_ms = ((now - given) / 1000) as i64;
-        Some(lead.saturating_add(since_ms * drift_ppm / 1_000_000))
+        let grown = self.0.range(..=stamp.get()).map(|(_, (lead, given))| {
+            let since_ms = ((now - given) / 1000) as i64;
+            lead.saturating_add(since_ms * drift_ppm / 1_000_000)
+        });
+        grown.max()
     }
 }
