@@ -154,15 +154,23 @@ impl Tap {
                     let rest = std::mem::take(buffer);
                     self.frames.spoken = self.heard - rest.len() as u64;
                     self.frames.ends.push_back(self.frames.spoken);
-                    push(&mut decoder, &rest);
-                    Phase::Frames(Box::new(decoder))
+                    self.phase = Phase::Frames(Box::new(decoder));
+                    return self.hear_frames(&rest, heard);
                 }
                 Ok(Some(Handshake::Refusal(_))) | Err(_) => Phase::Deaf,
             };
-        } else if let Phase::Frames(decoder) = &mut self.phase {
-            push(decoder, bytes);
+            return;
         }
-        self.take_frames(heard);
+        self.hear_frames(bytes, heard);
+    }
+
+    /// A decoder takes no more than belongs to one payload: what is complete goes first.
+    fn hear_frames(&mut self, mut bytes: &[u8], heard: &mut Heard) {
+        while !bytes.is_empty() {
+            let Phase::Frames(decoder) = &mut self.phase else { return };
+            decoder.push(&mut bytes);
+            self.take_frames(heard);
+        }
     }
 
     fn take_frames(&mut self, heard: &mut Heard) {
@@ -237,12 +245,6 @@ impl Heard {
             | Frame::Ping { .. }
             | Frame::Pong { .. } => {}
         }
-    }
-}
-
-fn push(decoder: &mut Decoder, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        decoder.push(&mut bytes);
     }
 }
 
