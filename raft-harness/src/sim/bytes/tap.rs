@@ -150,7 +150,7 @@ impl Tap {
                     if matches!(message, Handshake::Welcome(_)) {
                         self.greeting.note(self.speaker, self.listener, &mut heard.said);
                     }
-                    let mut decoder = Decoder::new(u64::MAX);
+                    let decoder = Decoder::new(u64::MAX);
                     let rest = std::mem::take(buffer);
                     self.frames.spoken = self.heard - rest.len() as u64;
                     self.frames.ends.push_back(self.frames.spoken);
