@@ -127,9 +127,6 @@ fn planted_build(workspace: &Workspace) -> Command {
     command.arg("--quiet");
     command.arg("--target-dir").arg(workspace.target_directory.join("planted"));
     command.env("RUSTFLAGS", "--cfg planted");
-    // It is built more often than it is worth linking well.
-    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
-    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     command.env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     command
 }

@@ -16,8 +16,6 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
     command.arg("--target-dir");
     command.arg(workspace.target_directory.join("loom"));
     command.env("RUSTFLAGS", "--cfg loom_model -D warnings");
-    // Optimized for the number of interleavings, not for the last instruction.
-    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
     let finished = Job::new(command).show(|line| line.starts_with("test ")).merged()?;
     let models = Tally::of(&finished.stdout).passed;
     if finished.success() && models == 0 {

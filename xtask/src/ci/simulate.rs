@@ -4,9 +4,6 @@
 //! builds, debug and release, and must have equal hashes: everything else a sweep says rests on
 //! that. Then the same fresh seeds every time, as far as they fit, so that a failure here is
 //! everybody's.
-//!
-//! The build is a release build that is linked quickly, in a target directory of its own, so that
-//! the one whose speed matters is left alone.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,11 +57,7 @@ const REGRESSIONS: &str = "raft-harness/sim";
 const LIMIT: Duration = Duration::from_secs(150);
 
 pub(super) fn run(workspace: &Workspace) -> Result<Report> {
-    let mut command = simulator_build(workspace, "release");
-    command.arg("--target-dir").arg(workspace.target_directory.join("sim"));
-    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
-    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-    let release = match simulator(build(command)?)? {
+    let release = match simulator(build(simulator_build(workspace, "release"))?)? {
         Ok(simulator) => simulator,
         Err(finished) => return Ok(Report::failed("does not build", finished.evidence())),
     };

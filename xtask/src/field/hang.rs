@@ -42,11 +42,14 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>> {
     ])
 }
 
-/// A tracer that holds every call of one thread.
+/// What a disk that hangs holds.
+const DISK_CALLS: &str = "pwrite64,pwritev,pwritev2,fsync,fdatasync";
+
+/// A tracer that holds calls of one thread.
 struct Held(Child);
 
 impl Held {
-    fn thread(cluster: &Cluster, index: usize, name: &str) -> Result<Self> {
+    fn thread(cluster: &Cluster, index: usize, name: &str, calls: &str) -> Result<Self> {
         let pid = cluster.pid(index)?;
         let mut thread = None;
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -58,7 +61,8 @@ impl Held {
         let thread = thread.with_context(|| format!("node {} has no thread {name}", index + 1))?;
         let mut strace = Command::new("strace");
         // Longer than any check waits; it ends with the tracer.
-        strace.args(["-qq", "-e", "trace=all", "-e", "inject=all:delay_enter=120s", "-p", &thread]);
+        let inject = format!("inject={calls}:delay_enter=120s");
+        strace.args(["-qq", "-e", &format!("trace={calls}"), "-e", &inject, "-p", &thread]);
         strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(strace.spawn().context("strace")?))
     }
@@ -88,7 +92,7 @@ fn healthy(cluster: &Cluster, index: usize) -> Result<bool> {
 /// Neither health nor status may call a node well whose only shard does not turn.
 fn frozen_shard(setting: &Setting, cluster: &mut Cluster) -> Result<String> {
     ensure!(healthy(cluster, 0)?, "it is not healthy to begin with");
-    let held = Held::thread(cluster, 0, "raft-shard-0")?;
+    let held = Held::thread(cluster, 0, "raft-shard-0", "all")?;
     until("/healthz calls a node with a frozen shard well", TOLD_LIMIT, || {
         Ok((!healthy(cluster, 0)?).then_some(()))
     })?;
@@ -105,7 +109,7 @@ fn frozen_shard(setting: &Setting, cluster: &mut Cluster) -> Result<String> {
 /// A hung disk shows although nobody asks for a write of this node's own.
 fn hung_disk(setting: &Setting, cluster: &mut Cluster) -> Result<String> {
     let load = Load::start(&cluster.proxies()[1..], 2, "hung");
-    let held = Held::thread(cluster, 0, "raft-log")?;
+    let held = Held::thread(cluster, 0, "raft-log", DISK_CALLS)?;
     until("/healthz calls a node with a hung disk well", TOLD_LIMIT, || {
         Ok((!healthy(cluster, 0)?).then_some(()))
     })?;
@@ -135,7 +139,7 @@ fn recovered(cluster: &mut Cluster, index: usize) -> Result<()> {
 fn memory(cluster: &mut Cluster) -> Result<String> {
     let pid = cluster.pid(2)?;
     let before = resident_bytes(pid)?;
-    let held = Held::thread(cluster, 2, "raft-log")?;
+    let held = Held::thread(cluster, 2, "raft-log", DISK_CALLS)?;
     let begun = Instant::now();
     let value = vec![b'v'; VALUE_BYTES];
     let (mut written, mut most, mut n) = (0_u64, 0, 0_u64);

@@ -50,14 +50,14 @@ fn rolled_back(setting: &Setting) -> Result<String> {
     let said = until("nobody says that the directory was rolled back", REFUSED_LIMIT, || {
         let log = cluster.log(2);
         let said = log[told.min(log.len())..].lines().find(|line| {
-            let line = line.to_lowercase();
-            line.contains("rolled back") || line.contains("life") && line.contains("refus")
+            line.contains("refuses this one") && line.contains("put back to an earlier state")
         });
         Ok(said.map(str::to_owned))
     })?;
     // The others go on without it.
     wait_writes(&mut cluster, 0, SERVE_LIMIT)?;
-    Ok(said.chars().skip_while(|c| !c.is_alphabetic() || *c == 'T').take(60).collect())
+    let says = said.split_once("says=").map_or(&*said, |(_, says)| says);
+    Ok(says.chars().take(90).collect())
 }
 
 /// Copies of all nodes, taken while all were stopped, are a cluster again.

@@ -104,8 +104,12 @@ fn commands(raftd: &str, arguments: &str) -> Result<String> {
         [">/dev/full", ">/dev/full 2>&1", "2>/dev/full", ">&- 2>&-", "2>&1 | head -c 1"]
     {
         let mut shell = Command::new("bash");
-        shell
-            .args(["-c", &format!("'{raftd}' {arguments} {redirection}; echo ${{PIPESTATUS[0]}}")]);
+        shell.args([
+            "-c",
+            &format!(
+                "'{raftd}' {arguments} {redirection}; code=${{PIPESTATUS[0]}}; echo; echo $code"
+            ),
+        ]);
         let finished = Job::new(shell).limit(COMMAND_LIMIT).merged()?;
         let code = finished.stdout.lines().last().and_then(|line| line.trim().parse::<i32>().ok());
         let code = code.with_context(|| format!("{redirection}: {}", finished.evidence()))?;
