@@ -244,8 +244,10 @@ impl Group {
 
     /// Takes one input and adds to `effects` what follows from it. Total: no input panics.
     ///
-    /// `now` should not run backwards; if it does, the latest time seen is used. A driver that may
-    /// have been paused reads its clock right before: leases are judged by this `now`.
+    /// `now` should not run backwards; if it does, the latest time seen is used. It must not lie
+    /// before the moment at which a message came, as patience with a leader counts from it: a
+    /// driver takes its messages in first and then reads its clock, since it may have been paused
+    /// in between. What a lease vouches for is good only if another look finds that it still lasts.
     #[inline]
     pub fn step(&mut self, now: Micros, input: Input, effects: &mut Effects) {
         // By reference from here on, because every move of an input would copy a whole message;
@@ -769,7 +771,8 @@ impl Group {
             Acknowledge::Durable => self.durability.durable(),
             Acknowledge::Written => self.durability.written(),
         };
-        let appliable = self.commit.min(held);
+        let appliable =
+            if crate::planted!(AppliesBeforeDurable) { self.commit } else { self.commit.min(held) };
         if appliable > self.appliable {
             self.appliable = appliable;
             effects.appliable = Some(appliable);

@@ -97,7 +97,12 @@ pub enum Planted {
     LogBoundForgotten,
     SealIgnored,
     SealNotSynced,
+    AppliesBeforeDurable,
     // Engine and transport.
+    EarlierLifeOfGroupHeard,
+    GoneReplicaForgotten,
+    CreditRoundedDown,
+    KnownStoreNotWritten,
     BatchStopsAtUnknownGroup,
     OldIncarnationAccepted,
     FrameChecksumIgnored,

@@ -184,6 +184,16 @@ impl From<io::Error> for LaneError {
     }
 }
 
+/// How the credit of a connection stands, as one of its ends counts it. When nothing is under way
+/// both count the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Credit {
+    /// Bytes sent, or delivered, for which no credit was given back yet.
+    pub used: u64,
+    /// Of these, bytes that the acceptor's user is done with; zero at a dialer.
+    pub consumed: u64,
+}
+
 /// What every connection is given.
 #[derive(Clone, Debug)]
 pub struct ConnectionSetup {
@@ -536,6 +546,20 @@ impl Connection {
         }
     }
 
+    /// How its credit stands; `None` before the handshake is done.
+    pub fn credit(&self) -> Option<Credit> {
+        let Phase::Open(open) = &self.phase else {
+            return None;
+        };
+        let used = match (&open.granting, open.granted) {
+            (Some(granting), _) => granting.used,
+            (None, Granted::Window { used, .. }) => used,
+            (None, Granted::Unlimited) => 0,
+        };
+        let consumed = open.granting.as_ref().map_or(0, |granting| granting.consumed);
+        Some(Credit { used, consumed })
+    }
+
     /// Bytes that may be queued now: what credit and write buffer leave. A frame may be queued
     /// whole while this is above zero.
     pub fn budget(&self) -> u64 {
@@ -589,7 +613,8 @@ impl Connection {
             return;
         }
         self.setup.counters.credits_out.bump();
-        self.queue_own(Frame::Credit { bytes });
+        let lost = if raft_core::planted!(CreditRoundedDown) { bytes % 64 } else { 0 };
+        self.queue_own(Frame::Credit { bytes: bytes - lost });
     }
 
     /// What to write next.

@@ -25,7 +25,7 @@ use tracing::{debug, error, info, warn};
 use crate::backoff::Backoff;
 use crate::config::LaneConfig;
 use crate::connection::{
-    Connection, ConnectionId, ConnectionSetup, Direction, LaneError, LaneEvent,
+    Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent,
 };
 use crate::counters::LaneCounters;
 use crate::frame::Frame;
@@ -279,6 +279,13 @@ impl Lanes {
     /// Whether the outgoing connection to `peer` is past its handshake.
     pub fn is_up(&self, peer: NodeId) -> bool {
         self.outgoing_live(peer).is_some_and(|live| live.connection.is_open())
+    }
+
+    /// How the credit of each connection that is up stands, by peer and by who opened it.
+    pub fn credits(&self) -> impl Iterator<Item = (NodeId, Direction, Credit)> + '_ {
+        self.connections.iter().filter_map(|(id, live)| {
+            Some((live.connection.peer()?, id.direction(), live.connection.credit()?))
+        })
     }
 
     /// Closes every connection, for good. The `Down`s come with the next [`poll`](Self::poll).

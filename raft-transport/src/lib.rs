@@ -65,7 +65,9 @@ pub mod conformance;
 mod testing;
 
 pub use config::LaneConfig;
-pub use connection::{Connection, ConnectionId, ConnectionSetup, Direction, LaneError, LaneEvent};
+pub use connection::{
+    Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent,
+};
 pub use counters::{LaneCounters, LaneSnapshot};
 pub use decode::Decoder;
 pub use encode::{Encoded, encode};

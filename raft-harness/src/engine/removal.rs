@@ -110,6 +110,9 @@ impl ShardEngine {
 
     /// Remembers a replica that is gone.
     pub(super) fn remember(&mut self, incarnation: GroupIncarnation, tombstone: Tombstone) {
+        if raft_core::planted!(GoneReplicaForgotten) {
+            return;
+        }
         self.tombstones.insert(tombstone.group, (incarnation, tombstone));
     }
 

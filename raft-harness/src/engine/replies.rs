@@ -98,6 +98,12 @@ impl Replies {
         }
     }
 
+    /// How many places are taken, whether somebody still waits or not.
+    #[cfg(feature = "sim")]
+    pub(crate) fn taken(&self) -> usize {
+        (self.places.len() - self.free.len()).max(self.abandoned)
+    }
+
     /// How many replies are owed. What was answered early waits for nobody: a leader cut off with
     /// open proposals must not take the room of the shard's other groups until it is back. Such
     /// places are bounded by what a group may have uncommitted.

@@ -266,9 +266,7 @@ impl ShardEngine {
         restored: Restored,
         out: &mut TurnOutput,
     ) {
-        let slot = self.slot_of(name.group);
-        let Some(at) = slot.filter(|at| self.slots[*at as usize].incarnation == name.incarnation)
-        else {
+        let Some(at) = self.slot_of_life(name) else {
             return;
         };
         self.restored = Some(restored);
@@ -278,9 +276,16 @@ impl ShardEngine {
     }
 
     pub(super) fn on_snapshot_fetch_failed(&mut self, name: SnapshotName, out: &mut TurnOutput) {
-        if let Some(at) = self.slot_of(name.group) {
+        if let Some(at) = self.slot_of_life(name) {
             self.step(at, Input::SnapshotFailed { index: name.index }, out);
         }
+    }
+
+    /// The group a snapshot is of, if it is here in the same life. What the desk got for one that
+    /// left is worth nothing to another.
+    fn slot_of_life(&self, name: SnapshotName) -> Option<u32> {
+        let at = self.slot_of(name.group)?;
+        (self.slots[at as usize].incarnation == name.incarnation).then_some(at)
     }
 
     /// The core let go of its log: the machine that came takes the place of ours.

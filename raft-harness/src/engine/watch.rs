@@ -1,11 +1,11 @@
 //! The engine's replicas, shown to whoever judges them: after each step of a core, before
 //! anything that follows from it is carried out.
 
-use raft_core::{Entry, Group, GroupId, LogIndex, LogTime};
+use raft_core::{Entry, Group, GroupId, GroupIncarnation, LogIndex, LogTime};
 
 use super::io::Source;
 use super::messages::Address;
-use super::peers::PeerKind;
+use super::peers::{Peer, PeerKind};
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 
@@ -50,6 +50,11 @@ impl<'a> Replica<'a> {
         self.stamp
     }
 
+    /// Which life of its group it belongs to.
+    pub(crate) fn incarnation(self) -> GroupIncarnation {
+        self.slot.incarnation
+    }
+
     /// An entry of its log, if it is at hand.
     pub(crate) fn entry(self, index: LogIndex) -> Option<&'a Entry> {
         self.slot.entry(index)
@@ -73,9 +78,43 @@ impl ShardEngine {
         self.slots.iter().filter(|slot| !slot.is_gone).map(|slot| Replica { slot, stamp: None })
     }
 
-    /// What is taken of the bulk lanes' room.
-    pub(crate) fn bulk_bytes_taken(&self) -> u64 {
-        self.bulk_bytes.iter().sum()
+    /// What a shard still holds for somebody, in words. Nothing, once all that was asked of it has
+    /// ended: what stays then stays for ever, and one day there is no room.
+    pub(crate) fn held(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut count = |what: &str, left: u64| {
+            if left > 0 {
+                found.push(format!("{left} {what}"));
+            }
+        };
+        count("places for replies", self.replies.taken() as u64);
+        count("commands that wait to be applied", self.waiting as u64);
+        count("reads", self.reads_open as u64);
+        count("hand-overs", self.transfer_replies.len() as u64);
+        count("bytes handed to bulk lanes", self.bulk_bytes.iter().sum());
+        let parked = self.bulk_parked.iter().filter(|queue| !queue.is_empty()).count();
+        count("peers with groups that wait for a bulk lane", parked as u64);
+        count("replicas on their way out", self.leaving.len() as u64);
+        let windows = self.slots.iter().filter(|slot| slot.uses_window).count() as u64;
+        count("windows that are counted and not there", self.windows.abs_diff(windows));
+        for slot in self.slots.iter().filter(|slot| !slot.is_gone) {
+            let group = slot.core.id();
+            let mut of_group = |what: &str, left: u64| count(&format!("{what} of {group:?}"), left);
+            let asked = slot.reads_asked.len() + slot.reads_leased.len();
+            of_group("batches of reads", (asked + slot.reads_confirmed.len()) as u64);
+            of_group("waiters", slot.waiters.len() as u64);
+            of_group("reads of the log", u64::from(slot.fetching.is_some()));
+            of_group("snapshots being taken", u64::from(slot.snapshots.taking.is_some()));
+            of_group("operations not given to the log", u64::from(slot.persist.is_some()));
+            of_group("messages that wait for the log", slot.gated.len() as u64);
+            of_group("jobs of a worker", slot.jobs.abs_diff(slot.applied.jobs));
+            let flies = |peer: &&Peer| slot.core.has_in_flight(peer.replica);
+            of_group(
+                "peers with appends in flight",
+                slot.peers.iter().filter(flies).count() as u64,
+            );
+        }
+        found
     }
 
     pub(super) fn show_compaction(&mut self, group: GroupId, needed: u64, kept_max: u64) {

@@ -139,6 +139,12 @@ impl Bulk {
         &self.lanes
     }
 
+    /// Appends that wait for a lane.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.iter().map(|(_, queue)| queue.len()).sum()
+    }
+
     fn send_waiting(&mut self) -> bool {
         let mut worked = false;
         for (peer, queue) in &mut self.waiting {

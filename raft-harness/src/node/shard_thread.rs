@@ -506,3 +506,142 @@ pub(super) fn by_node<T>(items: impl Iterator<Item = (NodeId, T)>) -> Vec<(NodeI
     }
     nodes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use crossbeam::channel::unbounded;
+    use raft_core::{
+        Entry, GroupIncarnation, Heartbeat, Incarnation, LogIndex, ReplicaId, Rest, Settings, Term,
+    };
+    use raft_transport::{
+        HeartbeatItem, Identity, Lane, LaneConfig, LaneCounters, LanePolicy, MemoryHub,
+    };
+
+    use super::super::starting::registry;
+    use super::*;
+    use crate::engine::{CreateGroup, Durability, EngineOptions, LogLoad};
+    use crate::group_spec::GroupSpec;
+    use crate::state_machine::StateMachine;
+
+    const GROUP: GroupId = GroupId::new(1);
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+            outputs.resize(entries.len(), Bytes::new());
+        }
+
+        fn read(&self, _: &[u8]) -> Bytes {
+            Bytes::new()
+        }
+
+        fn digest(&self) -> u64 {
+            0
+        }
+    }
+
+    /// A shard of node 1 with one replica of a group of three.
+    fn shard(settings: &Settings) -> Shard {
+        let node = NodeId::new(1);
+        let nodes = [1, 2, 3].map(NodeId::new);
+        let options = EngineOptions {
+            node,
+            incarnation: Incarnation::new(1),
+            settings: Arc::new(settings.clone()),
+            lane_policy: LanePolicy { bulk_append_min: None },
+            seed: 1,
+            durability: Durability::Memory,
+            command_bytes_max: 1 << 20,
+            window_bytes: None,
+            requests_max: 8,
+            log_load: Arc::new(LogLoad::new(u64::MAX)),
+            snapshot_every: None,
+            snapshot_bytes: None,
+            snapshot_tail: 0,
+            snapshot_hold_bytes: 0,
+            bulk_bytes_max: 1 << 20,
+        };
+        let engine = ShardEngine::new(options, Arc::default(), nodes.into_iter().skip(1));
+        let lane = Lane::Data { shard: 0 };
+        let network = Arc::new(MemoryHub::new().node(node, &[lane]));
+        let identity = Identity {
+            cluster: "test".to_owned(),
+            node,
+            store: 1,
+            incarnation: Incarnation::new(1),
+            life: 1,
+            past: Vec::new(),
+            shards: 1,
+            features: 0,
+        };
+        let registry = registry(identity, &[], &[], |_, _| {});
+        let counters = Arc::new(LaneCounters::default());
+        let lanes = Lanes::new(network, registry, lane, LaneConfig::default(), counters);
+        let links = Links {
+            shards: vec![Arc::default()].into(),
+            control: Arc::default(),
+            bulk: Arc::default(),
+            log: None,
+            reader: None,
+            desk: unbounded().0,
+            appliers: vec![unbounded().0],
+            directory: Arc::new(Directory::new(NodeId::new(1))),
+            counters: Arc::default(),
+            failure: Arc::default(),
+        };
+        let create = CreateGroup {
+            spec: GroupSpec::on_nodes(GROUP, nodes),
+            maker: Arc::new(|_| Box::new(Nothing)),
+            recovered: None,
+            restored: None,
+            done: Box::new(|_| {}),
+        };
+        let _ = links.shards[0].push(ShardInput::Engine(EngineInput::Create(Box::new(create))));
+        Shard::new(0, engine, lanes.without_timer(), links)
+    }
+
+    /// A leader counts its lease from when its word left. Whoever looked at the clock before that
+    /// word came, and then stood still, must not count its patience from the look.
+    #[test]
+    fn a_leader_that_is_heard_late_in_a_turn_is_owed_patience_from_then_on() {
+        let settings = Settings::default();
+        let mut shard = shard(&settings);
+        let cx = &mut Context::from_waker(Waker::noop());
+        shard.round(cx, || (Micros::new(1), LogTime::default()));
+        let inbox = Arc::clone(&shard.inbox);
+        let item = HeartbeatItem {
+            group: GROUP,
+            group_incarnation: GroupIncarnation::new(1),
+            from: ReplicaId::new(2),
+            to: ReplicaId::new(1),
+            heartbeat: Heartbeat {
+                term: Term::new(1),
+                commit: LogIndex::ZERO,
+                read_seq: 0,
+                sent: Micros::ZERO,
+                rest: Rest::Awake,
+            },
+        };
+        let (looked, late) = (Micros::new(10), Micros::new(3_600_000_000));
+        let looks = Cell::new(0);
+        shard.round(cx, || {
+            looks.set(looks.get() + 1);
+            if looks.get() > 1 {
+                return (late, LogTime::default());
+            }
+            // It comes while the thread stands still after its first look.
+            let (node, incarnation) = (NodeId::new(2), Incarnation::new(1));
+            let source = Source { node, incarnation, route: Route::Control, clock: None };
+            let heartbeats = EngineInput::Heartbeats(source, vec![item]);
+            let _ = inbox.push(ShardInput::Engine(heartbeats));
+            (looked, LogTime::default())
+        });
+        let patient = late.after(settings.election_timeout_min);
+        assert!(shard.next_deadline().is_some_and(|deadline| deadline >= patient));
+    }
+}

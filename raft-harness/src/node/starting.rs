@@ -98,8 +98,9 @@ impl Starting {
         let specs = read_specs(groups)?;
         let snapshots = open_snapshots(&options).and_then(Shelf::open);
         let snapshots = Arc::new(snapshots.map_err(StartError::Directory)?);
-        let here: HashSet<GroupId> = specs.iter().map(|(spec, _)| spec.group).collect();
-        let forgotten = snapshots.forget_strangers(|group| here.contains(&group));
+        let here: HashSet<(GroupId, GroupIncarnation)> =
+            specs.iter().map(|(spec, _)| (spec.group, spec.incarnation)).collect();
+        let forgotten = snapshots.forget_strangers(|life| here.contains(&life));
         forgotten.map_err(StartError::Directory)?;
         let mut restored = Vec::with_capacity(specs.len());
         for (spec, recovered) in specs {

@@ -80,6 +80,9 @@ marks! {
     ElectionUnderJoint = "a leader was elected under a joint configuration",
 
     ReplicaDeleted = "a removed replica's data was deleted",
+    GroupReborn = "a group began anew under the id of one that was destroyed",
+    EarlierLifeSpoke = "a replica of an earlier life of its group spoke when a later had begun",
+    GoneReplicaAskedFor = "a replica that had left its node was to be created there once more",
     TombstoneSpoke = "a deleted replica was asked for a vote and refused",
 
     // Snapshots and compaction.
@@ -105,6 +108,7 @@ marks! {
     ReadBeforeNoop = "a read waited for the first commit of its term",
     ReadFailedOver = "a read failed because leadership was lost",
     ReadAtFollower = "a follower answered a read",
+    ReadOvertookRead = "a read was answered before one that was asked earlier of the same replica",
     LeaseRead = "a read was answered from a lease",
     LeaseExpired = "a lease ran out while the leader still led",
     LeaseExpiredInPause = "a lease ran out during a pause",
@@ -148,6 +152,8 @@ marks! {
     PausedLeaderReturned = "a paused leader came back to a later term",
 
     PutBack = "a node's disk was put back to an earlier life, and all peers knew a later one",
+    StoodAfterLook = "a thread stood still between a look at its clock and what came meanwhile",
+    StoodBetweenLooks = "a thread stood still between two looks at its clock",
 
     // Lanes.
     LaneStalled = "a lane stalled while another went on",

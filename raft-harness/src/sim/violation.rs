@@ -99,6 +99,8 @@ checks! {
     CommitVerified = "I9-commit-verified",
     /// What a replica takes for durable is on its disk.
     DurableTrue = "I10-durable-true",
+    /// What may be applied is on this replica's own disk.
+    AppliedDurable = "I22-applied-durable",
     /// Only a voter stands for election.
     CandidatePromotable = "I11-candidate-promotable",
     /// A voter that is awake has a deadline; one that sleeps waits for nothing.

@@ -61,11 +61,15 @@ impl Shelf {
         Ok(())
     }
 
-    /// Forgets the snapshots of groups that are not here: a crash may leave some behind when a
-    /// replica leaves.
-    pub(crate) fn forget_strangers(&self, is_here: impl Fn(GroupId) -> bool) -> io::Result<()> {
+    /// Forgets the snapshots of groups, and of lives of groups, that are not here: a crash may leave
+    /// some behind when a replica leaves.
+    pub(crate) fn forget_strangers(
+        &self,
+        is_here: impl Fn((GroupId, GroupIncarnation)) -> bool,
+    ) -> io::Result<()> {
         let names: Vec<SnapshotName> = self.names.lock().iter().copied().collect();
-        let mut strangers = names.into_iter().filter(|name| !is_here(name.group));
+        let mut strangers =
+            names.into_iter().filter(|name| !is_here((name.group, name.incarnation)));
         strangers.try_for_each(|name| self.remove(name))
     }
 }

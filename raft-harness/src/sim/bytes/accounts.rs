@@ -13,6 +13,7 @@ use raft_core::{
 };
 use raft_storage::{GroupWrite, RecoveredGroup};
 
+use super::incarnations::{group_of, life_in, life_of};
 use super::network::Place;
 use crate::group_spec::GroupSpec;
 use crate::sim::observe::Disks;
@@ -21,6 +22,9 @@ use crate::sim::observe::Disks;
 pub(super) struct Account {
     node: NodeId,
     durable: BTreeMap<GroupId, Memory>,
+    /// What replicas held that were let go of. An operator may destroy a member, and whom it has
+    /// acknowledged something may rightly count on it for as long as nobody tells.
+    let_go: BTreeMap<(GroupId, ReplicaId), Held>,
     /// Operations written and not yet durable.
     written: Vec<Operation>,
 }
@@ -30,13 +34,14 @@ pub(super) struct Account {
 struct Memory {
     /// The replica that is here.
     here: Option<Held>,
-    /// The newest that was here and is gone.
-    gone: Option<Tombstone>,
+    /// The newest that was here and is gone, and of which life of the group it was.
+    gone: Option<(GroupId, Tombstone)>,
 }
 
 /// What the log holds of a replica.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Held {
+    life: GroupId,
     replica: Option<ReplicaId>,
     promise: PromiseRecord,
     hard_state: HardState,
@@ -50,7 +55,7 @@ struct Held {
 #[derive(Clone, Debug)]
 struct Operation {
     group: GroupId,
-    creates: Option<Option<ReplicaId>>,
+    creates: Option<(GroupId, Option<ReplicaId>)>,
     promise: Option<PromiseRecord>,
     hard_state: Option<HardState>,
     install: Option<(LogIndex, Term)>,
@@ -60,7 +65,7 @@ struct Operation {
     destroy: Option<Tombstone>,
 }
 
-/// A replica whose end is durable.
+/// A replica whose end is durable, and of which life of its group.
 pub(super) type Buried = (GroupId, ReplicaId);
 
 /// How a node came to recover.
@@ -74,7 +79,7 @@ pub(super) enum After {
 
 impl Account {
     pub(super) fn new(node: NodeId) -> Self {
-        Self { node, durable: BTreeMap::new(), written: Vec::new() }
+        Self { node, durable: BTreeMap::new(), let_go: BTreeMap::new(), written: Vec::new() }
     }
 
     /// The log writes these.
@@ -104,8 +109,12 @@ impl Account {
         let mut buried = Vec::new();
         for operation in std::mem::take(&mut self.written) {
             let memory = self.durable.entry(operation.group).or_default();
+            if operation.destroy.is_some() {
+                self.let_go.extend(memory.here.clone().and_then(Held::named));
+            }
             operation.carry_out(memory, |_| {});
-            buried.extend(operation.destroy.map(|gone| (gone.group, gone.replica)));
+            let gone = memory.gone.filter(|_| operation.destroy.is_some());
+            buried.extend(gone.map(|(life, gone)| (life, gone.replica)));
         }
         buried
     }
@@ -122,8 +131,9 @@ impl Account {
         for (group, recovered) in groups {
             found.entry(*group).or_default().here = Some(Held::of(recovered, self.node));
         }
-        for (group, (_, tombstone)) in tombstones {
-            found.entry(*group).or_default().gone = Some(*tombstone);
+        for (group, (incarnation, tombstone)) in tombstones {
+            let life = life_of(*group, *incarnation);
+            found.entry(*group).or_default().gone = Some((life, *tombstone));
         }
         let written = std::mem::take(&mut self.written);
         let named = written.iter().map(|operation| &operation.group);
@@ -153,17 +163,30 @@ impl Account {
                 broken.push((group, evidence));
             }
         }
-        self.durable = found;
+        for (group, memory) in std::mem::replace(&mut self.durable, found) {
+            let last = self.durable.get(&group).and_then(|found| found.gone);
+            let last = last.map(|(life, gone)| (life, gone.replica));
+            let held = memory.here.and_then(Held::named);
+            self.let_go.extend(held.filter(|(of, _)| last == Some(*of)));
+        }
         broken
     }
 
-    fn here(&self, group: GroupId, replica: ReplicaId) -> Option<&Held> {
-        let here = self.durable.get(&group)?.here.as_ref()?;
-        (here.replica == Some(replica)).then_some(here)
+    /// Whether a replica that was let go of had this entry, or a snapshot of more.
+    fn had(&self, life: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        self.let_go
+            .get(&(life, replica))
+            .is_some_and(|held| index < held.base.0 || held.term(index) == Some(term))
     }
 
-    fn gone(&self, group: GroupId, replica: ReplicaId) -> Option<&Tombstone> {
-        self.durable.get(&group)?.gone.as_ref().filter(|gone| gone.replica == replica)
+    fn here(&self, life: GroupId, replica: ReplicaId) -> Option<&Held> {
+        let here = self.durable.get(&group_of(life))?.here.as_ref()?;
+        ((here.life, here.replica) == (life, Some(replica))).then_some(here)
+    }
+
+    fn gone(&self, life: GroupId, replica: ReplicaId) -> Option<&Tombstone> {
+        let (of, gone) = self.durable.get(&group_of(life))?.gone.as_ref()?;
+        ((*of, gone.replica) == (life, replica)).then_some(gone)
     }
 
     /// Whether the log has the end of this replica.
@@ -215,7 +238,8 @@ impl Disks for Accounts {
         match account.shows(group, replica, index) {
             Shown::Term(there) => there == term,
             Shown::Compacted => true,
-            Shown::NoEntry | Shown::NoReplica => false,
+            Shown::NoEntry => false,
+            Shown::NoReplica => account.had(group, replica, index, term),
         }
     }
 
@@ -238,12 +262,18 @@ impl Held {
         }
         let spec = GroupSpec::decode(&recovered.spec);
         Self {
+            life: spec.as_ref().map(life_in).unwrap_or_default(),
             replica: spec.and_then(|spec| spec.replica_on(node)),
             promise: recovered.promise,
             hard_state: recovered.hard_state,
             base,
             terms,
         }
+    }
+
+    /// With whose it is.
+    fn named(self) -> Option<((GroupId, ReplicaId), Self)> {
+        self.replica.map(|replica| ((self.life, replica), self))
     }
 
     fn term(&self, index: LogIndex) -> Option<Term> {
@@ -257,10 +287,11 @@ impl Held {
 
 impl Operation {
     fn of(write: &GroupWrite, node: NodeId) -> Self {
-        let creates = write
-            .create
-            .as_ref()
-            .map(|create| GroupSpec::decode(&create.spec).and_then(|spec| spec.replica_on(node)));
+        let creates = write.create.as_ref().map(|create| {
+            let spec = GroupSpec::decode(&create.spec);
+            let replica = spec.and_then(|spec| spec.replica_on(node));
+            (life_of(write.group, create.incarnation), replica)
+        });
         Self {
             group: write.group,
             creates,
@@ -293,8 +324,8 @@ impl Operation {
     }
 
     fn carry_out(&self, memory: &mut Memory, mut after_each: impl FnMut(&Memory)) {
-        if let Some(replica) = self.creates {
-            memory.here = Some(Held { replica, ..Held::default() });
+        if let Some((life, replica)) = self.creates {
+            memory.here = Some(Held { life, replica, ..Held::default() });
             after_each(memory);
         }
         let mut change = |memory: &mut Memory, change: &dyn Fn(&mut Held)| {
@@ -329,7 +360,8 @@ impl Operation {
             });
         }
         if let Some(tombstone) = self.destroy {
-            *memory = Memory { here: None, gone: Some(tombstone) };
+            let life = memory.here.take().map(|held| held.life).unwrap_or_default();
+            memory.gone = Some((life, tombstone));
             after_each(memory);
         }
     }
@@ -339,8 +371,9 @@ fn describe(memory: &Memory) -> String {
     let here = match &memory.here {
         None => "nothing".to_owned(),
         Some(held) => format!(
-            "{:?}, term {} vote {:?} {:?}, base {:?}, last {} of {:?}",
+            "{:?} of {:?}, term {} vote {:?} {:?}, base {:?}, last {} of {:?}",
             held.replica,
+            held.life,
             held.hard_state.term,
             held.hard_state.vote,
             held.promise,
@@ -351,6 +384,6 @@ fn describe(memory: &Memory) -> String {
     };
     match &memory.gone {
         None => here,
-        Some(gone) => format!("{here}, and that {:?} is gone", gone.replica),
+        Some((life, gone)) => format!("{here}, and that {:?} of {life:?} is gone", gone.replica),
     }
 }

@@ -14,14 +14,20 @@ use crate::sim::trace::{EventKind, Happened, Trace};
 use crate::sim::violation::Violation;
 use raft_core::{Micros, NodeId};
 
-/// A tenth of the seeds have many groups, a tenth live with one partition that never heals.
+/// A tenth of the seeds have many groups, a tenth live with one partition that never heals, and
+/// one in twenty lives long and quietly, for what shows only by and by.
 fn options(seed: u64) -> Options {
+    let default = Options::default();
     Options {
+        faults_s: if seed % 20 == 6 { LONG_S } else { default.faults_s },
         size: if seed % 10 == 8 { Size::Wide } else { Size::Small },
         weather: if seed % 10 == 9 { Weather::StaticPartition } else { Weather::Any },
-        ..Options::default()
+        ..default
     }
 }
+
+/// How long the faults of a long run last, in virtual seconds.
+const LONG_S: u64 = 200;
 
 /// The case of a seed, with everything it plans.
 pub(crate) fn draw(seed: u64) -> Case {

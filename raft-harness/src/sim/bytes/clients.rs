@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use raft_core::{Group, GroupId, LogIndex, Micros, NodeId, ReadPath};
 
+use super::incarnations::group_of;
 use super::machine::{Action, Key, encode};
 use super::network::Place;
 use super::tasks::{Note, TaskId};
@@ -57,6 +58,8 @@ struct Doing {
     path: ReadPath,
     /// Who was asked.
     asked: Rank,
+    /// The number of the request, if it is a read that was asked for.
+    reads: Option<u64>,
     ticket: Option<Ticket<Proposed>>,
     answer: Option<Answer>,
 }
@@ -97,13 +100,16 @@ pub(super) struct Asked {
     /// Requests whose clients have given up: who has them, in which life, and where they end.
     pub(super) orphans: Vec<(Place, u32, Ticket<Proposed>)>,
     pub(super) transfers: u64,
+    /// Requests that reached a node.
+    pub(super) requests: u64,
 }
 
 /// One operation as its client saw it.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
     pub(super) client: usize,
-    pub(super) group: GroupId,
+    /// The life of a group that it is meant for.
+    pub(super) life: GroupId,
     pub(super) key: Key,
     pub(super) action: Action,
     /// Names the command; no other has it.
@@ -251,7 +257,13 @@ impl World {
                 {
                     return;
                 }
-                let spec = rng.pick(&self.swarm.groups).expect("there is a group");
+                let groups = &self.swarm.groups;
+                let spec = if self.swarm.bursts {
+                    Some(&groups[(now / self.swarm.pause_us) as usize % groups.len()])
+                } else {
+                    rng.pick(groups)
+                };
+                let spec = spec.expect("there is a group");
                 let group = spec.group;
                 if rng.chance(1, 25) {
                     let to = rng.pick(&self.operator.places_of(group)).copied();
@@ -271,13 +283,14 @@ impl World {
                 (group, action)
             }
         };
+        let life = self.operator.life_of(group);
         let key = rng.below(keys) as Key;
         let action = match action {
             Action::CompareAndSet { .. } => {
                 // What it may well hold: something lately written there.
                 let lately = self.history.operations.iter().rev().take(40);
                 let written = lately.filter(|operation| {
-                    operation.group == group
+                    operation.life == life
                         && operation.key == key
                         && matches!(operation.action, Action::Write | Action::CompareAndSet { .. })
                 });
@@ -305,13 +318,13 @@ impl World {
         self.history.seen.invoke(
             Micros::new(now),
             ClientId(number as u32),
-            group,
+            life,
             key_id(action, key),
             op_of(action, number_of),
         );
         self.history.operations.push(Operation {
             client: number,
-            group,
+            life,
             key,
             action,
             number: number_of,
@@ -333,6 +346,7 @@ impl World {
             place: 0,
             path,
             asked: Rank::Other,
+            reads: None,
             ticket: None,
             answer: None,
         });
@@ -375,12 +389,27 @@ impl World {
             return None;
         };
         let group = doing.group;
+        let meant = match doing.task {
+            Errand::Operation(index) => Some(self.history.operations[index].life),
+            Errand::Transfer(_) => None,
+        };
+        if let (Some(meant), Some(here)) = (meant, process.life_of(group))
+            && meant != here
+        {
+            // It would be taken for a request to another group than its client speaks of.
+            doing.answer = Some(Err(RequestError::UnknownGroup(group)));
+            let delay = 50 + self.delays.skewed(2_000);
+            self.plan_in(delay, Event::Answer { client: number, attempt });
+            return None;
+        }
         let replica = process.replicas().find(|replica| replica.core().id() == group);
         doing.asked = replica.map_or(Rank::Other, |replica| Rank::of(replica.core()));
         match doing.task {
             Errand::Operation(index) => {
                 let operation = &self.history.operations[index];
                 let command = operation.command.clone();
+                self.history.requests += 1;
+                doing.reads = operation.is_read().then_some(self.history.requests);
                 let kind = if operation.is_read() {
                     RequestKind::Read(doing.path, command)
                 } else {
@@ -410,10 +439,24 @@ impl World {
         let cx = &mut Context::from_waker(&client.waker);
         if let Poll::Ready(answer) = Pin::new(ticket).poll(cx) {
             doing.ticket = None;
+            let read = (doing.place, doing.group, doing.reads);
+            let answered = answer.is_ok();
             doing.answer = Some(answer);
             let attempt = client.attempt;
-            let delay = 50 + self.delays.skewed(2_000);
-            self.plan_in(delay, Event::Answer { client: number, attempt });
+            let place = doing.place;
+            let overtakes = |other: &Client| {
+                let Some(doing) = other.doing.as_ref().filter(|d| d.ticket.is_some()) else {
+                    return false;
+                };
+                (doing.place, doing.group) == (read.0, read.1)
+                    && doing.reads.is_some_and(|asked| Some(asked) < read.2)
+            };
+            let overtook = answered && read.2.is_some() && self.clients.iter().any(overtakes);
+            self.sightings.hit_if(overtook, Mark::ReadOvertookRead);
+            // A process that stood still in the turn that gave it has not sent it yet.
+            let left = self.nodes[place].paused_until.unwrap_or(self.now).max(self.now);
+            let at = left + 50 + self.delays.skewed(2_000);
+            self.plan(at, Event::Answer { client: number, attempt });
         }
     }
 
@@ -455,8 +498,13 @@ impl World {
                     Kind::Worker => INSIST_US,
                     Kind::Probe(_) => PROBE_INSIST_US,
                 };
-                let transfers = matches!(task, Errand::Transfer(_));
-                if transfers || self.now - began > insist {
+                let is_over = match task {
+                    Errand::Operation(index) => {
+                        self.history.operations[index].life != self.operator.life_of(group)
+                    }
+                    Errand::Transfer(_) => true,
+                };
+                if is_over || self.now - began > insist {
                     self.end(number, Outcome::Nothing);
                 } else {
                     let pause = self.delays.range(5_000..=150_000);
@@ -546,11 +594,16 @@ impl World {
                 && let Kind::Probe(left) = &mut client.kind
             {
                 let operation = &self.history.operations[index];
-                left.push_front((operation.group, operation.action));
+                left.push_front((group_of(operation.life), operation.action));
             }
         }
         let client = &mut self.clients[number];
         let pause = match client.kind {
+            // All that ask in a burst come to the same moment.
+            Kind::Worker if self.swarm.bursts && client.rng.chance(3, 4) => {
+                let pause = self.swarm.pause_us;
+                pause - now % pause + client.rng.below(300)
+            }
             Kind::Worker => client.rng.below(self.swarm.pause_us * 2),
             Kind::Probe(_) => 10_000,
         };

@@ -1,5 +1,7 @@
 //! A node's clocks: one that drifts, and one that jumps.
 
+use std::cell::Cell;
+
 use raft_core::{LogTime, Micros};
 
 /// One life's clocks against virtual time.
@@ -23,6 +25,11 @@ impl NodeClock {
 
     fn rate(self) -> i128 {
         1_000_000 + i128::from(self.drift_ppm)
+    }
+
+    /// How much faster than virtual time it runs, in parts per million.
+    pub(super) fn drift_ppm(self) -> i64 {
+        self.drift_ppm
     }
 
     /// The monotonic clock at a virtual moment.
@@ -50,9 +57,75 @@ impl NodeClock {
     }
 }
 
+/// A thread is to stand still within one of its turns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Still {
+    /// Just before this look at its clocks, counted from one.
+    pub(super) before_look: u32,
+    /// For so long, in microseconds.
+    pub(super) for_us: u64,
+}
+
+/// How a thread looks at its clocks in one round. Time stands still but where a fault lets the
+/// thread stand still instead: then whatever follows in the round happens that much later.
+pub(super) struct Looks<'a> {
+    clock: NodeClock,
+    now: &'a Cell<u64>,
+    /// What the first look shows, if the thread has stood still since.
+    first: Option<u64>,
+    still: Option<Still>,
+    taken: Cell<u32>,
+    /// Told of the moment at which the thread goes on.
+    stood: &'a dyn Fn(u64),
+}
+
+impl<'a> Looks<'a> {
+    /// Of a round at the virtual moment in `now`, which moves on if the thread stands still.
+    pub(super) fn new(
+        clock: NodeClock,
+        now: &'a Cell<u64>,
+        first: Option<u64>,
+        still: Option<Still>,
+        stood: &'a dyn Fn(u64),
+    ) -> Self {
+        Self { clock, now, first, still, taken: Cell::new(0), stood }
+    }
+
+    /// The next look.
+    pub(super) fn look(&self) -> (Micros, LogTime) {
+        self.taken.set(self.taken.get() + 1);
+        let first = self.first.filter(|_| self.taken.get() == 1);
+        if let Some(still) = self.still.filter(|still| still.before_look == self.taken.get()) {
+            self.now.set(self.now.get() + still.for_us);
+            (self.stood)(self.now.get());
+        }
+        let at = first.unwrap_or_else(|| self.now.get());
+        (self.clock.local(at), self.clock.wall(at))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_stands_still_finds_out_at_a_later_look() {
+        let told = Cell::new(0);
+        let stood = |until| told.set(until);
+        let clock = NodeClock::new(0, 0, 0);
+        let shown = |first, still| {
+            let now = Cell::new(1_000);
+            let looks = Looks::new(clock, &now, first, still, &stood);
+            let shown = [(); 3].map(|()| looks.look().0.get());
+            (shown, now.get())
+        };
+        assert_eq!(shown(None, None), ([1_000; 3], 1_000));
+        // It has stood still since its first look.
+        assert_eq!(shown(Some(400), None), ([400, 1_000, 1_000], 1_000));
+        let still = Some(Still { before_look: 3, for_us: 50 });
+        assert_eq!(shown(None, still), ([1_000, 1_000, 1_050], 1_050));
+        assert_eq!(told.get(), 1_050, "what it says from now on leaves that late");
+    }
 
     #[test]
     fn a_deadline_is_never_early_and_at_most_a_tick_late() {

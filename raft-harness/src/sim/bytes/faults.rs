@@ -101,6 +101,13 @@ pub enum Fault {
         /// Which.
         node: Place,
     },
+    /// A thread stands still within a turn, at a look at its clocks.
+    Still {
+        /// Of which node; `None`: of whichever comes there first.
+        node: Option<Place>,
+        /// Just before this look, counted from one; the first: just after it.
+        before_look: u32,
+    },
     /// A wall clock jumps.
     WallJump {
         /// Which node's.
@@ -204,6 +211,7 @@ impl Fault {
             Self::CrashInstall { .. } => "crash-install",
             Self::CrashAll { .. } => "storm",
             Self::Pause { .. } => "pause",
+            Self::Still { .. } => "still",
             Self::WallJump { .. } => "wall-jump",
             Self::SyncFails { .. } => "sync-fails",
             Self::DiskFull { .. } => "disk-full",
@@ -243,7 +251,10 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     // Each seed has its own mix: some kinds often, some not at all.
     let weights: Vec<u32> =
         (0..KINDS).map(|_| if rng.chance(1, 3) { 0 } else { rng.range(1..=8) as u32 }).collect();
-    let pause = rng.range(400_000..=3_000_000);
+    let mut pause = rng.range(400_000..=3_000_000);
+    if options.is_long() {
+        pause *= 3;
+    }
     let end = options.faults_s * 1_000_000;
     let mut faults = Vec::new();
     let mut at = FIRST_US + rng.below(pause);
@@ -257,12 +268,12 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     }
     // Damage for good: at most one node in a run, and only where every group can spare it.
     let spare = |group: &GroupSpec| group.replicas.len() >= 3;
-    if rng.chance(1, 4) && swarm.groups.iter().all(spare) && end > FIRST_US {
+    if rng.chance(2, 5) && swarm.groups.iter().all(spare) && end > FIRST_US {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
-        let fault = match rng.below(4) {
-            0 => Fault::Wipe { node },
+        let fault = match rng.below(5) {
+            0 | 1 => Fault::Wipe { node },
+            2 => Fault::Flip { node, file: ".seg" },
             3 => Fault::PutBack { node },
-            1 => Fault::Flip { node, file: ".seg" },
             _ => Fault::Flip { node, file: rng.pick(&["identity", "incarnation"]).expect("two") },
         };
         let at = rng.range(FIRST_US..=end - 1);
@@ -277,7 +288,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     faults
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 23;
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -317,6 +328,11 @@ fn draw_kind(rng: &mut Rng, kind: u64, swarm: &Swarm) -> Fault {
         16 => Fault::SyncFails { node },
         17 => Fault::Garble,
         18 => Fault::CrashInstall { effects: rng.skewed(16), power },
+        // The third look is the one at a lease that has just vouched for a read: that is rare.
+        21 => match rng.range(1..=4) as u32 {
+            look @ 1..=2 => Fault::Still { node: Some(node), before_look: look },
+            _ => Fault::Still { node: None, before_look: 3 },
+        },
         19 => Fault::DiskFull { node, spare: rng.skewed(64 << 10) },
         20 => Fault::Miscount,
         _ => Fault::SlowDisk { node, by_us: rng.skewed(3_000_000) },

@@ -13,7 +13,9 @@ use raft_core::{
 
 use super::accounts::{Account, Accounts, Buried, Shown};
 use super::clock::NodeClock;
+use super::incarnations::{group_of, life_in, life_of};
 use super::network::Place;
+use super::patience::Patience;
 use super::sightings::{Onlooker, Sightings};
 use super::swarm::Swarm;
 use super::tap::{Claim, Said};
@@ -36,6 +38,7 @@ pub(super) struct Bench {
     pub(super) now: u64,
     pub(super) checker: Checker,
     pub(super) accounts: Accounts,
+    pub(super) patience: Patience,
     pub(super) onlooker: Onlooker,
     sightings: Sightings,
     /// What was found wrong and not yet taken.
@@ -47,7 +50,7 @@ pub(super) struct Bench {
     nodes: Vec<NodeId>,
 }
 
-/// What each entry is, by group, index and term.
+/// What each entry is, by life of a group, index and term.
 type Seen = BTreeMap<(GroupId, LogIndex, Term), Known>;
 
 /// What is remembered of an entry.
@@ -65,7 +68,7 @@ impl Judge {
         for spec in &swarm.groups {
             for (replica, node) in &spec.replicas {
                 if let Some(place) = swarm.place_of(*node) {
-                    accounts.places.insert((spec.group, *replica), place);
+                    accounts.places.insert((life_in(spec), *replica), place);
                 }
             }
         }
@@ -73,6 +76,7 @@ impl Judge {
             now: 0,
             checker: Checker::new(),
             accounts,
+            patience: Patience::new(&swarm.settings),
             onlooker: Onlooker::new(sightings.clone()),
             timekeeper: Timekeeper::new(swarm, sightings.clone()),
             sightings,
@@ -140,16 +144,16 @@ impl Bench {
         &mut self.accounts.nodes[place]
     }
 
-    /// A replica of a group comes to live on a node.
-    pub(super) fn settles(&mut self, group: GroupId, replica: ReplicaId, place: Place) {
-        self.accounts.places.insert((group, replica), place);
+    /// A replica of a group's life comes to live on a node.
+    pub(super) fn settles(&mut self, life: GroupId, replica: ReplicaId, place: Place) {
+        self.accounts.places.insert((life, replica), place);
     }
 
     /// These replicas are gone for good, from this node.
     pub(super) fn buried(&mut self, place: Place, buried: impl IntoIterator<Item = Buried>) {
-        for (group, replica) in buried {
-            self.checker.destroyed(group, replica);
-            self.onlooker.buried(place, group);
+        for (life, replica) in buried {
+            self.checker.destroyed(life, replica);
+            self.onlooker.buried(place, group_of(life));
         }
     }
 
@@ -193,20 +197,50 @@ impl Bench {
         self.found.extend(judged.err());
     }
 
-    /// A promise has left its node.
-    pub(super) fn said(&mut self, said: &Said) {
+    /// A promise has left its node, at this moment and with this clock.
+    pub(super) fn said(&mut self, said: &Said, left: u64, clock: NodeClock) {
+        let (group, replica) = (said.group, said.replica);
+        match said.claim {
+            Claim::Asks { term, of, sent } => {
+                let sent_at = clock.global(sent);
+                self.patience.asks(group, (replica, of), (term, sent), sent_at);
+                return;
+            }
+            Claim::Answers { term, to, sent } => {
+                self.patience.answers(group, (replica, to), (term, sent), clock.drift_ppm());
+                return;
+            }
+            Claim::HandsOver(term) => {
+                self.patience.hands_over(group, term);
+                return;
+            }
+            Claim::Vote { term, candidate } => {
+                let owed = self.patience.votes(group, (replica, candidate), term, left);
+                self.found.extend(owed.map(|(leader, until)| {
+                    let evidence = format!(
+                        "{replica:?} votes in {term:?} for {candidate:?} at {left}, and owes \
+                         {leader:?} patience until {until}"
+                    );
+                    Violation::of_group(Check::Patience, group, evidence)
+                }));
+            }
+            Claim::Greets => return,
+            Claim::Term(_) | Claim::Held { .. } | Claim::Clock(_) => {}
+        }
         let Some(place) = self.nodes.iter().position(|node| *node == said.node) else { return };
         if let Claim::Clock(wall) = said.claim {
             self.found.extend(self.timekeeper.told(place, wall, self.now));
             return;
         }
         let account = &self.accounts.nodes[place];
-        let (group, replica) = (said.group, said.replica);
-        let spoke = account.is_buried(group, replica) && said.claim != Claim::Greets;
-        self.sightings.hit_if(spoke, Mark::TombstoneSpoke);
+        self.sightings.hit_if(account.is_buried(group, replica), Mark::TombstoneSpoke);
         let durable = account.hard_state(group, replica).unwrap_or_default();
         let promise = match said.claim {
-            Claim::Greets | Claim::Clock(_) => return,
+            Claim::Greets
+            | Claim::Clock(_)
+            | Claim::Asks { .. }
+            | Claim::Answers { .. }
+            | Claim::HandsOver(_) => return,
             Claim::Term(term) => Promise::Term(term),
             Claim::Vote { term, candidate } => Promise::Vote { term, candidate },
             // A newer leader may have cut it since; to that one it is no promise.
@@ -247,6 +281,11 @@ impl Bench {
     }
 }
 
+/// The life of its group that a replica belongs to.
+fn life(replica: Replica<'_>) -> GroupId {
+    life_of(replica.core().id(), replica.incarnation())
+}
+
 /// A replica's log as the checks read it.
 struct Log<'a> {
     replica: Replica<'a>,
@@ -259,6 +298,7 @@ impl<'a> Log<'a> {
     /// Notes what is new at the end of the log on the way, and tells of each stamp that is.
     fn of(replica: Replica<'a>, seen: &'a mut Seen, mut new: impl FnMut(LogTime)) -> Self {
         let core = replica.core();
+        let life = life(replica);
         let mut index = core.last_index();
         let mut falls = None;
         let mut after: Option<(LogIndex, LogTime)> = None;
@@ -268,7 +308,7 @@ impl<'a> Log<'a> {
             else {
                 break;
             };
-            let key = (core.id(), index, term);
+            let key = (life, index, term);
             let before = seen.get(&key).copied();
             let known = match (before, entry) {
                 (Some(known), _) => known,
@@ -310,7 +350,7 @@ impl LogView for Log<'_> {
         let (hash, class) = match self.replica.entry(index) {
             Some(entry) => identity_of(entry),
             None => {
-                let known = self.seen.get(&(self.replica.core().id(), index, term))?;
+                let known = self.seen.get(&(life(self.replica), index, term))?;
                 (known.hash, known.class)
             }
         };
@@ -345,7 +385,7 @@ fn with_view<T>(
     };
     look(&ReplicaView {
         node,
-        group: status.group,
+        group: life(replica),
         replica: status.replica,
         incarnation: core.incarnation(),
         term: status.term,

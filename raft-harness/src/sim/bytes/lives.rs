@@ -2,9 +2,11 @@
 
 use super::accounts::After;
 use super::faults::Power;
+use super::incarnations::{group_of, incarnation_of, life_of};
 use super::network::{Machine, Place};
 use super::process::{Birth, CLUSTER, LogState, Process, Stillborn};
 use super::world::{Event, Phase, Standing, World};
+use crate::group_spec::GroupSpec;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 use raft_core::{GroupId, ReplicaId};
@@ -90,14 +92,27 @@ impl World {
                 let judge = self.judge_of(place);
                 let node = &mut self.nodes[place];
                 let after = std::mem::replace(&mut node.after, After::Process);
-                let gone: Vec<(GroupId, ReplicaId)> =
-                    born.tombstones.values().map(|(_, gone)| (gone.group, gone.replica)).collect();
+                let gone = born
+                    .tombstones
+                    .values()
+                    .map(|(incarnation, gone)| (life_of(gone.group, *incarnation), gone.replica));
+                let gone: Vec<(GroupId, ReplicaId)> = gone.collect();
                 let broken = {
                     let mut judge = judge.lock();
                     judge.buried(place, gone.iter().copied());
                     judge.account(place).recovered(&born.recovered, &born.tombstones, after)
                 };
-                self.operator.found_gone(place, self.swarm.nodes[place], &gone);
+                let node_id = self.swarm.nodes[place];
+                for (life, replica) in gone.iter().filter(|_| self.delays.chance(1, 4)) {
+                    // Whatever life it was of, and whoever lives there now.
+                    let spec = GroupSpec {
+                        incarnation: incarnation_of(*life),
+                        ..GroupSpec::joining(group_of(*life), *replica, node_id)
+                    };
+                    born.process.create_again(spec);
+                    self.sightings.hit(Mark::GoneReplicaAskedFor);
+                }
+                self.operator.found_gone(place, node_id, &gone);
                 if node.disk.is_full() {
                     self.sightings.hit(Mark::StartOnFullDisk);
                 }

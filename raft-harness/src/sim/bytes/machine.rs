@@ -168,6 +168,7 @@ impl Record {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Identity {
     pub(super) node: NodeId,
+    /// A life of its group, as judges name it.
     pub(super) group: GroupId,
     pub(super) replica: ReplicaId,
 }

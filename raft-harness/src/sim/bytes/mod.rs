@@ -22,9 +22,9 @@
 //! | `lives`, `process`, `threads`, `clock`, `fuse` | nodes: birth, work, death |
 //! | `network`, `stream`, `disk` | wires and disks |
 //! | `snapshots` | the desk, and the disk it keeps snapshots on |
-//! | `clients`, `machine`, `operator` | the workload |
+//! | `clients`, `machine`, `operator`, `incarnations` | the workload |
 //! | `weather` | faults taking effect |
-//! | `tap`, `accounts`, `judge`, `verdict` | what the checks are told, and those of this profile |
+//! | `tap`, `accounts`, `patience`, `judge`, `verdict` | what the checks are told, and those of this profile |
 //! | `sightings` | the rare states a run has been to |
 
 mod accounts;
@@ -34,12 +34,14 @@ mod clock;
 mod disk;
 mod faults;
 mod fuse;
+mod incarnations;
 mod judge;
 mod lives;
 mod machine;
 mod network;
 mod operator;
 mod options;
+mod patience;
 mod process;
 mod queue;
 mod races;

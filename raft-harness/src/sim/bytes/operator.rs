@@ -4,6 +4,10 @@
 //! An operator writes down who is to live where, and starts what is missing whenever a node comes
 //! up. Replica ids come from one source and are never used again, whatever became of an attempt.
 //!
+//! Some operators destroy a group, all its replicas in whatever state they are, and begin it anew
+//! under its old id and with the old names of its replicas, as soon as the places for it are free:
+//! elsewhere the earlier life may still go on.
+//!
 //! Once the faults have ended, nothing is changed any more that nobody needs: what was left
 //! behind is cleared away, so that the end of a run shows what its groups say of themselves.
 
@@ -13,14 +17,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use raft_core::{GroupId, MemberChange, Membership, NodeId, ReadPath, ReplicaId, Standing};
+use raft_core::{
+    GroupId, GroupIncarnation, MemberChange, Membership, NodeId, ReadPath, ReplicaId, Standing,
+};
 
 use super::faults::Fault;
+use super::incarnations::{group_of, incarnation_of, life_in, life_of};
 use super::network::Place;
-use super::swarm::Swarm;
-use super::world::{Event, Phase, World};
-use crate::engine::EngineInput;
-use crate::group_spec::GroupSpec;
+use super::swarm::{Swarm, replica_at_first};
+use super::world::{Event, Phase, Standing as NodeStanding, World};
+use crate::engine::{EngineInput, Replica};
+use crate::group_spec::{GroupSpec, Origin};
 use crate::request::{Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, Streams};
@@ -39,6 +46,10 @@ pub(super) struct Operator {
     rng: Rng,
     /// Who is to live where.
     homes: BTreeMap<(GroupId, Place), GroupSpec>,
+    /// The life of each group that has begun last.
+    lives: BTreeMap<GroupId, GroupId>,
+    /// Groups whose next life is to begin, and where.
+    rebirths: BTreeMap<GroupId, Vec<Place>>,
     replica_next: u64,
     orders: Vec<Order>,
 }
@@ -56,8 +67,8 @@ struct Order {
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum What {
     Change(Vec<MemberChange>),
-    /// This replica is to leave its node.
-    Leave(ReplicaId),
+    /// This replica, of this life of its group, is to leave its node.
+    Leave(GroupId, ReplicaId),
     Snapshot,
 }
 
@@ -72,7 +83,20 @@ impl Operator {
             }
         }
         let rng = streams.stream("operator", &[]);
-        Self { rng, homes, replica_next: REPLICA_FIRST, orders: Vec::new() }
+        let lives = swarm.groups.iter().map(|spec| (spec.group, life_in(spec))).collect();
+        Self {
+            rng,
+            homes,
+            lives,
+            rebirths: BTreeMap::new(),
+            replica_next: REPLICA_FIRST,
+            orders: Vec::new(),
+        }
+    }
+
+    /// The life of a group that has begun last.
+    pub(super) fn life_of(&self, group: GroupId) -> GroupId {
+        self.lives.get(&group).copied().unwrap_or(group)
     }
 
     /// The groups that are to live on a node.
@@ -87,13 +111,14 @@ impl Operator {
         of.map(|((_, place), _)| *place).collect()
     }
 
-    /// A node has come up, and its log says that these are gone.
+    /// A node has come up, and its log says that these are gone, each of a life of its group.
     pub(super) fn found_gone(&mut self, place: Place, node: NodeId, gone: &[(GroupId, ReplicaId)]) {
-        for (group, last) in gone {
-            let home = self.homes.get(&(*group, place));
-            let replica = home.and_then(|spec| spec.replica_on(node));
-            if replica.is_some_and(|replica| replica <= *last) {
-                self.homes.remove(&(*group, place));
+        for gone in gone {
+            let group = group_of(gone.0);
+            let home = self.homes.get(&(group, place));
+            let here = home.and_then(|spec| Some((life_in(spec), spec.replica_on(node)?)));
+            if here.is_some_and(|here| here <= *gone) {
+                self.homes.remove(&(group, place));
             }
         }
     }
@@ -119,10 +144,11 @@ impl World {
     /// Operators look at what has come of their orders, and give another.
     pub(super) fn operate(&mut self) {
         self.hear_orders();
+        self.go_on_with_rebirths();
         let faults_end = self.options.faults_s * 1_000_000;
         let pause = match self.phase {
             Phase::Faults => {
-                if self.now + CLEARING_US < faults_end {
+                if self.may_begin() {
                     self.change_something();
                 }
                 let pause = self.swarm.operator_us;
@@ -173,12 +199,29 @@ impl World {
             self.note(Some(place), || format!("operator, group {group}: {what:?}: {answer:?}"));
             match what {
                 What::Change(changes) => self.heard_of_change(group, &changes, answer.err()),
-                What::Leave(replica) if answer.is_ok() => {
+                What::Leave(life, replica) if answer.is_ok() => {
                     self.sightings.hit(Mark::ReplicaDeleted);
                     let node = self.swarm.nodes[place];
-                    self.operator.found_gone(place, node, &[(group, replica)]);
+                    let home = self.operator.homes.get(&(group, place)).cloned();
+                    self.operator.found_gone(place, node, &[(life, replica)]);
+                    // The answer may be older than whoever has come since.
+                    let of_gone = |spec: &GroupSpec| {
+                        (life_in(spec), spec.replica_on(node)) == (life, Some(replica))
+                    };
+                    let home = home.filter(of_gone);
+                    // And what left may have been who lived there before it.
+                    let judge = self.judge_of(place);
+                    let is_buried = judge.lock().account(place).is_buried(life, replica);
+                    if let (Some(home), Some(process)) = (home, &self.nodes[place].process)
+                        && is_buried
+                        && self.operator.rng.chance(1, 4)
+                    {
+                        process.create_again(home);
+                        self.sightings.hit(Mark::GoneReplicaAskedFor);
+                    }
+                    self.come_back(group, place);
                 }
-                What::Leave(_) | What::Snapshot => {}
+                What::Leave(..) | What::Snapshot => {}
             }
         }
     }
@@ -223,9 +266,13 @@ impl World {
         if self.operator.homes.contains_key(&(group, place)) {
             return;
         }
-        let spec = GroupSpec::joining(group, replica, self.swarm.nodes[place]);
+        let life = self.operator.life_of(group);
+        let spec = GroupSpec {
+            incarnation: incarnation_of(life),
+            ..GroupSpec::joining(group, replica, self.swarm.nodes[place])
+        };
         self.operator.homes.insert((group, place), spec.clone());
-        self.judge.lock().settles(group, replica, place);
+        self.judge.lock().settles(life, replica, place);
         if let Some(process) = &self.nodes[place].process {
             process.create(spec, None, None);
         }
@@ -234,10 +281,116 @@ impl World {
     fn let_leave(&mut self, group: GroupId, place: Place, removal: Removal) {
         let Some(spec) = self.operator.homes.get(&(group, place)) else { return };
         let Some(replica) = spec.replica_on(self.swarm.nodes[place]) else { return };
-        let leaves = |order: &Order| (order.group, &order.what) == (group, &What::Leave(replica));
+        let what = What::Leave(life_in(spec), replica);
+        let leaves = |order: &Order| (order.place, &order.what) == (place, &what);
         if !self.operator.orders.iter().any(leaves) {
             let input = |reply| EngineInput::Remove(group, removal, reply);
-            self.order(place, group, What::Leave(replica), input);
+            self.order(place, group, what, input);
+        }
+    }
+
+    /// A place has just become free: often another replica of the group takes it at once.
+    fn come_back(&mut self, group: GroupId, place: Place) {
+        if !self.may_begin() || self.operator.rebirths.contains_key(&group) {
+            return;
+        }
+        let node = self.swarm.nodes[place];
+        if let Some((leader, membership)) = self.some_leader(group)
+            && membership.members().iter().all(|member| member.node != node)
+            && self.operator.rng.chance(1, 2)
+        {
+            self.operator.replica_next += 1;
+            let replica = ReplicaId::new(self.operator.replica_next);
+            self.settle_replica(group, replica, place);
+            self.change(leader, group, vec![MemberChange::AddLearner { replica, node }]);
+        }
+    }
+
+    /// Whether something new may be begun: the faults do not end just now.
+    fn may_begin(&self) -> bool {
+        self.now + CLEARING_US < self.options.faults_s * 1_000_000
+    }
+
+    /// A group is to be destroyed, and to begin anew at some places.
+    fn begin_rebirth(&mut self, group: GroupId) {
+        let Some(places) = self.places_for_rebirth() else { return };
+        self.note(None, || format!("operator, group {group}: begins anew at {places:?}"));
+        self.operator.rebirths.insert(group, places);
+    }
+
+    /// Some nodes that belong to the cluster: enough that one may be lost for good.
+    fn places_for_rebirth(&mut self) -> Option<Vec<Place>> {
+        let mut places: Vec<Place> =
+            (0..self.nodes.len()).filter(|place| self.nodes[*place].is_member()).collect();
+        self.operator.rng.shuffle(&mut places);
+        let count = if self.operator.rng.chance(1, 4) { 5 } else { 3 };
+        places.truncate(count);
+        (places.len() >= 3).then_some(places)
+    }
+
+    /// What is left of earlier lives goes, and next lives begin where their places are free.
+    fn go_on_with_rebirths(&mut self) {
+        let over: Vec<(GroupId, Place)> = self
+            .operator
+            .homes
+            .iter()
+            .filter(|((group, _), spec)| {
+                self.operator.rebirths.contains_key(group)
+                    || life_in(spec) < self.operator.life_of(*group)
+            })
+            .map(|(home, _)| *home)
+            .collect();
+        for (group, place) in over {
+            // Where the next life does not wait for the place, the earlier one may go on beside it.
+            let wanted = self.operator.rebirths.get(&group);
+            let lingers = self.phase == Phase::Faults
+                && wanted.is_none_or(|places| !places.contains(&place))
+                && !self.operator.rng.chance(1, 16);
+            if lingers {
+                continue;
+            }
+            match self.nodes[place].standing {
+                NodeStanding::Member => self.let_leave(group, place, Removal::OfAnyone),
+                // It may still turn out that nothing was lost.
+                NodeStanding::Damaged => {}
+                NodeStanding::Out | NodeStanding::Stranger => {
+                    self.operator.homes.remove(&(group, place));
+                }
+            }
+        }
+        for (group, mut places) in std::mem::take(&mut self.operator.rebirths) {
+            if !places.iter().all(|place| self.nodes[*place].is_member()) {
+                places = self.places_for_rebirth().unwrap_or_default();
+            }
+            let is_free = |place: &Place| !self.operator.homes.contains_key(&(group, *place));
+            if !places.is_empty() && places.iter().all(is_free) {
+                self.found(group, &places);
+            } else {
+                self.operator.rebirths.insert(group, places);
+            }
+        }
+    }
+
+    /// The next life of a group begins.
+    fn found(&mut self, group: GroupId, places: &[Place]) {
+        let before = incarnation_of(self.operator.life_of(group));
+        let incarnation = GroupIncarnation::new(before.get() + 1);
+        let life = life_of(group, incarnation);
+        let mut nodes: Vec<NodeId> = places.iter().map(|place| self.swarm.nodes[*place]).collect();
+        nodes.sort_unstable();
+        let replicas = nodes.into_iter().map(|node| (replica_at_first(node), node)).collect();
+        let origin = Origin::Founding;
+        let spec = GroupSpec { group, incarnation, origin, replicas, label: Bytes::new() };
+        self.note(None, || format!("operator: {spec:?}"));
+        self.sightings.hit(Mark::GroupReborn);
+        self.operator.lives.insert(group, life);
+        for place in places {
+            self.operator.homes.insert((group, *place), spec.clone());
+            let replica = replica_at_first(self.swarm.nodes[*place]);
+            self.judge.lock().settles(life, replica, *place);
+            if let Some(process) = &self.nodes[*place].process {
+                process.create(spec.clone(), None, None);
+            }
         }
     }
 
@@ -254,7 +407,9 @@ impl World {
     /// Whether a node's replica of a group leads, and its membership.
     fn core_of(&self, group: GroupId, place: Place) -> Option<(bool, Membership)> {
         let process = self.nodes[place].process.as_ref()?;
-        let replica = process.replicas().find(|replica| replica.core().id() == group)?;
+        let life = self.operator.life_of(group);
+        let of = |replica: &Replica<'_>| (replica.core().id(), replica.incarnation());
+        let replica = process.replicas().find(|r| of(r) == (group, incarnation_of(life)))?;
         Some((replica.core().is_leader(), Membership::clone(replica.core().membership())))
     }
 
@@ -289,6 +444,13 @@ impl World {
         let Some(group) = self.operator.rng.pick(&self.swarm.groups).map(|spec| spec.group) else {
             return;
         };
+        if self.operator.rebirths.contains_key(&group) {
+            return;
+        }
+        if self.swarm.rebirths && self.operator.rng.chance(1, 6) {
+            self.begin_rebirth(group);
+            return;
+        }
         self.clear_removed(group);
         if self.operator.rng.chance(1, 5) {
             let place = self.operator.rng.below(self.nodes.len() as u64) as Place;
@@ -388,6 +550,9 @@ impl World {
     fn clear_away(&mut self) {
         let groups: Vec<GroupId> = self.swarm.groups.iter().map(|spec| spec.group).collect();
         for group in groups {
+            if self.operator.rebirths.contains_key(&group) {
+                continue;
+            }
             let Some((leader, membership)) = self.settled_membership(group) else { continue };
             for place in self.operator.places_of(group) {
                 let node = self.swarm.nodes[place];
@@ -414,10 +579,14 @@ impl World {
 
     /// Who leads a group for certain, and the committed membership that stands.
     pub(super) fn settled_membership(&self, group: GroupId) -> Option<(Place, Membership)> {
+        let incarnation = incarnation_of(self.operator.life_of(group));
+        let of_life = |replica: &Replica<'_>| {
+            (replica.core().id(), replica.incarnation()) == (group, incarnation)
+        };
         let members = self.nodes.iter().enumerate().filter(|(_, node)| node.is_member());
         let replicas = members.filter_map(|(place, node)| {
             let mut here = node.process.as_ref()?.replicas();
-            here.find(|replica| replica.core().id() == group).map(|replica| (place, replica))
+            here.find(of_life).map(|replica| (place, replica))
         });
         let newest = replicas
             .filter(|(_, replica)| replica.core().is_leader())

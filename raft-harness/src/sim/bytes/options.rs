@@ -60,6 +60,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Whether it lives so long that it has to live quietly.
+    pub(super) fn is_long(&self) -> bool {
+        self.faults_s > 60
+    }
+}
+
 /// How a run went.
 #[derive(Clone, Debug)]
 pub struct RunReport {

@@ -4,6 +4,7 @@
 //! Nothing is decided here. What a thread would do when it is woken is done when the world says
 //! so; what it would wait for, the world lets pass.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -12,10 +13,11 @@ use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_storage::{Expected, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport};
-use raft_transport::{Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
+use raft_transport::{Credit, Direction, Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
 
-use super::clock::NodeClock;
+use super::clock::{Looks, NodeClock, Still};
 use super::disk::SimDisk;
+use super::incarnations::life_in;
 use super::judge::Judge;
 use super::machine::{How, Identity as MachineIdentity, Record, Slip};
 use super::network::{Listener, Net, Place};
@@ -72,6 +74,10 @@ pub(super) struct Process {
     pub(super) applier: ApplyThread,
     pub(super) desk: DeskThread,
     created: CreationsSeen,
+    /// Groups that took in a replica which was gone.
+    created_again: Arc<Mutex<Vec<GroupId>>>,
+    /// The newest life of each group that was begun here.
+    lives: Mutex<BTreeMap<GroupId, GroupId>>,
 }
 
 /// What state machines are made of.
@@ -85,7 +91,7 @@ struct Making {
 
 impl Making {
     fn maker(&self, spec: &GroupSpec) -> MakeMachine {
-        let (node, group, how) = (self.node, spec.group, self.how);
+        let (node, group, how) = (self.node, life_in(spec), self.how);
         let (record, slip, judge) = (self.record.clone(), self.slip.clone(), self.judge.clone());
         Arc::new(move |spec: &GroupSpec| {
             let replica = spec.replica_on(node).unwrap_or_default();
@@ -99,6 +105,23 @@ struct Scheduled {
     note: Arc<Note>,
     waker: Waker,
     at: Option<u64>,
+    /// It has looked at its clocks and then stood still.
+    stands: Option<Stands>,
+}
+
+/// A thread that stands still after its first look at the clocks.
+#[derive(Clone, Copy)]
+struct Stands {
+    looked: u64,
+    until: u64,
+}
+
+/// What came of a thread's turn.
+pub(super) struct Turn {
+    /// When it wants the next one, if nobody wakes it.
+    pub(super) next: Option<u64>,
+    /// Within the turn everything stood still until then.
+    pub(super) stood_until: Option<u64>,
 }
 
 /// The log's thread.
@@ -194,8 +217,10 @@ impl Process {
         }
         // Whoever runs the cluster goes on asking until every node has its groups.
         for spec in &birth.homes {
-            let last = opened.tombstones.get(&spec.group).map(|(_, gone)| gone.replica);
-            let is_new = spec.replica_on(node).is_some_and(|r| last.is_none_or(|last| r > last));
+            let last = opened.tombstones.get(&spec.group);
+            let last = last.map(|(incarnation, gone)| (*incarnation, gone.replica));
+            let here = spec.replica_on(node).map(|replica| (spec.incarnation, replica));
+            let is_new = here.is_some_and(|here| last.is_none_or(|last| here > last));
             if is_new && !opened.groups.contains_key(&spec.group) {
                 specs.push((spec.clone(), None));
             }
@@ -203,7 +228,7 @@ impl Process {
         let store =
             SimStore::open(snapshots.clone()).and_then(|store| Shelf::open(Arc::new(store)));
         let shelf = Arc::new(store.map_err(Stillborn::Directory)?);
-        let is_here = |group| specs.iter().any(|(spec, _)| spec.group == group);
+        let is_here = |life| specs.iter().any(|(spec, _)| (spec.group, spec.incarnation) == life);
         shelf.forget_strangers(is_here).map_err(Stillborn::Directory)?;
         let making = Making {
             node,
@@ -317,7 +342,7 @@ impl Process {
                 shard => NodeTask::Shard(shard - 2),
             };
             let (note, waker) = wakes.waker(TaskId::of(place, task));
-            Scheduled { note, waker, at: None }
+            Scheduled { note, waker, at: None, stands: None }
         });
         let listening = LaneLayout::default().lanes(shard_count as u8).into_iter().map(|lane| {
             let task = TaskId::of(place, NodeTask::of(lane));
@@ -355,6 +380,8 @@ impl Process {
             reads: ReadThread { reader, fetches, under_way: VecDeque::new() },
             applier: ApplyThread { machines: Machines::default(), jobs, busy: false },
             created: Arc::default(),
+            created_again: Arc::default(),
+            lives: Mutex::default(),
         };
         for (group, (incarnation, tombstone)) in &opened.tombstones {
             process.tell(*group, EngineInput::Remember(*incarnation, *tombstone));
@@ -364,6 +391,24 @@ impl Process {
         }
         let (recovered, tombstones) = (opened.groups, opened.tombstones);
         Ok(Born { process, recovered, tombstones, report: opened.report })
+    }
+
+    /// Asks for a replica that was here and is gone, which must be refused.
+    pub(super) fn create_again(&self, spec: GroupSpec) {
+        let (group, wrongly) = (spec.group, Arc::clone(&self.created_again));
+        let maker = self.making.maker(&spec);
+        let done = Box::new(move |ended: Result<Created, CreateRefusal>| {
+            if ended.is_ok() {
+                wrongly.lock().push(group);
+            }
+        });
+        let create = CreateGroup { spec, maker, recovered: None, restored: None, done };
+        let _ = self.inbox(group).push(ShardInput::Engine(EngineInput::Create(Box::new(create))));
+    }
+
+    /// Groups of which a replica came back under the name of one that is gone.
+    pub(super) fn created_again(&self) -> Vec<GroupId> {
+        std::mem::take(&mut *self.created_again.lock())
     }
 
     /// A group begins on this node, as [`NodeHost::create_group`](crate::NodeHost::create_group)
@@ -376,11 +421,17 @@ impl Process {
     ) {
         let group = spec.group;
         self.directory.add(group);
+        self.lives.lock().insert(group, life_in(&spec));
         let created = Arc::clone(&self.created);
         let maker = self.making.maker(&spec);
         let done = Box::new(move |ended| created.lock().push((group, ended)));
         let create = CreateGroup { spec, maker, recovered, restored, done };
         let _ = self.inbox(group).push(ShardInput::Engine(EngineInput::Create(Box::new(create))));
+    }
+
+    /// Which life of a group a request would reach, if any was begun here.
+    pub(super) fn life_of(&self, group: GroupId) -> Option<GroupId> {
+        self.lives.lock().get(&group).copied()
     }
 
     fn inbox(&self, group: GroupId) -> &Inbox<ShardInput> {
@@ -409,31 +460,53 @@ impl Process {
         let _ = self.inboxes[shard].push(input);
     }
 
-    /// A thread takes its turn. Returns when it wants the next one, if nobody wakes it.
-    pub(super) fn run(&mut self, task: NodeTask, at: u64) -> Option<u64> {
+    /// A thread looks at its clocks and then stands still: the turn it has begun goes on later.
+    pub(super) fn stand_still(&mut self, task: NodeTask, looked: u64, until: u64) {
+        let scheduled = &mut self.tasks[task.number()];
+        scheduled.stands = Some(Stands { looked, until });
+        scheduled.at = Some(until);
+    }
+
+    /// A thread takes its turn.
+    pub(super) fn run(
+        &mut self,
+        task: NodeTask,
+        at: u64,
+        still: Option<Still>,
+        stood: &dyn Fn(u64),
+    ) -> Turn {
         let scheduled = &mut self.tasks[task.number()];
         scheduled.note.clear();
+        let mut looked = scheduled.stands.take().map(|stands| stands.looked);
         let waker = scheduled.waker.clone();
         let cx = &mut Context::from_waker(&waker);
-        let (now, wall) = (self.clock.local(at), self.clock.wall(at));
+        let moment = Cell::new(at);
         for _ in 0..ROUNDS_MAX {
+            let looks = Looks::new(self.clock, &moment, looked.take(), still, stood);
             let asleep = match task {
-                NodeTask::Control => match self.control.round(cx, now, wall) {
-                    Round::Idle => self.control.sleep(cx),
-                    Round::Worked | Round::Stop => false,
-                },
-                NodeTask::Bulk => match self.bulk.round(cx, now) {
+                NodeTask::Control => {
+                    let (now, wall) = looks.look();
+                    match self.control.round(cx, now, wall) {
+                        Round::Idle => self.control.sleep(cx),
+                        Round::Worked | Round::Stop => false,
+                    }
+                }
+                NodeTask::Bulk => match self.bulk.round(cx, looks.look().0) {
                     Round::Idle => self.bulk.sleep(cx),
                     Round::Worked | Round::Stop => false,
                 },
                 NodeTask::Shard(shard) => {
                     let shard = &mut self.shards[shard];
-                    match shard.round(cx, || (now, wall)) {
+                    match shard.round(cx, || looks.look()) {
                         Round::Idle => shard.sleep(cx),
                         Round::Worked | Round::Stop => false,
                     }
                 }
             };
+            if moment.get() > at {
+                let until = moment.get();
+                return Turn { next: Some(until), stood_until: Some(until) };
+            }
             if asleep {
                 self.note_credits(task);
                 let deadline = match task {
@@ -446,10 +519,11 @@ impl Process {
                         earliest(shard.next_deadline(), shard.lanes())
                     }
                 };
-                return deadline.map(|deadline| self.clock.global(deadline).max(at + 1));
+                let next = deadline.map(|deadline| self.clock.global(deadline).max(at + 1));
+                return Turn { next, stood_until: None };
             }
         }
-        Some(at + 1)
+        Turn { next: Some(at + 1), stood_until: None }
     }
 
     /// Notes a lane that is up and has room for nothing.
@@ -463,6 +537,10 @@ impl Process {
     /// Plans a turn of a task, unless one comes as early anyway.
     pub(super) fn schedule(&mut self, task: NodeTask, at: u64) -> bool {
         let Some(scheduled) = self.tasks.get_mut(task.number()) else { return false };
+        // What wakes a thread that stands still is found when it goes on.
+        if scheduled.stands.is_some_and(|stands| at < stands.until) {
+            return false;
+        }
         let sooner = scheduled.at.is_none_or(|planned| at < planned);
         if sooner {
             scheduled.at = Some(at);
@@ -513,9 +591,43 @@ impl Process {
         &self.counters
     }
 
-    /// What its shards have taken of the bulk lanes' room.
-    pub(super) fn bulk_bytes_taken(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.engine().bulk_bytes_taken()).sum()
+    /// What it still holds for somebody, in words; nothing if it is at rest.
+    pub(super) fn held(&self) -> Vec<String> {
+        let mut found: Vec<String> =
+            self.shards.iter().flat_map(|shard| shard.engine().held()).collect();
+        for (what, left) in [
+            ("writes of the log", self.log.work.waiting().count()),
+            ("writes that wait for a sync", self.log.work.written().len()),
+            ("batches for the log", self.log.batches.len()),
+            ("bytes on their way to the log", self.load.bytes() as usize),
+            ("reads of the log", self.reads.under_way.len() + self.reads.fetches.len()),
+            ("jobs of the apply worker", self.applier.jobs.len()),
+            ("appends that wait for a bulk lane", self.bulk.waiting()),
+            ("fetches of snapshots", usize::from(self.desk.is_fetching())),
+        ] {
+            if left > 0 {
+                found.push(format!("{left} {what}"));
+            }
+        }
+        found
+    }
+
+    /// How many of its lanes end at this one of a peer with so many shards.
+    pub(super) fn lanes_to(&self, there: Lane, shards: usize) -> usize {
+        let data = (0..self.shards.len() as u8).map(|shard| Lane::Data { shard });
+        let all = data.chain([Lane::Control, Lane::Bulk]);
+        all.filter(|lane| lane.at_receiver(shards as u8) == there).count()
+    }
+
+    /// How the credit of each of its connections stands: of the lane it was dialed for, with whom,
+    /// and who dialed.
+    pub(super) fn credits(&self) -> Vec<(Lane, NodeId, Direction, Credit)> {
+        let data = self.shards.iter().map(|shard| shard.lanes());
+        let all = data.chain([self.control.lanes(), self.bulk.lanes()]);
+        all.flat_map(|lanes| {
+            lanes.credits().map(|(peer, direction, credit)| (lanes.lane(), peer, direction, credit))
+        })
+        .collect()
     }
 
     /// What its lanes have been through.

@@ -64,6 +64,9 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::ReplicaReplaced
             | Mark::ElectionUnderJoint
             | Mark::ReplicaDeleted
+            | Mark::GroupReborn
+            | Mark::GoneReplicaAskedFor
+            | Mark::EarlierLifeSpoke
             | Mark::TombstoneSpoke
             | Mark::SnapshotSent
             | Mark::SnapshotInstalled
@@ -83,6 +86,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::ReadConfirmed
             | Mark::ReadFailedOver
             | Mark::ReadAtFollower
+            | Mark::ReadOvertookRead
             | Mark::LeaseRead
             | Mark::LeaseExpired
             | Mark::LeaseExpiredInPause
@@ -111,6 +115,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::AllDown
             | Mark::QuorumRestarted
             | Mark::PausedLeaderReturned
+            | Mark::StoodAfterLook
+            | Mark::StoodBetweenLooks
             | Mark::LaneStalled
             | Mark::LaneKilled
             | Mark::LaneChanged

@@ -49,6 +49,11 @@ impl SimStore {
     }
 }
 
+/// The whole snapshots on a disk.
+pub(super) fn stored(disk: &SimDisk) -> Vec<SnapshotName> {
+    SimStore { disk: disk.clone() }.names().unwrap_or_default()
+}
+
 fn file_name(name: SnapshotName) -> String {
     format!("{name}{WHOLE}")
 }

@@ -16,6 +16,9 @@ use crate::sim::rng::{Rng, Streams};
 use crate::snapshot::desk::DeskOptions;
 use crate::state_machine::ApplyMode;
 
+/// A read of the log takes at most so long on a node that is well, in microseconds.
+pub(super) const READ_US: u64 = 5_000;
+
 /// Everything that is fixed for a run.
 #[derive(Clone, Debug)]
 pub(super) struct Swarm {
@@ -44,6 +47,9 @@ pub(super) struct Swarm {
     pub(super) sync_us: (u64, u64),
     /// A woken thread runs after at most so long, in microseconds.
     pub(super) wake_us: u64,
+    /// The apply worker takes at most so long for a job, and the log's reader for a read.
+    pub(super) apply_us: u64,
+    pub(super) read_us: u64,
     pub(super) clients: usize,
     /// Pause of a client between operations, at most, in microseconds.
     pub(super) pause_us: u64,
@@ -52,10 +58,14 @@ pub(super) struct Swarm {
     /// Payload padding, at most, and how many of a thousand commands are so large.
     pub(super) padding: u64,
     pub(super) large_permille: u32,
+    /// Whether clients ask all at once, and of one group.
+    pub(super) bursts: bool,
     /// How clients read.
     pub(super) read_paths: Vec<ReadPath>,
     /// Pause of an operator between orders, on average, in microseconds; nothing without one.
     pub(super) operator_us: u64,
+    /// Whether they destroy groups and begin them anew under their old ids.
+    pub(super) rebirths: bool,
     /// A group's snapshot is taken when so many entries were applied, and so many stay in the log.
     pub(super) snapshot_every: Option<u64>,
     pub(super) snapshot_tail: u64,
@@ -90,7 +100,9 @@ impl Swarm {
         };
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let groups = (1..=groups).map(|group| draw_group(&mut rng, group, &nodes)).collect();
+        let is_long = options.is_long();
         let heartbeat_ms = *rng.pick(&[50, 100, 100, 150, 200]).expect("a list");
+        let heartbeat_ms = if is_long { 200 } else { heartbeat_ms };
         let election_ms = heartbeat_ms * rng.range(4..=10);
         let few = rng.chance(1, 4);
         let drift_ppm = *rng.pick(&[0, 200, 50_000]).expect("a list");
@@ -130,6 +142,9 @@ impl Swarm {
         let pace = options.slow_links.then(|| *slow.pick(&[96, 128, 256]).expect("a list"));
         let control_frame_max =
             if slow.chance(1, 3) { slow.range(320..=640) } else { lane.frame_bytes_max };
+        let wake_us = *rng.pick(&[20, 100, 1_000]).expect("a list");
+        let bursts = rng.chance(1, 4);
+        let rebirths = operator_us > 0 && rng.chance(1, 2);
         Self {
             pace,
             control_frame_max,
@@ -156,9 +171,15 @@ impl Swarm {
                 (bytes, None) => bytes,
             },
             sync_us: if slow_disk { (2_000, 40_000) } else { (100, 3_000) },
-            wake_us: *rng.pick(&[20, 100, 1_000]).expect("a list"),
-            clients: rng.range(2..=6) as usize,
-            pause_us: *rng.pick(&[50_000, 150_000, 400_000]).expect("a list"),
+            wake_us,
+            apply_us: if rng.chance(1, 3) { 300_000 } else { wake_us * 4 },
+            read_us: if rng.chance(1, 4) { 300_000 } else { READ_US },
+            clients: if is_long { 2 } else { rng.range(2..=6) as usize },
+            pause_us: match *rng.pick(&[50_000, 150_000, 400_000]).expect("a list") {
+                pause if is_long => pause * 2,
+                pause => pause,
+            },
+            bursts,
             keys: rng.range(1..=4),
             padding: match (*rng.pick(&[64, 3_000, 12_000]).expect("a list"), pace) {
                 // Larger than what the link carries while a lane waits for a word.
@@ -169,12 +190,13 @@ impl Swarm {
                 (_, Some(_)) => 5,
                 (permille, None) => permille,
             },
-            read_paths: if rng.chance(1, 2) {
+            read_paths: if !bursts && rng.chance(1, 2) {
                 vec![ReadPath::Quorum]
             } else {
                 vec![ReadPath::Quorum, ReadPath::Lease, ReadPath::Follower]
             },
             operator_us,
+            rebirths,
             snapshot_every: snapshot_every.map(|every| every.max(snapshot_padding / 4096)),
             snapshot_tail: *rng.pick(&[0, 0, 5, 40]).expect("a list"),
             snapshot_padding: snapshot_padding as usize,
@@ -236,7 +258,12 @@ fn draw_group(rng: &mut Rng, group: u64, nodes: &[NodeId]) -> GroupSpec {
     let mut spec = GroupSpec::on_nodes(GroupId::new(group as u32), places);
     // Replicas are not named as their nodes are: whoever confuses the two shall be caught.
     for (replica, node) in &mut spec.replicas {
-        *replica = ReplicaId::new(node.get() * 10 + 1);
+        *replica = replica_at_first(*node);
     }
     spec
+}
+
+/// The replica on a node of a group that begins: in each of its lives the same.
+pub(super) fn replica_at_first(node: NodeId) -> ReplicaId {
+    ReplicaId::new(node.get() * 10 + 1)
 }

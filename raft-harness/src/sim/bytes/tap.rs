@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 use raft_core::{
-    AppendResult, GroupId, LogIndex, LogTime, Message, NodeId, Promise, ReplicaId, Term, Verdict,
+    AppendResult, Campaign, GroupId, LogIndex, LogTime, Message, Micros, NodeId, Promise,
+    ReplicaId, Term, Verdict,
 };
 use raft_mux::PREFIX_LEN;
 use raft_transport::{Decoder, Ends, Frame, Handshake, Lane, SnapshotPull, decode_handshake};
 
+use super::incarnations::life_of;
 use super::sightings::Sightings;
 use crate::sim::marks::Mark;
 
@@ -21,6 +23,7 @@ use crate::sim::marks::Mark;
 pub(super) struct Said {
     pub(super) node: NodeId,
     pub(super) to: NodeId,
+    /// A life of a group.
     pub(super) group: GroupId,
     pub(super) replica: ReplicaId,
     pub(super) claim: Claim,
@@ -37,6 +40,12 @@ pub(super) enum Claim {
     Greets,
     /// "My wall clock shows this." No promise, and nothing for any group.
     Clock(LogTime),
+    /// "I lead this term, at this moment of my clock."
+    Asks { term: Term, of: ReplicaId, sent: Micros },
+    /// "You do, and I heard it."
+    Answers { term: Term, to: ReplicaId, sent: Micros },
+    /// "I stand in this term because its leader wants it."
+    HandsOver(Term),
     /// "My disk holds the log of this term's leader up to here."
     Held { term: Term, index: LogIndex },
 }
@@ -260,7 +269,8 @@ impl Greeting {
 fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
     match frame {
         Frame::Message(envelope) => {
-            let (group, replica) = (envelope.group, envelope.from);
+            let group = life_of(envelope.group, envelope.group_incarnation);
+            let replica = envelope.from;
             let mut claim = |claim| said.push(Said { node, to, group, replica, claim });
             match &envelope.message {
                 // A pre-vote asks about a term that nobody has entered, and so does its grant.
@@ -270,6 +280,9 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
                     Verdict::Refused | Verdict::Removed => claim(Claim::Term(reply.term)),
                 },
                 Message::Vote(request) => {
+                    if request.cause == Campaign::Transfer {
+                        claim(Claim::HandsOver(request.term));
+                    }
                     claim(Claim::Vote { term: request.term, candidate: replica });
                 }
                 Message::VoteReply(reply) => match reply.verdict {
@@ -306,22 +319,21 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
         // Bytes of a file promise nothing.
         Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
         Frame::Heartbeats(items) | Frame::ReadConfirms(items) => {
-            said.extend(items.iter().map(|item| Said {
-                node,
-                to,
-                group: item.group,
-                replica: item.from,
-                claim: Claim::Term(item.heartbeat.term),
-            }));
+            for item in items {
+                let (of, term, sent) = (item.to, item.heartbeat.term, item.heartbeat.sent);
+                let (group, replica) = (life_of(item.group, item.group_incarnation), item.from);
+                let said_of = |claim| Said { node, to, group, replica, claim };
+                said.extend([Claim::Term(term), Claim::Asks { term, of, sent }].map(said_of));
+            }
         }
         Frame::HeartbeatReplies(items) => {
-            said.extend(items.iter().map(|item| Said {
-                node,
-                to,
-                group: item.group,
-                replica: item.from,
-                claim: Claim::Term(item.reply.term),
-            }));
+            for item in items {
+                let (leader, term, sent) = (item.to, item.reply.term, item.reply.sent);
+                let (group, replica) = (life_of(item.group, item.group_incarnation), item.from);
+                let said_of = |claim| Said { node, to, group, replica, claim };
+                let answers = Claim::Answers { term, to: leader, sent };
+                said.extend([Claim::Term(term), answers].map(said_of));
+            }
         }
         Frame::Clock { wall } => {
             let (group, replica) = (GroupId::new(0), ReplicaId::new(0));

@@ -5,9 +5,11 @@ use raft_storage::LogError;
 
 use super::accounts::After;
 use super::disk::SEGMENTS;
+use super::incarnations::life_of;
 use super::network::Place;
 use super::process::LogState;
-use super::world::{Event, World};
+use super::swarm::READ_US;
+use super::world::{Event, Phase, World};
 use crate::node::sim::{Append, IDLE_AFTER, ShardInput, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
@@ -18,7 +20,12 @@ impl World {
         self.start_desk(place);
         self.judge_load(place);
         let node = &mut self.nodes[place];
-        let (life, wake_us) = (node.life, self.swarm.wake_us);
+        let life = node.life;
+        // Slow workers are a fault like others.
+        let (apply_us, read_us) = match self.phase {
+            Phase::Faults => (self.swarm.apply_us, self.swarm.read_us),
+            Phase::Healing => (self.swarm.wake_us * 4, READ_US),
+        };
         let Some(process) = &mut node.process else { return };
         let mut fetches = 0;
         while let Ok(fetch) = process.reads.fetches.try_recv() {
@@ -26,14 +33,14 @@ impl World {
             fetches += 1;
         }
         for _ in 0..fetches {
-            let delay = 20 + self.delays.skewed(5_000);
+            let delay = 20 + self.delays.skewed(read_us);
             self.plan_in(delay, Event::Read { place, life });
         }
         let Some(process) = &mut self.nodes[place].process else { return };
         if !process.applier.busy && !process.applier.jobs.is_empty() {
             process.applier.busy = true;
             let slow = self.nodes[place].slow_apply_us;
-            let delay = slow + self.delays.skewed(wake_us * 4);
+            let delay = slow + self.delays.skewed(apply_us);
             self.plan_in(delay, Event::Apply { place, life });
         }
         let Some(process) = &mut self.nodes[place].process else { return };
@@ -180,8 +187,8 @@ impl World {
         {
             let mut judge = judge.lock();
             for replica in process.replicas() {
-                let core = replica.core();
-                judge.checker.excuse_fault(core.id(), core.replica());
+                let life = life_of(replica.core().id(), replica.incarnation());
+                judge.checker.excuse_fault(life, replica.core().replica());
             }
         }
         give_up(failure, process.inboxes());

@@ -162,7 +162,8 @@ impl Timekeeper {
         let was_ahead = before.is_some_and(|office| office.is_ahead);
         let since =
             before.filter(|office| office.last.0 == last).map_or(now, |office| office.last.1);
-        let passed = (now - since) / 1000;
+        // A node that died while it stood still has seen later times.
+        let passed = now.saturating_sub(since) / 1000;
         let told = stamp.get().saturating_sub(last.get());
         let ahead_of_clocks = lead > at_once + SLACK_MS;
         let healed = was_ahead && (lead - at_once).abs() <= SLACK_MS;
@@ -230,7 +231,8 @@ impl Stamps {
     /// given long before may have grown to more.
     fn grown(&self, stamp: LogTime, now: u64, drift_ppm: i64) -> Option<i64> {
         let grown = self.0.range(..=stamp.get()).map(|(_, (lead, given))| {
-            let since_ms = ((now - given) / 1000) as i64;
+            // Whoever gave it stood still in the turn, and is ahead of the others.
+            let since_ms = (now.saturating_sub(*given) / 1000) as i64;
             lead.saturating_add(since_ms * drift_ppm / 1_000_000)
         });
         grown.max()

@@ -7,12 +7,15 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use raft_core::{EntryKind, GroupId, LogIndex, ReadPath, RoleKind, Term};
-use raft_transport::Lane;
+use raft_transport::{Direction, Lane};
 
 use super::clients::{Outcome, op_id};
+use super::incarnations::life_of;
 use super::machine::{Applied, number_of};
 use super::network::Place;
 use super::options::Weather;
+use super::process::Process;
+use super::snapshots::stored;
 use super::world::{Standing, World};
 use crate::engine::EngineInput;
 use crate::request::{Request, RequestKind};
@@ -80,7 +83,8 @@ impl World {
         self.judge_replicas(&states);
         self.judge_requests();
         self.judge_connections();
-        self.judge_room();
+        self.judge_leftovers();
+        self.judge_rest();
         let found = self.judge_history();
         let broken = self.record.look(|recorded| std::mem::take(&mut recorded.broken));
         let broken = broken
@@ -140,8 +144,11 @@ impl World {
                 let replica = node.process.as_ref().and_then(|process| {
                     process.replicas().find(|replica| replica.core().id() == group)
                 });
-                let wanted = wanted.map(|member| member.replica);
-                let there = replica.map(|replica| replica.core().replica());
+                let life = self.operator.life_of(group);
+                let wanted = wanted.map(|member| (life, member.replica));
+                let there = replica.map(|replica| {
+                    (life_of(group, replica.incarnation()), replica.core().replica())
+                });
                 if wanted != there {
                     let evidence = format!("node {id} has {there:?}, its group says {wanted:?}");
                     stuck(group, evidence);
@@ -197,7 +204,8 @@ impl World {
                 judge.settled(place, replica);
                 let (group, id) = (replica.core().id(), replica.core().replica());
                 if let Some((index, digest)) = states.get(&(place, group)).copied() {
-                    let judged = judge.checker.digest(group, id, index, digest);
+                    let life = life_of(group, replica.incarnation());
+                    let judged = judge.checker.digest(life, id, index, digest);
                     judge.found.extend(judged.err());
                 }
             }
@@ -207,7 +215,7 @@ impl World {
                 && !operation.is_read()
             {
                 let (term, number) = self.record.look(|recorded| {
-                    recorded.at(operation.group, index).map_or((None, None), |applied| {
+                    recorded.at(operation.life, index).map_or((None, None), |applied| {
                         (Some(applied.term), number_of(&applied.payload))
                     })
                 });
@@ -217,10 +225,10 @@ impl World {
                         operation.number
                     );
                     let check = Check::AcknowledgedLost;
-                    judge.found.push(Violation::of_group(check, operation.group, evidence));
+                    judge.found.push(Violation::of_group(check, operation.life, evidence));
                 }
                 let judged =
-                    judge.checker.acknowledged(operation.group, index, term.unwrap_or(Term::ZERO));
+                    judge.checker.acknowledged(operation.life, index, term.unwrap_or(Term::ZERO));
                 judge.found.extend(judged.err());
             }
         }
@@ -253,7 +261,7 @@ impl World {
         for operation in &self.history.operations {
             if operation.outcome == Outcome::Open {
                 let evidence = format!("client {} waits to the end", operation.client);
-                found.push(Violation::of_group(Check::Outcomes, operation.group, evidence));
+                found.push(Violation::of_group(Check::Outcomes, operation.life, evidence));
             }
         }
         let cx = &mut Context::from_waker(Waker::noop());
@@ -269,14 +277,65 @@ impl World {
         }
     }
 
-    /// Nothing is on its way any more, and nothing takes room.
-    fn judge_room(&mut self) {
+    /// Nobody has asked for anything for a while: whatever room was taken is given back.
+    fn judge_rest(&mut self) {
+        let mut found = Vec::new();
+        let members = self.nodes.iter().enumerate().filter(|(_, node)| node.is_member());
+        let processes: BTreeMap<Place, &Process> =
+            members.filter_map(|(place, node)| Some((place, node.process.as_deref()?))).collect();
+        for (place, process) in &processes {
+            let held = process.held().into_iter();
+            found.extend(held.map(|what| format!("place {place} still holds {what}")));
+        }
+        let credits: BTreeMap<Place, _> =
+            processes.iter().map(|(place, process)| (*place, process.credits())).collect();
+        for (from, process) in &processes {
+            for (lane, peer, direction, dialer) in &credits[from] {
+                let to = self.swarm.place_of(*peer);
+                let Some((to, theirs)) = to.and_then(|to| Some((to, credits.get(&to)?))) else {
+                    continue;
+                };
+                let me = self.swarm.nodes[*from];
+                let there = lane.at_receiver(self.swarm.shards[to] as u8);
+                // Lanes of several shards may end at one of the peer's: then they count together.
+                if *direction == Direction::Incoming
+                    || process.lanes_to(there, self.swarm.shards[to]) > 1
+                    || !self.net.lock().is_quiet(*from, to, there)
+                {
+                    continue;
+                }
+                let is_it = |(lane, peer, direction, _): &&(Lane, _, _, _)| {
+                    (*lane, *peer, *direction) == (there, me, Direction::Incoming)
+                };
+                let Some((.., acceptor)) = theirs.iter().find(is_it) else { continue };
+                if dialer.used != acceptor.used || acceptor.used != acceptor.consumed {
+                    found.push(format!(
+                        "{there} from {from} to {to}: {} bytes of credit are used, {} there, {} \
+                         of them consumed",
+                        dialer.used, acceptor.used, acceptor.consumed
+                    ));
+                }
+            }
+        }
+        for evidence in found {
+            self.fail(Violation::of_run(Check::Room, evidence));
+        }
+    }
+
+    /// Of groups, and of lives of groups, that left a node its disk keeps no snapshot.
+    fn judge_leftovers(&mut self) {
         let mut found = Vec::new();
         for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_member()) {
-            let taken = node.process.as_ref().map_or(0, |process| process.bulk_bytes_taken());
-            if taken > 0 {
-                let evidence = format!("{taken} bytes of bulk lanes' room at place {place}");
-                found.push(Violation::of_run(Check::Room, evidence));
+            let Some(process) = &node.process else { continue };
+            let here: Vec<GroupId> = process
+                .replicas()
+                .map(|replica| life_of(replica.core().id(), replica.incarnation()))
+                .collect();
+            for name in stored(&node.snapshots) {
+                if !here.contains(&life_of(name.group, name.incarnation)) {
+                    let evidence = format!("place {place} keeps snapshot {name} of nobody there");
+                    found.push(Violation::of_run(Check::Profile("leftovers"), evidence));
+                }
             }
         }
         for violation in found {

@@ -1,6 +1,7 @@
 //! Faults take effect, and end.
 
 use super::accounts::After;
+use super::clock::Still;
 use super::disk::{SEGMENTS, SimDisk};
 use super::faults::{Fault, Power};
 use super::network::{ACCEPTOR, DIALER, Place};
@@ -16,6 +17,37 @@ pub(super) struct Trap {
     power: Power,
     until: u64,
 }
+
+/// Waits for a thread whose turn comes to a certain look at its clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    /// Of this node; `None`: of whichever comes there first.
+    node: Option<Place>,
+    /// Which look it stands still before; the first one: after it.
+    pub(super) before_look: u32,
+    for_us: u64,
+    until: u64,
+    /// Nobody stands still for longer: the faults are over.
+    end: u64,
+}
+
+impl Stop {
+    pub(super) fn concerns(&self, place: Place, now: u64) -> bool {
+        now < self.until.min(self.end) && self.node.is_none_or(|node| node == place)
+    }
+
+    /// When it is over if it begins now.
+    pub(super) fn end(&self, now: u64) -> u64 {
+        (now + self.for_us).min(self.end)
+    }
+
+    pub(super) fn still(&self, now: u64) -> Still {
+        Still { before_look: self.before_look, for_us: self.end(now) - now }
+    }
+}
+
+/// So long a stop waits for its turn to come, in microseconds.
+const STOP_WAITS_US: u64 = 4_000_000;
 
 impl World {
     /// A node works on a snapshot that is on its way to it.
@@ -119,11 +151,19 @@ impl World {
                 let state = &mut self.nodes[node];
                 let runs = state.process.is_some() && state.paused_until.is_none();
                 if runs {
-                    state.paused_until = Some(until);
-                    self.net.lock().pause(node);
-                    self.plan(until, Event::Resume { place: node });
+                    self.pause(node, until);
                 }
                 runs
+            }
+            Fault::Still { node, before_look } => {
+                self.stop = Some(Stop {
+                    node,
+                    before_look,
+                    for_us: lasts,
+                    until: self.now + STOP_WAITS_US,
+                    end: self.options.faults_s * 1_000_000,
+                });
+                true
             }
             Fault::WallJump { node, by_ms } => {
                 self.set_wall(node, self.nodes[node].wall_offset_ms.saturating_add(by_ms));
@@ -345,6 +385,7 @@ impl World {
             | Fault::CrashInstall { .. }
             | Fault::CrashAll { .. }
             | Fault::Pause { .. }
+            | Fault::Still { .. }
             | Fault::SyncFails { .. }
             | Fault::Flip { .. }
             | Fault::CutLeader { .. }
@@ -373,6 +414,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.phase = Phase::Healing;
         self.trap = None;
+        self.stop = None;
         {
             let mut net = self.net.lock();
             net.heal();

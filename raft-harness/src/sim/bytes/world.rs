@@ -18,6 +18,7 @@ use super::clock::NodeClock;
 use super::disk::SimDisk;
 use super::faults::{self, PlannedFault, Power};
 use super::fuse::Fuse;
+use super::incarnations::group_of;
 use super::judge::Judge;
 use super::machine::{Record, Slip};
 use super::network::{Host, Machine, Net, NetEvent, Place};
@@ -30,7 +31,7 @@ use super::swarm::Swarm;
 use super::tap::{Claim, Said};
 use super::tasks::{NodeTask, Task, TaskId, Wakes};
 use super::verdict::Terms;
-use super::weather::Trap;
+use super::weather::{Stop, Trap};
 use super::words::Words;
 use crate::request::{Proposed, Ticket};
 use crate::sim::marks::Mark;
@@ -39,6 +40,9 @@ use crate::sim::violation::{Check, Violation};
 
 /// A run that has found so much wrong needs no more evidence.
 const VIOLATIONS_MAX: usize = 20;
+
+/// The thread has looked at its clocks, and at nothing else.
+pub(super) const FIRST_LOOK_TAKEN: u32 = 1;
 
 /// How often all logs are read from end to end, in virtual microseconds.
 const SWEEP_US: u64 = 10_000_000;
@@ -55,6 +59,8 @@ pub(super) struct World {
     pub(super) history: Asked,
     pub(super) operator: Operator,
     pub(super) trap: Option<Trap>,
+    /// Some thread is to stand still within its turn.
+    pub(super) stop: Option<Stop>,
     /// How each replica was asked for its state at the end.
     pub(super) digests: BTreeMap<(Place, GroupId), Ticket<Proposed>>,
     pub(super) record: Record,
@@ -203,6 +209,7 @@ impl World {
             history: Asked::default(),
             operator: Operator::new(streams, &swarm),
             trap: None,
+            stop: None,
             digests: BTreeMap::new(),
             record: Record::default(),
             words: Words::new(net.clone(), judge.clone(), sightings.clone()),
@@ -431,6 +438,22 @@ impl World {
         }
     }
 
+    /// A process stands still until then, with all that it has just done still to leave it.
+    pub(super) fn pause(&mut self, place: Place, until: u64) {
+        self.nodes[place].paused_until = Some(until);
+        self.net.lock().pause(place);
+        self.plan(until, Event::Resume { place });
+    }
+
+    /// Nobody comes back under the name of a replica that is gone.
+    fn judge_creations(&mut self, place: Place) {
+        let Some(process) = &self.nodes[place].process else { return };
+        for group in process.created_again() {
+            let evidence = format!("place {place} takes in a replica that was there and is gone");
+            self.fail(Violation::of_group(Check::Profile("used-replica"), group, evidence));
+        }
+    }
+
     fn run_task(&mut self, place: Place, life: u32, task: NodeTask) -> Option<Place> {
         let now = self.now;
         let node = &mut self.nodes[place];
@@ -443,13 +466,36 @@ impl World {
             self.plan(until, Event::Run { place, life, task });
             return None;
         }
-        let next = process.run(task, now);
-        if let Some(at) = next {
+        let still = match self.stop.filter(|stop| stop.concerns(place, now)) {
+            Some(stop) if stop.before_look == FIRST_LOOK_TAKEN => {
+                let until = stop.end(now);
+                process.stand_still(task, now, until);
+                self.plan(until, Event::Run { place, life, task });
+                self.stop = None;
+                self.sightings.hit(Mark::StoodAfterLook);
+                return None;
+            }
+            stop => stop.map(|stop| stop.still(now)),
+        };
+        let (net, judge) = (&self.net, &self.judge);
+        let stood = |until| {
+            // What the thread does and says from now on happens that much later.
+            net.lock().now = until;
+            judge.lock().now = until;
+        };
+        let turn = process.run(task, now, still, &stood);
+        if let Some(at) = turn.next {
             self.schedule(place, task, at);
+        }
+        if let Some(until) = turn.stood_until {
+            self.stop = None;
+            self.sightings.hit(Mark::StoodBetweenLooks);
+            self.pause(place, until);
         }
         if self.options.trace > 0 {
             self.note_roles(place);
         }
+        self.judge_creations(place);
         Some(place)
     }
 
@@ -561,7 +607,14 @@ impl World {
                     judge.found.push(Violation::of_run(Check::Profile("stranger"), evidence));
                     continue;
                 }
-                judge.said(&said);
+                let speaker = self.swarm.place_of(said.node).map(|place| &self.nodes[place]);
+                let Some(speaker) = speaker else { continue };
+                let Some(process) = &speaker.process else { continue };
+                let is_over = said.group < self.operator.life_of(group_of(said.group));
+                self.sightings.hit_if(is_over, Mark::EarlierLifeSpoke);
+                // A process that stood still in this turn has said it after that.
+                let left = speaker.paused_until.unwrap_or(self.now).max(self.now);
+                judge.said(&said, left, process.clock());
             }
             elected = std::mem::take(&mut judge.onlooker.elected);
             std::mem::take(&mut judge.found)

@@ -36,6 +36,7 @@ impl Step<'_> {
         }
         self.active_config(record, replica, kept)?;
         self.durable_is_true(record, replica)?;
+        self.applied_is_durable(record, replica)?;
         self.role(record, replica)?;
         if let Some(prev) = &self.prev {
             self.vote_current(record, prev)?;
@@ -115,6 +116,27 @@ impl Step<'_> {
             format!(
                 "{:?} takes {:?} of {term:?} for durable, its disk lacks it",
                 v.replica, v.durable
+            ),
+        ))
+    }
+
+    /// I22: a state machine never gets ahead of its own log: a crash would take back what it has
+    /// shown.
+    fn applied_is_durable(&self, record: &Record, replica: &Replica) -> Checked {
+        let v = self.view;
+        let rises = self.prev.is_some_and(|prev| v.appliable > prev.appliable);
+        let Some(term) = replica.log.term(v.appliable).filter(|_| rises && v.appliable > v.base)
+        else {
+            return Ok(());
+        };
+        if self.disks.holds(v.group, v.replica, v.appliable, term) {
+            return Ok(());
+        }
+        Err(record.fail(
+            Check::AppliedDurable,
+            format!(
+                "{:?} may apply {:?} of {term:?}, its disk ends at {:?}",
+                v.replica, v.appliable, v.durable
             ),
         ))
     }

@@ -412,7 +412,7 @@ fn the_store_is_listed_once_whatever_is_taken_and_forgotten() {
     }
     let kept = store.store.clone();
     let shelf = Arc::new(Shelf::open(Arc::new(store)).unwrap());
-    shelf.forget_strangers(|group| group.get() < 900).unwrap();
+    shelf.forget_strangers(|(group, _)| group.get() < 900).unwrap();
     let recovered = raft_storage::RecoveredGroup {
         last_index: LogIndex::new(10),
         term_runs: vec![(LogIndex::new(1), name().term)],

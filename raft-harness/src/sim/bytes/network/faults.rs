@@ -5,7 +5,7 @@ use std::io;
 
 use raft_transport::Lane;
 
-use super::pipe::{Content, Dial, EndState, Garble, Pipe};
+use super::pipe::{Content, Dial, EndState, Garble, Pipe, Way};
 use super::{
     ACCEPTOR, DIALER, Link, Listener, Machine, NEVER, NetEvent, NetState, PipeId, Place,
     RETRANSMIT_US, Side,
@@ -237,6 +237,15 @@ impl NetState {
         change: impl FnOnce(&mut Link),
     ) {
         change(self.link(from, to));
+    }
+
+    /// Whether nothing is under way on any connection of a lane from here to there.
+    pub(in crate::sim::bytes) fn is_quiet(&self, from: Place, to: Place, lane: Lane) -> bool {
+        self.pipes.iter().flatten().all(|pipe| {
+            let ends = (pipe.ends[DIALER].place, pipe.ends[ACCEPTOR].place, pipe.lane);
+            let empty = |way: &Way| way.flying.is_empty() && way.ready.is_empty();
+            ends != (from, to, lane) || pipe.ways.iter().all(empty)
+        })
     }
 
     /// Connections of which at least one end is held by somebody.

@@ -22,5 +22,13 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::PersistReordered
             // A node recovers in no time, so nothing can fall into it.
             | Mark::CrashInRecovery
+            // Each group has one life, and reads of a turn are answered together.
+            | Mark::GroupReborn
+            | Mark::GoneReplicaAskedFor
+            | Mark::EarlierLifeSpoke
+            | Mark::ReadOvertookRead
+            // A step takes no time.
+            | Mark::StoodAfterLook
+            | Mark::StoodBetweenLooks
     )
 }
