@@ -190,11 +190,12 @@ marks! {
 }
 
 impl Mark {
-    /// Whether it is about what only whole nodes have: bytes on a wire, files, desks.
+    /// Whether it is about what only whole nodes have: bytes on a wire, files, desks, answers.
     pub(super) const fn is_of_wires(self) -> bool {
         matches!(
             self,
-            Self::LaneChanged
+            Self::AnswerLeftOut
+                | Self::LaneChanged
                 | Self::LaneDownToTwo
                 | Self::CreditsExhausted
                 | Self::FrameCut
