@@ -145,6 +145,23 @@ fn a_restarted_replica_counts_votes_by_its_newest_membership_committed_or_not() 
     }
 }
 
+/// A removal that nobody committed may still be rolled back: neither the replica that it names nor
+/// others take it for done.
+#[test]
+fn a_removal_that_is_not_committed_is_believed_by_nobody() {
+    let bench = Bench::new(with_configs(&[1, 1, 1], &[(2, &[1, 2, 3]), (3, &[2, 3])]));
+    assert!(!bench.group.status().removed, "it may be a member still");
+
+    let mut bench = Bench::new(with_configs(&[1, 1, 1], &[(2, &[1, 2, 3]), (3, &[1, 3])]));
+    bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
+    bench.sync();
+    let verdicts = bench.messages_to(TWO).into_iter().filter_map(|message| match message {
+        Message::VoteReply(reply) => Some(reply.verdict),
+        _ => None,
+    });
+    assert_eq!(verdicts.collect::<Vec<_>>(), [Verdict::Refused], "its log is too short, no more");
+}
+
 #[test]
 fn a_change_before_the_own_noop_is_committed_is_refused() {
     let mut start = start(ONE, &[1]);

@@ -94,6 +94,18 @@ fn a_crash_at_any_moment_of_an_installation_leaves_the_old_log_or_the_snapshot()
 }
 
 #[test]
+fn a_newer_offer_of_the_same_leader_does_not_begin_a_fetch_anew() {
+    let mut bench = Bench::follower(&[1, 1]);
+    bench.hear(TWO, offer(2, meta(10, 2)));
+    assert!(matches!(bench.effects.snapshot.take(), Some(SnapshotEffect::Fetch { .. })));
+    bench.hear(TWO, offer(2, meta(20, 2)));
+    assert_eq!(bench.effects.snapshot.take(), None, "what is on its way is finished first");
+    bench.sync();
+    let receiving = AppendResult::Receiving { index: index(10) };
+    assert_eq!(replies(&bench).last(), Some(&receiving));
+}
+
+#[test]
 fn a_log_that_differs_at_the_snapshots_last_entry_goes_with_it() {
     // Entries 2 to 6 are of a leader that lost; the snapshot covers another entry 4.
     let mut bench = Bench::follower(&[1, 2, 2, 2, 2, 2]);

@@ -1,3 +1,5 @@
+//! Log time against clocks that are wrong, silent or far away.
+
 use proptest::prelude::*;
 use raft_core::{Member, MemberChange, NodeId, Standing};
 

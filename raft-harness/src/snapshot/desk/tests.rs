@@ -1,3 +1,5 @@
+//! The desk against a store that is slow, lanes that break, and questions in any order.
+
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
