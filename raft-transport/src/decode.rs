@@ -96,7 +96,8 @@ impl Decoder {
         }
     }
 
-    /// Where the next bytes belong; never without room.
+    /// Where the next bytes belong; never without room once [`next_frame`](Self::next_frame) has found
+    /// nothing more.
     pub fn read_buffer(&mut self) -> Limit<&mut BytesMut> {
         if let Some(gathering) = self.append.as_mut().and_then(|open| open.gathering.as_mut()) {
             return gathering.room();

@@ -31,6 +31,9 @@ const PATIENCE_US: u64 = 3_000_000;
 const INSIST_US: u64 = 6_000_000;
 const PROBE_INSIST_US: u64 = 14_000_000;
 
+/// On slow links nobody sends large values so long after the faults.
+const LARGE_END_US: u64 = 9_000_000;
+
 pub(super) struct Client {
     rng: Rng,
     note: Arc<Note>,
@@ -303,7 +306,7 @@ impl World {
         // On slow links: late enough that nothing excuses silence, early enough to cross.
         let healed_for = self.now.saturating_sub(self.options.faults_s * 1_000_000);
         let large_permille = match self.swarm.pace {
-            Some(_) if healed_for > 12_000_000 => 0,
+            Some(_) if healed_for > LARGE_END_US => 0,
             Some(_) if healed_for > 5_000_000 => 20,
             Some(_) | None => self.swarm.large_permille,
         };

@@ -211,8 +211,8 @@ pub(super) struct NetState {
     /// Connections that are stuck in one direction: from where to where, and until when.
     stalled: Vec<(Place, Place, PipeId, u64)>,
     pub(super) counts: Counts,
-    /// Each direction of each connection carries so many bytes per millisecond, for the whole run:
-    /// a slow link whose routers share it out fairly.
+    /// Each direction of each connection carries so many bytes per millisecond: a slow link whose
+    /// routers share it out fairly.
     pub(super) pace: Option<u64>,
     /// A connection on which bytes moved so recently is not silent.
     pub(super) patience_us: u64,

@@ -44,6 +44,10 @@ const VIOLATIONS_MAX: usize = 20;
 /// The thread has looked at its clocks, and at nothing else.
 pub(super) const FIRST_LOOK_TAKEN: u32 = 1;
 
+/// Slow links are as fast as others so long after the faults: values that were sent when nothing
+/// excused silence any more have crossed at the slow pace by then.
+const SLOW_END_US: u64 = 14_000_000;
+
 /// How often all logs are read from end to end, in virtual microseconds.
 const SWEEP_US: u64 = 10_000_000;
 
@@ -255,6 +259,10 @@ impl World {
         }
         self.queue.plan(faults_end, Event::Heal);
         self.queue.plan(faults_end + 10_000_000, Event::Probe);
+        if self.swarm.pace.is_some() {
+            // What a minute has piled up crosses before the end.
+            self.queue.plan(faults_end + SLOW_END_US, Event::FullPace);
+        }
         if self.options.weather == Weather::StaticPartition {
             self.queue.plan(faults_end - 12_000_000, Event::Probe);
         }
@@ -420,6 +428,10 @@ impl World {
             Event::Heal => {
                 self.judge_partition();
                 self.heal();
+                None
+            }
+            Event::FullPace => {
+                self.net.lock().full_pace();
                 None
             }
             Event::Probe => {

@@ -229,6 +229,27 @@ impl NetState {
         }
     }
 
+    /// Links are slow no more, and what is under way on them arrives soon.
+    pub(in crate::sim::bytes) fn full_pace(&mut self) {
+        self.pace = None;
+        for pipe in 0..self.pipes.len() as PipeId {
+            for from in [DIALER, ACCEPTOR] {
+                let Some(pipe_now) = self.pipe(pipe) else { continue };
+                let (here, there) = (pipe_now.ends[from].place, pipe_now.ends[1 - from].place);
+                let soon = self.travel(here, there, 60);
+                let Some(pipe_now) = self.pipe(pipe) else { continue };
+                let way = &mut pipe_now.ways[from];
+                way.busy_until = 0;
+                if soon == NEVER || way.flying.front().is_none_or(|packet| packet.at <= soon) {
+                    continue;
+                }
+                way.last_at = soon;
+                way.flying.iter_mut().for_each(|packet| packet.at = packet.at.min(soon));
+                self.plan(soon, NetEvent::Arrive { pipe, from });
+            }
+        }
+    }
+
     /// Changes how fast a link is.
     pub(in crate::sim::bytes) fn tune(
         &mut self,

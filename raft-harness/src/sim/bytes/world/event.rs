@@ -92,6 +92,8 @@ pub(in crate::sim::bytes) enum Event {
     Heal,
     /// The clients stop, and every group is asked for a sign of life.
     Probe,
+    /// Slow links are slow no more.
+    FullPace,
     /// From here on nothing may change any more.
     Settle,
     /// The snapshot workshop does its next job.
@@ -138,6 +140,7 @@ impl Event {
             Self::PowerCut { place, .. } => 16 << 8 | place,
             Self::Heal => 17 << 8,
             Self::Probe => 18 << 8,
+            Self::FullPace => 30 << 8,
             Self::Settle => 19 << 8,
             Self::Sweep => 20 << 8,
             Self::Desk { place, .. } => 21 << 8 | place,
