@@ -109,7 +109,6 @@ pub enum Planted {
     CreditsLeak,
     AppliesTwice,
     LaneDownTellsOne,
-    SilentWhileHearing,
     SameLifeTaken,
     OutputsNotCounted,
     // Log time.

@@ -705,9 +705,7 @@ impl Connection {
     /// A ping asks whether a silent peer lives. It also tells a peer that we do: one whose large
     /// frame is on its way to us for longer than the timeouts hears nothing else.
     fn ping_due(&self) -> Micros {
-        let owes_sign = self.last_heard > self.last_spoke
-            && self.transmit.is_empty()
-            && !raft_core::planted!(SilentWhileHearing);
+        let owes_sign = self.last_heard > self.last_spoke && self.transmit.is_empty();
         let since = if owes_sign { self.last_spoke } else { self.last_heard };
         since.after(self.setup.config.keepalive_interval)
     }
