@@ -14,7 +14,7 @@ use raft_core::NodeId;
 
 use super::error::{CliError, Exit};
 use super::init::init;
-use crate::config::EXAMPLE;
+use crate::config::{CLUSTER_BYTES_MAX, EXAMPLE};
 use crate::output;
 
 /// Where the sections begin that are the same on all nodes.
@@ -53,6 +53,9 @@ pub(super) fn run(
     directory: &Path,
     name: &str,
 ) -> Result<Exit, CliError> {
+    if !(1..=CLUSTER_BYTES_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
+        return Err(CliError::Usage("--name has 1 to 255 bytes and no control characters"));
+    }
     let nodes = layout(nodes, arguments.first_port);
     let file = |path: &Path, source| CliError::File { path: path.to_owned(), source };
     let directory = std::path::absolute(directory).map_err(|source| file(directory, source))?;

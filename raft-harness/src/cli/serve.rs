@@ -93,10 +93,9 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
     let slots = SlotMap::new(config.groups).map_err(|error| CliError::Front(error.to_string()))?;
     let specs = specs(&config, slots);
     let host = start(&config)?;
-    let served = create_groups(&host, &specs).and_then(|()| {
-        let exit_with_stdin = arguments.exit_with_stdin;
-        runtime.block_on(serve(&config, limits, &host, slots, &specs, signals, exit_with_stdin))
-    });
+    let exit_with_stdin = arguments.exit_with_stdin;
+    let served =
+        runtime.block_on(serve(&config, limits, &host, slots, &specs, signals, exit_with_stdin));
     stop(&host);
     // Tasks of clients that are gone hold nothing that matters.
     runtime.shutdown_timeout(CLIENT_GRACE);
@@ -182,6 +181,27 @@ async fn serve(
     mut signals: StopSignals,
     exit_with_stdin: bool,
 ) -> Result<Exit, CliError> {
+    let ports = &config.listen;
+    let admin = admin(ports.admin, host).await?;
+    let closed = stdin::closed();
+    tokio::pin!(closed);
+    // On a full disk this waits for room: whoever looks must see that, and can stop the node.
+    let creating = {
+        let (host, specs) = (host.clone(), specs.to_vec());
+        tokio::task::spawn_blocking(move || create_groups(&host, &specs))
+    };
+    tokio::select! {
+        created = creating => created.map_err(|error| CliError::Failed(error.to_string()))??,
+        failure = failure_of(host) => return Err(CliError::Failed(failure)),
+        () = signals.next() => {
+            info!("asked to stop by a signal, before all groups were there");
+            return Ok(Exit::Ok);
+        }
+        () = &mut closed, if exit_with_stdin => {
+            info!("asked to stop before all groups were there: standard input closed");
+            return Ok(Exit::Ok);
+        }
+    }
     let topology = topology(config, host, slots, specs)?;
     let budget = ClientBudget::new(limits.connections_max, limits.buffered_bytes_max);
     let front = |listener, mode| {
@@ -189,10 +209,8 @@ async fn serve(
         RespServer::start_within(listener, backend, topology, mode, limits, &budget)
             .map_err(|error| CliError::Front(error.to_string()))
     };
-    let ports = &config.listen;
     let cluster = front(bind(ports.resp, "cluster clients").await?, Mode::Cluster)?;
     let proxy = front(bind(ports.resp_proxy, "plain clients").await?, Mode::Proxy)?;
-    let admin = admin(ports.admin, host).await?;
     output::announce(format_args!("serving node={} groups={}", config.node, specs.len()));
     for (name, address) in [
         ("raft", host.listen_addr().unwrap_or(ports.raft)),
@@ -207,7 +225,7 @@ async fn serve(
     tokio::select! {
         failure = failure_of(host) => return Err(CliError::Failed(failure)),
         () = signals.next() => info!("asked to stop by a signal"),
-        () = stdin::closed(), if exit_with_stdin => info!("asked to stop: standard input closed"),
+        () = &mut closed, if exit_with_stdin => info!("asked to stop: standard input closed"),
     }
     telling.abort();
     tokio::spawn(async move {

@@ -17,7 +17,8 @@ use super::problem::{Level, Problem, Rule};
 /// One group per hash slot is the finest division.
 const GROUPS_MAX: u64 = 16_384;
 const THREADS_MAX: u64 = 64;
-const CLUSTER_BYTES_MAX: usize = 255;
+/// The longest name of a cluster.
+pub(crate) const CLUSTER_BYTES_MAX: usize = 255;
 /// The longest time any setting may have: an hour.
 const TIME_MAX_MS: u64 = 3_600_000;
 const SEGMENT_STEP: u64 = 4096;
@@ -33,6 +34,10 @@ pub(super) fn check(
     let node = check.id("node.id", file.node.id);
     let cluster = check.cluster(file.node.cluster.as_deref());
     let data_dir = check.required("node.data_dir", file.node.data_dir.clone());
+    if data_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        let help = "name the directory that `raftd init` makes".to_owned();
+        check.report(Rule::OutOfRange, "node.data_dir", "`node.data_dir` is empty", help);
+    }
     let shards = check.number("node.shards", file.node.shards, 1..=THREADS_MAX);
     let apply_workers =
         check.number("node.apply_workers", file.node.apply_workers, 1..=THREADS_MAX);

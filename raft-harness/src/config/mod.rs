@@ -22,6 +22,8 @@ pub use environment::Environment;
 pub use node_config::{ListenConfig, NodeConfig, PeerConfig};
 pub use problem::{Level, Place, Problem, Problems, Rule};
 
+pub(crate) use check::CLUSTER_BYTES_MAX;
+
 use check::check;
 use document::Document;
 

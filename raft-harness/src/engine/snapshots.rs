@@ -252,8 +252,15 @@ impl ShardEngine {
                     term: meta.term,
                 };
                 let (maker, spec) = (slot.maker.clone(), slot.spec.clone());
-                let term = slot.core.term();
-                let wanted = Wanted { name, meta, node, term, maker, spec };
+                let wanted = Wanted {
+                    name,
+                    meta,
+                    node,
+                    #[cfg(feature = "sim")]
+                    term: slot.core.term(),
+                    maker,
+                    spec,
+                };
                 out.snapshots.push(DeskInput::Fetch(Box::new(wanted)));
             }
             SnapshotEffect::Abort { .. } => out.snapshots.push(DeskInput::Abort(group)),

@@ -5,7 +5,7 @@
 //!
 //! A description is made once and given to all who ask, until a leader or a node's health changes:
 //! it has an entry per group, and all clients ask at once after an election. While changes come
-//! one after the other, it may be [`DESCRIPTION_AGE_MAX`] old; a client that was led astray by it
+//! one after the other, it may be `DESCRIPTION_AGE_MAX` old; a client that was led astray by it
 //! is told `MOVED`, which is never old.
 
 use std::fmt::Write as _;

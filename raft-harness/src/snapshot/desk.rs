@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta, Term};
+use raft_core::{GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
@@ -81,8 +81,9 @@ pub(crate) struct Wanted {
     pub(crate) meta: SnapshotMeta,
     /// Who has it.
     pub(crate) node: NodeId,
-    /// In which term that one offered it.
-    pub(crate) term: Term,
+    /// In which term that one offered it, for the simulator to judge by.
+    #[cfg(feature = "sim")]
+    pub(crate) term: raft_core::Term,
     pub(crate) maker: MakeMachine,
     pub(crate) spec: Arc<GroupSpec>,
 }

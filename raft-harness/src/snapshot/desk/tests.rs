@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use raft_core::{Entry, LogTime, Membership, ReplicaId};
+use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
 
 use super::*;
 use crate::snapshot::MemoryStore;
@@ -99,6 +99,7 @@ fn wanted(name: SnapshotName) -> Box<Wanted> {
         name,
         meta: SnapshotMeta { index: name.index, ..meta() },
         node: SENDER,
+        #[cfg(feature = "sim")]
         term: Term::new(5),
         maker: Arc::new(|_| Box::new(Holder(Vec::new()))),
         spec: Arc::new(GroupSpec::on_nodes(name.group, [SENDER])),
