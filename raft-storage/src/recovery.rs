@@ -336,8 +336,12 @@ impl Found {
         Ok(())
     }
 
-    /// Makes the spares blank and removes what nobody needs. Not before everything was judged: a
-    /// torn header may be all that is left of a segment that is missed.
+    /// Makes the spares blank and durable, and removes what nobody needs. Not before everything was
+    /// judged: a torn header may be all that is left of a segment that is missed.
+    ///
+    /// A process that died while it made a spare has left a file whose name and length are not on
+    /// the disk yet. A segment in it would be gone after the next power cut, with all that was
+    /// acknowledged from there on.
     fn tidy_up<D: Disk>(&self, disk: &D) -> io::Result<()> {
         for slot in &self.torn {
             let file = disk.open(&file_name(*slot))?;
@@ -347,7 +351,11 @@ impl Found {
         for slot in &self.useless {
             disk.remove(&file_name(*slot))?;
         }
-        if self.useless.is_empty() { Ok(()) } else { disk.sync_dir() }
+        for slot in &self.spares {
+            disk.open(&file_name(*slot))?.sync_all()?;
+        }
+        let is_settled = self.spares.is_empty() && self.useless.is_empty();
+        if is_settled { Ok(()) } else { disk.sync_dir() }
     }
 }
 

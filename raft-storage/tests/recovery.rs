@@ -6,7 +6,7 @@ use common::*;
 use raft_core::{
     GroupIncarnation, HardState, LogIndex, Promise, PromiseRecord, ReplicaId, Term, Tombstone,
 };
-use raft_storage::{CrashPolicy, GroupWrite, LogError, MemDisk, ReadError};
+use raft_storage::{CrashPolicy, Disk, DiskFile, GroupWrite, LogError, MemDisk, ReadError};
 
 #[test]
 fn everything_synced_is_found_again_with_a_larger_incarnation() {
@@ -30,6 +30,37 @@ fn everything_synced_is_found_again_with_a_larger_incarnation() {
     assert_eq!((second.report.frames, second.report.segments), (2, 1));
     assert_eq!(second.report.torn_tail, None);
     assert!(!second.report.clean);
+}
+
+/// A process that is killed while it makes a spare leaves a file that only the page cache knows.
+#[test]
+fn a_spare_that_was_only_begun_is_durable_before_a_segment_is_made_of_it() {
+    let mut segments_most = 0;
+    for appends in 1..30 {
+        let disk = new_disk();
+        let mut model = Model::default();
+        let mut opened = open(&disk);
+        let mut batch = vec![create(1), append(1, 1, 3, 1)];
+        opened.writer.append(&batch).unwrap();
+        model.apply(&batch);
+        opened.writer.close().unwrap();
+        drop(opened.reader);
+        let begun = disk.create("log-00000002.seg").unwrap();
+        begun.write_zeros(options().segment_bytes).unwrap();
+
+        let mut opened = open(&disk);
+        for at in 0..appends {
+            batch = vec![append(1, 4 + at, 1, 1)];
+            opened.writer.append(&batch).unwrap();
+            opened.writer.sync().unwrap();
+            model.apply(&batch);
+        }
+        drop(opened);
+        let found = open(&disk.crash(CrashPolicy::DropUnsynced));
+        segments_most = segments_most.max(found.report.segments);
+        assert_eq!(Model::of(&found), model, "{appends} appends");
+    }
+    assert!(segments_most > 1, "the log went on in the file that was only begun");
 }
 
 #[test]
