@@ -118,9 +118,22 @@ fn a_data_directory_is_made_once_and_by_init_only() {
     assert_eq!(code(&again), 3, "{}", stderr(&again));
     assert!(stderr(&again).contains("help: "), "{}", stderr(&again));
 
-    let served = raftd(&["serve", "--config", &file, "--exit-with-stdin"]);
-    assert_eq!(code(&served), 0, "{}", stderr(&served));
-    assert!(stdout(&served).contains("serving node=1 groups=16"));
+    let mut served = Command::new(env!("CARGO_BIN_EXE_raftd"))
+        .args(["serve", "--config", &file, "--exit-with-stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("raftd runs");
+    let mut lines = BufReader::new(served.stdout.take().expect("piped")).lines();
+    let line = lines.next().expect("a line").expect("text");
+    assert_eq!(line, "serving node=1 groups=16");
+    drop(served.stdin.take());
+    assert!(served.wait().expect("it ends").success());
+
+    // Whoever started it is gone before it serves: it ends in order all the same.
+    let orphan = raftd(&["serve", "--config", &file, "--exit-with-stdin"]);
+    assert_eq!(code(&orphan), 0, "{}", stderr(&orphan));
 }
 
 #[test]
