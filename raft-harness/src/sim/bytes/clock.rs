@@ -71,8 +71,8 @@ pub(super) struct Still {
 pub(super) struct Looks<'a> {
     clock: NodeClock,
     now: &'a Cell<u64>,
-    /// What the first look shows, if the thread has stood still since.
-    first: Option<u64>,
+    /// When the first look was and its clocks then, if the thread has stood still since.
+    first: Option<(u64, NodeClock)>,
     still: Option<Still>,
     taken: Cell<u32>,
     /// Told of the moment at which the thread goes on.
@@ -84,7 +84,7 @@ impl<'a> Looks<'a> {
     pub(super) fn new(
         clock: NodeClock,
         now: &'a Cell<u64>,
-        first: Option<u64>,
+        first: Option<(u64, NodeClock)>,
         still: Option<Still>,
         stood: &'a dyn Fn(u64),
     ) -> Self {
@@ -99,8 +99,8 @@ impl<'a> Looks<'a> {
             self.now.set(self.now.get() + still.for_us);
             (self.stood)(self.now.get());
         }
-        let at = first.unwrap_or_else(|| self.now.get());
-        (self.clock.local(at), self.clock.wall(at))
+        let (at, clock) = first.unwrap_or_else(|| (self.now.get(), self.clock));
+        (clock.local(at), clock.wall(at))
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         let clock = NodeClock::new(0, 0, 0);
         let shown = |first, still| {
             let now = Cell::new(1_000);
-            let looks = Looks::new(clock, &now, first, still, &stood);
+            let looks = Looks::new(clock, &now, first.map(|at| (at, clock)), still, &stood);
             let shown = [(); 3].map(|()| looks.look().0.get());
             (shown, now.get())
         };

@@ -113,6 +113,8 @@ struct Scheduled {
 #[derive(Clone, Copy)]
 struct Stands {
     looked: u64,
+    /// Its clocks as they were then.
+    clock: NodeClock,
     until: u64,
 }
 
@@ -463,7 +465,7 @@ impl Process {
     /// A thread looks at its clocks and then stands still: the turn it has begun goes on later.
     pub(super) fn stand_still(&mut self, task: NodeTask, looked: u64, until: u64) {
         let scheduled = &mut self.tasks[task.number()];
-        scheduled.stands = Some(Stands { looked, until });
+        scheduled.stands = Some(Stands { looked, clock: self.clock, until });
         scheduled.at = Some(until);
     }
 
@@ -477,7 +479,7 @@ impl Process {
     ) -> Turn {
         let scheduled = &mut self.tasks[task.number()];
         scheduled.note.clear();
-        let mut looked = scheduled.stands.take().map(|stands| stands.looked);
+        let mut looked = scheduled.stands.take().map(|stands| (stands.looked, stands.clock));
         let waker = scheduled.waker.clone();
         let cx = &mut Context::from_waker(&waker);
         let moment = Cell::new(at);

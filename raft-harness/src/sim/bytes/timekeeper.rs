@@ -93,9 +93,7 @@ impl Timekeeper {
             let right =
                 told.saturating_sub(*offset).saturating_sub_unsigned(NodeClock::right(0).get());
             let at = u64::try_from(right).ok().map(|ms| ms.saturating_mul(1000));
-            // A thread that stands still after a look shows that moment by the clock as it is set
-            // since, so when this one was set is no bound.
-            let from = oldest.saturating_sub(ROUNDING_US);
+            let from = oldest.max(*since).saturating_sub(ROUNDING_US);
             // Below zero nobody counts.
             let showed = wall == LogTime::default()
                 || at.is_some_and(|at| (from..=until + ROUNDING_US).contains(&at));
