@@ -113,7 +113,7 @@ mod tests {
         let told = Cell::new(0);
         let stood = |until| told.set(until);
         let clock = NodeClock::new(0, 0, 0);
-        let shown = |first, still| {
+        let shown = |first: Option<u64>, still| {
             let now = Cell::new(1_000);
             let looks = Looks::new(clock, &now, first.map(|at| (at, clock)), still, &stood);
             let shown = [(); 3].map(|()| looks.look().0.get());
