@@ -13,9 +13,9 @@ use raft_core::{
     ReplicaId, SnapshotMeta, Term, Tombstone,
 };
 
+use crate::append::write::{Compaction, GroupCreate, GroupWrite};
 use crate::error::{LogError, ReadError};
 use crate::store::LogStore;
-use crate::write::{Compaction, GroupCreate, GroupWrite};
 
 /// Runs the whole suite.
 pub fn all<S: LogStore>(make: impl Fn() -> S) {

@@ -7,8 +7,8 @@ use std::io;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId};
 
 use crate::disk::is_out_of_descriptors;
-use crate::identity::StoreId;
-use crate::lsn::Lsn;
+use crate::format::identity::StoreId;
+use crate::format::lsn::Lsn;
 
 /// Why an append or a sync was refused.
 #[derive(Debug, thiserror::Error)]

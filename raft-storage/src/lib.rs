@@ -10,49 +10,29 @@
 //!
 //! The layout of every byte is drawn in `docs/FORMATS.md`.
 
-mod checksum;
-mod field;
-mod lsn;
-
-#[cfg(target_os = "linux")]
-mod direct;
 mod disk;
-#[cfg(unix)]
-mod file_disk;
-mod mem_disk;
+mod format;
+
+mod append;
+mod read;
+mod recover;
 
 mod error;
-mod identity;
-mod write;
-
-mod base;
-mod frame;
-mod location;
-mod open_files;
-mod record;
-mod segment;
-
-mod cursor;
-mod encode;
-mod index;
-mod plan;
-mod spares;
-mod tails;
-
 mod log;
-mod reader;
-mod recovery;
-mod replay;
-mod window;
-mod writer;
-
 mod memory_log;
 mod store;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
-pub use checksum::{TEST_VECTOR, crc32c, crc32c_append};
+pub use append::spares::Preparation;
+pub use append::write::{
+    AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo,
+};
+pub use append::writer::LogWriter;
+#[cfg(unix)]
+pub use disk::file_disk::{FileDisk, LogFile};
+pub use disk::mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};
 pub use disk::{
     Disk, DiskFile, TWIN_BYTES, is_out_of_descriptors, is_out_of_room, read_file, read_twins,
     replace_file, write_twins,
@@ -60,20 +40,13 @@ pub use disk::{
 pub use error::{
     Damage, DiskOp, FrameFault, InitError, LogError, OpenError, ReadError, RecordFault, Unsupported,
 };
-#[cfg(unix)]
-pub use file_disk::{FileDisk, LogFile};
-pub use identity::{Identity, StoreId};
+pub use format::checksum::{TEST_VECTOR, crc32c, crc32c_append};
+pub use format::identity::{Identity, StoreId};
+pub use format::lsn::Lsn;
 #[cfg(unix)]
 pub use log::init;
 pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
-pub use lsn::Lsn;
-pub use mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};
 pub use memory_log::MemoryLog;
-pub use reader::LogReader;
-pub use recovery::{RecoveredGroup, RecoveryReport, TornTail};
-pub use spares::Preparation;
+pub use read::reader::LogReader;
+pub use recover::recovery::{RecoveredGroup, RecoveryReport, TornTail};
 pub use store::LogStore;
-pub use write::{
-    AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo,
-};
-pub use writer::LogWriter;

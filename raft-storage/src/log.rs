@@ -7,21 +7,21 @@ use std::sync::Arc;
 
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 
-use crate::cursor::Cursor;
+use crate::append::cursor::Cursor;
+use crate::append::spares::{Preparation, Spares};
+use crate::append::tails::Tails;
+use crate::append::writer::{LogWriter, WriterParts};
 use crate::disk::Disk;
-use crate::error::{InitError, OpenError};
 #[cfg(unix)]
-use crate::file_disk::FileDisk;
-use crate::frame::FRAME_HEADER_BYTES;
-use crate::identity::{self, Identity, Life, LifeFile, StoreId};
-use crate::index::Shared;
-use crate::location::SEGMENT_BYTES_MAX;
-use crate::reader::LogReader;
-use crate::recovery::{RecoveredGroup, RecoveryReport, recover};
-use crate::segment::{BLOCK_BYTES, file_name};
-use crate::spares::{Preparation, Spares};
-use crate::tails::Tails;
-use crate::writer::{LogWriter, WriterParts};
+use crate::disk::file_disk::FileDisk;
+use crate::error::{InitError, OpenError};
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::identity::{self, Identity, Life, LifeFile, StoreId};
+use crate::format::segment::{BLOCK_BYTES, file_name};
+use crate::read::index::Shared;
+use crate::read::location::SEGMENT_BYTES_MAX;
+use crate::read::reader::LogReader;
+use crate::recover::recovery::{RecoveredGroup, RecoveryReport, recover};
 
 /// Settings of a log. They may differ from one open to the next.
 #[derive(Clone, Debug, Eq, PartialEq)]

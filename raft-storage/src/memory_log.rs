@@ -9,12 +9,12 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use raft_core::{Entry, GroupId, LogIndex, Term};
 
+use crate::append::tails::Tails;
+use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
 use crate::error::{LogError, ReadError};
-use crate::lsn::Lsn;
-use crate::reader::{Bounds, EntrySource, LogReader};
+use crate::format::lsn::Lsn;
+use crate::read::reader::{Bounds, EntrySource, LogReader};
 use crate::store::LogStore;
-use crate::tails::Tails;
-use crate::write::{AppendInfo, GroupWrite, SyncInfo};
 
 /// A [`LogStore`] in memory. Its positions count the cost of entries.
 pub struct MemoryLog {

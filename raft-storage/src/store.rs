@@ -1,8 +1,8 @@
 //! What the engine needs from a log, whatever it is made of.
 
+use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
 use crate::error::LogError;
-use crate::reader::LogReader;
-use crate::write::{AppendInfo, GroupWrite, SyncInfo};
+use crate::read::reader::LogReader;
 
 /// A log shared by all groups of a node. The `conformance` suite (a feature) says in
 /// code what every implementation must do; this says it in words.

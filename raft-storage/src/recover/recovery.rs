@@ -26,20 +26,20 @@ use raft_core::{
     Tombstone,
 };
 
-use crate::cursor::Cursor;
+use crate::append::cursor::Cursor;
 use crate::disk::{Disk, DiskFile, fill_with_zeros};
 use crate::error::{Damage, FrameFault, OpenError, Unsupported};
-use crate::field::is_zero;
-use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
-use crate::identity::{Identity, Life};
-use crate::index::Index;
-use crate::location::SLOTS_MAX;
-use crate::lsn::Lsn;
-use crate::open_files::OpenFiles;
-use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
-use crate::replay::{ApplyFault, Items, Replay, split_record};
-use crate::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, slot_of};
-use crate::window::Window;
+use crate::format::field::is_zero;
+use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
+use crate::format::identity::{Identity, Life};
+use crate::format::lsn::Lsn;
+use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
+use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, slot_of};
+use crate::read::index::Index;
+use crate::read::location::SLOTS_MAX;
+use crate::read::open_files::OpenFiles;
+use crate::recover::replay::{ApplyFault, Items, Replay, split_record};
+use crate::recover::window::Window;
 
 /// What the log holds of one group.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -609,7 +609,7 @@ fn zero_tail<F: DiskFile>(segment: &Segment, file: &F, from: u64) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::StoreId;
+    use crate::format::identity::StoreId;
 
     #[test]
     fn a_frame_is_only_valid_where_and_in_the_segment_it_was_written_for() {

@@ -16,8 +16,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use crate::disk::Disk;
-use crate::location::SLOTS_MAX;
-use crate::segment::{file_name, make_spare};
+use crate::format::segment::{file_name, make_spare};
+use crate::read::location::SLOTS_MAX;
 
 /// A segment ready for its header.
 pub(crate) struct Spare<F> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use raft_core::{Base, LogIndex, LogTime, Membership, SnapshotMeta, Term};
 
-use crate::field::{put, u64_at};
-use crate::record::RecordHeader;
-use crate::write::Compaction;
+use crate::append::write::Compaction;
+use crate::format::field::{put, u64_at};
+use crate::format::record::RecordHeader;
 
 /// Time, place of the membership, end of the snapshot.
 const FIXED_BYTES: usize = 24;

@@ -10,6 +10,12 @@
 //! - before that, any subset of the written sectors may survive a power cut, in any order;
 //! - after a failed sync nothing is known, and a second sync proves nothing.
 
+#[cfg(target_os = "linux")]
+mod direct;
+#[cfg(unix)]
+pub(crate) mod file_disk;
+pub(crate) mod mem_disk;
+
 use std::io::{self, IoSlice};
 
 /// One directory on which a log lives. Clones name the same directory.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, is_out_of_descriptors};
-use crate::segment::file_name;
+use crate::format::segment::file_name;
 
 /// Segments open for reading at once. Readers fetch what a lagging peer needs in order, so a few
 /// for each of them are enough.

@@ -12,19 +12,19 @@ use raft_core::{
     PromiseRecord, ReplicaId, Term, Tombstone,
 };
 
-use crate::base;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{RecordFault, Unsupported};
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use crate::identity::Life;
-use crate::index::{Index, Presence};
-use crate::location::{Location, SEGMENT_BYTES_MAX};
-use crate::open_files::OpenFiles;
-use crate::record::{
+use crate::format::base;
+use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::format::identity::Life;
+use crate::format::record::{
     EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
-use crate::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
+use crate::read::index::{Index, Presence};
+use crate::read::location::{Location, SEGMENT_BYTES_MAX};
+use crate::read::open_files::OpenFiles;
+use crate::recover::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
 
 /// Everything read so far.
 #[derive(Default)]

@@ -7,9 +7,9 @@
 
 use raft_core::{EntryKind, GroupId, GroupIncarnation, LogIndex, LogTime, Term};
 
-use crate::checksum::{crc32c, crc32c_append};
-use crate::field::{put, u16_at, u32_at, u64_at};
-use crate::lsn::Lsn;
+use crate::format::checksum::{crc32c, crc32c_append};
+use crate::format::field::{put, u16_at, u32_at, u64_at};
+use crate::format::lsn::Lsn;
 
 /// What a record says. Numbers are for ever; those never written yet are reserved.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::disk::DiskFile;
-use crate::field::is_zero;
+use crate::format::field::is_zero;
 
 /// Gives out stretches of the first `limit` bytes of a file. What is asked for may be longer
 /// than the buffer, which then grows; no more than `limit` bytes are ever held.

@@ -2,8 +2,8 @@
 //!
 //! Pure: it changes when the writer says that a write or sync has completed, never by itself.
 
-use crate::lsn::Lsn;
-use crate::segment::{BLOCK_BYTES, SegmentHeader};
+use crate::format::lsn::Lsn;
+use crate::format::segment::{BLOCK_BYTES, SegmentHeader};
 
 /// The end of the log, in its newest segment.
 /// The default is that of a log without a segment, in which no frame has room.

@@ -4,14 +4,14 @@
 //! without the lock that readers use. A refused batch leaves it as it was: what earlier
 //! operations of the batch changed is noted and put back.
 //!
-//! Invariant: slots here and in the [`Index`](crate::index::Index) are the same numbers.
+//! Invariant: slots here and in the [`Index`](crate::read::index::Index) are the same numbers.
 
 use raft_core::{EntryKind, GroupId, GroupIncarnation, LogIndex, Membership};
 
+use crate::append::write::{Compaction, ENTRY_BYTES_MAX, GroupWrite, SPEC_BYTES_MAX};
 use crate::error::LogError;
-use crate::index::{GroupSlots, Index, Presence};
-use crate::record::TIME_MAX;
-use crate::write::{Compaction, ENTRY_BYTES_MAX, GroupWrite, SPEC_BYTES_MAX};
+use crate::format::record::TIME_MAX;
+use crate::read::index::{GroupSlots, Index, Presence};
 
 /// What admission knows of a group.
 #[derive(Clone, Copy, Debug)]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 
+use crate::append::write::ENTRY_BYTES_MAX;
 use crate::disk::{Disk, DiskFile};
 use crate::error::ReadError;
-use crate::index::{GroupIndex, Shared};
-use crate::location::Location;
-use crate::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
-use crate::write::ENTRY_BYTES_MAX;
+use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
+use crate::read::index::{GroupIndex, Shared};
+use crate::read::location::Location;
 
 /// Reads the entries of all groups. Cheap to clone; any number of threads may read.
 ///

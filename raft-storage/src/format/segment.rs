@@ -7,11 +7,11 @@
 
 use std::io;
 
-use crate::checksum::{crc32c, crc32c_append};
 use crate::disk::{Disk, DiskFile};
-use crate::field::{is_zero, put, u16_at, u32_at, u64_at, u128_at};
-use crate::identity::StoreId;
-use crate::lsn::Lsn;
+use crate::format::checksum::{crc32c, crc32c_append};
+use crate::format::field::{is_zero, put, u16_at, u32_at, u64_at, u128_at};
+use crate::format::identity::StoreId;
+use crate::format::lsn::Lsn;
 
 /// Frames begin at multiples of this, and are padded to it. A durable block is never rewritten.
 pub(crate) const BLOCK_BYTES: u64 = 1 << BLOCK_SHIFT;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 #[cfg(target_os = "linux")]
-use crate::direct::DirectFile;
+use crate::disk::direct::DirectFile;
 #[cfg(target_os = "linux")]
 use crate::disk::fill_with_zeros;
 use crate::disk::{Disk, DiskFile, LOCK_NAME};

@@ -23,22 +23,22 @@ use std::sync::Arc;
 
 use raft_core::Incarnation;
 
-use crate::cursor::Cursor;
+use crate::append::cursor::Cursor;
+use crate::append::encode::FrameBuffer;
+use crate::append::plan::{Part, Plan};
+use crate::append::spares::{Spare, Spares};
+use crate::append::tails::Tails;
+use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
 use crate::disk::{Disk, DiskFile, is_out_of_descriptors, is_out_of_room};
-use crate::encode::FrameBuffer;
 use crate::error::{DiskOp, LogError};
-use crate::frame::FRAME_HEADER_BYTES;
-use crate::identity::{Life, LifeFile, StoreId};
-use crate::index::Shared;
-use crate::lsn::Lsn;
-use crate::plan::{Part, Plan};
-use crate::reader::LogReader;
-use crate::record::FLAG_CLEAN;
-use crate::segment::{BLOCK_BYTES, SegmentHeader, salt};
-use crate::spares::{Spare, Spares};
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::identity::{Life, LifeFile, StoreId};
+use crate::format::lsn::Lsn;
+use crate::format::record::FLAG_CLEAN;
+use crate::format::segment::{BLOCK_BYTES, SegmentHeader, salt};
+use crate::read::index::Shared;
+use crate::read::reader::LogReader;
 use crate::store::LogStore;
-use crate::tails::Tails;
-use crate::write::{AppendInfo, GroupWrite, SyncInfo};
 
 /// The one writer of a log. Made by opening the log.
 pub struct LogWriter<D: Disk> {

@@ -17,9 +17,9 @@ use parking_lot::RwLock;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, Term};
 
 use crate::disk::Disk;
-use crate::location::Location;
-use crate::lsn::Lsn;
-use crate::open_files::OpenFiles;
+use crate::format::lsn::Lsn;
+use crate::read::location::Location;
+use crate::read::open_files::OpenFiles;
 
 /// What writer and readers share.
 pub(crate) struct Shared<D: Disk> {

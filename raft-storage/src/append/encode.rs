@@ -9,19 +9,19 @@ use std::ops::Range;
 use bytes::Bytes;
 use raft_core::{Entry, HardState, LogIndex, Promise, Term};
 
-use crate::checksum::crc32c_append;
-use crate::cursor::Cursor;
-use crate::field::put;
-use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame_bytes};
-use crate::location::Location;
-use crate::lsn::Lsn;
-use crate::plan::{Part, Piece};
-use crate::record::{
+use crate::append::cursor::Cursor;
+use crate::append::plan::{Part, Piece};
+use crate::append::tails::Admitted;
+use crate::append::write::GroupWrite;
+use crate::format::checksum::crc32c_append;
+use crate::format::field::put;
+use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame_bytes};
+use crate::format::lsn::Lsn;
+use crate::format::record::{
     ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType,
 };
-use crate::tails::Admitted;
-use crate::write::GroupWrite;
+use crate::read::location::Location;
 
 /// The frame being built. Its buffers live as long as the writer.
 #[derive(Default)]

@@ -15,11 +15,11 @@ use std::io;
 
 use raft_core::{Incarnation, NodeId};
 
-use crate::checksum::crc32c;
 use crate::disk::{Disk, DiskFile, LOCK_NAME, TEMPORARY_SUFFIX, read_file, replace_file};
 use crate::error::{InitError, OpenError};
-use crate::field::{put, u16_at, u32_at, u64_at, u128_at};
-use crate::lsn::Lsn;
+use crate::format::checksum::crc32c;
+use crate::format::field::{put, u16_at, u32_at, u64_at, u128_at};
+use crate::format::lsn::Lsn;
 
 /// The random name of one data directory; two directories never share one.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -233,7 +233,7 @@ const LIFE_FILE_BYTES: usize = 8192;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mem_disk::MemDisk;
+    use crate::disk::mem_disk::MemDisk;
 
     #[test]
     fn identity_and_life_round_trip_and_every_flipped_bit_is_seen() {

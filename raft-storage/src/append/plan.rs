@@ -12,10 +12,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::base;
-use crate::frame::frame_bytes;
-use crate::record::{ALIGNMENT, RECORD_HEADER_BYTES, item_bytes};
-use crate::write::GroupWrite;
+use crate::append::write::GroupWrite;
+use crate::format::base;
+use crate::format::frame::frame_bytes;
+use crate::format::record::{ALIGNMENT, RECORD_HEADER_BYTES, item_bytes};
 
 /// One record to be: a part of the operation `write`.
 #[derive(Clone, Debug, Eq, PartialEq)]

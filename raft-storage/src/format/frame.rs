@@ -7,11 +7,11 @@
 //! - `prev_frame_crc`: a valid frame that follows another one than it was built after;
 //! - the header checksum starts from the salt of its segment: old uses of the file.
 
-use crate::checksum::{crc32c, crc32c_append};
 use crate::error::FrameFault;
-use crate::field::{is_zero, put, u16_at, u32_at, u64_at};
-use crate::lsn::Lsn;
-use crate::segment::BLOCK_BYTES;
+use crate::format::checksum::{crc32c, crc32c_append};
+use crate::format::field::{is_zero, put, u16_at, u32_at, u64_at};
+use crate::format::lsn::Lsn;
+use crate::format::segment::BLOCK_BYTES;
 
 /// The header of a frame. See `docs/FORMATS.md` for the layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

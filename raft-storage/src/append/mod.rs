@@ -1,0 +1,10 @@
+//! One batch on its way to the disk: what is asked for, whether it may be, which frames it becomes,
+//! their bytes, the segments they need, and the writer that hands them over.
+
+pub(crate) mod cursor;
+pub(crate) mod encode;
+pub(crate) mod plan;
+pub(crate) mod spares;
+pub(crate) mod tails;
+pub(crate) mod write;
+pub(crate) mod writer;
