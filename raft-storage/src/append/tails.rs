@@ -4,7 +4,7 @@
 //! without the lock that readers use. A refused batch leaves it as it was: what earlier
 //! operations of the batch changed is noted and put back.
 //!
-//! Invariant: slots here and in the [`Index`](crate::read::index::Index) are the same numbers.
+//! Invariant: slots here and in the [`Index`] are the same numbers.
 
 use raft_core::{EntryKind, GroupId, GroupIncarnation, LogIndex, Membership};
 
