@@ -205,14 +205,17 @@ async fn break_after_one_request(listener: &TcpListener) -> String {
     let mut seen = String::new();
     let greeting = "*3\r\n$6\r\nCLIENT\r\n$4\r\nCAPA\r\n$7\r\nunknown\r\n";
     stream.write_all(b"+OK\r\n").await.expect("the proxy reads");
-    while seen.len() <= greeting.len() || !seen.ends_with("\r\n") {
+    while seen.replace(ROOM, "").len() <= greeting.len() || !seen.ends_with("\r\n") {
         let mut buffer = [0; 1024];
         let read = stream.read(&mut buffer).await.expect("the proxy writes");
         assert_ne!(read, 0);
         seen.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
     }
-    seen.strip_prefix(greeting).expect("the greeting comes first").to_owned()
+    seen.strip_prefix(greeting).expect("the greeting comes first").replace(ROOM, "")
 }
+
+/// What a proxy says before it forwards a read of a client that has not had long answers.
+const ROOM: &str = "*3\r\n$6\r\nCLIENT\r\n$4\r\nROOM\r\n$5\r\n65536\r\n";
 
 #[tokio::test]
 async fn a_connection_that_breaks_after_a_write_leaves_its_outcome_unknown() {
@@ -248,7 +251,7 @@ async fn hear(listener: &TcpListener, end: &str) -> (TcpStream, String) {
         assert_ne!(read, 0);
         seen.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
     }
-    let seen = seen.strip_prefix(greeting).expect("the greeting comes first").to_owned();
+    let seen = seen.strip_prefix(greeting).expect("the greeting comes first").replace(ROOM, "");
     (stream, seen)
 }
 
@@ -274,7 +277,7 @@ async fn a_leader_that_stands_still_is_given_up_once_another_leads() {
     // The lower half goes on; the upper one still waits for the node that leads it.
     client.send("INCR bar\r\n").await;
     // It comes to, and answers all: each reply finds its place.
-    stream.write_all(b":7\r\n$5\r\nstale\r\n:3\r\n").await.expect("the proxy reads");
+    stream.write_all(b":7\r\n+OK\r\n$5\r\nstale\r\n:3\r\n").await.expect("the proxy reads");
     client.expect(":3\r\n:1\r\n").await;
     client.send("INCR foo\r\n").await;
     let mut buffer = [0; 64];
@@ -316,4 +319,135 @@ async fn what_was_never_sent_to_a_leader_that_stands_still_is_carried_out_by_the
     client.expect(format!("{UNKNOWN}:1\r\n")).await;
     assert_eq!(engine.count(OperationKind::Write), 1, "the first is never tried again");
     drop(stream);
+}
+
+/// Sets a value of so many bytes over a connection of its own.
+async fn set_long(address: std::net::SocketAddr, key: &str, bytes: usize) -> String {
+    let value = "x".repeat(bytes);
+    let length = key.len();
+    let mut client = Client::connect(address).await;
+    let head = format!("*3\r\n$3\r\nSET\r\n${length}\r\n{key}\r\n${bytes}\r\n");
+    client.send(format!("{head}{value}\r\n")).await;
+    client.expect("+OK\r\n").await;
+    value
+}
+
+/// Lets the others run until this number has stood still for long.
+async fn until_still(mut number: impl FnMut() -> usize) -> usize {
+    let (mut last, mut quiet) = (number(), 0);
+    while quiet < 5000 {
+        tokio::task::yield_now().await;
+        let now = number();
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_bounded_memory_whoever_leads() {
+    const VALUE: usize = 1 << 20;
+    const GETS: usize = 200;
+    let mut cluster = Cluster::start(1, &[2], LONG).await;
+    let value = set_long(cluster.proxy.address(), "k", VALUE).await;
+    cluster.client.send("GET k\r\n".repeat(GETS)).await;
+    let engine = cluster.engines[1].clone();
+    let read = until_still(|| engine.lock().read_bytes).await;
+    assert!(read < 24 << 20, "{read} bytes were made for a client that takes none");
+    // Those who share its connections to the node are served meanwhile, with long answers as well.
+    let reply = format!("${VALUE}\r\n{value}\r\n");
+    for _ in 0..8 {
+        let mut other = Client::connect(cluster.proxy.address()).await;
+        other.send("SET other 1\r\nGET k\r\nGET other\r\n").await;
+        other.expect(format!("+OK\r\n{reply}$1\r\n1\r\n")).await;
+    }
+    // And so is it, once it reads.
+    for _ in 0..GETS {
+        cluster.client.expect(&reply).await;
+    }
+}
+
+#[tokio::test]
+async fn values_that_leave_another_node_come_one_at_a_time() {
+    const VALUE: usize = 1 << 20;
+    const KEYS: usize = 40;
+    let mut cluster = Cluster::start(1, &[2], LONG).await;
+    let mut value = String::new();
+    for key in 0..KEYS {
+        value = set_long(cluster.proxy.address(), &format!("{{k}}{key}"), VALUE).await;
+    }
+    let engine = cluster.engines[1].clone();
+    let before = engine.count(OperationKind::Write);
+    let takes: String = (0..KEYS).map(|key| format!("GETDEL {{k}}{key}\r\n")).collect();
+    cluster.client.send(takes).await;
+    let taken = until_still(|| engine.count(OperationKind::Write)).await - before;
+    assert!(taken < 24, "{taken} values were taken for a client that reads none");
+    for _ in 0..KEYS {
+        cluster.client.expect(format!("${VALUE}\r\n{value}\r\n")).await;
+    }
+}
+
+#[tokio::test]
+async fn all_who_do_not_read_stay_within_the_budget_whoever_leads() {
+    const CLIENTS: usize = 16;
+    const GETS: usize = 40;
+    const VALUE: usize = 256 << 10;
+    const BUDGET: usize = 4 << 20;
+    // What each has for free, one answer with what it is made from, and what is rounded up.
+    const CLIENT_SLACK: usize = 1 << 20;
+    let engines = [1, 2].map(|_| Engine::led_by(1, &[2]));
+    let (two, port_two) = listener().await;
+    let ports = [7001, port_two, 7003];
+    let place = topology(2, 1, ports);
+    let other = RespServer::start(two, engines[1].clone(), place, Mode::Cluster, Limits::default())
+        .expect("a bound listener");
+    let limits = Limits { buffered_bytes_max: BUDGET as u64, ..Limits::default() };
+    let (proxy, mut observer) = proxy_within(&engines[0], 1, ports, limits).await;
+    let value = set_long(other.address(), "k", VALUE).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(proxy.address()).await;
+        client.send("GET k\r\n".repeat(GETS)).await;
+        clients.push(client);
+    }
+    let mut most = 0;
+    let engine = engines[1].clone();
+    let made = until_still(|| {
+        most = most.max(proxy.buffered_bytes());
+        engine.lock().read_bytes
+    })
+    .await;
+    assert!(most <= (BUDGET + CLIENTS * CLIENT_SLACK) as u64, "{most} bytes were held");
+    // What the sockets hold is not ours.
+    assert!(made < 2 * (BUDGET + CLIENTS * CLIENT_SLACK) + (CLIENTS << 22), "{made} bytes");
+    // The others go on, and so do they, once they read: with answers, or with the reason why not.
+    observer.talk(&["STRLEN k"], &format!(":{VALUE}\r\n")).await;
+    let mut served = 0;
+    for client in &mut clients {
+        for _ in 0..GETS {
+            let head = client.line("").await;
+            if head == format!("${VALUE}") {
+                client.expect(format!("{value}\r\n")).await;
+                served += 1;
+            } else {
+                assert!(head.starts_with("-ERR the answer has"), "{head}");
+            }
+        }
+    }
+    assert!(served > CLIENTS, "{served} answers");
+}
+
+#[tokio::test]
+async fn an_answer_that_grew_is_asked_for_with_the_room_it_needs() {
+    let mut cluster = Cluster::start(1, &[2], LONG).await;
+    let value = set_long(cluster.proxy.address(), "k", 100_000).await;
+    let reply = format!("$100000\r\n{value}\r\n");
+    // Long answers among short ones keep their place.
+    let lines = ["STRLEN k", "GET k", "APPEND k y", "GET none", "GETRANGE k 99999 -1", "STRLEN k"];
+    let replies = format!(":100000\r\n{reply}:100001\r\n$-1\r\n$2\r\nxy\r\n:100001\r\n");
+    cluster.client.talk(&lines, &replies).await;
+    // Who asks for it is told of the length.
+    let lines = ["CLIENT ROOM 1000", "GET k", "STRLEN k", "CLIENT ROOM 0", "STRLEN k"];
+    let replies = "+OK\r\n-TOOLONG 100001\r\n:100001\r\n+OK\r\n:100001\r\n";
+    cluster.client.talk(&lines, replies).await;
 }

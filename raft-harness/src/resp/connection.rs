@@ -32,7 +32,7 @@ use super::commands::{self, Handler};
 use super::http::is_http;
 use super::order::SlotOrder;
 use super::parser::{Request, RequestParser};
-use super::proxy::{BoxedOutcome, Job, Landing, Outcome};
+use super::proxy::{BoxedOutcome, Forwarded, Job, Landing, Outcome};
 use super::reply::{Protocol, Reply};
 use super::request::{ArgumentError, Shape, slot_of, translate};
 use super::server::{Mode, Shared};
@@ -391,6 +391,7 @@ impl<B: Backend> Connection<B> {
                     }
                     LocalAnswer::CountKeysInSlot { group, slot } => {
                         let mut payload = BytesMut::new();
+                        let room = self.reply_room() as u64;
                         let kind = QueryKind::CountInSlot { slot };
                         Query { reply_bytes_max: 0, kind }.encode(&mut payload);
                         self.push_job(Job {
@@ -400,6 +401,8 @@ impl<B: Backend> Connection<B> {
                             payload: payload.freeze(),
                             shape: Shape::Plain,
                             frame: Bytes::new(),
+                            room,
+                            answer_max: None,
                             lane_key: self.id,
                         });
                     }
@@ -412,11 +415,11 @@ impl<B: Backend> Connection<B> {
             }
             Handler::Data(command) => {
                 let slot = slot_of(spec, request)?;
-                let reply_bytes_max = self.reply_room();
+                let answer_max = self.session.answer_max;
+                let room = (self.reply_room() as u64).min(answer_max.unwrap_or(u64::MAX));
                 if self.arena.capacity() - self.arena.len() < bytes + REQUEST_OVERHEAD {
                     self.arena = BytesMut::with_capacity(ARENA_BYTES.max(bytes + REQUEST_OVERHEAD));
                 }
-                let room = reply_bytes_max as u64;
                 let clock = || self.shared.backend().wall_time();
                 let translated = translate(command, spec, request, room, &clock, &mut self.arena);
                 // What an error left behind must not precede the next command.
@@ -433,6 +436,8 @@ impl<B: Backend> Connection<B> {
                     payload,
                     shape,
                     frame,
+                    room,
+                    answer_max,
                     lane_key: self.id,
                 });
             }
@@ -457,10 +462,9 @@ impl<B: Backend> Connection<B> {
             OperationKind::Read => self.reply_room(),
             // Its answer may be as long as a value and cannot be asked for again: nothing else is
             // read until it has been given.
-            OperationKind::Write if job.shape == Shape::Copied => {
+            OperationKind::Write if self.is_new_memory(&job) => {
                 self.shared.limits().bytes_in_flight_max
             }
-            // A value that is answered with is one that left the machine.
             OperationKind::Write => 0,
         };
         let bytes = job.payload.len() + job.frame.len();
@@ -469,6 +473,25 @@ impl<B: Backend> Connection<B> {
         self.push(Work::Held, Some(job), bytes, reply);
         if starts {
             self.start(sequence);
+        }
+    }
+
+    /// Whether the answer to a write may be a long value that takes memory of its own. One that left
+    /// our machine has just given its memory back; one that left another node's is here twice
+    /// until our replica has applied the command.
+    fn is_new_memory(&self, job: &Job) -> bool {
+        match job.shape {
+            Shape::Copied => true,
+            Shape::Taken => {
+                let leader = self.shared.topology().leader(self.shared.backend(), job.group);
+                !matches!(leader, Leader::Here)
+            }
+            Shape::Plain
+            | Shape::Flag
+            | Shape::Type
+            | Shape::Seconds
+            | Shape::Milliseconds
+            | Shape::Range { .. } => false,
         }
     }
 
@@ -801,7 +824,18 @@ where
                 }
                 Work::Elsewhere(reply) => {
                     let reply = ready!(Pin::new(reply).poll(cx));
-                    break shared.forwarded(reply.unwrap_or(Err(UpstreamError::Lost)));
+                    let forwarded = shared.forwarded(reply.unwrap_or(Err(UpstreamError::Lost)));
+                    match (forwarded, &self.job) {
+                        (Forwarded::Ended(outcome), _) => break outcome,
+                        // It starts when it is polled: when its client has taken what was before.
+                        (Forwarded::TooLong { bytes }, Some(job)) => {
+                            let again = Arc::clone(shared).ask_again(job.clone(), bytes);
+                            self.work = Work::Steps(Box::pin(again));
+                        }
+                        (Forwarded::TooLong { .. }, None) => {
+                            break Outcome::Refused(Refusal::Unknown);
+                        }
+                    }
                 }
                 Work::Steps(steps) => break ready!(steps.as_mut().poll(cx)),
             }

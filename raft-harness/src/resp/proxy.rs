@@ -14,11 +14,12 @@ use raft_core::{GroupId, NodeId};
 use tokio::time::{Instant, sleep};
 
 use super::backend::{Answered, Backend, Operation, OperationKind, Refusal};
+use super::budget::Charge;
 use super::cluster::{FrontNode, Leader, moved};
 use super::reply::Reply;
 use super::request::{Shape, read_reply, with_limit, write_reply};
 use super::server::{Mode, Shared};
-use super::upstream::{UpstreamError, UpstreamReply};
+use super::upstream::{Ask, LaneChoice, UpstreamError, UpstreamReply};
 use crate::kv::{Command, Output, Query, QueryKind, ReadOutput};
 
 /// First pause before trying again; each further one is twice as long.
@@ -31,6 +32,9 @@ const READS_AGAIN_MAX: usize = 4;
 /// Room beyond what an answer was measured to need.
 const ANSWER_SLACK: u64 = 4 << 10;
 
+/// The code of the error that tells how long an answer is that had no room.
+const TOO_LONG: &str = "TOOLONG";
+
 /// One command for one group.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
@@ -41,6 +45,10 @@ pub(super) struct Job {
     pub(super) shape: Shape,
     /// The request as the client sent it, to be forwarded; empty on a cluster port.
     pub(super) frame: Bytes,
+    /// The room for the answer of a read, at the first attempt.
+    pub(super) room: u64,
+    /// The client is told of the length of a longer answer instead.
+    pub(super) answer_max: Option<u64>,
     /// Which upstream lane it takes.
     pub(super) lane_key: u64,
 }
@@ -52,6 +60,15 @@ pub(super) enum Outcome {
     Reply(Reply),
     /// Without one.
     Refused(Refusal),
+}
+
+/// What another node said.
+#[derive(Debug)]
+pub(super) enum Forwarded {
+    /// How the attempt ended.
+    Ended(Outcome),
+    /// The answer was not made: it has so many bytes, more than there was room for.
+    TooLong { bytes: u64 },
 }
 
 /// Work in progress that owns what it needs.
@@ -154,26 +171,13 @@ impl<B: Backend> Shared<B> {
                 });
             }
         }
-        let cap = match self.limits().reply_bytes_max {
-            0 => u64::MAX,
-            cap => cap,
-        };
         let mut needed = again.bytes;
         for _ in 0..READS_AGAIN_MAX {
-            // A little more than it had: values grow, and pieces have headers.
-            let room = needed.map(|bytes| bytes.saturating_add(bytes / 8 + ANSWER_SLACK).min(cap));
-            // When clients that do not read hold all there is, an answer that is large waits for
-            // none of them; it is refused.
-            let promise = self.budget().promise(room.unwrap_or(0));
-            if let Some(bytes) = needed.filter(|&bytes| bytes > cap || promise.is_none()) {
-                let max = cap.min(self.budget().bytes_left());
-                return Outcome::Reply(Reply::error(format!(
-                    "ERR the answer has {bytes} bytes, at most {max} are sent at once"
-                )));
-            }
-            let payload = match room {
-                Some(room) => with_limit(&job.payload, room),
-                None => job.payload.clone(),
+            let promised = needed.map(|bytes| self.promise(bytes, job.answer_max)).transpose();
+            let (payload, _promise) = match promised {
+                Ok(Some((room, promise))) => (with_limit(&job.payload, room), Some(promise)),
+                Ok(None) => (job.payload.clone(), None),
+                Err(reply) => return Outcome::Reply(reply),
             };
             let answered = match self.execute(Operation { payload, ..job.operation() }).await {
                 Ok(answer) => answer,
@@ -198,6 +202,31 @@ impl<B: Backend> Shared<B> {
         Outcome::Refused(Refusal::NotExecuted)
     }
 
+    /// Room for a long answer, with the promise of it; the reply if there is none.
+    fn promise(&self, bytes: u64, answer_max: Option<u64>) -> Result<(u64, Charge), Reply> {
+        if answer_max.is_some_and(|max| bytes > max) {
+            return Err(Reply::error(format!("{TOO_LONG} {bytes}")));
+        }
+        let cap = match self.limits().reply_bytes_max {
+            0 => u64::MAX,
+            cap => cap,
+        };
+        // A little more than it had: values grow, and pieces have headers.
+        let room = bytes.saturating_add(bytes / 8 + ANSWER_SLACK);
+        let room = room.min(cap).min(answer_max.unwrap_or(u64::MAX));
+        // When clients that do not read hold all there is, an answer that is large waits for
+        // none of them; it is refused.
+        match self.budget().promise(room) {
+            Some(promise) if bytes <= cap => Ok((room, promise)),
+            Some(_) | None => {
+                let max = cap.min(self.budget().bytes_left());
+                Err(Reply::error(format!(
+                    "ERR the answer has {bytes} bytes, at most {max} are sent at once"
+                )))
+            }
+        }
+    }
+
     async fn attempt_here(self: &Arc<Self>, job: &Job) -> Outcome {
         let answer = self.execute(job.operation()).await;
         match job.land(answer) {
@@ -208,12 +237,62 @@ impl<B: Backend> Shared<B> {
 
     /// Sends a job to another node.
     pub(super) fn forward(&self, job: &Job, to: &FrontNode) -> Option<UpstreamReply> {
+        let room = match job.kind {
+            // Rounded down to a power of two, so that a lane seldom has to tell of another one.
+            OperationKind::Read => Some(1 << job.room.max(1).ilog2()),
+            OperationKind::Write => None,
+        };
+        self.ask(job, to, room, LaneChoice::Keyed(job.lane_key))
+    }
+
+    fn ask(
+        &self,
+        job: &Job,
+        to: &FrontNode,
+        room: Option<u64>,
+        lane: LaneChoice,
+    ) -> Option<UpstreamReply> {
         self.counters().forwarded.fetch_add(1, Relaxed);
-        Some(self.upstream()?.call(to, Some(job.group), job.lane_key, job.frame.clone()))
+        let (group, frame) = (Some(job.group), job.frame.clone());
+        Some(self.upstream()?.call(to, Ask { group, frame, room, lane }))
+    }
+
+    /// Asks the leader of a read whose answer has so many bytes again, with room for it. One client
+    /// has one such answer under way, in a lane where nobody else's short answers wait behind it.
+    pub(super) async fn ask_again(self: Arc<Self>, job: Job, bytes: u64) -> Outcome {
+        match self.target(&job, None) {
+            Leader::At(front) => self.attempt_at(&job, front, Some(bytes)).await,
+            Leader::Here | Leader::Nobody => {
+                // It has moved: whoever tries again finds it.
+                Outcome::Refused(Refusal::NotLeader { leader: None })
+            }
+        }
+    }
+
+    async fn attempt_at(&self, job: &Job, to: &FrontNode, mut needed: Option<u64>) -> Outcome {
+        for _ in 0..READS_AGAIN_MAX {
+            let promised = needed.map(|bytes| self.promise(bytes, job.answer_max)).transpose();
+            let (reply, _promise) = match promised {
+                Ok(None) => (self.forward(job, to), None),
+                Ok(Some((room, promise))) => {
+                    (self.ask(job, to, Some(room), LaneChoice::Long), Some(promise))
+                }
+                Err(reply) => return Outcome::Reply(reply),
+            };
+            let Some(reply) = reply else {
+                return Outcome::Refused(Refusal::Unavailable);
+            };
+            match self.forwarded(reply.await.unwrap_or(Err(UpstreamError::Lost))) {
+                Forwarded::Ended(outcome) => return outcome,
+                Forwarded::TooLong { bytes } => needed = Some(bytes),
+            }
+        }
+        // It grew faster than we could ask.
+        Outcome::Refused(Refusal::NotExecuted)
     }
 
     /// What another node's reply means for us.
-    pub(super) fn forwarded(&self, reply: Result<Reply, UpstreamError>) -> Outcome {
+    pub(super) fn forwarded(&self, reply: Result<Reply, UpstreamError>) -> Forwarded {
         let refusal = match reply {
             Err(UpstreamError::NotSent) => Refusal::Unavailable,
             Err(UpstreamError::Lost) => Refusal::Unknown,
@@ -227,12 +306,15 @@ impl<B: Backend> Shared<B> {
                     "CLUSTERDOWN" => Refusal::NotLeader { leader: None },
                     "TRYAGAIN" => Refusal::Transferring,
                     "UNKNOWN" => Refusal::Unknown,
-                    _ => return Outcome::Reply(Reply::Error(message)),
+                    TOO_LONG if let Ok(bytes) = rest.parse() => {
+                        return Forwarded::TooLong { bytes };
+                    }
+                    _ => return Forwarded::Ended(Outcome::Reply(Reply::Error(message))),
                 }
             }
-            Ok(reply) => return Outcome::Reply(reply),
+            Ok(reply) => return Forwarded::Ended(Outcome::Reply(reply)),
         };
-        Outcome::Refused(refusal)
+        Forwarded::Ended(Outcome::Refused(refusal))
     }
 
     /// Tries a refused job again, following the leader, until it ends or time is up.
@@ -258,10 +340,7 @@ impl<B: Backend> Shared<B> {
             }
             let outcome = match self.target(&job, hint) {
                 Leader::Here => self.attempt_here(&job).await,
-                Leader::At(front) => match self.forward(&job, front) {
-                    Some(reply) => self.forwarded(reply.await.unwrap_or(Err(UpstreamError::Lost))),
-                    None => Outcome::Refused(Refusal::Unavailable),
-                },
+                Leader::At(front) => self.attempt_at(&job, front, None).await,
                 Leader::Nobody => Outcome::Refused(Refusal::NotLeader { leader: None }),
             };
             match outcome {
@@ -310,7 +389,9 @@ impl<B: Backend> Shared<B> {
         let replies: Vec<_> = others
             .into_iter()
             .filter_map(|front| {
-                Some(self.upstream()?.call(front, None, 0, Bytes::from_static(DBSIZE)))
+                let frame = Bytes::from_static(DBSIZE);
+                let lane = LaneChoice::Keyed(0);
+                Some(self.upstream()?.call(front, Ask { group: None, frame, room: None, lane }))
             })
             .collect();
         let mut total = 0i64;
@@ -323,8 +404,9 @@ impl<B: Backend> Shared<B> {
         }
         for reply in replies {
             match self.forwarded(reply.await.unwrap_or(Err(UpstreamError::Lost))) {
-                Outcome::Reply(Reply::Integer(count)) => total += count,
-                other => return other,
+                Forwarded::Ended(Outcome::Reply(Reply::Integer(count))) => total += count,
+                Forwarded::Ended(other) => return other,
+                Forwarded::TooLong { .. } => return Outcome::Refused(Refusal::Unavailable),
             }
         }
         Outcome::Reply(Reply::Integer(total))

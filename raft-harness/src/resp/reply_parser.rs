@@ -1,11 +1,12 @@
 //! Reads RESP2 replies off a connection to another node of ours.
 //!
 //! Invariant: whatever the bytes, nesting and sizes are bounded and nothing panics; a reply is
-//! built only once all its bytes are there.
+//! built only once all its bytes are there. It has memory of its own: one that waits for its
+//! client holds nothing of what came with it.
 
 use std::borrow::Cow;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::reply::Reply;
 
@@ -21,20 +22,30 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 #[error("the peer's reply is not RESP2")]
 pub(super) struct BadReply;
 
-/// Takes the reply at the front of `buffer`, or `None` if it is not complete.
-pub(super) fn next(buffer: &mut BytesMut) -> Result<Option<Reply>, BadReply> {
-    let mut rest: &[u8] = buffer;
-    if !skip(&mut rest, 0)? {
-        return Ok(None);
+/// What the bytes that came begin with.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    /// A reply of so many bytes.
+    Reply { reply: Reply, length: usize },
+    /// A part of one. So much at least is known to be missing, zero if nothing is known.
+    Incomplete { missing: usize },
+}
+
+/// Reads the reply at the front of `bytes`.
+pub(super) fn next(bytes: &[u8]) -> Result<Parsed, BadReply> {
+    let mut rest = bytes;
+    let mut missing = 0;
+    if !skip(&mut rest, &mut missing, 0)? {
+        return Ok(Parsed::Incomplete { missing });
     }
-    let length = buffer.len() - rest.len();
-    let frame = buffer.split_to(length).freeze();
-    let mut position = 0;
-    build(&frame, &mut position).map(Some)
+    let length = bytes.len() - rest.len();
+    let frame = Bytes::copy_from_slice(&bytes[..length]);
+    let reply = build(&frame, &mut 0)?;
+    Ok(Parsed::Reply { reply, length })
 }
 
 /// Steps over one reply; `false` if it is not complete.
-fn skip(rest: &mut &[u8], depth: usize) -> Result<bool, BadReply> {
+fn skip(rest: &mut &[u8], missing: &mut usize, depth: usize) -> Result<bool, BadReply> {
     let Some(line) = line(rest)? else {
         return Ok(false);
     };
@@ -48,7 +59,10 @@ fn skip(rest: &mut &[u8], depth: usize) -> Result<bool, BadReply> {
                 return Err(BadReply);
             }
             match rest.split_at_checked(length + 2) {
-                None => Ok(false),
+                None => {
+                    *missing = length + 2 - rest.len();
+                    Ok(false)
+                }
                 Some((_, after)) => {
                     *rest = after;
                     Ok(true)
@@ -57,7 +71,7 @@ fn skip(rest: &mut &[u8], depth: usize) -> Result<bool, BadReply> {
         }
         Some(b'*') if depth < DEPTH_MAX => {
             for _ in 0..length(line)?.unwrap_or(0) {
-                if !skip(rest, depth + 1)? {
+                if !skip(rest, missing, depth + 1)? {
                     return Ok(false);
                 }
             }
@@ -150,11 +164,18 @@ mod tests {
             for reply in &replies {
                 reply.encode(Protocol::Resp2, &mut stream);
             }
-            let mut buffer = BytesMut::new();
+            let mut buffer = Vec::new();
             let mut read = Vec::new();
             for byte in stream {
-                buffer.extend_from_slice(&[byte]);
-                read.extend(next(&mut buffer).expect("well formed"));
+                buffer.push(byte);
+                match next(&buffer).expect("well formed") {
+                    Parsed::Reply { reply, length } => {
+                        prop_assert_eq!(length, buffer.len());
+                        read.push(reply);
+                        buffer.clear();
+                    }
+                    Parsed::Incomplete { .. } => {}
+                }
             }
             prop_assert_eq!(read, replies);
         }
@@ -166,8 +187,10 @@ mod tests {
                 0..60,
             ),
         ) {
-            let mut buffer = BytesMut::from(&bytes[..]);
-            while let Ok(Some(_)) = next(&mut buffer) {}
+            let mut rest = &bytes[..];
+            while let Ok(Parsed::Reply { length, .. }) = next(rest) {
+                rest = &rest[length..];
+            }
         }
     }
 }

@@ -51,6 +51,8 @@ pub(super) enum Shape {
     Plain,
     /// As it is: a copy of a value that stays, so the next command like it has one as well.
     Copied,
+    /// As it is: a value that has left the machine with the command.
+    Taken,
     /// `SETNX`: done or not, as 1 or 0.
     Flag,
     /// `TYPE`: how many exist, as a word.
@@ -156,6 +158,7 @@ pub(super) fn translate(
                 Command::Set { condition: Condition::IfAbsent, return_old: true, .. } => {
                     Shape::Copied
                 }
+                Command::Set { return_old: true, .. } => Shape::Taken,
                 _ => Shape::Plain,
             };
             write(set, shape, out)
@@ -171,9 +174,9 @@ pub(super) fn translate(
             write(set(argument(3)?, expiry, Condition::Always, false), Shape::Plain, out)
         }
         D::GetSet => {
-            write(set(argument(2)?, Expiry::Never, Condition::Always, true), Shape::Plain, out)
+            write(set(argument(2)?, Expiry::Never, Condition::Always, true), Shape::Taken, out)
         }
-        D::GetDel => write(Command::Take { key }, Shape::Plain, out),
+        D::GetDel => write(Command::Take { key }, Shape::Taken, out),
         D::Del => write(Command::Delete { keys: keys() }, Shape::Plain, out),
         D::Append => write(Command::Append { key, value: argument(2)? }, Shape::Plain, out),
         D::Incr => write(increment(1), Shape::Plain, out),

@@ -82,7 +82,10 @@ pub struct Limits {
     pub requests_in_flight_max: usize,
     /// Most bytes of one client's requests and expected replies in memory; then we stop reading
     /// from it. A single larger request is taken when nothing else is in flight. Replies that
-    /// another node makes for a proxy port are counted as large as recent ones were. Default 8 MiB.
+    /// another node makes for a proxy port count as those made here: a read takes room for an
+    /// answer twice as long as recent ones, and a longer answer is asked for again, alone, when its
+    /// client has taken those before; a write that answers with a value is alone as well. Default
+    /// 8 MiB.
     pub bytes_in_flight_max: usize,
     /// How long a proxy port goes on trying a command that was refused without effect. Longer
     /// than an election, shorter than a client's patience. Default 5 s.

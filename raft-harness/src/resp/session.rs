@@ -52,6 +52,10 @@ pub(super) struct Session {
     /// The client asked to be told of unknown outcomes instead of being cut off
     /// (`CLIENT CAPA unknown`); the proxy does, for it shares connections among clients.
     pub(super) told_unknown: bool,
+    /// The client has no room for longer answers to reads (`CLIENT ROOM bytes`, 0 for any): their
+    /// length is told instead (`TOOLONG bytes`). So says the proxy before each read that it
+    /// forwards, for a client of its own that may not read.
+    pub(super) answer_max: Option<u64>,
 }
 
 /// `CLIENT REPLY`.
@@ -90,6 +94,7 @@ impl Session {
             replies: Replies::default(),
             is_silent: false,
             told_unknown: false,
+            answer_max: None,
         }
     }
 
@@ -150,6 +155,7 @@ impl Session {
             LocalCommand::Reset => {
                 self.name.clear();
                 self.told_unknown = false;
+                self.answer_max = None;
                 self.in_refused_transaction = false;
                 self.in_refused_database = false;
                 (self.replies, self.is_silent) = (Replies::On, false);
@@ -315,6 +321,12 @@ impl Session {
             b"CAPA" => {
                 let wanted = request.from(2).any(|word| word.eq_ignore_ascii_case(b"unknown"));
                 self.told_unknown |= wanted;
+                Reply::OK
+            }
+            b"ROOM" => {
+                let room = u64::try_from(integer(argument()?)?);
+                let room = room.map_err(|_| ArgumentError::NotAnInteger)?;
+                self.answer_max = (room > 0).then_some(room);
                 Reply::OK
             }
             _ => return Err(ArgumentError::unknown_subcommand("CLIENT", subcommand)),

@@ -9,6 +9,11 @@
 //! moment left to be answered and is then given up, alone. The calls of other groups go on, and a
 //! reply that comes after all finds its place in the order and is dropped.
 //!
+//! Lanes are shared, so none ever stops reading because of one caller: what a reply may cost is
+//! agreed before it is made. A read names the room for its answer (`CLIENT ROOM`); a longer answer
+//! is not made, its length is told instead (`TOOLONG`), and the caller asks again once it has room
+//! for it. Such long answers have a lane of their own, so that short ones do not wait behind them.
+//!
 //! Invariant: a call is answered exactly once. [`Lost`](UpstreamError::Lost) means its bytes may
 //! have left; [`NotSent`](UpstreamError::NotSent) means none of them did.
 
@@ -19,19 +24,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use raft_core::{GroupId, NodeId};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
+use super::buffer::Buffer;
 use super::cluster::FrontNode;
 use super::reply::Reply;
-use super::reply_parser;
+use super::reply_parser::{self, Parsed};
 
 /// Connections per node. One is enough for order; a few use more cores at both ends.
 const LANES_PER_NODE: u64 = 4;
+/// The lane for answers that were measured to be long; it comes after those.
+const LONG_LANE: usize = LANES_PER_NODE as usize;
 /// Calls waiting in one lane; a call beyond that is not sent. A caller bounds its own calls far
 /// below, so this is met only when very many callers forward to one node at once.
 const LANE_CALLS_MAX: usize = 16_384;
@@ -46,9 +54,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 const ADDRESSES_MAX: usize = 4;
 /// How often a lane with open calls looks who leads their groups.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// Replies of other commands wait behind the oldest, so one that takes longer loses the lane.
+/// Replies of other commands wait behind the oldest, so a node that sends nothing for longer loses
+/// the lane.
 const REPLY_MAX: Duration = Duration::from_secs(5);
-const READ_BYTES: usize = 64 << 10;
 /// Written before the first call: tell us of unknown outcomes rather than cut all of us off.
 const GREETING: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$4\r\nCAPA\r\n$7\r\nunknown\r\n";
 
@@ -94,11 +102,30 @@ pub(super) struct Upstream {
     lanes: Vec<(FrontNode, Vec<mpsc::Sender<Call>>)>,
 }
 
+/// What is asked of another node.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// Whose leader the node is called as; `None` if any node would do.
+    pub(super) group: Option<GroupId>,
+    /// The request as it is.
+    pub(super) frame: Bytes,
+    /// How long the answer of a read may be; `None` for what is no read.
+    pub(super) room: Option<u64>,
+    pub(super) lane: LaneChoice,
+}
+
+/// Which of a node's lanes a call takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LaneChoice {
+    /// The one of this key: calls of one key keep their order.
+    Keyed(u64),
+    /// The one for long answers. Only for whoever waits for the reply before the next call.
+    Long,
+}
+
 #[derive(Debug)]
 struct Call {
-    /// Whose leader the node is called as; `None` if any node would do.
-    group: Option<GroupId>,
-    frame: Bytes,
+    ask: Ask,
     reply: oneshot::Sender<Result<Reply, UpstreamError>>,
 }
 
@@ -115,23 +142,21 @@ impl Upstream {
             sender
         };
         let node =
-            |front: &FrontNode| (front.clone(), (0..LANES_PER_NODE).map(|_| lane(front)).collect());
+            |front: &FrontNode| (front.clone(), (0..=LONG_LANE).map(|_| lane(front)).collect());
         Self { lanes: nodes.into_iter().map(node).collect() }
     }
 
     /// Sends a request as it is. Never waits: a full lane is [`UpstreamError::NotSent`].
-    pub(super) fn call(
-        &self,
-        to: &FrontNode,
-        group: Option<GroupId>,
-        lane_key: u64,
-        frame: Bytes,
-    ) -> UpstreamReply {
+    pub(super) fn call(&self, to: &FrontNode, ask: Ask) -> UpstreamReply {
         let (reply, receiver) = oneshot::channel();
         let lanes = self.lanes.iter().find(|(front, _)| front == to).map(|(_, lanes)| lanes);
-        match lanes.and_then(|lanes| lanes.get((lane_key % LANES_PER_NODE) as usize)) {
+        let index = match ask.lane {
+            LaneChoice::Keyed(key) => (key % LANES_PER_NODE) as usize,
+            LaneChoice::Long => LONG_LANE,
+        };
+        match lanes.and_then(|lanes| lanes.get(index)) {
             Some(lane) => {
-                if let Err(error) = lane.try_send(Call { group, frame, reply }) {
+                if let Err(error) = lane.try_send(Call { ask, reply }) {
                     let _ = error.into_inner().reply.send(Err(UpstreamError::NotSent));
                 }
             }
@@ -201,8 +226,13 @@ struct Lane {
     /// When to look at who leads the groups of open calls.
     look: Instant,
     output: BytesMut,
-    input: BytesMut,
-    /// When the oldest call, or the last reply, is [`REPLY_MAX`] old.
+    /// At most twice the longest answer that anybody had room for.
+    input: Buffer,
+    /// How much of the answer begun is still to come, as its node says.
+    missing: usize,
+    /// The room for answers that the node was told last.
+    told_room: Option<u64>,
+    /// When the oldest call, or the last byte, is [`REPLY_MAX`] old.
     deadline: Instant,
 }
 
@@ -218,7 +248,9 @@ impl Lane {
             backlog: VecDeque::new(),
             look: Instant::now() + LOOK_PERIOD,
             output: BytesMut::from(GREETING),
-            input: BytesMut::new(),
+            input: Buffer::default(),
+            missing: 0,
+            told_room: None,
             deadline: Instant::now() + REPLY_MAX,
         };
         lane.take(first);
@@ -262,10 +294,14 @@ impl Lane {
                 }
                 ready = self.stream.readable() => {
                     ready?;
-                    self.input.reserve(READ_BYTES);
-                    match self.stream.try_read_buf(&mut self.input) {
+                    self.input.make_room(self.missing);
+                    match self.stream.try_read_buf(self.input.tail()) {
                         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        Ok(_) => self.deliver()?,
+                        Ok(_) => {
+                            // Bytes that come are life, however long the whole answer takes.
+                            self.deadline = Instant::now() + REPLY_MAX;
+                            self.deliver()?;
+                        }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(error) => return Err(error),
                     }
@@ -286,18 +322,25 @@ impl Lane {
         self.output.len() < OUTPUT_BYTES_MAX && self.waiting.len() < LANE_IN_FLIGHT_MAX
     }
 
-    fn take(&mut self, call: Call) {
+    fn take(&mut self, Call { ask, reply }: Call) {
+        if reply.is_closed() {
+            // Who asked is gone, and nothing was sent.
+            return;
+        }
         if self.waiting.is_empty() {
             let now = Instant::now();
             self.deadline = now + REPLY_MAX;
             self.look = now + LOOK_PERIOD;
         }
-        self.output.extend_from_slice(&call.frame);
-        self.waiting.push_back(Waiting {
-            reply: Some(call.reply),
-            group: call.group,
-            deposed: None,
-        });
+        if ask.room.is_some() && ask.room != self.told_room {
+            self.told_room = ask.room;
+            let room = ask.room.unwrap_or_default().to_string();
+            let told = format!("*3\r\n$6\r\nCLIENT\r\n$4\r\nROOM\r\n${}\r\n{room}\r\n", room.len());
+            self.output.extend_from_slice(told.as_bytes());
+            self.waiting.push_back(Waiting { reply: None, group: None, deposed: None });
+        }
+        self.output.extend_from_slice(&ask.frame);
+        self.waiting.push_back(Waiting { reply: Some(reply), group: ask.group, deposed: None });
     }
 
     /// Gives up what was asked of this node as the leader of a group that another leads now: what
@@ -321,17 +364,27 @@ impl Lane {
             self.backlog.push_back(call);
         }
         for call in std::mem::take(&mut self.backlog) {
-            if self.leaders.is_deposed(self.node, call.group) {
+            if self.leaders.is_deposed(self.node, call.ask.group) {
                 let _ = call.reply.send(Err(UpstreamError::NotSent));
-            } else {
+            } else if !call.reply.is_closed() {
+                // The memory of a request whose client is gone is counted for nobody.
+
                 self.backlog.push_back(call);
             }
         }
     }
 
     fn deliver(&mut self) -> io::Result<()> {
-        while let Some(reply) = reply_parser::next(&mut self.input).map_err(io::Error::other)? {
-            self.deadline = Instant::now() + REPLY_MAX;
+        loop {
+            let parsed = reply_parser::next(self.input.as_slice()).map_err(io::Error::other)?;
+            let (reply, length) = match parsed {
+                Parsed::Reply { reply, length } => (reply, length),
+                Parsed::Incomplete { missing } => {
+                    self.missing = missing;
+                    return Ok(());
+                }
+            };
+            self.input.consume(length);
             match self.waiting.pop_front().map(|waiting| waiting.reply) {
                 // A caller that went away has no use for its reply.
                 Some(Some(waiting)) => drop(waiting.send(Ok(reply))),
@@ -339,7 +392,6 @@ impl Lane {
                 None => return Err(io::Error::other("a reply nobody asked for")),
             }
         }
-        Ok(())
     }
 
     fn lose_all(&mut self) {

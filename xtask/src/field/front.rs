@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::scene::{ask, data, outcome, serving, set, until};
+use super::scene::{POLL, ask, data, outcome, serving, set, until};
 use crate::checks::{Outcome, Setting};
 use crate::job::Job;
 use crate::nodes::cluster::{Cluster, Layout};
@@ -26,6 +26,14 @@ const PIPELINE_VALUE: usize = 1024;
 const PIPELINE_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at the clock while nothing can be written.
 const STEP: Duration = Duration::from_millis(200);
+/// Values that a client asks for and does not read, how long they are and how often it asks.
+const UNREAD_VALUES: usize = 8;
+const UNREAD_BYTES: usize = 8 << 20;
+const UNREAD_GETS: usize = 100;
+/// What such a client may cost, of the 800 MiB that it asks for.
+const UNREAD_COST_MAX: u64 = 96 << 20;
+/// How long the memory of the node is watched.
+const UNREAD_WATCH: Duration = Duration::from_secs(5);
 /// A dead node must be told as such after so long.
 const DEAD_LIMIT: Duration = Duration::from_secs(15);
 
@@ -41,6 +49,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>> {
         outcome("HTTP is no Redis: cluster port", || http(resp, proxy)),
         outcome("announced bytes cost nothing", || announced(&cluster)),
         outcome("a pipeline that reads late ends", || late_reader(proxy)),
+        outcome("who does not read costs little", || never_reader(&cluster)),
     ];
     outcomes.push(match keepalive(&cluster) {
         Ok(Some(note)) => Outcome::passed("client sockets are kept alive", note),
@@ -173,6 +182,41 @@ fn late_reader(proxy: SocketAddr) -> Result<String> {
         return Ok(format!("served in {seconds:.1} s"));
     }
     Ok(format!("closed after {seconds:.1} s"))
+}
+
+/// A client that asks a proxy port for much and reads nothing takes a bounded part of the memory,
+/// whichever node has what it asks for; and the others are served.
+fn never_reader(cluster: &Cluster) -> Result<String> {
+    let pid = cluster.pid(0)?;
+    let proxy = cluster.ports(0).proxy;
+    let key = |index: usize| format!("unread:{}", index % UNREAD_VALUES);
+    for index in 0..UNREAD_VALUES {
+        let value = vec![b'v'; UNREAD_BYTES];
+        ensure!(set(proxy, key(index).as_bytes(), &value)? == Reply::Ok, "a value is not set");
+    }
+    let before = resident_bytes(pid)?;
+    let mut stream = TcpStream::connect_timeout(&proxy, ANSWER_LIMIT)?;
+    stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+    let gets: String = (0..UNREAD_GETS).map(|index| format!("GET {}\r\n", key(index))).collect();
+    stream.write_all(gets.as_bytes())?;
+    let mut most = 0;
+    let begun = Instant::now();
+    while begun.elapsed() < UNREAD_WATCH {
+        most = most.max(resident_bytes(pid)?.saturating_sub(before));
+        std::thread::sleep(POLL);
+    }
+    ensure!(most <= UNREAD_COST_MAX, "a client that reads nothing cost {} MiB", most >> 20);
+    for index in 0..UNREAD_VALUES {
+        let Reply::Bulk(value) = ask(proxy, &[b"GET", key(index).as_bytes()])? else {
+            bail!("another client is not given {}", key(index))
+        };
+        ensure!(value.len() == UNREAD_BYTES, "{} bytes", value.len());
+    }
+    drop(stream);
+    for index in 0..UNREAD_VALUES {
+        ask(proxy, &[b"DEL", key(index).as_bytes()])?;
+    }
+    Ok(format!("{} MiB asked for, {} MiB grown", (UNREAD_GETS * UNREAD_BYTES) >> 20, most >> 20))
 }
 
 /// A timer of the kernel watches every client socket.

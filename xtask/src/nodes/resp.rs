@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Longest a reply may take before its outcome counts as unknown.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer values are not written here, so nobody may claim one.
-const BULK_BYTES_MAX: usize = 1 << 20;
+const BULK_BYTES_MAX: usize = 16 << 20;
 
 /// A connection to a server.
 pub(crate) struct Client {
