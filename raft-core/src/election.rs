@@ -356,12 +356,14 @@ impl Group {
     }
 
     fn refusal(&self, from: ReplicaId, request: VoteRequest) -> VoteReply {
-        let membership = self.membership();
-        // Ids are never used again, so a membership from after its time without it is the end.
-        let certain =
-            self.membership_index() <= self.commit || crate::planted!(ExpelledByUncommitted);
-        let removed =
-            certain && membership.last_replica() >= from && membership.member(from).is_none();
+        // Ids are never used again, so a committed membership from after its time without it is the
+        // end, whatever change has come since.
+        let membership = if crate::planted!(ExpelledByUncommitted) {
+            self.membership()
+        } else {
+            self.membership_at(self.commit)
+        };
+        let removed = membership.last_replica() >= from && membership.member(from).is_none();
         VoteReply {
             term: self.hard_state.term,
             attempt: request.attempt,

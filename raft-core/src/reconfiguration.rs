@@ -98,12 +98,14 @@ impl Group {
     /// Whether this replica was removed, for certain: a committed membership from after its time
     /// does not name it, or a voter that knows one said so.
     pub fn is_removed(&self) -> bool {
-        let membership = self.membership();
+        let membership = if crate::planted!(BelievesItLeftByUncommitted) {
+            self.membership()
+        } else {
+            self.membership_at(self.commit)
+        };
         // A newcomer that catches up meets memberships from before it was added.
         self.is_expelled()
-            || ((self.membership_index() <= self.commit
-                || crate::planted!(BelievesItLeftByUncommitted))
-                && membership.last_replica() >= self.me
+            || (membership.last_replica() >= self.me
                 && membership.member(self.me).is_none()
                 && !membership.is_unknown())
     }

@@ -443,6 +443,28 @@ fn a_removed_peer_is_told_for_a_while_and_then_forgotten() {
     assert!(bench.messages_to(THREE).is_empty() && !bench.messages_to(TWO).is_empty());
 }
 
+/// On slow links a later change may be open for long, and takes nothing back.
+#[test]
+fn a_removed_replica_that_asks_is_told_so_while_a_later_change_is_open() {
+    let mut bench = leader_of_five(0b00111);
+    let told = |bench: &mut Bench| {
+        let request = vote_request(bench.group.term().get() + 1, 1, 1);
+        bench.sent.clear();
+        bench.hear(THREE, Message::PreVote(request));
+        bench.messages_to(THREE).into_iter().find_map(|message| match message {
+            Message::PreVoteReply(reply) => Some(reply.verdict),
+            _ => None,
+        })
+    };
+    assert_eq!(change(&mut bench, 1, &[MemberChange::Remove(THREE)]), None);
+    bench.sync();
+    assert_eq!(told(&mut bench), Some(Verdict::Refused), "not yet committed");
+    bench.catch_up(TWO);
+    assert_eq!(change(&mut bench, 2, &[MemberChange::Remove(FIVE)]), None);
+    assert!(bench.group.membership_index() > bench.group.commit_index());
+    assert_eq!(told(&mut bench), Some(Verdict::Removed));
+}
+
 /// It is not counted while it still leads: its removal is committed by those who stay.
 #[test]
 fn a_leader_being_removed_does_not_count_itself() {
