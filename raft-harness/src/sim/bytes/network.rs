@@ -435,7 +435,7 @@ impl NetState {
         }
         let ready = self.pipe(pipe).map_or(0, |pipe| pipe.ways[1 - side].ready.len());
         let few = self.is_chopped().then(|| self.rng.range(1..=16) as usize);
-        let (now, patience) = (self.now, self.patience_us);
+        let (now, patience, paced) = (self.now, self.patience_us, self.pace.is_some());
         let count = ready.min(buffer.len()).min(few.unwrap_or(usize::MAX));
         let Some(pipe_now) = self.pipe(pipe) else { return Moved::Blocked };
         let (here, there) = (pipe_now.ends[side].place, pipe_now.ends[1 - side].place);
@@ -453,7 +453,7 @@ impl NetState {
             // Somebody is in the middle of a frame for longer than lanes wait for a word.
             if tap.cuts_frame(way.read) {
                 let since = *way.within_since.get_or_insert(now);
-                took_long = patience > 0 && now - since > patience;
+                took_long = paced && now - since > patience;
             } else {
                 way.within_since = None;
             }

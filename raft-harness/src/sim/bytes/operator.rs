@@ -25,7 +25,7 @@ use super::faults::Fault;
 use super::incarnations::{group_of, incarnation_of, life_in, life_of};
 use super::network::Place;
 use super::swarm::{Swarm, replica_at_first};
-use super::world::{Event, Phase, Standing as NodeStanding, World};
+use super::world::{Event, Phase, SLOW_END_US, Standing as NodeStanding, World};
 use crate::engine::{EngineInput, Replica};
 use crate::group_spec::{GroupSpec, Origin};
 use crate::request::{Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
@@ -36,8 +36,10 @@ use crate::sim::rng::{Rng, Streams};
 const CLEARING_US: u64 = 500_000;
 /// After healing, old leaders get so long to learn that they are.
 const GRACE_US: u64 = 3_000_000;
-/// And this long after it everything is cleared away.
+/// And this long after it everything is cleared away; where links are slow, this long after they are
+/// no more, since what decides who goes has to cross them first.
 const CLEARED_US: u64 = 10_000_000;
+const CLEARED_AFTER_SLOW_US: u64 = 4_000_000;
 /// The first replica ids hold what groups begin with.
 const REPLICA_FIRST: u64 = 1_000;
 
@@ -161,7 +163,11 @@ impl World {
                 200_000
             }
         };
-        if self.now + pause < faults_end + CLEARED_US {
+        let cleared = match self.swarm.pace {
+            Some(_) => SLOW_END_US + CLEARED_AFTER_SLOW_US,
+            None => CLEARED_US,
+        };
+        if self.now + pause < faults_end + cleared {
             self.plan_in(pause, Event::Operator);
         }
     }

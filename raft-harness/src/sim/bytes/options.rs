@@ -19,10 +19,8 @@ pub struct Options {
     /// What the weather is like.
     pub weather: Weather,
     /// Connections carry little until some seconds after the faults, and values are large, whatever
-    /// the seed. Default no: one run in twelve draws it of those that are small and short, with any
-    /// weather, no operator and segments of 64 KiB at least. Other weathers do not, for seed 209
-    /// with a static partition ends a lane as silent whose bytes moved 61 ms before, and nobody has
-    /// found out whether the lane or its judge is wrong.
+    /// the seed. Default no: one run in six draws it of those that are small and short, with any
+    /// weather.
     pub slow_links: bool,
     /// Keep the last so many events, for a person to read. Default 0.
     pub trace: usize,

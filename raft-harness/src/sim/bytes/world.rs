@@ -46,7 +46,7 @@ pub(super) const FIRST_LOOK_TAKEN: u32 = 1;
 
 /// Slow links are as fast as others so long after the faults: values that were sent when nothing
 /// excused silence any more have crossed at the slow pace by then.
-const SLOW_END_US: u64 = 14_000_000;
+pub(super) const SLOW_END_US: u64 = 14_000_000;
 
 /// How often all logs are read from end to end, in virtual microseconds.
 const SWEEP_US: u64 = 10_000_000;
