@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, Micros, ReplicaId, Term};
-use crate::io::{DiskSpace, Effects, Fault, LogChange, StepResult};
+use crate::io::{Disbelief, DiskSpace, Effects, Fault, LogChange, StepResult};
 use crate::message::{
     Append, AppendReply, AppendResult, Declined, Heartbeat, HeartbeatReply, Message, Promise,
     Session,
@@ -28,10 +28,9 @@ impl Group {
             return Ok(());
         }
         let Some(last_new) = append.sound_end() else {
-            return Err(Box::new(Fault::UnsoundAppend {
-                term: append.term,
-                prev: append.prev_index,
-            }));
+            effects.disbelieved =
+                Some(Disbelief::Unsound { from, term: append.term, index: append.prev_index });
+            return Ok(());
         };
         self.follow(from, append.term, effects)?;
         // A late append of an earlier session is still true, but the leader listens to the newest.

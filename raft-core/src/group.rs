@@ -15,7 +15,8 @@ use crate::id::{
     GroupId, Incarnation, LogIndex, LogTime, Micros, PersistSeq, ReplicaId, Term, Token,
 };
 use crate::io::{
-    Candidacy, DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal, StepResult,
+    Candidacy, Disbelief, DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, Refusal,
+    StepResult,
 };
 use crate::leader::Leader;
 use crate::membership::Membership;
@@ -446,8 +447,9 @@ impl Group {
         if !self.meet(from, from_incarnation) {
             return Ok(());
         }
-        if message.term() > Term::LIMIT {
-            return Err(Box::new(Fault::TermOverflow { from, term: message.term() }));
+        if let Some(disbelief) = self.disbelieves(from, message) {
+            effects.disbelieved = Some(disbelief);
+            return Ok(());
         }
         if self.asleep {
             self.wake_for(message);
@@ -472,6 +474,21 @@ impl Group {
             Message::Fence(fence) => self.on_fence(from, fence, effects),
         }
         Ok(())
+    }
+
+    /// Why a word is not taken, if its numbers are none that a correct peer could count to. Nobody
+    /// but its sender is wrong, so the group goes on as if it had been lost. Where it is about
+    /// what this replica did or the log holds, it may be us, and that is a [`Fault`].
+    fn disbelieves(&self, from: ReplicaId, message: &Message) -> Option<Disbelief> {
+        let (term, ours) = (message.term(), self.hard_state.term);
+        // Who has heard of no term yet has promised nothing in any, and may be joining a group that
+        // has come far.
+        let believed = if ours == Term::ZERO { Term::LIMIT } else { ours.reach() };
+        if term > believed {
+            return Some(Disbelief::FarTerm { from, term, ours });
+        }
+        let index = message.index_max();
+        (index > LogIndex::LIMIT).then_some(Disbelief::FarIndex { from, index })
     }
 
     /// Notes the life a peer speaks from. `false`: an earlier one than already met.
@@ -797,6 +814,7 @@ impl Group {
     /// may not, unless nobody else could know.
     pub(crate) fn may_vote(&self) -> bool {
         self.stands()
+            && self.hard_state.term < Term::LIMIT
             && !self.is_expelled()
             && match self.promise.promise {
                 Promise::Kept => true,

@@ -97,9 +97,19 @@ impl Term {
     /// The term before any election.
     pub const ZERO: Self = Self(0);
 
-    /// No correct cluster counts so far. What a peer may claim ends here, so that counting on
-    /// from it cannot overflow.
+    /// No correct cluster counts so far. What a peer may claim ends here, and so do campaigns, so
+    /// that counting on from it cannot overflow.
     pub(crate) const LIMIT: Self = Self(u64::MAX / 2);
+
+    /// A cluster with an election in every millisecond needs seven weeks for so many. What one word
+    /// can move the term by ends here, or a single one could use up all terms there are.
+    const JUMP_MAX: u64 = 1 << 32;
+
+    /// The newest term that is believed by a replica in this one.
+    pub(crate) const fn reach(self) -> Self {
+        let reach = self.0.saturating_add(Self::JUMP_MAX);
+        if reach < Self::LIMIT.0 { Self(reach) } else { Self::LIMIT }
+    }
 
     /// The following term. Saturates, so that a hostile term cannot wrap around.
     #[must_use]

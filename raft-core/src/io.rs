@@ -181,6 +181,9 @@ pub struct Effects {
     pub role_changed: bool,
     /// The group met something impossible; it is mute from now on.
     pub fault: Option<Fault>,
+    /// A word came that no correct peer says, and nothing was done about it; the last one, if the
+    /// driver leaves it here over several steps.
+    pub disbelieved: Option<Disbelief>,
 }
 
 impl Effects {
@@ -197,6 +200,7 @@ impl Effects {
             membership_changed,
             role_changed,
             fault,
+            disbelieved,
         } = self;
         persist.is_none()
             && messages.is_empty()
@@ -207,6 +211,7 @@ impl Effects {
             && !membership_changed
             && !role_changed
             && fault.is_none()
+            && disbelieved.is_none()
     }
 }
 
@@ -361,6 +366,45 @@ pub enum Refusal {
     InvalidChange(MembershipError),
 }
 
+/// A word of a peer that no correct one says. It is passed over as if it had been lost: whatever is
+/// wrong, it is not here. To be counted and told, since a peer that goes on saying such things is
+/// out of the group until it is replaced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Disbelief {
+    /// Its term is more than 2^32 ahead of ours, or at the end of the number range. To adopt it
+    /// would let one word use up all the terms that are left.
+    #[error("{from} speaks in term {term}, far ahead of ours, {ours}")]
+    FarTerm {
+        /// Who.
+        from: ReplicaId,
+        /// Its term.
+        term: Term,
+        /// Ours.
+        ours: Term,
+    },
+    /// It names an index that no log reaches.
+    #[error("{from} names index {index}, which no log reaches")]
+    FarIndex {
+        /// Who.
+        from: ReplicaId,
+        /// The index.
+        index: LogIndex,
+    },
+    /// The terms of an append or of a snapshot fall, or exceed the leader's own.
+    #[error(
+        "what {from} sends in term {term} from index {index} on has impossible terms or indexes"
+    )]
+    Unsound {
+        /// Who.
+        from: ReplicaId,
+        /// Its term.
+        term: Term,
+        /// What comes before the entries, or where the snapshot ends.
+        index: LogIndex,
+    },
+}
+
 /// Something that no correct peer, disk or driver can cause. The group stops taking part; other
 /// groups go on. The values are the evidence.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -403,14 +447,6 @@ pub enum Fault {
         first: ReplicaId,
         /// The other one.
         second: ReplicaId,
-    },
-    /// An append whose terms fall or exceed its own, or whose indexes no log can reach.
-    #[error("an append of term {term} after index {prev} has impossible terms or indexes")]
-    UnsoundAppend {
-        /// The append's term.
-        term: Term,
-        /// Its previous index.
-        prev: LogIndex,
     },
     /// A peer acknowledged entries that were never sent.
     #[error("{peer} acknowledged {acknowledged}, our log ends at {last}")]
@@ -460,14 +496,6 @@ pub enum Fault {
         seq: PersistSeq,
         /// The newest operation.
         last: PersistSeq,
-    },
-    /// A term at the end of the number range: no correct cluster counts so far.
-    #[error("{from} speaks in term {term}")]
-    TermOverflow {
-        /// Who.
-        from: ReplicaId,
-        /// Its term.
-        term: Term,
     },
 }
 

@@ -89,8 +89,8 @@ pub use id::{
     ReplicaId, Term, Token,
 };
 pub use io::{
-    Candidacy, DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox, Outcome,
-    Outgoing, Persist, ReadPath, Refusal, SnapshotEffect,
+    Candidacy, Disbelief, DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox,
+    Outcome, Outgoing, Persist, ReadPath, Refusal, SnapshotEffect,
 };
 pub use membership::{Member, MemberChange, Membership, MembershipError, Standing};
 pub use message::{

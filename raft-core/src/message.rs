@@ -70,6 +70,34 @@ impl Message {
             Self::Fence(m) => m.term,
         }
     }
+
+    /// The largest index it names, counting the entries it carries.
+    pub(crate) fn index_max(&self) -> LogIndex {
+        match self {
+            Self::PreVote(m) | Self::Vote(m) => m.last_index,
+            Self::Append(m) => m.last_index().max(m.commit),
+            Self::AppendReply(m) => match m.result {
+                AppendResult::Accepted { durable, written, verified, .. } => {
+                    durable.max(written).max(verified)
+                }
+                // The hint is one: it is believed no further than the log goes.
+                AppendResult::Rejected { prev_index, .. } => prev_index,
+                AppendResult::Receiving { index } => index,
+                AppendResult::StaleTerm | AppendResult::Declined(_) => LogIndex::ZERO,
+            },
+            Self::Heartbeat(m) | Self::ReadConfirm(m) => m.commit,
+            Self::TimeoutNow(m) => m.last_index.max(m.commit),
+            Self::ReadIndexReply(m) => m.index.unwrap_or_default(),
+            Self::Snapshot(m) => m.meta.index.max(m.meta.config_index),
+            Self::Fence(m) => m.index,
+            Self::PreVoteReply(_)
+            | Self::VoteReply(_)
+            | Self::HeartbeatReply(_)
+            | Self::TransferRefused(_)
+            | Self::ReadIndex(_)
+            | Self::Recover(_) => LogIndex::ZERO,
+        }
+    }
 }
 
 /// A candidate's request, in the pre-vote and in the vote.
@@ -191,7 +219,6 @@ impl Append {
         }
         let newest = if self.runs.is_empty() { self.prev_term } else { term };
         let sound = newest <= self.term
-            && end <= LogIndex::LIMIT
             && (self.prev_index == LogIndex::ZERO) == (self.prev_term == Term::ZERO)
             && (self.configs.is_empty() || self.configs_lie_within(end));
         sound.then_some(end)

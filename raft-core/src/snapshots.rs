@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, ReplicaId, Term};
-use crate::io::{DiskSpace, Effects, Fault, SnapshotEffect, StepResult};
+use crate::io::{Disbelief, DiskSpace, Effects, Fault, SnapshotEffect, StepResult};
 use crate::message::{AppendResult, Declined, Message, Session, SnapshotMeta, SnapshotOffer};
 use crate::progress::State;
 
@@ -158,10 +158,11 @@ impl Group {
         let sound = meta.term <= offer.term
             && meta.term > Term::ZERO
             && meta.index > LogIndex::ZERO
-            && meta.index <= LogIndex::LIMIT
             && meta.config_index <= meta.index;
         if !sound {
-            return Err(Box::new(Fault::UnsoundAppend { term: offer.term, prev: meta.index }));
+            effects.disbelieved =
+                Some(Disbelief::Unsound { from, term: offer.term, index: meta.index });
+            return Ok(());
         }
         self.follow(from, offer.term, effects)?;
         self.leader_session = self.leader_session.max(session);

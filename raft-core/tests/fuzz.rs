@@ -361,6 +361,9 @@ impl Driver {
         self.effects.messages.drain_gated().for_each(drop);
         self.effects.log_changes.clear();
         self.effects.fault = None;
+        if let Some(disbelief) = self.effects.disbelieved.take() {
+            assert_eq!(before, after, "{disbelief}");
+        }
         if let Some(SnapshotEffect::Fetch { meta, .. }) = self.effects.snapshot.take() {
             self.offered = Some((meta.index, meta.term));
         }

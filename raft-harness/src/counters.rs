@@ -44,6 +44,9 @@ counters! {
     groups_faulted,
     /// Messages for a group, a life of a group or a replica that is not here.
     messages_dropped,
+    /// Words of peers that no correct one says, and that were passed over: terms or indexes that no
+    /// cluster counts to.
+    words_disbelieved,
     /// Writes of a batch to the log.
     log_appends,
     /// Times the log was made durable (fdatasync).

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendReply, AppendResult, Fault, Incarnation, Input, Lease, LogChange, LogTime, Message,
-    Outcome, Refusal, ReplicaId, Session, Settings, Start,
+    AppendReply, AppendResult, Disbelief, Fault, Incarnation, Input, Lease, LogChange, LogTime,
+    Message, Outcome, Refusal, ReplicaId, Session, Settings, Start,
 };
 
 use crate::bench::*;
@@ -506,12 +506,13 @@ fn a_leader_that_rewrites_its_own_log_mutes_the_group() {
 }
 
 #[test]
-fn claims_at_the_end_of_the_number_range_are_faults_and_cost_no_memory() {
+fn claims_at_the_end_of_the_number_range_are_passed_over_and_cost_no_memory() {
     let mut bench = Bench::follower(&[]);
     let mut endless = append(1, (0, 0), &[1], 0);
     endless.runs[0].count = u64::MAX;
     bench.hear(TWO, Message::Append(endless));
-    assert!(matches!(bench.fault(), Some(Fault::UnsoundAppend { .. })));
+    assert!(matches!(bench.effects.disbelieved, Some(Disbelief::FarIndex { .. })));
+    assert_eq!((bench.fault(), bench.group.last_index()), (None, index(0)));
     // A huge but possible log: leading from it takes no memory per entry.
     let mut bench = Bench::follower(&[]);
     let mut huge = append(1, (0, 0), &[1], 0);

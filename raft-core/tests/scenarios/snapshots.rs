@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    AppendResult, Base, Fault, Input, LogChange, LogTime, MemberChange, Membership, Message,
-    Outcome, PersistSeq, ReplicaId, Session, SnapshotEffect, SnapshotMeta, SnapshotOffer,
+    AppendResult, Base, Disbelief, Fault, Input, LogChange, LogTime, MemberChange, Membership,
+    Message, Outcome, PersistSeq, ReplicaId, Session, SnapshotEffect, SnapshotMeta, SnapshotOffer,
 };
 
 use crate::bench::*;
@@ -375,7 +375,8 @@ fn an_append_before_a_followers_own_snapshot_is_taken_as_agreed_up_to_there() {
     let mut zero = append(3, (2, 1), &[], 0);
     zero.prev_term = term(0);
     bench.hear(TWO, Message::Append(zero));
-    assert!(matches!(bench.fault(), Some(Fault::UnsoundAppend { .. })));
+    assert!(matches!(bench.effects.disbelieved, Some(Disbelief::Unsound { .. })));
+    assert_eq!(bench.fault(), None, "whatever is wrong, it is not here");
 }
 
 /// Of what a snapshot covers only the last term is known; a leader that has another one there has

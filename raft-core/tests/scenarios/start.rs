@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Base, Group, GroupId, Input, Membership, Message, Micros, PRIORITY_MAX, ReplicaId, RoleKind,
-    Settings, SettingsError, Standing, Start, StartError,
+    AppendReply, AppendResult, Base, Campaign, Declined, Disbelief, Fence, Group, GroupId,
+    Heartbeat, HeartbeatReply, Incarnation, Input, LogTime, Membership, Message, Micros,
+    PRIORITY_MAX, Promise, ReadIndex, ReadIndexReply, Recover, ReplicaId, Rest, RoleKind, Session,
+    Settings, SettingsError, SnapshotMeta, SnapshotOffer, Standing, Start, StartError, TimeoutNow,
+    TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 
 use crate::bench::*;
@@ -147,4 +150,156 @@ fn a_joining_replica_stands_for_nothing_until_its_log_says_who_belongs_to_the_gr
     assert_eq!(bench.group.status().standing, Some(Standing::Voter));
     bench.live(Duration::from_secs(2));
     assert_ne!(bench.role(), RoleKind::Follower, "a voter that hears nobody stands");
+}
+
+/// What a peer claims of terms and indexes moves nothing beyond what a cluster can have counted to,
+/// and mutes nobody: it is passed over, and the group goes on.
+#[test]
+fn words_from_the_end_of_the_number_range_change_nothing_in_any_role() {
+    let far = [TERM_JUMP + 4, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX];
+    for (kind, word) in words(1, 1) {
+        let follower = || Bench::follower(&[1, 1, 3]);
+        let leader = || Bench::leader(&[1, 1, 2]);
+        let alike = || {
+            let mut candidate = Bench::follower(&[1, 1, 3]);
+            candidate.wait(Duration::from_secs(5));
+            candidate.input(Input::Campaign);
+            candidate
+        };
+        let benches: [&dyn Fn() -> Bench; 3] = [&follower, &leader, &alike];
+        for make in benches {
+            for of in far {
+                let mut bench = make();
+                let before = bench.group.status();
+                assert_eq!(before.term, term(3));
+                bench.sent.clear();
+                bench.hear(TWO, words(of, 1)[kind].1.clone());
+                let far = Disbelief::FarTerm { from: TWO, term: term(of), ours: term(3) };
+                assert_eq!(bench.effects.disbelieved.take(), Some(far), "{word:?}");
+                assert_eq!(bench.group.status(), before, "{word:?}");
+                assert!(bench.sent.is_empty(), "{word:?}");
+            }
+            for at in [u64::MAX / 2 + 1, u64::MAX] {
+                let Some((_, far)) = words(3, at).into_iter().nth(kind) else { continue };
+                if words(3, 1)[kind].1 == far {
+                    // It names no index.
+                    continue;
+                }
+                let mut bench = make();
+                let before = bench.group.status();
+                bench.hear(TWO, far.clone());
+                let disbelief = Disbelief::FarIndex { from: TWO, index: index(at) };
+                assert_eq!(bench.effects.disbelieved.take(), Some(disbelief), "{far:?}");
+                assert_eq!(bench.group.status(), before, "{far:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_furthest_term_that_is_believed_is_adopted_and_one_more_is_not() {
+    let vote = |of: u64| Message::Vote(vote_request(of, 3, 3));
+    let mut bench = Bench::follower(&[1, 1, 3]);
+    bench.wait(Duration::from_secs(5));
+    bench.hear(TWO, vote(3 + TERM_JUMP + 1));
+    assert!(bench.effects.disbelieved.take().is_some());
+    bench.hear(TWO, vote(3 + TERM_JUMP));
+    assert_eq!(bench.effects.disbelieved, None);
+    assert_eq!(bench.group.term(), term(3 + TERM_JUMP));
+    // Who has heard of no term at all joins a group that has come as far as it may.
+    let mut joining = Bench::follower(&[]);
+    assert_eq!(joining.group.term(), term(0));
+    joining.hear(TWO, heartbeat(9 * TERM_JUMP, 0));
+    assert_eq!(joining.effects.disbelieved, None);
+    assert_eq!(joining.group.term(), term(9 * TERM_JUMP));
+}
+
+/// A campaign beyond the last term would be believed by nobody, and refused at the next start.
+#[test]
+fn nobody_stands_for_election_beyond_the_last_term() {
+    let mut last = start(ONE, &[1]);
+    last.hard_state.term = term(u64::MAX / 2);
+    assert_eq!(refusal(last.clone()), None, "it starts, and serves what it can");
+    let mut bench = Bench::new(last.clone());
+    bench.wait(Duration::from_secs(9));
+    bench.input(Input::Deadline);
+    bench.input(Input::Campaign);
+    assert!(bench.sent.is_empty() && bench.effects.persist.is_none());
+    assert_eq!(bench.group.next_deadline(), None);
+    bench.hear(TWO, heartbeat(u64::MAX / 2, 0));
+    assert_eq!(bench.group.leader(), Some(TWO), "a leader of that term is followed");
+    let request = TimeoutNow {
+        term: term(u64::MAX / 2),
+        transfer: 1,
+        last_index: index(1),
+        commit: index(0),
+        priority: 0,
+    };
+    bench.hear(TWO, Message::TimeoutNow(request));
+    bench.sync();
+    assert_eq!(bench.group.term(), term(u64::MAX / 2));
+    assert_eq!(bench.role(), RoleKind::Follower);
+}
+
+/// As much as one word may move the term by.
+const TERM_JUMP: u64 = 1 << 32;
+
+/// A word of each kind, with this term and, if it names indexes, this one.
+fn words(of: u64, at: u64) -> Vec<(usize, Message)> {
+    let (term, at) = (term(of), index(at));
+    let request = VoteRequest {
+        term,
+        last_index: at,
+        last_term: term,
+        attempt: 1,
+        cause: Campaign::Transfer,
+    };
+    let refusal = |verdict| VoteReply { term, attempt: 1, verdict };
+    let reply =
+        |result| Message::AppendReply(AppendReply { term, session: Session::new(1), result });
+    let mut probe = append(of, (at.get(), of), &[], 0);
+    probe.commit = index(0);
+    let beat = Heartbeat { term, commit: at, read_seq: 1, sent: Micros::ZERO, rest: Rest::Awake };
+    let meta = SnapshotMeta {
+        index: at,
+        term,
+        time: LogTime::default(),
+        config_index: index(0),
+        membership: Arc::new(Membership::of_voters([ONE, TWO, THREE]).expect("distinct voters")),
+    };
+    let life = Incarnation::new(1);
+    let why = Unwilling::Withheld;
+    let kept = Promise::Kept;
+    let all = [
+        Message::PreVote(request),
+        Message::Vote(request),
+        Message::PreVoteReply(refusal(Verdict::Refused)),
+        Message::PreVoteReply(refusal(Verdict::Granted)),
+        Message::PreVoteReply(refusal(Verdict::Removed)),
+        Message::VoteReply(refusal(Verdict::Refused)),
+        Message::VoteReply(refusal(Verdict::Removed)),
+        Message::Append(probe),
+        reply(AppendResult::Accepted { durable: at, written: at, verified: at, promise: kept }),
+        reply(AppendResult::Rejected { prev_index: at, hint_index: at, hint_term: term }),
+        reply(AppendResult::StaleTerm),
+        reply(AppendResult::Receiving { index: at }),
+        reply(AppendResult::Declined(Declined::DiskFull)),
+        Message::Heartbeat(beat),
+        Message::ReadConfirm(beat),
+        Message::HeartbeatReply(HeartbeatReply { term, read_seq: 1, sent: Micros::ZERO }),
+        Message::TimeoutNow(TimeoutNow {
+            term,
+            transfer: 1,
+            last_index: at,
+            commit: index(0),
+            priority: 0,
+        }),
+        Message::TransferRefused(TransferRefused { term, transfer: 1, why }),
+        Message::ReadIndex(ReadIndex { term, id: 1 }),
+        Message::ReadIndexReply(ReadIndexReply { term, id: 1, index: Some(at) }),
+        Message::Snapshot(SnapshotOffer { term, session: Session::new(1), meta }),
+        Message::Recover(Recover { term, incarnation: life }),
+        Message::Fence(Fence { term, incarnation: life, index: at }),
+    ];
+    all.into_iter().enumerate().collect()
 }

@@ -14,12 +14,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use raft_core::{
-    DiskSpace, Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation, Incarnation,
-    Input, LogChange, LogTime, Message, Micros, NodeId, RoleKind, Settings, Token, Tombstone,
+    Disbelief, DiskSpace, Durable, Effects, Entry, EntryKind, Fault, GroupId, GroupIncarnation,
+    Incarnation, Input, LogChange, LogTime, Message, Micros, NodeId, RoleKind, Settings, Token,
+    Tombstone,
 };
 use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::log_load::LogLoad;
@@ -509,6 +510,9 @@ impl ShardEngine {
         if let Some(fault) = effects.fault.take() {
             self.note_fault(at, &fault);
         }
+        if let Some(disbelief) = effects.disbelieved.take() {
+            self.note_disbelief(at, disbelief);
+        }
         let snapshot = effects.snapshot.take();
         self.effects = effects;
         if let Some(effect) = snapshot {
@@ -629,6 +633,15 @@ impl ShardEngine {
         // What it committed and cannot apply any more is owed as well.
         let error = RequestError::Faulted(slot.spec.group);
         self.abandon_slot(at, &error);
+    }
+
+    /// Told when their number has doubled, so that a peer that goes on so fills no log.
+    fn note_disbelief(&self, at: u32, disbelief: Disbelief) {
+        let group = self.slots[at as usize].spec.group;
+        let count = self.counters.words_disbelieved.fetch_add(1, Relaxed) + 1;
+        if count.is_power_of_two() {
+            warn!(%group, %disbelief, count, "a peer says what no correct one says: passed over");
+        }
     }
 
     pub(super) fn slot_of(&self, group: GroupId) -> Option<u32> {

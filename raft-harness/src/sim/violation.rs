@@ -145,7 +145,8 @@ checks! {
     AcknowledgedLost = "G11-acknowledged-lost",
     /// One chain of configurations; removed replicas do not come back or win.
     ConfigChain = "G12-config-chain",
-    /// A replica met something impossible although nothing impossible was done to it.
+    /// A replica met something impossible although nothing impossible was done to it, or did not
+    /// believe a word although nobody lies.
     UnexpectedFault = "fault-unexpected",
     /// A result that no order of the operations explains.
     Linearizability = "H1-linearizability",

@@ -203,6 +203,7 @@ impl World {
         let process = node.process.take();
         if let Some(process) = &process {
             process.note_lanes(&self.sightings);
+            self.judge.lock().found.extend(process.disbelieves());
             let writes = process.log.state == LogState::Busy;
             self.sightings.hit_if(writes, Mark::CrashBeforePersist);
             self.sightings.hit_if(process.desk.is_fetching(), Mark::CrashDuringInstall);

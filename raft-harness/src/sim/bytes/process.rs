@@ -40,6 +40,7 @@ use crate::node::sim::{
 use crate::request::Request;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
+use crate::sim::violation::{Check, Violation};
 use crate::snapshot::Restored;
 use crate::snapshot::desk::newest_fit;
 use crate::snapshot::shelf::Shelf;
@@ -630,6 +631,13 @@ impl Process {
             lanes.credits().map(|(peer, direction, credit)| (lanes.lane(), peer, direction, credit))
         })
         .collect()
+    }
+
+    /// Whether a peer said to it what no correct one says: nobody here does.
+    pub(super) fn disbelieves(&self) -> Option<Violation> {
+        let count = self.counters.snapshot().words_disbelieved;
+        let evidence = || format!("{count} words of peers were not believed");
+        (count > 0).then(|| Violation::of_run(Check::UnexpectedFault, evidence()))
     }
 
     /// What its lanes have been through.

@@ -76,6 +76,7 @@ impl World {
     pub(super) fn conclude(&mut self) {
         for process in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
             process.note_lanes(&self.sightings);
+            self.judge.lock().found.extend(process.disbelieves());
         }
         let states = self.take_digests();
         self.judge_liveness(&states);

@@ -131,6 +131,10 @@ impl World {
         replica.core.step(local, input, &mut replica.effects);
         let judged = reception.map_or(Ok(()), |reception| reception.judge(group, &replica));
         self.check(judged);
+        if let Some(disbelief) = replica.effects.disbelieved.take() {
+            let evidence = format!("{:?} is not believed: {disbelief}", replica.id());
+            self.check(Err(Violation::of_group(Check::UnexpectedFault, group, evidence)));
+        }
         self.check(takes_no_office(role, &replica));
         let left = self.left_rightly(group, &replica);
         self.check(left);
