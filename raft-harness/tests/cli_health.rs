@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use raftd_support::{Node, code, end, text_of};
 
 fn serve(node: &Node) -> (Child, Lines<BufReader<ChildStdout>>) {
@@ -63,6 +65,28 @@ fn a_node_alone_says_that_it_serves_and_what_it_lacks() {
     assert!(table.contains("NOT READY: 16 of 16 groups without a leader"), "{table}");
     assert_eq!(table.matches("not reached, never heard").count(), 2, "{table}");
     assert_eq!(end(child), Some(0));
+}
+
+#[test]
+fn a_node_goes_on_when_its_terminal_hangs_up_and_says_so() {
+    let node = Node::one_of(1);
+    let mut command = node.serve();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("raftd runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
+    wait_for(&mut lines, "ready ");
+    let pid = Pid::from_raw(child.id() as i32).expect("a process");
+    kill_process(pid, Signal::HUP).expect("our own child");
+    let said = log.by_ref().map(|line| line.expect("text")).find(|line| line.contains("SIGHUP"));
+    assert!(said.expect("it goes on to write").contains("SIGHUP is ignored"));
+    let (head, _) = get(&node, "/readyz");
+    assert!(head.contains(" 200 "), "{head}");
+    // What stops it in order still does.
+    kill_process(pid, Signal::TERM).expect("our own child");
+    let rest: Vec<String> = log.map(|line| line.expect("text")).collect();
+    assert!(rest.iter().any(|line| line.contains("asked to stop by a signal")), "{rest:?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! a leader and what the log held is applied, which a node alone cannot bring about; as long as
 //! it takes, it says what is missing. Stops in order: hands leaderships over, then groups, port
 //! and log. A second signal ends the process at once, which is safe: it is what the log is for.
+//! SIGHUP is ignored, and said to be.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
@@ -87,7 +88,8 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<Exit, CliError> {
     // Before anything else, so that no signal finds the process half-way.
     let signals = {
         let _runtime = runtime.enter();
-        StopSignals::new()
+        StopSignals::ignore_hang_ups()
+            .and_then(|()| StopSignals::new())
             .map_err(|source| CliError::System { what: "cannot watch for signals", source })?
     };
     let slots = SlotMap::new(config.groups).map_err(|error| CliError::Front(error.to_string()))?;
