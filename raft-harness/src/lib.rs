@@ -49,6 +49,8 @@
 // They panic where they cannot write; tests may. What the program says goes through `output`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+#[cfg(any(feature = "resp", feature = "status"))]
+mod complaint;
 mod counters;
 mod engine;
 mod group_spec;

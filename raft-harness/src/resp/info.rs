@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::backend::Backend;
-use super::complaint::Complaint;
 use super::parser::Request;
 use super::server::{Mode, Shared};
 use super::session::REDIS_VERSION;
+use crate::complaint::Complaint;
 
 /// What one server has counted since it started.
 #[derive(Debug, Default)]

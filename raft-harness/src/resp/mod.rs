@@ -24,7 +24,6 @@ pub mod reply;
 pub mod server;
 
 mod buffer;
-mod complaint;
 mod connection;
 mod http;
 mod info;

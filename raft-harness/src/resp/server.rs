@@ -17,13 +17,13 @@ use tracing::{info, warn};
 use super::backend::Backend;
 use super::budget::ClientBudget;
 use super::cluster::{self, ClusterAnswer, Descriptions, Topology};
-use super::complaint::Complaint;
 use super::connection::Connection;
 use super::info::Counters;
 use super::parser::{ParserLimits, Request};
 use super::request::ArgumentError;
 use super::session::Session;
 use super::upstream::{Leaders, Upstream};
+use crate::complaint::Complaint;
 use crate::kv::machine::VALUE_BYTES_MAX;
 
 /// What a port does with a key whose group is led elsewhere.
@@ -423,8 +423,8 @@ impl<B> Drop for Connected<B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::complaint::COMPLAINT_PERIOD;
     use super::*;
+    use crate::complaint::COMPLAINT_PERIOD;
 
     #[tokio::test]
     async fn clients_that_vanish_are_noticed_by_the_kernel() {
