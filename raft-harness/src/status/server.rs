@@ -1,9 +1,10 @@
 //! The admin port: which path answers what, and how much anybody may hold of it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,14 +22,16 @@ use parking_lot::Mutex;
 use raft_core::{GroupId, LogIndex};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::view::{DigestView, StatusView};
 use super::{metrics, page};
+use crate::complaint::Complaint;
 
-/// Connections served at a time; one more waits in the kernel's queue.
+/// Connections at a time. For one more, the one that has been idle for longest gives way; if all
+/// are being answered, it waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// A request has its head sent within this; an idle connection is closed after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,8 +40,7 @@ const DIGEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is shown is no older than this. A look costs a shard some milliseconds at thousands of
 /// groups: so it spends a few percent of its time at most, whoever asks.
 const VIEW_AGE_MAX: Duration = Duration::from_millis(100);
-/// After a failed accept, most likely for lack of file descriptors; doubled while it goes on, and
-/// told of each time.
+/// After a failed accept, most likely for lack of file descriptors; doubled while it goes on.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Connections that wait in the kernel for their turn.
@@ -136,16 +139,16 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Places::default());
     let mut pause = ACCEPT_PAUSE_MIN;
+    let mut complaint = Complaint::default();
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!(%error, "the admin port cannot accept");
+                if let Some(suppressed) = complaint.permit(Instant::now()) {
+                    warn!(%error, suppressed, "the admin port cannot accept");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
                 continue;
@@ -153,20 +156,139 @@ async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
         };
         pause = ACCEPT_PAUSE_MIN;
         let source = Arc::clone(&source);
+        let place = places.take().await;
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(Arc::clone(&source), request));
-            let served = http1::Builder::new()
+            let service = service_fn(|request| {
+                let busy = place.busy();
+                let answering = answer(Arc::clone(&source), request);
+                async move {
+                    let answer = answering.await;
+                    drop(busy);
+                    answer
+                }
+            });
+            let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(16 << 10)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                debug!(%error, "an admin connection ended early");
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                served = serving => if let Err(error) = served {
+                    debug!(%error, "an admin connection ended early");
+                },
+                () = place.wanted.notified() => debug!("an idle admin connection gave way"),
             }
-            drop(permit);
         });
     }
+}
+
+/// Who holds the port: at most [`CONNECTIONS_MAX`].
+#[derive(Debug, Default)]
+struct Places {
+    held: Mutex<Held>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// By the number of the connection.
+    places: BTreeMap<u64, Holder>,
+    /// Numbers connections, and moments at which one fell idle.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Holder {
+    /// When it fell idle; `None` while it is being answered. One that takes its answer slowly is
+    /// idle: it is no more worth waiting for.
+    idle_since: Option<u64>,
+    wanted: Arc<Notify>,
+}
+
+/// A place, free again when it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    number: u64,
+    /// Somebody else needs it.
+    wanted: Arc<Notify>,
+}
+
+/// A request is being answered, until this is dropped.
+struct Busy<'a>(&'a Place);
+
+impl Places {
+    async fn take(self: &Arc<Self>) -> Place {
+        loop {
+            if let Some(place) = self.try_take() {
+                return place;
+            }
+            self.left.notified().await;
+        }
+    }
+
+    /// A place, if one is free or held by an idle connection, which then has to go.
+    fn try_take(self: &Arc<Self>) -> Option<Place> {
+        let mut held = self.held.lock();
+        if held.places.len() >= CONNECTIONS_MAX {
+            let idle = |(number, holder): (&u64, &Holder)| Some((holder.idle_since?, *number));
+            let (_, number) = held.places.iter().filter_map(idle).min()?;
+            held.places.remove(&number)?.wanted.notify_one();
+        }
+        held.next += 1;
+        let (number, wanted) = (held.next, Arc::new(Notify::new()));
+        let holder = Holder { idle_since: Some(number), wanted: Arc::clone(&wanted) };
+        held.places.insert(number, holder);
+        Some(Place { places: Arc::clone(self), number, wanted })
+    }
+
+    fn set_busy(&self, number: u64, busy: bool) {
+        let mut held = self.held.lock();
+        held.next += 1;
+        let now = held.next;
+        if let Some(holder) = held.places.get_mut(&number) {
+            holder.idle_since = (!busy).then_some(now);
+        }
+    }
+}
+
+impl Place {
+    fn busy(&self) -> Busy<'_> {
+        self.places.set_busy(self.number, true);
+        Busy(self)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.places.set_busy(self.0.number, false);
+        // Whoever waits for a place may have this one.
+        self.0.places.left.notify_one();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.held.lock().places.remove(&self.number);
+        self.places.left.notify_one();
+    }
+}
+
+/// Whether a request means this machine. A page of a stranger whose name is made to lead to a
+/// loopback address (DNS rebinding) has its browser send that name.
+fn is_for_us(request: &Request<Incoming>) -> bool {
+    let Some(host) = request.headers().get(HOST) else {
+        // No browser leaves it out.
+        return true;
+    };
+    let Ok(authority) = host.to_str().unwrap_or_default().parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
 }
 
 async fn answer(
@@ -175,6 +297,12 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "this port only reads\n"));
+    }
+    if !is_for_us(&request) {
+        return Ok(text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this port answers requests to an address or to localhost, not to other names\n",
+        ));
     }
     let response = match request.uri().path() {
         "/" => show(source, html).await,
@@ -282,6 +410,9 @@ mod tests {
     use std::sync::atomic::AtomicU32;
     use std::sync::atomic::Ordering::Relaxed;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::super::AdminClient;
     use super::*;
 
@@ -322,6 +453,57 @@ mod tests {
         assert!(page.contains("&lt;b&gt;") && !page.contains("<b>"), "{page}");
         assert!(client.text("/metrics").await.expect("answered").contains("raft_groups"));
         assert!(client.text("/groups/3").await.is_err());
+    }
+
+    /// The status line of the answer to one request.
+    async fn ask(server: &AdminServer, request: &str) -> String {
+        let mut stream = TcpStream::connect(server.address()).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_give_way_to_a_request() {
+        let (server, client) = sample().await;
+        // Some said something once, and stay.
+        let mut idle = Vec::new();
+        for index in 0..CONNECTIONS_MAX + 16 {
+            let mut stream = TcpStream::connect(server.address()).await.expect("it listens");
+            if index % 2 == 0 {
+                let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+                stream.write_all(request).await.expect("sent");
+                let mut answer = [0; 16];
+                stream.read_exact(&mut answer).await.expect("answered");
+            }
+            idle.push(stream);
+        }
+        // In much less than those would be given to say something.
+        let answered = tokio::time::timeout(HEAD_TIMEOUT / 2, client.text("/healthz")).await;
+        assert_eq!(answered.expect("at once").expect("answered"), "ok\n");
+        // The oldest gave way, the newest is served all the same.
+        let mut answer = [0; 16];
+        let mut newest = idle.pop().expect("the newest");
+        newest.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.expect("sent");
+        newest.read_exact(&mut answer).await.expect("answered");
+        assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", answer.escape_ascii());
+    }
+
+    #[tokio::test]
+    async fn requests_that_mean_another_host_are_refused() {
+        let (server, _client) = sample().await;
+        let ask = async |host: &str| {
+            ask(&server, &format!("GET /healthz HTTP/1.1\r\nConnection: close\r\n{host}\r\n")).await
+        };
+        for ours in ["127.0.0.1", "127.0.0.1:9071", "[::1]:9071", "localhost:9071", "LOCALHOST"] {
+            let line = ask(&format!("Host: {ours}\r\n")).await;
+            assert!(line.contains(" 200 "), "{ours}: {line}");
+        }
+        for strange in ["evil.example", "evil.example:9071", "127.0.0.1.evil.example", "", "a b"] {
+            let line = ask(&format!("Host: {strange}\r\n")).await;
+            assert!(line.contains(" 421 "), "{strange}: {line}");
+        }
     }
 
     #[tokio::test]
