@@ -98,6 +98,10 @@ struct LogLimits {
     refused_by_peer: LogLimit,
     misbehaving: LogLimit,
     accept: LogLimit,
+    /// Connections that never said who they are.
+    strangers: LogLimit,
+    /// Connections of peers that fell silent or came anew.
+    lost: LogLimit,
 }
 
 /// The outgoing connection to one peer, through all its lives.
@@ -598,12 +602,19 @@ impl Lanes {
             | LaneError::Handshake(_)
             | LaneError::WindowExceeded { .. }
             | LaneError::ExcessCredit { .. } => (&mut logs.misbehaving, "peer misbehaves"),
+            // A port scanner causes these as often as it likes, and so may whoever poses as a node.
             LaneError::KeepaliveTimeout
             | LaneError::Stalled { .. }
             | LaneError::HandshakeTimeout
             | LaneError::Fenced
             | LaneError::Crowded => {
-                info!(%lane, peer, address, connection = ?id, %reason, "lane closed");
+                let limit = match reason {
+                    LaneError::HandshakeTimeout | LaneError::Crowded => &mut logs.strangers,
+                    _ => &mut logs.lost,
+                };
+                if let Some(suppressed) = limit.permit(now) {
+                    info!(%lane, peer, address, connection = ?id, %reason, suppressed, "lane closed");
+                }
                 return;
             }
             // All lanes of a node that stops go together: whoever drives them says it once.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -449,6 +450,63 @@ async fn crowd_of_silent_dialers_costs_the_oldest_its_place() {
     .await;
     let counted = node.counted(Lane::Control);
     assert_eq!((counted.accepted, counted.handshakes_dropped), (100, 36));
+}
+
+/// Counts what would be logged by a program that logs warnings and information.
+#[derive(Clone, Default)]
+struct LogLines(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for LogLines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_choose_no_number_of_log_lines() {
+    const ROUNDS: usize = 5;
+    let lines = LogLines::default();
+    let _logging = tracing::subscriber::set_default(lines.clone());
+    let (node, ()) = with_peer(async |hub| {
+        let network = hub.node(B, &[]);
+        for round in 0..ROUNDS {
+            let mut streams = Vec::new();
+            for dialer in 0..100 {
+                let dialing = network.dial(A, Lane::Control, Duration::from_secs(1));
+                let mut stream = dialing.await.unwrap();
+                if dialer % 3 == 0 {
+                    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+                }
+                streams.push(stream);
+                tokio::task::yield_now().await;
+            }
+            // Those who say nothing are closed for it.
+            let last = streams.last_mut().unwrap();
+            assert_eq!(last.read(&mut [0; 1]).await.unwrap(), 0, "round {round}");
+        }
+    })
+    .await;
+    let counted = node.counted(Lane::Control);
+    assert_eq!(counted.accepted, 100 * ROUNDS as u64);
+    // Of each kind (bytes that are no handshake, none in time, too many) one line in 10 s.
+    let lines = lines.0.load(Relaxed);
+    assert!((1..=6).contains(&lines), "{lines} lines");
 }
 
 #[tokio::test(start_paused = true)]
