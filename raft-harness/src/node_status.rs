@@ -100,6 +100,8 @@ pub struct PeerStatus {
     /// Whether it is reached now: our control lane to it is open. A peer that died or stands
     /// still is noticed by the lane's keepalive.
     pub connected: bool,
+    /// Why it is not reached though it answers: it refuses this node, or this node it.
+    pub refusal: Option<String>,
     /// How long ago its last word came over the control plane, in milliseconds; `None` if there
     /// was none in this life of the node. Grows while neither has anything to say.
     pub silent_ms: Option<u64>,
@@ -144,6 +146,9 @@ pub struct NodeStatus {
     /// For how long the log has been stuck in one call, if for longer than
     /// [`NodeOptions::log_stall`](crate::NodeOptions::log_stall).
     pub log_stalled: Option<Duration>,
+    /// For how long the log has waited for room on the disk, if it does. It goes on by itself once
+    /// there is some; until then the node takes no entries and leads no group that another can.
+    pub log_without_room: Option<Duration>,
     /// Bytes that were taken for the log and are not on disk yet.
     pub log_pending_bytes: u64,
     /// Beyond so many of them no more entries are taken.
@@ -183,6 +188,13 @@ impl NodeStatus {
         }
         if let Some(lasts) = self.log_stalled {
             ailments.push(format!("log stalled for {:.1} s", lasts.as_secs_f64()));
+        }
+        if let Some(lasts) = self.log_without_room {
+            ailments.push(format!(
+                "log waits for room for {:.1} s; {} bytes asked for",
+                lasts.as_secs_f64(),
+                self.log_pending_bytes
+            ));
         }
         for thread in &self.missing {
             ailments.push(format!("{thread} does not answer"));

@@ -29,6 +29,7 @@ use crate::connection::{
 };
 use crate::counters::LaneCounters;
 use crate::frame::Frame;
+use crate::hello::HelloRefusal;
 use crate::lane::Lane;
 use crate::log_limit::LogLimit;
 use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
@@ -80,7 +81,39 @@ pub struct Lanes {
     fresh: VecDeque<LaneEvent>,
     ended: Vec<(ConnectionId, LaneError)>,
     logs: LogLimits,
+    /// Grows with every change of a refusal.
+    refusals: u64,
     closed: bool,
+}
+
+/// Why a peer that answers is not reached.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerRefusal {
+    /// Who refuses.
+    pub by: Refuser,
+    /// Why. "This" in its words is who refuses.
+    pub reason: HelloRefusal,
+}
+
+impl PeerRefusal {
+    fn of(end: &LaneError) -> Option<Self> {
+        if let LaneError::Refused(reason) = end {
+            Some(Self { by: Refuser::Us, reason: reason.clone() })
+        } else if let LaneError::RefusedByPeer(reason) = end {
+            Some(Self { by: Refuser::Peer, reason: reason.clone() })
+        } else {
+            None
+        }
+    }
+}
+
+/// Which end of a connection refused the other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refuser {
+    /// This node.
+    Us,
+    /// The peer.
+    Peer,
 }
 
 /// Who wakes the lanes when a deadline comes.
@@ -110,6 +143,8 @@ struct Outgoing {
     backoff: Backoff,
     hellos: u64,
     was_up: bool,
+    /// How the last attempt ended, if in a refusal.
+    refused: Option<PeerRefusal>,
     /// When a greeting last made us dial at once.
     reset_at: Option<Micros>,
 }
@@ -157,6 +192,7 @@ impl Lanes {
             fresh: VecDeque::new(),
             ended: Vec::new(),
             logs: LogLimits::default(),
+            refusals: 0,
             closed: false,
         }
     }
@@ -420,6 +456,7 @@ impl Lanes {
 
     fn poll_dials(&mut self, cx: &mut Context<'_>, now: Micros) {
         let mut connected = Vec::new();
+        let refusals = &mut self.refusals;
         for (&peer, outgoing) in &mut self.outgoing {
             if let OutgoingState::Waiting { until } = outgoing.state
                 && until <= now
@@ -440,6 +477,7 @@ impl Lanes {
                 Poll::Ready(Err(error)) => {
                     debug!(lane = %self.lane, %peer, %error, "dial failed");
                     self.counters.dial_failures.bump();
+                    *refusals += u64::from(outgoing.refused.take().is_some());
                     outgoing.wait(now);
                 }
             }
@@ -473,7 +511,7 @@ impl Lanes {
             }
             let result = live.drive(cx, now, heard, &self.counters);
             if greeting && let Some(peer) = live.connection.peer() {
-                came_up(&self.counters, &mut self.outgoing, id, peer);
+                came_up(&self.counters, &mut self.outgoing, &mut self.refusals, id, peer);
             }
             if let Err(error) = result {
                 ended.push((id, error));
@@ -535,6 +573,12 @@ impl Lanes {
         let peer = met.or_else(|| outgoing.as_ref().map(|(peer, _)| **peer));
         if let Some((_, outgoing)) = outgoing {
             outgoing.wait(now);
+            // Who only broke off said nothing; what was said before holds until it is reached.
+            let refused = PeerRefusal::of(&reason);
+            if refused.is_some() && outgoing.refused != refused {
+                self.refusals += 1;
+                outgoing.refused = refused;
+            }
         }
         self.count_end(id, met, &reason);
         // Whoever was refused has said at least who it is.
@@ -603,16 +647,14 @@ impl Lanes {
             | LaneError::WindowExceeded { .. }
             | LaneError::ExcessCredit { .. } => (&mut logs.misbehaving, "peer misbehaves"),
             // A port scanner causes these as often as it likes, and so may whoever poses as a node.
-            LaneError::KeepaliveTimeout
-            | LaneError::Stalled { .. }
-            | LaneError::HandshakeTimeout
-            | LaneError::Fenced
-            | LaneError::Crowded => {
-                let limit = match reason {
-                    LaneError::HandshakeTimeout | LaneError::Crowded => &mut logs.strangers,
-                    _ => &mut logs.lost,
-                };
-                if let Some(suppressed) = limit.permit(now) {
+            LaneError::HandshakeTimeout | LaneError::Crowded => {
+                if let Some(suppressed) = logs.strangers.permit(now) {
+                    info!(%lane, peer, address, connection = ?id, %reason, suppressed, "lane closed");
+                }
+                return;
+            }
+            LaneError::KeepaliveTimeout | LaneError::Stalled { .. } | LaneError::Fenced => {
+                if let Some(suppressed) = logs.lost.permit(now) {
                     info!(%lane, peer, address, connection = ?id, %reason, suppressed, "lane closed");
                 }
                 return;
@@ -629,6 +671,17 @@ impl Lanes {
         if let Some(suppressed) = limit.permit(now) {
             warn!(%lane, peer, address, connection = ?id, %reason, suppressed, "{text}");
         }
+    }
+
+    /// Of each peer why it is not reached though it answered the last dial; `None` while it is
+    /// reached, or if nobody answers there.
+    pub fn refusals(&self) -> impl Iterator<Item = (NodeId, Option<&PeerRefusal>)> {
+        self.outgoing.iter().map(|(&peer, outgoing)| (peer, outgoing.refused.as_ref()))
+    }
+
+    /// Grows whenever one of the [`refusals`](Self::refusals) is another than before.
+    pub fn refusals_version(&self) -> u64 {
+        self.refusals
     }
 
     /// When [`poll`](Self::poll) has something to do, if nothing else happens: the earliest
@@ -688,6 +741,7 @@ impl Lanes {
 fn came_up(
     counters: &LaneCounters,
     outgoing: &mut BTreeMap<NodeId, Outgoing>,
+    refusals: &mut u64,
     id: ConnectionId,
     peer: NodeId,
 ) {
@@ -697,6 +751,7 @@ fn came_up(
             counters.connections_out_open.add(1);
             if let Some(outgoing) = outgoing.get_mut(&peer) {
                 outgoing.backoff.reset();
+                *refusals += u64::from(outgoing.refused.take().is_some());
                 if std::mem::replace(&mut outgoing.was_up, true) {
                     counters.reconnects.bump();
                 }
@@ -725,6 +780,7 @@ impl Outgoing {
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
             hellos: 0,
             was_up: false,
+            refused: None,
             reset_at: None,
         }
     }

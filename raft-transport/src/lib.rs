@@ -82,7 +82,7 @@ pub use hello::{
     PAST_LIVES_MAX, Welcome, decode_handshake, encode_handshake,
 };
 pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
-pub use lane_io::Lanes;
+pub use lane_io::{Lanes, PeerRefusal, Refuser};
 pub use memory_network::{MemoryHub, MemoryNetwork};
 pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
 pub use peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};

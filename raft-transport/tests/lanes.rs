@@ -16,8 +16,8 @@ use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
     BoxFuture, BoxStream, ConnectionId, Direction, Envelope, Frame, Handshake, HeartbeatItem,
     Hello, HelloRefusal, Identity, Lane, LaneConfig, LaneCounters, LaneError, LaneEvent,
-    LaneSnapshot, Lanes, MemoryHub, Network, NetworkError, PeerRegistry, TcpNetwork,
-    decode_handshake, encode_handshake,
+    LaneSnapshot, Lanes, MemoryHub, Network, NetworkError, PeerRefusal, PeerRegistry, Refuser,
+    TcpNetwork, decode_handshake, encode_handshake,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -26,6 +26,7 @@ const DATA: Lane = Lane::Data { shard: 0 };
 const LANES: [Lane; 2] = [Lane::Control, DATA];
 const A: NodeId = NodeId::new(1);
 const B: NodeId = NodeId::new(2);
+const C: NodeId = NodeId::new(3);
 
 struct Node {
     registry: PeerRegistry,
@@ -450,6 +451,29 @@ async fn crowd_of_silent_dialers_costs_the_oldest_its_place() {
     .await;
     let counted = node.counted(Lane::Control);
     assert_eq!((counted.accepted, counted.handshakes_dropped), (100, 36));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_refuses_is_told_apart_from_one_that_is_not_there() {
+    let hub = MemoryHub::new();
+    let config = LaneConfig::control();
+    let mut a = Node::in_memory(&hub, A, &[B, C], &config);
+    // It knows nobody.
+    let mut b = Node::in_memory(&hub, B, &[], &config);
+    let refused = |node: &Node| {
+        let lanes = &node.lanes[0].0;
+        let refusals = lanes.refusals().map(|(peer, refusal)| (peer, refusal.cloned()));
+        (lanes.refusals_version(), refusals.collect::<Vec<_>>())
+    };
+    assert_eq!(refused(&a).0, 0);
+    drive(&mut [&mut a, &mut b], |nodes| refused(nodes[0]).0 > 0).await;
+    let reason = HelloRefusal::UnknownNode { node: A };
+    let told = PeerRefusal { by: Refuser::Peer, reason };
+    assert_eq!(refused(&a), (1, vec![(B, Some(told)), (C, None)]));
+    // The same again is no news; an end of it is.
+    b.registry.set_peer(A, "");
+    drive(&mut [&mut a, &mut b], |nodes| nodes[0].is_up(B)).await;
+    assert_eq!(refused(&a), (2, vec![(B, None), (C, None)]));
 }
 
 /// Counts what would be logged by a program that logs warnings and information.

@@ -91,6 +91,9 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
         let rows = status.peers.iter().map(|peer| {
             let reached = match (peer.connected, peer.silent_ms) {
                 (true, _) => "reached".to_owned(),
+                (false, _) if let Some(refusal) = &peer.refusal => {
+                    format!("not reached: {refusal}")
+                }
                 (false, None) => "not reached, never heard".to_owned(),
                 (false, Some(ms)) => {
                     format!("not reached, silent for {:.1} s", ms as f64 / 1000.0)
@@ -217,9 +220,14 @@ mod tests {
     fn columns_line_up_however_wide_what_is_in_them() {
         let mut wide = group(16, "slots 15360-16383");
         wide.commit_index = 12_345_678_901;
-        let peers = [(2, "127.0.0.1:7002"), (13, "[2001:db8::13]:7013")].map(|(node, address)| {
-            PeerView { node, address: address.to_owned(), connected: node == 2, silent_ms: None }
-        });
+        let peers =
+            [(2, "127.0.0.1:7002"), (13, "[2001:db8::13]:7013")].map(|(node, address)| PeerView {
+                node,
+                address: address.to_owned(),
+                connected: node == 2,
+                silent_ms: None,
+                refusal: None,
+            });
         let groups = vec![group(1, "slots 0-1023"), wide];
         let status = StatusView { groups, peers: peers.into(), ..StatusView::default() };
         let text = table(&status);
@@ -233,6 +241,19 @@ mod tests {
         assert!(columns("GROUP", "LABEL").iter().all(|rest| !rest.starts_with(' ')), "{text}");
         let reached = ["STATE", "reached", "not reached, never heard"];
         assert_eq!(columns("PEER", "STATE"), reached, "{text}");
+    }
+
+    #[test]
+    fn a_peer_that_refuses_is_not_told_as_one_that_is_silent() {
+        let peer = PeerView {
+            node: 3,
+            address: "127.0.0.1:7003".to_owned(),
+            connected: false,
+            silent_ms: None,
+            refusal: Some("it refuses this node and says: node 1 is not known here".to_owned()),
+        };
+        let text = table(&StatusView { peers: vec![peer], ..StatusView::default() });
+        assert!(text.contains("not reached: it refuses this node and says: node 1"), "{text}");
     }
 
     #[test]

@@ -8,14 +8,17 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use raft_core::{Micros, NodeId};
+use raft_transport::{PeerRefusal, Refuser};
 
 /// One peer. Bounded by the number of peers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Contact {
     /// Our control lane to it is open.
     pub(crate) connected: bool,
     /// When its last word came over the control plane.
     pub(crate) heard: Option<Micros>,
+    /// Why it is not reached though it answers.
+    pub(crate) refusal: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +42,21 @@ impl Contacts {
         self.peers.lock().entry(peer).or_default().heard = Some(now);
     }
 
+    /// It refuses us, or we refuse it, or neither any more.
+    pub(crate) fn set_refusal(&self, peer: NodeId, refusal: Option<&PeerRefusal>) {
+        let refusal = refusal.map(|PeerRefusal { by, reason }| match by {
+            Refuser::Us => format!("refused by this node: {reason}"),
+            // "This" in what it says is the peer.
+            Refuser::Peer => format!("it refuses this node and says: {reason}"),
+        });
+        self.peers.lock().entry(peer).or_default().refusal = refusal;
+    }
+
+    pub(crate) fn is_connected(&self, peer: NodeId) -> bool {
+        self.peers.lock().get(&peer).is_some_and(|contact| contact.connected)
+    }
+
     pub(crate) fn of(&self, peer: NodeId) -> Contact {
-        self.peers.lock().get(&peer).copied().unwrap_or_default()
+        self.peers.lock().get(&peer).cloned().unwrap_or_default()
     }
 }

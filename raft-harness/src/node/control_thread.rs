@@ -67,6 +67,8 @@ pub(crate) struct Control {
     clocks: BTreeMap<NodeId, Told>,
     /// What this node's shows.
     wall: LogTime,
+    /// Which refusals among the lanes are noted.
+    refusals: u64,
     /// Who was told in this round.
     told: Vec<NodeId>,
 }
@@ -93,6 +95,7 @@ impl Control {
             events: VecDeque::new(),
             clocks: BTreeMap::new(),
             wall: LogTime::default(),
+            refusals: 0,
             told: Vec::new(),
         }
     }
@@ -147,6 +150,7 @@ impl Control {
             }
         }
         self.lanes.poll(cx, now, &mut self.events);
+        self.note_refusals();
         worked |= !self.events.is_empty();
         while let Some(event) = self.events.pop_front() {
             self.take_lane_event(event, now);
@@ -193,6 +197,15 @@ impl Control {
         if self.lanes.send(peer, frame).is_err() {
             // A lost vote or heartbeat is made good by the next one.
             debug!(%peer, "control lane is down");
+        }
+    }
+
+    fn note_refusals(&mut self) {
+        let version = self.lanes.refusals_version();
+        if std::mem::replace(&mut self.refusals, version) != version {
+            for (peer, refusal) in self.lanes.refusals() {
+                self.contacts.set_refusal(peer, refusal);
+            }
         }
     }
 

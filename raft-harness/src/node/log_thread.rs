@@ -133,6 +133,11 @@ impl LogWork {
         }
     }
 
+    /// Whether there was no room for what waits.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Whether something was taken that is not written.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
@@ -374,10 +379,13 @@ fn turn(
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
         }
     }
-    match watch.during(*clock, || work.append(shards))? {
+    let appended = watch.during(*clock, || work.append(shards))?;
+    watch.note_room(*clock, work.is_full());
+    match appended {
         Append::Written | Append::Partly => {
             watch.during(*clock, || work.sync(counters))?;
             work.acknowledge(shards);
+            watch.note_room(*clock, work.is_full());
         }
         Append::NoSegment => {
             let until = Instant::now() + work.pause();
@@ -585,11 +593,15 @@ mod tests {
             let (links, shards) = (&links, &links.shards);
             scope.spawn(move || run(work, &receive, links));
             let mut heard = Vec::new();
+            let mut told = Vec::new();
             while heard.len() < 4 {
                 heard.extend(heard_by(&shards[0]));
+                told.push(links.watch.without_room(links.clock.now()).is_some());
                 std::thread::yield_now();
             }
             drop(send);
+            told.dedup();
+            assert!(told.contains(&true), "its status told of it: {told:?}");
             assert_eq!(heard, ["Full", "[1]", "Ample", "[1]"]);
         });
     }

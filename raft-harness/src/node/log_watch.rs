@@ -1,5 +1,5 @@
-//! Whether the log is stuck in a call: a disk that hangs does not fail, and nobody who waits for it
-//! can say so.
+//! Whether the log is stuck in a call, or waits for room: a disk that hangs or is full does not fail,
+//! and nobody who waits for it can say so.
 //!
 //! The log thread notes when a call of its begins and ends; others look at that without asking it.
 //! The control plane, which waits for no disk, tells when a stall begins and ends.
@@ -24,11 +24,13 @@ pub(crate) struct LogWatch {
     bound: Duration,
     /// When it began, in microseconds and one; zero if there is none.
     began: AtomicU64,
+    /// When the disk was found full, in the same way.
+    full: AtomicU64,
 }
 
 impl LogWatch {
     pub(crate) fn new(bound: Duration) -> Self {
-        Self { bound, began: AtomicU64::new(0) }
+        Self { bound, began: AtomicU64::new(0), full: AtomicU64::new(0) }
     }
 
     /// Makes a call of the log.
@@ -49,6 +51,21 @@ impl LogWatch {
 
     fn began(&self) -> Option<Micros> {
         self.began.load(Relaxed).checked_sub(1).map(Micros::new)
+    }
+
+    /// Notes whether the log waits for room.
+    pub(crate) fn note_room(&self, clock: Clock, is_full: bool) {
+        match (is_full, self.full.load(Relaxed)) {
+            (true, 0) => self.full.store(clock.now().get() + 1, Relaxed),
+            (true, _) | (false, 0) => {}
+            (false, _) => self.full.store(0, Relaxed),
+        }
+    }
+
+    /// For how long the log has waited for room, if it does.
+    pub(crate) fn without_room(&self, now: Micros) -> Option<Duration> {
+        let since = self.full.load(Relaxed).checked_sub(1).map(Micros::new)?;
+        Some(now.since(since))
     }
 
     /// For how long the log has been stuck, if it is.
@@ -107,6 +124,21 @@ mod tests {
 
     fn at(ms: u64) -> Micros {
         Micros::new(ms * 1000)
+    }
+
+    #[test]
+    fn a_wait_for_room_counts_from_where_it_began() {
+        let watch = LogWatch::new(Duration::from_secs(2));
+        let clock = Clock::new();
+        assert_eq!(watch.without_room(clock.now()), None);
+        watch.note_room(clock, true);
+        let later = clock.now().after(Duration::from_secs(5));
+        let first = watch.without_room(later);
+        assert!(first.is_some_and(|lasts| lasts >= Duration::from_secs(5)), "{first:?}");
+        watch.note_room(clock, true);
+        assert_eq!(watch.without_room(later), first, "the same wait goes on");
+        watch.note_room(clock, false);
+        assert_eq!(watch.without_room(later), None);
     }
 
     #[test]

@@ -377,7 +377,7 @@ impl NodeHost {
     /// Whether a node is reached now: this one always is, another while our control lane to it is
     /// open. Costs no message.
     pub fn is_connected(&self, node: NodeId) -> bool {
-        node == self.inner.node || self.inner.contacts.of(node).connected
+        node == self.inner.node || self.inner.contacts.is_connected(node)
     }
 
     /// This node's id.
@@ -455,6 +455,7 @@ impl NodeHost {
             groups_missing,
             failure: self.failure(),
             log_stalled: self.inner.log_watch.stalled(now),
+            log_without_room: self.inner.log_watch.without_room(now),
             log_pending_bytes: self.inner.log_load.bytes(),
             log_pending_bytes_max: self.inner.log_load.max(),
             applied_commands_total: groups.iter().map(|group| group.applied_commands).sum(),
@@ -470,6 +471,7 @@ impl NodeHost {
                         node: peer.node,
                         address: peer.address.clone(),
                         connected: contact.connected,
+                        refusal: contact.refusal,
                         silent_ms: silent,
                     }
                 })

@@ -38,7 +38,11 @@ fn write(html: &mut String, status: &StatusView) -> fmt::Result {
     }
     write!(html, "<table><tr><th>peer<th>address<th>reached</tr>")?;
     for peer in &status.peers {
-        let reached = if peer.connected { "yes" } else { "no" };
+        let reached = match (peer.connected, &peer.refusal) {
+            (true, _) => "yes".to_owned(),
+            (false, None) => "no".to_owned(),
+            (false, Some(refusal)) => format!("no: {}", escape(refusal)),
+        };
         write!(html, "<tr><td>{}<td>{}<td>{reached}</tr>", peer.node, escape(&peer.address))?;
     }
     write!(

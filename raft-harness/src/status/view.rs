@@ -42,6 +42,9 @@ pub struct StatusView {
     pub failure: Option<String>,
     /// For how long its log has been stuck in one call, if it is.
     pub log_stalled_ms: Option<u64>,
+    /// For how long its log has waited for room on the disk, if it does.
+    #[serde(default)]
+    pub log_without_room_ms: Option<u64>,
     /// How many groups it leads.
     pub groups_led: u64,
     /// The groups for which it knows no leader: the bad news first.
@@ -104,6 +107,9 @@ pub struct PeerView {
     /// Whether it is reached now. A peer that died or stands still is noticed within seconds.
     #[serde(default)]
     pub connected: bool,
+    /// Why it is not reached though it answers, if that is so.
+    #[serde(default)]
+    pub refusal: Option<String>,
     /// How long ago its last word came, in milliseconds; none if there was none in this life of
     /// the node.
     #[serde(default)]
@@ -163,6 +169,7 @@ impl From<&NodeStatus> for StatusView {
             groups_missing: status.groups_missing as u64,
             failure: status.failure.clone(),
             log_stalled_ms: status.log_stalled.map(|lasts| lasts.as_millis() as u64),
+            log_without_room_ms: status.log_without_room.map(|lasts| lasts.as_millis() as u64),
             groups_led: status.led() as u64,
             leaderless: ids(|group| group.leader.is_none()),
             faulted: ids(|group| group.fault.is_some()),
@@ -191,6 +198,7 @@ impl From<&NodeStatus> for StatusView {
                     node: peer.node.get(),
                     address: peer.address.clone(),
                     connected: peer.connected,
+                    refusal: peer.refusal.clone(),
                     silent_ms: peer.silent_ms,
                 })
                 .collect(),

@@ -54,6 +54,13 @@ fn rolled_back(setting: &Setting) -> Result<String> {
         });
         Ok(said.map(str::to_owned))
     })?;
+    // Its status says the same, and so does that of who refuses it.
+    for (index, words) in [(2, "it refuses this node and says"), (0, "refused by this node")] {
+        until("the status does not say why", REFUSED_LIMIT, || {
+            let table = table(setting, &cluster, index)?;
+            Ok((table.contains(words) && table.contains("put back to an earlier")).then_some(()))
+        })?;
+    }
     // The others go on without it.
     wait_writes(&mut cluster, 0, SERVE_LIMIT)?;
     let says = said.split_once("says=").map_or(&*said, |(_, says)| says);
@@ -112,6 +119,13 @@ fn flipped(setting: &Setting) -> Result<String> {
         Ok(finished.success().then_some(()))
     })?;
     Ok("healed".to_owned())
+}
+
+/// What an operator is shown of a node.
+fn table(setting: &Setting, cluster: &Cluster, index: usize) -> Result<String> {
+    let mut status = Command::new(&setting.raftd);
+    status.args(["status", "--admin", &cluster.ports(index).admin.to_string()]);
+    Ok(Job::new(status).limit(COPY_LIMIT).merged()?.stdout)
 }
 
 fn copy_directory(from: &Path, to: &Path) -> Result<()> {

@@ -105,12 +105,14 @@ fn full(setting: &Setting, disk: &Path) -> Result<String> {
     std::thread::sleep(FULL_FOR);
     ensure_alive(&mut cluster)?;
     let wrote = written_bytes(cluster.pid(2)?)?.saturating_sub(before);
+    let told = told_of(setting, &cluster)?;
     ensure!(wrote <= WRITTEN_WHILE_FULL, "it wrote {} MiB while it was full", wrote >> 20);
     // The restart of an operator who has read that this helps.
     cluster.stop(2, STOP_LIMIT)?;
     cluster.start(2)?;
     std::thread::sleep(FULL_FOR);
     ensure_alive(&mut cluster)?;
+    told_of(setting, &cluster)?;
     let acked = load.acked();
     ensure!(acked > 0, "the others did not go on");
     fs::remove_file(&ballast)?;
@@ -122,11 +124,32 @@ fn full(setting: &Setting, disk: &Path) -> Result<String> {
         let led = groups.iter().filter(|group| !group["leader"].is_null()).count();
         Ok((led == 4).then_some(()))
     })?;
+    let (code, body) = crate::nodes::admin::get(cluster.ports(2).admin, "/healthz")?;
+    ensure!(code == 200, "with room again it says {code}: {body}");
     let writes = load.stop();
     wait_writes(&mut cluster, 2, SERVE_LIMIT)?;
     let findings = read_back(&cluster.proxies(), &writes)?;
     ensure!(findings.lost == 0, "lost {}: {}", findings.lost, findings.named.join(", "));
-    Ok(format!("{} acknowledged, lost 0, {} MiB written while full", findings.acked, wrote >> 20))
+    let wrote = wrote >> 20;
+    Ok(format!("{} acknowledged, lost 0, {wrote} MiB written while full; {told}", findings.acked))
+}
+
+/// What node 3 says of its full disk, which must be the same everywhere.
+fn told_of(setting: &Setting, cluster: &Cluster) -> Result<String> {
+    const WORDS: &str = "log waits for room";
+    let admin = cluster.ports(2).admin;
+    let mut line = String::new();
+    for path in ["/healthz", "/readyz"] {
+        let (code, body) = crate::nodes::admin::get(admin, path)?;
+        ensure!(code == 503 && body.contains(WORDS), "{path} says {code}: {body}");
+        line = body.lines().find(|line| line.contains(WORDS)).unwrap_or_default().to_owned();
+    }
+    let mut status = Command::new(&setting.raftd);
+    status.args(["status", "--admin", &admin.to_string()]);
+    let finished = Job::new(status).limit(STOP_LIMIT).merged()?;
+    ensure!(!finished.success(), "`raftd status` finds nothing wrong: {}", finished.evidence());
+    ensure!(finished.stdout.contains(WORDS), "{}", finished.evidence());
+    Ok(line)
 }
 
 fn ensure_alive(cluster: &mut Cluster) -> Result<()> {
