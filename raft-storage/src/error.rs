@@ -7,7 +7,7 @@ use std::io;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId};
 
 use crate::disk::is_out_of_descriptors;
-use crate::format::identity::StoreId;
+use crate::format::identity::{Identity, StoreId};
 use crate::format::lsn::Lsn;
 
 /// Why an append or a sync was refused.
@@ -80,9 +80,10 @@ impl std::fmt::Display for DiskOp {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InitError {
-    /// The directory belongs to a node already; nothing was changed.
-    #[error("{dir} is initialised already")]
-    AlreadyInitialised { dir: String },
+    /// The directory belongs to a node already; nothing was changed. Whose it is, unless the file that
+    /// says so is damaged.
+    #[error("{dir} is initialised already{}", whose(owner.as_ref()))]
+    AlreadyInitialised { dir: String, owner: Option<Identity> },
     /// The directory holds foreign files; nothing was changed.
     #[error("{dir} is not empty: it holds {found}")]
     NotEmpty { dir: String, found: String },
@@ -98,6 +99,12 @@ pub enum InitError {
     /// The file system refused; the directory is not initialised.
     #[error("cannot initialise {dir}")]
     Io { dir: String, source: io::Error },
+}
+
+fn whose(owner: Option<&Identity>) -> String {
+    owner.map_or_else(String::new, |Identity { node, cluster, .. }| {
+        format!(": it belongs to node {node} of cluster {cluster:?}")
+    })
 }
 
 /// Why a log was not opened. Nothing was changed, unless said otherwise.

@@ -189,10 +189,14 @@ pub(crate) fn write_new<D: Disk>(disk: &D, identity: &Identity) -> Result<(), In
     if bytes == 0 || bytes > 255 {
         return Err(InitError::ClusterName { bytes });
     }
-    for found in disk.list().map_err(io)? {
-        if found == IDENTITY_NAME {
-            return Err(InitError::AlreadyInitialised { dir: disk.describe() });
-        }
+    let there = disk.list().map_err(io)?;
+    // Whatever else is there, in whatever order: this says what the directory is.
+    if there.iter().any(|found| found == IDENTITY_NAME) {
+        let bytes = read_file(disk, IDENTITY_NAME, IDENTITY_BYTES_MAX).map_err(io)?;
+        let owner = bytes.and_then(|bytes| Identity::decode(&bytes));
+        return Err(InitError::AlreadyInitialised { dir: disk.describe(), owner });
+    }
+    for found in there {
         // What an interrupted `init` leaves behind is no obstacle to repeating it.
         let own = found.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(&found);
         if ![IDENTITY_NAME, INCARNATION_NAME, LOCK_NAME].contains(&own) {
