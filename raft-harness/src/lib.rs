@@ -84,7 +84,7 @@ pub use counters::CountersSnapshot;
 pub use engine::Created;
 pub use group_spec::{GroupSpec, Origin};
 pub use node::{
-    CreateError, LaneConfigs, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions,
+    CreateError, Drained, LaneConfigs, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions,
     StartError,
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};

@@ -49,6 +49,38 @@ fn write_config(directory: &Path) -> String {
 }
 
 #[test]
+fn a_misspelt_level_is_refused_where_it_stands() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = write_config(directory.path());
+    let text = fs::read_to_string(&file).expect("written");
+    let wrong = text.replace("filter = \"info\"", "filter = \"warn,infoo\"");
+    let line = wrong.lines().position(|line| line.contains("infoo")).expect("replaced") + 1;
+    fs::write(&file, wrong).expect("written");
+    for arguments in [&["config", "check", &file][..], &["serve", "--config", &file]] {
+        let refused = raftd(arguments);
+        assert_eq!(code(&refused), 2);
+        let said = stderr(&refused) + &stdout(&refused);
+        assert!(said.contains(&format!("{file}:{line}:")), "{said}");
+        assert!(said.contains("`infoo`, at character 6 of the filter"), "{said}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_made_already_is_told_with_its_owner() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = write_config(directory.path());
+    assert_eq!(code(&raftd(&["init", "--config", &file])), 0);
+    // What a node leaves beside the file that says whose it is.
+    fs::write(directory.path().join("data/a-segment"), b"1").expect("written");
+    fs::write(directory.path().join("data/log"), b"1").expect("written");
+    let again = raftd(&["init", "--config", &file]);
+    assert_eq!(code(&again), 3);
+    let said = stderr(&again);
+    assert!(said.contains("it belongs to node 1 of cluster \"example\""), "{said}");
+    assert!(!said.contains("not empty"), "{said}");
+}
+
+#[test]
 fn the_example_passes_its_own_check() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = write_config(directory.path());

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use raftd_support::{Node, code, end, text_of};
+use raftd_support::{Node, code, end, raftd, text_of};
 
 fn serve(node: &Node) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut command = node.serve();
@@ -86,6 +86,9 @@ fn a_node_goes_on_when_its_terminal_hangs_up_and_says_so() {
     kill_process(pid, Signal::TERM).expect("our own child");
     let rest: Vec<String> = log.map(|line| line.expect("text")).collect();
     assert!(rest.iter().any(|line| line.contains("asked to stop by a signal")), "{rest:?}");
+    // Nobody else is there to take over: that is no lack of time.
+    assert!(rest.iter().any(|line| line.contains("nobody takes over")), "{rest:?}");
+    assert!(rest.iter().all(|line| !line.contains("in time")), "{rest:?}");
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
 
@@ -99,6 +102,11 @@ fn a_node_that_has_everything_says_that_it_is_ready() {
     assert!(head.contains(" 200 ") && body == "ready\n", "{head}: {body}");
     let status = node.status(&[]).output().expect("raftd runs");
     assert_eq!(code(&status), Some(0), "{}", text_of(&status.stdout));
+    // By the name of this machine as well.
+    let (_, port) = node.admin.rsplit_once(':').expect("host and port");
+    let named = raftd().args(["status", "--admin", &format!("localhost:{port}")]).output();
+    let named = named.expect("raftd runs");
+    assert_eq!(code(&named), Some(0), "{}", text_of(&named.stderr));
     let (_, metrics) = get(&node, "/metrics");
     for line in ["raft_ready 1", "raft_healthy 1", "raft_log_stalled_ms 0", "raft_failed 0"] {
         assert!(metrics.lines().any(|told| told == line), "{line} is not in\n{metrics}");

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Cluster, command};
 use raft_core::{GroupId, MemberChange, NodeId, ReplicaId};
-use raft_harness::{CreateError, Created, GroupSpec, NodeHost, Removal, RequestError, StartError};
+use raft_harness::{
+    CreateError, Created, Drained, GroupSpec, NodeHost, Removal, RequestError, StartError,
+};
 
 fn group(id: u32) -> GroupId {
     GroupId::new(id)
@@ -281,7 +283,7 @@ fn a_drained_node_leads_nothing_and_its_groups_go_on() -> anyhow::Result<()> {
         cluster.propose(group(id), command(0))?;
     }
     let drained = cluster.leader(group(1))?;
-    assert_eq!(drained.drain(Duration::from_secs(5)), 0);
+    assert_eq!(drained.drain(Duration::from_secs(5)), Drained::default());
     for id in 1..=8 {
         cluster.propose(group(id), command(1))?;
         assert_eq!(cluster.read_count(group(id))?, 2);

@@ -80,6 +80,14 @@ pub(super) enum CliError {
     /// The log or a thread of the node failed while it ran.
     #[error("this node failed and acknowledges nothing any more: {0}")]
     Failed(String),
+    /// A name leads nowhere.
+    #[error("cannot find {name}")]
+    Lookup {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
     /// A node did not answer.
     #[error(transparent)]
     Admin(AdminError),
@@ -131,6 +139,10 @@ impl CliError {
                 InitError::ClusterName { .. } => Exit::Usage,
                 _ => Exit::Data,
             },
+            // So is a process that was given too few of them, whatever it wanted one for.
+            Self::Start(_) if self.system_error().is_some_and(is_out_of_descriptors) => {
+                Exit::Warning
+            }
             Self::Start(error) => match error {
                 StartError::Settings(_)
                 | StartError::Options(_)
@@ -149,7 +161,7 @@ impl CliError {
                 CreateError::Stopping => Exit::Failed,
             },
             Self::Failed(_) => Exit::Failed,
-            Self::Admin(_) => Exit::Unreachable,
+            Self::Admin(_) | Self::Lookup { .. } => Exit::Unreachable,
             Self::Demo(error) => match error {
                 DemoError::NotEmpty { .. } => Exit::Data,
                 DemoError::Files { .. }
@@ -165,6 +177,9 @@ impl CliError {
 
     /// What to do about it, where that is known.
     fn help(&self) -> Option<&'static str> {
+        if self.system_error().is_some_and(is_out_of_descriptors) {
+            return Some(DESCRIPTORS);
+        }
         let help = match self {
             Self::Init(InitError::AlreadyInitialised { .. }) => {
                 "nothing to do if it is this node's; otherwise name another directory"
@@ -182,12 +197,13 @@ impl CliError {
             {
                 "the disk is full, or a quota is: nothing is lost. Make room, then repeat this"
             }
-            Self::Init(InitError::Io { source, .. })
-            | Self::Start(StartError::Directory(source))
-            | Self::Start(StartError::Log(OpenError::Io { source, .. }))
-                if is_out_of_descriptors(source) =>
+            Self::Start(StartError::Directory(source))
+                if source.kind() == io::ErrorKind::InvalidData =>
             {
-                DESCRIPTORS
+                "check the disk, and keep a copy of the file. `peer-stores` remembers which data \
+                 directories the peers had: without it this node takes every peer as it comes, so \
+                 move it away only if none of them was wiped or put back. `lives` cannot be made \
+                 again: start this node empty, under a new id"
             }
             Self::Start(StartError::Log(error)) => match error {
                 OpenError::NotInitialised { .. } => {
@@ -231,6 +247,18 @@ impl CliError {
             _ => return None,
         };
         Some(help)
+    }
+
+    /// What the operating system said, wherever it is among the causes.
+    fn system_error(&self) -> Option<&io::Error> {
+        let mut source = self.source();
+        while let Some(error) = source {
+            if let Some(system) = error.downcast_ref::<io::Error>() {
+                return Some(system);
+            }
+            source = error.source();
+        }
+        None
     }
 
     /// The whole story for standard error: what happened, because of what, and what to do.
@@ -281,6 +309,26 @@ mod tests {
         }
         let told = CliError::Failed("cannot flush: no space left on device".to_owned()).tell();
         assert!(told.contains("dmesg"), "{told}");
+    }
+
+    #[test]
+    fn whoever_lacks_descriptors_is_told_so_wherever_it_shows() {
+        let none = || io::Error::from_raw_os_error(24);
+        for error in [
+            CliError::System { what: "cannot start a runtime", source: none() },
+            CliError::Start(StartError::Thread(none())),
+            CliError::File { path: "/etc/node.toml".into(), source: none() },
+        ] {
+            assert!(error.tell().contains("LimitNOFILE"), "{}", error.tell());
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_comes_with_advice() {
+        let why = "/data/peer-stores: it fails its checksum";
+        let source = io::Error::new(io::ErrorKind::InvalidData, why);
+        let told = CliError::Start(StartError::Directory(source)).tell();
+        assert!(told.contains(why) && told.contains("check the disk"), "{told}");
     }
 
     #[test]

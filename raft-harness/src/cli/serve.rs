@@ -23,7 +23,6 @@ use raft_mux::MuxError;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -31,7 +30,7 @@ use super::descriptors;
 use super::error::{CliError, Exit};
 use super::signals::StopSignals;
 use super::stdin;
-use crate::config::{Environment, NodeConfig, load};
+use crate::config::{Environment, NodeConfig, load, parse_filter};
 use crate::group_spec::GroupSpec;
 use crate::kv::KvFactory;
 use crate::kv::slots::SlotMap;
@@ -238,9 +237,16 @@ async fn serve(
     });
     let (draining, drain) = (host.clone(), config.drain);
     let stopped = tokio::task::spawn_blocking(move || {
-        let led = draining.drain(drain);
-        if led > 0 {
-            info!(groups = led, "could not hand over every leadership in time");
+        let end = draining.drain(drain);
+        if end.unfinished > 0 {
+            info!(groups = end.unfinished, limit = ?drain, "could not hand over every leadership in time");
+        }
+        if end.without_heir > 0 {
+            info!(
+                groups = end.without_heir,
+                "kept leaderships that nobody takes over: the other voters of these groups are \
+                 stopping as well, or out of reach, or there are none"
+            );
         }
         stop(&draining);
     });
@@ -377,12 +383,13 @@ impl StatusSource for Served {
 
 /// Events go to standard error. `RUST_LOG` goes before the configuration.
 fn trace(config: &NodeConfig) {
-    let asked = std::env::var("RUST_LOG").ok().map(|asked| asked.parse::<Targets>());
+    let asked = std::env::var("RUST_LOG").ok().map(|asked| parse_filter(&asked));
+    // The check has accepted what the file says.
+    let configured = || parse_filter(&config.trace_filter).unwrap_or_default();
     let (filter, wrong) = match asked {
         Some(Ok(filter)) => (filter, None),
-        // The check has accepted what the file says.
-        Some(Err(wrong)) => (config.trace_filter.parse().unwrap_or_default(), Some(wrong)),
-        None => (config.trace_filter.parse().unwrap_or_default(), None),
+        Some(Err(wrong)) => (configured(), Some(wrong)),
+        None => (configured(), None),
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| LogLines)

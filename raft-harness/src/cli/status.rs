@@ -1,22 +1,25 @@
 //! `raftd status`: one node as its admin port tells it, bad news first.
 
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
+use std::io;
 
 use clap::{Args, ValueEnum};
+use tokio::net::lookup_host;
 
 use super::error::{CliError, Exit};
 use crate::output;
-use crate::status::{AdminClient, GroupView, StatusView};
+use crate::status::{AdminClient, AdminError, GroupView, StatusView};
 
+/// A name with more addresses is no single node's.
+const ADDRESSES_MAX: usize = 4;
 /// Groups in a table; all of them are in the JSON.
 const GROUPS_MAX: usize = 50;
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArguments {
-    /// The node's admin port.
-    #[arg(long, default_value = "127.0.0.1:9071", value_name = "ADDRESS")]
-    admin: SocketAddr,
+    /// The node's admin port: an address or a name, and a port.
+    #[arg(long, default_value = "127.0.0.1:9071", value_name = "HOST:PORT", value_parser = host_and_port)]
+    admin: String,
     /// How to print it.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -32,8 +35,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Result<Exit, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|source| CliError::System { what: "cannot start a runtime", source })?;
-    let client = AdminClient::new(arguments.admin);
-    let status = runtime.block_on(client.status()).map_err(CliError::Admin)?;
+    let status = runtime.block_on(ask(&arguments.admin))?;
     let text = match arguments.format {
         Format::Table => table(&status),
         Format::Json => serde_json::to_string_pretty(&status)
@@ -41,6 +43,33 @@ pub(super) fn run(arguments: &StatusArguments) -> Result<Exit, CliError> {
     };
     output::result(text.trim_end()).map_err(CliError::Output)?;
     Ok(if status.unready.is_empty() { Exit::Ok } else { Exit::Warning })
+}
+
+/// Whether it can be an address at all; what a name leads to is looked up later.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let named = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let one = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && one && port.parse::<u16>().is_ok()
+    });
+    if named {
+        Ok(text.to_owned())
+    } else {
+        Err("wanted: host:port, as 127.0.0.1:9071, [::1]:9071 or localhost:9071".to_owned())
+    }
+}
+
+/// Asks at each address of a name until somebody is there.
+async fn ask(admin: &str) -> Result<StatusView, CliError> {
+    let unknown = |source| CliError::Lookup { name: admin.to_owned(), source };
+    let addresses = lookup_host(admin).await.map_err(unknown)?;
+    let mut last = None;
+    for address in addresses.take(ADDRESSES_MAX) {
+        match AdminClient::new(address).status().await {
+            Err(error @ AdminError::Unreachable { .. }) => last = Some(error),
+            answer => return answer.map_err(CliError::Admin),
+        }
+    }
+    Err(last.map_or_else(|| unknown(io::ErrorKind::NotFound.into()), CliError::Admin))
 }
 
 fn table(status: &StatusView) -> String {
@@ -214,6 +243,16 @@ mod tests {
             "apply_lag": 0, "applied_commands_total": 0, "label": label, "fault": null,
         });
         serde_json::from_value(group).expect("complete")
+    }
+
+    #[test]
+    fn an_admin_port_has_a_name_or_an_address() {
+        for right in ["127.0.0.1:9071", "localhost:9071", "[::1]:9071", "node-1.example:1"] {
+            assert_eq!(host_and_port(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "9071", "localhost", ":9071", "localhost:http", "::1:9071", "a:70000"] {
+            assert!(host_and_port(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use raft_core::{NodeId, Settings};
 
 use super::document::Document;
 use super::file::{FileConfig, RaftSection, Strategy};
+use super::filter;
 use super::node_config::{ListenConfig, NodeConfig, PeerConfig};
 use super::problem::{Level, Problem, Rule};
 
@@ -349,9 +350,9 @@ impl Check<'_> {
     }
 
     fn trace_filter(&mut self, filter: &str) {
-        if let Err(error) = filter.parse::<tracing_subscriber::filter::Targets>() {
+        if let Err(error) = filter::parse(filter) {
             let help = "for instance \"info\" or \"warn,raft_harness=debug\"".to_owned();
-            self.report(Rule::OutOfRange, "trace.filter", format!("{error}"), help);
+            self.report(Rule::OutOfRange, "trace.filter", error, help);
         }
     }
 }

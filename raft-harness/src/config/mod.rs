@@ -11,6 +11,7 @@ mod check;
 mod document;
 mod environment;
 mod file;
+mod filter;
 mod lanes;
 mod nearest;
 mod node_config;
@@ -23,6 +24,7 @@ pub use node_config::{ListenConfig, NodeConfig, PeerConfig};
 pub use problem::{Level, Place, Problem, Problems, Rule};
 
 pub(crate) use check::CLUSTER_BYTES_MAX;
+pub(crate) use filter::parse as parse_filter;
 
 use check::check;
 use document::Document;

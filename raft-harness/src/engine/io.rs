@@ -202,6 +202,8 @@ pub(crate) struct HandingOver {
     pub(crate) led: usize,
     /// Groups that are worth waiting for.
     pub(crate) open: usize,
+    /// Those of them that are still led here; nobody takes over the others.
+    pub(crate) unfinished: usize,
 }
 
 /// Work for an apply worker, in order per group. Entries and reads wait with the shard once a few

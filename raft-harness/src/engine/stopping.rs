@@ -44,8 +44,10 @@ struct UnderWay {
 }
 
 impl Stopping {
-    fn open(&self) -> usize {
-        self.queue.len() + self.under_way.len() + self.again.len()
+    /// The groups that are worth waiting for.
+    fn all(&self) -> impl Iterator<Item = u32> {
+        let under_way = self.under_way.iter().map(|group| group.at);
+        self.queue.iter().copied().chain(under_way).chain(self.again.iter().map(|(_, at)| *at))
     }
 
     pub(super) fn next_deadline(&self) -> Option<Micros> {
@@ -58,10 +60,7 @@ impl ShardEngine {
     /// The node is going to stop. Said again, groups that were given up are tried once more.
     pub(super) fn on_stopping(&mut self, out: &mut TurnOutput) {
         let mut stopping = self.stopping.take().unwrap_or_default();
-        let under_way = stopping.under_way.iter().map(|group| group.at);
-        let again = stopping.again.iter().map(|(_, at)| *at);
-        let known: HashSet<u32> =
-            under_way.chain(again).chain(stopping.queue.iter().copied()).collect();
+        let known: HashSet<u32> = stopping.all().collect();
         let led = (0..self.slots.len() as u32).filter(|at| self.slots[*at as usize].leads());
         stopping.queue.extend(led.filter(|at| !known.contains(at)));
         self.stopping = Some(stopping);
@@ -148,8 +147,9 @@ impl ShardEngine {
     /// How far handing over is.
     pub(crate) fn handing_over(&self) -> HandingOver {
         let led = self.slots.iter().filter(|slot| slot.leads()).count();
-        let open = self.stopping.as_ref().map_or(0, Stopping::open);
-        HandingOver { led, open }
+        let all = || self.stopping.iter().flat_map(Stopping::all);
+        let unfinished = all().filter(|at| self.slots[*at as usize].leads()).count();
+        HandingOver { led, open: all().count(), unfinished }
     }
 
     /// The leader of a group, which has committed up to `commit`, asks its replica here to take

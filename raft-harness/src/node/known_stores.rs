@@ -31,8 +31,10 @@ impl<D: Disk> KnownStores<D> {
         let text = checked_text::read(&disk, FILE)?.unwrap_or_default();
         let mut lives = BTreeMap::new();
         for line in text.lines() {
-            let (node, life) =
-                parse(line).ok_or_else(|| invalid(FILE, &format!("cannot read {line:?}")))?;
+            let (node, life) = parse(line).ok_or_else(|| {
+                let path = checked_text::path(&disk, FILE);
+                invalid(&path, &format!("cannot read {line:?}"))
+            })?;
             lives.insert(node, life);
         }
         Ok(Self { disk, lives })
@@ -144,7 +146,8 @@ mod tests {
             disk.overwrite(FILE, &flipped);
             let error = KnownStores::load(disk.clone()).map(|_| ()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "bit {bit}");
-            assert!(error.to_string().starts_with(FILE), "{error}");
+            let path = format!("{}/{FILE}: ", disk.describe());
+            assert!(error.to_string().starts_with(&path), "{error}");
         }
         disk.overwrite(FILE, b"");
         assert!(KnownStores::load(disk).is_err(), "an empty file is not an empty memory");

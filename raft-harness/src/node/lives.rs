@@ -27,12 +27,14 @@ pub(crate) fn begin_life<D: Disk>(
     let mut lives = match read_twins(disk, FILE)? {
         None => Vec::new(),
         Some(copies) => {
-            let copies = copies.into_iter().map(parse);
+            let path = checked_text::path(disk, FILE);
+            let copies = copies.into_iter().map(|copy| parse(&path, copy));
             let newest = |lives: &Vec<(u64, u32)>| lives.last().map(|(number, _)| *number);
             let (sound, damaged): (Vec<_>, Vec<_>) = copies.partition(Result::is_ok);
             let damage = || damaged.into_iter().find_map(Result::err);
             let sound = sound.into_iter().flatten().max_by_key(newest);
-            sound.ok_or_else(|| damage().unwrap_or_else(|| invalid(FILE, "its length is wrong")))?
+            sound
+                .ok_or_else(|| damage().unwrap_or_else(|| invalid(&path, "its length is wrong")))?
         }
     };
     let now = incarnation.get();
@@ -50,13 +52,13 @@ pub(crate) fn begin_life<D: Disk>(
 }
 
 /// The lives that a copy of the file notes, the oldest first.
-fn parse(bytes: Vec<u8>) -> io::Result<Vec<(u64, u32)>> {
-    let text = checked_text::unseal(FILE, bytes)?;
+fn parse(path: &str, bytes: Vec<u8>) -> io::Result<Vec<(u64, u32)>> {
+    let text = checked_text::unseal(path, bytes)?;
     let parsed = text.lines().map(|line| {
         let noted = line.split_once(' ').and_then(|(number, bits)| {
             Some((number.parse::<u64>().ok()?, u32::from_str_radix(bits, 16).ok()?))
         });
-        noted.ok_or_else(|| invalid(FILE, &format!("cannot read {line:?}")))
+        noted.ok_or_else(|| invalid(path, &format!("cannot read {line:?}")))
     });
     parsed.collect()
 }
@@ -115,7 +117,8 @@ mod tests {
         bytes[4096] ^= 1;
         disk.overwrite(FILE, &bytes);
         let error = begin_life(&disk, Incarnation::new(3), 9).unwrap_err();
-        assert!(error.to_string().starts_with("lives: "), "{error}");
+        let path = checked_text::path(&disk, FILE);
+        assert!(error.to_string().starts_with(&format!("{path}: ")), "{error}");
         Ok(())
     }
 }

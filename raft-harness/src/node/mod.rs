@@ -513,9 +513,8 @@ impl NodeHost {
     /// Gets ready to stop: from now on this node takes no office, and hands every leadership to
     /// another replica, the first by rank among those that are reached, hold everything and have
     /// applied it. It goes on serving meanwhile. Ends once all that can be handed over is led
-    /// elsewhere, and after `timeout` in any case. Returns how many groups are still led here:
-    /// those of a single replica, and those that nobody takes over.
-    pub fn drain(&self, timeout: Duration) -> usize {
+    /// elsewhere, and after `timeout` in any case. Returns what is still led here.
+    pub fn drain(&self, timeout: Duration) -> Drained {
         let end = Instant::now() + timeout;
         for shard in self.inner.shards.iter() {
             let _ = shard.push(ShardInput::Engine(EngineInput::HandOver));
@@ -526,7 +525,12 @@ impl NodeHost {
             // A shard that does not answer may still be at it.
             let done = states.iter().all(|state| state.is_some_and(|state| state.open == 0));
             if done || Instant::now() >= end {
-                return states.into_iter().flatten().map(|state| state.led).sum();
+                let mut drained = Drained::default();
+                for state in states.into_iter().flatten() {
+                    drained.unfinished += state.unfinished;
+                    drained.without_heir += state.led.saturating_sub(state.unfinished);
+                }
+                return drained;
             }
             std::thread::sleep(DRAIN_POLL);
         }
@@ -546,6 +550,15 @@ impl NodeHost {
     fn shard(&self, group: GroupId) -> &Inbox<ShardInput> {
         &self.inner.shards[shard_of(group, self.inner.shards.len())]
     }
+}
+
+/// Groups that a node still leads after a [`NodeHost::drain`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Drained {
+    /// They were being handed over when the time was up.
+    pub unfinished: usize,
+    /// Nobody takes them over: their other voters stop as well, are out of reach, or there are none.
+    pub without_heir: usize,
 }
 
 /// Asks a thread of the node, unless so much waits for it that it would not get round to it.

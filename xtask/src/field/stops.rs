@@ -172,6 +172,7 @@ fn paused(cluster: &mut Cluster) -> Result<String> {
 }
 
 fn together(cluster: &mut Cluster) -> Result<String> {
+    let told: Vec<usize> = (0..3).map(|index| cluster.log(index).len()).collect();
     let begun = Instant::now();
     for index in 0..3 {
         cluster.signal(index, "TERM")?;
@@ -182,5 +183,11 @@ fn together(cluster: &mut Cluster) -> Result<String> {
     }
     let took = begun.elapsed();
     ensure!(took <= TOGETHER_LIMIT, "they took {took:?}");
+    // What was not handed over had nobody to go to, which is no lack of time.
+    for (index, told) in told.into_iter().enumerate() {
+        let log = cluster.log(index);
+        let blamed = log[told.min(log.len())..].lines().find(|line| line.contains("in time"));
+        ensure!(blamed.is_none(), "node {}: {}", index + 1, blamed.unwrap_or_default());
+    }
     Ok(format!("{:.2} s", took.as_secs_f64()))
 }
