@@ -525,7 +525,10 @@ impl Group {
     }
 
     pub(crate) fn heartbeat_for(&self, leader: &Leader, peer: &Progress, rest: Rest) -> Heartbeat {
-        let commit = self.commit.min(peer.match_index);
+        let mut commit = self.commit.min(peer.match_index);
+        if crate::planted!(CommitToldWithAppends) {
+            commit = LogIndex::ZERO;
+        }
         Heartbeat { term: leader.term, commit, read_seq: leader.read_seq, sent: self.now, rest }
     }
 
@@ -562,7 +565,8 @@ impl Group {
     }
 
     pub(crate) fn on_peer_unreachable(&mut self, peer: ReplicaId, effects: &mut Effects) {
-        if self.asleep && self.leader == Some(peer) {
+        let sleeps_on = crate::planted!(SleepsThroughLoss);
+        if self.asleep && self.leader == Some(peer) && !sleeps_on {
             // What is gone is not given the time to speak up, but the lease it may still hold is
             // respected.
             let heard = self.leader_contact;
@@ -572,7 +576,8 @@ impl Group {
                 self.leader_contact = None;
             }
         }
-        if self.asleep && self.is_leader() && self.membership().member(peer).is_some() {
+        let is_member = self.membership().member(peer).is_some();
+        if self.asleep && self.is_leader() && is_member && !sleeps_on {
             // When it is back it may have to learn what it forgot, and cannot wake anybody.
             self.wake();
         }
@@ -596,7 +601,9 @@ impl Group {
     pub(crate) fn on_peer_restarted(&mut self, peer: ReplicaId) {
         let session = self.sessions.bump();
         let next = self.log.last_index().next();
-        self.wake();
+        if !crate::planted!(SleepsThroughLoss) {
+            self.wake();
+        }
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.peer_mut(peer)
         {

@@ -31,6 +31,7 @@ pub enum Planted {
     StaleTermUnanswered,
     // Replication and commit.
     CommitsOlderTerms,
+    CommitToldWithAppends,
     ProgressOutOfOrder,
     CommitsOwnUnsyncedAppend,
     AckBeforeDurable,
@@ -71,6 +72,8 @@ pub enum Planted {
     TransferToLaggard,
     HeirHasNotApplied,
     StoppingNodeCampaigns,
+    // Sleep.
+    SleepsThroughLoss,
     // Snapshots and compaction.
     SnapshotKeepsConflictingSuffix,
     SnapshotCutsWhatFollows,
@@ -97,6 +100,7 @@ pub enum Planted {
     LogBoundForgotten,
     SealIgnored,
     SealNotSynced,
+    SealNotWritten,
     AppliesBeforeDurable,
     // Engine and transport.
     EarlierLifeOfGroupHeard,
@@ -111,6 +115,8 @@ pub enum Planted {
     LaneDownTellsOne,
     SameLifeTaken,
     OutputsNotCounted,
+    ClockBeforeInput,
+    ReadTakenForFirst,
     // Log time.
     StampMayFall,
     WallClockNeverFalls,

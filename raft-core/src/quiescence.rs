@@ -123,6 +123,7 @@ impl Group {
             }
             Message::HeartbeatReply(reply) => reply.term == self.hard_state.term,
             Message::AppendReply(reply) => reply.term == self.hard_state.term && self.is_leader(),
+            Message::PreVote(_) if crate::planted!(SleepsThroughLoss) => true,
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::Vote(_)

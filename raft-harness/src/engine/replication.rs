@@ -156,10 +156,15 @@ impl ShardEngine {
     }
 
     pub(super) fn on_fetched(&mut self, group: GroupId, entries: Vec<Entry>, out: &mut TurnOutput) {
-        let Some(at) = self.slot_of(group) else {
+        let Some(mut at) = self.slot_of(group) else {
             self.on_left(group, Ended::Fetched, out);
             return;
         };
+        if raft_core::planted!(ReadTakenForFirst)
+            && let Some(first) = self.slots.iter().position(|slot| slot.fetching.is_some())
+        {
+            at = first as u32;
+        }
         let slot = &mut self.slots[at as usize];
         slot.fetching = None;
         // The log may have been cut meanwhile: keep what is still so.
@@ -236,7 +241,7 @@ impl ShardEngine {
 
     /// The replicas on a node with something in flight on that lane: each of them must hear that
     /// it is gone.
-    fn on_lane(
+    pub(super) fn on_lane(
         &self,
         at: u32,
         at_peer: usize,

@@ -313,7 +313,7 @@ impl LogWork {
 
     /// To be called when nothing came for [`IDLE_AFTER`].
     pub(crate) fn idle(&mut self) -> Result<(), LogError> {
-        if !self.idle {
+        if !self.idle && !raft_core::planted!(SealNotWritten) {
             self.store.idle()?;
         }
         self.idle = true;

@@ -105,7 +105,7 @@ impl Shard {
         cx: &mut Context<'_>,
         clocks: impl Fn() -> (Micros, LogTime),
     ) -> Round {
-        let (before, _) = clocks();
+        let (before, wall_before) = clocks();
         let mut worked = false;
 
         let mut items = std::mem::take(&mut self.items);
@@ -116,7 +116,8 @@ impl Shard {
         // A replica owes a leader patience from when it got its word, and the leader counts from
         // when that left. The thread may have stood still since it looked, so it looks again, now
         // that all is here it will hear in this turn.
-        let (now, wall) = clocks();
+        let (now, wall) =
+            if raft_core::planted!(ClockBeforeInput) { (before, wall_before) } else { clocks() };
         self.engine.set_time(now, wall);
 
         let mut taken = items.drain(..);
