@@ -1,9 +1,9 @@
 //! The engine's replicas, shown to whoever judges them: after each step of a core, before
 //! anything that follows from it is carried out.
 
-use raft_core::{Entry, Group, GroupId, GroupIncarnation, LogIndex, LogTime};
+use raft_core::{Entry, Group, GroupId, GroupIncarnation, LogIndex, LogTime, Micros, NodeId};
 
-use super::io::Source;
+use super::io::{SendLane, Source};
 use super::messages::Address;
 use super::peers::{Peer, PeerKind};
 use super::shard_engine::ShardEngine;
@@ -11,8 +11,8 @@ use super::slot::Slot;
 
 /// Looks on.
 pub(crate) trait Watch: Send {
-    /// A replica has made a step.
-    fn stepped(&mut self, replica: Replica<'_>);
+    /// A replica has made a step, which is dated so.
+    fn stepped(&mut self, replica: Replica<'_>, dated: Micros);
 
     /// The items of a batch have been taken: so many of them were for replicas here, and that
     /// many steps were made.
@@ -117,6 +117,14 @@ impl ShardEngine {
         found
     }
 
+    /// A node to which a data lane carries appends to two replicas of a group.
+    pub(crate) fn lane_to_two(&self) -> Option<NodeId> {
+        let two = |at: u32, at_peer| self.on_lane(at, at_peer, SendLane::Data).count() > 1;
+        let slots = 0..self.slots.len() as u32;
+        let found = (0..self.peers.len()).find(|at_peer| slots.clone().any(|at| two(at, *at_peer)));
+        found.map(|at_peer| self.peers[at_peer])
+    }
+
     pub(super) fn show_compaction(&mut self, group: GroupId, needed: u64, kept_max: u64) {
         if let Some(watching) = &mut self.watching {
             watching.watch.compacts(group, needed, kept_max);
@@ -128,7 +136,8 @@ impl ShardEngine {
         let stamp = leads.then(|| self.stamp(at).time());
         if let Some(watching) = &mut self.watching {
             watching.steps += 1;
-            watching.watch.stepped(Replica { slot: &self.slots[at as usize], stamp });
+            let replica = Replica { slot: &self.slots[at as usize], stamp };
+            watching.watch.stepped(replica, self.now);
         }
     }
 

@@ -145,6 +145,13 @@ impl Bulk {
         self.waiting.iter().map(|(_, queue)| queue.len()).sum()
     }
 
+    /// A peer for whose lane some wait.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waits_for(&self) -> Option<NodeId> {
+        let waited = self.waiting.iter().find(|(_, queue)| !queue.is_empty());
+        waited.map(|(peer, _)| *peer)
+    }
+
     fn send_waiting(&mut self) -> bool {
         let mut worked = false;
         for (peer, queue) in &mut self.waiting {

@@ -138,6 +138,7 @@ marks! {
     DescriptorsGone = "a node had no file descriptor left",
     LogOverloaded = "a log had too much to do and entries were declined",
     SealedBatchDamaged = "damage hit the last batch of a log that had fallen idle",
+    LogReadOvertook = "the log was read for a group before another that had asked earlier",
     DiskStallSeen = "a leader with a stalled disk gave up or was deposed",
     DamageReported = "damage below a promise was reported",
     TruncationLostInCrash = "a truncation was lost in a crash and done again",
@@ -195,6 +196,7 @@ impl Mark {
         matches!(
             self,
             Self::AnswerLeftOut
+                | Self::LogReadOvertook
                 | Self::LaneChanged
                 | Self::LaneDownToTwo
                 | Self::CreditsExhausted

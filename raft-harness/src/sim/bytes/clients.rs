@@ -31,6 +31,13 @@ const PATIENCE_US: u64 = 3_000_000;
 const INSIST_US: u64 = 6_000_000;
 const PROBE_INSIST_US: u64 = 14_000_000;
 
+/// What is asked for in a flood is at most so large.
+pub(super) const FLOOD_BYTES_MAX: u64 = 4_000;
+/// Nobody else asks for anything of its list.
+const FLOOD_KEY: Key = Key::MAX;
+/// Each command of a flood is of a client of its own; they are numbered from here.
+const FLOOD_CLIENTS: u32 = 1 << 20;
+
 /// On slow links nobody sends large values so long after the faults.
 const LARGE_END_US: u64 = 9_000_000;
 
@@ -102,6 +109,8 @@ pub(super) struct Asked {
     pub(super) seen: History,
     /// Requests whose clients have given up: who has them, in which life, and where they end.
     pub(super) orphans: Vec<(Place, u32, Ticket<Proposed>)>,
+    /// What was asked for in floods, by its place among the operations.
+    floods: Vec<(usize, Ticket<Proposed>)>,
     pub(super) transfers: u64,
     /// Requests that reached a node.
     pub(super) requests: u64,
@@ -209,6 +218,49 @@ impl World {
             self.clients.push(client);
             let at = 200_000 + self.delays.below(self.swarm.pause_us);
             self.plan(at, Event::Ask { client: number });
+        }
+    }
+
+    /// Many clients ask a node at once for a command each. They wait to the end.
+    pub(super) fn flood(&mut self, place: Place, group: GroupId, count: u64, bytes: u64) -> bool {
+        let life = self.operator.life_of(group);
+        let Some(process) = &self.nodes[place].process else { return false };
+        if process.life_of(group) != Some(life) {
+            return false;
+        }
+        let (key, action) = (FLOOD_KEY, Action::Append);
+        for _ in 0..count {
+            let index = self.history.operations.len();
+            let op = OpId(index as u64);
+            let number = number_of(op);
+            let client = ClientId(FLOOD_CLIENTS + index as u32);
+            let (now, op) = (Micros::new(self.now), op_of(action, number));
+            self.history.seen.invoke(now, client, life, key_id(action, key), op);
+            let command = encode(number, action, key, bytes as usize);
+            let (request, ticket) = Request::new(group, RequestKind::Propose(command.clone()));
+            process.submit(request);
+            self.history.requests += 1;
+            self.history.floods.push((index, ticket));
+            let (client, outcome) = (client.0 as usize, Outcome::Open);
+            let ended = None;
+            let asked = Operation { client, life, key, action, number, command, ended, outcome };
+            self.history.operations.push(asked);
+        }
+        true
+    }
+
+    /// Takes what became of what was asked for in floods.
+    pub(super) fn end_floods(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        for (index, mut ticket) in self.history.floods.drain(..) {
+            let Poll::Ready(answer) = Pin::new(&mut ticket).poll(cx) else { continue };
+            let operation = &mut self.history.operations[index];
+            operation.ended = Some(self.now);
+            operation.outcome = match answer {
+                Ok(Proposed { index, output, .. }) => Outcome::Done { index, output },
+                Err(error) if error.may_have_been_applied() => Outcome::Unknown,
+                Err(_) => Outcome::Nothing,
+            };
         }
     }
 

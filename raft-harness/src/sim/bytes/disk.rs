@@ -44,6 +44,18 @@ pub(super) struct Flipped {
     pub(super) is_last: bool,
 }
 
+/// Where a bit is flipped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Aim {
+    /// In a file whose name ends so. The last batches of the log are spared: where it was not
+    /// sealed, damage to them cannot be told from a torn tail.
+    Open(&'static str),
+    /// The same, and the log was sealed.
+    Sealed(&'static str),
+    /// In what was written last to a log that was sealed then.
+    LastBatch,
+}
+
 /// How the names of segments end.
 pub(super) const SEGMENTS: &str = ".seg";
 
@@ -217,9 +229,13 @@ impl SimDisk {
 
     /// Flips one bit of a file that is at rest; which one is said, for the record, and whether it
     /// is within the last batch of a log. Only what was ever written is hit: the zeros behind the
-    /// log hold nothing. The last batches of a log that was not `sealed` are spared: damage to
-    /// them cannot be told from a torn tail.
-    pub(super) fn flip(&self, suffix: &str, sealed: bool) -> Option<Flipped> {
+    /// log hold nothing.
+    pub(super) fn flip(&self, aim: Aim) -> Option<Flipped> {
+        let (suffix, sealed) = match aim {
+            Aim::Open(suffix) => (suffix, false),
+            Aim::Sealed(suffix) => (suffix, true),
+            Aim::LastBatch => (SEGMENTS, true),
+        };
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let is_written = |file: &usize| state.files[*file].seen.iter().any(|byte| *byte != 0);
@@ -227,7 +243,7 @@ impl SimDisk {
         let names: Vec<String> =
             named.filter(|(_, file)| is_written(file)).map(|(name, _)| name.clone()).collect();
         // Of many segments the newest is the one whose damage is hardest to judge.
-        let hits_last = suffix == SEGMENTS && state.rng.chance(1, 2);
+        let hits_last = aim == Aim::LastBatch || suffix == SEGMENTS && state.rng.chance(1, 2);
         let name = if hits_last { names.last() } else { state.rng.pick(&names) }?.clone();
         let is_newest = suffix == SEGMENTS && names.last() == Some(&name);
         let file = &mut state.files[state.names[&name]];
@@ -237,7 +253,18 @@ impl SimDisk {
             written = written.checked_sub(FLIP_MARGIN).filter(|written| *written > 0)?;
         }
         let aims_at_end = is_newest && sealed && state.rng.chance(1, 2);
-        let at = if aims_at_end {
+        let at = if aim == Aim::LastBatch {
+            // A byte that says something: of what comes before the seal as a rule.
+            let blocks = if state.rng.chance(2, 3) { 2 } else { 1 };
+            let block = end.saturating_sub(FRAME_ALIGNMENT * blocks);
+            let bytes = file.seen[block..end.min(file.seen.len())].iter().take(FRAME_ALIGNMENT);
+            let told: Vec<usize> = bytes
+                .enumerate()
+                .filter(|(_, byte)| **byte != 0)
+                .map(|(at, _)| block + at)
+                .collect();
+            state.rng.pick(&told).copied().unwrap_or(written - 1)
+        } else if aims_at_end {
             // The seal, and the last block or two before it.
             let depth = state.rng.below(written.min(3 * FRAME_ALIGNMENT) as u64) as usize;
             written - 1 - depth

@@ -4,6 +4,7 @@
 //! Whatever a fault leaves to chance it draws from a number of its own, so its fellows do not
 //! notice when it is gone.
 
+use super::floods;
 use super::network::Place;
 use super::options::{Options, Weather};
 use super::races;
@@ -146,6 +147,46 @@ pub enum Fault {
         /// Whether its machine dies with it.
         power: Power,
     },
+    /// A replica of a group that does not lead it, the first by its place, is cut off from all.
+    CutFollower {
+        /// Which group, by its place.
+        group: usize,
+    },
+    /// Whichever node next works on a snapshot that is on its way to it: who leads that group is
+    /// cut off from all.
+    CutSource,
+    /// The disk of whoever leads a group is full but for a little.
+    FullLeader {
+        /// Which group, by its place.
+        group: usize,
+        /// Bytes left.
+        spare: u64,
+    },
+    /// Syncs of whoever leads a group take so much longer.
+    SlowLeader {
+        /// Which group, by its place.
+        group: usize,
+        /// Added to each sync, in microseconds.
+        by_us: u64,
+    },
+    /// Whoever leads a group is asked for many commands at once.
+    Flood {
+        /// Which group, by its place.
+        group: usize,
+        /// How many.
+        count: u64,
+        /// How large each is.
+        bytes: u64,
+    },
+    /// The next bulk lane that something waits for is reset.
+    ResetBusy,
+    /// The next data lane that carries appends to two replicas of a group is reset.
+    ResetShared,
+    /// Whoever leads a group is asked for a snapshot.
+    TakeSnapshot {
+        /// Which group, by its place.
+        group: usize,
+    },
     /// Every replica of a group is asked for a snapshot.
     TakeSnapshots {
         /// Which group, by its place.
@@ -169,6 +210,11 @@ pub enum Fault {
         node: Place,
         /// Files whose names end so.
         file: &'static str,
+    },
+    /// A node crashes once its log has fallen idle, and a bit of the last batch flips.
+    FlipIdle {
+        /// Which.
+        node: Place,
     },
     /// The machine of some leader leaves out an answer; whoever runs the node starts it again.
     Miscount,
@@ -218,10 +264,19 @@ impl Fault {
             Self::SlowDisk { .. } => "slow-disk",
             Self::CutLeader { .. } => "cut-leader",
             Self::CrashLeader { .. } => "crash-leader",
+            Self::CutFollower { .. } => "cut-follower",
+            Self::CutSource => "cut-source",
+            Self::FullLeader { .. } => "full-leader",
+            Self::SlowLeader { .. } => "slow-leader",
+            Self::Flood { .. } => "flood",
+            Self::ResetBusy => "reset-busy",
+            Self::ResetShared => "reset-shared",
+            Self::TakeSnapshot { .. } => "snapshot",
             Self::TakeSnapshots { .. } => "snapshots",
             Self::Change { .. } => "change",
             Self::SlowApply { .. } => "slow-apply",
             Self::Flip { .. } => "flip",
+            Self::FlipIdle { .. } => "flip-idle",
             Self::Miscount => "miscount",
             Self::Wipe { .. } => "wipe",
             Self::PutBack { .. } => "put-back",
@@ -238,6 +293,7 @@ pub(super) fn draw(streams: Streams, swarm: &Swarm, options: &Options) -> Vec<Pl
         Weather::Any => {
             let mut faults = any(&mut rng, swarm, options);
             races::append(&mut streams.stream("races", &[]), swarm, options, &mut faults);
+            floods::append(&mut streams.stream("floods", &[]), swarm, options, &mut faults);
             faults.sort_by_key(|fault| fault.at);
             faults
         }
@@ -270,10 +326,11 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     let spare = |group: &GroupSpec| group.replicas.len() >= 3;
     if rng.chance(2, 5) && swarm.groups.iter().all(spare) && end > FIRST_US {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
-        let fault = match rng.below(5) {
+        let fault = match rng.below(8) {
             0 | 1 => Fault::Wipe { node },
             2 => Fault::Flip { node, file: ".seg" },
             3 => Fault::PutBack { node },
+            4..=6 => Fault::FlipIdle { node },
             _ => Fault::Flip { node, file: rng.pick(&["identity", "incarnation"]).expect("two") },
         };
         let at = rng.range(FIRST_US..=end - 1);

@@ -104,8 +104,17 @@ pub(super) struct AtNode {
 }
 
 impl Watch for AtNode {
-    fn stepped(&mut self, replica: Replica<'_>) {
-        self.judge.lock().stepped(self.place, self.clock, replica);
+    fn stepped(&mut self, replica: Replica<'_>, dated: Micros) {
+        let mut bench = self.judge.lock();
+        bench.stepped(self.place, self.clock, replica);
+        let shown = self.clock.local(bench.now);
+        if dated != shown {
+            let place = self.place;
+            let evidence =
+                format!("node {place} dates a step {dated:?}, its clock shows {shown:?}");
+            let group = life(replica);
+            bench.found.push(Violation::of_group(Check::Profile("dated"), group, evidence));
+        }
     }
 
     fn took_batch(&mut self, due: u64, steps: u64) {

@@ -142,6 +142,8 @@ pub(super) struct Applied {
     pub(super) term: Term,
     pub(super) kind: EntryKind,
     pub(super) payload: Bytes,
+    /// What the machine answered, whatever became of that.
+    pub(super) output: Bytes,
 }
 
 impl Record {
@@ -256,6 +258,10 @@ impl StateMachine for Machine {
             }
             self.applied = (entry.index, entry.term);
             *applied_total += 1;
+            let output = match entry.kind {
+                EntryKind::Command => self.model.apply(&entry.payload),
+                EntryKind::Noop | EntryKind::Config => Bytes::new(),
+            };
             let at = entry.index.prev().get() as usize;
             match history.get(at) {
                 Some(known) => {
@@ -275,6 +281,7 @@ impl StateMachine for Machine {
                     kind: entry.kind,
                     // A copy: the buffer it was read into must not live as long as the run.
                     payload: Bytes::copy_from_slice(&entry.payload),
+                    output: output.clone(),
                 }),
                 None => broken.push(format!(
                     "node {node} group {group}: applied {} before anybody applied {}",
@@ -282,10 +289,7 @@ impl StateMachine for Machine {
                     history.len() + 1
                 )),
             }
-            outputs.push(match entry.kind {
-                EntryKind::Command => self.model.apply(&entry.payload),
-                EntryKind::Noop | EntryKind::Config => Bytes::new(),
-            });
+            outputs.push(output);
         }
         if self.slip.leave_out(outputs) {
             // From here on nothing is asked of it until its process ends.

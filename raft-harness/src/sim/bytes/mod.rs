@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `cases` | runs as cases, for sweeps and shrinking |
 //! | `options` | what a run is told and what it reports |
-//! | `swarm`, `faults`, `races` | what a seed draws |
+//! | `swarm`, `faults`, `races`, `floods` | what a seed draws |
 //! | `world`, `queue`, `tasks` | events in virtual time, and who is woken |
 //! | `lives`, `process`, `threads`, `clock`, `fuse` | nodes: birth, work, death |
 //! | `network`, `stream`, `disk` | wires and disks |
@@ -33,6 +33,7 @@ mod clients;
 mod clock;
 mod disk;
 mod faults;
+mod floods;
 mod fuse;
 mod incarnations;
 mod judge;

@@ -65,6 +65,14 @@ struct Order {
     ticket: Ticket<Proposed>,
 }
 
+/// Which replicas of a group are meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Of {
+    All,
+    /// Those that believe to lead.
+    Leaders,
+}
+
 /// What was asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum What {
@@ -419,11 +427,12 @@ impl World {
         Some((replica.core().is_leader(), Membership::clone(replica.core().membership())))
     }
 
-    /// Every replica of a group is asked for a snapshot.
-    pub(super) fn order_snapshots(&mut self, group: usize) -> bool {
+    /// Replicas of a group are asked for a snapshot.
+    pub(super) fn order_snapshots(&mut self, group: usize, of: Of) -> bool {
         let Some(group) = self.swarm.groups.get(group).map(|spec| spec.group) else { return false };
         for place in self.operator.places_of(group) {
-            if self.core_of(group, place).is_some() {
+            let is_of = |leads: bool| leads || of == Of::All;
+            if self.core_of(group, place).is_some_and(|(leads, _)| is_of(leads)) {
                 let input = |reply| EngineInput::Snapshot(group, reply);
                 self.order(place, group, What::Snapshot, input);
             }
@@ -532,7 +541,13 @@ impl World {
     /// Whether a voter may go. Where a node may be lost for good, enough must remain to spare it.
     fn may_shrink(&self, voters: usize) -> bool {
         let is_for_good = |fault: &Fault| {
-            matches!(fault, Fault::Wipe { .. } | Fault::PutBack { .. } | Fault::Flip { .. })
+            matches!(
+                fault,
+                Fault::Wipe { .. }
+                    | Fault::PutBack { .. }
+                    | Fault::Flip { .. }
+                    | Fault::FlipIdle { .. }
+            )
         };
         let loses = self.faults.iter().any(|planned| is_for_good(&planned.fault));
         if loses { voters > 3 } else { voters > 1 }

@@ -640,6 +640,17 @@ impl Process {
         (count > 0).then(|| Violation::of_run(Check::UnexpectedFault, evidence()))
     }
 
+    /// A peer whose bulk lane something waits for.
+    pub(super) fn busy_bulk(&self) -> Option<NodeId> {
+        self.bulk.waits_for()
+    }
+
+    /// A shard and a peer to which its data lane carries appends to two replicas of a group.
+    pub(super) fn lane_to_two(&self) -> Option<(usize, NodeId)> {
+        let mut shards = self.shards.iter().enumerate();
+        shards.find_map(|(number, shard)| Some((number, shard.engine().lane_to_two()?)))
+    }
+
     /// What its lanes have been through.
     pub(super) fn note_lanes(&self, sightings: &Sightings) {
         let lanes = self.lane_counters.snapshot();

@@ -39,12 +39,15 @@ pub(super) fn append(
             faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
         };
         let apart = 2 * election + rng.below(1_000_000);
-        match rng.below(4) {
+        match rng.below(6) {
             // A leader cut off goes on appending, and returns to a snapshot that knows better.
-            0 => {
+            0 | 4 => {
                 plan(rng, 0, apart, Fault::CutLeader { group });
+                // More than the others will have taken when they take a snapshot.
+                let (count, bytes) = (rng.range(20..=80), rng.below(64));
+                plan(rng, 6_000, 0, Fault::Flood { group, count, bytes });
                 plan(rng, 100_000, 0, Fault::Change { group });
-                plan(rng, apart - 100_000, 0, Fault::TakeSnapshots { group });
+                plan(rng, apart - 200_000, 0, Fault::TakeSnapshots { group });
                 let (effects, power) = (rng.skewed(24), some_power(rng));
                 plan(rng, apart - 5_000, 1_500_000, Fault::CrashInstall { effects, power });
             }
@@ -55,6 +58,19 @@ pub(super) fn append(
                 for part in 1..=4 {
                     plan(rng, apart * part / 4, 0, Fault::TakeSnapshots { group });
                 }
+            }
+            // A snapshot is fetched of a leader that is cut off then. Another one sends the log
+            // instead, and the receiver has compacted that when the rest of the snapshot comes.
+            3 => {
+                let away = election + 300_000;
+                plan(rng, 0, away, Fault::CutFollower { group });
+                plan(rng, away - 60_000, 0, Fault::TakeSnapshot { group });
+                let cut = 2 * election + 1_500_000;
+                plan(rng, away - 10_000, cut, Fault::CutSource);
+                for part in 2..=4 {
+                    plan(rng, away + cut * part / 4, 0, Fault::TakeSnapshots { group });
+                }
+                start += cut;
             }
             // A machine that lags gives its state.
             2 => {
@@ -82,24 +98,38 @@ fn some_power(rng: &mut Rng) -> Power {
 impl World {
     /// What a fault is at this moment that names whoever leads a group.
     pub(super) fn resolved(&self, fault: &Fault, rng: &mut Rng) -> Option<Fault> {
-        let (group, power) = match *fault {
-            Fault::CutLeader { group } => (group, None),
-            Fault::CrashLeader { group, power } => (group, Some(power)),
-            _ => return Some(fault.clone()),
+        let (Fault::CutLeader { group }
+        | Fault::CutFollower { group }
+        | Fault::FullLeader { group, .. }
+        | Fault::SlowLeader { group, .. }
+        | Fault::CrashLeader { group, .. }) = *fault
+        else {
+            return Some(fault.clone());
         };
         let group = self.swarm.groups.get(group)?.group;
         let leaders = self.judge.lock().onlooker.leaders();
         let leads: Vec<Place> =
             leads_of(&leaders, group).filter(|at| self.nodes[*at].is_member()).collect();
         let node = rng.pick(&leads).copied()?;
-        Some(match power {
-            Some(power) => Fault::Crash { node, effects: rng.skewed(16), power },
-            None => {
-                let others = (0..self.nodes.len()).filter(|other| *other != node);
-                let links = others.flat_map(|other| [(node, other), (other, node)]).collect();
-                Fault::Cut { shape: "cut-leader", links }
+        Some(match *fault {
+            Fault::CrashLeader { power, .. } => {
+                Fault::Crash { node, effects: rng.skewed(16), power }
             }
+            Fault::FullLeader { spare, .. } => Fault::DiskFull { node, spare },
+            Fault::SlowLeader { by_us, .. } => Fault::SlowDisk { node, by_us },
+            Fault::CutFollower { .. } => {
+                let mut places = self.operator.places_of(group).into_iter();
+                let node = places.find(|place| !leads.contains(place))?;
+                Fault::Cut { shape: "cut-follower", links: self.links_of(node) }
+            }
+            _ => Fault::Cut { shape: "cut-leader", links: self.links_of(node) },
         })
+    }
+
+    /// What joins a node with all others.
+    pub(super) fn links_of(&self, node: Place) -> Vec<(Place, Place)> {
+        let others = (0..self.nodes.len()).filter(|other| *other != node);
+        others.flat_map(|other| [(node, other), (other, node)]).collect()
     }
 
     /// What a node fetches contradicts what its log says.

@@ -106,6 +106,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::StartOnFullDisk
             | Mark::DescriptorsGone
             | Mark::LogOverloaded
+            | Mark::LogReadOvertook
             | Mark::SealedBatchDamaged
             | Mark::DamageReported
             | Mark::LeaderCrashed

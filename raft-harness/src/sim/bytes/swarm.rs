@@ -151,8 +151,15 @@ impl Swarm {
             // As the lanes ask for it: well below what a peer waits for a word.
             lane.keepalive_interval = lane.keepalive_timeout / 3;
         }
-        let control_frame_max =
-            if slow.chance(1, 3) { slow.range(320..=640) } else { lane.frame_bytes_max };
+        // Room for the heartbeats of a dozen groups or two, and for a snapshot that is offered to as
+        // many members as there can be: fewer where nobody adds any.
+        let stays = operator_us == 0;
+        let is_tiny = slow.chance(1, 3) || stays && options.size == Size::Wide;
+        let control_frame_max = match (is_tiny, stays && slow.chance(2, 3)) {
+            (true, true) => slow.range(184..=256),
+            (true, false) => slow.range(320..=640),
+            (false, _) => lane.frame_bytes_max,
+        };
         let wake_us = *rng.pick(&[20, 100, 1_000]).expect("a list");
         let bursts = rng.chance(1, 4);
         let rebirths = operator_us > 0 && rng.chance(1, 2);

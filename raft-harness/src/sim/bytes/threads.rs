@@ -4,7 +4,8 @@
 use raft_storage::LogError;
 
 use super::accounts::After;
-use super::disk::SEGMENTS;
+use super::clients::FLOOD_BYTES_MAX;
+use super::disk::{Aim, SEGMENTS};
 use super::incarnations::life_of;
 use super::network::Place;
 use super::process::LogState;
@@ -61,7 +62,8 @@ impl World {
         let load = &process.load;
         // Each shard takes its last append or command whole; terms, votes and no-ops are taken
         // in any case.
-        let whole = self.swarm.settings.append_bytes_max.max(self.swarm.padding) + (4 << 10);
+        let command = self.swarm.padding.max(FLOOD_BYTES_MAX);
+        let whole = self.swarm.settings.append_bytes_max.max(command) + (4 << 10);
         let beside = (self.swarm.groups.len() as u64) << 11;
         let max = load.max() + self.swarm.shards[place] as u64 * whole + beside;
         self.sightings.hit_if(load.bytes() >= load.max(), Mark::LogOverloaded);
@@ -163,7 +165,16 @@ impl World {
         let log = &mut process.log;
         if log.state == LogState::Waits && log.taken == taken {
             match log.work.idle() {
-                Ok(()) => log.sealed = true,
+                Ok(()) => {
+                    log.sealed = true;
+                    if node.disk.has_pending(SEGMENTS) {
+                        let evidence = "the log fell idle while sectors wait for a sync";
+                        self.fail(Violation::of_run(Check::Externalisation, evidence));
+                    }
+                    if let Some(down_us) = self.nodes[place].flips_when_idle.take() {
+                        self.flip(place, Aim::LastBatch, down_us);
+                    }
+                }
                 Err(failure) => {
                     node.after = After::Power;
                     self.log_failed(place, &failure);
@@ -200,7 +211,11 @@ impl World {
 
     pub(super) fn on_read(&mut self, place: Place) {
         let Some(process) = &mut self.nodes[place].process else { return };
-        if let Some((shard, fetch)) = process.reads.under_way.pop_front() {
+        // The disk answers whom it likes.
+        let waits = process.reads.under_way.len() as u64;
+        let next = if waits > 1 { self.delays.below(waits) as usize } else { 0 };
+        self.sightings.hit_if(next > 0, Mark::LogReadOvertook);
+        if let Some((shard, fetch)) = process.reads.under_way.remove(next) {
             let answer = read_log(&process.reads.reader, fetch);
             process.tell_shard(shard, ShardInput::Engine(answer));
             self.mark("log-read-back");

@@ -79,6 +79,7 @@ impl World {
             self.judge.lock().found.extend(process.disbelieves());
         }
         let states = self.take_digests();
+        self.end_floods();
         self.judge_liveness(&states);
         self.sweep();
         self.judge_replicas(&states);
@@ -212,14 +213,24 @@ impl World {
             }
         }
         for operation in &self.history.operations {
-            if let Outcome::Done { index, .. } = operation.outcome
+            if let Outcome::Done { index, output } = &operation.outcome
                 && !operation.is_read()
             {
-                let (term, number) = self.record.look(|recorded| {
-                    recorded.at(operation.life, index).map_or((None, None), |applied| {
-                        (Some(applied.term), number_of(&applied.payload))
-                    })
+                let index = *index;
+                let (term, number, answer) = self.record.look(|recorded| {
+                    let applied = recorded.at(operation.life, index);
+                    let number = applied.and_then(|applied| number_of(&applied.payload));
+                    let answer = applied.map(|applied| applied.output.clone());
+                    (applied.map(|applied| applied.term), number, answer)
                 });
+                if answer.as_ref().is_some_and(|answer| answer != output) {
+                    let evidence = format!(
+                        "{} at {index} was answered {output:?}, the machine said {answer:?}",
+                        operation.number
+                    );
+                    let check = Check::Profile("answers");
+                    judge.found.push(Violation::of_group(check, operation.life, evidence));
+                }
                 if number != Some(operation.number) {
                     let evidence = format!(
                         "{} was acknowledged at {index}, applied there is {number:?}",

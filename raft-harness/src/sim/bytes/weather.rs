@@ -2,20 +2,30 @@
 
 use super::accounts::After;
 use super::clock::Still;
-use super::disk::{SEGMENTS, SimDisk};
+use super::disk::{Aim, SimDisk};
 use super::faults::{Fault, Power};
+use super::floods::{Snare, Use};
 use super::network::{ACCEPTOR, DIALER, Place};
+use super::operator::Of;
 use super::world::{Event, Phase, Standing, World};
 use crate::node::sim::KnownStores;
 use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
+use raft_core::GroupId;
 use std::sync::Arc;
 
 /// Waits for a node that works on a snapshot.
 pub(super) struct Trap {
-    effects: u64,
-    power: Power,
+    then: Then,
     until: u64,
+}
+
+/// What happens when it does.
+enum Then {
+    /// It dies after so many more effects.
+    Crash(u64, Power),
+    /// Who leads the group is cut off, by this fault and for so long.
+    CutSource(usize, u64),
 }
 
 /// Waits for a thread whose turn comes to a certain look at its clocks.
@@ -53,11 +63,36 @@ impl World {
     /// A node works on a snapshot that is on its way to it.
     pub(super) fn spring_trap(&mut self, place: Place) {
         let node = &mut self.nodes[place];
-        if let Some(trap) = self.trap.take_if(|trap| trap.until > self.now && node.crash.is_none())
-        {
-            node.fuse.light(trap.effects);
-            node.crash = Some((trap.power, 50_000 + trap.until - self.now));
+        let Some(trap) = self.trap.take_if(|trap| trap.until > self.now && node.crash.is_none())
+        else {
+            return;
+        };
+        match trap.then {
+            Then::Crash(effects, power) => {
+                node.fuse.light(effects);
+                node.crash = Some((power, 50_000 + trap.until - self.now));
+            }
+            Then::CutSource(fault, lasts) => self.cut_source(place, fault, lasts),
         }
+    }
+
+    /// Who leads the group that a node fetches a snapshot of is cut off.
+    fn cut_source(&mut self, place: Place, fault: usize, lasts: u64) {
+        let Some(process) = &self.nodes[place].process else { return };
+        let groups: Vec<GroupId> = process.desk.wanted().map(|name| name.group).collect();
+        let leaders = self.judge.lock().onlooker.leaders();
+        let source = leaders.iter().find(|(group, at)| groups.contains(group) && *at != place);
+        let Some((_, source)) = source else { return };
+        let links = self.links_of(*source);
+        {
+            let mut net = self.net.lock();
+            links.iter().for_each(|(from, to)| net.cut(*from, *to));
+            net.quiet_from = net.quiet_from.max(self.now + lasts + 5_000_000);
+        }
+        self.note(Some(*source), || format!("is cut off while place {place} fetches"));
+        // The fault stays what it is: whoever repeats the run waits for the same moment.
+        self.sources_cut.insert(fault, links);
+        self.plan_in(lasts, Event::FaultEnd(fault));
     }
 
     /// A fault begins; returns the node whose process it has touched.
@@ -67,10 +102,12 @@ impl World {
         let fault = self.resolved(&self.faults[at].fault, &mut rng)?;
         self.faults[at].fault = fault;
         let planned = self.faults[at].clone();
-        let took_effect = self.carry_out(&planned.fault, planned.lasts, &mut rng);
+        let took_effect = self.carry_out(at, &planned.fault, planned.lasts, &mut rng);
         if took_effect {
             *self.stats.faults.entry(planned.fault.kind()).or_default() += 1;
-            self.plan_in(planned.lasts, Event::FaultEnd(at));
+            if planned.fault != Fault::CutSource {
+                self.plan_in(planned.lasts, Event::FaultEnd(at));
+            }
             // Whoever it made silent has a while to be heard of again.
             let quiet = self.now + planned.lasts + 5_000_000;
             let mut net = self.net.lock();
@@ -81,7 +118,7 @@ impl World {
         None
     }
 
-    fn carry_out(&mut self, fault: &Fault, lasts: u64, rng: &mut Rng) -> bool {
+    fn carry_out(&mut self, at: usize, fault: &Fault, lasts: u64, rng: &mut Rng) -> bool {
         match *fault {
             Fault::Cut { ref links, .. } => {
                 let mut net = self.net.lock();
@@ -135,8 +172,32 @@ impl World {
                 lives
             }
             Fault::CrashInstall { effects, power } => {
-                self.trap = Some(Trap { effects, power, until: self.now + lasts });
+                let then = Then::Crash(effects, power);
+                self.trap = Some(Trap { then, until: self.now + lasts });
                 true
+            }
+            Fault::CutSource => {
+                let then = Then::CutSource(at, lasts);
+                self.trap = Some(Trap { then, until: self.now + lasts });
+                true
+            }
+            Fault::ResetBusy | Fault::ResetShared => {
+                let waits_for = if *fault == Fault::ResetBusy { Use::Busy } else { Use::Shared };
+                self.snare = Some(Snare { waits_for, until: self.now + lasts });
+                true
+            }
+            Fault::Flood { group, count, bytes } => {
+                let Some(group) = self.swarm.groups.get(group).map(|spec| spec.group) else {
+                    return false;
+                };
+                let leaders = self.judge.lock().onlooker.leaders();
+                let leads = leaders.iter().find(|(of, _)| *of == group);
+                leads.is_some_and(|(_, place)| self.flood(*place, group, count, bytes))
+            }
+            Fault::FlipIdle { node } => {
+                let runs = self.nodes[node].is_member() && self.nodes[node].process.is_some();
+                self.nodes[node].flips_when_idle = runs.then_some(lasts);
+                runs
             }
             Fault::CrashAll { within_us, power } => {
                 for place in 0..self.nodes.len() {
@@ -205,11 +266,20 @@ impl World {
                 self.nodes[node].slow_apply_us = by_us;
                 true
             }
-            Fault::TakeSnapshots { group } => self.order_snapshots(group),
+            Fault::TakeSnapshot { group } => self.order_snapshots(group, Of::Leaders),
+            Fault::TakeSnapshots { group } => self.order_snapshots(group, Of::All),
             Fault::Change { group } => self.order_change(group),
             // They have become something else by now.
-            Fault::CutLeader { .. } | Fault::CrashLeader { .. } => false,
-            Fault::Flip { node, file } => self.flip(node, file, lasts),
+            Fault::CutLeader { .. }
+            | Fault::CutFollower { .. }
+            | Fault::CrashLeader { .. }
+            | Fault::FullLeader { .. }
+            | Fault::SlowLeader { .. } => false,
+            Fault::Flip { node, file } => {
+                let sealed = self.nodes[node].process.as_ref();
+                let sealed = sealed.is_some_and(|process| process.log.sealed);
+                self.flip(node, if sealed { Aim::Sealed(file) } else { Aim::Open(file) }, lasts)
+            }
             Fault::Wipe { node } => {
                 self.wipe(node, lasts);
                 true
@@ -275,10 +345,9 @@ impl World {
         true
     }
 
-    fn flip(&mut self, node: Place, file: &'static str, down_us: u64) -> bool {
-        let sealed = self.nodes[node].process.as_ref().is_some_and(|process| process.log.sealed);
+    pub(super) fn flip(&mut self, node: Place, aim: Aim, down_us: u64) -> bool {
         self.crash(node, Power::Fails, down_us);
-        let flipped = self.nodes[node].disk.flip(file, sealed);
+        let flipped = self.nodes[node].disk.flip(aim);
         self.note(Some(node), || {
             let place = flipped.as_ref().map(|flipped| (&flipped.name, flipped.at));
             format!("flipped {place:?}")
@@ -286,7 +355,6 @@ impl World {
         if let Some(flipped) = flipped {
             self.nodes[node].standing = Standing::Damaged;
             self.sightings.hit_if(flipped.is_last, Mark::SealedBatchDamaged);
-            debug_assert!(file != SEGMENTS || flipped.name.ends_with(SEGMENTS));
         }
         true
     }
@@ -352,6 +420,11 @@ impl World {
                 let mut net = self.net.lock();
                 links.iter().for_each(|(from, to)| net.mend(*from, *to));
             }
+            Fault::CutSource => {
+                let links = self.sources_cut.remove(&at).unwrap_or_default();
+                let mut net = self.net.lock();
+                links.iter().for_each(|(from, to)| net.mend(*from, *to));
+            }
             Fault::SlowLink { from, to, latency_us } => {
                 self.net.lock().tune(from, to, |link| {
                     link.latency_us = link.latency_us.saturating_sub(latency_us);
@@ -388,8 +461,16 @@ impl World {
             | Fault::Still { .. }
             | Fault::SyncFails { .. }
             | Fault::Flip { .. }
+            | Fault::FlipIdle { .. }
             | Fault::CutLeader { .. }
+            | Fault::CutFollower { .. }
             | Fault::CrashLeader { .. }
+            | Fault::FullLeader { .. }
+            | Fault::SlowLeader { .. }
+            | Fault::Flood { .. }
+            | Fault::ResetBusy
+            | Fault::ResetShared
+            | Fault::TakeSnapshot { .. }
             | Fault::TakeSnapshots { .. }
             | Fault::Change { .. }
             | Fault::Wipe { .. } => {}
@@ -413,8 +494,7 @@ impl World {
     /// From here on nothing goes wrong any more.
     pub(super) fn heal(&mut self) {
         self.phase = Phase::Healing;
-        self.trap = None;
-        self.stop = None;
+        (self.trap, self.snare, self.stop) = (None, None, None);
         {
             let mut net = self.net.lock();
             net.heal();
@@ -427,6 +507,7 @@ impl World {
             node.snapshots.heal();
             node.slow_disk_us = 0;
             node.slow_apply_us = 0;
+            node.flips_when_idle = None;
             node.crash = None;
             if node.process.is_some() && !node.fuse.is_dead() {
                 node.fuse.light(u64::MAX);

@@ -17,6 +17,7 @@ use super::clients::{Asked, Client};
 use super::clock::NodeClock;
 use super::disk::SimDisk;
 use super::faults::{self, PlannedFault, Power};
+use super::floods::Snare;
 use super::fuse::Fuse;
 use super::incarnations::group_of;
 use super::judge::Judge;
@@ -63,6 +64,10 @@ pub(super) struct World {
     pub(super) history: Asked,
     pub(super) operator: Operator,
     pub(super) trap: Option<Trap>,
+    /// Who was cut off while somebody fetched of it, by the fault that did it.
+    pub(super) sources_cut: BTreeMap<usize, Vec<(Place, Place)>>,
+    /// Some lane is to go down while it is in use.
+    pub(super) snare: Option<Snare>,
     /// Some thread is to stand still within its turn.
     pub(super) stop: Option<Stop>,
     /// How each replica was asked for its state at the end.
@@ -124,6 +129,8 @@ pub(super) struct NodeState {
     pub(super) slip: Slip,
     /// Added to each job of the apply worker.
     pub(super) slow_apply_us: u64,
+    /// Once its log has fallen idle, it crashes with damage, and is down for so long.
+    pub(super) flips_when_idle: Option<u64>,
     /// What the fuse was lit for.
     pub(super) crash: Option<(Power, u64)>,
     pub(super) standing: Standing,
@@ -201,6 +208,7 @@ impl World {
             slow_disk_us: 0,
             slip: Slip::default(),
             slow_apply_us: 0,
+            flips_when_idle: None,
             crash: None,
             standing: Standing::Member,
             copy: None,
@@ -213,6 +221,8 @@ impl World {
             history: Asked::default(),
             operator: Operator::new(streams, &swarm),
             trap: None,
+            sources_cut: BTreeMap::new(),
+            snare: None,
             stop: None,
             digests: BTreeMap::new(),
             record: Record::default(),
@@ -577,6 +587,8 @@ impl World {
     fn settle(&mut self, worked: Option<Place>) {
         if let Some(place) = worked {
             self.start_threads(place);
+            self.snare = self.snare.filter(|snare| self.now < snare.until);
+            self.spring_snare(place);
         }
         let mut timers = std::mem::take(&mut self.timers);
         let mut woken = std::mem::take(&mut self.woken);
