@@ -13,7 +13,8 @@
 //!
 //! Invariants:
 //! - Nothing but a Hello leaves a dialer, and nothing is delivered by an acceptor, before the
-//!   handshake is done.
+//!   handshake is done, and the life that dialed has answered a dial of ours: until then it is not
+//!   read from.
 //! - Bytes delivered and not yet given back never exceed the window by more than one frame.
 //! - Whether the peer lives is judged by progress: bytes heard, bytes written. Bytes written say
 //!   little, since a kernel takes megabytes that a slow link delivers much later; so who hears
@@ -279,6 +280,8 @@ enum Granted {
 #[derive(Debug)]
 struct Granting {
     hello: Hello,
+    /// Whether the life it comes from has answered a dial of ours.
+    is_proven: bool,
     /// Delivered and not yet given back, consumed or not.
     used: u64,
     /// Of these, consumed.
@@ -367,8 +370,8 @@ impl Connection {
     /// its questions; a dialer always reads, so the two cannot wait for each other.
     pub fn wants_read(&self) -> bool {
         match &self.phase {
-            Phase::Open(Open { granting: Some(_), .. }) => {
-                self.transmit.len() <= self.setup.config.write_buffer_max
+            Phase::Open(Open { granting: Some(granting), .. }) => {
+                granting.is_proven && self.transmit.len() <= self.setup.config.write_buffer_max
             }
             Phase::Open(_) | Phase::Greeting { .. } | Phase::Awaiting { .. } => true,
             Phase::Ended(_) => false,
@@ -484,13 +487,14 @@ impl Connection {
         welcome.frame_bytes_max = self.setup.config.frame_bytes_max;
         self.queue_handshake(&Handshake::Welcome(welcome));
         self.key = Some(ConnectionKey::from(&hello));
+        let is_proven = self.setup.registry.has_answered(&hello);
         Ok(Open {
             peer: hello.node,
             incarnation: hello.incarnation,
             ends: Ends { local, remote: hello.node },
             frame_bytes_max: hello.frame_bytes_max,
             granted: Granted::Unlimited,
-            granting: Some(Granting { hello, used: 0, consumed: 0 }),
+            granting: Some(Granting { hello, is_proven, used: 0, consumed: 0 }),
         })
     }
 
@@ -506,6 +510,23 @@ impl Connection {
         })
     }
 
+    /// Hears what came with the Hello, if the life that said it has answered a dial of ours since.
+    ///
+    /// # Errors
+    /// As for [`on_bytes`](Self::on_bytes).
+    pub fn look_for_proof(&mut self, events: &mut VecDeque<LaneEvent>) -> Result<(), LaneError> {
+        let registry = &self.setup.registry;
+        let Phase::Open(Open { granting: Some(granting), .. }) = &mut self.phase else {
+            return Ok(());
+        };
+        if granting.is_proven || !registry.has_answered(&granting.hello) {
+            return Ok(());
+        }
+        granting.is_proven = true;
+        let heard = self.hear_frames(events);
+        heard.map(|_| ()).map_err(|error| self.end(error))
+    }
+
     /// Returns the nonce of a pong, if one was among the frames.
     fn hear_frames(&mut self, events: &mut VecDeque<LaneEvent>) -> Result<Option<u64>, LaneError> {
         let mut pong = None;
@@ -513,6 +534,9 @@ impl Connection {
             let Phase::Open(open) = &mut self.phase else {
                 return Ok(pong);
             };
+            if open.granting.as_ref().is_some_and(|granting| !granting.is_proven) {
+                return Ok(pong);
+            }
             let Some((frame, bytes)) = self.decoder.next_frame(open.ends)? else {
                 return Ok(pong);
             };

@@ -163,7 +163,8 @@ pub enum HelloRefusal {
     /// not help.
     #[error(
         "another start of this data directory was incarnation {incarnation}: it was copied, or put \
-         back to an earlier state, and cannot come back as it is: start it empty, under a new id"
+         back to an earlier state, and cannot come back as it is: start it empty, under a new id; if \
+         it is the original, stop the copy that answered at this node's address"
     )]
     SameLife {
         /// Where the lives part, as far as that is known.

@@ -5,10 +5,12 @@
 //! that greets us on any lane is alive, so all lanes to it dial at once.
 //!
 //! Invariants:
-//! - Per peer the store id never changes, the incarnation never falls, and no incarnation has two
-//!   lives.
-//! - What is remembered beyond our own life was said in answer to a dial of ours: anybody can send
-//!   a Hello, and must not bind a peer's name to a directory for good.
+//! - Of the lives that have answered our dials, per peer, the store id never changes, the
+//!   incarnation never falls, and no incarnation has two lives.
+//! - Anybody can send a Hello. A life that only has is a claim: none of its frames is heard before
+//!   it has answered at the peer's address, and whoever answers there instead refutes it. So nobody
+//!   who cannot be found there is heard, nor silences the node that is; and every life that was
+//!   heard was met, so that no directory put back to before it is heard again.
 //! - Per peer and lane, within an incarnation, the generation accepted always rises.
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 use raft_core::{Incarnation, NodeId};
+use tracing::warn;
 
 use crate::hello::{Hello, HelloRefusal, PAST_LIVES_MAX, Welcome, cluster_name_fits};
 use crate::lane::Lane;
@@ -91,10 +94,12 @@ struct Peer {
     /// Whether it is a peer now.
     known: bool,
     addr: String,
-    /// The newest life seen.
+    /// The newest life: the one that answered, or one that claims to have followed it.
     newest: Option<PeerLife>,
     /// The newest life that answered our dial.
     answered: Option<PeerLife>,
+    /// How often another life than the one that claimed to be the newest answered there.
+    refuted: u64,
     shards: Option<u8>,
     /// Accepted from it, in its newest incarnation.
     generations_in: BTreeMap<Lane, u64>,
@@ -276,7 +281,7 @@ impl PeerRegistry {
                 .get_mut(&hello.node)
                 .filter(|peer| peer.known)
                 .ok_or(HelloRefusal::UnknownNode { node: hello.node })?;
-            peer.check_life(&life, &hello.past)?;
+            check_life(peer.newest, &life, &hello.past)?;
             let same_life = peer.newest == Some(life);
             let newest = peer.generations_in.get(&hello.lane).copied();
             if let Some(newest) = newest.filter(|&newest| same_life && hello.generation <= newest) {
@@ -315,7 +320,13 @@ impl PeerRegistry {
                 .get_mut(&peer)
                 .filter(|peer| peer.known)
                 .ok_or(HelloRefusal::UnknownNode { node: peer })?;
-            known.check_life(&life, &welcome.past)?;
+            // Claims do not count: who can be dialed is the peer, and shows them to be false.
+            check_life(known.answered, &life, &welcome.past)?;
+            if let Some(claim) =
+                known.newest.filter(|newest| *newest != life && known.answered != Some(*newest))
+            {
+                known.refute(peer, claim, life);
+            }
             known.meet(life, welcome.shards);
             known.answered.replace(life) != Some(life)
         };
@@ -346,6 +357,18 @@ impl PeerRegistry {
             peer.newest == Some(hello.peer_life())
                 && peer.generations_in.get(&hello.lane) == Some(&hello.generation)
         })
+    }
+
+    /// Whether the life that says this has answered our dial, so that its frames may be heard.
+    pub(crate) fn has_answered(&self, hello: &Hello) -> bool {
+        let peers = self.shared.peers.lock();
+        peers.get(&hello.node).is_some_and(|peer| peer.answered == Some(hello.peer_life()))
+    }
+
+    /// How often somebody claimed to be a newer life of a peer while another answered at its
+    /// address, since the start.
+    pub fn claims_refuted(&self) -> u64 {
+        self.shared.peers.lock().values().map(|peer| peer.refuted).sum()
     }
 
     pub(crate) fn watch(&self) -> Arc<Watcher> {
@@ -390,33 +413,52 @@ impl Welcome {
     }
 }
 
+/// Whether a life goes on from the one seen here, or is that one.
+fn check_life(seen: Option<PeerLife>, life: &PeerLife, past: &[u32]) -> Result<(), HelloRefusal> {
+    let Some(seen) = seen else { return Ok(()) };
+    if seen.store != life.store {
+        return Err(HelloRefusal::StoreChanged { theirs: life.store });
+    }
+    let (newest, theirs) = (seen.incarnation, life.incarnation);
+    if theirs < newest {
+        return Err(HelloRefusal::OldIncarnation { newest, theirs });
+    }
+    let ahead = theirs.get() - newest.get();
+    let is_other = match ahead.checked_sub(1) {
+        None => seen.life != life.life,
+        // Further back than it tells, nothing can be said.
+        Some(at) => usize::try_from(at)
+            .ok()
+            .and_then(|at| past.get(at))
+            .is_some_and(|bits| *bits != first_bits(seen.life)),
+    };
+    if is_other && !raft_core::planted!(SameLifeTaken) {
+        return Err(HelloRefusal::SameLife { incarnation: newest });
+    }
+    if ahead > INCARNATION_JUMP_MAX && newest.get() < COUNTED_MAX {
+        return Err(HelloRefusal::FarIncarnation { newest, theirs });
+    }
+    Ok(())
+}
+
 impl Peer {
-    /// Whether a life goes on from the one seen here, or is that one.
-    fn check_life(&self, life: &PeerLife, past: &[u32]) -> Result<(), HelloRefusal> {
-        let Some(seen) = self.newest else { return Ok(()) };
-        if seen.store != life.store {
-            return Err(HelloRefusal::StoreChanged { theirs: life.store });
+    /// Another life than the one that greeted us answers at the peer's address.
+    fn refute(&mut self, peer: NodeId, claim: PeerLife, answers: PeerLife) {
+        self.refuted += 1;
+        self.generations_in.clear();
+        // Strangers choose no number of log lines: one whenever it has doubled.
+        if !self.refuted.is_power_of_two() {
+            return;
         }
-        let (newest, theirs) = (seen.incarnation, life.incarnation);
-        if theirs < newest {
-            return Err(HelloRefusal::OldIncarnation { newest, theirs });
-        }
-        let ahead = theirs.get() - newest.get();
-        let is_other = match ahead.checked_sub(1) {
-            None => seen.life != life.life,
-            // Further back than it tells, nothing can be said.
-            Some(at) => usize::try_from(at)
-                .ok()
-                .and_then(|at| past.get(at))
-                .is_some_and(|bits| *bits != first_bits(seen.life)),
-        };
-        if is_other && !raft_core::planted!(SameLifeTaken) {
-            return Err(HelloRefusal::SameLife { incarnation: newest });
-        }
-        if ahead > INCARNATION_JUMP_MAX && newest.get() < COUNTED_MAX {
-            return Err(HelloRefusal::FarIncarnation { newest, theirs });
-        }
-        Ok(())
+        warn!(
+            %peer,
+            claimed = %claim.incarnation,
+            answers = %answers.incarnation,
+            times = self.refuted,
+            "somebody greets as a newer start of this node, and another answers at its address: a \
+             copy of its data directory that runs elsewhere, a node that was restarted just now, or \
+             a stranger; only who answers there is heard"
+        );
     }
 
     /// Remembers what has passed the check.

@@ -24,7 +24,14 @@ struct Pair {
 }
 
 impl Pair {
+    /// The dialer has answered a dial of the acceptor's before.
     fn new(a: &Identity, b: &Identity, a_config: &LaneConfig, b_config: &LaneConfig) -> Self {
+        let pair = Self::strangers(a, b, a_config, b_config);
+        let _ = pair.b.setup.registry.check_welcome(a.node, &welcome_of(a));
+        pair
+    }
+
+    fn strangers(a: &Identity, b: &Identity, a_config: &LaneConfig, b_config: &LaneConfig) -> Self {
         let a_setup = setup(&registry(a.clone()), a_config, Direction::Outgoing);
         let b_setup = setup(&registry(b.clone()), b_config, Direction::Incoming);
         Self {
@@ -62,6 +69,21 @@ impl Pair {
 
     fn exchange_ok(&mut self, now: Micros) {
         assert_eq!(self.exchange(now), [None, None]);
+    }
+}
+
+/// What a node answers whoever dials it.
+fn welcome_of(node: &Identity) -> Welcome {
+    Welcome {
+        node: node.node,
+        store: node.store,
+        incarnation: node.incarnation,
+        life: node.life,
+        past: node.past.clone(),
+        shards: node.shards,
+        features: node.features,
+        window_bytes: 1,
+        frame_bytes_max: 1,
     }
 }
 
@@ -522,4 +544,61 @@ fn timeouts_come_from_the_configuration() {
     pair.b.queue(&mut data(10)).unwrap();
     pair.b.transmitted(at(1), 0);
     assert_eq!(pair.b.deadline(), Some(at(6)));
+}
+
+/// Anybody can say Hello. What else they say is heard once they have been found where the peer is.
+#[test]
+fn frames_of_a_life_that_has_not_answered_wait_until_it_does_and_then_come_in_order() {
+    let config = LaneConfig::control();
+    let (a, b) = (identity(1), identity(2));
+    let mut pair = Pair::strangers(&a, &b, &config, &config);
+    pair.exchange_ok(at(0));
+    pair.b_events.clear();
+    for size in [10, 20] {
+        pair.a.queue(&mut data(size)).unwrap();
+    }
+    pair.exchange_ok(at(1));
+    assert!(frames_of(&mut pair.b_events).is_empty() && !pair.b.wants_read());
+    pair.b.look_for_proof(&mut pair.b_events).unwrap();
+    assert!(pair.b_events.is_empty() && !pair.b.wants_read(), "nobody has answered yet");
+
+    // Another life answers at its address: this one is heard by nobody.
+    let registry = pair.b.setup.registry.clone();
+    let other = Welcome { life: a.life ^ 1, ..welcome_of(&a) };
+    registry.check_welcome(a.node, &other).unwrap();
+    pair.b.look_for_proof(&mut pair.b_events).unwrap();
+    assert!(pair.b_events.is_empty() && !pair.b.wants_read());
+
+    let mut pair = Pair::strangers(&a, &b, &config, &config);
+    for size in [10, 20] {
+        pair.exchange_ok(at(0));
+        pair.a.queue(&mut data(size)).unwrap();
+    }
+    pair.exchange_ok(at(1));
+    pair.b_events.clear();
+    let registry = pair.b.setup.registry.clone();
+    registry.check_welcome(a.node, &welcome_of(&a)).unwrap();
+    pair.b.look_for_proof(&mut pair.b_events).unwrap();
+    assert_eq!(frames_of(&mut pair.b_events).len(), 2);
+    assert!(pair.b.wants_read());
+}
+
+/// It costs a place among the connections for no longer than a silent peer would.
+#[test]
+fn a_claim_that_is_never_proven_ends_as_silence() {
+    let config = LaneConfig::control();
+    let mut pair = Pair::strangers(&identity(1), &identity(2), &config, &config);
+    pair.exchange_ok(at(0));
+    let mut ended = None;
+    while ended.is_none() {
+        let due = pair.b.deadline().expect("it waits for something");
+        ended = pair.b.on_deadline(due).err();
+        let bytes = pair.b.transmit().len();
+        take(&mut pair.b, due);
+        assert!(bytes > 0 || ended.is_some(), "a deadline without an effect");
+        if ended.is_none() {
+            pair.b.transmitted(due, 0);
+        }
+    }
+    assert_eq!(ended, Some(LaneError::KeepaliveTimeout));
 }

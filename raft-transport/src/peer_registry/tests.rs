@@ -140,6 +140,7 @@ fn remembered_store_makes_nobody_a_peer() {
 fn a_second_life_of_one_number_is_refused_however_often_it_starts() {
     let registry = registry(identity(2));
     registry.check(&hello(5, 1)).unwrap();
+    registry.check_welcome(PEER, &welcome(&hello(5, 1))).unwrap();
     let refusal = HelloRefusal::SameLife { incarnation: Incarnation::new(5) };
     let second = |incarnation: u64| {
         let mut second = hello(incarnation, 9);
@@ -193,4 +194,51 @@ fn a_number_far_ahead_is_refused_and_locks_nobody_out() {
     };
     registry.check(&no_disk(0)).unwrap();
     registry.check(&no_disk(1 << 30)).unwrap();
+}
+
+/// One Hello with the next number once shut the true node out until this one was restarted.
+#[test]
+fn whoever_only_greets_silences_nobody_who_answers_at_the_peers_address() {
+    let registry = registry(identity(2));
+    let true_one = hello(5, 1);
+    registry.check_welcome(PEER, &welcome(&true_one)).unwrap();
+    registry.check(&true_one).unwrap();
+    assert!(registry.is_newest(&true_one) && registry.has_answered(&true_one));
+
+    // A copy that runs elsewhere, a stranger: it knows the directory and all the lives before.
+    for (round, claims) in [6, 7, 1 << 19].into_iter().enumerate() {
+        let claim = hello(claims, 1);
+        registry.check(&claim).unwrap();
+        assert!(!registry.has_answered(&claim), "it is not heard");
+        // Lanes dial anew because of it, and find the true one.
+        registry.check_welcome(PEER, &welcome(&true_one)).unwrap();
+        assert_eq!(registry.claims_refuted(), round as u64 + 1);
+        assert!(!registry.is_newest(&claim), "its connections go");
+        registry.check(&hello(5, 2)).unwrap();
+        assert!(registry.is_newest(&hello(5, 2)) && registry.has_answered(&true_one));
+    }
+
+    // It is restarted in truth, and found there.
+    registry.check(&hello(6, 1)).unwrap();
+    registry.check_welcome(PEER, &welcome(&hello(6, 1))).unwrap();
+    assert!(registry.is_newest(&hello(6, 1)) && registry.has_answered(&hello(6, 1)));
+    assert_eq!(registry.claims_refuted(), 3);
+}
+
+/// Whatever greets in between: of the lives that were heard, none comes back.
+#[test]
+fn a_directory_put_back_to_before_a_life_that_answered_is_refused_whoever_greets() {
+    let registry = registry(identity(2));
+    registry.check_welcome(PEER, &welcome(&hello(5, 1))).unwrap();
+    let mut put_back = hello(5, 1);
+    put_back.life ^= 1;
+    let same = HelloRefusal::SameLife { incarnation: Incarnation::new(5) };
+    for claims in [5, 6, 9] {
+        let _ = registry.check(&hello(claims, 1));
+        assert!(registry.check(&put_back).is_err());
+        let older = registry.check_welcome(PEER, &welcome(&hello(4, 1)));
+        assert!(matches!(older, Err(HelloRefusal::OldIncarnation { .. })), "{older:?}");
+        assert_eq!(registry.check_welcome(PEER, &welcome(&put_back)), Err(same.clone()));
+        assert!(!registry.has_answered(&put_back));
+    }
 }
