@@ -101,6 +101,7 @@ pub enum Planted {
     SealIgnored,
     SealNotSynced,
     SealNotWritten,
+    DurableWriteCoversAll,
     AppliesBeforeDurable,
     // Engine and transport.
     EarlierLifeOfGroupHeard,

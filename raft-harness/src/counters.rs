@@ -49,7 +49,7 @@ counters! {
     words_disbelieved,
     /// Writes of a batch to the log.
     log_appends,
-    /// Times the log was made durable (fdatasync).
+    /// Times the log was made durable (fdatasync, or a write that returns when it is).
     fsyncs,
     /// Group operations made durable; over `fsyncs`, the groups per fsync.
     group_writes,

@@ -29,6 +29,7 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     compaction_forgets_the_beginning_only(make());
     a_destroyed_group_is_gone_until_it_is_created_again(make());
     durable_index_waits_for_the_sync(make());
+    a_commit_is_an_append_and_a_sync(make());
     reads_are_bounded_and_never_empty_handed(make());
     readers_on_other_threads_see_whole_batches(make());
     positions_never_run_backwards(make());
@@ -242,6 +243,25 @@ pub fn durable_index_waits_for_the_sync(mut store: impl LogStore) {
     expect(store.sync());
     expect(store.idle());
     assert_eq!(durable(&store), Some(5));
+}
+
+/// A commit makes its batch durable, and what was appended before; or refuses it and does neither.
+pub fn a_commit_is_an_append_and_a_sync(mut store: impl LogStore) {
+    let durable =
+        |store: &dyn LogStore| store.reader().durable_index(GroupId::new(1)).map(LogIndex::get);
+    let mut first = run(1, 1, 3, 1);
+    first.create = create(1, 1).create;
+    let (info, sync) = expect(store.commit(&[first]));
+    assert!(info.frames == 1 && sync.durable_lsn >= info.end_lsn);
+    assert_eq!((durable(&store), last(&store, 1)), (Some(3), Some(3)));
+    expect(store.append(&[run(1, 4, 1, 1)]));
+    assert!(matches!(store.commit(&[run(1, 9, 1, 1)]), Err(LogError::Gap { .. })));
+    assert_eq!((durable(&store), last(&store, 1)), (Some(3), Some(4)));
+    expect(store.commit(&[run(1, 5, 2, 1)]));
+    assert_eq!((durable(&store), last(&store, 1)), (Some(6), Some(6)));
+    expect(store.append(&[run(1, 7, 1, 1)]));
+    expect(store.commit(&[]));
+    assert_eq!((durable(&store), last(&store, 1)), (Some(7), Some(7)));
 }
 
 /// A read stops at its budget, yet never returns less than one entry of a range it holds.

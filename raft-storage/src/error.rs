@@ -65,6 +65,8 @@ pub enum DiskOp {
     Write,
     /// Making written bytes durable.
     Sync,
+    /// Both by one call: what is on the disk is as unknown as after a failed sync.
+    Commit,
 }
 
 impl std::fmt::Display for DiskOp {
@@ -72,6 +74,7 @@ impl std::fmt::Display for DiskOp {
         f.write_str(match self {
             Self::Write => "write",
             Self::Sync => "sync",
+            Self::Commit => "synced write",
         })
     }
 }

@@ -20,6 +20,16 @@ pub trait LogStore: Send {
     /// [`LogError::Io`] is final.
     fn sync(&mut self) -> Result<SyncInfo, LogError>;
 
+    /// [`append`](Self::append), then [`sync`](Self::sync): what comes back is durable. A store
+    /// that can do both in one call does.
+    ///
+    /// # Errors
+    /// As both. After an error of the second kind what was appended may be in the log.
+    fn commit(&mut self, writes: &[GroupWrite]) -> Result<(AppendInfo, SyncInfo), LogError> {
+        let appended = self.append(writes)?;
+        Ok((appended, self.sync()?))
+    }
+
     /// To be called when nothing was appended for about 100 ms after a sync.
     ///
     /// # Errors

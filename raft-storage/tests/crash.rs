@@ -6,7 +6,7 @@ use common::*;
 use raft_core::{HardState, NodeId, Promise, PromiseRecord, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, DiskOp, Fault, GroupWrite, InitError, InitOptions, LogError, LogOptions, MemDisk,
-    OpenError, StoreId, TornTail, init_on,
+    OpenError, Opened, StoreId, TornTail, init_on,
 };
 
 /// A log with one synced batch and one that is only written, and the two states.
@@ -120,7 +120,7 @@ fn after_any_failed_operation_a_new_process_on_the_same_machine_builds_on_what_i
     }
 }
 
-/// Appends and syncs until the disk fails. Returns the state after each batch, how many of them
+/// Appends, syncs and commits until the disk fails. Returns the state after each batch, how many of them
 /// were synced for sure, and whether nothing failed.
 fn run_until_failure(disk: &MemDisk, options: &LogOptions) -> (Vec<Model>, usize, bool) {
     let mut states = vec![Model::default()];
@@ -141,13 +141,16 @@ fn run_until_failure(disk: &MemDisk, options: &LogOptions) -> (Vec<Model>, usize
         state.apply(&batch);
         // A batch that failed half-way may still be found.
         states.push(state);
-        if opened.writer.append(&batch).is_err() {
+        // A commit behind what is not synced, and one behind what is.
+        let done = match round % 4 {
+            0 => opened.writer.append(&batch).map(drop),
+            1 | 2 => opened.writer.commit(&batch).map(drop),
+            _ => opened.writer.append(&batch).and_then(|_| opened.writer.sync()).map(drop),
+        };
+        if done.is_err() {
             return (states, synced, false);
         }
-        if round % 3 != 0 {
-            if opened.writer.sync().is_err() {
-                return (states, synced, false);
-            }
+        if round % 4 != 0 {
             synced = states.len() - 1;
         }
     }
@@ -384,4 +387,75 @@ fn what_an_open_has_found_durable_needs_no_later_frame_to_be_missed() {
     bytes[8192..].fill(0);
     disk.overwrite(name, &bytes);
     assert!(matches!(open_with(&disk, &options()), Err(OpenError::Corrupt { offset: 8192, .. })));
+}
+
+/// A log with two entries, synced.
+fn whole() -> (MemDisk, Opened<MemDisk>) {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    opened.writer.append(&[create(1), append(1, 1, 2, 1)]).unwrap();
+    opened.writer.sync().unwrap();
+    (disk, opened)
+}
+
+#[test]
+fn a_commit_is_durable_when_it_returns_with_all_that_was_appended_before() {
+    for before in 0..3 {
+        let (disk, mut opened) = whole();
+        for index in 0..before {
+            opened.writer.append(&[append(1, 3 + index, 1, 1)]).unwrap();
+        }
+        let operations = disk.operations();
+        let (info, sync) = opened.writer.commit(&[append(1, 3 + before, 1, 1)]).unwrap();
+        // One call of the disk, where nothing else waits for a sync.
+        assert_eq!(disk.operations() - operations, if before == 0 { 1 } else { 2 });
+        assert_eq!((sync.durable_lsn, opened.writer.durable_lsn()), (info.end_lsn, info.end_lsn));
+        assert_eq!(opened.reader.durable_index(group(1)).map(|index| index.get()), Some(3 + before));
+        let crashed = disk.crash(CrashPolicy::DropUnsynced);
+        let last = open(&crashed).groups[&group(1)].last_index;
+        assert_eq!(last.get(), 3 + before);
+    }
+}
+
+#[test]
+fn a_commit_of_several_frames_and_segments_is_durable_as_a_whole() {
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &tiny()).unwrap();
+    opened.writer.commit(&[create(1)]).unwrap();
+    let mut write = GroupWrite::new(group(1));
+    write.entries = (1..=12).map(|index| entry(index, 1, 3_000)).collect();
+    let (info, _) = opened.writer.commit(&[write]).unwrap();
+    assert!(info.frames > 2, "{} frames", info.frames);
+    let crashed = disk.crash(CrashPolicy::DropUnsynced);
+    let opened = open_with(&crashed, &tiny()).unwrap();
+    assert_eq!(opened.groups[&group(1)].last_index.get(), 12);
+}
+
+#[test]
+fn power_that_goes_during_a_commit_leaves_all_of_it_or_nothing() {
+    let mut outcomes = [0; 2];
+    for seed in 0..64 {
+        let (disk, mut opened) = whole();
+        disk.fail_at(0, Fault::PowerCut);
+        assert!(opened.writer.commit(&[append(1, 3, 40, 1)]).is_err());
+        let crashed = disk.crash(CrashPolicy::RandomSectors { seed });
+        let last = open(&crashed).groups[&group(1)].last_index.get();
+        assert!(last == 2 || last == 42, "seed {seed}: {last}");
+        outcomes[usize::from(last == 42)] += 1;
+    }
+    assert!(outcomes[0] > 0, "{outcomes:?}");
+}
+
+#[test]
+fn a_failed_commit_poisons_the_writer_for_good() {
+    let (disk, mut opened) = whole();
+    disk.fail_at(0, Fault::Error);
+    let failed = opened.writer.commit(&[append(1, 3, 1, 1)]);
+    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Commit, .. })), "{failed:?}");
+    let operations = disk.operations();
+    let again = opened.writer.sync();
+    assert!(matches!(again, Err(LogError::Poisoned { op: DiskOp::Commit, .. })));
+    assert!(opened.writer.commit(&[append(1, 3, 1, 1)]).is_err());
+    assert_eq!(opened.reader.durable_index(group(1)).map(|index| index.get()), Some(2));
+    assert_eq!(disk.operations(), operations, "a poisoned writer leaves the disk alone");
 }

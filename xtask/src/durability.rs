@@ -29,7 +29,7 @@ const ROUNDS: u32 = 20;
 const CHECKS: [Check; 4] = [
     Check {
         name: "strace",
-        about: "no acknowledgement leaves before the fdatasync that covers it",
+        about: "no acknowledgement leaves before the sync that covers it",
         run: strace::run,
     },
     Check { name: "powercut", about: "a power cut loses nothing acknowledged", run: powercut::run },

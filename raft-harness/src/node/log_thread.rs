@@ -1,10 +1,10 @@
-//! The thread that owns the log: one write and one fdatasync for whatever all shards handed in
-//! since the last one ended.
+//! The thread that owns the log: one write, durable when it returns, for whatever all shards handed
+//! in since the last one ended.
 //!
 //! A disk without room is no failure. What was written before there was none is made durable and
 //! acknowledged, the rest waits, votes pass it while the log has the room it keeps for them.
 //!
-//! Invariant: nothing is acknowledged to a shard before the fdatasync that covers it returned.
+//! Invariant: nothing is acknowledged to a shard before the sync that covers it returned.
 //! After a failure nothing is acknowledged at all, ever again (see `raft-storage`).
 
 use std::collections::{HashSet, VecDeque};
@@ -65,6 +65,8 @@ pub(crate) struct LogWork {
     written: Vec<GroupWrite>,
     done: Vec<Done>,
     bytes: u64,
+    /// Everything written is durable: the last portion came with its sync.
+    synced: bool,
     /// The last append found no room, and the shards know.
     full: bool,
     pause: Duration,
@@ -87,6 +89,15 @@ struct Done {
     shard: usize,
     ticket: (GroupId, PersistTicket),
     cost: u64,
+}
+
+/// How the last portion of what was taken is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LastPortion {
+    /// As those before it: all of it waits for [`LogWork::sync`].
+    Written,
+    /// With its sync, in one call where the log has one.
+    Synced,
 }
 
 /// How an append ended.
@@ -112,6 +123,7 @@ impl LogWork {
             written: Vec::new(),
             done: Vec::new(),
             bytes: 0,
+            synced: false,
             full: false,
             pause: PAUSE_FIRST,
             idle: false,
@@ -155,12 +167,21 @@ impl LogWork {
         &self.written
     }
 
-    /// Writes what was taken, portion by portion.
-    pub(crate) fn append(&mut self, shards: &[Arc<Inbox<ShardInput>>]) -> Result<Append, LogError> {
+    /// Writes what was taken, portion by portion, and the last portion by `last`.
+    pub(crate) fn append(
+        &mut self,
+        last: LastPortion,
+        shards: &[Arc<Inbox<ShardInput>>],
+    ) -> Result<Append, LogError> {
+        let last = match raft_core::planted!(CompletionBeforeSync) {
+            true => LastPortion::Written,
+            false => last,
+        };
         while !self.waiting.is_empty() && self.bytes < SYNC_BYTES {
             let count = self.portion();
+            let how = if count == self.waiting.len() { last } else { LastPortion::Written };
             let portion: Vec<Waiting> = self.waiting.drain(..count).collect();
-            if let Err((portion, why)) = self.write(portion)? {
+            if let Err((portion, why)) = self.write(portion, how)? {
                 portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
                 self.append_votes()?;
                 return self.found_no_room(&why, shards);
@@ -223,11 +244,20 @@ impl LogWork {
     }
 
     /// Writes a portion; without room for it, gives it back.
-    fn write(&mut self, portion: Vec<Waiting>) -> Result<Result<(), NoRoomFor>, LogError> {
+    fn write(
+        &mut self,
+        portion: Vec<Waiting>,
+        how: LastPortion,
+    ) -> Result<Result<(), NoRoomFor>, LogError> {
         let (writes, rest): (Vec<_>, Vec<_>) =
             portion.into_iter().map(|Waiting { write, cost, done }| (write, (cost, done))).unzip();
-        match self.store.append(&writes) {
+        let written = match how {
+            LastPortion::Written => self.store.append(&writes),
+            LastPortion::Synced => self.store.commit(&writes).map(|(info, _)| info),
+        };
+        match written {
             Ok(info) => {
+                self.synced = how == LastPortion::Synced;
                 self.bytes += info.bytes;
                 self.written.extend(writes);
                 self.done.extend(rest.into_iter().filter_map(|(_, done)| done));
@@ -258,7 +288,7 @@ impl LogWork {
         }
         let unwritten = match first.is_empty() {
             true => None,
-            false => self.write(first)?.err(),
+            false => self.write(first, LastPortion::Written)?.err(),
         };
         let unwritten = unwritten.into_iter().flat_map(|(unwritten, _)| unwritten);
         self.waiting.extend(unwritten.chain(later));
@@ -277,9 +307,10 @@ impl LogWork {
         pause
     }
 
-    /// Makes it durable.
+    /// Makes it durable, unless it is.
     pub(crate) fn sync(&mut self, counters: &Counters) -> Result<(), LogError> {
-        if !raft_core::planted!(CompletionBeforeSync) {
+        let synced = std::mem::take(&mut self.synced);
+        if !synced && !raft_core::planted!(CompletionBeforeSync) {
             self.store.sync()?;
         }
         let entries: usize = self.written.iter().map(|write| write.entries.len()).sum();
@@ -379,7 +410,7 @@ fn turn(
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
         }
     }
-    let appended = watch.during(*clock, || work.append(shards))?;
+    let appended = watch.during(*clock, || work.append(LastPortion::Synced, shards))?;
     watch.note_room(*clock, work.is_full());
     match appended {
         Append::Written | Append::Partly => {
@@ -696,11 +727,11 @@ mod tests {
         let (mut work, shards) = crammed(1, writes);
         let before = work.waiting.iter().map(|waiting| waiting.cost).sum();
         work.load.add(before);
-        assert_eq!(work.append(&shards).unwrap(), Append::Partly);
+        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
         // The vote follows entries of its group that are written, so it need not wait.
         assert_eq!(finish(&mut work, &shards), ["Full", "[1, 2, 1, 1]"]);
         assert!(work.has_waiting() && work.load.bytes() > 8_000 && work.load.bytes() < 9_500);
-        assert_eq!(work.append(&shards).unwrap(), Append::Written);
+        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
         assert_eq!(finish(&mut work, &shards), ["Ample", "[2]"]);
         assert_eq!((work.has_waiting(), work.load.bytes()), (false, 0));
     }
@@ -708,13 +739,13 @@ mod tests {
     #[test]
     fn votes_pass_entries_that_find_no_room_but_none_of_their_own_group() {
         let (mut work, shards) = crammed(0, vec![create(1), create(2)]);
-        work.append(&shards).unwrap();
+        work.append(LastPortion::Synced, &shards).unwrap();
         assert_eq!(finish(&mut work, &shards), ["[1, 2]"]);
         let (_send, receive) = unbounded();
         work.take(batch(vec![entries(1, 1, 1), vote(1), vote(2)]), &receive);
-        assert_eq!(work.append(&shards).unwrap(), Append::Partly);
+        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
         assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
-        assert_eq!(work.append(&shards).unwrap(), Append::Written);
+        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
         assert_eq!(finish(&mut work, &shards), ["Ample", "[1, 1]"]);
     }
 
@@ -722,12 +753,12 @@ mod tests {
     fn an_operation_that_is_too_large_is_divided_and_acknowledged_once_it_is_whole() {
         for room in 0..4 {
             let (mut work, shards) = crammed(room, vec![create(1), entries(1, 1, 35)]);
-            assert_eq!(work.append(&shards).unwrap(), Append::Partly);
+            assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
             assert_eq!(finish(&mut work, &shards), ["Full", "[1]"], "room for {room}");
             let reader = work.reader();
             let last = reader.last_index(group(1)).unwrap().get();
             assert!(last < 35 && (last > 0) == (room > 0), "{last} with room for {room}");
-            assert_eq!(work.append(&shards).unwrap(), Append::Written);
+            assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
             assert_eq!(finish(&mut work, &shards), ["Ample", "[1]"]);
             assert_eq!(reader.last_index(group(1)).unwrap().get(), 35);
         }
@@ -738,7 +769,7 @@ mod tests {
         let mut work = work(Cramped { log: MemoryLog::new(), room: 0, refusals: 0 });
         let pauses: Vec<_> = (0..8).map(|_| work.pause().as_millis()).collect();
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
-        work.append(&[]).unwrap();
+        work.append(LastPortion::Written, &[]).unwrap();
         assert_eq!(work.pause(), PAUSE_FIRST, "once there was room, it begins anew");
     }
 

@@ -162,6 +162,7 @@ mutants! {
     SealIgnored Medium Bytes [] "A log that fell idle is cut at damage to its last batch, whatever its seal says.",
     SealNotSynced Easy Bytes [] "The seal of a log that fell idle is written and not made durable.",
     SealNotWritten Medium Bytes [] "A log that fell idle is not sealed.",
+    DurableWriteCoversAll Easy Bytes ["G10-externalisation"] "A write that is made durable at once is taken to cover what was written before it.",
     BatchStopsAtUnknownGroup Medium Bytes ["E1-batch-whole"] "An item for a group that is not here ends the batch it came in.",
     CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
     AppliesBeforeDurable Easy Protocol ["I22-applied-durable" "panic"] "An entry is applied once it is committed, whether this replica's disk has it or not.",

@@ -1,5 +1,5 @@
-//! A frame in memory: records and small payloads in one reused buffer, large payloads by
-//! reference between its parts, ready for one vectored write.
+//! A frame in memory: records and small payloads in one reused buffer, which a device takes from
+//! where it lies, large payloads by reference between its parts; ready for one vectored write.
 //!
 //! Pure: bytes depend on the batch, the plan and the cursor only.
 
@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use raft_core::{Entry, HardState, LogIndex, Promise, Term};
 
+use crate::append::block_buffer::BlockBuffer;
 use crate::append::cursor::Cursor;
 use crate::append::plan::{Part, Piece};
 use crate::append::tails::Admitted;
@@ -26,7 +27,7 @@ use crate::read::location::Location;
 /// The frame being built. Its buffers live as long as the writer.
 #[derive(Default)]
 pub(crate) struct FrameBuffer {
-    buffer: Vec<u8>,
+    buffer: BlockBuffer,
     /// Where a referenced payload comes between the bytes of `buffer`.
     references: Vec<Reference>,
     /// Bytes of the frame so far.
@@ -52,7 +53,7 @@ impl FrameBuffer {
         writes: &[GroupWrite],
         admitted: &[Admitted],
     ) {
-        self.begin();
+        self.begin(pieces.iter().map(|piece| piece.bytes).sum());
         let lsn = cursor.end();
         for piece in pieces {
             let write = &writes[piece.write];
@@ -136,7 +137,7 @@ impl FrameBuffer {
 
     /// Builds a frame that carries nothing but its promise.
     pub(crate) fn encode_marker(&mut self, cursor: &Cursor, flags: u8) {
-        self.begin();
+        self.begin(RECORD_HEADER_BYTES as u64);
         let header = RecordHeader {
             bytes: RECORD_HEADER_BYTES as u32,
             code: RecordType::SyncMarker as u8,
@@ -168,18 +169,16 @@ impl FrameBuffer {
     pub(crate) fn release(&mut self) {
         self.references.clear();
         // One huge batch must not keep its memory for the life of the log.
-        if self.buffer.capacity() > BUFFER_KEPT_MAX {
-            self.buffer = Vec::new();
-        }
+        self.buffer.shrink(BUFFER_KEPT_MAX);
         if self.locations.capacity() > LOCATIONS_KEPT_MAX {
             self.locations = Vec::new();
         }
     }
 
-    fn begin(&mut self) {
-        self.buffer.clear();
+    fn begin(&mut self, body_bytes: u64) {
+        self.buffer.restart(frame_bytes(body_bytes).min(BUFFER_ROOM_MAX) as usize);
         self.references.clear();
-        self.buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+        self.buffer.push_zeros(FRAME_HEADER_BYTES);
         self.bytes = FRAME_HEADER_BYTES as u64;
         self.records = 0;
     }
@@ -267,24 +266,25 @@ impl FrameBuffer {
             incarnation: cursor.incarnation,
         };
         let (block, crc) = header.encode(cursor.seed);
-        put(&mut self.buffer, 0, &block);
+        put(self.buffer.content_mut(), 0, &block);
         self.crc = crc;
         self.pad_to(frame_bytes(body_bytes));
     }
 
     fn for_each_part<'a>(&'a self, from: usize, mut visit: impl FnMut(&'a [u8])) {
         let mut done = from;
+        let content = self.buffer.content();
         for reference in &self.references {
             let range: Range<usize> = done..reference.at;
-            visit(&self.buffer[range]);
+            visit(&content[range]);
             visit(&reference.payload);
             done = reference.at;
         }
-        visit(&self.buffer[done..]);
+        visit(&content[done..]);
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        self.buffer.push(bytes);
         self.bytes += bytes.len() as u64;
     }
 
@@ -293,14 +293,16 @@ impl FrameBuffer {
     }
 
     fn pad_to(&mut self, bytes: u64) {
-        let padding = (bytes - self.bytes) as usize;
-        self.buffer.resize(self.buffer.len() + padding, 0);
+        self.buffer.push_zeros((bytes - self.bytes) as usize);
         self.bytes = bytes;
     }
 }
 
-/// A payload of at least this many bytes is written from where it lies. Below, the copy is
-/// cheaper than another part of the vectored write.
-const REFERENCE_BYTES_MIN: usize = 4 << 10;
+/// A payload of at least this many bytes is written from where it lies. A direct write takes
+/// whole blocks in memory: with such a part among others all of the frame is copied into some,
+/// so a reference is worth its while only where it is most of the frame.
+const REFERENCE_BYTES_MIN: usize = 64 << 10;
+/// Room that is made before anything is known of payloads that are not copied.
+const BUFFER_ROOM_MAX: u64 = 8 << 20;
 const BUFFER_KEPT_MAX: usize = 16 << 20;
 const LOCATIONS_KEPT_MAX: usize = 1 << 20;

@@ -1,6 +1,7 @@
 //! One batch on its way to the disk: what is asked for, whether it may be, which frames it becomes,
 //! their bytes, the segments they need, and the writer that hands them over.
 
+pub(crate) mod block_buffer;
 pub(crate) mod cursor;
 pub(crate) mod encode;
 pub(crate) mod plan;

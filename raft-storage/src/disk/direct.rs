@@ -7,7 +7,12 @@
 //! the page cache; the kernel keeps the two in step.
 //!
 //! Where the file system does not take direct writes, or a write is not made of whole blocks, the
-//! ordinary way is used. Nothing here makes anything durable: that is `fdatasync` in both cases.
+//! ordinary way is used.
+//!
+//! A direct write as such makes nothing durable: that is for `fdatasync`, or for the flag
+//! `RWF_DSYNC` on the write itself, which asks the kernel for the same before the call returns.
+//! The two differ in one thing: where the device can write through its cache, the flag covers the
+//! bytes of this call and nothing that was written before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -15,6 +20,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::io::ReadWriteFlags;
 
 /// Address, length and offset of a direct write are multiples of this on every common device.
 const BLOCK: usize = 4096;
@@ -28,11 +35,22 @@ struct Block([u8; BLOCK]);
 
 static ZEROS: Block = Block([0; BLOCK]);
 
+/// When the bytes of a write are to be durable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Durable {
+    /// With the next sync of the file.
+    Later,
+    /// When the call returns.
+    AtOnce,
+}
+
 /// A file opened a second time, for direct writes.
 pub(crate) struct DirectFile {
     file: File,
     /// False once the file system has refused.
     usable: AtomicBool,
+    /// False once the kernel has refused to write and sync in one call.
+    syncs: AtomicBool,
     blocks: Mutex<Vec<Block>>,
 }
 
@@ -47,7 +65,12 @@ impl DirectFile {
     pub(crate) fn open(path: &Path) -> Option<Self> {
         let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
-        Some(Self { file, usable: AtomicBool::new(true), blocks: Mutex::default() })
+        Some(Self {
+            file,
+            usable: AtomicBool::new(true),
+            syncs: AtomicBool::new(true),
+            blocks: Mutex::default(),
+        })
     }
 
     /// Whether these are whole blocks at the place of one: others are not written directly.
@@ -72,17 +95,18 @@ impl DirectFile {
         if !Self::takes(parts, offset) || !self.usable.load(Ordering::Relaxed) {
             return Ok(0);
         }
+        if parts.len() <= PARTS_MAX && parts.iter().all(is_aligned) {
+            let written = self.write_blocks(parts, offset, Durable::Later)?;
+            self.usable.fetch_and(written == total, Ordering::Relaxed);
+            IoSlice::advance_slices(parts, written);
+            return Ok(written as u64);
+        }
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
         while done < total && self.usable.load(Ordering::Relaxed) {
             let count = ((total - done) / BLOCK).min(BLOCKS_MAX);
-            if blocks.len() < count {
-                blocks.resize(count, ZEROS.clone());
-            }
-            gather(parts, &mut blocks[..count]);
-            let slices: Vec<IoSlice<'_>> =
-                blocks[..count].iter().map(|block| IoSlice::new(&block.0)).collect();
-            let written = self.write_blocks(slices, offset + done as u64)?;
+            let mut slices = gather(parts, &mut blocks, count);
+            let written = self.write_blocks(&mut slices, offset + done as u64, Durable::Later)?;
             if written < count * BLOCK {
                 self.usable.store(false, Ordering::Relaxed);
                 for (at, block) in blocks[..count].iter().enumerate() {
@@ -92,6 +116,31 @@ impl DirectFile {
             done += count * BLOCK;
         }
         Ok(done as u64)
+    }
+
+    /// Writes all of `parts` and makes them durable by one call, if one can do it; otherwise
+    /// returns false, with `parts` as they were, and it has to be done by two.
+    ///
+    /// # Errors
+    /// Whatever the device says, except that it does not do this.
+    pub(crate) fn write_durable(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<bool> {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        let able = Self::takes(parts, offset)
+            && total <= BLOCKS_MAX * BLOCK
+            && self.usable.load(Ordering::Relaxed)
+            && self.syncs.load(Ordering::Relaxed);
+        if !able {
+            return Ok(false);
+        }
+        let mut parts = parts.to_vec();
+        let written = if parts.len() <= PARTS_MAX && parts.iter().all(is_aligned) {
+            self.write_blocks(&mut parts, offset, Durable::AtOnce)?
+        } else {
+            let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slices = gather(&mut &mut parts[..], &mut blocks, total / BLOCK);
+            self.write_blocks(&mut slices, offset, Durable::AtOnce)?
+        };
+        Ok(written == total)
     }
 
     /// Writes `bytes` zeros from the start of the file; false if that is not possible here.
@@ -105,7 +154,8 @@ impl DirectFile {
         let mut offset = 0;
         while offset < bytes {
             let count = ((bytes - offset) / BLOCK as u64).min(BLOCKS_MAX as u64) as usize;
-            let written = self.write_blocks(vec![IoSlice::new(&ZEROS.0); count], offset)?;
+            let mut slices = vec![IoSlice::new(&ZEROS.0); count];
+            let written = self.write_blocks(&mut slices, offset, Durable::Later)?;
             if written < count * BLOCK {
                 return Ok(false);
             }
@@ -114,18 +164,39 @@ impl DirectFile {
         Ok(true)
     }
 
-    /// Returns less than asked for only if the file system refuses direct writes.
-    fn write_blocks(&self, mut slices: Vec<IoSlice<'_>>, offset: u64) -> io::Result<usize> {
-        let mut left = &mut slices[..];
+    /// Returns less than asked for only if the file system refuses direct writes, or the kernel
+    /// to sync by the same call.
+    fn write_blocks(
+        &self,
+        slices: &mut [IoSlice<'_>],
+        offset: u64,
+        durable: Durable,
+    ) -> io::Result<usize> {
+        let flags = match durable {
+            Durable::Later => ReadWriteFlags::empty(),
+            Durable::AtOnce => ReadWriteFlags::DSYNC,
+        };
+        let mut left = slices;
         let mut done = 0;
         while !left.is_empty() {
-            match rustix::io::pwritev(&self.file, left, offset + done as u64) {
+            let at = offset + done as u64;
+            let taken = match durable {
+                Durable::Later => rustix::io::pwritev(&self.file, left, at),
+                Durable::AtOnce => rustix::io::pwritev2(&self.file, left, at, flags),
+            };
+            match taken {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(taken) => {
                     done += taken;
                     IoSlice::advance_slices(&mut left, taken);
                 }
                 Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)
+                    if durable == Durable::AtOnce =>
+                {
+                    self.syncs.store(false, Ordering::Relaxed);
+                    return Ok(done);
+                }
                 Err(rustix::io::Errno::INVAL) => return Ok(done),
                 Err(error) => return Err(error.into()),
             }
@@ -134,9 +205,21 @@ impl DirectFile {
     }
 }
 
-/// Fills `blocks` from the front of `parts` and moves those on.
-fn gather(parts: &mut &mut [IoSlice<'_>], blocks: &mut [Block]) {
-    for block in blocks {
+/// Whether a part can go to the device from where it lies.
+fn is_aligned(part: &IoSlice<'_>) -> bool {
+    part.as_ptr().addr().is_multiple_of(BLOCK) && part.len().is_multiple_of(BLOCK)
+}
+
+/// Fills `count` blocks from the front of `parts`, moves those on, and returns the blocks.
+fn gather<'b>(
+    parts: &mut &mut [IoSlice<'_>],
+    blocks: &'b mut Vec<Block>,
+    count: usize,
+) -> Vec<IoSlice<'b>> {
+    if blocks.len() < count {
+        blocks.resize(count, ZEROS.clone());
+    }
+    for block in &mut blocks[..count] {
         let mut room = &mut block.0[..];
         while !room.is_empty()
             && let Some(part) = parts.first()
@@ -148,7 +231,11 @@ fn gather(parts: &mut &mut [IoSlice<'_>], blocks: &mut [Block]) {
             IoSlice::advance_slices(parts, count);
         }
     }
+    blocks[..count].iter().map(|block| IoSlice::new(&block.0)).collect()
 }
+
+/// Parts per system call (`IOV_MAX`).
+const PARTS_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -190,6 +190,18 @@ impl DiskFile for LogFile {
     }
 
     #[cfg(target_os = "linux")]
+    fn write_durable_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if DirectFile::takes(parts, offset)
+            && let Some(direct) = self.direct()
+            && direct.write_durable(parts, offset)?
+        {
+            return Ok(());
+        }
+        self.write_vectored_at(parts, offset)?;
+        self.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
     fn write_zeros(&self, bytes: u64) -> io::Result<()> {
         // Where there is no room, this says so before anything is written. It is no more than a
         // question: file systems that cannot answer it are asked by writing.

@@ -218,6 +218,26 @@ impl State {
         }
     }
 
+    /// Shows readers what is written; what becomes of it is for the caller to say.
+    fn write(
+        &mut self,
+        file: usize,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> io::Result<PendingWrite> {
+        let mut bytes = Vec::new();
+        for part in parts {
+            bytes.extend_from_slice(part);
+        }
+        let length = self.files[file].seen.len() as u64;
+        let grows = (offset + bytes.len() as u64).saturating_sub(length);
+        if grows > 0 && self.bytes_max.is_some_and(|max| self.bytes() + grows > max) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        patch(&mut self.files[file].seen, offset, &bytes);
+        Ok(PendingWrite { offset, bytes })
+    }
+
     fn bytes(&self) -> u64 {
         self.names.values().map(|file| self.files[*file].seen.len() as u64).sum()
     }
@@ -333,18 +353,28 @@ impl DiskFile for MemFile {
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         state.change()?;
-        let mut bytes = Vec::new();
-        for part in parts.iter() {
-            bytes.extend_from_slice(part);
+        let write = state.write(self.file, parts, offset)?;
+        state.files[self.file].pending.push(write);
+        Ok(())
+    }
+
+    /// One operation that makes its own bytes durable and no others.
+    fn write_durable_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let outcome = state.change();
+        if outcome.is_err() && !state.dead {
+            // As after a failed sync: seen, and never written.
+            let _ = state.write(self.file, parts, offset);
+            return outcome;
         }
-        let length = state.files[self.file].seen.len() as u64;
-        let grows = (offset + bytes.len() as u64).saturating_sub(length);
-        if grows > 0 && state.bytes_max.is_some_and(|max| state.bytes() + grows > max) {
-            return Err(io::ErrorKind::StorageFull.into());
+        let write = state.write(self.file, parts, offset)?;
+        if state.dead {
+            // `crash` decides how much of it arrived.
+            state.files[self.file].pending.push(write);
+            return outcome;
         }
-        let file = &mut state.files[self.file];
-        patch(&mut file.seen, offset, &bytes);
-        file.pending.push(PendingWrite { offset, bytes });
+        patch(&mut state.files[self.file].durable, write.offset, &write.bytes);
+        state.syncs += 1;
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! very code that production runs.
 //!
 //! What a disk promises, and what the log relies on:
-//! - bytes are durable once `sync_data` or `sync_all` of their file has returned `Ok`;
+//! - bytes are durable once `sync_data` or `sync_all` of their file has returned `Ok`, and those of
+//!   a `write_durable_at` once that has;
 //! - names (created, renamed, removed) are durable once `sync_dir` has returned `Ok`;
 //! - before that, any subset of the written sectors may survive a power cut, in any order;
 //! - after a failed sync nothing is known, and a second sync proves nothing.
@@ -53,6 +54,15 @@ pub trait DiskFile: Send + Sync + 'static {
     ///
     /// An error leaves it unknown how much was written.
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Writes as [`write_vectored_at`](Self::write_vectored_at) does and makes it durable, in one
+    /// call where there is one. It says nothing of what was written before and not synced: that
+    /// may be durable as well, or not.
+    ///
+    /// An error is that of a failed sync: it leaves everything unknown.
+    fn write_durable_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_vectored_at(parts, offset)?;
+        self.sync_data()
+    }
     /// Writes `bytes` zeros at the start of a new file, by the cheapest way there is.
     fn write_zeros(&self, bytes: u64) -> io::Result<()> {
         fill_with_zeros(self, 0, bytes)

@@ -1,4 +1,4 @@
-//! Check `strace`: no acknowledgement leaves before the fdatasync that covers it.
+//! Check `strace`: no acknowledgement leaves before the sync that covers it.
 //!
 //! One strace watches every process of a cluster while one client writes unique markers, one at
 //! a time and in pipelines; [`super::trace`] judges. The same trace without its syncs must be

@@ -4,7 +4,8 @@
 //! the kernel runs it and again before its thread goes on, so whatever a thread did because of
 //! an earlier call stands below that call's end. From this follows what must hold: above the
 //! write of an acknowledgement there must be, on a quorum of nodes, first the end of a write of
-//! the entry to the log, then begin and successful end of a sync of the same file.
+//! the entry to the log, then begin and successful end of a sync of the same file; or the
+//! successful end of a write of the entry with `RWF_DSYNC`, which covers nothing but itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +29,7 @@ pub(super) struct Judgement {
     pub(super) acks: usize,
     /// Of them, sent in one call together with others.
     pub(super) batched: usize,
-    /// Successful syncs of log files.
+    /// Successful syncs of log files, those that came with a write among them.
     pub(super) syncs: usize,
     /// Acknowledgements that left too early, and anything else that must not be.
     pub(super) violations: Vec<String>,
@@ -129,7 +130,14 @@ impl<'t> Course<'_, 't> {
                 let marker = call.arguments.get((at + 1).checked_sub(length)?..=at)?;
                 self.numbers.get(marker)
             });
-            file.written.extend(entries);
+            if call.syncs_itself() {
+                self.judgement.syncs += 1;
+                for entry in entries {
+                    self.durable[*entry].insert(node);
+                }
+            } else {
+                file.written.extend(entries);
+            }
         }
     }
 
@@ -170,8 +178,12 @@ pub(super) fn without_syncs(trace: &str) -> String {
             line.contains(&format!(" {name}(")) || line.contains(&format!("<... {name} resumed"))
         })
     });
-    kept.flat_map(|line| [line, "\n"]).collect()
+    // A write that syncs itself becomes one that does not.
+    kept.flat_map(|line| [line, "\n"]).collect::<String>().replace(DSYNC, "")
 }
+
+/// How strace tells of the flag.
+const DSYNC: &str = ", RWF_DSYNC";
 
 struct Event<'t> {
     thread: u32,
@@ -194,6 +206,12 @@ struct Call<'t> {
 impl Call<'_> {
     fn is_sync(&self) -> bool {
         matches!(self.name, "fdatasync" | "fsync")
+    }
+
+    /// The flag stands behind the last thing that is quoted.
+    fn syncs_itself(&self) -> bool {
+        self.name == "pwritev2"
+            && self.arguments.rsplit('"').next().is_some_and(|flags| flags.contains(DSYNC))
     }
 }
 
@@ -298,6 +316,27 @@ mod tests {
         assert_eq!(violations(1, &[WRITE, ACKS, SYNC].join("\n")), 2);
         assert_eq!(violations(1, &[SYNC, WRITE, ACKS].join("\n")), 2);
         assert_eq!(violations(1, &without_syncs(&[WRITE, SYNC, ACKS].join("\n"))), 2);
+    }
+
+    #[test]
+    fn a_write_that_syncs_itself_covers_itself_and_nothing_before() {
+        let both = WRITE.replace("pwritev", "pwritev2").replace("4096) =", "4096, RWF_DSYNC) =");
+        let good = judge(1, &[&both, ACKS].join("\n"));
+        assert_eq!(good, Judgement { acks: 2, batched: 2, syncs: 1, violations: Vec::new() });
+        assert_eq!(violations(1, &without_syncs(&[&both, ACKS].join("\n"))), 2);
+        assert_eq!(violations(1, &[ACKS, &both].join("\n")), 2);
+        let failed = both.replace("= 8", "= -1 EIO (Input/output error)");
+        assert_eq!(violations(1, &[&failed, ACKS].join("\n")), 2);
+        // The second entry was written before, and is not covered.
+        let first = both.replace("m-2;", "....");
+        assert_eq!(violations(1, &[WRITE, &first, ACKS].join("\n")), 1);
+        // What an entry says is no flag.
+        let quoted = WRITE.replace("pwritev", "pwritev2").replace("m-2;", "m-2;, RWF_DSYNC");
+        assert_eq!(violations(1, &[&quoted, ACKS].join("\n")), 2);
+        let begins = both.replace(") = 8", " <unfinished ...>");
+        let ends = "7 1.2 <... pwritev2 resumed>) = 8";
+        assert_eq!(violations(1, &[&begins, ends, ACKS].join("\n")), 0);
+        assert_eq!(violations(1, &[&begins, ACKS, ends].join("\n")), 2);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -298,7 +299,7 @@ impl FileState {
         }
     }
 
-    fn put(&mut self, sector: usize, content: &Sector, range: std::ops::Range<usize>) {
+    fn put(&mut self, sector: usize, content: &Sector, range: Range<usize>) {
         let begin = sector * SECTOR;
         let end = (begin + range.end).min(self.seen.len());
         let Some(target) = self.seen.get_mut(begin + range.start..end) else { return };
@@ -352,10 +353,12 @@ impl FileState {
         self.durable_len = self.seen.len();
     }
 
-    /// Writes back what it can, forgets that the rest was dirty.
-    fn fail_sync(&mut self, rng: &mut Rng) {
+    /// Of these sectors writes back what it can, and forgets that the rest was dirty.
+    fn fail_sync(&mut self, sectors: Range<usize>, rng: &mut Rng) {
         for (sector, old) in std::mem::take(&mut self.pending) {
-            if rng.chance(1, 2) {
+            if !sectors.contains(&sector) {
+                self.pending.insert(sector, old);
+            } else if rng.chance(1, 2) {
                 self.lost.insert(sector, old);
             }
         }
@@ -367,6 +370,30 @@ impl State {
     /// Every change of the disk is an effect of the node, after which it may be gone.
     fn change(&self) -> io::Result<()> {
         if self.fuse.burn() { Ok(()) } else { Err(io::Error::other("the node is gone")) }
+    }
+
+    /// Returns the sectors that were written; they wait for a sync.
+    fn write(
+        &mut self,
+        file: usize,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> io::Result<Range<usize>> {
+        self.change()?;
+        let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.grow(file, begin + bytes)?;
+        let file = &mut self.files[file];
+        let sectors = begin / SECTOR..(begin + bytes).div_ceil(SECTOR);
+        for sector in sectors.clone() {
+            file.touch(sector);
+        }
+        let mut at = begin;
+        for part in parts {
+            file.seen[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Ok(sectors)
     }
 
     fn grow(&mut self, file: usize, len: usize) -> io::Result<()> {
@@ -497,20 +524,24 @@ impl DiskFile for SimFile {
     }
 
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
+        self.disk.state.lock().write(self.file, parts, offset).map(drop)
+    }
+
+    /// As on a device that can write through its cache: what was written before is not covered.
+    fn write_durable_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut guard = self.disk.state.lock();
+        let state = &mut *guard;
+        let sectors = state.write(self.file, parts, offset)?;
+        // The power may go while it is on its way.
         state.change()?;
-        let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        state.grow(self.file, begin + bytes)?;
         let file = &mut state.files[self.file];
-        for sector in begin / SECTOR..(begin + bytes).div_ceil(SECTOR) {
-            file.touch(sector);
+        if std::mem::take(&mut state.sync_fails) {
+            file.fail_sync(sectors, &mut state.rng);
+            return Err(io::Error::other("the device reported an error"));
         }
-        let mut at = begin;
-        for part in parts.iter() {
-            file.seen[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
+        file.pending.retain(|sector, _| !sectors.contains(sector));
+        file.durable_len = file.durable_len.max((sectors.end * SECTOR).min(file.seen.len()));
+        state.syncs += 1;
         Ok(())
     }
 
@@ -528,7 +559,7 @@ impl DiskFile for SimFile {
         state.change()?;
         let file = &mut state.files[self.file];
         if std::mem::take(&mut state.sync_fails) {
-            file.fail_sync(&mut state.rng);
+            file.fail_sync(0..usize::MAX, &mut state.rng);
             return Err(io::Error::other("the device reported an error"));
         }
         file.sync();

@@ -12,6 +12,7 @@ use raft_transport::{Lane, LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 use super::network::{Chop, Link, Place};
 use super::options::{Options, Size, Weather};
 use crate::group_spec::GroupSpec;
+use crate::node::sim::LastPortion;
 use crate::sim::rng::{Rng, Streams};
 use crate::snapshot::desk::DeskOptions;
 use crate::state_machine::ApplyMode;
@@ -33,6 +34,8 @@ pub(super) struct Swarm {
     /// What is handed to the log at once, and what may wait for it on a node.
     pub(super) log_portion_bytes: u64,
     pub(super) log_pending_bytes: u64,
+    /// How the log writes what it is given last before a sync.
+    pub(super) log_last: LastPortion,
     pub(super) window_bytes: u64,
     pub(super) requests_max: usize,
     pub(super) bulk_bytes_max: u64,
@@ -141,6 +144,7 @@ impl Swarm {
         // From a stream of their own, so that all else stays what its seed made it.
         let mut slow = streams.stream("slow-lanes", &[]);
         let mut links = streams.stream("slow-links", &[]);
+        let mut commits = streams.stream("log-commits", &[]);
         let pace = *links.pick(&[96, 128, 256]).expect("a list");
         // Probes of a static partition have little time, and large values cross in seconds.
         let may_be_slow =
@@ -176,6 +180,10 @@ impl Swarm {
                 segment_bytes: segment_kib << 10,
                 frame_bytes_max: *rng.pick(&[4 << 10, 8 << 10, 4 << 20, 4 << 20]).expect("a list"),
                 preparation: Preparation::OnDemand,
+            },
+            log_last: match commits.chance(1, 2) {
+                true => LastPortion::Synced,
+                false => LastPortion::Written,
             },
             window_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]).expect("a list"),
             requests_max: if few { rng.range(2..=8) as usize } else { 1 << 10 },

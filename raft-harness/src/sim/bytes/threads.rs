@@ -11,7 +11,7 @@ use super::network::Place;
 use super::process::LogState;
 use super::swarm::READ_US;
 use super::world::{Event, Phase, World};
-use crate::node::sim::{Append, IDLE_AFTER, ShardInput, give_up, read_log};
+use crate::node::sim::{Append, IDLE_AFTER, LastPortion, ShardInput, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
@@ -87,13 +87,18 @@ impl World {
         judge.lock().account(place).wrote(process.log.work.waiting());
         let inboxes = std::sync::Arc::clone(process.inboxes());
         process.log.sealed = false;
-        match process.log.work.append(&inboxes) {
+        match process.log.work.append(self.swarm.log_last, &inboxes) {
             Ok(outcome @ (Append::Written | Append::Partly)) => {
                 judge.lock().account(place).wrote_only(process.log.work.written());
                 let partly = outcome == Append::Partly;
                 self.sightings.hit_if(partly, Mark::BatchSplitByFullDisk);
                 // A change of segment has waited for syncs of its own.
-                let waits = node.disk.syncs() - syncs + 1;
+                let own = match self.swarm.log_last {
+                    LastPortion::Written => 1,
+                    // It is among them, unless the disk took only a part.
+                    LastPortion::Synced => 0,
+                };
+                let waits = (node.disk.syncs() - syncs + own).max(1);
                 let (low, high) = self.swarm.sync_us;
                 let slow = node.slow_disk_us;
                 if waits > 1 {
