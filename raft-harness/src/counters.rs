@@ -57,6 +57,9 @@ counters! {
     log_entries,
     /// Bytes written to the log, with headers and padding.
     log_bytes,
+    /// Of them, those in a segment that was needed before it was prepared, where a sync takes
+    /// longer: the appends outrun the disk.
+    log_unprepared_bytes,
     /// Calls of the log that took longer than the log may stall.
     log_stalls,
     /// Times entries were not taken because the log had too much to do.

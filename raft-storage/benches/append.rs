@@ -1,12 +1,13 @@
 //! How close does the shared log come to the bare disk, and what does an entry cost in CPU?
 //!
-//! Every batch is appended and synced. Beside each row stands the raw probe of the same minute:
+//! A new log, and no other beside it; in steady state and next to raft-engine it is measured by
+//! `raft-harness/benches/peers/log`. Every batch is committed. Beside each row stands the raw probe of the same minute:
 //! one write of as many bytes and one `fdatasync`, on a file full of zeros, nothing else. Without
 //! it the figures mean little, since the speed of a shared disk changes by the minute.
 //!
 //! Run: `cargo bench -p raft-storage --bench append [-- SECONDS_PER_CASE]`. CPU, user and
 //! kernel, is given twice: of the writing thread, and of the whole process, which adds the helper
-//! thread that fills the next segment with zeros.
+//! thread that prepares the next segment.
 
 use std::io::IoSlice;
 use std::path::Path;

@@ -197,6 +197,7 @@ impl Log {
             recovered.next_slot,
             recovered.spares.into(),
             preparation,
+            recovered.cursor.map_or(0, |cursor| cursor.room()),
         )
         .map_err(io)?;
         let begins = recovered.cursor.is_none();

@@ -79,7 +79,8 @@ impl LogStore for MemoryLog {
             self.touched.push(write.group);
         }
         self.end = self.end.plus(bytes);
-        Ok(AppendInfo { end_lsn: self.end, bytes, frames: u64::from(!writes.is_empty()) })
+        let frames = u64::from(!writes.is_empty());
+        Ok(AppendInfo { end_lsn: self.end, bytes, frames, unprepared_bytes: 0 })
     }
 
     fn close(self: Box<Self>) -> Result<(), LogError> {

@@ -410,7 +410,10 @@ fn a_commit_is_durable_when_it_returns_with_all_that_was_appended_before() {
         // One call of the disk, where nothing else waits for a sync.
         assert_eq!(disk.operations() - operations, if before == 0 { 1 } else { 2 });
         assert_eq!((sync.durable_lsn, opened.writer.durable_lsn()), (info.end_lsn, info.end_lsn));
-        assert_eq!(opened.reader.durable_index(group(1)).map(|index| index.get()), Some(3 + before));
+        assert_eq!(
+            opened.reader.durable_index(group(1)).map(|index| index.get()),
+            Some(3 + before)
+        );
         let crashed = disk.crash(CrashPolicy::DropUnsynced);
         let last = open(&crashed).groups[&group(1)].last_index;
         assert_eq!(last.get(), 3 + before);

@@ -65,6 +65,7 @@ pub(crate) struct LogWork {
     written: Vec<GroupWrite>,
     done: Vec<Done>,
     bytes: u64,
+    unprepared_bytes: u64,
     /// Everything written is durable: the last portion came with its sync.
     synced: bool,
     /// The last append found no room, and the shards know.
@@ -123,6 +124,7 @@ impl LogWork {
             written: Vec::new(),
             done: Vec::new(),
             bytes: 0,
+            unprepared_bytes: 0,
             synced: false,
             full: false,
             pause: PAUSE_FIRST,
@@ -259,6 +261,7 @@ impl LogWork {
             Ok(info) => {
                 self.synced = how == LastPortion::Synced;
                 self.bytes += info.bytes;
+                self.unprepared_bytes += info.unprepared_bytes;
                 self.written.extend(writes);
                 self.done.extend(rest.into_iter().filter_map(|(_, done)| done));
                 Ok(Ok(()))
@@ -319,6 +322,8 @@ impl LogWork {
         Counters::add(&counters.group_writes, self.done.len() as u64);
         Counters::add(&counters.log_entries, entries as u64);
         Counters::add(&counters.log_bytes, self.bytes);
+        let unprepared = std::mem::take(&mut self.unprepared_bytes);
+        Counters::add(&counters.log_unprepared_bytes, unprepared);
         Ok(())
     }
 

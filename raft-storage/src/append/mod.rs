@@ -5,6 +5,7 @@ pub(crate) mod block_buffer;
 pub(crate) mod cursor;
 pub(crate) mod encode;
 pub(crate) mod plan;
+pub(crate) mod preparation;
 pub(crate) mod spares;
 pub(crate) mod tails;
 pub(crate) mod write;

@@ -1,8 +1,9 @@
 //! Spare segments: zeroed and durable before they are needed.
 //!
-//! Making one takes about 50 ms, which an append must not wait for. So one is always kept ready:
-//! taking it asks a helper thread for the next. Without the thread (a simulator, a test) a spare
-//! is made when it is asked for.
+//! Making one takes 50 ms of the disk, which an append must not wait for. So one is always kept
+//! ready: taking it asks a helper thread for the next, which makes it in small pieces
+//! ([`preparation`](super::preparation)). If it is needed before it is done, it is taken as it is.
+//! Without the thread (a simulator, a test) a spare is made when it is asked for.
 //!
 //! A disk without room is asked again whenever a spare is wanted; what was begun is removed, and
 //! its number given back, so trying for ever costs neither space nor numbers.
@@ -12,11 +13,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use crate::disk::Disk;
-use crate::format::segment::{file_name, make_spare};
+use crate::append::preparation::{Demand, Order, PAUSE, prepare};
+use crate::disk::{Disk, DiskFile};
+use crate::format::segment::{file_name, make_spare, reserve_spare};
 use crate::read::location::SLOTS_MAX;
 
 /// A segment ready for its header.
@@ -24,6 +27,8 @@ pub(crate) struct Spare<F> {
     pub(crate) slot: u32,
     pub(crate) file: F,
     pub(crate) bytes: u64,
+    /// So much from its beginning was written before; beyond, it was only reserved.
+    pub(crate) prepared: u64,
 }
 
 /// Who makes spare segments.
@@ -44,11 +49,13 @@ pub(crate) struct Spares<D: Disk> {
     /// Slots of spares of `segment_bytes`.
     ready: VecDeque<u32>,
     helper: Option<Helper<D::File>>,
+    /// What the helper sees of the appends.
+    pub(crate) demand: Arc<Demand>,
 }
 
 struct Helper<F> {
     /// `None` only while dropping, which is how the thread learns that it is no longer needed.
-    orders: Option<Sender<u32>>,
+    orders: Option<Sender<Order>>,
     done: Receiver<io::Result<Spare<F>>>,
     /// The order under way.
     ordered: Option<u32>,
@@ -56,20 +63,25 @@ struct Helper<F> {
 }
 
 impl<D: Disk> Spares<D> {
-    /// A supply that numbers new files from `next_slot`.
+    /// A supply that numbers new files from `next_slot`. In the newest segment there is `room` for
+    /// so many bytes more; zero if there is none yet.
     pub(crate) fn new(
         disk: D,
         segment_bytes: u64,
         next_slot: u32,
         ready: VecDeque<u32>,
         preparation: Preparation,
+        room: u64,
     ) -> io::Result<Self> {
+        let demand = Arc::new(Demand::default());
         let helper = match preparation {
-            Preparation::Background => Some(Helper::start(disk.clone(), segment_bytes)?),
+            Preparation::Background => {
+                Some(Helper::start(disk.clone(), segment_bytes, Arc::clone(&demand))?)
+            }
             Preparation::OnDemand => None,
         };
-        let mut spares = Self { disk, segment_bytes, next_slot, ready, helper };
-        spares.order();
+        let mut spares = Self { disk, segment_bytes, next_slot, ready, helper, demand };
+        spares.order(room);
         Ok(spares)
     }
 
@@ -89,8 +101,17 @@ impl<D: Disk> Spares<D> {
                 None => self.make(self.segment_bytes)?,
             },
         };
-        self.order();
+        self.order(spare.bytes);
         Ok(spare)
+    }
+
+    /// Waits until the spare that is being made is done: a log that begins does not begin slowly.
+    pub(crate) fn finish(&mut self) {
+        match self.helper.as_mut().and_then(Helper::wait) {
+            Some((_, Ok(spare))) => self.give_back([spare].into_iter()),
+            Some((slot, Err(_))) => self.give_back_number(slot),
+            None => {}
+        }
     }
 
     /// Sees to it that there is a spare for later.
@@ -119,7 +140,11 @@ impl<D: Disk> Spares<D> {
 
     fn open(&mut self, slot: u32) -> io::Result<Spare<D::File>> {
         match self.disk.open(&file_name(slot)) {
-            Ok(file) => Ok(Spare { slot, file, bytes: self.segment_bytes }),
+            Ok(file) => {
+                let bytes = self.segment_bytes;
+                let prepared = file.written(bytes);
+                Ok(Spare { slot, file, bytes, prepared })
+            }
             Err(error) => {
                 self.ready.push_front(slot);
                 Err(error)
@@ -130,7 +155,10 @@ impl<D: Disk> Spares<D> {
     /// What the helper has made or is making. Its failure may be an old one, so it counts for
     /// nothing: the spare is then made on the spot.
     fn prepared(&mut self) -> Option<Spare<D::File>> {
-        match self.helper.as_mut()?.wait()? {
+        self.demand.ask(true);
+        let made = self.helper.as_mut()?.wait();
+        self.demand.ask(false);
+        match made? {
             (_, Ok(spare)) => Some(spare),
             (slot, Err(_)) => {
                 self.give_back_number(slot);
@@ -141,7 +169,13 @@ impl<D: Disk> Spares<D> {
 
     fn make(&mut self, bytes: u64) -> io::Result<Spare<D::File>> {
         let slot = self.number()?;
-        make(&self.disk, slot, bytes).inspect_err(|error| {
+        let made = match self.helper {
+            // Nobody waits for zeros but who has asked for it.
+            Some(_) => reserve_spare(&self.disk, slot, bytes).map(|file| (file, 0)),
+            None => make_spare(&self.disk, slot, bytes).map(|file| (file, bytes)),
+        };
+        let made = made.map(|(file, prepared)| Spare { slot, file, bytes, prepared });
+        made.inspect_err(|error| {
             // A name that is taken stays so.
             if error.kind() != io::ErrorKind::AlreadyExists {
                 self.give_back_number(slot);
@@ -156,8 +190,9 @@ impl<D: Disk> Spares<D> {
         }
     }
 
-    /// Asks for the next spare, unless there is one or it is being made.
-    fn order(&mut self) {
+    /// Asks for the next spare, unless there is one or it is being made; `room` bytes can be
+    /// appended before it is needed, zero if it is needed at once.
+    fn order(&mut self, room: u64) {
         if !self.ready.is_empty() {
             return;
         }
@@ -166,7 +201,7 @@ impl<D: Disk> Spares<D> {
             && let Ok(slot) = self.number()
             && let Some(helper) = &mut self.helper
         {
-            helper.order(slot);
+            helper.order(Order { slot, appended: self.demand.appended(), room });
         }
     }
 
@@ -181,12 +216,18 @@ impl<D: Disk> Spares<D> {
 }
 
 impl<F: Send + 'static> Helper<F> {
-    fn start<D: Disk<File = F>>(disk: D, segment_bytes: u64) -> io::Result<Self> {
-        let (orders, inbox) = channel::<u32>();
+    fn start<D: Disk<File = F>>(
+        disk: D,
+        segment_bytes: u64,
+        demand: Arc<Demand>,
+    ) -> io::Result<Self> {
+        let (orders, inbox) = channel::<Order>();
         let (outbox, done) = channel();
         let thread = thread::Builder::new().name("raft-log-spares".into()).spawn(move || {
-            for slot in inbox {
-                if outbox.send(make(&disk, slot, segment_bytes)).is_err() {
+            for order in inbox {
+                let pause = || thread::sleep(PAUSE);
+                let made = prepare(&disk, order, segment_bytes, &demand, pause);
+                if outbox.send(made).is_err() {
                     return;
                 }
             }
@@ -194,16 +235,30 @@ impl<F: Send + 'static> Helper<F> {
         Ok(Self { orders: Some(orders), done, ordered: None, thread: Some(thread) })
     }
 
-    fn order(&mut self, slot: u32) {
+    fn order(&mut self, order: Order) {
         // A thread that is gone has panicked; spares are then made on demand.
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(slot).is_ok());
-        self.ordered = sent.then_some(slot);
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
+        self.ordered = sent.then_some(order.slot);
     }
 
     /// The spare under way with its number, or `None` if there is none.
     fn wait(&mut self) -> Option<(u32, io::Result<Spare<F>>)> {
         let slot = self.ordered.take()?;
         Some((slot, self.done.recv().ok()?))
+    }
+}
+
+impl<D: Disk> Drop for Spares<D> {
+    fn drop(&mut self) {
+        // Nobody waits for the zeros of a log that ends. What is half prepared would be taken for
+        // prepared by the next one.
+        self.demand.ask(true);
+        if let Some(mut helper) = self.helper.take()
+            && let Some((slot, Ok(spare))) = helper.wait()
+            && spare.prepared < spare.bytes
+        {
+            let _ = self.disk.remove(&file_name(slot));
+        }
     }
 }
 
@@ -215,8 +270,4 @@ impl<F> Drop for Helper<F> {
             let _ = thread.join();
         }
     }
-}
-
-fn make<D: Disk>(disk: &D, slot: u32, bytes: u64) -> io::Result<Spare<D::File>> {
-    Ok(Spare { slot, file: make_spare(disk, slot, bytes)?, bytes })
 }

@@ -107,6 +107,9 @@ pub struct AppendInfo {
     pub bytes: u64,
     /// Frames written: one, unless the batch was larger than a frame may be.
     pub frames: u64,
+    /// Of `bytes`, those in a segment that was needed before it was prepared: a sync of them waits
+    /// for the file system as well.
+    pub unprepared_bytes: u64,
 }
 
 /// What a sync has done.

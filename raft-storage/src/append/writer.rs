@@ -50,6 +50,8 @@ pub struct LogWriter<D: Disk> {
     shared: Arc<Shared<D>>,
     /// The newest segment; `None` as long as there is none.
     file: Option<D::File>,
+    /// So much of it was written before it was used.
+    prepared: u64,
     cursor: Cursor,
     tails: Tails,
     plan: Plan,
@@ -86,6 +88,8 @@ impl<D: Disk> LogWriter<D> {
             reserved: VecDeque::new(),
             shared: parts.shared,
             file: parts.file,
+            // What an open finds half prepared is not told from the rest.
+            prepared: u64::MAX,
             cursor: parts.cursor,
             tails: parts.tails,
             plan: Plan::default(),
@@ -138,7 +142,7 @@ impl<D: Disk> LogWriter<D> {
         self.frame.locations.clear();
         let has_entries = writes.iter().any(|write| !write.entries.is_empty());
         self.reserve(has_entries)?;
-        let mut info = AppendInfo { end_lsn: self.cursor.end(), bytes: 0, frames: 0 };
+        let mut info = AppendInfo { end_lsn: self.cursor.end(), ..AppendInfo::default() };
         let mut durable = self.cursor.synced;
         for at in 0..self.plan.frames.len() {
             if self.plan.frames[at].bytes() > self.cursor.room()
@@ -158,6 +162,8 @@ impl<D: Disk> LogWriter<D> {
             self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
             info.bytes += self.frame.bytes();
             info.frames += 1;
+            let unprepared = self.cursor.offset.saturating_sub(self.prepared);
+            info.unprepared_bytes += unprepared.min(self.frame.bytes());
             if at_once {
                 durable = self.cursor.end();
             }
@@ -244,6 +250,7 @@ impl<D: Disk> LogWriter<D> {
 
     /// Makes the first segment of a log that has none. `Ok(false)`: there is no room for it yet.
     pub(crate) fn begin(&mut self) -> Result<bool, io::Error> {
+        self.spares.finish();
         let begun = match self.take_spare(BLOCK_BYTES) {
             Ok(spare) => self.rotate(spare),
             Err(source) if is_out_of_room(&source) || is_out_of_descriptors(&source) => {
@@ -323,6 +330,7 @@ impl<D: Disk> LogWriter<D> {
         let synced = spare.file.sync_data();
         self.poison_on_error(DiskOp::Sync, synced)?;
         self.file = Some(spare.file);
+        self.prepared = spare.prepared;
         self.shared.bases.write().insert(spare.slot, header.base);
         self.cursor = self.cursor.rotated(spare.slot, &header);
         // The header belongs to what is durable, so that "all is synced" compares equal again.
@@ -361,6 +369,7 @@ impl<D: Disk> LogWriter<D> {
 
     fn submit_frame(&mut self, until: Until) -> Result<(), LogError> {
         let mut parts = self.frame.parts();
+        self.spares.demand.begin(self.frame.bytes());
         let written = match (&self.file, until) {
             (Some(file), Until::Written) => file.write_vectored_at(&mut parts, self.cursor.offset),
             (Some(file), Until::Durable) => file.write_durable_at(&mut parts, self.cursor.offset),
@@ -370,6 +379,7 @@ impl<D: Disk> LogWriter<D> {
             (Until::Durable, Err(_)) if raft_core::planted!(SyncErrorIgnored) => Ok(()),
             (_, written) => written,
         };
+        self.spares.demand.end();
         let op = match until {
             Until::Written => DiskOp::Write,
             Until::Durable => DiskOp::Commit,

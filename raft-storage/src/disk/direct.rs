@@ -143,17 +143,17 @@ impl DirectFile {
         Ok(written == total)
     }
 
-    /// Writes `bytes` zeros from the start of the file; false if that is not possible here.
+    /// Writes zeros from `from` up to `to`; false if that is not possible here.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub(crate) fn write_zeros(&self, bytes: u64) -> io::Result<bool> {
-        if !bytes.is_multiple_of(BLOCK as u64) {
+    pub(crate) fn write_zeros(&self, from: u64, to: u64) -> io::Result<bool> {
+        if !from.is_multiple_of(BLOCK as u64) || !to.is_multiple_of(BLOCK as u64) {
             return Ok(false);
         }
-        let mut offset = 0;
-        while offset < bytes {
-            let count = ((bytes - offset) / BLOCK as u64).min(BLOCKS_MAX as u64) as usize;
+        let mut offset = from;
+        while offset < to {
+            let count = ((to - offset) / BLOCK as u64).min(BLOCKS_MAX as u64) as usize;
             let mut slices = vec![IoSlice::new(&ZEROS.0); count];
             let written = self.write_blocks(&mut slices, offset, Durable::Later)?;
             if written < count * BLOCK {

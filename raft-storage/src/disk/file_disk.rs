@@ -202,20 +202,31 @@ impl DiskFile for LogFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn write_zeros(&self, bytes: u64) -> io::Result<()> {
-        // Where there is no room, this says so before anything is written. It is no more than a
-        // question: file systems that cannot answer it are asked by writing.
-        let reserved =
-            rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes);
-        match reserved {
-            Err(rustix::io::Errno::NOSPC) => return Err(io::ErrorKind::StorageFull.into()),
-            Err(rustix::io::Errno::DQUOT) => return Err(io::ErrorKind::QuotaExceeded.into()),
-            Ok(()) | Err(_) => {}
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        // Where there is no room, this says so before anything is written.
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::NOSPC) => Err(io::ErrorKind::StorageFull.into()),
+            Err(rustix::io::Errno::DQUOT) => Err(io::ErrorKind::QuotaExceeded.into()),
+            // File systems that cannot answer it are asked by writing.
+            Err(_) => fill_with_zeros(self, 0, bytes),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn write_zeros_at(&self, from: u64, to: u64) -> io::Result<()> {
         match self.direct() {
-            Some(direct) if direct.write_zeros(bytes)? => Ok(()),
-            _ => fill_with_zeros(self, 0, bytes),
+            Some(direct) if direct.write_zeros(from, to)? => Ok(()),
+            _ => fill_with_zeros(self, from, to),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn written(&self, bytes: u64) -> u64 {
+        // Room that was never written to counts as a hole. Offsets are always named, so it does not
+        // matter that this moves the file's own.
+        let hole = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(0));
+        hole.map_or(bytes, |hole| hole.min(bytes))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -252,6 +263,41 @@ mod tests {
         let mut back = vec![0; bytes.len()];
         file.read_exact_at(&mut back, 3).unwrap();
         assert_eq!(back, bytes);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_reserved_file_reads_as_zeros_and_tells_how_far_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create(dir.path()).unwrap();
+        let file = disk.create("f").unwrap();
+        file.reserve(1 << 20).unwrap();
+        assert_eq!(file.bytes().unwrap(), 1 << 20);
+        file.write_zeros_at(0, 256 << 10).unwrap();
+        file.sync_data().unwrap();
+        let written = file.written(1 << 20);
+        // A file system that cannot tell says all of it.
+        assert!(written == 256 << 10 || written == 1 << 20, "{written}");
+        let mut back = vec![1; 1 << 20];
+        file.read_exact_at(&mut back, 0).unwrap();
+        assert!(back.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_durable_write_is_there_whatever_its_shape() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create(dir.path()).unwrap();
+        let file = disk.create("f").unwrap();
+        let bytes: Vec<u8> = (0..5 << 20).map(|at| (at / 5) as u8).collect();
+        // Whole blocks in parts that are none, a few bytes, and more than one call takes.
+        for (offset, length) in [(4096, 8192), (3, 10), (0, 5 << 20)] {
+            let content = &bytes[..length];
+            let mut parts: Vec<IoSlice<'_>> = content.chunks(5_000).map(IoSlice::new).collect();
+            file.write_durable_at(&mut parts, offset).unwrap();
+            let mut back = vec![0; length];
+            file.read_exact_at(&mut back, offset).unwrap();
+            assert!(back == content, "{length} bytes at {offset}");
+        }
     }
 
     #[test]

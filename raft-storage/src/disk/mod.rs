@@ -65,7 +65,23 @@ pub trait DiskFile: Send + Sync + 'static {
     }
     /// Writes `bytes` zeros at the start of a new file, by the cheapest way there is.
     fn write_zeros(&self, bytes: u64) -> io::Result<()> {
+        self.reserve(bytes)?;
+        self.write_zeros_at(0, bytes)
+    }
+    /// Makes a new file so long, with room for all of it: it reads as zeros, and no write within
+    /// that length fails for want of room. Where the file system cannot promise that otherwise,
+    /// the zeros are written.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
         fill_with_zeros(self, 0, bytes)
+    }
+    /// Writes zeros from `from` up to `to`, both multiples of 4096.
+    fn write_zeros_at(&self, from: u64, to: u64) -> io::Result<()> {
+        fill_with_zeros(self, from, to)
+    }
+    /// How far from its beginning a file of `bytes` bytes was written, and not only
+    /// [reserved](Self::reserve). A hint: all of it where that is not known.
+    fn written(&self, bytes: u64) -> u64 {
+        bytes
     }
     /// Makes the content durable, with as much metadata as reading it back needs.
     fn sync_data(&self) -> io::Result<()>;

@@ -1,7 +1,7 @@
 //! Segments: the files of the log, and the header each begins with.
 //!
-//! A segment is written full of zeros and made durable before it is used, so that a sync of the
-//! log never waits for the file system to grow a file. Until its header is written it is a
+//! A segment has its length and its room, reads as zeros, and is durable as such before it is used;
+//! as a rule the zeros were written, so that a sync of the log does not wait for the file system. Until its header is written it is a
 //! *spare*. The header is durable before the first frame is written behind it: a file with
 //! content and without a valid header has therefore lost it, which is never normal.
 
@@ -132,10 +132,25 @@ pub(crate) fn slot_of(name: &str) -> Option<u32> {
 ///
 /// Costs about 50 ms for 64 MiB. A spare that could not be finished is removed again.
 pub(crate) fn make_spare<D: Disk>(disk: &D, slot: u32, bytes: u64) -> io::Result<D::File> {
+    create(disk, slot, |file| file.write_zeros(bytes))
+}
+
+/// Makes a spare that reads as zeros and has room, and was not written: length and name are
+/// durable. A sync of what is written into it waits for the file system as well.
+///
+/// Costs a few milliseconds. A spare that could not be finished is removed again.
+pub(crate) fn reserve_spare<D: Disk>(disk: &D, slot: u32, bytes: u64) -> io::Result<D::File> {
+    create(disk, slot, |file| file.reserve(bytes))
+}
+
+fn create<D: Disk>(
+    disk: &D,
+    slot: u32,
+    fill: impl FnOnce(&D::File) -> io::Result<()>,
+) -> io::Result<D::File> {
     let name = file_name(slot);
     let file = disk.create(&name)?;
-    let filled =
-        file.write_zeros(bytes).and_then(|()| file.sync_all()).and_then(|()| disk.sync_dir());
+    let filled = fill(&file).and_then(|()| file.sync_all()).and_then(|()| disk.sync_dir());
     if let Err(error) = filled {
         // If even this fails, the next open finds a short blank file and removes it.
         let _ = disk.remove(&name);
