@@ -1,0 +1,219 @@
+//! `raft-storage`, with one writer that calls it or with several that hand in and wait.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peerbench::Pool;
+use raft_core::{
+    Base, Entry, EntryKind, GroupId, GroupIncarnation, LogIndex, LogTime, NodeId, Term,
+};
+use raft_storage::{
+    Compaction, Expected, FileDisk, GroupCreate, GroupWrite, InitOptions, Log, LogOptions,
+    LogWriter, init,
+};
+
+use crate::{Case, Slice, measured};
+
+/// Groups of one writer lie so far from those of the next.
+const STRIDE: usize = 10_000;
+
+pub(crate) struct Ours {
+    dir: PathBuf,
+    writer: LogWriter<FileDisk>,
+    loads: Vec<Load>,
+}
+
+impl Ours {
+    pub(crate) fn open(dir: &Path, segment_bytes: u64, payload: usize, live_bytes: u64) -> Self {
+        let _ = std::fs::remove_dir_all(dir);
+        init(dir, "bench", NodeId::new(1), &InitOptions::default()).expect("an empty directory");
+        let options = LogOptions { segment_bytes, ..LogOptions::default() };
+        let opened = Log::open(dir, &Expected::default(), &options).expect("a new log");
+        let pool = Pool::new(payload);
+        let loads = (0..4).map(|at| Load::new(at, pool.starting_at(at), live_bytes));
+        Self { dir: dir.to_owned(), writer: opened.writer, loads: loads.collect() }
+    }
+
+    pub(crate) fn on_disk(&self) -> u64 {
+        let files = std::fs::read_dir(&self.dir).expect("our directory");
+        files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+    }
+
+    /// Writes until so many bytes went to the disk.
+    pub(crate) fn turn_over(&mut self, case: Case, bytes: u64) -> u64 {
+        let mut written = 0;
+        while written < bytes {
+            written += self.slice(case, Duration::from_millis(100)).bytes;
+        }
+        written
+    }
+
+    pub(crate) fn slice(&mut self, case: Case, span: Duration) -> Slice {
+        // Creating groups is no part of it.
+        let creates: Vec<GroupWrite> =
+            self.loads.iter_mut().flat_map(|load| load.creates(case)).collect();
+        if !creates.is_empty() {
+            self.writer.commit(&creates).expect("new groups");
+        }
+        if case.writers == 1 { self.alone(case, span) } else { self.together(case, span) }
+    }
+
+    fn alone(&mut self, case: Case, span: Duration) -> Slice {
+        let (writer, load) = (&mut self.writer, &mut self.loads[0]);
+        measured(|| {
+            let mut slice = Slice::default();
+            let start = Instant::now();
+            while start.elapsed() < span {
+                let mut writes = load.next_batch(case);
+                let one = Instant::now();
+                let (info, _) = writer.commit(&writes).expect("a sound disk");
+                slice.latencies.push(one.elapsed().as_nanos() as u64);
+                slice.entries += case.batch as u64;
+                slice.syncs += 1;
+                slice.bytes += info.bytes;
+                load.give_back(&mut writes);
+            }
+            slice
+        })
+    }
+
+    fn together(&mut self, case: Case, span: Duration) -> Slice {
+        let (writer, loads) = (&mut self.writer, &mut self.loads[..case.writers]);
+        let (hand_in, handed_in) =
+            crossbeam_channel::bounded::<(Vec<GroupWrite>, crossbeam_channel::Sender<()>)>(16);
+        measured(|| {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = loads
+                    .iter_mut()
+                    .map(|load| {
+                        let hand_in = hand_in.clone();
+                        scope.spawn(move || {
+                            let (tell, told) = crossbeam_channel::bounded(1);
+                            let mut latencies = Vec::new();
+                            let start = Instant::now();
+                            while start.elapsed() < span {
+                                let writes = load.next_batch(case);
+                                let one = Instant::now();
+                                hand_in.send((writes, tell.clone())).expect("the log takes it");
+                                told.recv().expect("the log answers");
+                                latencies.push(one.elapsed().as_nanos() as u64);
+                            }
+                            latencies
+                        })
+                    })
+                    .collect();
+                drop(hand_in);
+                let mut slice = Slice::default();
+                let mut waiting = Vec::new();
+                let mut all = Vec::new();
+                while let Ok((writes, tell)) = handed_in.recv() {
+                    all.extend(writes);
+                    waiting.push(tell);
+                    while let Ok((writes, tell)) = handed_in.try_recv() {
+                        all.extend(writes);
+                        waiting.push(tell);
+                    }
+                    let (info, _) = writer.commit(&all).expect("a sound disk");
+                    slice.entries += (waiting.len() * case.batch) as u64;
+                    slice.syncs += 1;
+                    slice.bytes += info.bytes;
+                    all.clear();
+                    for tell in waiting.drain(..) {
+                        let _ = tell.send(());
+                    }
+                }
+                for thread in threads {
+                    slice.latencies.extend(thread.join().expect("no writer panics"));
+                }
+                slice
+            })
+        })
+    }
+}
+
+/// What one writer writes: batches over its groups in turn, each group compacted as it grows.
+struct Load {
+    first: usize,
+    pool: Pool,
+    live_bytes: u64,
+    groups: Vec<Group>,
+    at: usize,
+    /// The memory of batches that were written.
+    spare: Vec<GroupWrite>,
+}
+
+#[derive(Clone, Copy)]
+struct Group {
+    next: u64,
+    base: u64,
+}
+
+impl Load {
+    fn new(number: usize, pool: Pool, live_bytes: u64) -> Self {
+        Self {
+            first: number * STRIDE + 1,
+            pool,
+            live_bytes,
+            groups: Vec::new(),
+            at: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    fn mine(case: Case) -> usize {
+        (case.groups / case.writers).max(1)
+    }
+
+    fn creates(&mut self, case: Case) -> Vec<GroupWrite> {
+        let missing = self.groups.len()..Self::mine(case).max(self.groups.len());
+        self.groups.resize(missing.end, Group { next: 1, base: 0 });
+        let create = |at: usize| {
+            let mut write = GroupWrite::new(GroupId::new((self.first + at) as u32));
+            let incarnation = GroupIncarnation::new(1);
+            write.create = Some(GroupCreate { incarnation, spec: Bytes::new() });
+            write
+        };
+        missing.map(create).collect()
+    }
+
+    fn next_batch(&mut self, case: Case) -> Vec<GroupWrite> {
+        let mine = Self::mine(case);
+        // All writers and groups ever used share what may be live.
+        let keep = (self.live_bytes / 300 / 4 / self.groups.len() as u64).max(16);
+        let groups = mine.min(case.batch);
+        let mut writes = std::mem::take(&mut self.spare);
+        writes.resize(groups, GroupWrite::new(GroupId::new(0)));
+        for (at, write) in writes.iter_mut().enumerate() {
+            let group = self.at % mine;
+            self.at += 1;
+            write.group = GroupId::new((self.first + group) as u32);
+            write.entries.clear();
+            write.compact = None;
+            let state = &mut self.groups[group];
+            // The first operations take what does not divide evenly.
+            let count = case.batch / groups + usize::from(at < case.batch % groups);
+            for _ in 0..count {
+                write.entries.push(Entry {
+                    index: LogIndex::new(state.next),
+                    term: Term::new(1),
+                    kind: EntryKind::Command,
+                    time: LogTime::new(state.next),
+                    payload: self.pool.next(),
+                });
+                state.next += 1;
+            }
+            if state.next - state.base > 2 * keep {
+                state.base = state.next - 1 - keep;
+                let index = LogIndex::new(state.base);
+                let base = Base { index, term: Term::new(1), snapshot: index, ..Base::default() };
+                write.compact = Some(Compaction { base, time: LogTime::new(state.base) });
+            }
+        }
+        writes
+    }
+
+    fn give_back(&mut self, writes: &mut Vec<GroupWrite>) {
+        self.spare = std::mem::take(writes);
+    }
+}
