@@ -51,6 +51,8 @@ counters! {
     log_appends,
     /// Times the log was made durable (fdatasync, or a write that returns when it is).
     fsyncs,
+    /// Times a sync was put off to keep the log's pace.
+    log_paced,
     /// Group operations made durable; over `fsyncs`, the groups per fsync.
     group_writes,
     /// Entries written to the log.

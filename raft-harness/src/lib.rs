@@ -84,8 +84,8 @@ pub use counters::CountersSnapshot;
 pub use engine::Created;
 pub use group_spec::{GroupSpec, Origin};
 pub use node::{
-    CreateError, Drained, LaneConfigs, LogKind, NetworkOptions, NodeHost, NodeOptions, PeerOptions,
-    StartError,
+    CreateError, Drained, LaneConfigs, LogKind, LogPace, NetworkOptions, NodeHost, NodeOptions,
+    PeerOptions, StartError,
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};
 pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};

@@ -10,10 +10,11 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 
 use super::document::Document;
-use super::file::{FileConfig, RaftSection, Strategy};
+use super::file::{FileConfig, LogSection, Pace, RaftSection, Strategy};
 use super::filter;
 use super::node_config::{ListenConfig, NodeConfig, PeerConfig};
 use super::problem::{Level, Problem, Rule};
+use crate::node::LogPace;
 
 /// One group per hash slot is the finest division.
 const GROUPS_MAX: u64 = 16_384;
@@ -47,6 +48,7 @@ pub(super) fn check(
     let groups = check.number("groups.count", file.groups.count, 1..=GROUPS_MAX);
     let settings = check.settings(&file.raft);
     check.segment_bytes(file.log.segment_bytes);
+    let log_pace = check.log_pace(&file.log);
     let prefix_timeout = check.time("mux.prefix_timeout_ms", file.mux.prefix_timeout_ms);
     let half_open_max = check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
     let lanes = check.lanes(&file.network, &file.raft);
@@ -63,6 +65,7 @@ pub(super) fn check(
         groups: u32::try_from(groups).ok()?,
         settings,
         segment_bytes: file.log.segment_bytes,
+        log_pace,
         prefix_timeout,
         half_open_max: half_open_max as usize,
         lanes,
@@ -346,6 +349,18 @@ impl Check<'_> {
         if !(16 << 10..=64 << 20).contains(&bytes) || !bytes.is_multiple_of(SEGMENT_STEP) {
             let help = "allowed: multiples of 4096 from 16384 to 67108864".to_owned();
             self.report(Rule::OutOfRange, path, format!("`{path}` is {bytes}"), help);
+        }
+    }
+
+    fn log_pace(&mut self, log: &LogSection) -> LogPace {
+        let (slowest, fastest) = (*LogPace::FIXED.start(), *LogPace::FIXED.end());
+        let allowed = u64::from(slowest)..=u64::from(fastest);
+        let syncs = self.number("log.syncs_per_second", log.syncs_per_second, allowed);
+        match log.pace {
+            Pace::Off => LogPace::Off,
+            // In range, or it was reported.
+            Pace::Fixed => LogPace::Fixed(u32::try_from(syncs).unwrap_or(fastest)),
+            Pace::Learned => LogPace::Learned,
         }
     }
 

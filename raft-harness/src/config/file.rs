@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
+use crate::node::LogPace;
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -122,11 +123,32 @@ pub(super) enum Strategy {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LogSection {
     pub(super) segment_bytes: u64,
+    pub(super) pace: Pace,
+    /// Of a fixed pace.
+    pub(super) syncs_per_second: u64,
+}
+
+/// How often the log may sync.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum Pace {
+    Off,
+    Fixed,
+    Learned,
+}
+
+impl From<LogPace> for Pace {
+    fn from(pace: LogPace) -> Self {
+        match pace {
+            LogPace::Off => Self::Off,
+            LogPace::Fixed(_) => Self::Fixed,
+            LogPace::Learned => Self::Learned,
+        }
+    }
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self { segment_bytes: 64 << 20, pace: LogPace::default().into(), syncs_per_second: 1000 }
     }
 }
 

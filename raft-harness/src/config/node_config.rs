@@ -8,7 +8,7 @@ use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
 use raft_storage::LogOptions;
 
-use crate::node::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
+use crate::node::{LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions};
 
 /// Everything a node needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct NodeConfig {
     pub settings: Settings,
     /// The size of one file of the log, in bytes.
     pub segment_bytes: u64,
+    /// How often the log may sync.
+    pub log_pace: LogPace,
     /// How long a new connection may take to name its group.
     pub prefix_timeout: Duration,
     /// Most connections that have not named it yet.
@@ -80,6 +82,7 @@ impl NodeConfig {
                 path: self.data_dir.clone(),
                 options: LogOptions { segment_bytes: self.segment_bytes, ..LogOptions::default() },
             },
+            log_pace: self.log_pace,
             shards: self.shards,
             apply_workers: self.apply_workers,
             settings: self.settings.clone(),

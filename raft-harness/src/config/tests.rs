@@ -1,6 +1,7 @@
 //! Each rule, shown by a file that breaks it and no other.
 
 use super::*;
+use crate::node::LogPace;
 
 fn with(key: &str, line: &str) -> String {
     let mut found = false;
@@ -168,6 +169,7 @@ fn numbers_out_of_range_are_refused() {
         ("apply_workers", "apply_workers = 65"),
         ("segment_bytes", "segment_bytes = 5000"),
         ("segment_bytes", "segment_bytes = 134217728"),
+        ("syncs_per_second", "syncs_per_second = 9"),
         ("prefix_timeout_ms", "prefix_timeout_ms = 0"),
         ("half_open_max", "half_open_max = 0"),
         ("inflight_appends_max", "inflight_appends_max = 0"),
@@ -177,6 +179,18 @@ fn numbers_out_of_range_are_refused() {
     ] {
         assert_eq!(ids(&with(key, line)), ["E014"], "{line}");
     }
+}
+
+#[test]
+fn the_pace_of_the_log_is_one_of_three() {
+    let pace = |line: &str| {
+        let text = with("pace", line).replace("syncs_per_second = 1000", "syncs_per_second = 50");
+        parse("node.toml", &text, &Environment::default()).expect("valid").config.log_pace
+    };
+    assert_eq!(pace("pace = \"Off\""), LogPace::Off);
+    assert_eq!(pace("pace = \"Learned\""), LogPace::Learned);
+    assert_eq!(pace("pace = \"Fixed\""), LogPace::Fixed(50));
+    assert_eq!(ids(&with("pace", "pace = \"Fast\"")), ["E011"]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tracing::{error, warn};
 
 use super::clock::Clock;
 use super::inbox::Inbox;
+use super::log_pace::{LogPace, Pacer};
 use super::log_watch::LogWatch;
 use super::shard_thread::ShardInput;
 use crate::counters::Counters;
@@ -310,21 +311,21 @@ impl LogWork {
         pause
     }
 
-    /// Makes it durable, unless it is.
-    pub(crate) fn sync(&mut self, counters: &Counters) -> Result<(), LogError> {
+    /// Makes it durable, unless it is; returns how many entries that were.
+    pub(crate) fn sync(&mut self, counters: &Counters) -> Result<u64, LogError> {
         let synced = std::mem::take(&mut self.synced);
         if !synced && !raft_core::planted!(CompletionBeforeSync) {
             self.store.sync()?;
         }
-        let entries: usize = self.written.iter().map(|write| write.entries.len()).sum();
+        let entries = self.written.iter().map(|write| write.entries.len() as u64).sum();
         Counters::add(&counters.log_appends, 1);
         Counters::add(&counters.fsyncs, 1);
         Counters::add(&counters.group_writes, self.done.len() as u64);
-        Counters::add(&counters.log_entries, entries as u64);
+        Counters::add(&counters.log_entries, entries);
         Counters::add(&counters.log_bytes, self.bytes);
         let unprepared = std::mem::take(&mut self.unprepared_bytes);
         Counters::add(&counters.log_unprepared_bytes, unprepared);
-        Ok(())
+        Ok(entries)
     }
 
     /// Tells the shards what is durable.
@@ -367,14 +368,16 @@ pub(crate) struct LogLinks {
     pub(crate) counters: Arc<Counters>,
     pub(crate) watch: Arc<LogWatch>,
     pub(crate) clock: Clock,
+    pub(crate) pace: LogPace,
     /// Why the node failed, if it did.
     pub(crate) failure: Arc<Mutex<Option<String>>>,
 }
 
 pub(crate) fn run(mut work: LogWork, batches: &Receiver<LogBatch>, links: &LogLinks) {
     let LogLinks { shards, watch, clock, .. } = links;
+    let mut pacer = Pacer::new(links.pace);
     loop {
-        match turn(&mut work, batches, links) {
+        match turn(&mut work, &mut pacer, batches, links) {
             Ok(Turn::Goes) => {}
             Ok(Turn::Ends) => break,
             Err(failure) => {
@@ -402,24 +405,35 @@ enum Turn {
 /// Takes what there is and makes it durable, or waits: for work, or for room.
 fn turn(
     work: &mut LogWork,
+    pacer: &mut Pacer,
     batches: &Receiver<LogBatch>,
     links: &LogLinks,
 ) -> Result<Turn, LogError> {
     let LogLinks { shards, counters, watch, clock, .. } = links;
     if !work.has_waiting() {
         match batches.recv_timeout(IDLE_AFTER) {
-            Ok(first) => work.take(first, batches),
+            Ok(first) => {
+                let wait = pacer.wait(clock.now().get());
+                if !wait.is_zero() {
+                    // What comes meanwhile makes the batch larger.
+                    std::thread::sleep(wait);
+                    Counters::add(&counters.log_paced, 1);
+                }
+                work.take(first, batches);
+            }
             Err(RecvTimeoutError::Timeout) => {
                 return watch.during(*clock, || work.idle()).map(|()| Turn::Goes);
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
         }
     }
+    let began = clock.now().get();
     let appended = watch.during(*clock, || work.append(LastPortion::Synced, shards))?;
     watch.note_room(*clock, work.is_full());
     match appended {
         Append::Written | Append::Partly => {
-            watch.during(*clock, || work.sync(counters))?;
+            let entries = watch.during(*clock, || work.sync(counters))?;
+            pacer.synced(began, clock.now().get(), entries);
             work.acknowledge(shards);
             watch.note_room(*clock, work.is_full());
         }
@@ -648,6 +662,7 @@ mod tests {
             counters: Arc::default(),
             watch: Arc::new(LogWatch::new(Duration::ZERO)),
             clock: Clock::new(),
+            pace: LogPace::default(),
             failure: Arc::default(),
         }
     }

@@ -23,6 +23,7 @@ mod error;
 mod inbox;
 mod known_stores;
 mod lives;
+mod log_pace;
 mod log_reader;
 mod log_thread;
 mod log_watch;
@@ -87,6 +88,7 @@ pub(crate) mod sim {
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 pub use self::error::{CreateError, StartError};
+pub use self::log_pace::LogPace;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
 
 /// How long a thread may take to say how it is.

@@ -11,6 +11,7 @@ use raft_storage::ENTRY_BYTES_MAX;
 use raft_transport::{Lane, LaneConfig, LanePolicy, Network};
 
 use super::error::StartError;
+use super::log_pace::LogPace;
 use crate::snapshot::SnapshotStore;
 
 /// Everything a node is told at its start. Change what differs from the default.
@@ -67,6 +68,8 @@ pub struct NodeOptions {
     /// nothing is acknowledged; nothing else follows from it here. Default 2 s, longer than a disk
     /// that is only busy takes.
     pub log_stall: Duration,
+    /// How often the log may sync. Default: as often as the disk answers.
+    pub log_pace: LogPace,
     /// Entries that wait for the disk, in bytes, over all groups and shards of the node. Beyond it
     /// leaders here refuse proposals as overloaded and followers decline entries for a while, so
     /// that a disk that is slow or hangs costs no more memory than this and one command per shard.
@@ -162,6 +165,14 @@ impl NodeOptions {
         if self.apply_workers == 0 {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
         }
+        if !self.log_pace.is_valid() {
+            let (pace, allowed) = (self.log_pace, LogPace::FIXED);
+            return Err(StartError::Options(format!(
+                "{pace:?} syncs a second: {} to {} are possible",
+                allowed.start(),
+                allowed.end()
+            )));
+        }
         if self.log_pending_bytes_max == 0 {
             return Err(StartError::Options("a log that may be given nothing".to_owned()));
         }
@@ -208,6 +219,7 @@ impl Default for NodeOptions {
             snapshot_hold_bytes: 256 << 20,
             snapshots: None,
             log_stall: Duration::from_secs(2),
+            log_pace: LogPace::default(),
             log_pending_bytes_max: 64 << 20,
             requests_max: 128 << 10,
         }

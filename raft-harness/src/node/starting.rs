@@ -140,6 +140,7 @@ impl Starting {
             counters: Arc::clone(&counters),
             watch: Arc::clone(&watch),
             clock,
+            pace: options.log_pace,
             failure: Arc::clone(&failure),
         };
         let load = Arc::new(LogLoad::new(options.log_pending_bytes_max));

@@ -131,7 +131,7 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let counters = std::sync::Arc::clone(process.counters());
         match process.log.work.sync(&counters) {
-            Ok(()) => {
+            Ok(_) => {
                 let mut judge = judge.lock();
                 let account = judge.account(place);
                 let lies = account.has_written() && node.disk.has_pending(SEGMENTS);

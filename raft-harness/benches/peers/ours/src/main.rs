@@ -3,7 +3,8 @@
 //!
 //! `cluster` keeps the log in memory (class C), `durable` on disk (class A: acknowledged once a
 //! quorum has synced it). `--groups` spreads the clients over so many groups, `--op` chooses
-//! `write`, `read` (linearizable) or `mix` (90 reads to 10 writes).
+//! `write`, `read` (linearizable) or `mix` (90 reads to 10 writes). `--pace` is that of each log:
+//! `off`, `learned`, or a number of syncs per second. `--dir` may name three, one for each node.
 
 mod resp;
 
@@ -17,7 +18,7 @@ use peerbench::load::{Proposer, sweep};
 use peerbench::{Args, Reporter, front};
 use raft_core::{Entry, GroupId, NodeId};
 use raft_harness::{
-    ApplyMode, GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, StateMachine,
+    ApplyMode, GroupSpec, LogKind, LogPace, NodeHost, NodeOptions, PeerOptions, StateMachine,
 };
 use serde_json::json;
 
@@ -76,7 +77,16 @@ impl Proposer for Cluster {
     }
 }
 
-fn start(node: u64, dir: Option<&Path>) -> NodeHost {
+fn pace_of(args: &Args) -> Option<LogPace> {
+    match args.str("pace", "").as_str() {
+        "" => None,
+        "off" => Some(LogPace::Off),
+        "learned" => Some(LogPace::Learned),
+        number => Some(LogPace::Fixed(number.parse().expect("off, learned or a number"))),
+    }
+}
+
+fn start(node: u64, dir: Option<&Path>, pace: Option<LogPace>) -> NodeHost {
     let log = match dir {
         // As much as raft-rs keeps: about 16 Ki entries.
         None => LogKind::Memory { keep_bytes: Some(4 << 20) },
@@ -92,7 +102,9 @@ fn start(node: u64, dir: Option<&Path>) -> NodeHost {
             LogKind::Directory { path, options: raft_storage::LogOptions::default() }
         }
     };
+    let defaults = NodeOptions::default();
     let options = NodeOptions {
+        log_pace: pace.unwrap_or(defaults.log_pace),
         node: NodeId::new(node),
         cluster: "bench".to_owned(),
         peers: (1..=3)
@@ -100,7 +112,7 @@ fn start(node: u64, dir: Option<&Path>) -> NodeHost {
             .map(|peer| PeerOptions { node: NodeId::new(peer), address: String::new() })
             .collect(),
         log,
-        ..NodeOptions::default()
+        ..defaults
     };
     let factory = |_: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> { Box::new(Counter(0)) };
     NodeHost::start(options, Arc::new(factory)).expect("start")
@@ -110,8 +122,11 @@ fn run(args: &Args, rep: &Reporter, durable: bool) {
     let dir = args.str("dir", "");
     assert!(!durable || !dir.is_empty(), "durable needs --dir");
     let groups: u32 = args.num("groups", 1);
+    let dirs: Vec<&Path> = dir.split(',').map(Path::new).collect();
+    let dir_of = |node: u64| dirs[(node as usize - 1) % dirs.len()];
+    let pace = pace_of(args);
     let hosts: Vec<NodeHost> =
-        (1..=3).map(|node| start(node, durable.then_some(Path::new(&dir)))).collect();
+        (1..=3).map(|node| start(node, durable.then(|| dir_of(node)), pace)).collect();
     for host in &hosts {
         for peer in &hosts {
             let addr = peer.listen_addr().expect("a TCP node listens").to_string();
@@ -158,6 +173,9 @@ fn run(args: &Args, rep: &Reporter, durable: bool) {
         if groups != 1 {
             extra["groups"] = json!(groups);
         }
+        if pace.is_some() {
+            extra["pace"] = json!(args.str("pace", ""));
+        }
         if !matches!(op, Op::Write) {
             extra["op"] = json!(args.str("op", "write"));
         }
@@ -177,6 +195,8 @@ fn run(args: &Args, rep: &Reporter, durable: bool) {
         let entries = (after.entries - before.entries).max(1) as f64 / 3.0;
         for (metric, count) in [
             ("fsyncs_per_write", after.fsyncs - before.fsyncs),
+            ("paced_per_write", after.paced - before.paced),
+            ("unprepared_bytes_per_write", after.unprepared - before.unprepared),
             ("socket_writes_per_write", after.writes - before.writes),
             ("socket_reads_per_write", after.reads - before.reads),
         ] {
@@ -193,6 +213,8 @@ fn run(args: &Args, rep: &Reporter, durable: bool) {
 struct Totals {
     entries: u64,
     fsyncs: u64,
+    paced: u64,
+    unprepared: u64,
     writes: u64,
     reads: u64,
 }
@@ -202,6 +224,8 @@ fn counters(hosts: &[NodeHost]) -> Totals {
     Totals {
         entries: statuses.iter().map(|status| status.applied_commands_total).sum(),
         fsyncs: statuses.iter().map(|status| status.counters.fsyncs).sum(),
+        paced: statuses.iter().map(|status| status.counters.log_paced).sum(),
+        unprepared: statuses.iter().map(|status| status.counters.log_unprepared_bytes).sum(),
         writes: statuses.iter().map(|status| status.lane_total("writes")).sum(),
         reads: statuses.iter().map(|status| status.lane_total("reads")).sum(),
     }

@@ -1,0 +1,345 @@
+//! How often the log syncs: as often as the disk answers, or a little less where it stalls.
+//!
+//! A disk that several logs sync as fast as they can, or a volume that is sold by operations per
+//! second, does not slow down evenly: it answers at once until it is over its limit, and then not
+//! for tens of milliseconds. Whoever stays just below that limit writes as much, in larger batches,
+//! and never meets the stall. Where the limit lies only the disk knows, so it is learned: after a
+//! stall the log keeps a distance between its syncs, and tries a smaller one after some time
+//! without any.
+//!
+//! Three things keep this from doing harm:
+//! - a disk that never stalls is never waited for;
+//! - no wait is made for a batch of one: where few writers ask one after the other, nothing comes
+//!   to make the batch larger;
+//! - where waiting makes stalls no rarer they are not of our making (a busy processor, a neighbour),
+//!   and the log goes at full speed for a while.
+//!
+//! Pure: time is an argument, in microseconds.
+
+use std::time::Duration;
+
+/// How often the log may sync.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogPace {
+    /// As often as the disk answers.
+    #[default]
+    Off,
+    /// At most so many times a second. For a volume whose limit is known.
+    Fixed(u32),
+    /// As often as the disk answers, until it stalls; then just below that.
+    Learned,
+}
+
+impl LogPace {
+    /// The slowest pace that can be asked for, per second, and the fastest.
+    pub const FIXED: std::ops::RangeInclusive<u32> = 10..=1_000_000;
+
+    /// Whether the pace can be kept.
+    pub fn is_valid(self) -> bool {
+        match self {
+            Self::Off | Self::Learned => true,
+            Self::Fixed(per_second) => Self::FIXED.contains(&per_second),
+        }
+    }
+}
+
+/// Keeps the pace of one log.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    pace: LogPace,
+    /// From the beginning of one sync to that of the next, at least, in microseconds.
+    gap: u64,
+    /// When the last sync began; `None` before the first.
+    began: Option<u64>,
+    /// Entries of a sync, in 256ths, on average over about eight.
+    crowd: u64,
+    learned: Learned,
+}
+
+/// What is known of the disk.
+#[derive(Debug, Default)]
+struct Learned {
+    /// What a sync takes, in 256ths of a microsecond: the median, or near it.
+    typical: u64,
+    /// Syncs since the disk stalled last, and the time they took with what lay between them; a
+    /// pause in which nothing was asked for is not counted.
+    syncs: u64,
+    busy: u64,
+    /// When the last one ended.
+    ended: u64,
+    /// When the gap may be made smaller.
+    try_at: u64,
+    /// How long to stay without stalls before that.
+    hold: u64,
+    /// When the disk stalled last, and how long it had not before.
+    stalled: Option<u64>,
+    /// Syncs from one stall to the next when the gap was first kept.
+    syncs_before: u64,
+    /// Stalls and syncs since.
+    stalls_since: u64,
+    syncs_since: u64,
+    /// Until then stalls are not believed to be ours.
+    deaf_until: u64,
+    deaf_for: u64,
+}
+
+impl Pacer {
+    pub(crate) fn new(pace: LogPace) -> Self {
+        let gap = match pace {
+            LogPace::Off | LogPace::Learned => 0,
+            LogPace::Fixed(per_second) => 1_000_000 / u64::from(per_second.max(1)),
+        };
+        Self { pace, gap, began: None, crowd: 0, learned: Learned::default() }
+    }
+
+    /// How long the next sync has to wait, at `now`.
+    pub(crate) fn wait(&self, now: u64) -> Duration {
+        let alone = self.pace == LogPace::Learned && self.crowd < CROWD_MIN << 8;
+        let Some(began) = self.began.filter(|_| self.gap > 0 && !alone) else {
+            return Duration::ZERO;
+        };
+        Duration::from_micros((began + self.gap).saturating_sub(now))
+    }
+
+    /// A sync of so many entries ran from `began` to `ended`.
+    pub(crate) fn synced(&mut self, began: u64, ended: u64, entries: u64) {
+        self.crowd = self.crowd - self.crowd / 8 + (entries << 8) / 8;
+        self.began = Some(began);
+        if self.pace != LogPace::Learned {
+            return;
+        }
+        let took = ended.saturating_sub(began);
+        let learned = &mut self.learned;
+        learned.syncs += 1;
+        learned.busy += began.saturating_sub(learned.ended).min(PAUSE_MIN) + took;
+        learned.ended = ended;
+        let typical = &mut learned.typical;
+        if *typical == 0 {
+            *typical = (took << 8).max(1);
+        }
+        if took < STALL_MIN.max((*typical >> 8) * STALL_FACTOR) {
+            // A step towards it: where as many take longer as take less, it stands still.
+            let step = (*typical / 32).max(1);
+            *typical = if took << 8 > *typical { *typical + step } else { *typical - step };
+            self.calm(ended);
+        } else {
+            self.stall(ended);
+        }
+    }
+
+    fn stall(&mut self, now: u64) {
+        let learned = &mut self.learned;
+        let calm = learned.stalled.replace(now).map(|stalled| now - stalled);
+        let syncs = std::mem::take(&mut learned.syncs).max(1);
+        let kept_up = std::mem::take(&mut learned.busy) / syncs;
+        if now < learned.deaf_until {
+            return;
+        }
+        if self.gap == 0 {
+            // One stall is none. A second one soon after is a disk over its limit.
+            if calm.is_none_or(|calm| calm >= SOON) {
+                return;
+            }
+            learned.syncs_before = syncs;
+            (learned.stalls_since, learned.syncs_since) = (0, 0);
+        } else {
+            learned.stalls_since += 1;
+            learned.syncs_since += syncs;
+            if learned.stalls_since == STALLS_TO_JUDGE {
+                let between = learned.syncs_since / STALLS_TO_JUDGE;
+                if between < 2 * learned.syncs_before {
+                    self.gap = 0;
+                    learned.deaf_for = (learned.deaf_for * 2).clamp(DEAF_MIN, DEAF_MAX);
+                    learned.deaf_until = now + learned.deaf_for;
+                    return;
+                }
+                (learned.stalls_since, learned.syncs_since) = (0, 0);
+                learned.deaf_for = 0;
+            }
+            // It was tried too early.
+            let soon = calm.is_some_and(|calm| calm < learned.hold + HOLD_MIN);
+            learned.hold = if soon { learned.hold * 2 } else { HOLD_MIN };
+        }
+        learned.hold = learned.hold.clamp(HOLD_MIN, HOLD_MAX);
+        learned.try_at = now + learned.hold;
+        // What the disk could keep up, the stall itself in it, and a little less.
+        self.gap = (kept_up.max(self.gap) * 17 / 16 + 1).min(GAP_MAX);
+    }
+
+    fn calm(&mut self, now: u64) {
+        let learned = &mut self.learned;
+        if self.gap > 0 && now >= learned.try_at {
+            self.gap = self.gap * 15 / 16;
+            learned.try_at = now + learned.hold / 8;
+            if self.gap <= learned.typical >> 8 {
+                // It takes as long by itself.
+                self.gap = 0;
+                learned.hold = HOLD_MIN;
+            }
+        }
+    }
+}
+
+/// A sync of fewer entries waits for nothing: it is that of a few writers who ask in turn.
+const CROWD_MIN: u64 = 4;
+/// A sync that takes this long, and so many times what it usually takes, is a stall.
+const STALL_MIN: u64 = 4_000;
+const STALL_FACTOR: u64 = 8;
+/// Two stalls within this are no accident.
+const SOON: u64 = 1_000_000;
+/// So long without a sync is a pause, and no pace.
+const PAUSE_MIN: u64 = 10_000;
+/// No more than this is waited for one sync.
+const GAP_MAX: u64 = 5_000;
+/// How long without a stall before a smaller gap is tried.
+const HOLD_MIN: u64 = 2_000_000;
+const HOLD_MAX: u64 = 64_000_000;
+/// After so many stalls it is judged whether they have become rarer.
+const STALLS_TO_JUDGE: u64 = 6;
+/// For how long stalls are left alone that waiting did not help against.
+const DEAF_MIN: u64 = 10_000_000;
+const DEAF_MAX: u64 = 160_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that takes so long for a sync, and so many of them in each tenth of a second: the
+    /// next one then waits for the next tenth.
+    struct Disk {
+        sync_us: u64,
+        per_tenth: u64,
+        tenth: u64,
+        used: u64,
+    }
+
+    impl Disk {
+        fn sync(&mut self, mut now: u64) -> u64 {
+            if now / 100_000 > self.tenth {
+                (self.tenth, self.used) = (now / 100_000, 0);
+            }
+            if self.used >= self.per_tenth {
+                now = (self.tenth + 1) * 100_000;
+                (self.tenth, self.used) = (now / 100_000, 0);
+            }
+            self.used += 1;
+            now + self.sync_us
+        }
+    }
+
+    /// What became of some seconds.
+    #[derive(Debug)]
+    struct Course {
+        syncs: u64,
+        stalls: u64,
+        waited: u64,
+    }
+
+    /// Lets a log with so many entries in each sync go on for so long.
+    fn run(
+        pacer: &mut Pacer,
+        entries: u64,
+        from: u64,
+        seconds: u64,
+        mut disk: impl FnMut(u64) -> u64,
+    ) -> Course {
+        let mut course = Course { syncs: 0, stalls: 0, waited: 0 };
+        let mut now = from;
+        while now < from + seconds * 1_000_000 {
+            let wait = pacer.wait(now).as_micros() as u64;
+            course.waited += wait;
+            now += wait;
+            let ended = disk(now);
+            course.syncs += 1;
+            course.stalls += u64::from(ended - now > STALL_MIN);
+            pacer.synced(now, ended, entries);
+            // What comes in between.
+            now = ended + 20;
+        }
+        course
+    }
+
+    fn limited(per_tenth: u64) -> impl FnMut(u64) -> u64 {
+        let mut disk = Disk { sync_us: 150, per_tenth, tenth: 0, used: 0 };
+        move |now| disk.sync(now)
+    }
+
+    #[test]
+    fn a_disk_that_stalls_beyond_a_rate_is_kept_just_below_it() {
+        for per_tenth in [100, 200, 400] {
+            let mut unpaced = Pacer::new(LogPace::Off);
+            let off = run(&mut unpaced, 64, 0, 20, limited(per_tenth));
+            assert!(off.stalls > 150, "{off:?}");
+            let mut pacer = Pacer::new(LogPace::Learned);
+            let mut disk = limited(per_tenth);
+            let first = run(&mut pacer, 64, 0, 10, &mut disk);
+            let then = run(&mut pacer, 64, 10_000_000, 60, &mut disk);
+            assert!(first.stalls < 40, "learned slowly: {first:?} {pacer:?}");
+            assert!(then.stalls <= 12, "{per_tenth}: {then:?} {pacer:?}");
+            let rate = then.syncs / 60;
+            assert!(rate > per_tenth * 7, "{per_tenth}: {rate} a second {pacer:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_does_not_stall_is_never_waited_for() {
+        let mut pacer = Pacer::new(LogPace::Learned);
+        let mut at = 0_u64;
+        let course = run(&mut pacer, 64, 0, 30, |now| {
+            at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Slow at times, and no more.
+            now + 100 + (at >> 33) % 900
+        });
+        assert_eq!((course.waited, course.stalls), (0, 0));
+    }
+
+    #[test]
+    fn who_writes_alone_does_not_wait_whatever_was_learned() {
+        let mut pacer = Pacer::new(LogPace::Learned);
+        let mut disk = limited(100);
+        run(&mut pacer, 64, 0, 20, &mut disk);
+        assert!(pacer.gap > 0, "{pacer:?}");
+        let mut now = 21_000_000;
+        for round in 0..1_000 {
+            // As soon as it is not the crowd of before.
+            assert!(round < 50 || pacer.wait(now).is_zero(), "{round} {pacer:?}");
+            pacer.synced(now, now + 150, 1);
+            now += 300;
+        }
+    }
+
+    #[test]
+    fn stalls_that_waiting_does_not_help_against_are_borne() {
+        let mut pacer = Pacer::new(LogPace::Learned);
+        // Every 30 ms, whatever the log does.
+        let disk = |now: u64| {
+            let next = (now / 30_000 + 1) * 30_000;
+            if next - now < 400 { next + 8_000 } else { now + 150 }
+        };
+        let course = run(&mut pacer, 64, 0, 100, disk);
+        let share = course.waited as f64 / 100e6;
+        assert!(share < 0.05, "waited {share} of the time, {course:?} {pacer:?}");
+    }
+
+    #[test]
+    fn the_limit_of_a_disk_that_got_better_is_forgotten() {
+        let mut pacer = Pacer::new(LogPace::Learned);
+        run(&mut pacer, 64, 0, 20, limited(100));
+        assert!(pacer.gap > 500, "{pacer:?}");
+        run(&mut pacer, 64, 20_000_000, 300, |now| now + 150);
+        assert_eq!(pacer.gap, 0, "{pacer:?}");
+    }
+
+    #[test]
+    fn a_fixed_pace_is_kept_and_nothing_else_is_learned() {
+        let mut pacer = Pacer::new(LogPace::Fixed(1_000));
+        let course = run(&mut pacer, 1, 0, 10, limited(50));
+        assert!(course.stalls > 0 && pacer.gap == 1_000);
+        let mut pacer = Pacer::new(LogPace::Fixed(1_000));
+        let course = run(&mut pacer, 1, 0, 10, |now| now + 150);
+        assert!((9_990..=10_001).contains(&course.syncs), "{course:?}");
+        // After a pause the next one does not wait.
+        assert!(pacer.wait(20_000_000).is_zero());
+        assert!(!LogPace::Fixed(0).is_valid() && LogPace::Fixed(10).is_valid());
+    }
+}
