@@ -103,6 +103,11 @@ pub enum Planted {
     SealNotWritten,
     DurableWriteCoversAll,
     AppliesBeforeDurable,
+    ReusedTooEarly,
+    CheckpointNotAwaited,
+    CheckpointedTwice,
+    StaleFrameAccepted,
+    ReaderNotPinned,
     // Engine and transport.
     EarlierLifeOfGroupHeard,
     GoneReplicaForgotten,

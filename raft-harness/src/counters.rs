@@ -62,6 +62,12 @@ counters! {
     /// Of them, those in a segment that was needed before it was prepared, where a sync takes
     /// longer: the appends outrun the disk.
     log_unprepared_bytes,
+    /// Checkpoints of the log made.
+    log_checkpoints,
+    /// Segments of the log that were written again.
+    log_segments_reused,
+    /// Bytes of entries that were moved out of segments that were nearly empty.
+    log_bytes_moved,
     /// Calls of the log that took longer than the log may stall.
     log_stalls,
     /// Times entries were not taken because the log had too much to do.
@@ -79,5 +85,10 @@ counters! {
 impl Counters {
     pub(crate) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Relaxed);
+    }
+
+    /// Of what is counted elsewhere.
+    pub(crate) fn set(counter: &AtomicU64, count: u64) {
+        counter.store(count, Relaxed);
     }
 }

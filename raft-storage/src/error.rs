@@ -193,6 +193,12 @@ pub enum Damage {
     /// A segment is gone, or one is there twice.
     #[error("segment sequence {expected} is missing, found {found}")]
     SegmentSequence { expected: u64, found: u64 },
+    /// A segment that the newest checkpoint needs is gone, or another one stands in its place.
+    #[error("segment sequence {seq}, which the checkpoint lists, is not there")]
+    SegmentMissing { seq: u64 },
+    /// The frames before the place where a checkpoint ends are not those it was made after.
+    #[error("the log up to the checkpoint is not the one it was made of")]
+    CheckpointChain,
     /// A segment does not begin where the one before it ended.
     #[error("the segment does not continue the one before it")]
     SegmentChain,

@@ -17,6 +17,9 @@ mod append;
 mod read;
 mod recover;
 
+mod checkpoint;
+mod reclaim;
+
 mod error;
 mod log;
 mod memory_log;
@@ -49,4 +52,4 @@ pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
 pub use memory_log::MemoryLog;
 pub use read::reader::LogReader;
 pub use recover::recovery::{RecoveredGroup, RecoveryReport, TornTail};
-pub use store::LogStore;
+pub use store::{LogStats, LogStore, Tending};

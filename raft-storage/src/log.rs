@@ -21,6 +21,7 @@ use crate::format::segment::{BLOCK_BYTES, file_name};
 use crate::read::index::Shared;
 use crate::read::location::SEGMENT_BYTES_MAX;
 use crate::read::reader::LogReader;
+use crate::reclaim::tender::Tender;
 use crate::recover::recovery::{RecoveredGroup, RecoveryReport, recover};
 
 /// Settings of a log. They may differ from one open to the next.
@@ -34,8 +35,12 @@ pub struct LogOptions {
     /// it becomes several frames. Limited to what fits into a segment. Default 4 MiB: beyond
     /// that a larger write gains no throughput and only delays the sync behind it.
     pub frame_bytes_max: u64,
-    /// Who prepares segments. Default: a helper thread.
+    /// Who prepares segments and makes checkpoints. Default: helper threads.
     pub preparation: Preparation,
+    /// A checkpoint is made after so many bytes of log, and no earlier than when eight times as much
+    /// was written as the last one took. An open reads what follows the newest checkpoint, and space
+    /// comes back two checkpoints after nothing is alive in it. At least a segment. Default: 128 MiB.
+    pub checkpoint_bytes: u64,
 }
 
 impl Default for LogOptions {
@@ -44,6 +49,7 @@ impl Default for LogOptions {
             segment_bytes: SEGMENT_BYTES_MAX,
             frame_bytes_max: 4 << 20,
             preparation: Preparation::Background,
+            checkpoint_bytes: 2 * SEGMENT_BYTES_MAX,
         }
     }
 }
@@ -129,9 +135,10 @@ pub struct Log;
 impl Log {
     /// Opens the log of the data directory `dir`, which [`init`] has made.
     ///
-    /// On return the directory is locked, the new incarnation is durable, a torn tail is cut and
-    /// zeroed, and the log can be continued. A full disk is no obstacle: nothing that an open
-    /// writes needs room. Cost: reads the whole log once; a few descriptors, however long it is.
+    /// On return the directory is locked, the new incarnation is durable, a torn tail is cut, and the
+    /// log can be continued. A full disk is no obstacle: nothing that an open writes needs room.
+    /// Cost: reads the newest checkpoint, and once what was written since; a few descriptors, however
+    /// long the log is.
     ///
     /// # Errors
     /// [`OpenError::NotInitialised`], [`OpenError::ForeignCluster`] and
@@ -208,8 +215,16 @@ impl Log {
             None => None,
         };
         let tails = Tails::from_index(&recovered.index);
-        let (bases, files) = (recovered.bases, recovered.files);
-        let shared = Arc::new(Shared::new(recovered.index, bases, files, cursor.synced));
+        let shared = Arc::new(Shared::new(recovered.index, recovered.files, cursor.synced));
+        let tender = Tender::new(
+            disk.clone(),
+            Arc::clone(&shared),
+            identity.store,
+            (segment_bytes, options.checkpoint_bytes),
+            (recovered.kept, incarnation.get()),
+            preparation,
+        )
+        .map_err(io)?;
         let frame_bytes_max =
             options.frame_bytes_max.clamp(BLOCK_BYTES, segment_bytes - BLOCK_BYTES);
         debug_assert!(frame_bytes_max > FRAME_HEADER_BYTES as u64);
@@ -226,6 +241,7 @@ impl Log {
             store,
             life,
             lock,
+            tender,
         });
         if begins {
             // Without room for it there is nothing to be read either: the log begins with the

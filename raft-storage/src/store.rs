@@ -36,6 +36,22 @@ pub trait LogStore: Send {
     /// As [`Self::append`].
     fn idle(&mut self) -> Result<(), LogError>;
 
+    /// Housekeeping, a bounded piece of it. To be called after each sync, once what became durable is
+    /// acknowledged, and when the log is idle; again as the answer says. A store that keeps
+    /// everything has nothing to do.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
+        let _ = idle;
+        Ok(Tending::Done)
+    }
+
+    /// What the store takes and what housekeeping has done.
+    fn stats(&self) -> LogStats {
+        LogStats::default()
+    }
+
     /// Ends the log in order: everything is made durable and that is noted, so that whatever is
     /// missing at the next open is known to be missing.
     ///
@@ -48,4 +64,33 @@ pub trait LogStore: Send {
 
     /// Reads what was appended, from any thread.
     fn reader(&self) -> LogReader;
+}
+
+/// Whether there is more housekeeping to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tending {
+    /// Nothing for now.
+    Done,
+    /// Something is under way: look after it now and then, every few milliseconds or so.
+    Soon,
+    /// There is more, which can be done at once.
+    Now,
+}
+
+/// How long a log is, and what housekeeping has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Bytes of all segments, without spares.
+    pub segment_bytes: u64,
+    /// Bytes of the entries that the groups' logs hold; of one of 2 MiB or more only so much counts.
+    pub live_bytes: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Segments that were written again.
+    pub segments_reused: u64,
+    /// Bytes of entries that were moved out of segments that were nearly empty.
+    pub bytes_moved: u64,
+    /// Segments with an entry that could not be read when it was to be moved: they stay.
+    pub segments_unreadable: u64,
 }

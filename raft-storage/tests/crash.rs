@@ -258,6 +258,12 @@ fn random_history(seed: u64) {
                 2 if opened.writer.idle().is_err() => break,
                 _ => {}
             }
+            // Housekeeping comes at any moment, and changes nothing of what is held.
+            let idle = random.below(3) == 0;
+            if (0..random.below(6)).any(|_| opened.writer.tend(idle).is_err()) {
+                break;
+            }
+            states[states.len() - 1].is_read_by(&opened.reader);
         }
         if random.below(5) == 0 && opened.writer.close().is_ok() {
             states.drain(..states.len() - 1);

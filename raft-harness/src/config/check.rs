@@ -49,6 +49,7 @@ pub(super) fn check(
     let settings = check.settings(&file.raft);
     check.segment_bytes(file.log.segment_bytes);
     let log_pace = check.log_pace(&file.log);
+    let checkpoint_bytes = check.bytes("log.checkpoint_bytes", file.log.checkpoint_bytes);
     let prefix_timeout = check.time("mux.prefix_timeout_ms", file.mux.prefix_timeout_ms);
     let half_open_max = check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
     let lanes = check.lanes(&file.network, &file.raft);
@@ -66,6 +67,7 @@ pub(super) fn check(
         settings,
         segment_bytes: file.log.segment_bytes,
         log_pace,
+        checkpoint_bytes,
         prefix_timeout,
         half_open_max: half_open_max as usize,
         lanes,

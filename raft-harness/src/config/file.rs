@@ -123,6 +123,7 @@ pub(super) enum Strategy {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LogSection {
     pub(super) segment_bytes: u64,
+    pub(super) checkpoint_bytes: u64,
     pub(super) pace: Pace,
     /// Of a fixed pace.
     pub(super) syncs_per_second: u64,
@@ -148,7 +149,12 @@ impl From<LogPace> for Pace {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, pace: LogPace::default().into(), syncs_per_second: 1000 }
+        Self {
+            segment_bytes: 64 << 20,
+            checkpoint_bytes: 128 << 20,
+            pace: LogPace::default().into(),
+            syncs_per_second: 1000,
+        }
     }
 }
 

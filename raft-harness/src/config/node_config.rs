@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub segment_bytes: u64,
     /// How often the log may sync.
     pub log_pace: LogPace,
+    /// After how many bytes of log a checkpoint of it is made.
+    pub checkpoint_bytes: u64,
     /// How long a new connection may take to name its group.
     pub prefix_timeout: Duration,
     /// Most connections that have not named it yet.
@@ -80,7 +82,11 @@ impl NodeConfig {
                 .collect(),
             log: LogKind::Directory {
                 path: self.data_dir.clone(),
-                options: LogOptions { segment_bytes: self.segment_bytes, ..LogOptions::default() },
+                options: LogOptions {
+                    segment_bytes: self.segment_bytes,
+                    checkpoint_bytes: self.checkpoint_bytes,
+                    ..LogOptions::default()
+                },
             },
             log_pace: self.log_pace,
             shards: self.shards,

@@ -170,6 +170,7 @@ fn numbers_out_of_range_are_refused() {
         ("segment_bytes", "segment_bytes = 5000"),
         ("segment_bytes", "segment_bytes = 134217728"),
         ("syncs_per_second", "syncs_per_second = 9"),
+        ("checkpoint_bytes", "checkpoint_bytes = 0"),
         ("prefix_timeout_ms", "prefix_timeout_ms = 0"),
         ("half_open_max", "half_open_max = 0"),
         ("inflight_appends_max", "inflight_appends_max = 0"),

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 use raft_core::{DiskSpace, Entry, GroupId};
-use raft_storage::{GroupWrite, LogError, LogReader, LogStore};
+#[cfg(feature = "sim")]
+use raft_storage::LogStats;
+use raft_storage::{GroupWrite, LogError, LogReader, LogStore, Tending};
 use tracing::{error, warn};
 
 use super::clock::Clock;
@@ -32,6 +34,12 @@ pub(crate) struct LogBatch {
     pub(crate) writes: Vec<GroupWrite>,
     pub(crate) tickets: Vec<(GroupId, PersistTicket)>,
 }
+
+/// How often housekeeping that is under way is looked after.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
+
+/// Steps of housekeeping in a row while there is no room for anything else.
+const STEPS_MAX: usize = 64;
 
 /// After so long without work, the log says in a frame of its own that all is durable.
 pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(100);
@@ -73,6 +81,8 @@ pub(crate) struct LogWork {
     full: bool,
     pause: Duration,
     idle: bool,
+    /// What housekeeping has said last.
+    tending: Tending,
 }
 
 /// An operation, or a part of one, that is to be written.
@@ -130,6 +140,7 @@ impl LogWork {
             full: false,
             pause: PAUSE_FIRST,
             idle: false,
+            tending: Tending::Done,
         }
     }
 
@@ -206,8 +217,13 @@ impl LogWork {
             tell(shards, DiskSpace::Full);
         }
         if self.written.is_empty() {
-            // Nothing will follow for a while.
+            // Nothing will follow for a while, unless housekeeping finds some room.
             self.store.idle()?;
+            for _ in 0..STEPS_MAX {
+                if self.store.tend(true)? != Tending::Now {
+                    break;
+                }
+            }
             return Ok(Append::NoSegment);
         }
         if raft_core::planted!(TornBatchAcknowledged) {
@@ -348,13 +364,60 @@ impl LogWork {
         }
     }
 
-    /// To be called when nothing came for [`IDLE_AFTER`].
-    pub(crate) fn idle(&mut self) -> Result<(), LogError> {
-        if !self.idle && !raft_core::planted!(SealNotWritten) {
-            self.store.idle()?;
+    /// Housekeeping after a sync, once it is acknowledged.
+    pub(crate) fn tend(&mut self, counters: &Counters) -> Result<(), LogError> {
+        self.tend_store(false, counters)
+    }
+
+    fn tend_store(&mut self, idle: bool, counters: &Counters) -> Result<(), LogError> {
+        let before = self.tending;
+        self.tending = self.store.tend(idle)?;
+        if before != Tending::Done || self.tending != Tending::Done {
+            let stats = self.store.stats();
+            Counters::set(&counters.log_checkpoints, stats.checkpoints);
+            Counters::set(&counters.log_segments_reused, stats.segments_reused);
+            Counters::set(&counters.log_bytes_moved, stats.bytes_moved);
         }
-        self.idle = true;
         Ok(())
+    }
+
+    /// What housekeeping has done so far.
+    #[cfg(feature = "sim")]
+    pub(crate) fn stats(&self) -> LogStats {
+        self.store.stats()
+    }
+
+    /// How long to wait for work before [`Self::rest`] is to be called.
+    pub(crate) fn wait(&self) -> Duration {
+        match self.tending {
+            Tending::Done => IDLE_AFTER,
+            Tending::Soon => LOOK_AFTER,
+            Tending::Now => Duration::ZERO,
+        }
+    }
+
+    /// To be called when nothing came for [`Self::wait`]. `false`: there is nothing left to do until
+    /// something comes.
+    pub(crate) fn rest(&mut self, counters: &Counters) -> Result<bool, LogError> {
+        let was_done = self.tending == Tending::Done;
+        if self.idle && was_done {
+            return Ok(false);
+        }
+        if was_done {
+            self.seal()?;
+            self.idle = true;
+        }
+        self.tend_store(self.idle, counters)?;
+        if self.idle && self.tending == Tending::Done {
+            // What housekeeping has written is said to be durable as well.
+            self.seal()?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn seal(&mut self) -> Result<(), LogError> {
+        if raft_core::planted!(SealNotWritten) { Ok(()) } else { self.store.idle() }
     }
 
     pub(crate) fn close(self) -> Result<(), LogError> {
@@ -411,7 +474,7 @@ fn turn(
 ) -> Result<Turn, LogError> {
     let LogLinks { shards, counters, watch, clock, .. } = links;
     if !work.has_waiting() {
-        match batches.recv_timeout(IDLE_AFTER) {
+        match batches.recv_timeout(work.wait()) {
             Ok(first) => {
                 let wait = pacer.wait(clock.now().get());
                 if !wait.is_zero() {
@@ -422,7 +485,7 @@ fn turn(
                 work.take(first, batches);
             }
             Err(RecvTimeoutError::Timeout) => {
-                return watch.during(*clock, || work.idle()).map(|()| Turn::Goes);
+                return watch.during(*clock, || work.rest(counters)).map(|_| Turn::Goes);
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
         }
@@ -436,6 +499,7 @@ fn turn(
             pacer.synced(began, clock.now().get(), entries);
             work.acknowledge(shards);
             watch.note_room(*clock, work.is_full());
+            watch.during(*clock, || work.tend(counters))?;
         }
         Append::NoSegment => {
             let until = Instant::now() + work.pause();
@@ -791,6 +855,72 @@ mod tests {
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
         work.append(LastPortion::Written, &[]).unwrap();
         assert_eq!(work.pause(), PAUSE_FIRST, "once there was room, it begins anew");
+    }
+
+    /// Has so many pieces of housekeeping left, of which it looks after some later.
+    struct Untidy {
+        log: MemoryLog,
+        left: Vec<Tending>,
+        /// What was asked of it.
+        asked: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl LogStore for Untidy {
+        fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+            self.log.append(writes)
+        }
+
+        fn sync(&mut self) -> Result<SyncInfo, LogError> {
+            self.asked.lock().push("sync");
+            self.log.sync()
+        }
+
+        fn idle(&mut self) -> Result<(), LogError> {
+            self.asked.lock().push("idle");
+            Ok(())
+        }
+
+        fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
+            self.asked.lock().push(if idle { "tend idle" } else { "tend" });
+            Ok(self.left.pop().unwrap_or(Tending::Done))
+        }
+
+        fn close(self: Box<Self>) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn is_poisoned(&self) -> bool {
+            false
+        }
+
+        fn reader(&self) -> LogReader {
+            self.log.reader()
+        }
+    }
+
+    #[test]
+    fn housekeeping_follows_each_sync_goes_on_while_nothing_comes_and_ends_with_a_seal() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let left = vec![Tending::Now, Tending::Soon, Tending::Now];
+        let store = Untidy { log: MemoryLog::new(), left, asked: Arc::clone(&asked) };
+        let (mut work, counters) = (work(store), Counters::default());
+        let (_send, receive) = unbounded();
+        work.take(batch(vec![create(1)]), &receive);
+        work.append(LastPortion::Written, &[]).unwrap();
+        work.sync(&counters).unwrap();
+        work.tend(&counters).unwrap();
+        let mut waits = Vec::new();
+        loop {
+            waits.push(work.wait());
+            if !work.rest(&counters).unwrap() {
+                break;
+            }
+        }
+        assert_eq!(waits, [Duration::ZERO, LOOK_AFTER, Duration::ZERO, IDLE_AFTER]);
+        let expected = ["sync", "tend", "tend", "tend", "tend", "idle", "tend idle", "idle"];
+        assert_eq!(*asked.lock(), expected);
+        assert!(!work.rest(&counters).unwrap(), "there is nothing left to do");
+        assert_eq!(asked.lock().len(), expected.len());
     }
 
     /// How often the shards hear of a batch, and of a failure.

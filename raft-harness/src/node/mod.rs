@@ -77,9 +77,7 @@ pub(crate) mod sim {
     pub(crate) use super::known_stores::KnownStores;
     pub(crate) use super::lives::begin_life;
     pub(crate) use super::log_reader::read as read_log;
-    pub(crate) use super::log_thread::{
-        Append, IDLE_AFTER, LastPortion, LogBatch, LogWork, give_up,
-    };
+    pub(crate) use super::log_thread::{Append, LastPortion, LogBatch, LogWork, give_up};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
     pub(crate) use super::starting::registry;
 }

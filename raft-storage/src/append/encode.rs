@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use bytes::Bytes;
-use raft_core::{Entry, HardState, LogIndex, Promise, Term};
+use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, Promise, Term};
 
 use crate::append::block_buffer::BlockBuffer;
 use crate::append::cursor::Cursor;
@@ -20,7 +20,7 @@ use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame
 use crate::format::lsn::Lsn;
 use crate::format::record::{
     ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
-    RECORD_HEADER_BYTES, RecordHeader, RecordType,
+    RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
 };
 use crate::read::location::Location;
 
@@ -36,6 +36,13 @@ pub(crate) struct FrameBuffer {
     pub(crate) crc: u32,
     /// Where the entries of the whole batch lie, in the order of the plan.
     pub(crate) locations: Vec<Location>,
+}
+
+/// Entries of one group and term, with consecutive indexes, to be written again.
+pub(crate) struct Copies {
+    pub(crate) group: GroupId,
+    pub(crate) incarnation: GroupIncarnation,
+    pub(crate) entries: Vec<Entry>,
 }
 
 struct Reference {
@@ -124,13 +131,41 @@ impl FrameBuffer {
                     let index = write.truncate_from.unwrap_or_default().get();
                     self.record(lsn, &RecordHeader { code, index, ..header }, &[]);
                 }
-                Part::Run(range) => self.run(cursor, header, &write.entries[range.clone()]),
+                Part::Run(range) => {
+                    self.run(cursor, RecordType::EntryRun, header, &write.entries[range.clone()]);
+                }
                 Part::Compact(payload) => {
                     let base = write.compact.as_ref().map(|compaction| &compaction.base);
                     let (index, term) = base.map(|b| (b.index, b.term)).unwrap_or_default();
                     self.base(lsn, RecordType::Compact, header, (index, term), payload);
                 }
             }
+        }
+        self.finish(cursor);
+    }
+
+    /// Builds a frame of entries that the log holds elsewhere.
+    pub(crate) fn encode_copies(&mut self, cursor: &Cursor, copies: &[Copies]) {
+        let record_bytes = |copies: &Copies| {
+            let entries = copies.entries.iter();
+            let items = entries.map(|entry| item_bytes(entry.payload.len() as u64));
+            RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
+        };
+        self.begin(copies.iter().map(record_bytes).sum());
+        self.locations.clear();
+        for copies in copies {
+            let header = RecordHeader {
+                bytes: record_bytes(copies) as u32,
+                code: 0,
+                flags: 0,
+                count: 0,
+                group: copies.group,
+                incarnation: copies.incarnation,
+                index: 0,
+                term: 0,
+                payload_bytes: 0,
+            };
+            self.run(cursor, RecordType::Rewrite, header, &copies.entries);
         }
         self.finish(cursor);
     }
@@ -208,11 +243,11 @@ impl FrameBuffer {
         self.pad(ALIGNMENT);
     }
 
-    fn run(&mut self, cursor: &Cursor, header: RecordHeader, entries: &[Entry]) {
+    fn run(&mut self, cursor: &Cursor, kind: RecordType, header: RecordHeader, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         self.records += 1;
         let header = RecordHeader {
-            code: RecordType::EntryRun as u8,
+            code: kind as u8,
             count: entries.len() as u16,
             index: first.index.get(),
             term: first.term.get(),

@@ -78,7 +78,7 @@ pub(crate) fn prepare<D: Disk>(
         if prepared == bytes { file.sync_data().map(|()| prepared) } else { Ok(prepared) }
     });
     match filled {
-        Ok(prepared) => Ok(Spare { slot: order.slot, file, bytes, prepared }),
+        Ok(prepared) => Ok(Spare { slot: order.slot, file, bytes, prepared, recycled: false }),
         Err(error) => {
             let _ = disk.remove(&crate::format::segment::file_name(order.slot));
             Err(error)

@@ -1,4 +1,4 @@
-//! Spare segments: zeroed and durable before they are needed.
+//! Spare segments: zeroed and durable before they are needed, or used before and free again.
 //!
 //! Making one takes 50 ms of the disk, which an append must not wait for. So one is always kept
 //! ready: taking it asks a helper thread for the next, which makes it in small pieces
@@ -9,7 +9,8 @@
 //! its number given back, so trying for ever costs neither space nor numbers.
 //!
 //! Bound: one spare being made, plus those found by recovery or given back, which are used first.
-//! Those are closed files: only what was just made is held open.
+//! Those are closed files: only what was just made is held open. Of segments that became free a few
+//! are kept, the others are removed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +30,15 @@ pub(crate) struct Spare<F> {
     pub(crate) bytes: u64,
     /// So much from its beginning was written before; beyond, it was only reserved.
     pub(crate) prepared: u64,
+    /// It was a segment before and is full of its old content.
+    pub(crate) recycled: bool,
+}
+
+/// A spare whose file is closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    pub(crate) slot: u32,
+    pub(crate) recycled: bool,
 }
 
 /// Who makes spare segments.
@@ -46,8 +56,10 @@ pub(crate) struct Spares<D: Disk> {
     disk: D,
     segment_bytes: u64,
     next_slot: u32,
-    /// Slots of spares of `segment_bytes`.
-    ready: VecDeque<u32>,
+    /// Spares of `segment_bytes`.
+    ready: VecDeque<Ready>,
+    /// Numbers below `next_slot` that no file has.
+    unused: Vec<u32>,
     helper: Option<Helper<D::File>>,
     /// What the helper sees of the appends.
     pub(crate) demand: Arc<Demand>,
@@ -69,7 +81,7 @@ impl<D: Disk> Spares<D> {
         disk: D,
         segment_bytes: u64,
         next_slot: u32,
-        ready: VecDeque<u32>,
+        ready: VecDeque<Ready>,
         preparation: Preparation,
         room: u64,
     ) -> io::Result<Self> {
@@ -80,7 +92,8 @@ impl<D: Disk> Spares<D> {
             }
             Preparation::OnDemand => None,
         };
-        let mut spares = Self { disk, segment_bytes, next_slot, ready, helper, demand };
+        let unused = Vec::new();
+        let mut spares = Self { disk, segment_bytes, next_slot, ready, unused, helper, demand };
         spares.order(room);
         Ok(spares)
     }
@@ -95,7 +108,7 @@ impl<D: Disk> Spares<D> {
             return self.make(segment_bytes_min);
         }
         let spare = match self.ready.pop_front() {
-            Some(slot) => self.open(slot)?,
+            Some(ready) => self.open(ready)?,
             None => match self.prepared() {
                 Some(spare) => spare,
                 None => self.make(self.segment_bytes)?,
@@ -128,25 +141,44 @@ impl<D: Disk> Spares<D> {
 
     /// Takes back what was not used, in the order in which it was taken.
     pub(crate) fn give_back(&mut self, unused: impl DoubleEndedIterator<Item = Spare<D::File>>) {
-        for Spare { slot, bytes, .. } in unused.rev() {
+        for Spare { slot, bytes, recycled, .. } in unused.rev() {
             if bytes == self.segment_bytes {
-                self.ready.push_front(slot);
+                self.ready.push_front(Ready { slot, recycled });
             } else {
-                // If it stays, the next open finds a blank file of a strange length and removes it.
-                let _ = self.disk.remove(&file_name(slot));
+                self.remove(slot);
             }
         }
     }
 
-    fn open(&mut self, slot: u32) -> io::Result<Spare<D::File>> {
+    /// Takes a segment that nobody needs any more; `false` if its file was removed instead.
+    pub(crate) fn recycle(&mut self, slot: u32, bytes: u64) -> bool {
+        let keep = bytes == self.segment_bytes && self.ready.len() < RECYCLED_MAX;
+        if keep {
+            self.ready.push_back(Ready { slot, recycled: true });
+        } else {
+            self.remove(slot);
+        }
+        keep
+    }
+
+    fn remove(&mut self, slot: u32) {
+        // A file that stays is found by the next open, which removes it. Its number is not used
+        // again before.
+        if self.disk.remove(&file_name(slot)).is_ok() {
+            self.unused.push(slot);
+        }
+    }
+
+    fn open(&mut self, ready: Ready) -> io::Result<Spare<D::File>> {
+        let Ready { slot, recycled } = ready;
         match self.disk.open(&file_name(slot)) {
             Ok(file) => {
                 let bytes = self.segment_bytes;
                 let prepared = file.written(bytes);
-                Ok(Spare { slot, file, bytes, prepared })
+                Ok(Spare { slot, file, bytes, prepared, recycled })
             }
             Err(error) => {
-                self.ready.push_front(slot);
+                self.ready.push_front(ready);
                 Err(error)
             }
         }
@@ -174,7 +206,8 @@ impl<D: Disk> Spares<D> {
             Some(_) => reserve_spare(&self.disk, slot, bytes).map(|file| (file, 0)),
             None => make_spare(&self.disk, slot, bytes).map(|file| (file, bytes)),
         };
-        let made = made.map(|(file, prepared)| Spare { slot, file, bytes, prepared });
+        let made =
+            made.map(|(file, prepared)| Spare { slot, file, bytes, prepared, recycled: false });
         made.inspect_err(|error| {
             // A name that is taken stays so.
             if error.kind() != io::ErrorKind::AlreadyExists {
@@ -187,6 +220,8 @@ impl<D: Disk> Spares<D> {
     fn give_back_number(&mut self, slot: u32) {
         if slot + 1 == self.next_slot {
             self.next_slot = slot;
+        } else {
+            self.unused.push(slot);
         }
     }
 
@@ -206,6 +241,9 @@ impl<D: Disk> Spares<D> {
     }
 
     fn number(&mut self) -> io::Result<u32> {
+        if let Some(slot) = self.unused.pop() {
+            return Ok(slot);
+        }
         if self.next_slot >= SLOTS_MAX {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "all segment slots are used"));
         }
@@ -271,3 +309,6 @@ impl<F> Drop for Helper<F> {
         }
     }
 }
+
+/// Free segments that are kept: what the log needs while the next ones become free.
+const RECYCLED_MAX: usize = 4;

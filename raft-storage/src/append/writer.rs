@@ -10,7 +10,7 @@
 //! - *complete*: [`Cursor::wrote`], [`Cursor::synced`] and `publish` take in the outcome.
 //!
 //! Invariants:
-//! - a frame is only written behind everything the log holds, into blocks never written before;
+//! - a frame is only written behind everything the log holds, into blocks that hold nothing of it;
 //! - a segment is durable to its end before the next one gets its header, and that header is
 //!   durable before a frame follows it;
 //! - a batch has all the segments it needs before its first frame is written, so a disk that is
@@ -22,24 +22,28 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use raft_core::Incarnation;
+use raft_core::{Entry, EntryKind, Incarnation, LogIndex, Membership};
 
 use crate::append::cursor::Cursor;
-use crate::append::encode::FrameBuffer;
+use crate::append::encode::{Copies, FrameBuffer};
 use crate::append::plan::{Part, Plan};
 use crate::append::spares::{Spare, Spares};
-use crate::append::tails::Tails;
+use crate::append::tails::{Admitted, Tails};
 use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
+use crate::checkpoint::capture::Found;
 use crate::disk::{Disk, DiskFile, is_out_of_descriptors, is_out_of_room};
 use crate::error::{DiskOp, LogError};
-use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::base;
+use crate::format::frame::{FRAME_HEADER_BYTES, frame_bytes};
 use crate::format::identity::{Life, LifeFile, StoreId};
 use crate::format::lsn::Lsn;
-use crate::format::record::FLAG_CLEAN;
+use crate::format::record::{FLAG_CLEAN, RECORD_HEADER_BYTES, item_bytes};
 use crate::format::segment::{BLOCK_BYTES, SegmentHeader, salt};
-use crate::read::index::Shared;
+use crate::read::index::{Presence, Relocation, Run, Shared};
+use crate::read::location::Location;
 use crate::read::reader::LogReader;
-use crate::store::LogStore;
+use crate::reclaim::tender::{Progress, Tender};
+use crate::store::{LogStats, LogStore, Tending};
 
 /// The one writer of a log. Made by opening the log.
 pub struct LogWriter<D: Disk> {
@@ -63,6 +67,12 @@ pub struct LogWriter<D: Disk> {
     life: LifeFile<D::File>,
     poison: Option<(DiskOp, io::ErrorKind)>,
     reader: LogReader,
+    /// Like `spares`, its thread ends before the lock is given up.
+    tender: Tender<D>,
+    /// Entries that were copied, with the end of the frame: they are moved once that is durable.
+    copied: VecDeque<(Lsn, Vec<Relocation>)>,
+    /// What was done so far; what changes with the log is looked up.
+    done: LogStats,
     _lock: D::Lock,
 }
 
@@ -78,6 +88,7 @@ pub(crate) struct WriterParts<D: Disk> {
     pub(crate) store: StoreId,
     pub(crate) life: LifeFile<D::File>,
     pub(crate) lock: D::Lock,
+    pub(crate) tender: Tender<D>,
 }
 
 impl<D: Disk> LogWriter<D> {
@@ -100,6 +111,9 @@ impl<D: Disk> LogWriter<D> {
             life: parts.life,
             poison: None,
             reader,
+            tender: parts.tender,
+            copied: VecDeque::new(),
+            done: LogStats::default(),
             _lock: parts.lock,
         }
     }
@@ -173,7 +187,9 @@ impl<D: Disk> LogWriter<D> {
         if durable > self.cursor.synced {
             self.cursor.synced(durable);
             self.shared.set_durable(durable);
+            self.moved();
         }
+        self.tender.moves.earn(info.bytes);
         info.end_lsn = self.cursor.end();
         Ok(info)
     }
@@ -226,6 +242,167 @@ impl<D: Disk> LogWriter<D> {
             self.submit_sync()?;
         }
         self.note_durable()
+    }
+
+    /// Housekeeping, a bounded piece of it: makes checkpoints, moves what lives out of segments that
+    /// are nearly empty, and takes back those that nothing alive is left in. Call it after each sync,
+    /// once what became durable is acknowledged, and again as it asks for. `idle`: nothing was
+    /// appended for a while, so nobody waits for the disk.
+    ///
+    /// Cost of a call: at most a write of 256 KiB, or of one entry that is larger.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] and [`LogError::Poisoned`], both final. A full disk is none: then less is
+    /// done.
+    pub fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
+        self.check_poison()?;
+        if idle && self.cursor.content_end > self.cursor.synced {
+            self.submit_sync()?;
+        }
+        let mut moved = false;
+        if self.tender.moves.may_move(idle) {
+            moved = self.move_some()?;
+        }
+        let progress = self.tender.step(&self.cursor, idle);
+        self.done.checkpoints += u64::from(matches!(progress, Progress::Made));
+        for (slot, bytes) in self.tender.free(&self.cursor) {
+            if !self.spares.recycle(slot, bytes) {
+                self.shared.files.close(slot);
+            }
+        }
+        Ok(match progress {
+            Progress::Made => Tending::Now,
+            Progress::UnderWay => Tending::Soon,
+            Progress::None if moved => Tending::Now,
+            Progress::None => Tending::Done,
+        })
+    }
+
+    /// Copies some entries out of segments that are to be emptied. `false`: nothing could be.
+    fn move_some(&mut self) -> Result<bool, LogError> {
+        let mut copies = Vec::new();
+        let mut relocations = Vec::new();
+        let mut bytes = 0;
+        let bytes_max = self.tender.moves.piece_bytes;
+        while bytes < bytes_max
+            && let Some(found) = self.tender.moves.next()
+        {
+            let Some((moved, copied)) = self.copy(found, bytes_max - bytes, &mut relocations)
+            else {
+                continue;
+            };
+            let body = |copies: &Copies| {
+                let items =
+                    copies.entries.iter().map(|entry| item_bytes(entry.payload.len() as u64));
+                RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
+            };
+            bytes += copied.iter().map(body).sum::<u64>();
+            copies.extend(copied);
+            self.tender.moves.put_back(found, moved);
+        }
+        if copies.is_empty() {
+            return Ok(!self.tender.moves.is_empty());
+        }
+        let frame_bytes = frame_bytes(bytes);
+        if !self.make_room(frame_bytes)? {
+            // Without room there is nothing to be gained by waiting for it here: the next
+            // checkpoint names them again.
+            return Ok(false);
+        }
+        self.frame.encode_copies(&self.cursor, &copies);
+        self.submit_frame(Until::Written)?;
+        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
+        for (relocation, to) in relocations.iter_mut().zip(&self.frame.locations) {
+            relocation.to = *to;
+        }
+        self.shared.index.write().end = self.cursor.end();
+        self.copied.push_back((self.cursor.end(), relocations));
+        self.frame.release();
+        self.tender.moves.spend(frame_bytes);
+        self.done.bytes_moved += bytes;
+        Ok(true)
+    }
+
+    /// Reads what is still where it was found, as much as costs `bytes_max` and one entry at
+    /// least; returns how many entries of `found` are dealt with.
+    fn copy(
+        &mut self,
+        found: Found,
+        bytes_max: u64,
+        relocations: &mut Vec<Relocation>,
+    ) -> Option<(u64, Vec<Copies>)> {
+        let Found { slot, incarnation, first, count } = found;
+        let (group, places, gone) = {
+            let index = self.shared.index.read();
+            let group = index.groups.get(slot as usize)?;
+            if group.incarnation != incarnation || group.presence == Presence::Destroyed {
+                return None;
+            }
+            // What was compacted meanwhile needs no moving, nor what was truncated.
+            let gone = group.first.since(first).min(count);
+            let mut bytes = 0;
+            let mut places = Vec::new();
+            for at in gone..count {
+                let index = first.plus(at);
+                let Some(place) = group.location(index) else { break };
+                if !places.is_empty() && bytes + item_bytes(place.payload_bytes_min()) > bytes_max {
+                    break;
+                }
+                bytes += item_bytes(place.payload_bytes_min());
+                places.push((index, place));
+            }
+            (group.id, places, gone)
+        };
+        let victims = &self.tender.moves.victims;
+        let moved = |place: &Location| victims.contains(&place.slot());
+        let done = if places.is_empty() { count } else { gone + places.len() as u64 };
+        let mut copies: Vec<Copies> = Vec::new();
+        for (index, from) in places.into_iter().filter(|(_, place)| moved(place)) {
+            let Ok(entries) = self.reader.entries(group, index, index, u64::MAX) else {
+                self.tender.moves.unreadable.insert(from.slot());
+                continue;
+            };
+            relocations.push(Relocation { slot, index, from, to: from });
+            for entry in entries {
+                match copies.last_mut().and_then(|last| {
+                    let before = last.entries.last()?;
+                    let follows = before.term == entry.term
+                        && before.index.next() == entry.index
+                        && last.entries.len() < usize::from(u16::MAX);
+                    follows.then_some(&mut last.entries)
+                }) {
+                    Some(entries) => entries.push(entry),
+                    None => copies.push(Copies { group, incarnation, entries: vec![entry] }),
+                }
+            }
+        }
+        Some((done, copies))
+    }
+
+    /// Sees to it that a frame of housekeeping has room, and leaves what votes need.
+    fn make_room(&mut self, frame_bytes: u64) -> Result<bool, LogError> {
+        if frame_bytes > self.cursor.room() {
+            match self.take_spare(frame_bytes) {
+                Ok(spare) => self.rotate(spare)?,
+                Err(_) => return Ok(false),
+            }
+        }
+        let left = self.cursor.room() - frame_bytes;
+        Ok(left >= self.kept_bytes || self.spares.ensure().is_ok())
+    }
+
+    /// How long the log is, and what housekeeping has done. Cost: a look at each segment.
+    pub fn stats(&self) -> LogStats {
+        let index = self.shared.index.read();
+        let mut stats = LogStats {
+            segments_unreadable: self.tender.moves.unreadable.len() as u64,
+            ..self.done
+        };
+        for (_, segment) in index.segments.iter() {
+            stats.segment_bytes += segment.bytes;
+            stats.live_bytes += segment.live.bytes;
+        }
+        stats
     }
 
     /// Where the log ends: everything below is written.
@@ -315,6 +492,8 @@ impl<D: Disk> LogWriter<D> {
             self.submit_sync()?;
         }
         let seq = self.cursor.seq + 1;
+        let recycled = spare.recycled;
+        self.done.segments_reused += u64::from(recycled);
         let header = SegmentHeader {
             store: self.store,
             seq,
@@ -324,6 +503,7 @@ impl<D: Disk> LogWriter<D> {
             salt: salt(self.store, seq, self.cursor.incarnation),
             incarnation: self.cursor.incarnation,
             bytes: spare.bytes,
+            recycled,
         };
         let written = write_segment_header(&spare.file, &header);
         self.poison_on_error(DiskOp::Write, written)?;
@@ -331,8 +511,12 @@ impl<D: Disk> LogWriter<D> {
         self.poison_on_error(DiskOp::Sync, synced)?;
         self.file = Some(spare.file);
         self.prepared = spare.prepared;
-        self.shared.bases.write().insert(spare.slot, header.base);
         self.cursor = self.cursor.rotated(spare.slot, &header);
+        {
+            let mut index = self.shared.index.write();
+            index.segments.add(spare.slot, seq, header.base, header.bytes);
+            index.end = self.cursor.end();
+        }
         // The header belongs to what is durable, so that "all is synced" compares equal again.
         self.cursor.synced(self.cursor.end());
         self.shared.set_durable(self.cursor.synced);
@@ -364,6 +548,7 @@ impl<D: Disk> LogWriter<D> {
         self.frame.encode_marker(&self.cursor, flags);
         self.submit_frame(Until::Written)?;
         self.cursor.wrote(self.frame.bytes(), self.frame.crc, false);
+        self.shared.index.write().end = self.cursor.end();
         Ok(true)
     }
 
@@ -394,7 +579,20 @@ impl<D: Disk> LogWriter<D> {
         self.poison_on_error(DiskOp::Sync, synced)?;
         self.cursor.synced(end);
         self.shared.set_durable(end);
+        self.moved();
         Ok(())
+    }
+
+    /// Entries whose copies are durable are where the copies are.
+    fn moved(&mut self) {
+        let durable = self.cursor.synced;
+        while let Some((_, relocations)) = self.copied.pop_front_if(|(end, _)| *end <= durable) {
+            let mut index = self.shared.index.write();
+            for relocation in &relocations {
+                // What is not there any more was truncated or compacted meanwhile.
+                index.relocate(relocation);
+            }
+        }
     }
 
     /// Makes a written batch visible to readers, under one lock.
@@ -404,39 +602,57 @@ impl<D: Disk> LogWriter<D> {
         }
         let mut index = self.shared.index.write();
         let mut locations = self.frame.locations.as_slice();
+        let end = self.cursor.end();
         for piece in &self.plan.pieces {
             let write = &writes[piece.write];
-            let admitted = self.tails.admitted[piece.write];
+            let Admitted { slot, incarnation } = self.tails.admitted[piece.write];
             match &piece.part {
                 Part::Create => {
-                    let slot = index.create(write.group, admitted.incarnation);
-                    debug_assert_eq!(slot, admitted.slot, "both tables number groups alike");
+                    if let Some(create) = &write.create {
+                        let made = index.create(write.group, incarnation, create.spec.clone());
+                        debug_assert_eq!(made, slot, "both tables number groups alike");
+                    }
                 }
-                Part::Promise | Part::HardState => {}
+                Part::Promise => index.set_promise(slot, write.promise.unwrap_or_default()),
+                Part::HardState => index.set_hard_state(slot, write.hard_state.unwrap_or_default()),
                 Part::Install(_) => {
                     if let Some(meta) = &write.install {
-                        index.groups[admitted.slot as usize].install(meta.index);
+                        index.install(slot, base::of_snapshot(meta));
                     }
                 }
                 Part::Truncate => {
                     if let Some(from) = write.truncate_from {
-                        index.groups[admitted.slot as usize].truncate(from);
+                        index.truncate(slot, from);
                     }
                 }
-                Part::Destroy => index.groups[admitted.slot as usize].destroy(),
+                Part::Destroy => {
+                    if let Some(tombstone) = write.destroy {
+                        index.destroy(slot, tombstone);
+                    }
+                }
                 Part::Run(range) => {
                     let (run, rest) = locations.split_at(range.len());
                     locations = rest;
-                    let term = write.entries[range.start].term;
-                    index.groups[admitted.slot as usize].append(term, run);
+                    let entries = &write.entries[range.clone()];
+                    index.append(
+                        slot,
+                        Run {
+                            term: entries[0].term,
+                            locations: run,
+                            configs: memberships(entries),
+                            last_time: entries[entries.len() - 1].time,
+                        },
+                    );
+                    index.appended(slot, end);
                 }
                 Part::Compact(_) => {
                     if let Some(compaction) = &write.compact {
-                        index.groups[admitted.slot as usize].compact(compaction.base.index);
+                        index.compact(slot, compaction.clone());
                     }
                 }
             }
         }
+        index.end = end;
     }
 
     fn check_poison(&self) -> Result<(), LogError> {
@@ -478,6 +694,14 @@ impl<D: Disk> LogStore for LogWriter<D> {
         self.idle()
     }
 
+    fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
+        self.tend(idle)
+    }
+
+    fn stats(&self) -> LogStats {
+        self.stats()
+    }
+
     fn close(self: Box<Self>) -> Result<(), LogError> {
         Self::close(*self)
     }
@@ -489,6 +713,14 @@ impl<D: Disk> LogStore for LogWriter<D> {
     fn reader(&self) -> LogReader {
         self.reader()
     }
+}
+
+/// The memberships among entries; admission has read them once.
+fn memberships(entries: &[Entry]) -> Vec<(LogIndex, Arc<Membership>)> {
+    let configs = entries.iter().filter(|entry| entry.kind == EntryKind::Config);
+    configs
+        .filter_map(|entry| Some((entry.index, Arc::new(Membership::decode(&entry.payload).ok()?))))
+        .collect()
 }
 
 /// Writes the header of a segment; not yet durable.

@@ -40,14 +40,19 @@ pub(crate) fn encode(compaction: &Compaction) -> Vec<u8> {
 
 /// Reads [`encode`]'s bytes; `None` if they are none.
 pub(crate) fn decode(record: &RecordHeader, payload: &[u8]) -> Option<Compaction> {
+    decode_at(LogIndex::new(record.index), Term::new(record.term), payload)
+}
+
+/// The same, where index and term of the base are known from elsewhere.
+pub(crate) fn decode_at(index: LogIndex, term: Term, payload: &[u8]) -> Option<Compaction> {
     let (fixed, membership) = payload.split_at_checked(FIXED_BYTES)?;
     let membership = match membership {
         [] => None,
         bytes => Some(Arc::new(Membership::decode(bytes).ok()?)),
     };
     let base = Base {
-        index: LogIndex::new(record.index),
-        term: Term::new(record.term),
+        index,
+        term,
         config_index: LogIndex::new(u64_at(fixed, 8)),
         membership,
         snapshot: LogIndex::new(u64_at(fixed, 16)),

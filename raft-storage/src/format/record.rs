@@ -29,6 +29,8 @@ pub(crate) enum RecordType {
     GroupCreate = 8,
     /// A group is gone; its payload says which replica it was, as it may never come back.
     Destroy = 9,
+    /// Entries that the log holds already, copied here: this is their place from now on.
+    Rewrite = 10,
     /// Nothing: its frame carries the promise that what came before is durable.
     SyncMarker = 12,
     /// What is known of lost promises.
@@ -36,8 +38,7 @@ pub(crate) enum RecordType {
 }
 
 impl RecordType {
-    /// Reserved and not written so far: 1 Entry, 7 InlineSnapshot, 10 Rewrite,
-    /// 11 Checkpoint.
+    /// Reserved and not written so far: 1 Entry, 7 InlineSnapshot, 11 Checkpoint.
     pub(crate) const fn from_code(code: u8) -> Option<Self> {
         match code {
             2 => Some(Self::EntryRun),
@@ -47,10 +48,16 @@ impl RecordType {
             6 => Some(Self::Install),
             8 => Some(Self::GroupCreate),
             9 => Some(Self::Destroy),
+            10 => Some(Self::Rewrite),
             12 => Some(Self::SyncMarker),
             13 => Some(Self::Promise),
             _ => None,
         }
+    }
+
+    /// Whether the payload is entries, which have checksums of their own.
+    pub(crate) const fn holds_entries(self) -> bool {
+        matches!(self, Self::EntryRun | Self::Rewrite)
     }
 }
 
@@ -259,7 +266,7 @@ mod tests {
     fn types_read_back_as_written_and_reserved_ones_are_unknown() {
         let known: Vec<u8> =
             (0..=u8::MAX).filter(|c| RecordType::from_code(*c).is_some()).collect();
-        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 12, 13]);
+        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 10, 12, 13]);
         for code in known {
             assert_eq!(RecordType::from_code(code).map(|kind| kind as u8), Some(code));
         }

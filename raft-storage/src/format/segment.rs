@@ -1,9 +1,12 @@
 //! Segments: the files of the log, and the header each begins with.
 //!
 //! A segment has its length and its room, reads as zeros, and is durable as such before it is used;
-//! as a rule the zeros were written, so that a sync of the log does not wait for the file system. Until its header is written it is a
-//! *spare*. The header is durable before the first frame is written behind it: a file with
-//! content and without a valid header has therefore lost it, which is never normal.
+//! as a rule the zeros were written, so that a sync of the log does not wait for the file system.
+//! Until its header is written it is a *spare*. The header is durable before the first frame is
+//! written behind it.
+//!
+//! A segment that nothing alive is left in is a spare again, with all its old content: frames of
+//! another use of the file are refused by position, sequence number, checksum seed and chain.
 
 use std::io;
 
@@ -35,6 +38,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) incarnation: u64,
     /// The length of the file.
     pub(crate) bytes: u64,
+    /// The file was a segment before: what lies behind the last frame is old and not blank.
+    pub(crate) recycled: bool,
 }
 
 impl SegmentHeader {
@@ -51,6 +56,7 @@ impl SegmentHeader {
         put(&mut block, 60, &self.salt.to_le_bytes());
         put(&mut block, 68, &self.incarnation.to_le_bytes());
         put(&mut block, 76, &self.bytes.to_le_bytes());
+        put(&mut block, 84, &[u8::from(self.recycled)]);
         let sum = crc32c(&block[..HEADER_CRC_AT]);
         put(&mut block, HEADER_CRC_AT, &sum.to_le_bytes());
         block
@@ -67,11 +73,11 @@ impl SegmentHeader {
             return Err(HeaderFault::Damaged);
         }
         let format = u16_at(block, 8);
-        // Shard and strategy are reserved: only zero is written so far.
+        // Only zero is written so far in what is reserved.
         let known = format == SEGMENT_FORMAT
             && block[10..12] == [BLOCK_SHIFT, SEGMENT_KIND_LOG]
             && u32_at(block, 12) == 0
-            && u32_at(block, 84) == 0;
+            && u32_at(block, 84) <= 1;
         if !known {
             return Err(HeaderFault::Unsupported { format });
         }
@@ -84,11 +90,15 @@ impl SegmentHeader {
             salt: u64_at(block, 60),
             incarnation: u64_at(block, 68),
             bytes: u64_at(block, 76),
+            recycled: block[84] == 1,
         })
     }
 
     /// What the header checksums of the frames in this segment start from.
     pub(crate) fn frame_seed(&self) -> u32 {
+        if raft_core::planted!(StaleFrameAccepted) {
+            return 0;
+        }
         crc32c_append(crc32c(&self.salt.to_le_bytes()), &self.store.get().to_le_bytes())
     }
 }
@@ -178,6 +188,7 @@ mod tests {
             salt: 0x1122_3344_5566_7788,
             incarnation: 5,
             bytes: 0x10000,
+            recycled: false,
         }
     }
 

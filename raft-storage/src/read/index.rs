@@ -1,48 +1,50 @@
-//! The index: for every group, where its entries lie and which term each has.
+//! The index: for every group, where its entries lie, which term each has, and what else is in force.
 //!
 //! The writer publishes a batch under one write lock, after its bytes are in the page cache;
-//! readers copy places under a read lock and read files without any. What a place points at is
-//! never overwritten, so a place copied before a truncation still reads the entry it named.
+//! readers copy places under a read lock, pin their segments, and read files without any lock. What
+//! a place points at is not written again while its segment is pinned, so a place copied before a
+//! truncation still reads the entry it named.
 //!
-//! Cost: 8 bytes per entry, 16 per change of term, about 100 per group (a table row, its share
-//! of the map). An idle group holds no buffer.
+//! Cost: 8 bytes per entry, 16 per change of term, about 300 per group (a row of each table and its
+//! share of the map) beside its description. An idle group holds no buffer.
 //!
-//! Invariant: `locations[i]` belongs to index `first + i`; places of one group grow with it.
+//! Invariants:
+//! - `locations[i]` belongs to index `first + i`;
+//! - the places of a segment in all groups together are what the table of segments counts;
+//! - places do not grow with the index, as entries are moved: what is durable is noted apart.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::RwLock;
-use raft_core::{GroupId, GroupIncarnation, LogIndex, Term};
+use raft_core::{
+    GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, PromiseRecord, Term,
+    Tombstone,
+};
 
+use crate::append::write::Compaction;
 use crate::disk::Disk;
 use crate::format::lsn::Lsn;
+use crate::read::facts::Facts;
 use crate::read::location::Location;
 use crate::read::open_files::OpenFiles;
+use crate::reclaim::segments::Segments;
 
-/// What writer and readers share.
+/// What writer, readers and housekeeping share.
 pub(crate) struct Shared<D: Disk> {
     pub(crate) index: RwLock<Index>,
-    /// The position of the first byte of each segment, by slot.
-    pub(crate) bases: RwLock<BTreeMap<u32, Lsn>>,
     pub(crate) files: OpenFiles<D>,
     durable: AtomicU64,
 }
 
 impl<D: Disk> Shared<D> {
-    pub(crate) fn new(
-        index: Index,
-        bases: BTreeMap<u32, Lsn>,
-        files: OpenFiles<D>,
-        durable: Lsn,
-    ) -> Self {
-        Self {
-            index: RwLock::new(index),
-            bases: RwLock::new(bases),
-            files,
-            durable: AtomicU64::new(durable.get()),
-        }
+    /// All of a log that was just opened is durable.
+    pub(crate) fn new(index: Index, files: OpenFiles<D>, durable: Lsn) -> Self {
+        let durable = AtomicU64::new(durable.get());
+        Self { index: RwLock::new(index), files, durable }
     }
 
     pub(crate) fn durable(&self) -> Lsn {
@@ -50,6 +52,7 @@ impl<D: Disk> Shared<D> {
     }
 
     pub(crate) fn set_durable(&self, durable: Lsn) {
+        self.index.write().synced(durable);
         self.durable.store(durable.get(), Ordering::Release);
     }
 }
@@ -59,6 +62,27 @@ impl<D: Disk> Shared<D> {
 pub(crate) struct Index {
     pub(crate) slots: GroupSlots,
     pub(crate) groups: Vec<GroupIndex>,
+    pub(crate) segments: Segments,
+    /// Everything below is taken in here.
+    pub(crate) end: Lsn,
+    /// Where each append ended that is not known to be durable: its group, and its last entry.
+    appended: VecDeque<Appended>,
+}
+
+struct Appended {
+    end: Lsn,
+    slot: u32,
+    last: LogIndex,
+}
+
+/// Where entries lie that are appended together, and what the log keeps of them beside that.
+pub(crate) struct Run<'a> {
+    pub(crate) term: Term,
+    pub(crate) locations: &'a [Location],
+    /// The memberships among them.
+    pub(crate) configs: Vec<(LogIndex, Arc<Membership>)>,
+    /// The clock in the last one.
+    pub(crate) last_time: LogTime,
 }
 
 impl Index {
@@ -68,17 +92,158 @@ impl Index {
     }
 
     /// Begins a group, or its next life; returns its slot.
-    pub(crate) fn create(&mut self, group: GroupId, incarnation: GroupIncarnation) -> u32 {
-        let fresh = GroupIndex::new(incarnation);
-        if let Some(slot) = self.slots.get(&group) {
-            self.groups[*slot as usize] = fresh;
-            return *slot;
-        }
-        let slot = self.groups.len() as u32;
-        self.slots.insert(group, slot);
-        self.groups.push(fresh);
+    pub(crate) fn create(
+        &mut self,
+        id: GroupId,
+        incarnation: GroupIncarnation,
+        spec: Bytes,
+    ) -> u32 {
+        let slot = match self.slots.get(&id) {
+            Some(slot) => *slot,
+            None => {
+                let slot = self.groups.len() as u32;
+                self.slots.insert(id, slot);
+                self.groups.push(GroupIndex::new(id, incarnation));
+                slot
+            }
+        };
+        self.forget_entries(slot);
+        let group = &mut self.groups[slot as usize];
+        let tombstone = group.facts.tombstone;
+        *group = GroupIndex::new(id, incarnation);
+        group.facts = Facts { spec, tombstone, ..Facts::default() };
         slot
     }
+
+    pub(crate) fn set_hard_state(&mut self, slot: u32, state: HardState) {
+        self.groups[slot as usize].facts.hard_state = state;
+    }
+
+    pub(crate) fn set_promise(&mut self, slot: u32, promise: PromiseRecord) {
+        self.groups[slot as usize].facts.promise = promise;
+    }
+
+    /// Appends entries of one term, right after the last one.
+    pub(crate) fn append(&mut self, slot: u32, run: Run<'_>) {
+        for place in run.locations {
+            self.segments.born(*place);
+        }
+        let group = &mut self.groups[slot as usize];
+        group.append(run.term, run.locations);
+        group.facts.configs.extend(run.configs);
+        group.facts.last_time = Some(run.last_time);
+    }
+
+    /// Removes all entries from `from` on.
+    pub(crate) fn truncate(&mut self, slot: u32, from: LogIndex) {
+        let group = &mut self.groups[slot as usize];
+        let keep = from.since(group.first).min(group.locations.len() as u64) as usize;
+        for place in group.locations.range(keep..) {
+            self.segments.died(*place);
+        }
+        group.truncate(from);
+        let configs = &mut group.facts.configs;
+        configs.truncate(configs.partition_point(|(at, _)| *at < from));
+        group.facts.last_time = None;
+        for appended in self.appended.iter_mut().filter(|appended| appended.slot == slot) {
+            appended.last = appended.last.min(from.prev());
+        }
+    }
+
+    /// Removes all entries; the next one comes right after the base.
+    pub(crate) fn install(&mut self, slot: u32, begins: Compaction) {
+        self.forget_entries(slot);
+        let group = &mut self.groups[slot as usize];
+        group.install(begins.base.index);
+        group.facts.configs.clear();
+        group.facts.base_time = begins.time;
+        group.facts.base = begins.base;
+    }
+
+    /// Removes all entries up to the base, which the log holds or begins after.
+    pub(crate) fn compact(&mut self, slot: u32, begins: Compaction) {
+        let group = &mut self.groups[slot as usize];
+        let base = begins.base.index;
+        let gone = base.next().since(group.first).min(group.locations.len() as u64) as usize;
+        for place in group.locations.range(..gone) {
+            self.segments.died(*place);
+        }
+        group.compact(base);
+        group.facts.configs.retain(|(at, _)| *at > base);
+        group.facts.base_time = begins.time;
+        group.facts.base = begins.base;
+    }
+
+    /// Forgets all but the life of the group and who it was.
+    pub(crate) fn destroy(&mut self, slot: u32, tombstone: Tombstone) {
+        self.forget_entries(slot);
+        let group = &mut self.groups[slot as usize];
+        let tombstone = Some((group.incarnation, tombstone));
+        *group = GroupIndex::new(group.id, group.incarnation);
+        group.presence = Presence::Destroyed;
+        group.facts = Facts { tombstone, ..Facts::default() };
+    }
+
+    /// An entry has another place; `false` if it is not where it was when it was copied.
+    pub(crate) fn relocate(&mut self, moved: &Relocation) -> bool {
+        let group = &mut self.groups[moved.slot as usize];
+        let at = moved.index.get().checked_sub(group.first.get());
+        let place = at.and_then(|at| group.locations.get_mut(usize::try_from(at).ok()?));
+        let Some(place) = place.filter(|place| **place == moved.from) else { return false };
+        *place = moved.to;
+        self.segments.died(moved.from);
+        self.segments.born(moved.to);
+        true
+    }
+
+    /// Adds a group as a checkpoint holds it.
+    pub(crate) fn restore(&mut self, group: GroupIndex) {
+        for place in &group.locations {
+            self.segments.born(*place);
+        }
+        let slot = self.groups.len() as u32;
+        self.slots.insert(group.id, slot);
+        self.groups.push(group);
+    }
+
+    /// An append to a group has ended at `end`; the log is taken in up to there.
+    pub(crate) fn appended(&mut self, slot: u32, end: Lsn) {
+        let last = self.groups[slot as usize].last();
+        self.appended.push_back(Appended { end, slot, last });
+    }
+
+    /// Everything below `durable` is.
+    fn synced(&mut self, durable: Lsn) {
+        while let Some(appended) = self.appended.pop_front_if(|appended| appended.end <= durable) {
+            let group = &mut self.groups[appended.slot as usize];
+            group.durable = group.durable.max(appended.last);
+        }
+    }
+
+    /// Everything that was taken in is durable.
+    pub(crate) fn all_durable(&mut self) {
+        self.appended.clear();
+        for group in &mut self.groups {
+            group.durable = group.last();
+        }
+    }
+
+    /// The entries of a group are gone, and so is what is known of their durability.
+    fn forget_entries(&mut self, slot: u32) {
+        for place in self.groups[slot as usize].locations.drain(..) {
+            self.segments.died(place);
+        }
+        self.appended.retain(|appended| appended.slot != slot);
+    }
+}
+
+/// An entry was copied elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Relocation {
+    pub(crate) slot: u32,
+    pub(crate) index: LogIndex,
+    pub(crate) from: Location,
+    pub(crate) to: Location,
 }
 
 /// Whether the log holds a group, or only remembers that it did.
@@ -88,24 +253,32 @@ pub(crate) enum Presence {
     Destroyed,
 }
 
-/// The entries of one group.
+/// The log of one group.
+#[derive(Clone, Debug)]
 pub(crate) struct GroupIndex {
+    pub(crate) id: GroupId,
     pub(crate) presence: Presence,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) first: LogIndex,
     pub(crate) locations: VecDeque<Location>,
     /// Where each term begins, in order.
     pub(crate) runs: Vec<(LogIndex, Term)>,
+    /// The last entry that is durable together with all before it.
+    pub(crate) durable: LogIndex,
+    pub(crate) facts: Facts,
 }
 
 impl GroupIndex {
-    fn new(incarnation: GroupIncarnation) -> Self {
+    pub(crate) fn new(id: GroupId, incarnation: GroupIncarnation) -> Self {
         Self {
+            id,
             presence: Presence::Here,
             incarnation,
             first: LogIndex::new(1),
             locations: VecDeque::new(),
             runs: Vec::new(),
+            durable: LogIndex::ZERO,
+            facts: Facts::default(),
         }
     }
 
@@ -126,28 +299,21 @@ impl GroupIndex {
         Some(self.runs[after.checked_sub(1)?].1)
     }
 
-    /// Appends entries of one term, right after the last one.
-    pub(crate) fn append(&mut self, term: Term, locations: &[Location]) {
+    fn append(&mut self, term: Term, locations: &[Location]) {
         if self.runs.last().is_none_or(|(_, last)| *last != term) {
             self.runs.push((self.last().next(), term));
         }
         self.locations.extend(locations);
     }
 
-    /// Forgets all but the life of the group.
-    pub(crate) fn destroy(&mut self) {
-        *self = Self { presence: Presence::Destroyed, ..Self::new(self.incarnation) };
-    }
-
-    /// Removes all entries; the next one comes right after `base`.
-    pub(crate) fn install(&mut self, base: LogIndex) {
+    fn install(&mut self, base: LogIndex) {
         self.first = base.next();
         self.locations = VecDeque::new();
         self.runs = Vec::new();
+        self.durable = base;
     }
 
-    /// Removes all entries up to `base`, which the log holds or begins after.
-    pub(crate) fn compact(&mut self, base: LogIndex) {
+    fn compact(&mut self, base: LogIndex) {
         let first = base.next();
         let gone = first.since(self.first).min(self.locations.len() as u64);
         self.locations.drain(..gone as usize);
@@ -162,15 +328,16 @@ impl GroupIndex {
             Some(_) | None => self.runs.clear(),
         }
         self.first = self.first.max(first);
+        self.durable = self.durable.max(base);
     }
 
-    /// Removes all entries from `from` on.
-    pub(crate) fn truncate(&mut self, from: LogIndex) {
+    fn truncate(&mut self, from: LogIndex) {
         let keep = from.since(self.first).min(self.locations.len() as u64);
         self.locations.truncate(keep as usize);
         while self.runs.last().is_some_and(|(start, _)| *start >= from) {
             self.runs.pop();
         }
+        self.durable = self.durable.min(from.prev());
     }
 }
 
@@ -210,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_compacted_log_keeps_the_terms_of_what_is_left() {
-        let mut group = GroupIndex::new(GroupIncarnation::new(1));
+        let mut group = GroupIndex::new(GroupId::new(1), GroupIncarnation::new(1));
         group.append(Term::new(2), &places(3));
         group.append(Term::new(5), &places(3));
         let seen = |group: &GroupIndex| {
@@ -236,7 +403,7 @@ mod tests {
 
     #[test]
     fn terms_follow_appends_and_truncations() {
-        let mut group = GroupIndex::new(GroupIncarnation::new(1));
+        let mut group = GroupIndex::new(GroupId::new(1), GroupIncarnation::new(1));
         assert_eq!((group.last(), group.term(LogIndex::new(1))), (LogIndex::ZERO, None));
         group.append(Term::new(2), &places(3));
         group.append(Term::new(2), &places(1));

@@ -5,7 +5,7 @@
 //! payload length (21 bits; longer ones read their length from the entry itself).
 
 /// Where an entry lies: its 16-byte header, and the payload behind it.
-#[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Location(u64);
 
 impl Location {
@@ -15,6 +15,16 @@ impl Location {
         debug_assert!(slot < SLOTS_MAX && offset.is_multiple_of(8) && offset < SEGMENT_BYTES_MAX);
         let bytes = payload_bytes.min(LENGTH_SATURATED);
         Self((u64::from(slot) << 44) | ((offset / 8) << 21) | bytes)
+    }
+
+    /// The place as a checkpoint keeps it.
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Reads [`Self::to_bits`]; every number is a place.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     pub(crate) fn slot(self) -> u32 {

@@ -61,6 +61,11 @@ impl<D: Disk> OpenFiles<D> {
         Ok(file)
     }
 
+    /// Gives up the file in `slot`, which is no more.
+    pub(crate) fn close(&self, slot: u32) {
+        self.open.lock().retain(|(other, _)| *other != slot);
+    }
+
     /// Gives up every descriptor that nobody reads from at the moment.
     pub(crate) fn close_all(&self) {
         self.open.lock().clear();

@@ -1,7 +1,8 @@
 //! Reading entries back, beside the writer and without waiting for it.
 //!
 //! A reader sees an entry as soon as it is written, durable or not; [`LogReader::durable_index`]
-//! tells which are. Neighbours in a segment are fetched with one read, and the payloads of one
+//! tells which are. Segments are pinned while they are read, so that none is written again under
+//! a reader. Neighbours in a segment are fetched with one read, and the payloads of one
 //! call share the buffers they were read into.
 
 use std::io;
@@ -16,6 +17,7 @@ use crate::error::ReadError;
 use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
 use crate::read::index::{GroupIndex, Shared};
 use crate::read::location::Location;
+use crate::reclaim::segments::Pin;
 
 /// Reads the entries of all groups. Cheap to clone; any number of threads may read.
 ///
@@ -60,7 +62,6 @@ impl LogReader {
 
     /// The last index that is durable together with all before it; `None` for an unknown group.
     ///
-    /// Cost: a binary search in the group's index.
     pub fn durable_index(&self, group: GroupId) -> Option<LogIndex> {
         self.source.bounds(group).map(|bounds| bounds.durable)
     }
@@ -108,6 +109,40 @@ impl<D: Disk> EntrySource for Shared<D> {
         last: LogIndex,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        match self.entries_once(group, first, last, bytes_max) {
+            Err(ReadError::Corrupt { segment, .. }) => {
+                // Before that is called damage: memory may hold what was there before a direct
+                // write, and the disk what was written.
+                if let Ok(file) = self.files.get(segment) {
+                    let _ = file.drop_cache();
+                }
+                self.entries_once(group, first, last, bytes_max)
+            }
+            read => read,
+        }
+    }
+
+    fn bounds(&self, group: GroupId) -> Option<Bounds> {
+        let index = self.index.read();
+        let known = index.group(group)?;
+        Some(Bounds { first: known.first, last: known.last(), durable: known.durable })
+    }
+
+    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        self.index.read().group(group)?.term(index)
+    }
+}
+
+impl<D: Disk> Shared<D> {
+    fn entries_once(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
+        // Held until everything is read: the segments stay what they are.
+        let mut pins: Vec<Pin> = Vec::new();
         let (incarnation, wanted) = {
             let index = self.index.read();
             let known = index.group(group).ok_or(ReadError::UnknownGroup { group })?;
@@ -123,7 +158,15 @@ impl<D: Disk> EntrySource for Shared<D> {
                     last: known.last(),
                 });
             }
-            (known.incarnation, wanted(known, first, last, bytes_max))
+            let wanted = wanted(known, first, last, bytes_max);
+            let mut pinned = None;
+            for slot in wanted.iter().map(|wanted| wanted.location.slot()) {
+                if pinned != Some(slot) {
+                    pins.extend(index.segments.pin(slot));
+                    pinned = Some(slot);
+                }
+            }
+            (known.incarnation, wanted)
         };
         let mut entries = Vec::with_capacity(wanted.len());
         let mut cost = 0;
@@ -143,26 +186,6 @@ impl<D: Disk> EntrySource for Shared<D> {
         Ok(entries)
     }
 
-    fn bounds(&self, group: GroupId) -> Option<Bounds> {
-        // Read before the places are: what was durable then is durable now.
-        let durable = self.durable();
-        let index = self.index.read();
-        let known = index.group(group)?;
-        let bases = self.bases.read();
-        // Places grow with the index, so the durable ones are a prefix.
-        let count = known.locations.partition_point(|location| {
-            bases.get(&location.slot()).is_some_and(|base| base.plus(location.offset()) < durable)
-        });
-        let (first, last) = (known.first, known.last());
-        Some(Bounds { first, last, durable: LogIndex::new(first.get() - 1 + count as u64) })
-    }
-
-    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
-        self.index.read().group(group)?.term(index)
-    }
-}
-
-impl<D: Disk> Shared<D> {
     fn read_stretch(
         &self,
         group: GroupId,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    Base, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, Promise,
-    PromiseRecord, ReplicaId, Term, Tombstone,
+    EntryKind, GroupId, HardState, LogIndex, LogTime, Membership, Promise, PromiseRecord,
+    ReplicaId, Term, Tombstone,
 };
 
 use crate::disk::{Disk, DiskFile};
@@ -17,11 +17,12 @@ use crate::error::{RecordFault, Unsupported};
 use crate::format::base;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::identity::Life;
+use crate::format::lsn::Lsn;
 use crate::format::record::{
     EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
-use crate::read::index::{Index, Presence};
+use crate::read::index::{GroupIndex, Index, Presence, Relocation, Run};
 use crate::read::location::{Location, SEGMENT_BYTES_MAX};
 use crate::read::open_files::OpenFiles;
 use crate::recover::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
@@ -30,43 +31,11 @@ use crate::recover::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
 #[derive(Default)]
 pub(crate) struct Replay {
     pub(crate) index: Index,
-    /// In the slots of the index.
-    groups: Vec<GroupState>,
+    /// In the slots of the index: what is older is in the checkpoint's row of the group.
+    since: Vec<Lsn>,
     locations: Vec<Location>,
     pub(crate) report: RecoveryReport,
     pub(crate) life: Life,
-}
-
-/// What the index does not keep of a group.
-struct GroupState {
-    id: GroupId,
-    spec: Bytes,
-    hard_state: HardState,
-    promise: PromiseRecord,
-    base: Base,
-    configs: Vec<(LogIndex, Arc<Membership>)>,
-    /// The clock in the last entry; `None` after a truncation, until it is read again.
-    last_time: Option<LogTime>,
-    /// The newest clock when the log began at its base.
-    base_time: LogTime,
-    /// Of a replica that was destroyed here, whether or not another one came.
-    tombstone: Option<(GroupIncarnation, Tombstone)>,
-}
-
-impl GroupState {
-    fn new(id: GroupId, spec: Bytes) -> Self {
-        Self {
-            id,
-            spec,
-            hard_state: HardState::default(),
-            promise: PromiseRecord::default(),
-            base: Base::default(),
-            configs: Vec::new(),
-            last_time: None,
-            base_time: LogTime::new(0),
-            tombstone: None,
-        }
-    }
 }
 
 /// Why a record cannot be applied.
@@ -75,12 +44,36 @@ pub(crate) enum ApplyFault {
     Unsupported(Unsupported, u64),
 }
 
+/// What the log keeps of entries beside their places.
+struct Located {
+    /// The memberships among them.
+    configs: Vec<(LogIndex, Arc<Membership>)>,
+    /// The clock in the last one.
+    last_time: LogTime,
+}
+
 /// Where a record fails, whom it concerns, and why.
 pub(crate) type Failed = (u64, Option<Vec<GroupId>>, ApplyFault);
 
 impl Replay {
     pub(crate) fn new(life: Life) -> Self {
         Self { life, ..Self::default() }
+    }
+
+    /// Takes the row of a group from a checkpoint; records below `since` are in it.
+    pub(crate) fn restore(&mut self, group: GroupIndex, since: Lsn) {
+        self.index.restore(group);
+        self.since.push(since);
+    }
+
+    /// Whether the row of this group holds what a frame at `lsn` says.
+    fn is_known(&self, group: GroupId, lsn: Lsn) -> bool {
+        if raft_core::planted!(CheckpointedTwice) {
+            return false;
+        }
+        let slot = self.index.slots.get(&group);
+        let since = slot.and_then(|slot| self.since.get(*slot as usize));
+        since.is_some_and(|since| lsn < *since)
     }
 
     /// Applies a frame whose checksums hold; returns whether it had content.
@@ -102,11 +95,15 @@ impl Replay {
                 let fault = ApplyFault::Unsupported(Unsupported::RecordType, record.code.into());
                 return Err((at, None, fault));
             };
-            let covered = if kind == RecordType::EntryRun { &[] } else { payload };
+            let covered = if kind.holds_entries() { &[] } else { payload };
             if !RecordHeader::matches(&rest[..RECORD_HEADER_BYTES], frame.lsn, covered) {
                 return Err(fail(RecordFault::Checksum));
             }
             content |= kind != RecordType::SyncMarker;
+            if kind != RecordType::SyncMarker && self.is_known(record.group, frame.lsn) {
+                rest = after;
+                continue;
+            }
             let payload_at = (slot, at + RECORD_HEADER_BYTES as u64);
             self.apply(kind, &record, payload, payload_at)
                 .map_err(|fault| (at, Some(vec![record.group]), fault))?;
@@ -135,6 +132,7 @@ impl Replay {
             }
             RecordType::GroupCreate => return self.create(record, payload),
             RecordType::EntryRun
+            | RecordType::Rewrite
             | RecordType::HardState
             | RecordType::TruncateSuffix
             | RecordType::Compact
@@ -143,18 +141,17 @@ impl Replay {
             | RecordType::Destroy => {}
         }
         let slot = match self.index.slots.get(&record.group) {
-            Some(slot) => *slot as usize,
+            Some(slot) => *slot,
             None => return Err(ApplyFault::Record(RecordFault::Group)),
         };
-        let index = &self.index.groups[slot];
-        if index.incarnation != record.incarnation || index.presence == Presence::Destroyed {
+        let group = &self.index.groups[slot as usize];
+        if group.incarnation != record.incarnation || group.presence == Presence::Destroyed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
-        let state = &mut self.groups[slot];
-        let index = &mut self.index.groups[slot];
         match kind {
             RecordType::SyncMarker | RecordType::GroupCreate => {}
             RecordType::EntryRun => return self.run(slot, record, payload, payload_at),
+            RecordType::Rewrite => return self.rewrite(slot, record, payload, payload_at),
             RecordType::Promise => {
                 let promise = match record.flags {
                     0 => Promise::Kept,
@@ -167,11 +164,11 @@ impl Replay {
                 };
                 let loss_epoch = u32::try_from(record.index)
                     .map_err(|_| ApplyFault::Record(RecordFault::Length))?;
-                state.promise = PromiseRecord { promise, loss_epoch };
+                self.index.set_promise(slot, PromiseRecord { promise, loss_epoch });
             }
             RecordType::HardState => {
                 let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
-                state.hard_state = HardState { term: Term::new(record.term), vote };
+                self.index.set_hard_state(slot, HardState { term: Term::new(record.term), vote });
             }
             RecordType::Destroy => {
                 let replica = payload.first_chunk().filter(|_| payload.len() == 8);
@@ -182,39 +179,28 @@ impl Replay {
                     replica: ReplicaId::new(u64::from_le_bytes(*replica)),
                     hard_state: HardState { term: Term::new(record.term), vote },
                 };
-                index.destroy();
-                *state = GroupState {
-                    tombstone: Some((record.incarnation, tombstone)),
-                    ..GroupState::new(record.group, Bytes::new())
-                };
+                self.index.destroy(slot, tombstone);
             }
             RecordType::TruncateSuffix => {
                 let from = LogIndex::new(record.index);
-                if from < index.first {
+                if from < group.first {
                     return Err(ApplyFault::Record(RecordFault::Index));
                 }
-                index.truncate(from);
-                let kept = state.configs.partition_point(|(at, _)| *at < from);
-                state.configs.truncate(kept);
-                state.last_time = None;
+                self.index.truncate(slot, from);
             }
             RecordType::Install | RecordType::Compact => {
                 let found = base::decode(record, payload)
                     .ok_or(ApplyFault::Record(RecordFault::Membership))?;
                 let base = found.base.index;
-                let beyond = kind == RecordType::Compact && base > index.last();
-                if base < index.first.prev() || beyond {
+                let beyond = kind == RecordType::Compact && base > group.last();
+                if base < group.first.prev() || beyond {
                     return Err(ApplyFault::Record(RecordFault::Index));
                 }
                 if kind == RecordType::Install {
-                    index.install(base);
-                    state.configs.clear();
+                    self.index.install(slot, found);
                 } else {
-                    index.compact(base);
-                    state.configs.retain(|(at, _)| *at > base);
+                    self.index.compact(slot, found);
                 }
-                state.base = found.base;
-                state.base_time = found.time;
             }
         }
         Ok(())
@@ -231,31 +217,55 @@ impl Replay {
         if !allowed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
-        let slot = self.index.create(record.group, record.incarnation) as usize;
-        let tombstone = self.groups.get(slot).and_then(|before| before.tombstone);
-        let spec = Bytes::copy_from_slice(spec);
-        let fresh = GroupState { tombstone, ..GroupState::new(record.group, spec) };
-        match self.groups.get_mut(slot) {
-            Some(state) => *state = fresh,
-            None => self.groups.push(fresh),
-        }
+        self.index.create(record.group, record.incarnation, Bytes::copy_from_slice(spec));
         Ok(())
     }
 
     fn run(
         &mut self,
-        slot: usize,
+        slot: u32,
+        record: &RecordHeader,
+        payload: &[u8],
+        payload_at: (u32, u64),
+    ) -> Result<(), ApplyFault> {
+        if LogIndex::new(record.index) != self.index.groups[slot as usize].last().next() {
+            return Err(ApplyFault::Record(RecordFault::Index));
+        }
+        let Located { configs, last_time } = self.locate(record, payload, payload_at)?;
+        let run =
+            Run { term: Term::new(record.term), locations: &self.locations, configs, last_time };
+        self.index.append(slot, run);
+        Ok(())
+    }
+
+    /// Entries of the log were copied: they are where the copies are.
+    fn rewrite(
+        &mut self,
+        slot: u32,
+        record: &RecordHeader,
+        payload: &[u8],
+        payload_at: (u32, u64),
+    ) -> Result<(), ApplyFault> {
+        self.locate(record, payload, payload_at)?;
+        let (first, term) = (LogIndex::new(record.index), Term::new(record.term));
+        for (index, to) in (first.get()..).map(LogIndex::new).zip(&self.locations) {
+            let group = &self.index.groups[slot as usize];
+            let from = group.location(index).filter(|_| group.term(index) == Some(term));
+            let from = from.ok_or(ApplyFault::Record(RecordFault::Index))?;
+            self.index.relocate(&Relocation { slot, index, from, to: *to });
+        }
+        Ok(())
+    }
+
+    /// Where the entries of a record lie, into `locations`; and what is to be known of them.
+    fn locate(
+        &mut self,
         record: &RecordHeader,
         payload: &[u8],
         (file, payload_at): (u32, u64),
-    ) -> Result<(), ApplyFault> {
-        let group = &mut self.index.groups[slot];
-        let state = &mut self.groups[slot];
-        if LogIndex::new(record.index) != group.last().next() {
-            return Err(ApplyFault::Record(RecordFault::Index));
-        }
+    ) -> Result<Located, ApplyFault> {
         self.locations.clear();
-        let mut count = 0;
+        let mut located = Located { configs: Vec::new(), last_time: LogTime::new(0) };
         for item in Items::new(record, payload) {
             let item = item.map_err(ApplyFault::Record)?;
             // The body checksum of the frame covers the payload; the entry's own is for reads.
@@ -270,49 +280,51 @@ impl Replay {
             if item.header.kind == EntryKind::Config.code() {
                 let membership = Membership::decode(item.payload)
                     .map_err(|_| ApplyFault::Record(RecordFault::Membership))?;
-                state.configs.push((item.name.index, Arc::new(membership)));
+                located.configs.push((item.name.index, Arc::new(membership)));
             }
             let bytes = u64::from(item.header.payload_bytes);
             self.locations.push(Location::new(file, offset, bytes));
-            state.last_time = Some(item.header.time);
-            count += 1;
+            located.last_time = item.header.time;
         }
-        if count != usize::from(record.count) {
+        if self.locations.len() != usize::from(record.count) {
             return Err(ApplyFault::Record(RecordFault::Count));
         }
-        group.append(Term::new(record.term), &self.locations);
-        Ok(())
+        Ok(located)
     }
 
     /// All groups; the replay is over.
     pub(crate) fn finish<D: Disk>(&mut self, files: &OpenFiles<D>) -> io::Result<RecoveredGroups> {
         let mut groups = RecoveredGroups::default();
-        for (state, index) in self.groups.drain(..).zip(&self.index.groups) {
-            if let Some(tombstone) = state.tombstone {
-                groups.tombstones.insert(state.id, tombstone);
+        for group in &mut self.index.groups {
+            let last = group.location(group.last());
+            let facts = &mut group.facts;
+            if let Some(tombstone) = facts.tombstone {
+                groups.tombstones.insert(group.id, tombstone);
             }
-            if index.presence == Presence::Destroyed {
+            if group.presence == Presence::Destroyed {
                 continue;
             }
-            let log_time = match (state.last_time, index.location(index.last())) {
+            let log_time = match (facts.last_time, last) {
                 (Some(time), Some(_)) => time,
                 (None, Some(location)) => read_time(files, location)?,
                 (_, None) => LogTime::new(0),
             };
-            let group = RecoveredGroup {
-                spec: state.spec,
-                incarnation: index.incarnation,
-                hard_state: state.hard_state,
-                promise: state.promise,
-                base: state.base,
-                first_index: index.first,
-                last_index: index.last(),
-                term_runs: index.runs.clone(),
-                configs: state.configs,
-                log_time: log_time.max(state.base_time),
+            facts.last_time = last.map(|_| log_time);
+            let recovered = RecoveredGroup {
+                spec: facts.spec.clone(),
+                incarnation: group.incarnation,
+                hard_state: facts.hard_state,
+                promise: facts.promise,
+                base: facts.base.clone(),
+                configs: facts.configs.clone(),
+                log_time: log_time.max(facts.base_time),
+                first_index: group.first,
+                last_index: group.last(),
+                term_runs: group.runs.clone(),
             };
-            groups.here.insert(state.id, group);
+            groups.here.insert(group.id, recovered);
         }
+        self.index.all_durable();
         Ok(groups)
     }
 }

@@ -12,18 +12,23 @@ use raft_core::{
     NodeId, PromiseRecord, ReplicaId, SnapshotMeta, Term,
 };
 use raft_storage::{
-    Compaction, Disk, Expected, GroupCreate, GroupWrite, InitOptions, Log, LogOptions, MemDisk,
-    OpenError, Opened, Preparation, StoreId, init_on,
+    Compaction, Disk, Expected, GroupCreate, GroupWrite, InitOptions, Log, LogOptions, LogReader,
+    MemDisk, OpenError, Opened, Preparation, StoreId, init_on,
 };
 
 /// Segments of 64 KiB, made on demand: every run is the same.
 pub(crate) fn options() -> LogOptions {
-    LogOptions { segment_bytes: 64 << 10, preparation: Preparation::OnDemand, ..Default::default() }
+    LogOptions {
+        segment_bytes: 64 << 10,
+        preparation: Preparation::OnDemand,
+        checkpoint_bytes: 64 << 10,
+        ..Default::default()
+    }
 }
 
 /// Segments of 16 KiB: a segment holds three small frames.
 pub(crate) fn tiny() -> LogOptions {
-    LogOptions { segment_bytes: 16 << 10, ..options() }
+    LogOptions { segment_bytes: 16 << 10, checkpoint_bytes: 16 << 10, ..options() }
 }
 
 pub(crate) fn new_disk() -> MemDisk {
@@ -239,5 +244,17 @@ impl Model {
             model.groups.insert(*id, group);
         }
         model
+    }
+
+    /// Checks that readers of a log that goes on see these entries.
+    pub(crate) fn is_read_by(&self, reader: &LogReader) {
+        for (id, expected) in &self.groups {
+            let first = expected.base.index.next();
+            let last = expected.base.index.plus(expected.entries.len() as u64);
+            assert_eq!(reader.first_index(*id), Some(first), "{id:?}");
+            assert_eq!(reader.last_index(*id), Some(last), "{id:?}");
+            let entries = reader.entries(*id, first, last, u64::MAX).expect("readable");
+            assert_eq!(entries, expected.entries, "{id:?}");
+        }
     }
 }

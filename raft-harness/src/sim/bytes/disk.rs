@@ -35,6 +35,9 @@ const FLIP_MARGIN: usize = 40 << 10;
 /// Frames of a log begin at multiples of this.
 const FRAME_ALIGNMENT: usize = 4 << 10;
 
+/// How long the header of a frame is.
+const FRAME_HEADER: usize = 64;
+
 /// A bit that was flipped.
 #[derive(Clone, Debug)]
 pub(super) struct Flipped {
@@ -48,7 +51,7 @@ pub(super) struct Flipped {
 /// Where a bit is flipped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Aim {
-    /// In a file whose name ends so. The last batches of the log are spared: where it was not
+    /// In a file whose name begins so. The last batches of the log are spared: where it was not
     /// sealed, damage to them cannot be told from a torn tail.
     Open(&'static str),
     /// The same, and the log was sealed.
@@ -59,6 +62,9 @@ pub(super) enum Aim {
 
 /// How the names of segments end.
 pub(super) const SEGMENTS: &str = ".seg";
+
+/// How they begin.
+pub(super) const SEGMENT: &str = "log-";
 
 /// A sector's content; `None` is zeros, as in most sectors that a log writes to.
 type Sector = Option<Box<[u8; SECTOR]>>;
@@ -229,26 +235,33 @@ impl SimDisk {
     }
 
     /// Flips one bit of a file that is at rest; which one is said, for the record, and whether it
-    /// is within the last batch of a log. Only what was ever written is hit: the zeros behind the
-    /// log hold nothing.
+    /// is within the last batch of a log. Only what was written is hit: what lies behind the log
+    /// holds nothing.
     pub(super) fn flip(&self, aim: Aim) -> Option<Flipped> {
-        let (suffix, sealed) = match aim {
-            Aim::Open(suffix) => (suffix, false),
-            Aim::Sealed(suffix) => (suffix, true),
-            Aim::LastBatch => (SEGMENTS, true),
+        let (start, sealed) = match aim {
+            Aim::Open(start) => (start, false),
+            Aim::Sealed(start) => (start, true),
+            Aim::LastBatch => (SEGMENT, true),
         };
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let is_written = |file: &usize| state.files[*file].seen.iter().any(|byte| *byte != 0);
-        let named = state.names.iter().filter(|(name, _)| name.ends_with(suffix));
+        let named = state.names.iter().filter(|(name, _)| name.starts_with(start));
         let names: Vec<String> =
             named.filter(|(_, file)| is_written(file)).map(|(name, _)| name.clone()).collect();
-        // Of many segments the newest is the one whose damage is hardest to judge.
-        let hits_last = aim == Aim::LastBatch || suffix == SEGMENTS && state.rng.chance(1, 2);
-        let name = if hits_last { names.last() } else { state.rng.pick(&names) }?.clone();
-        let is_newest = suffix == SEGMENTS && names.last() == Some(&name);
+        // Of the segments the newest is the one whose damage is hardest to judge; what lies before the
+        // checkpoint is not read at a start.
+        let is_newest = start == SEGMENT;
+        let name = match is_newest {
+            true => names.iter().max_by_key(|name| sequence(&state.files[state.names[*name]].seen)),
+            false => state.rng.pick(&names),
+        };
+        let name = name?.clone();
         let file = &mut state.files[state.names[&name]];
-        let mut written = file.seen.iter().rposition(|byte| *byte != 0)? + 1;
+        let mut written = match is_newest {
+            true => end_of_frames(&file.seen),
+            false => file.seen.iter().rposition(|byte| *byte != 0)? + 1,
+        };
         let end = written.next_multiple_of(FRAME_ALIGNMENT);
         if is_newest && !sealed {
             written = written.checked_sub(FLIP_MARGIN).filter(|written| *written > 0)?;
@@ -276,6 +289,28 @@ impl SimDisk {
         let is_last = is_newest && at < end - FRAME_ALIGNMENT && at + 2 * FRAME_ALIGNMENT >= end;
         Some(Flipped { name, at, is_last })
     }
+}
+
+/// The number of a segment in the order of the log; zero if the file is none.
+fn sequence(bytes: &[u8]) -> u64 {
+    let is_segment = bytes.starts_with(b"RAFTSEGM");
+    let number = bytes.get(32..40).and_then(|number| number.first_chunk());
+    number.filter(|_| is_segment).map_or(0, |number| u64::from_le_bytes(*number))
+}
+
+/// Where the frames of a segment end; what another use of the file has left lies behind.
+fn end_of_frames(bytes: &[u8]) -> usize {
+    let u64_at = |at: usize| {
+        let number = bytes.get(at..at + 8).and_then(|number| number.first_chunk());
+        number.map_or(0, |number| u64::from_le_bytes(*number))
+    };
+    let base = u64_at(40);
+    let mut end = FRAME_ALIGNMENT;
+    while bytes.get(end..end + 4) == Some(b"RFRM") && u64_at(end + 8) == base + end as u64 {
+        let body = u64_at(end + 32) as u32 as usize;
+        end += (FRAME_HEADER + body).next_multiple_of(FRAME_ALIGNMENT);
+    }
+    end.min(bytes.len())
 }
 
 impl FileState {

@@ -4,6 +4,7 @@
 //! Whatever a fault leaves to chance it draws from a number of its own, so its fellows do not
 //! notice when it is gone.
 
+use super::disk::SEGMENT;
 use super::floods;
 use super::network::Place;
 use super::options::{Options, Weather};
@@ -208,7 +209,7 @@ pub enum Fault {
     Flip {
         /// Which.
         node: Place,
-        /// Files whose names end so.
+        /// Files whose names begin so.
         file: &'static str,
     },
     /// A node crashes once its log has fallen idle, and a bit of the last batch flips.
@@ -328,10 +329,13 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
         let fault = match rng.below(8) {
             0 | 1 => Fault::Wipe { node },
-            2 => Fault::Flip { node, file: ".seg" },
+            2 => Fault::Flip { node, file: SEGMENT },
             3 => Fault::PutBack { node },
             4..=6 => Fault::FlipIdle { node },
-            _ => Fault::Flip { node, file: rng.pick(&["identity", "incarnation"]).expect("two") },
+            _ => {
+                let files = ["identity", "incarnation", "checkpoint-", "checkpoint-"];
+                Fault::Flip { node, file: rng.pick(&files).expect("four") }
+            }
         };
         let at = rng.range(FIRST_US..=end - 1);
         let lasts = match fault {

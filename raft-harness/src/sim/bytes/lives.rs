@@ -11,7 +11,7 @@ use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 use raft_core::{GroupId, ReplicaId};
 use raft_storage::{
-    Disk, InitError, InitOptions, OpenError, StoreId, init_on, is_out_of_descriptors,
+    Disk, InitError, InitOptions, Lsn, OpenError, StoreId, init_on, is_out_of_descriptors,
     is_out_of_room,
 };
 
@@ -85,6 +85,10 @@ impl World {
         };
         match Process::start(&birth) {
             Ok(born) => {
+                let report = &born.report;
+                self.sightings.hit_if(report.checkpoint > Lsn::ZERO, Mark::StartFromCheckpoint);
+                let unreadable = report.checkpoints_unreadable > 0;
+                self.sightings.hit_if(unreadable, Mark::CheckpointUnreadable);
                 if let Some(torn) = born.report.torn_tail {
                     self.sightings.hit(Mark::TornTail);
                     self.absorb(torn.lsn.get());

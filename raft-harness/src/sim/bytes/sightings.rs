@@ -104,6 +104,11 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::DiskStallSeen
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
+            | Mark::Checkpoint
+            | Mark::StartFromCheckpoint
+            | Mark::CheckpointUnreadable
+            | Mark::SegmentReused
+            | Mark::EntryMoved
             | Mark::DescriptorsGone
             | Mark::LogOverloaded
             | Mark::LogReadOvertook

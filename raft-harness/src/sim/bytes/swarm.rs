@@ -180,6 +180,7 @@ impl Swarm {
                 segment_bytes: segment_kib << 10,
                 frame_bytes_max: *rng.pick(&[4 << 10, 8 << 10, 4 << 20, 4 << 20]).expect("a list"),
                 preparation: Preparation::OnDemand,
+                checkpoint_bytes: 0,
             },
             log_last: match commits.chance(1, 2) {
                 true => LastPortion::Synced,

@@ -1,6 +1,8 @@
 //! The log, its reader and the apply worker of each node: threads that wait for a disk or do slow
 //! work, as events with time between them.
 
+use std::time::Duration;
+
 use raft_storage::LogError;
 
 use super::accounts::After;
@@ -11,9 +13,12 @@ use super::network::Place;
 use super::process::LogState;
 use super::swarm::READ_US;
 use super::world::{Event, Phase, World};
-use crate::node::sim::{Append, IDLE_AFTER, LastPortion, ShardInput, give_up, read_log};
+use crate::node::sim::{Append, LastPortion, ShardInput, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
+
+/// How long a piece of housekeeping takes an idle log.
+const HOUSEKEEPING_US: u64 = 200;
 
 impl World {
     /// Threads that wait for work take what has come.
@@ -141,17 +146,27 @@ impl World {
                 }
                 drop(judge);
                 process.acknowledge();
+                let before = process.log.work.stats();
+                if let Err(failure) = process.log.work.tend(&counters) {
+                    node.after = After::Power;
+                    return self.log_failed(place, &failure);
+                }
+                let after = process.log.work.stats();
+                self.sightings.hit_if(after.checkpoints > before.checkpoints, Mark::Checkpoint);
+                self.sightings
+                    .hit_if(after.segments_reused > before.segments_reused, Mark::SegmentReused);
+                self.sightings.hit_if(after.bytes_moved > before.bytes_moved, Mark::EntryMoved);
                 let waits = process.log.work.has_waiting();
                 process.log.state = if waits { LogState::Busy } else { LogState::Waits };
                 let taken = process.log.taken;
                 let idle = !waits && process.log.batches.is_empty();
+                let pause = process.log.work.wait();
                 if lies {
                     let evidence = "the log said durable while sectors wait for a sync";
                     self.fail(Violation::of_run(Check::Externalisation, evidence));
                 }
                 if idle {
-                    let pause = IDLE_AFTER.as_micros() as u64;
-                    self.plan_in(pause, Event::LogIdle { place, life, taken });
+                    self.plan_log_idle(place, life, (taken, pause));
                 }
                 if waits {
                     self.append(place);
@@ -164,13 +179,24 @@ impl World {
         }
     }
 
+    fn plan_log_idle(&mut self, place: Place, life: u32, (taken, pause): (u64, Duration)) {
+        let pause = (pause.as_micros() as u64).max(HOUSEKEEPING_US);
+        self.plan_in(pause, Event::LogIdle { place, life, taken });
+    }
+
     pub(super) fn on_log_idle(&mut self, place: Place, taken: u64) {
         let node = &mut self.nodes[place];
+        let life = node.life;
         let Some(process) = &mut node.process else { return };
+        let counters = std::sync::Arc::clone(process.counters());
         let log = &mut process.log;
         if log.state == LogState::Waits && log.taken == taken {
-            match log.work.idle() {
-                Ok(()) => {
+            match log.work.rest(&counters) {
+                Ok(true) => {
+                    let pause = log.work.wait();
+                    self.plan_log_idle(place, life, (taken, pause));
+                }
+                Ok(false) => {
                     log.sealed = true;
                     if node.disk.has_pending(SEGMENTS) {
                         let evidence = "the log fell idle while sectors wait for a sync";

@@ -16,6 +16,11 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::TornTail
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
+            | Mark::Checkpoint
+            | Mark::StartFromCheckpoint
+            | Mark::CheckpointUnreadable
+            | Mark::SegmentReused
+            | Mark::EntryMoved
             | Mark::DescriptorsGone
             | Mark::LogOverloaded
             | Mark::SealedBatchDamaged
