@@ -209,8 +209,13 @@ fn a_segment_that_cannot_be_made_leaves_the_log_unchanged_and_may_be_tried_again
 
 #[test]
 fn random_histories_of_crashes_keep_what_was_synced_and_lose_only_a_suffix() {
-    let base = 0xC0FF_EE00;
-    let rounds = if cfg!(debug_assertions) { 150 } else { 1500 };
+    // More of them, from another seed on: `cargo xtask crashes`.
+    let number = |name, default| match std::env::var(name) {
+        Ok(number) => number.parse().expect("a number"),
+        Err(_) => default,
+    };
+    let base: u64 = number("RAFT_CRASH_FIRST", 0xC0FF_EE00);
+    let rounds = number("RAFT_CRASH_HISTORIES", if cfg!(debug_assertions) { 150 } else { 1500 });
     for seed in base..base + rounds {
         println!("seed {seed:#x}");
         random_history(seed);
@@ -233,7 +238,8 @@ fn random_history(seed: u64) {
             let fault = if random.below(2) == 0 { Fault::Error } else { Fault::PowerCut };
             disk.fail_at(random.below(30), fault);
         }
-        for _ in 0..random.below(12) {
+        let batches = if random.below(4) == 0 { 60 } else { 12 };
+        for _ in 0..random.below(batches) {
             let (batch, state) = random_batch(&mut random, &states[states.len() - 1]);
             match opened.writer.append(&batch) {
                 Ok(info) => {

@@ -43,6 +43,10 @@ cargo xtask <command>
       many seeds of the simulator reach. --lines names the others. Needs LLVM's programs,
       and says how to get them; see docs/COVERAGE.md.
 
+  crashes [--cycles N] [--first S]
+      Random histories of the log with a crash after each life, so many crashes and
+      recoveries (default 1,000,000), in release and on all processors.
+
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.
 

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod bench_peers;
 mod ci;
 mod coverage;
+mod crashes;
 mod durability;
 mod field;
 mod help;
@@ -24,7 +25,7 @@ mod nodes;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "ci",
     "sim",
     "mutants",
@@ -33,6 +34,7 @@ const COMMANDS: [&str; 10] = [
     "durability",
     "field",
     "coverage",
+    "crashes",
     "bench-peers",
     "help",
 ];
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         "field" => field::run(rest),
         "planted" => planted::run(rest),
         "coverage" => coverage::run(rest),
+        "crashes" => crashes::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),
