@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let histories = options.cycles.div_ceil(CYCLES_PER_HISTORY).div_ceil(workers);
     let begun = Instant::now();
-    let start = |worker| -> Result<Child> {
+    let start = |worker: u64| -> Result<Child> {
         Command::new(&test.path)
             .args([TEST, "--exact"])
             .env("RAFT_CRASH_FIRST", (options.first + worker * histories).to_string())
