@@ -403,6 +403,9 @@ impl NetState {
     fn send(&mut self, pipe: PipeId, from: Side, at: u64, content: Content) {
         let Some(pipe_now) = self.pipe(pipe) else { return };
         let way = &mut pipe_now.ways[from];
+        if way.lost {
+            return;
+        }
         let mut at = at;
         if at != NEVER {
             at = at.max(way.last_at).max(way.stalled_until);
@@ -734,3 +737,6 @@ impl NetState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

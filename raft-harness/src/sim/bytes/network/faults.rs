@@ -52,12 +52,14 @@ impl NetState {
                 let at = self.travel(here, there, 60);
                 let Some(pipe_now) = self.pipe(pipe) else { continue };
                 let way = &mut pipe_now.ways[from];
-                if at == NEVER || way.flying.front().is_none_or(|packet| packet.at != NEVER) {
+                // What left before the cut may still be on its way ahead of what is stuck.
+                if at == NEVER || way.flying.iter().all(|packet| packet.at != NEVER) {
                     continue;
                 }
                 let at = (at + delay).max(way.last_at);
                 way.last_at = at;
-                way.flying.iter_mut().for_each(|packet| packet.at = at);
+                let stuck = way.flying.iter_mut().filter(|packet| packet.at == NEVER);
+                stuck.for_each(|packet| packet.at = at);
                 self.counts.retransmissions += 1;
                 self.plan(at, NetEvent::Arrive { pipe, from });
             }
@@ -148,6 +150,8 @@ impl NetState {
         for side in [DIALER, ACCEPTOR] {
             let Some(pipe_now) = self.pipe(pipe) else { return };
             let way = &mut pipe_now.ways[side];
+            // Nothing arrives behind what was lost, though the sender hears of it later.
+            way.lost = true;
             let mut left = bytes[side];
             for packet in way.flying.drain(..) {
                 if let Content::Bytes(bytes) = packet.content {

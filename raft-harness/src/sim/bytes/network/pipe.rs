@@ -68,6 +68,8 @@ pub(super) struct Way {
     pub(super) last_at: u64,
     /// This lane alone is stuck until then.
     pub(super) stalled_until: u64,
+    /// The connection was reset: what is written until its ends know of it arrives nowhere.
+    pub(super) lost: bool,
     pub(super) ended: bool,
     pub(super) garble: Garble,
     /// The writer waits for room.
@@ -108,6 +110,7 @@ impl Way {
             unacknowledged: 0,
             last_at: 0,
             stalled_until: 0,
+            lost: false,
             ended: false,
             garble: Garble::None,
             blocked: false,
