@@ -50,6 +50,8 @@ pub(super) struct Operator {
     homes: BTreeMap<(GroupId, Place), GroupSpec>,
     /// The life of each group that has begun last.
     lives: BTreeMap<GroupId, GroupId>,
+    /// The largest replica of each life of a group that has left a place, as far as is known.
+    gone: BTreeMap<(GroupId, Place), ReplicaId>,
     /// Groups whose next life is to begin, and where.
     rebirths: BTreeMap<GroupId, Vec<Place>>,
     replica_next: u64,
@@ -98,6 +100,7 @@ impl Operator {
             rng,
             homes,
             lives,
+            gone: BTreeMap::new(),
             rebirths: BTreeMap::new(),
             replica_next: REPLICA_FIRST,
             orders: Vec::new(),
@@ -121,9 +124,12 @@ impl Operator {
         of.map(|((_, place), _)| *place).collect()
     }
 
-    /// A node has come up, and its log says that these are gone, each of a life of its group.
+    /// These are gone from a node, each of a life of its group: it has said so, or come up with a
+    /// log that does.
     pub(super) fn found_gone(&mut self, place: Place, node: NodeId, gone: &[(GroupId, ReplicaId)]) {
         for gone in gone {
+            let newest = self.gone.entry((gone.0, place)).or_insert(gone.1);
+            *newest = gone.1.max(*newest);
             let group = group_of(gone.0);
             let home = self.homes.get(&(group, place));
             let here = home.and_then(|spec| Some((life_in(spec), spec.replica_on(node)?)));
@@ -131,6 +137,12 @@ impl Operator {
                 self.homes.remove(&(group, place));
             }
         }
+    }
+
+    /// Whether a replica of a group's life can live at a place no more: it has left, or one that
+    /// was named after it.
+    fn is_gone(&self, life: GroupId, place: Place, replica: ReplicaId) -> bool {
+        self.gone.get(&(life, place)).is_some_and(|newest| replica <= *newest)
     }
 
     /// What was never answered, for whoever sees to it that everything is.
@@ -275,12 +287,15 @@ impl World {
         self.sightings.hit(mark);
     }
 
-    /// A joining replica is to live on a node, which starts it if it is up.
+    /// A joining replica is to live on a node, which starts it if it is up. One that was started
+    /// before it was asked for may have left again before that is answered; it does not come back,
+    /// and its group forgets it in the end.
     fn settle_replica(&mut self, group: GroupId, replica: ReplicaId, place: Place) {
-        if self.operator.homes.contains_key(&(group, place)) {
+        let life = self.operator.life_of(group);
+        let is_taken = self.operator.homes.contains_key(&(group, place));
+        if is_taken || self.operator.is_gone(life, place, replica) {
             return;
         }
-        let life = self.operator.life_of(group);
         let spec = GroupSpec {
             incarnation: incarnation_of(life),
             ..GroupSpec::joining(group, replica, self.swarm.nodes[place])
@@ -617,5 +632,33 @@ impl World {
         let stands =
             core.membership_index() <= core.commit_index() && !core.membership().is_joint();
         stands.then(|| (place, Membership::clone(core.membership())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::bytes::Options;
+
+    #[test]
+    fn a_replica_that_left_before_its_change_was_answered_is_not_settled_again() {
+        let mut world = World::new(1, &Options::default());
+        let group = world.swarm.groups[0].group;
+        let life = world.operator.life_of(group);
+        let (place, node) = (0, world.swarm.nodes[0]);
+        world.operator.homes.remove(&(group, place));
+        let [before, left, next] = [1001, 1002, 1003].map(ReplicaId::new);
+        let settled = |world: &mut World, replica| {
+            world.settle_replica(group, replica, place);
+            let home = world.operator.homes.get(&(group, place));
+            home.and_then(|spec| spec.replica_on(node)) == Some(replica)
+        };
+        assert!(settled(&mut world, left), "before its change is even asked for");
+        world.operator.found_gone(place, node, &[(life, left)]);
+        let change = |replica| MemberChange::AddLearner { replica, node };
+        world.heard_of_change(group, &[change(left)], None);
+        assert!(!world.operator.homes.contains_key(&(group, place)), "the node would refuse it");
+        assert!(!settled(&mut world, before), "and this one as well");
+        assert!(settled(&mut world, next));
     }
 }
