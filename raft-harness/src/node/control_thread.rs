@@ -100,8 +100,14 @@ impl Control {
         }
     }
 
-    /// Takes what is there and hands on what follows, by this node's monotonic and wall clocks.
-    pub(crate) fn round(&mut self, cx: &mut Context<'_>, now: Micros, wall: LogTime) -> Round {
+    /// Takes what is there and hands on what follows. `clocks` reads the node's monotonic clock
+    /// and its wall clock.
+    pub(crate) fn round(
+        &mut self,
+        cx: &mut Context<'_>,
+        clocks: impl Fn() -> (Micros, LogTime),
+    ) -> Round {
+        let (now, wall) = clocks();
         let mut worked = false;
         let before = self.wall;
         self.wall = if raft_core::planted!(WallClockNeverFalls) { wall.max(before) } else { wall };
@@ -152,8 +158,12 @@ impl Control {
         self.lanes.poll(cx, now, &mut self.events);
         self.note_refusals();
         worked |= !self.events.is_empty();
+        // What other clocks showed was told before it came, and this thread may have stood still
+        // since it looked: dated by that look they would seem to be ahead by as long, and log time
+        // would follow them.
+        let heard = if self.events.is_empty() { now } else { clocks().0 };
         while let Some(event) = self.events.pop_front() {
-            self.take_lane_event(event, now);
+            self.take_lane_event(event, heard);
         }
         if worked {
             self.lanes.flush(cx, now);
@@ -292,7 +302,7 @@ impl Future for ControlTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let task = &mut *self;
         loop {
-            match task.control.round(cx, task.clock.now(), Clock::wall()) {
+            match task.control.round(cx, || (task.clock.now(), Clock::wall())) {
                 Round::Stop => return Poll::Ready(()),
                 Round::Worked => {}
                 Round::Idle if task.control.sleep(cx) => break,
@@ -330,8 +340,69 @@ fn keep_newest(heartbeats: &mut Vec<(NodeId, HeartbeatItem)>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::task::Waker;
+
+    use raft_core::{
+        GroupId, GroupIncarnation, Heartbeat, Incarnation, LogIndex, ReplicaId, Rest, Term,
+    };
+    use raft_transport::{Identity, Lane, LaneConfig, LaneCounters, MemoryHub};
+
     use super::*;
-    use raft_core::{GroupId, GroupIncarnation, Heartbeat, LogIndex, ReplicaId, Rest, Term};
+    use crate::node::starting::registry;
+
+    /// What the control lanes of one of two nodes are made of.
+    fn lanes(hub: &MemoryHub, [node, peer]: [NodeId; 2]) -> Lanes {
+        let identity = Identity {
+            cluster: "test".to_owned(),
+            node,
+            store: u128::from(node.get()),
+            incarnation: Incarnation::new(1),
+            life: u128::from(node.get()),
+            past: Vec::new(),
+            shards: 1,
+            features: 0,
+        };
+        let registry = registry(identity, &[(peer, "")], &[], |_, _| {});
+        let (network, counters) = (Arc::new(hub.node(node, &[Lane::Control])), Arc::default());
+        let counters: Arc<LaneCounters> = counters;
+        Lanes::new(network, registry, Lane::Control, LaneConfig::default(), counters)
+            .without_timer()
+    }
+
+    /// A thread may look at its clock and then stand still while peers go on telling theirs. If
+    /// what they told later were dated by that look, their clocks would seem to be ahead.
+    #[test]
+    fn a_clock_that_is_told_while_the_thread_stands_still_is_dated_by_a_look_after_that() {
+        let [here, there] = [1, 2].map(NodeId::new);
+        let hub = MemoryHub::new();
+        let (ours, mut theirs) = (lanes(&hub, [here, there]), lanes(&hub, [there, here]));
+        let shards: Arc<[Arc<Inbox<ShardInput>>]> = vec![Arc::default()].into();
+        let interval = Duration::from_millis(100);
+        let mut control = Control::new(Arc::default(), shards, ours, Arc::default(), interval);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let (looked, late) = (Micros::new(10), Micros::new(800_000));
+        let mut events = VecDeque::new();
+        for _ in 0..10 {
+            theirs.poll(cx, Micros::new(1), &mut events);
+            control.round(cx, || (Micros::new(1), LogTime::default()));
+        }
+        assert!(theirs.is_up(here));
+        let (wall, looks) = (LogTime::new(7_000), Cell::new(0));
+        let theirs = RefCell::new(theirs);
+        control.round(cx, || {
+            looks.set(looks.get() + 1);
+            if looks.get() > 1 {
+                return (late, LogTime::default());
+            }
+            // It comes while the thread stands still after its first look.
+            let mut theirs = theirs.borrow_mut();
+            assert!(theirs.send(here, Frame::Clock { wall }).is_ok());
+            theirs.flush(&mut Context::from_waker(Waker::noop()), looked);
+            (looked, LogTime::default())
+        });
+        assert_eq!(control.clocks.get(&there), Some(&Told { wall, heard: late }));
+    }
 
     #[test]
     fn of_two_beats_to_a_replica_the_newer_one_leaves() {

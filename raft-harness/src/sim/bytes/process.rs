@@ -487,13 +487,10 @@ impl Process {
         for _ in 0..ROUNDS_MAX {
             let looks = Looks::new(self.clock, &moment, looked.take(), still, stood);
             let asleep = match task {
-                NodeTask::Control => {
-                    let (now, wall) = looks.look();
-                    match self.control.round(cx, now, wall) {
-                        Round::Idle => self.control.sleep(cx),
-                        Round::Worked | Round::Stop => false,
-                    }
-                }
+                NodeTask::Control => match self.control.round(cx, || looks.look()) {
+                    Round::Idle => self.control.sleep(cx),
+                    Round::Worked | Round::Stop => false,
+                },
                 NodeTask::Bulk => match self.bulk.round(cx, looks.look().0) {
                     Round::Idle => self.bulk.sleep(cx),
                     Round::Worked | Round::Stop => false,
