@@ -93,6 +93,8 @@ pub(crate) enum EngineInput {
     SnapshotFetched(SnapshotName, Box<Restored>),
     /// It did not come, and nobody goes on trying.
     SnapshotFetchFailed(SnapshotName),
+    /// Nothing is under way any more, and nothing kept, in the name of a replica that leaves.
+    SnapshotsForgotten(GroupId),
 }
 
 /// The lanes appends travel on.

@@ -5,7 +5,9 @@
 //! again; another replica of the group may come.
 //!
 //! Invariant: a group's place is free again only when nothing is under way that was asked for in
-//! the name of the one that left: not in the log, not at the log's reader, not at a worker.
+//! the name of the one that left: not in the log, not at the log's reader, not at a worker, and not
+//! where snapshots are fetched and kept. The next replica of the same life of the group may ask for
+//! the very snapshot that goes with the one before it.
 
 use raft_core::{GroupId, GroupIncarnation, Tombstone};
 use raft_storage::GroupWrite;
@@ -27,7 +29,18 @@ pub(super) struct Leaving {
     tombstone: Tombstone,
     /// The log has the tombstone.
     is_buried: bool,
+    snapshots: Left,
     reply: Reply,
+}
+
+/// What is left of a replica's snapshots.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Left {
+    /// All. A crash could bring back the log that needs them.
+    All,
+    /// The desk has been told to forget them.
+    Going,
+    None,
 }
 
 impl ShardEngine {
@@ -62,7 +75,9 @@ impl ShardEngine {
         let incarnation = slot.incarnation;
         self.by_group.remove(&group);
         out.leaders.push((group, None));
-        let mut leaving = Leaving { at, incarnation, tombstone, is_buried: false, reply };
+        let snapshots = Left::All;
+        let mut leaving =
+            Leaving { at, incarnation, tombstone, is_buried: false, snapshots, reply };
         match self.options.durability {
             Durability::Memory => leaving.is_buried = true,
             Durability::Log => {
@@ -88,23 +103,33 @@ impl ShardEngine {
             Ended::Applied(applied) => slot.set_applied(applied, &self.counters),
             Ended::Fetched => slot.fetching = None,
             Ended::SnapshotTaken => slot.snapshots.taking = None,
+            Ended::SnapshotsForgotten => leaving.snapshots = Left::None,
         }
         self.settle_leaving(group, out);
     }
 
     fn settle_leaving(&mut self, group: GroupId, out: &mut TurnOutput) {
-        let quiet = self.leaving.get(&group).is_some_and(|leaving| {
-            let slot = &self.slots[leaving.at as usize];
-            leaving.is_buried
-                && slot.fetching.is_none()
-                && slot.snapshots.taking.is_none()
-                && slot.jobs == slot.applied.jobs
-        });
-        if quiet && let Some(leaving) = self.leaving.remove(&group) {
-            // Not before: a crash could bring back the log that needs them.
-            out.snapshots.push(DeskInput::Forget(group, leaving.incarnation));
-            self.remember(leaving.incarnation, leaving.tombstone);
-            leaving.reply.send(Ok(Proposed::nothing()));
+        let Some(leaving) = self.leaving.get_mut(&group) else {
+            return;
+        };
+        let slot = &self.slots[leaving.at as usize];
+        let quiet = leaving.is_buried
+            && slot.fetching.is_none()
+            && slot.snapshots.taking.is_none()
+            && slot.jobs == slot.applied.jobs;
+        match leaving.snapshots {
+            Left::All if quiet => {
+                leaving.snapshots = Left::Going;
+                let (incarnation, tombstone) = (leaving.incarnation, leaving.tombstone);
+                out.snapshots.push(DeskInput::Forget(group, incarnation));
+                self.remember(incarnation, tombstone);
+            }
+            Left::All | Left::Going => {}
+            Left::None => {
+                if let Some(leaving) = self.leaving.remove(&group) {
+                    leaving.reply.send(Ok(Proposed::nothing()));
+                }
+            }
         }
     }
 
@@ -148,6 +173,7 @@ pub(super) enum Ended {
     Applied(super::machine::Applied),
     Fetched,
     SnapshotTaken,
+    SnapshotsForgotten,
 }
 
 impl Slot {

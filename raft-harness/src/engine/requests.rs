@@ -276,6 +276,7 @@ impl ShardEngine {
             | EngineInput::SnapshotDone(..)
             | EngineInput::SnapshotFetched(..)
             | EngineInput::SnapshotFetchFailed(_)
+            | EngineInput::SnapshotsForgotten(_)
             | EngineInput::HandOver => {}
         }
     }

@@ -287,6 +287,9 @@ impl ShardEngine {
                 self.on_snapshot_fetched(name, *restored, out);
             }
             EngineInput::SnapshotFetchFailed(name) => self.on_snapshot_fetch_failed(name, out),
+            EngineInput::SnapshotsForgotten(group) => {
+                self.on_left(group, Ended::SnapshotsForgotten, out);
+            }
         }
     }
 

@@ -63,7 +63,7 @@ pub(crate) enum DeskInput {
     Fetch(Box<Wanted>),
     /// Stop getting what is being got for a group.
     Abort(GroupId),
-    /// The replica is gone, and all its snapshots.
+    /// The replica is gone, and all its snapshots. Its engine is told when they are.
     Forget(GroupId, GroupIncarnation),
     /// A peer asks for bytes, on this connection.
     Pull(ConnectionId, SnapshotPull),
@@ -104,10 +104,17 @@ pub(crate) struct Desk {
     shelf: Arc<Shelf>,
     options: DeskOptions,
     fetches: BTreeMap<GroupId, Fetch>,
-    /// All bytes are here, and the workshop makes machines of them.
-    making: BTreeSet<SnapshotName>,
+    /// All bytes are here, and the workshop makes machines of them; whether they are still wanted.
+    making: BTreeMap<SnapshotName, Wish>,
     /// Nodes that no question reaches.
     down: BTreeSet<NodeId>,
+}
+
+/// Whether a snapshot is to be got anew if what is here turns out to be of no use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wish {
+    Stands,
+    Withdrawn,
 }
 
 struct Fetch {
@@ -137,7 +144,7 @@ enum Stage {
 
 impl Desk {
     pub(crate) fn new(shelf: Arc<Shelf>, options: DeskOptions) -> Self {
-        let (fetches, making, down) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let (fetches, making, down) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         Self { shelf, options, fetches, making, down }
     }
 
@@ -145,11 +152,9 @@ impl Desk {
         match input {
             DeskInput::Take(taking) => out.push(DeskOutput::Work(Job::Take(taking))),
             DeskInput::Fetch(wanted) => self.fetch(wanted, out),
-            DeskInput::Abort(group) => {
-                self.fetches.remove(&group);
-            }
+            DeskInput::Abort(group) => self.withdraw(group),
             DeskInput::Forget(group, incarnation) => {
-                self.fetches.remove(&group);
+                self.withdraw(group);
                 out.push(DeskOutput::Work(Job::Forget(group, incarnation)));
             }
             DeskInput::Pull(connection, pull) => {
@@ -175,9 +180,11 @@ impl Desk {
             Made::Over(name) => {
                 self.making.remove(&name);
             }
-            Made::StillWanted(wanted) => {
-                let group = wanted.name.group;
-                self.fetches.entry(group).or_insert_with(|| Fetch::new(wanted));
+            Made::Useless(wanted) => {
+                let name = wanted.name;
+                if self.making.remove(&name) == Some(Wish::Stands) {
+                    self.fetches.entry(name.group).or_insert_with(|| Fetch::new(wanted));
+                }
             }
         }
         self.begin(now, out);
@@ -232,19 +239,21 @@ impl Desk {
     #[cfg(feature = "sim")]
     pub(crate) fn wanted(&self) -> impl Iterator<Item = SnapshotName> {
         let fetched = self.fetches.values().map(|fetch| fetch.wanted.name);
-        fetched.chain(self.making.iter().copied())
+        fetched.chain(self.making.keys().copied())
     }
 
     fn fetch(&mut self, wanted: Box<Wanted>, out: &mut Vec<DeskOutput>) {
         let name = wanted.name;
-        if self.making.contains(&name) {
+        self.withdraw_made(name.group);
+        if let Some(wish) = self.making.get_mut(&name) {
             // What comes of it is told when it is there.
+            *wish = Wish::Stands;
             return;
         }
         if self.shelf.has(name) {
             // An earlier life got it already, or a later wish found it useless and this one came.
             self.fetches.remove(&name.group);
-            self.making.insert(name);
+            self.making.insert(name, Wish::Stands);
             out.push(DeskOutput::Work(Job::Restore { wanted, part: None }));
             return;
         }
@@ -259,6 +268,18 @@ impl Desk {
             Some(_) | None => Fetch::new(wanted),
         };
         self.fetches.insert(name.group, fetch);
+    }
+
+    /// Nobody waits any more for what is got for a group; what came already is put away all the
+    /// same.
+    fn withdraw(&mut self, group: GroupId) {
+        self.fetches.remove(&group);
+        self.withdraw_made(group);
+    }
+
+    fn withdraw_made(&mut self, group: GroupId) {
+        let of_group = self.making.iter_mut().filter(|(name, _)| name.group == group);
+        of_group.for_each(|(_, wish)| *wish = Wish::Withdrawn);
     }
 
     /// Lets fetches ask whose turn it is.
@@ -294,7 +315,7 @@ impl Desk {
             Ok(None) => fetch.ask(now, self.options, out),
             Ok(Some(part)) => {
                 if let Some(Fetch { wanted, .. }) = self.fetches.remove(&group) {
-                    self.making.insert(wanted.name);
+                    self.making.insert(wanted.name, Wish::Stands);
                     out.push(DeskOutput::Work(Job::Restore { wanted, part: Some(part) }));
                 }
             }

@@ -51,8 +51,8 @@ pub(crate) enum Made {
     Engine(GroupId, EngineInput),
     /// Nothing is made of this name any more.
     Over(SnapshotName),
-    /// What the shelf had was of no use, and is gone: it is still wanted.
-    StillWanted(Box<Wanted>),
+    /// Nor of this one: what the shelf had was of no use, and is gone.
+    Useless(Box<Wanted>),
 }
 
 pub(crate) struct Workshop {
@@ -86,6 +86,7 @@ impl Workshop {
             Some(Job::Forget(group, incarnation)) => {
                 let names = self.shelf.of(group, incarnation);
                 self.remove(names.into_iter());
+                out.push(Made::Engine(group, EngineInput::SnapshotsForgotten(group)));
             }
             Some(Job::Take(taking)) => self.take(*taking, out),
             None => {
@@ -123,21 +124,21 @@ impl Workshop {
         let name = wanted.name;
         let group = name.group;
         let fetched = part.is_some();
-        let made = self.make_machine(&wanted, part);
-        out.push(Made::Over(name));
-        match made {
+        match self.make_machine(&wanted, part) {
             Ok(restored) => {
                 info!(%group, index = %name.index, "a snapshot came");
                 let input = EngineInput::SnapshotFetched(name, Box::new(restored));
-                out.push(Made::Engine(group, input));
+                out.extend([Made::Over(name), Made::Engine(group, input)]);
             }
             Err(why) => {
                 warn!(%group, index = %name.index, from = %wanted.node, why, "a snapshot is of no use");
                 self.remove([name].into_iter());
-                out.push(match fetched {
-                    true => Made::Engine(group, EngineInput::SnapshotFetchFailed(name)),
-                    false => Made::StillWanted(wanted),
-                });
+                if fetched {
+                    let input = EngineInput::SnapshotFetchFailed(name);
+                    out.extend([Made::Over(name), Made::Engine(group, input)]);
+                } else {
+                    out.push(Made::Useless(wanted));
+                }
             }
         }
     }
@@ -162,9 +163,12 @@ impl Workshop {
         }
     }
 
-    fn remove(&self, mut names: impl Iterator<Item = SnapshotName>) {
-        if let Err(error) = names.try_for_each(|name| self.shelf.remove(name)) {
-            warn!(%error, "useless snapshots stay");
+    /// One that cannot be removed keeps no other.
+    fn remove(&self, names: impl Iterator<Item = SnapshotName>) {
+        for name in names {
+            if let Err(error) = self.shelf.remove(name) {
+                warn!(%name, %error, "a useless snapshot stays");
+            }
         }
     }
 }

@@ -329,6 +329,12 @@ fn a_replica_that_left_refuses_candidates_and_its_id_never_comes_back() {
     solo.create(3, None);
     assert_eq!(solo.created().pop(), Some(Err(CreateRefusal::Leaving)));
     solo.sync();
+    // Its place is not free before its snapshots are gone, with all that the desk does for it.
+    let forgets = |input: &DeskInput| matches!(input, DeskInput::Forget(GROUP, _));
+    assert_eq!(solo.node.out.snapshots.iter().filter(|input| forgets(input)).count(), 1);
+    solo.create(3, None);
+    assert_eq!(solo.created().pop(), Some(Err(CreateRefusal::Leaving)));
+    solo.take(EngineInput::SnapshotsForgotten(GROUP));
     assert_eq!(removed.wait(), Ok(()));
 
     let refusal = |solo: &mut Solo| {

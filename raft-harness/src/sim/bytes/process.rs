@@ -231,8 +231,11 @@ impl Process {
         let store =
             SimStore::open(snapshots.clone()).and_then(|store| Shelf::open(Arc::new(store)));
         let shelf = Arc::new(store.map_err(Stillborn::Directory)?);
-        let is_here = |life| specs.iter().any(|(spec, _)| (spec.group, spec.incarnation) == life);
-        shelf.forget_strangers(is_here).map_err(Stillborn::Directory)?;
+        let in_log = |life: (GroupId, GroupIncarnation)| {
+            let recovered = specs.iter().filter(|(_, recovered)| recovered.is_some());
+            recovered.map(|(spec, _)| (spec.group, spec.incarnation)).any(|there| there == life)
+        };
+        shelf.forget_strangers(in_log).map_err(Stillborn::Directory)?;
         let making = Making {
             node,
             how: How { mode: swarm.apply, padding: swarm.snapshot_padding },

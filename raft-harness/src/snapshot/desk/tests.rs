@@ -63,6 +63,34 @@ impl SnapshotStore for Counting {
     }
 }
 
+/// A store that does not let go of what is at index 3.
+struct Stubborn(MemoryStore);
+
+impl SnapshotStore for Stubborn {
+    fn names(&self) -> io::Result<Vec<SnapshotName>> {
+        self.0.names()
+    }
+
+    fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>> {
+        self.0.begin(name)
+    }
+
+    fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>> {
+        self.0.bytes(name)
+    }
+
+    fn read(&self, name: SnapshotName, offset: u64, bytes: usize) -> io::Result<Bytes> {
+        self.0.read(name, offset, bytes)
+    }
+
+    fn remove(&self, name: SnapshotName) -> io::Result<()> {
+        match name.index.get() {
+            3 => Err(io::ErrorKind::PermissionDenied.into()),
+            _ => self.0.remove(name),
+        }
+    }
+}
+
 fn meta() -> SnapshotMeta {
     SnapshotMeta {
         index: LogIndex::new(11),
@@ -346,6 +374,61 @@ fn one_found_here_and_of_no_use_is_fetched() {
     out.extend(pair.receiver.work());
     let (answers, input) = pair.finish(out);
     assert_eq!((answers, came(input)), (4, state(0)));
+}
+
+#[test]
+fn one_found_here_and_of_no_use_is_fetched_only_while_it_is_wanted() {
+    let found_useless = || {
+        let mut pair = Pair::new();
+        let mut part = pair.receiver.store.begin(name()).unwrap();
+        part.append(b"useless").unwrap();
+        pair.receiver.desk.shelf.put(name(), part).unwrap();
+        assert!(pair.fetch().is_empty());
+        pair
+    };
+    // The replica leaves before the workshop comes to it; nothing is left, and nothing comes.
+    let mut pair = found_useless();
+    pair.receiver.hear(DeskInput::Abort(GROUP));
+    pair.receiver.hear(DeskInput::Forget(GROUP, name().incarnation));
+    let out = pair.receiver.work();
+    assert!(matches!(out[..], [DeskOutput::Engine(GROUP, EngineInput::SnapshotsForgotten(GROUP))]));
+    assert!(pair.receiver.desk.fetches.is_empty() && pair.receiver.names().is_empty());
+
+    // Its leader changes.
+    let mut pair = found_useless();
+    pair.receiver.hear(DeskInput::Abort(GROUP));
+    assert!(pair.receiver.work().is_empty() && pair.receiver.desk.fetches.is_empty());
+
+    // And the next one offers the same.
+    let mut pair = found_useless();
+    pair.receiver.hear(DeskInput::Abort(GROUP));
+    assert!(pair.fetch().is_empty());
+    let out = pair.receiver.work();
+    let (answers, input) = pair.finish(out);
+    assert_eq!((answers, came(input)), (4, state(0)));
+
+    // Or a newer one, which waits for its lane.
+    let mut pair = found_useless();
+    pair.receiver.hear(DeskInput::LaneDown(SENDER));
+    pair.receiver.hear(DeskInput::Fetch(wanted(of_group(7, 12))));
+    pair.receiver.work();
+    let fetches = pair.receiver.desk.fetches.values();
+    let waits: Vec<SnapshotName> = fetches.map(|fetch| fetch.wanted.name).collect();
+    assert_eq!(waits, [of_group(7, 12)]);
+}
+
+#[test]
+fn one_that_cannot_be_removed_keeps_no_other() {
+    let store = Stubborn(MemoryStore::default());
+    let kept = store.0.clone();
+    for index in [3, 5] {
+        kept.begin(of_group(7, index)).unwrap().finish().unwrap();
+    }
+    let mut side = Side::new(DeskOptions::default());
+    side.workshop = Workshop::new(Arc::new(Shelf::open(Arc::new(store)).unwrap()));
+    side.hear(DeskInput::Forget(GROUP, name().incarnation));
+    side.work();
+    assert_eq!(kept.names().unwrap(), [of_group(7, 3)]);
 }
 
 #[test]
