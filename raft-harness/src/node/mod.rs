@@ -336,8 +336,8 @@ impl NodeHost {
     }
 
     /// Deletes this node's replica of a group: its log and its state are gone, its name and vote
-    /// are remembered for good. Answered when that is on disk. Another replica of the group, with
-    /// a larger id, may be created here afterwards.
+    /// are remembered for good. Answered when that is on disk and its snapshots are gone. Another
+    /// replica of the group, with a larger id, may be created here afterwards.
     pub fn remove_replica(&self, group: GroupId, removal: Removal) -> Ticket<()> {
         let (request, ticket) =
             Request::new(group, RequestKind::Read(ReadPath::Quorum, Bytes::new()));

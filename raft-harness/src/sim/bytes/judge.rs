@@ -3,12 +3,12 @@
 //!
 //! Engines, state machines and the world all report here while a run goes on, each when it knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use raft_core::{
-    Entry, EntryKind, GroupId, LogIndex, LogTime, Micros, NodeId, ReplicaId, RoleKind, Term,
+    Entry, EntryKind, Fault, GroupId, LogIndex, LogTime, Micros, NodeId, ReplicaId, RoleKind, Term,
 };
 
 use super::accounts::{Account, Accounts, Buried, Shown};
@@ -43,6 +43,8 @@ pub(super) struct Bench {
     sightings: Sightings,
     /// What was found wrong and not yet taken.
     pub(super) found: Vec<Violation>,
+    /// Nodes whose log failed in this life: all that is there goes mute.
+    pub(super) failed: BTreeSet<Place>,
     /// Entries ever seen, for logs whose payloads are not at hand.
     seen: Seen,
     /// Wall clocks as they were, and the stamps that came of them.
@@ -81,6 +83,7 @@ impl Judge {
             timekeeper: Timekeeper::new(swarm, sightings.clone()),
             sightings,
             found: Vec::new(),
+            failed: BTreeSet::new(),
             seen: Seen::new(),
             nodes: swarm.nodes.clone(),
         };
@@ -171,6 +174,11 @@ impl Bench {
         self.onlooker.stepped(place, clock.local(self.now), replica.core());
         let node = self.nodes[place];
         let now = Micros::new(self.now);
+        if self.failed.contains(&place)
+            && let Some(Fault::PersistFailed { .. }) = replica.core().status().fault
+        {
+            self.checker.excuse_fault(life(replica), replica.core().replica());
+        }
         let (checker, accounts) = (&mut self.checker, &self.accounts);
         let timekeeper = &mut self.timekeeper;
         let mut log = Log::of(replica, &mut self.seen, |time| {

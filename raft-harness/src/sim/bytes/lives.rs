@@ -198,6 +198,7 @@ impl World {
         let led = {
             let mut judge = self.judge.lock();
             judge.checker.crashed(self.swarm.nodes[place]);
+            judge.failed.remove(&place);
             judge.onlooker.gone(place)
         };
         self.sightings.hit_if(!led.is_empty(), Mark::LeaderCrashed);

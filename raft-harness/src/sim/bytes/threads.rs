@@ -8,7 +8,6 @@ use raft_storage::LogError;
 use super::accounts::After;
 use super::clients::FLOOD_BYTES_MAX;
 use super::disk::{Aim, SEGMENTS};
-use super::incarnations::life_of;
 use super::network::Place;
 use super::process::LogState;
 use super::swarm::READ_US;
@@ -225,14 +224,8 @@ impl World {
             // It only looks like a failure to a node that is gone.
             return;
         }
-        // Its groups go mute, and say so.
-        {
-            let mut judge = judge.lock();
-            for replica in process.replicas() {
-                let life = life_of(replica.core().id(), replica.incarnation());
-                judge.checker.excuse_fault(life, replica.core().replica());
-            }
-        }
+        // Its groups go mute, and say so: also those that are made in the turn that hears of it.
+        judge.lock().failed.insert(place);
         give_up(failure, process.inboxes());
         self.sightings.hit(Mark::FsyncFailed);
         self.note(Some(place), || format!("log failed: {failure}"));
