@@ -73,6 +73,7 @@ impl Ours {
                 slice.syncs += 1;
                 slice.bytes += info.bytes;
                 load.give_back(&mut writes);
+                writer.tend(false).expect("a sound disk");
             }
             slice
         })
@@ -122,6 +123,7 @@ impl Ours {
                     for tell in waiting.drain(..) {
                         let _ = tell.send(());
                     }
+                    writer.tend(false).expect("a sound disk");
                 }
                 for thread in threads {
                     slice.latencies.extend(thread.join().expect("no writer panics"));
