@@ -187,6 +187,27 @@ fn an_entry_of_20_mib_is_written_read_and_recovered() {
 }
 
 #[test]
+fn what_goes_into_a_segment_that_is_not_prepared_is_durable_and_counted() {
+    for (preparation, counted) in [(Preparation::Background, true), (Preparation::OnDemand, false)]
+    {
+        let dir = new_dir();
+        let options = LogOptions { preparation, ..small() };
+        let mut opened = Log::open(dir.path(), &Expected::default(), &options).unwrap();
+        let (info, _) = opened.writer.commit(&[create(1), append(1, 1, 2, 1)]).unwrap();
+        assert_eq!(info.unprepared_bytes, 0, "a log does not begin slowly");
+        // Longer than a segment: nobody could prepare one for it.
+        let mut large = GroupWrite::new(group(1));
+        large.entries.push(entry(3, 1, 150_000));
+        let (info, sync) = opened.writer.commit(&[large]).unwrap();
+        assert_eq!(info.unprepared_bytes, if counted { info.bytes } else { 0 });
+        assert_eq!(sync.durable_lsn, info.end_lsn);
+        drop(opened);
+        let again = Log::open(dir.path(), &Expected::default(), &options).unwrap();
+        assert_eq!(again.groups[&group(1)].last_index, LogIndex::new(3));
+    }
+}
+
+#[test]
 fn a_file_cut_at_every_byte_of_the_last_batch_opens_to_the_synced_state() {
     let dir = new_dir();
     let on_demand = LogOptions { preparation: Preparation::OnDemand, ..small() };

@@ -68,7 +68,7 @@ pub struct NodeOptions {
     /// nothing is acknowledged; nothing else follows from it here. Default 2 s, longer than a disk
     /// that is only busy takes.
     pub log_stall: Duration,
-    /// How often the log may sync. Default: as often as the disk answers.
+    /// How often the log may sync. Default: as learned from the disk's stalls.
     pub log_pace: LogPace,
     /// Entries that wait for the disk, in bytes, over all groups and shards of the node. Beyond it
     /// leaders here refuse proposals as overloaded and followers decline entries for a while, so
