@@ -28,7 +28,9 @@ impl Ours {
     pub(crate) fn open(dir: &Path, segment_bytes: u64, payload: usize, live_bytes: u64) -> Self {
         let _ = std::fs::remove_dir_all(dir);
         init(dir, "bench", NodeId::new(1), &InitOptions::default()).expect("an empty directory");
-        let options = LogOptions { segment_bytes, ..LogOptions::default() };
+        // As often as by default: every other segment.
+        let checkpoint_bytes = 2 * segment_bytes;
+        let options = LogOptions { segment_bytes, checkpoint_bytes, ..LogOptions::default() };
         let opened = Log::open(dir, &Expected::default(), &options).expect("a new log");
         let pool = Pool::new(payload);
         let loads = (0..4).map(|at| Load::new(at, pool.starting_at(at), live_bytes));
