@@ -63,9 +63,12 @@ pub(crate) struct Pacer {
 struct Learned {
     /// What a sync takes, in 256ths of a microsecond: the median, or near it.
     typical: u64,
-    /// Syncs since the disk stalled last, and the time they took with what lay between them; a
-    /// pause in which nothing was asked for is not counted.
+    /// Syncs since the disk stalled last.
     syncs: u64,
+    /// Recent syncs, and the time they took with what lay between them; a pause in which nothing
+    /// was asked for is not counted. Halved when they are many and at each stall, so that a stall
+    /// that follows hard on another says little by itself.
+    recent: u64,
     busy: u64,
     /// When the last one ended.
     ended: u64,
@@ -113,6 +116,10 @@ impl Pacer {
         let took = ended.saturating_sub(began);
         let learned = &mut self.learned;
         learned.syncs += 1;
+        if learned.recent == RECENT_MAX {
+            (learned.busy, learned.recent) = (learned.busy / 2, learned.recent / 2);
+        }
+        learned.recent += 1;
         learned.busy += began.saturating_sub(learned.ended).min(PAUSE_MIN) + took;
         learned.ended = ended;
         let typical = &mut learned.typical;
@@ -131,9 +138,10 @@ impl Pacer {
 
     fn stall(&mut self, now: u64) {
         let learned = &mut self.learned;
-        let calm = learned.stalled.replace(now).map(|stalled| now - stalled);
+        let calm = learned.stalled.replace(now).map(|stalled| now.saturating_sub(stalled));
         let syncs = std::mem::take(&mut learned.syncs).max(1);
-        let kept_up = std::mem::take(&mut learned.busy) / syncs;
+        let kept_up = learned.busy / learned.recent.max(1);
+        (learned.busy, learned.recent) = (learned.busy / 2, learned.recent / 2);
         if now < learned.deaf_until {
             return;
         }
@@ -165,7 +173,8 @@ impl Pacer {
         learned.hold = learned.hold.clamp(HOLD_MIN, HOLD_MAX);
         learned.try_at = now + learned.hold;
         // What the disk could keep up, the stall itself in it, and a little less.
-        self.gap = (kept_up.max(self.gap) * 17 / 16 + 1).min(GAP_MAX);
+        let most = if self.gap == 0 { GAP_MAX } else { self.gap * 5 / 4 + 1 };
+        self.gap = (kept_up.max(self.gap) * 17 / 16 + 1).min(most).min(GAP_MAX);
     }
 
     fn calm(&mut self, now: u64) {
@@ -189,13 +198,15 @@ const STALL_MIN: u64 = 4_000;
 const STALL_FACTOR: u64 = 8;
 /// Two stalls within this are no accident.
 const SOON: u64 = 1_000_000;
+/// Syncs that the measure of what the disk keeps up goes back.
+const RECENT_MAX: u64 = 256;
 /// So long without a sync is a pause, and no pace.
 const PAUSE_MIN: u64 = 10_000;
 /// No more than this is waited for one sync.
 const GAP_MAX: u64 = 5_000;
 /// How long without a stall before a smaller gap is tried.
 const HOLD_MIN: u64 = 2_000_000;
-const HOLD_MAX: u64 = 64_000_000;
+const HOLD_MAX: u64 = 16_000_000;
 /// After so many stalls it is judged whether they have become rarer.
 const STALLS_TO_JUDGE: u64 = 6;
 /// For how long stalls are left alone that waiting did not help against.
@@ -281,6 +292,21 @@ mod tests {
             let rate = then.syncs / 60;
             assert!(rate > per_tenth * 7, "{per_tenth}: {rate} a second {pacer:?}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_was_good_for_long_is_found_out_as_soon_and_a_double_stall_stops_nobody() {
+        let mut pacer = Pacer::new(LogPace::Learned);
+        run(&mut pacer, 64, 0, 100, |now| now + 150);
+        let mut disk = limited(100);
+        run(&mut pacer, 64, 100_000_000, 3, &mut disk);
+        let then = run(&mut pacer, 64, 103_000_000, 20, &mut disk);
+        assert!(then.stalls <= 6, "{then:?} {pacer:?}");
+        let gap = pacer.gap;
+        // Twice in a row, out of the blue.
+        pacer.synced(123_100_000, 123_150_000, 64);
+        pacer.synced(123_150_020, 123_200_000, 64);
+        assert!(pacer.gap < gap * 8 / 5, "{gap} {pacer:?}");
     }
 
     #[test]
