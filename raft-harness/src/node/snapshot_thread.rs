@@ -49,7 +49,7 @@ pub(crate) fn run(
         for output in out.drain(..) {
             match output {
                 DeskOutput::Pull(node, pull) => {
-                    let _ = bulk.push(BulkInput::Ask(node, Frame::SnapshotPull(pull)));
+                    let _ = bulk.push(BulkInput::Ask(node, pull));
                 }
                 DeskOutput::Chunk(connection, chunk) => {
                     let frame = Frame::SnapshotChunk(chunk);

@@ -167,6 +167,7 @@ marks! {
     LaneChanged = "a group's appends changed lanes",
     LaneDownToTwo = "a lane went down that carried appends to two replicas of a group",
     CreditsExhausted = "a lane ran out of credits",
+    QuestionHeld = "a question about a snapshot waited for room on a lane",
     FrameCut = "a connection broke inside of a frame",
     BatchSplit = "a batch was split over several frames",
     LargeOnSlowLane = "an append took longer on a slow lane than a lane waits for a word",
@@ -205,6 +206,7 @@ impl Mark {
                 | Self::LaneChanged
                 | Self::LaneDownToTwo
                 | Self::CreditsExhausted
+                | Self::QuestionHeld
                 | Self::FrameCut
                 | Self::BatchSplit
                 | Self::PutBack

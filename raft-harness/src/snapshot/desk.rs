@@ -10,6 +10,10 @@
 //! what was asked is asked again when the lane is up again, and otherwise only after a long
 //! silence: on a slow lane every question asked twice would make it slower.
 //!
+//! A replica that fetches is served by its leader with nothing else, so no fetch stands still
+//! without an end: what cannot be asked for long is reported as failed, and when it is offered
+//! anew it is asked whatever was said of the lane.
+//!
 //! Bounds: one fetch per group, [`fetches_max`](DeskOptions::fetches_max) of them asking at a time
 //! with [`pieces_ahead`](DeskOptions::pieces_ahead) questions open each.
 
@@ -34,6 +38,11 @@ use crate::group_spec::GroupSpec;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// So often in vain, and the leader may offer it anew.
 const TRIES_MAX: u32 = 5;
+/// What it grows to.
+const PATIENCE_MAX: Duration = Duration::from_secs(48);
+/// So long without a lane, and the leader may offer it anew. A lane that can be had is dialed many
+/// times meanwhile.
+const CUT_OFF_MAX: Duration = Duration::from_secs(10);
 /// What came of a snapshot is kept so long for whoever offers the same one again.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
@@ -134,8 +143,10 @@ struct Fetch {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
-    /// For its turn, or for its lane.
+    /// For its turn.
     Waits,
+    /// Since this time, for a lane that nothing reaches its node by.
+    CutOff(Micros),
     /// Something was asked, and this is when there was news last.
     Asks(Micros),
     /// Given up at this time; it goes on if the same is offered again.
@@ -194,23 +205,31 @@ impl Desk {
     pub(crate) fn on_time(&mut self, now: Micros, out: &mut Vec<DeskOutput>) {
         let mut failed = Vec::new();
         for (group, fetch) in &mut self.fetches {
-            if fetch.deadline().is_none_or(|deadline| now < deadline) || !fetch.asks() {
+            if fetch.deadline().is_none_or(|deadline| now < deadline) {
                 continue;
             }
-            fetch.tries += 1;
-            fetch.patience *= 2;
-            fetch.interrupt();
-            if fetch.tries >= TRIES_MAX {
-                fetch.stage = Stage::Kept(now);
-                failed.push(*group);
+            match fetch.stage {
+                Stage::Asks(_) => {
+                    fetch.tries += 1;
+                    fetch.patience = PATIENCE_MAX.min(fetch.patience * 2);
+                    fetch.interrupt();
+                    if fetch.tries >= TRIES_MAX {
+                        failed.push((*group, "nobody answers"));
+                    }
+                }
+                Stage::CutOff(_) => failed.push((*group, "there is no lane")),
+                Stage::Waits | Stage::Kept(_) => {}
             }
         }
-        for group in failed {
-            self.report_failure(group, "nobody answers", out);
+        for (group, why) in failed {
+            if let Some(fetch) = self.fetches.get_mut(&group) {
+                fetch.stage = Stage::Kept(now);
+            }
+            self.report_failure(group, why, out);
         }
         self.fetches.retain(|_, fetch| match fetch.stage {
             Stage::Kept(since) => now < since.after(KEPT_FOR),
-            Stage::Waits | Stage::Asks(_) => true,
+            Stage::Waits | Stage::CutOff(_) | Stage::Asks(_) => true,
         });
         self.begin(now, out);
     }
@@ -245,6 +264,8 @@ impl Desk {
     fn fetch(&mut self, wanted: Box<Wanted>, out: &mut Vec<DeskOutput>) {
         let name = wanted.name;
         self.withdraw_made(name.group);
+        // Who offers it is there. Without a lane for the question, that is told anew.
+        self.down.remove(&wanted.node);
         if let Some(wish) = self.making.get_mut(&name) {
             // What comes of it is told when it is there.
             *wish = Wish::Stands;
@@ -286,10 +307,13 @@ impl Desk {
     fn begin(&mut self, now: Micros, out: &mut Vec<DeskOutput>) {
         let mut asking = self.fetches.values().filter(|fetch| fetch.asks()).count();
         for fetch in self.fetches.values_mut() {
-            if asking >= self.options.fetches_max {
-                return;
+            let is_down = self.down.contains(&fetch.wanted.node);
+            match fetch.stage {
+                Stage::Waits if is_down => fetch.stage = Stage::CutOff(now),
+                Stage::CutOff(_) if !is_down => fetch.stage = Stage::Waits,
+                Stage::Waits | Stage::CutOff(_) | Stage::Asks(_) | Stage::Kept(_) => {}
             }
-            if fetch.stage == Stage::Waits && !self.down.contains(&fetch.wanted.node) {
+            if fetch.stage == Stage::Waits && asking < self.options.fetches_max {
                 fetch.ask(now, self.options, out);
                 asking += 1;
             }
@@ -380,6 +404,7 @@ impl Fetch {
     fn deadline(&self) -> Option<Micros> {
         match self.stage {
             Stage::Waits => None,
+            Stage::CutOff(since) => Some(since.after(CUT_OFF_MAX)),
             Stage::Asks(since) => Some(since.after(self.patience)),
             Stage::Kept(since) => Some(since.after(KEPT_FOR)),
         }

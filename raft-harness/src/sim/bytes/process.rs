@@ -605,7 +605,7 @@ impl Process {
             ("bytes on their way to the log", self.load.bytes() as usize),
             ("reads of the log", self.reads.under_way.len() + self.reads.fetches.len()),
             ("jobs of the apply worker", self.applier.jobs.len()),
-            ("appends that wait for a bulk lane", self.bulk.waiting()),
+            ("appends and questions that wait for a bulk lane", self.bulk.waiting()),
             ("fetches of snapshots", usize::from(self.desk.is_fetching())),
         ] {
             if left > 0 {
@@ -657,6 +657,7 @@ impl Process {
         sightings.hit_if(lanes.reconnects > 0, Mark::LaneKilled);
         sightings.hit_if(lanes.fenced > 0, Mark::OldGenerationFenced);
         sightings.hit_if(self.lanes_full > 0, Mark::CreditsExhausted);
+        sightings.hit_if(self.bulk.has_held_a_question(), Mark::QuestionHeld);
         let counters = self.counters.snapshot();
         sightings.hit_if(counters.compactions_held > 0, Mark::LogHeld);
         sightings.hit_if(counters.compactions_forced > 0, Mark::LogHeldTooLong);

@@ -127,6 +127,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::LaneKilled
             | Mark::LaneChanged
             | Mark::CreditsExhausted
+            | Mark::QuestionHeld
             | Mark::FrameCut
             | Mark::OldGenerationFenced
             | Mark::WallJumpOnLeader

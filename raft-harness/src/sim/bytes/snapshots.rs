@@ -219,7 +219,7 @@ impl DeskThread {
         for output in out {
             match output {
                 DeskOutput::Pull(node, pull) => {
-                    let _ = self.bulk.push(BulkInput::Ask(node, Frame::SnapshotPull(pull)));
+                    let _ = self.bulk.push(BulkInput::Ask(node, pull));
                 }
                 DeskOutput::Chunk(connection, chunk) => {
                     let frame = Frame::SnapshotChunk(chunk);

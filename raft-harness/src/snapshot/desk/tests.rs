@@ -273,7 +273,6 @@ fn several_questions_are_open_and_a_broken_lane_costs_only_what_was_on_it() {
     assert!(pair.receiver.hear(DeskInput::LaneDown(SENDER)).is_empty());
     let late = pair.sender.desk.answer(open[1]);
     assert!(pair.deliver(late).is_empty(), "it came too late");
-    assert_eq!(pair.receiver.desk.next_deadline(), None, "patience is for lanes that are up");
     let again = pair.receiver.hear(DeskInput::LaneUp(SENDER));
     assert_eq!(offsets(&pulls(&again)), [2 * PIECE, 3 * PIECE]);
     let (answers, input) = pair.finish(again);
@@ -284,6 +283,45 @@ fn several_questions_are_open_and_a_broken_lane_costs_only_what_was_on_it() {
     out.extend(pair.receiver.work());
     let (answers, input) = pair.finish(out);
     assert_eq!((answers, came(input).len()), (0, 700_000));
+}
+
+/// The leader that a replica says it fetches from serves it with nothing else: whoever fetches
+/// and cannot ask has to say so.
+#[test]
+fn without_a_lane_it_is_given_up_and_a_new_offer_is_asked_for_whatever_was_said_of_the_lane() {
+    let mut pair = Pair::new();
+    let out = pair.fetch();
+    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    pair.deliver(first);
+    pair.receiver.hear(DeskInput::LaneDown(SENDER));
+    pair.receiver.now = pair.receiver.now.after(Duration::from_secs(1));
+    assert!(pair.receiver.hear(DeskInput::LaneDown(SENDER)).is_empty(), "no news");
+    let out = pair.receiver.time();
+    assert_eq!(pair.receiver.now.since(Micros::ZERO), CUT_OFF_MAX, "since it broke");
+    let [DeskOutput::Engine(GROUP, input)] = &out[..] else { panic!("it is told once") };
+    assert!(failed(input));
+    // No lane is told of as up.
+    let again = pair.fetch();
+    assert_eq!(offsets(&pulls(&again)), [PIECE, 2 * PIECE], "it goes on where it stopped");
+    pair.receiver.hear(DeskInput::LaneDown(SENDER));
+    let again = pair.receiver.hear(DeskInput::LaneUp(SENDER));
+    let (answers, input) = pair.finish(again);
+    assert_eq!((answers, came(input)), (3, state(0)));
+    assert_eq!(pair.receiver.desk.next_deadline(), None);
+}
+
+#[test]
+fn silence_between_answers_makes_nobody_wait_longer_and_longer() {
+    let mut pair = Pair::new();
+    pair.sender.desk.options.piece_bytes = 10_000;
+    pair.fetch();
+    for _ in 0..20 {
+        let before = pair.receiver.now;
+        let open = pulls(&pair.receiver.time());
+        assert!(pair.receiver.now.since(before) <= PATIENCE_MAX);
+        let chunk = pair.sender.desk.answer(open[0]);
+        pair.deliver(chunk);
+    }
 }
 
 #[test]
