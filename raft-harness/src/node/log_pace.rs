@@ -8,7 +8,7 @@
 //! without any.
 //!
 //! Three things keep this from doing harm:
-//! - a disk that never stalls is never waited for;
+//! - a disk that never stalls, or hiccups now and then, is never waited for;
 //! - no wait is made for a batch of one: where few writers ask one after the other, nothing comes
 //!   to make the batch larger;
 //! - where waiting makes stalls no rarer they are not of our making (a busy processor, a neighbour),
@@ -132,11 +132,11 @@ impl Pacer {
             *typical = if took << 8 > *typical { *typical + step } else { *typical - step };
             self.calm(ended);
         } else {
-            self.stall(ended);
+            self.stall(ended, took);
         }
     }
 
-    fn stall(&mut self, now: u64) {
+    fn stall(&mut self, now: u64, took: u64) {
         let learned = &mut self.learned;
         let calm = learned.stalled.replace(now).map(|stalled| now.saturating_sub(stalled));
         let syncs = std::mem::take(&mut learned.syncs).max(1);
@@ -146,8 +146,9 @@ impl Pacer {
             return;
         }
         if self.gap == 0 {
-            // One stall is none. A second one soon after is a disk over its limit.
-            if calm.is_none_or(|calm| calm >= SOON) {
+            // A hiccup now and then costs less than waiting does. A disk over its limit stalls again
+            // and again, for a good part of the time.
+            if calm.is_none_or(|calm| calm >= took.saturating_mul(SHARE)) {
                 return;
             }
             learned.syncs_before = syncs;
@@ -196,8 +197,8 @@ const CROWD_MIN: u64 = 4;
 /// A sync that takes this long, and so many times what it usually takes, is a stall.
 const STALL_MIN: u64 = 4_000;
 const STALL_FACTOR: u64 = 8;
-/// Two stalls within this are no accident.
-const SOON: u64 = 1_000_000;
+/// From one stall to the next: a stall that takes less than one part in so many is borne.
+const SHARE: u64 = 16;
 /// Syncs that the measure of what the disk keeps up goes back.
 const RECENT_MAX: u64 = 256;
 /// So long without a sync is a pause, and no pace.
@@ -319,6 +320,17 @@ mod tests {
             now + 100 + (at >> 33) % 900
         });
         assert_eq!((course.waited, course.stalls), (0, 0));
+    }
+
+    #[test]
+    fn hiccups_are_borne() {
+        let mut pacer = Pacer::new(LogPace::Learned);
+        let mut syncs = 0;
+        let course = run(&mut pacer, 64, 0, 30, |now| {
+            syncs += 1;
+            now + if syncs % 1_000 == 0 { 8_000 } else { 150 }
+        });
+        assert!(course.stalls > 100 && course.waited == 0, "{course:?}");
     }
 
     #[test]
