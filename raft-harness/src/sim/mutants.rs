@@ -176,7 +176,7 @@ mutants! {
     KnownStoreNotWritten Medium Bytes ["stranger"] "Which disk a peer had is forgotten with the process.",
     AppliesTwice Easy Bytes [] "The first entry of a batch is applied twice.",
     SameLifeTaken Hard Bytes ["stranger"] "A directory that was put back to an earlier life is taken for the one that went on.",
-    SplitKeepsPrevious Medium Bytes ["W1-words" "W3-blame"] "The second frame of a split batch leaves away what the first one said.",
+    SplitKeepsPrevious Hard Bytes ["W1-words" "W3-blame"] "The second frame of a split batch leaves away what the first one said.",
     EntryTimeNotAdded Easy Bytes ["W1-words"] "The times of entries are not added up when they are read.",
     RoomLostWithLane Hard Bytes ["E3-room"] "What waited for a lane that went down goes on taking room.",
     CreditCountsPings Medium Bytes ["W3-blame"] "A ping gives back credit that nobody gave.",

@@ -160,7 +160,7 @@ impl Swarm {
         let stays = operator_us == 0;
         let is_tiny = slow.chance(1, 3) || stays && options.size == Size::Wide;
         let control_frame_max = match (is_tiny, stays && slow.chance(2, 3)) {
-            (true, true) => slow.range(184..=256),
+            (true, true) => slow.range(152..=200),
             (true, false) => slow.range(320..=640),
             (false, _) => lane.frame_bytes_max,
         };
