@@ -44,6 +44,9 @@ pub enum LogError {
     /// The caller's fault; the log is unchanged. Times have 56 bits on disk.
     #[error("group {group}: entry {index} has the impossible time {time} ms")]
     TimeOutOfRange { group: GroupId, index: LogIndex, time: LogTime },
+    /// This store writes entries whole; the log is unchanged.
+    #[error("this log writes entries whole")]
+    NoPieces,
     /// No new segment could be made, most likely because the disk is full. The log is
     /// unchanged, however many frames the append would have taken, and the same append may be
     /// tried again.

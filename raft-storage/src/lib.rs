@@ -30,7 +30,8 @@ pub mod conformance;
 
 pub use append::spares::Preparation;
 pub use append::write::{
-    AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, SPEC_BYTES_MAX, SyncInfo,
+    AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, Large, SPEC_BYTES_MAX,
+    SyncInfo,
 };
 pub use append::writer::LogWriter;
 #[cfg(unix)]
@@ -46,6 +47,7 @@ pub use error::{
 pub use format::checksum::{TEST_VECTOR, crc32c, crc32c_append};
 pub use format::identity::{Identity, StoreId};
 pub use format::lsn::Lsn;
+pub use format::pieces::Piece;
 #[cfg(unix)]
 pub use log::init;
 pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};

@@ -10,6 +10,7 @@ use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use crate::append::cursor::Cursor;
 use crate::append::spares::{Preparation, Spares};
 use crate::append::tails::Tails;
+use crate::append::write::Large;
 use crate::append::writer::{LogWriter, WriterParts};
 use crate::disk::Disk;
 #[cfg(unix)]
@@ -17,6 +18,7 @@ use crate::disk::file_disk::FileDisk;
 use crate::error::{InitError, OpenError};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::identity::{self, Identity, Life, LifeFile, StoreId};
+use crate::format::record::RECORD_HEADER_BYTES;
 use crate::format::segment::{BLOCK_BYTES, file_name};
 use crate::read::index::Shared;
 use crate::read::location::SEGMENT_BYTES_MAX;
@@ -35,6 +37,9 @@ pub struct LogOptions {
     /// it becomes several frames. Limited to what fits into a segment. Default 4 MiB: beyond
     /// that a larger write gains no throughput and only delays the sync behind it.
     pub frame_bytes_max: u64,
+    /// Which entries are better written in pieces. Default: those of 256 KiB and more, in pieces of
+    /// 1 MiB; a piece is limited to what fits into a frame.
+    pub large: Large,
     /// Who prepares segments and makes checkpoints. Default: helper threads.
     pub preparation: Preparation,
     /// A checkpoint is made after so many bytes of log, and no earlier than when eight times as much
@@ -48,6 +53,7 @@ impl Default for LogOptions {
         Self {
             segment_bytes: SEGMENT_BYTES_MAX,
             frame_bytes_max: 4 << 20,
+            large: Large { entry_bytes_min: 256 << 10, piece_bytes_max: 1 << 20 },
             preparation: Preparation::Background,
             checkpoint_bytes: 2 * SEGMENT_BYTES_MAX,
         }
@@ -236,6 +242,13 @@ impl Log {
             cursor,
             tails,
             frame_bytes_max,
+            large: Large {
+                piece_bytes_max: options
+                    .large
+                    .piece_bytes_max
+                    .clamp(1, frame_bytes_max - PIECE_COST),
+                ..options.large
+            },
             kept_bytes: (segment_bytes / KEPT_SHARE).min(KEPT_BYTES_MAX) / BLOCK_BYTES
                 * BLOCK_BYTES,
             store,
@@ -284,3 +297,5 @@ fn check_expected(dir: &str, identity: &Identity, expected: &Expected) -> Result
 const KEPT_SHARE: u64 = 8;
 const KEPT_BYTES_MAX: u64 = 256 << 10;
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+/// What a piece of a large entry takes beside its bytes, in a frame of its own.
+const PIECE_COST: u64 = (FRAME_HEADER_BYTES + RECORD_HEADER_BYTES + 8) as u64;

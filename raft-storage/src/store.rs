@@ -1,7 +1,11 @@
 //! What the engine needs from a log, whatever it is made of.
 
-use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
+use bytes::Bytes;
+use raft_core::GroupId;
+
+use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
 use crate::error::LogError;
+use crate::format::pieces::Piece;
 use crate::read::reader::LogReader;
 
 /// A log shared by all groups of a node. The `conformance` suite (a feature) says in
@@ -13,6 +17,27 @@ pub trait LogStore: Send {
     /// # Errors
     /// A refused operation leaves the log unchanged; [`LogError::Io`] is final.
     fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError>;
+
+    /// Which entries are better written in pieces ([`Self::append_piece`]), so that large ones do not
+    /// delay the small ones of others; `None`: this store writes entries whole.
+    fn large(&self) -> Option<Large> {
+        None
+    }
+
+    /// Writes a piece of the payload of an entry that is appended later, with
+    /// [`GroupWrite::put_in_pieces`]. Between its pieces any other appends may come; a crash before
+    /// the entry is appended leaves none of it.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; [`LogError::NoPieces`] where [`Self::large`] is `None`.
+    fn append_piece(
+        &mut self,
+        group: GroupId,
+        payload: &Bytes,
+    ) -> Result<(AppendInfo, Piece), LogError> {
+        let _ = (group, payload);
+        Err(LogError::NoPieces)
+    }
 
     /// Makes everything appended so far durable, as far as this store can.
     ///

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use raft_core::{HardState, NodeId, Promise, PromiseRecord, ReplicaId, Term};
+use raft_core::{EntryKind, HardState, NodeId, Promise, PromiseRecord, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, DiskOp, Fault, GroupWrite, InitError, InitOptions, LogError, LogOptions, MemDisk,
     OpenError, Opened, StoreId, TornTail, init_on,
@@ -241,7 +241,11 @@ fn random_history(seed: u64) {
         let batches = if random.below(4) == 0 { 60 } else { 12 };
         for _ in 0..random.below(batches) {
             let (batch, state) = random_batch(&mut random, &states[states.len() - 1]);
-            match opened.writer.append(&batch) {
+            let (written, sound) = in_pieces(&mut random, &mut opened, &batch);
+            if !sound {
+                break;
+            }
+            match opened.writer.append(&written) {
                 Ok(info) => {
                     // More than one frame may leave a part of the batch; not looked at here.
                     assert!(info.frames <= 1);
@@ -282,6 +286,39 @@ fn random_history(seed: u64) {
         };
         disk = disk.crash(policy);
     }
+}
+
+/// The batch with some payloads written in pieces ahead of it; `false`: the disk failed at one.
+fn in_pieces(
+    random: &mut Random,
+    opened: &mut Opened<MemDisk>,
+    batch: &[GroupWrite],
+) -> (Vec<GroupWrite>, bool) {
+    let mut batch = batch.to_vec();
+    for write in &mut batch {
+        let commands = write.entries.iter().filter(|entry| entry.kind == EntryKind::Command);
+        let chosen: Vec<_> = commands.filter(|_| random.below(4) == 0).cloned().collect();
+        for entry in chosen {
+            let mut pieces = Vec::new();
+            let step = 1 + random.below(entry.payload.len() as u64) as usize;
+            for at in (0..entry.payload.len()).step_by(step) {
+                let piece = entry.payload.slice(at..(at + step).min(entry.payload.len()));
+                match opened.writer.append_piece(write.group, &piece) {
+                    Ok((_, piece)) => pieces.push(piece),
+                    // The group begins with this very batch, or there is no room: it goes whole.
+                    Err(LogError::UnknownGroup { .. } | LogError::NoSegment { .. }) => {
+                        pieces.clear();
+                        break;
+                    }
+                    Err(_) => return (batch, false),
+                }
+            }
+            if !pieces.is_empty() {
+                write.put_in_pieces(entry.index, &pieces);
+            }
+        }
+    }
+    (batch, true)
 }
 
 fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) {

@@ -11,13 +11,14 @@ use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, Promise, 
 
 use crate::append::block_buffer::BlockBuffer;
 use crate::append::cursor::Cursor;
-use crate::append::plan::{Part, Piece};
+use crate::append::plan::{self, Part};
 use crate::append::tails::Admitted;
 use crate::append::write::GroupWrite;
 use crate::format::checksum::crc32c_append;
 use crate::format::field::put;
 use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame_bytes};
 use crate::format::lsn::Lsn;
+use crate::format::pieces::{IN_PIECES, Piece};
 use crate::format::record::{
     ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
@@ -43,6 +44,8 @@ pub(crate) struct Copies {
     pub(crate) group: GroupId,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) entries: Vec<Entry>,
+    /// What they hold is where their payloads are.
+    pub(crate) in_pieces: bool,
 }
 
 struct Reference {
@@ -56,7 +59,7 @@ impl FrameBuffer {
     pub(crate) fn encode(
         &mut self,
         cursor: &Cursor,
-        pieces: &[Piece],
+        pieces: &[plan::Piece],
         writes: &[GroupWrite],
         admitted: &[Admitted],
     ) {
@@ -132,7 +135,9 @@ impl FrameBuffer {
                     self.record(lsn, &RecordHeader { code, index, ..header }, &[]);
                 }
                 Part::Run(range) => {
-                    self.run(cursor, RecordType::EntryRun, header, &write.entries[range.clone()]);
+                    let is_in_pieces = |index| write.is_in_pieces(index);
+                    let entries = &write.entries[range.clone()];
+                    self.run(cursor, RecordType::EntryRun, header, (entries, &is_in_pieces));
                 }
                 Part::Compact(payload) => {
                     let base = write.compact.as_ref().map(|compaction| &compaction.base);
@@ -165,9 +170,40 @@ impl FrameBuffer {
                 term: 0,
                 payload_bytes: 0,
             };
-            self.run(cursor, RecordType::Rewrite, header, &copies.entries);
+            let is_in_pieces = |_| copies.in_pieces;
+            self.run(cursor, RecordType::Rewrite, header, (&copies.entries, &is_in_pieces));
         }
         self.finish(cursor);
+    }
+
+    /// Builds a frame of one piece of a large entry.
+    pub(crate) fn encode_piece(
+        &mut self,
+        cursor: &Cursor,
+        (group, incarnation): (GroupId, GroupIncarnation),
+        payload: &Bytes,
+    ) -> Piece {
+        self.begin(RECORD_HEADER_BYTES as u64 + payload.len() as u64 + ALIGNMENT);
+        self.records = 1;
+        let bytes = (RECORD_HEADER_BYTES as u64) + payload.len() as u64;
+        let header = RecordHeader {
+            bytes: bytes.next_multiple_of(ALIGNMENT) as u32,
+            code: RecordType::Piece as u8,
+            flags: 0,
+            count: 0,
+            group,
+            incarnation,
+            index: 0,
+            term: 0,
+            payload_bytes: payload.len() as u32,
+        };
+        self.push(&header.encode(cursor.end(), payload));
+        let length = payload.len() as u64;
+        let location = Location::new(cursor.slot, cursor.offset + self.bytes, length);
+        self.push(payload);
+        self.pad(ALIGNMENT);
+        self.finish(cursor);
+        Piece::new(location, payload)
     }
 
     /// Builds a frame that carries nothing but its promise.
@@ -243,7 +279,13 @@ impl FrameBuffer {
         self.pad(ALIGNMENT);
     }
 
-    fn run(&mut self, cursor: &Cursor, kind: RecordType, header: RecordHeader, entries: &[Entry]) {
+    fn run(
+        &mut self,
+        cursor: &Cursor,
+        kind: RecordType,
+        header: RecordHeader,
+        (entries, is_in_pieces): (&[Entry], &dyn Fn(LogIndex) -> bool),
+    ) {
         let Some(first) = entries.first() else { return };
         self.records += 1;
         let header = RecordHeader {
@@ -264,7 +306,8 @@ impl FrameBuffer {
                 index: entry.index,
                 term: entry.term,
             };
-            let kind = entry.kind.code();
+            let in_pieces = if is_in_pieces(entry.index) { IN_PIECES } else { 0 };
+            let kind = entry.kind.code() | in_pieces;
             let item = ItemHeader {
                 payload_bytes: length as u32,
                 crc: name.entry_crc(kind, entry.time, &entry.payload),

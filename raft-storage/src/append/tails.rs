@@ -71,6 +71,12 @@ impl Tails {
         Ok(())
     }
 
+    /// Which life of a group is here.
+    pub(crate) fn incarnation(&self, group: GroupId) -> Option<GroupIncarnation> {
+        let tail = self.tails[*self.slots.get(&group)? as usize];
+        (tail.presence == Presence::Here).then_some(tail.incarnation)
+    }
+
     /// Takes back the batch admitted last; nothing of it was written.
     pub(crate) fn undo(&mut self) {
         while let Some(step) = self.undo.pop() {

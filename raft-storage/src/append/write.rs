@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Base, Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, PromiseRecord,
+    Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, PromiseRecord,
     SnapshotMeta, Tombstone,
 };
+
+use crate::format::pieces::{self, Piece};
 
 /// One persist operation of one group. Its parts take effect in the order of the fields.
 ///
@@ -29,6 +31,8 @@ pub struct GroupWrite {
     pub compact: Option<Compaction>,
     /// Forgets the group with all its entries, and remembers this for good.
     pub destroy: Option<Tombstone>,
+    /// Entries whose payload is in the log already: what they hold is a directory of it.
+    pub(crate) in_pieces: Vec<LogIndex>,
 }
 
 impl GroupWrite {
@@ -44,7 +48,23 @@ impl GroupWrite {
             entries: Vec::new(),
             compact: None,
             destroy: None,
+            in_pieces: Vec::new(),
         }
+    }
+
+    /// Puts pieces that the log has written in place of the payload of an entry. The entry must be
+    /// a command, and the pieces its payload, whole and in order.
+    pub fn put_in_pieces(&mut self, index: LogIndex, payload: &[Piece]) {
+        let entry = self.entries.iter_mut().find(|entry| entry.index == index);
+        if let Some(entry) = entry.filter(|entry| entry.kind == EntryKind::Command) {
+            entry.payload = pieces::encode(payload);
+            self.in_pieces.push(index);
+        }
+    }
+
+    /// Whether the payload of this entry is in pieces.
+    pub(crate) fn is_in_pieces(&self, index: LogIndex) -> bool {
+        self.in_pieces.contains(&index)
     }
 }
 
@@ -62,6 +82,8 @@ impl GroupWrite {
     pub fn split_off(&mut self, entries: usize) -> Self {
         Self {
             entries: self.entries.split_off(entries.min(self.entries.len())),
+            // Whom it does not concern it does no harm.
+            in_pieces: self.in_pieces.clone(),
             compact: self.compact.take(),
             destroy: self.destroy.take(),
             ..Self::new(self.group)
@@ -97,6 +119,15 @@ pub const ENTRY_BYTES_MAX: u64 = 256 << 20;
 
 /// The longest description of a group: 1 MiB.
 pub const SPEC_BYTES_MAX: u64 = 1 << 20;
+
+/// Which entries are better written in pieces, and how long a piece may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Large {
+    /// The payload of a command of at least so many bytes.
+    pub entry_bytes_min: u64,
+    /// Bytes of a piece at most.
+    pub piece_bytes_max: u64,
+}
 
 /// What an append has done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

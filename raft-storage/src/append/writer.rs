@@ -22,14 +22,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use raft_core::{Entry, EntryKind, Incarnation, LogIndex, Membership};
+use bytes::Bytes;
+use raft_core::{Entry, EntryKind, GroupId, Incarnation, LogIndex, Membership};
 
 use crate::append::cursor::Cursor;
 use crate::append::encode::{Copies, FrameBuffer};
 use crate::append::plan::{Part, Plan};
 use crate::append::spares::{Spare, Spares};
 use crate::append::tails::{Admitted, Tails};
-use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
+use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
 use crate::checkpoint::capture::Found;
 use crate::disk::{Disk, DiskFile, is_out_of_descriptors, is_out_of_room};
 use crate::error::{DiskOp, LogError};
@@ -37,11 +38,13 @@ use crate::format::base;
 use crate::format::frame::{FRAME_HEADER_BYTES, frame_bytes};
 use crate::format::identity::{Life, LifeFile, StoreId};
 use crate::format::lsn::Lsn;
-use crate::format::record::{FLAG_CLEAN, RECORD_HEADER_BYTES, item_bytes};
+use crate::format::pieces::{self, Piece};
+use crate::format::record::{ALIGNMENT, FLAG_CLEAN, RECORD_HEADER_BYTES, item_bytes};
 use crate::format::segment::{BLOCK_BYTES, SegmentHeader, salt};
 use crate::read::index::{Presence, Relocation, Run, Shared};
 use crate::read::location::Location;
 use crate::read::reader::LogReader;
+use crate::reclaim::moves::LargeMove;
 use crate::reclaim::tender::{Progress, Tender};
 use crate::store::{LogStats, LogStore, Tending};
 
@@ -61,6 +64,7 @@ pub struct LogWriter<D: Disk> {
     plan: Plan,
     frame: FrameBuffer,
     body_bytes_max: u64,
+    large: Large,
     /// At the end of the last segment, for what has no entries.
     kept_bytes: u64,
     store: StoreId,
@@ -84,6 +88,7 @@ pub(crate) struct WriterParts<D: Disk> {
     pub(crate) cursor: Cursor,
     pub(crate) tails: Tails,
     pub(crate) frame_bytes_max: u64,
+    pub(crate) large: Large,
     pub(crate) kept_bytes: u64,
     pub(crate) store: StoreId,
     pub(crate) life: LifeFile<D::File>,
@@ -106,6 +111,7 @@ impl<D: Disk> LogWriter<D> {
             plan: Plan::default(),
             frame: FrameBuffer::default(),
             body_bytes_max: parts.frame_bytes_max - FRAME_HEADER_BYTES as u64,
+            large: parts.large,
             kept_bytes: parts.kept_bytes,
             store: parts.store,
             life: parts.life,
@@ -192,6 +198,51 @@ impl<D: Disk> LogWriter<D> {
         self.tender.moves.earn(info.bytes);
         info.end_lsn = self.cursor.end();
         Ok(info)
+    }
+
+    /// Which entries are better written in pieces.
+    pub fn large(&self) -> Large {
+        self.large
+    }
+
+    /// Writes a piece of the payload of an entry that is appended later, with
+    /// [`GroupWrite::put_in_pieces`].
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_piece(
+        &mut self,
+        group: GroupId,
+        payload: &Bytes,
+    ) -> Result<(AppendInfo, Piece), LogError> {
+        self.check_poison()?;
+        let incarnation = self.tails.incarnation(group).ok_or(LogError::UnknownGroup { group })?;
+        let bytes = self.large.piece_bytes_max;
+        if payload.len() as u64 > bytes {
+            let (index, bytes) = (LogIndex::ZERO, payload.len() as u64);
+            let bytes_max = self.large.piece_bytes_max;
+            return Err(LogError::EntryTooLarge { group, index, bytes, bytes_max });
+        }
+        let frame_bytes = frame_bytes(piece_record_bytes(payload.len() as u64));
+        self.need_room(frame_bytes).map_err(|error| match error {
+            NoRoom::Segment(source) => LogError::NoSegment { source },
+            NoRoom::Failed(error) => error,
+        })?;
+        let piece = self.frame.encode_piece(&self.cursor, (group, incarnation), payload);
+        self.submit_frame(Until::Written)?;
+        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
+        self.frame.release();
+        {
+            let mut index = self.shared.index.write();
+            index.add_pending(piece.location);
+            index.end = self.cursor.end();
+        }
+        self.tender.moves.earn(frame_bytes);
+        let end_lsn = self.cursor.end();
+        let unprepared = self.cursor.offset.saturating_sub(self.prepared).min(frame_bytes);
+        let info =
+            AppendInfo { end_lsn, bytes: frame_bytes, frames: 1, unprepared_bytes: unprepared };
+        Ok((info, piece))
     }
 
     /// Makes everything appended so far durable, with one `fdatasync`, or none if it is already.
@@ -291,36 +342,17 @@ impl<D: Disk> LogWriter<D> {
             else {
                 continue;
             };
-            let body = |copies: &Copies| {
-                let items =
-                    copies.entries.iter().map(|entry| item_bytes(entry.payload.len() as u64));
-                RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
-            };
-            bytes += copied.iter().map(body).sum::<u64>();
+            let items = copied.iter().flat_map(|copies| &copies.entries);
+            bytes += items.map(|entry| item_bytes(entry.payload.len() as u64)).sum::<u64>();
             copies.extend(copied);
             self.tender.moves.put_back(found, moved);
         }
         if copies.is_empty() {
-            return Ok(!self.tender.moves.is_empty());
+            return self.move_large();
         }
-        let frame_bytes = frame_bytes(bytes);
-        if !self.make_room(frame_bytes)? {
-            // Without room there is nothing to be gained by waiting for it here: the next
-            // checkpoint names them again.
-            return Ok(false);
-        }
-        self.frame.encode_copies(&self.cursor, &copies);
-        self.submit_frame(Until::Written)?;
-        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
-        for (relocation, to) in relocations.iter_mut().zip(&self.frame.locations) {
-            relocation.to = *to;
-        }
-        self.shared.index.write().end = self.cursor.end();
-        self.copied.push_back((self.cursor.end(), relocations));
-        self.frame.release();
-        self.tender.moves.spend(frame_bytes);
-        self.done.bytes_moved += bytes;
-        Ok(true)
+        // Without room there is nothing to be gained by waiting for it here: the next checkpoint
+        // names them again.
+        self.write_copies(&copies, relocations)
     }
 
     /// Reads what is still where it was found, as much as costs `bytes_max` and one entry at
@@ -353,16 +385,24 @@ impl<D: Disk> LogWriter<D> {
             }
             (group.id, places, gone)
         };
-        let victims = &self.tender.moves.victims;
+        let victims = self.tender.moves.victims.clone();
         let moved = |place: &Location| victims.contains(&place.slot());
         let done = if places.is_empty() { count } else { gone + places.len() as u64 };
         let mut copies: Vec<Copies> = Vec::new();
-        for (index, from) in places.into_iter().filter(|(_, place)| moved(place)) {
+        for (index, from) in places {
+            let is_in_pieces = self.shared.index.read().pieces.contains_key(&(slot, index));
+            if is_in_pieces {
+                self.tender.moves.add_large(LargeMove::new(slot, incarnation, index));
+                continue;
+            }
+            if !moved(&from) {
+                continue;
+            }
             let Ok(entries) = self.reader.entries(group, index, index, u64::MAX) else {
                 self.tender.moves.unreadable.insert(from.slot());
                 continue;
             };
-            relocations.push(Relocation { slot, index, from, to: from });
+            relocations.push(Relocation { slot, index, from, to: from, pieces: None });
             for entry in entries {
                 match copies.last_mut().and_then(|last| {
                     let before = last.entries.last()?;
@@ -372,23 +412,134 @@ impl<D: Disk> LogWriter<D> {
                     follows.then_some(&mut last.entries)
                 }) {
                     Some(entries) => entries.push(entry),
-                    None => copies.push(Copies { group, incarnation, entries: vec![entry] }),
+                    None => {
+                        let entries = vec![entry];
+                        copies.push(Copies { group, incarnation, entries, in_pieces: false });
+                    }
                 }
             }
         }
         Some((done, copies))
     }
 
-    /// Sees to it that a frame of housekeeping has room, and leaves what votes need.
-    fn make_room(&mut self, frame_bytes: u64) -> Result<bool, LogError> {
+    /// Sees to it that a frame has room that is no batch, and leaves what votes need.
+    fn need_room(&mut self, frame_bytes: u64) -> Result<(), NoRoom> {
         if frame_bytes > self.cursor.room() {
-            match self.take_spare(frame_bytes) {
-                Ok(spare) => self.rotate(spare)?,
-                Err(_) => return Ok(false),
-            }
+            let spare = self.take_spare(frame_bytes).map_err(NoRoom::Segment)?;
+            self.rotate(spare).map_err(NoRoom::Failed)?;
         }
         let left = self.cursor.room() - frame_bytes;
-        Ok(left >= self.kept_bytes || self.spares.ensure().is_ok())
+        if left < self.kept_bytes {
+            self.spares.ensure().map_err(NoRoom::Segment)?;
+        }
+        Ok(())
+    }
+
+    /// The same for housekeeping, which can do without. `false`: there is no room.
+    fn make_room(&mut self, frame_bytes: u64) -> Result<bool, LogError> {
+        match self.need_room(frame_bytes) {
+            Ok(()) => Ok(true),
+            Err(NoRoom::Segment(_)) => Ok(false),
+            Err(NoRoom::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Moves a piece of an entry that is in pieces, or, after the last of them, the entry itself.
+    /// `false`: nothing was moved.
+    fn move_large(&mut self) -> Result<bool, LogError> {
+        let Some(mut large) = self.tender.moves.next_large() else { return Ok(false) };
+        let key = (large.slot, large.index);
+        let found = {
+            let index = self.shared.index.read();
+            let group = index.groups.get(large.slot as usize);
+            let group = group.filter(|group| group.incarnation == large.incarnation);
+            group.and_then(|group| {
+                let (place, term) = (group.location(large.index)?, group.term(large.index)?);
+                Some((group.id, place, term, index.pieces.get(&key)?.clone()))
+            })
+        };
+        let found = found.filter(|(_, from, _, old)| {
+            let of = large.of.get_or_insert_with(|| (*from, old.clone()));
+            (of.0, &of.1) == (*from, old)
+        });
+        let Some((group, from, term, old)) = found else {
+            self.shared.index.write().drop_pending(&large.copied);
+            return Ok(true);
+        };
+        let name = (group, large.incarnation);
+        if let Some(piece) = old.get(large.copied.len()) {
+            let Ok(payload) = self.shared.piece(group, large.index, piece) else {
+                return Ok(self.give_up_moving(&large, piece.location));
+            };
+            match self.append_piece(group, &payload) {
+                Ok((info, piece)) => {
+                    self.tender.moves.spend(info.bytes);
+                    self.done.bytes_moved += info.bytes;
+                    large.copied.push(piece);
+                    self.tender.moves.put_large_back(large);
+                    return Ok(true);
+                }
+                Err(LogError::NoSegment { .. }) => {
+                    self.shared.index.write().drop_pending(&large.copied);
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let stored = self.shared.entry_as_stored(name, (large.index, term), from);
+        let Ok(mut entry) = stored else {
+            return Ok(self.give_up_moving(&large, from));
+        };
+        entry.payload = pieces::encode(&large.copied);
+        let incarnation = large.incarnation;
+        let copies = [Copies { group, incarnation, entries: vec![entry], in_pieces: true }];
+        let relocation = Relocation {
+            slot: large.slot,
+            index: large.index,
+            from,
+            to: from,
+            pieces: Some(large.copied.clone()),
+        };
+        if !self.write_copies(&copies, vec![relocation])? {
+            self.shared.index.write().drop_pending(&large.copied);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Something of an entry that is to be moved cannot be read: its segment stays.
+    fn give_up_moving(&mut self, large: &LargeMove, unreadable: Location) -> bool {
+        self.tender.moves.unreadable.insert(unreadable.slot());
+        self.shared.index.write().drop_pending(&large.copied);
+        true
+    }
+
+    /// Writes entries again. `false`: there is no room for them.
+    fn write_copies(
+        &mut self,
+        copies: &[Copies],
+        mut relocations: Vec<Relocation>,
+    ) -> Result<bool, LogError> {
+        let body = |copies: &Copies| {
+            let items = copies.entries.iter().map(|entry| item_bytes(entry.payload.len() as u64));
+            RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
+        };
+        let frame_bytes = frame_bytes(copies.iter().map(body).sum());
+        if !self.make_room(frame_bytes)? {
+            return Ok(false);
+        }
+        self.frame.encode_copies(&self.cursor, copies);
+        self.submit_frame(Until::Written)?;
+        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
+        for (relocation, to) in relocations.iter_mut().zip(&self.frame.locations) {
+            relocation.to = *to;
+        }
+        self.shared.index.write().end = self.cursor.end();
+        self.copied.push_back((self.cursor.end(), relocations));
+        self.frame.release();
+        self.tender.moves.spend(frame_bytes);
+        self.done.bytes_moved += frame_bytes;
+        Ok(true)
     }
 
     /// How long the log is, and what housekeeping has done. Cost: a look at each segment.
@@ -590,7 +741,14 @@ impl<D: Disk> LogWriter<D> {
             let mut index = self.shared.index.write();
             for relocation in &relocations {
                 // What is not there any more was truncated or compacted meanwhile.
-                index.relocate(relocation);
+                let moved = index.relocate(relocation);
+                match &relocation.pieces {
+                    Some(pieces) if moved => {
+                        index.put_pieces(relocation.slot, relocation.index, pieces.clone());
+                    }
+                    Some(pieces) => index.drop_pending(pieces),
+                    None => {}
+                }
             }
         }
     }
@@ -640,6 +798,7 @@ impl<D: Disk> LogWriter<D> {
                             term: entries[0].term,
                             locations: run,
                             configs: memberships(entries),
+                            pieces: directories(write, entries),
                             last_time: entries[entries.len() - 1].time,
                         },
                     );
@@ -694,6 +853,18 @@ impl<D: Disk> LogStore for LogWriter<D> {
         self.idle()
     }
 
+    fn large(&self) -> Option<Large> {
+        Some(self.large())
+    }
+
+    fn append_piece(
+        &mut self,
+        group: GroupId,
+        payload: &Bytes,
+    ) -> Result<(AppendInfo, Piece), LogError> {
+        self.append_piece(group, payload)
+    }
+
     fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
         self.tend(idle)
     }
@@ -721,6 +892,24 @@ fn memberships(entries: &[Entry]) -> Vec<(LogIndex, Arc<Membership>)> {
     configs
         .filter_map(|entry| Some((entry.index, Arc::new(Membership::decode(&entry.payload).ok()?))))
         .collect()
+}
+
+/// Where the payloads of those entries lie that are in pieces.
+fn directories(write: &GroupWrite, entries: &[Entry]) -> Vec<(LogIndex, Vec<Piece>)> {
+    let in_pieces = entries.iter().filter(|entry| write.is_in_pieces(entry.index));
+    in_pieces.filter_map(|entry| Some((entry.index, pieces::decode(&entry.payload)?))).collect()
+}
+
+/// What the record of a piece takes.
+fn piece_record_bytes(payload_bytes: u64) -> u64 {
+    RECORD_HEADER_BYTES as u64 + payload_bytes.next_multiple_of(ALIGNMENT)
+}
+
+/// Why a frame cannot be written.
+enum NoRoom {
+    /// There is no segment for it.
+    Segment(io::Error),
+    Failed(LogError),
 }
 
 /// Writes the header of a segment; not yet durable.

@@ -14,6 +14,7 @@ use crate::checkpoint::row;
 use crate::disk::Disk;
 use crate::format::identity::StoreId;
 use crate::format::lsn::Lsn;
+use crate::format::pieces::Piece;
 use crate::read::index::Shared;
 
 /// A checkpoint to be made.
@@ -77,11 +78,20 @@ impl<D: Disk> Capture<D> {
             while let Some(group) = index.groups.get(self.slot as usize)
                 && self.rows.len() < bytes
             {
-                row::encode(group, index.end, &mut self.rows);
+                row::encode(group, index.pieces_of(self.slot), index.end, &mut self.rows);
                 if !self.order.victims.is_empty() {
                     let places = group.locations.iter().map(|place| place.slot());
                     let lies = places.map(|slot| self.order.victims.contains(&slot));
                     collect(self.slot, group.incarnation, group.first, lies, &mut self.found);
+                    // An entry is moved with its pieces.
+                    let in_victim = |(_, pieces): &(LogIndex, &Vec<Piece>)| {
+                        let mut slots = pieces.iter().map(|piece| piece.location.slot());
+                        slots.any(|slot| self.order.victims.contains(&slot))
+                    };
+                    for (first, _) in index.pieces_of(self.slot).filter(in_victim) {
+                        let (slot, incarnation) = (self.slot, group.incarnation);
+                        self.found.push(Found { slot, incarnation, first, count: 1 });
+                    }
                 }
                 self.slot += 1;
                 self.needed = index.end;

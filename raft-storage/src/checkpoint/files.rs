@@ -4,12 +4,11 @@ use std::io;
 
 use crate::checkpoint::chunks::{ChunkReader, Name};
 use crate::checkpoint::outline::Outline;
-use crate::checkpoint::row::{self, LENGTH_BYTES};
+use crate::checkpoint::row::{self, LENGTH_BYTES, Row};
 use crate::disk::{Disk, DiskFile};
 use crate::format::field::u64_at;
 use crate::format::identity::StoreId;
 use crate::format::lsn::Lsn;
-use crate::read::index::GroupIndex;
 
 /// The checkpoints that are kept: the newest, and the one before it.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +52,8 @@ impl Kept {
 /// What is read back.
 pub(crate) struct Loaded {
     pub(crate) kept: Kept,
-    /// The groups of the newest, with the position up to which each row holds its group.
-    pub(crate) rows: Vec<(GroupIndex, Lsn)>,
+    /// The groups of the newest.
+    pub(crate) rows: Vec<Row>,
     /// All of the log below was durable when the newest was ended.
     pub(crate) durable: Lsn,
     /// How many files hold something that is no whole checkpoint: torn by a crash, or damaged.
@@ -101,7 +100,7 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
-type Checkpoint = (Outline, Vec<(GroupIndex, Lsn)>, Lsn);
+type Checkpoint = (Outline, Vec<Row>, Lsn);
 
 fn read<F: DiskFile>(file: &F, store: StoreId) -> io::Result<Option<Checkpoint>> {
     let Some(mut stream) = ChunkReader::open(file, store)? else { return Ok(None) };

@@ -11,12 +11,28 @@ use raft_core::{
 use crate::append::write::Compaction;
 use crate::format::base;
 use crate::format::lsn::Lsn;
+use crate::format::pieces::{self, Piece};
 use crate::read::facts::Facts;
 use crate::read::index::{GroupIndex, Presence};
 use crate::read::location::Location;
 
+/// What a checkpoint holds of a group.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) group: GroupIndex,
+    /// Where the payloads of its entries lie that are in pieces.
+    pub(crate) pieces: Vec<(LogIndex, Vec<Piece>)>,
+    /// All that the log says of the group below is in the row.
+    pub(crate) since: Lsn,
+}
+
 /// Appends the row of a group, its length first. It holds all that the log says of it below `since`.
-pub(crate) fn encode(group: &GroupIndex, since: Lsn, out: &mut Vec<u8>) {
+pub(crate) fn encode<'a>(
+    group: &GroupIndex,
+    pieces: impl Iterator<Item = (LogIndex, &'a Vec<Piece>)>,
+    since: Lsn,
+    out: &mut Vec<u8>,
+) {
     let begin = out.len();
     let Facts { spec, hard_state, promise, base, configs, last_time, base_time, tombstone } =
         &group.facts;
@@ -63,6 +79,12 @@ pub(crate) fn encode(group: &GroupIndex, since: Lsn, out: &mut Vec<u8>) {
         row.u64(at.get());
         row.u64(term.get());
     }
+    let pieces: Vec<_> = pieces.collect();
+    row.u64(pieces.len() as u64);
+    for (at, pieces) in pieces {
+        row.u64(at.get());
+        row.bytes(&pieces::encode(pieces));
+    }
     row.u64(group.locations.len() as u64);
     for place in &group.locations {
         row.u64(place.to_bits());
@@ -72,7 +94,7 @@ pub(crate) fn encode(group: &GroupIndex, since: Lsn, out: &mut Vec<u8>) {
 }
 
 /// Reads [`encode`]'s bytes behind the length; `None` if they are none.
-pub(crate) fn decode(bytes: &[u8]) -> Option<(GroupIndex, Lsn)> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Row> {
     let mut row = Reader(bytes);
     let since = Lsn::new(row.u64()?);
     let id = GroupId::new(row.u32()?);
@@ -114,6 +136,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(GroupIndex, Lsn)> {
     for _ in 0..row.u64()? {
         group.runs.push((LogIndex::new(row.u64()?), Term::new(row.u64()?)));
     }
+    let mut pieces = Vec::new();
+    for _ in 0..row.u64()? {
+        pieces.push((LogIndex::new(row.u64()?), pieces::decode(row.bytes()?)?));
+    }
     let count = row.u64()?;
     let (places, []) = row.0.as_chunks::<8>() else { return None };
     if places.len() as u64 != count {
@@ -128,7 +154,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(GroupIndex, Lsn)> {
         && group.runs.first().is_none_or(|(at, _)| *at == group.first)
         && group.runs.windows(2).all(|pair| pair[0].0 < pair[1].0)
         && group.runs.last().is_none_or(|(at, _)| *at <= group.last());
-    sound.then_some((group, since))
+    sound.then_some(Row { group, pieces, since })
 }
 
 /// How many bytes the length of a row takes.
@@ -223,12 +249,14 @@ mod tests {
     fn a_row_comes_back_and_none_that_is_cut_does() {
         for group in [row(), GroupIndex::new(GroupId::new(1), GroupIncarnation::new(1))] {
             let mut bytes = Vec::new();
-            encode(&group, Lsn::new(4096), &mut bytes);
+            let pieces = vec![(LogIndex::new(12), vec![Piece::new(Location::new(1, 8, 2), b"ab")])];
+            let given = pieces.iter().map(|(at, pieces)| (*at, pieces));
+            encode(&group, given, Lsn::new(4096), &mut bytes);
             let row = &bytes[LENGTH_BYTES..];
             assert_eq!(u64::from_le_bytes(*bytes.first_chunk().unwrap()), row.len() as u64);
-            let (found, since) = decode(row).unwrap();
-            assert_eq!(since, Lsn::new(4096));
-            assert_eq!(format!("{found:?}"), format!("{group:?}"));
+            let found = decode(row).unwrap();
+            let expected = Row { group, pieces, since: Lsn::new(4096) };
+            assert_eq!(format!("{found:?}"), format!("{expected:?}"));
             for cut in 0..row.len() {
                 assert!(decode(&row[..cut]).is_none(), "{cut}");
             }
@@ -238,18 +266,18 @@ mod tests {
     #[test]
     fn a_row_with_its_golden_bytes() {
         let mut bytes = Vec::new();
-        encode(&row(), Lsn::new(4096), &mut bytes);
+        encode(&row(), std::iter::empty(), Lsn::new(4096), &mut bytes);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = concat!(
-            "260100000000000000100000000000000700000003000000370000000100000004000000",
+            "2e0100000000000000100000000000000700000003000000370000000100000004000000",
             "0000000009000000000000004d0000000000000002000000000000000100000000000000",
             "0100000000000000000000000000000004000000737065630a0000000000000002000000",
             "0000000033000000460000000000000003000000000000000c0000000000000001020000",
             "000000000001020000000000000002000000000000000001000000000000000c00000000",
             "0000001b0000000102000000000000000102000000000000000200000000000000000b00",
             "00000000000002000000000000000b0000000000000002000000000000000d0000000000",
-            "000004000000000000000400000000000000000000400050000000004040005000000000",
-            "8040005000000000c04000500000",
+            "000004000000000000000000000000000000040000000000000000000040005000000000",
+            "40400050000000008040005000000000c04000500000",
         );
         assert_eq!(hex, golden);
     }

@@ -7,5 +7,6 @@ pub(crate) mod field;
 pub(crate) mod frame;
 pub(crate) mod identity;
 pub(crate) mod lsn;
+pub(crate) mod pieces;
 pub(crate) mod record;
 pub(crate) mod segment;

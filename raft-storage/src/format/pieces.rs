@@ -73,7 +73,7 @@ mod tests {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
-            concat!("05000040003000000500000054b53cc7", "090000800040000009000000839206e3")
+            concat!("0500004000300000050000003523d118", "090000800040000009000000839206e3")
         );
         assert_eq!(decode(&bytes), Some(pieces.to_vec()));
         for cut in 1..bytes.len() {

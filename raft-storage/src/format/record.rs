@@ -10,6 +10,7 @@ use raft_core::{EntryKind, GroupId, GroupIncarnation, LogIndex, LogTime, Term};
 use crate::format::checksum::{crc32c, crc32c_append};
 use crate::format::field::{put, u16_at, u32_at, u64_at};
 use crate::format::lsn::Lsn;
+use crate::format::pieces::IN_PIECES;
 
 /// What a record says. Numbers are for ever; those never written yet are reserved.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +36,8 @@ pub(crate) enum RecordType {
     SyncMarker = 12,
     /// What is known of lost promises.
     Promise = 13,
+    /// A piece of the payload of a large entry, which comes later.
+    Piece = 14,
 }
 
 impl RecordType {
@@ -51,6 +54,7 @@ impl RecordType {
             10 => Some(Self::Rewrite),
             12 => Some(Self::SyncMarker),
             13 => Some(Self::Promise),
+            14 => Some(Self::Piece),
             _ => None,
         }
     }
@@ -182,9 +186,12 @@ pub(crate) const fn item_bytes(payload_bytes: u64) -> u64 {
     ITEM_HEADER_BYTES as u64 + payload_bytes.next_multiple_of(ALIGNMENT)
 }
 
-/// Reads a kind of entry that some version has written.
-pub(crate) fn entry_kind(code: u8) -> Option<EntryKind> {
-    EntryKind::from_code(code)
+/// Reads a kind of entry that some version has written, and whether its payload is in pieces. Only
+/// that of a command may be.
+pub(crate) fn entry_kind(code: u8) -> Option<(EntryKind, bool)> {
+    let is_in_pieces = code & IN_PIECES != 0;
+    let kind = EntryKind::from_code(code & !IN_PIECES)?;
+    (!is_in_pieces || kind == EntryKind::Command).then_some((kind, is_in_pieces))
 }
 
 fn record_crc(frame: Lsn, block: &[u8], payload: &[u8]) -> u32 {
@@ -266,7 +273,7 @@ mod tests {
     fn types_read_back_as_written_and_reserved_ones_are_unknown() {
         let known: Vec<u8> =
             (0..=u8::MAX).filter(|c| RecordType::from_code(*c).is_some()).collect();
-        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 10, 12, 13]);
+        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14]);
         for code in known {
             assert_eq!(RecordType::from_code(code).map(|kind| kind as u8), Some(code));
         }

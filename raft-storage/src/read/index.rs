@@ -13,7 +13,7 @@
 //! - the places of a segment in all groups together are what the table of segments counts;
 //! - places do not grow with the index, as entries are moved: what is durable is noted apart.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,7 @@ use raft_core::{
 use crate::append::write::Compaction;
 use crate::disk::Disk;
 use crate::format::lsn::Lsn;
+use crate::format::pieces::Piece;
 use crate::read::facts::Facts;
 use crate::read::location::Location;
 use crate::read::open_files::OpenFiles;
@@ -65,6 +66,10 @@ pub(crate) struct Index {
     pub(crate) segments: Segments,
     /// Everything below is taken in here.
     pub(crate) end: Lsn,
+    /// Where the payloads lie that are in pieces, by slot of the group and index of the entry.
+    pub(crate) pieces: BTreeMap<(u32, LogIndex), Vec<Piece>>,
+    /// Pieces whose entry did not come yet.
+    pending: HashSet<Location>,
     /// Where each append ended that is not known to be durable: its group, and its last entry.
     appended: VecDeque<Appended>,
 }
@@ -81,6 +86,8 @@ pub(crate) struct Run<'a> {
     pub(crate) locations: &'a [Location],
     /// The memberships among them.
     pub(crate) configs: Vec<(LogIndex, Arc<Membership>)>,
+    /// Where the payloads of those lie that are in pieces.
+    pub(crate) pieces: Vec<(LogIndex, Vec<Piece>)>,
     /// The clock in the last one.
     pub(crate) last_time: LogTime,
 }
@@ -132,6 +139,50 @@ impl Index {
         group.append(run.term, run.locations);
         group.facts.configs.extend(run.configs);
         group.facts.last_time = Some(run.last_time);
+        for (index, pieces) in run.pieces {
+            self.put_pieces(slot, index, pieces);
+        }
+    }
+
+    /// A piece was written whose entry comes later.
+    pub(crate) fn add_pending(&mut self, place: Location) {
+        self.segments.born(place);
+        self.pending.insert(place);
+    }
+
+    /// The payload of an entry lies here.
+    pub(crate) fn put_pieces(&mut self, slot: u32, index: LogIndex, pieces: Vec<Piece>) {
+        for piece in &pieces {
+            if !self.pending.remove(&piece.location) {
+                self.segments.born(piece.location);
+            }
+        }
+        if let Some(before) = self.pieces.insert((slot, index), pieces) {
+            before.iter().for_each(|piece| self.segments.died(piece.location));
+        }
+    }
+
+    /// Pieces whose entry will not come.
+    pub(crate) fn drop_pending(&mut self, pieces: &[Piece]) {
+        for piece in pieces {
+            if self.pending.remove(&piece.location) {
+                self.segments.died(piece.location);
+            }
+        }
+    }
+
+    /// The payloads of these entries are gone.
+    fn forget_pieces(&mut self, slot: u32, first: LogIndex, last: LogIndex) {
+        if first > last {
+            return;
+        }
+        let range = (slot, first)..=(slot, last);
+        let gone: Vec<_> = self.pieces.range(range).map(|(key, _)| *key).collect();
+        for key in gone {
+            for piece in self.pieces.remove(&key).unwrap_or_default() {
+                self.segments.died(piece.location);
+            }
+        }
     }
 
     /// Removes all entries from `from` on.
@@ -142,6 +193,8 @@ impl Index {
             self.segments.died(*place);
         }
         group.truncate(from);
+        self.forget_pieces(slot, from, LogIndex::new(u64::MAX));
+        let group = &mut self.groups[slot as usize];
         let configs = &mut group.facts.configs;
         configs.truncate(configs.partition_point(|(at, _)| *at < from));
         group.facts.last_time = None;
@@ -169,6 +222,8 @@ impl Index {
             self.segments.died(*place);
         }
         group.compact(base);
+        self.forget_pieces(slot, LogIndex::ZERO, base);
+        let group = &mut self.groups[slot as usize];
         group.facts.configs.retain(|(at, _)| *at > base);
         group.facts.base_time = begins.time;
         group.facts.base = begins.base;
@@ -197,13 +252,22 @@ impl Index {
     }
 
     /// Adds a group as a checkpoint holds it.
-    pub(crate) fn restore(&mut self, group: GroupIndex) {
+    pub(crate) fn restore(&mut self, group: GroupIndex, pieces: Vec<(LogIndex, Vec<Piece>)>) {
         for place in &group.locations {
             self.segments.born(*place);
         }
         let slot = self.groups.len() as u32;
         self.slots.insert(group.id, slot);
         self.groups.push(group);
+        for (index, pieces) in pieces {
+            self.put_pieces(slot, index, pieces);
+        }
+    }
+
+    /// The payloads of a group that are in pieces.
+    pub(crate) fn pieces_of(&self, slot: u32) -> impl Iterator<Item = (LogIndex, &Vec<Piece>)> {
+        let all = (slot, LogIndex::ZERO)..=(slot, LogIndex::new(u64::MAX));
+        self.pieces.range(all).map(|((_, index), pieces)| (*index, pieces))
     }
 
     /// An append to a group has ended at `end`; the log is taken in up to there.
@@ -234,16 +298,19 @@ impl Index {
             self.segments.died(place);
         }
         self.appended.retain(|appended| appended.slot != slot);
+        self.forget_pieces(slot, LogIndex::ZERO, LogIndex::new(u64::MAX));
     }
 }
 
 /// An entry was copied elsewhere.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Relocation {
     pub(crate) slot: u32,
     pub(crate) index: LogIndex,
     pub(crate) from: Location,
     pub(crate) to: Location,
+    /// Where the payload was copied, if it is in pieces.
+    pub(crate) pieces: Option<Vec<Piece>>,
 }
 
 /// Whether the log holds a group, or only remembers that it did.

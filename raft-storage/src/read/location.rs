@@ -5,7 +5,7 @@
 //! payload length (21 bits; longer ones read their length from the entry itself).
 
 /// Where an entry lies: its 16-byte header, and the payload behind it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Location(u64);
 
 impl Location {

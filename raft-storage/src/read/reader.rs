@@ -5,6 +5,7 @@
 //! a reader. Neighbours in a segment are fetched with one read, and the payloads of one
 //! call share the buffers they were read into.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 use crate::append::write::ENTRY_BYTES_MAX;
 use crate::disk::{Disk, DiskFile};
 use crate::error::ReadError;
+use crate::format::pieces::{self, Piece};
 use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
 use crate::read::index::{GroupIndex, Shared};
 use crate::read::location::Location;
@@ -158,9 +160,20 @@ impl<D: Disk> Shared<D> {
                     last: known.last(),
                 });
             }
-            let wanted = wanted(known, first, last, bytes_max);
+            let group_slot = index.slots.get(&group).copied().unwrap_or_default();
+            let in_pieces = || index.pieces.range((group_slot, first)..=(group_slot, last));
+            let long: BTreeMap<LogIndex, u64> = in_pieces()
+                .map(|((_, index), pieces)| {
+                    (*index, pieces.iter().map(|piece| u64::from(piece.bytes)).sum())
+                })
+                .collect();
+            let wanted = wanted(known, (first, last), bytes_max, &long);
+            let slots = wanted.iter().map(|wanted| wanted.location.slot());
+            let last = wanted.last().map_or(first, |wanted| wanted.index);
+            let in_pieces = in_pieces().filter(|((_, index), _)| *index <= last);
+            let in_pieces = in_pieces.flat_map(|(_, pieces)| pieces);
             let mut pinned = None;
-            for slot in wanted.iter().map(|wanted| wanted.location.slot()) {
+            for slot in slots.chain(in_pieces.map(|piece| piece.location.slot())) {
                 if pinned != Some(slot) {
                     pins.extend(index.segments.pin(slot));
                     pinned = Some(slot);
@@ -203,7 +216,7 @@ impl<D: Disk> Shared<D> {
         let buffer = self.read(group, *first, begin, bytes)?;
         let decode = |wanted: &Wanted| {
             let at = (wanted.location.offset() - begin) as usize;
-            decode_entry(group, incarnation, *wanted, &buffer.slice(at..))
+            self.entry(group, incarnation, *wanted, &buffer.slice(at..))
         };
         stretch.iter().map(decode).collect()
     }
@@ -227,7 +240,52 @@ impl<D: Disk> Shared<D> {
             return Err(corrupt(group, wanted));
         }
         let buffer = self.read(group, wanted, begin, ITEM_HEADER_BYTES as u64 + payload_bytes)?;
-        decode_entry(group, incarnation, wanted, &buffer)
+        self.entry(group, incarnation, wanted, &buffer)
+    }
+
+    /// The entry that begins here, its payload fetched if that is in pieces.
+    fn entry(
+        &self,
+        group: GroupId,
+        incarnation: GroupIncarnation,
+        wanted: Wanted,
+        buffer: &Bytes,
+    ) -> Result<Entry, ReadError> {
+        let (mut entry, is_in_pieces) = decode_entry(group, incarnation, wanted, buffer)?;
+        if is_in_pieces {
+            let pieces = pieces::decode(&entry.payload).ok_or_else(|| corrupt(group, wanted))?;
+            let mut payload = Vec::new();
+            for piece in &pieces {
+                payload.extend_from_slice(&self.piece(group, entry.index, piece)?);
+            }
+            entry.payload = payload.into();
+        }
+        Ok(entry)
+    }
+
+    /// A piece of the payload of an entry.
+    pub(crate) fn piece(
+        &self,
+        group: GroupId,
+        index: LogIndex,
+        piece: &Piece,
+    ) -> Result<Bytes, ReadError> {
+        let wanted = Wanted { index, term: Term::default(), location: piece.location };
+        let bytes = self.read(group, wanted, piece.location.offset(), piece.bytes.into())?;
+        if piece.is_sound(&bytes) { Ok(bytes) } else { Err(corrupt(group, wanted)) }
+    }
+
+    /// An entry as it lies in the log: a payload that is in pieces is left where it is.
+    pub(crate) fn entry_as_stored(
+        &self,
+        (group, incarnation): (GroupId, GroupIncarnation),
+        (index, term): (LogIndex, Term),
+        location: Location,
+    ) -> Result<Entry, ReadError> {
+        let wanted = Wanted { index, term, location };
+        let bytes = ITEM_HEADER_BYTES as u64 + location.payload_bytes_min();
+        let buffer = self.read(group, wanted, location.offset(), bytes)?;
+        decode_entry(group, incarnation, wanted, &buffer).map(|(entry, _)| entry)
     }
 
     fn read(
@@ -250,7 +308,13 @@ impl<D: Disk> Shared<D> {
 }
 
 /// The entries of a range that can be paid for, judged by what the index knows.
-fn wanted(group: &GroupIndex, first: LogIndex, last: LogIndex, bytes_max: u64) -> Vec<Wanted> {
+/// `long` says how long those are whose payload is in pieces.
+fn wanted(
+    group: &GroupIndex,
+    (first, last): (LogIndex, LogIndex),
+    bytes_max: u64,
+    long: &BTreeMap<LogIndex, u64>,
+) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = Vec::new();
     let mut cost = 0_u64;
     let mut run = group.runs.partition_point(|(start, _)| *start <= first);
@@ -259,7 +323,8 @@ fn wanted(group: &GroupIndex, first: LogIndex, last: LogIndex, bytes_max: u64) -
         let Some(location) = group.location(index) else {
             break;
         };
-        cost = cost.saturating_add(location.payload_bytes_min() + Entry::OVERHEAD);
+        let bytes = long.get(&index).copied().unwrap_or(location.payload_bytes_min());
+        cost = cost.saturating_add(bytes + Entry::OVERHEAD);
         if cost > bytes_max && !wanted.is_empty() {
             break;
         }
@@ -310,7 +375,7 @@ fn decode_entry(
     incarnation: GroupIncarnation,
     wanted: Wanted,
     buffer: &Bytes,
-) -> Result<Entry, ReadError> {
+) -> Result<(Entry, bool), ReadError> {
     let damaged = || corrupt(group, wanted);
     let item = ItemHeader::decode(buffer.get(..ITEM_HEADER_BYTES).ok_or_else(damaged)?);
     let end = ITEM_HEADER_BYTES + item.payload_bytes as usize;
@@ -322,13 +387,9 @@ fn decode_entry(
     if name.entry_crc(item.kind, item.time, &payload) != item.crc {
         return Err(damaged());
     }
-    Ok(Entry {
-        index: wanted.index,
-        term: wanted.term,
-        kind: entry_kind(item.kind).ok_or_else(damaged)?,
-        time: item.time,
-        payload,
-    })
+    let (kind, is_in_pieces) = entry_kind(item.kind).ok_or_else(damaged)?;
+    let (index, term, time) = (wanted.index, wanted.term, item.time);
+    Ok((Entry { index, term, kind, time, payload }, is_in_pieces))
 }
 
 fn corrupt(group: GroupId, wanted: Wanted) -> ReadError {

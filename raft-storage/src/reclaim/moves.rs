@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use raft_core::LogIndex;
+use raft_core::{GroupIncarnation, LogIndex};
 
 use crate::checkpoint::capture::Found;
+use crate::format::pieces::Piece;
+use crate::read::location::Location;
 use crate::reclaim::segments::Segments;
 
 /// What is to be moved, and how much of it may be now.
@@ -19,6 +21,8 @@ pub(crate) struct Moves {
     /// How much is moved at once.
     pub(crate) piece_bytes: u64,
     queue: VecDeque<Found>,
+    /// Entries in pieces that are to be moved, the one under way first.
+    large: VecDeque<LargeMove>,
     /// The segments that it lies in, by slot.
     pub(crate) victims: BTreeSet<u32>,
     /// Segments in which something cannot be read: they stay.
@@ -32,6 +36,7 @@ impl Moves {
         Self {
             piece_bytes: PIECE_BYTES_MAX.min(segment_bytes / 4),
             queue: VecDeque::new(),
+            large: VecDeque::new(),
             victims: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             credit: 0,
@@ -44,7 +49,7 @@ impl Moves {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.large.is_empty()
     }
 
     /// So much was appended.
@@ -67,6 +72,21 @@ impl Moves {
         self.queue.pop_front()
     }
 
+    pub(crate) fn add_large(&mut self, large: LargeMove) {
+        let is_known = |other: &LargeMove| (other.slot, other.index) == (large.slot, large.index);
+        if !self.large.iter().any(is_known) {
+            self.large.push_back(large);
+        }
+    }
+
+    pub(crate) fn next_large(&mut self) -> Option<LargeMove> {
+        self.large.pop_front()
+    }
+
+    pub(crate) fn put_large_back(&mut self, large: LargeMove) {
+        self.large.push_front(large);
+    }
+
     /// Those of them that were not moved.
     pub(crate) fn put_back(&mut self, mut found: Found, moved: u64) {
         if moved < found.count {
@@ -74,6 +94,24 @@ impl Moves {
             found.count -= moved;
             self.queue.push_front(found);
         }
+    }
+}
+
+/// An entry in pieces that is being moved, piece by piece.
+#[derive(Debug)]
+pub(crate) struct LargeMove {
+    pub(crate) slot: u32,
+    pub(crate) incarnation: GroupIncarnation,
+    pub(crate) index: LogIndex,
+    /// Where the entry and its pieces were when this was begun: another entry may have taken its place.
+    pub(crate) of: Option<(Location, Vec<Piece>)>,
+    /// The copies that are written.
+    pub(crate) copied: Vec<Piece>,
+}
+
+impl LargeMove {
+    pub(crate) fn new(slot: u32, incarnation: GroupIncarnation, index: LogIndex) -> Self {
+        Self { slot, incarnation, index, of: None, copied: Vec::new() }
     }
 }
 
@@ -122,7 +160,6 @@ const ENTRIES_MAX: u64 = 1 << 20;
 mod tests {
     use super::*;
     use crate::format::lsn::Lsn;
-    use crate::read::location::Location;
 
     /// Segments of 1 MiB with so many KiB alive; the last one is being written.
     fn segments(live_kib: &[u64]) -> Segments {

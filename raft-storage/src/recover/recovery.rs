@@ -151,8 +151,8 @@ pub(crate) fn recover<D: Disk>(
         let header = &segment.header;
         replay.index.segments.add(segment.slot, header.seq, header.base, header.bytes);
     }
-    for (group, since) in checkpoint.rows {
-        replay.restore(group, since);
+    for row in checkpoint.rows {
+        replay.restore(row);
     }
     let mut cursor = None;
     let mut chain = 0;

@@ -12,17 +12,19 @@ use raft_core::{
     ReplicaId, Term, Tombstone,
 };
 
+use crate::checkpoint::row::Row;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{RecordFault, Unsupported};
 use crate::format::base;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::identity::Life;
 use crate::format::lsn::Lsn;
+use crate::format::pieces::{self, Piece};
 use crate::format::record::{
     EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
     RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
-use crate::read::index::{GroupIndex, Index, Presence, Relocation, Run};
+use crate::read::index::{Index, Presence, Relocation, Run};
 use crate::read::location::{Location, SEGMENT_BYTES_MAX};
 use crate::read::open_files::OpenFiles;
 use crate::recover::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
@@ -48,6 +50,8 @@ pub(crate) enum ApplyFault {
 struct Located {
     /// The memberships among them.
     configs: Vec<(LogIndex, Arc<Membership>)>,
+    /// Where the payloads of those lie that are in pieces.
+    pieces: Vec<(LogIndex, Vec<Piece>)>,
     /// The clock in the last one.
     last_time: LogTime,
 }
@@ -61,9 +65,9 @@ impl Replay {
     }
 
     /// Takes the row of a group from a checkpoint; records below `since` are in it.
-    pub(crate) fn restore(&mut self, group: GroupIndex, since: Lsn) {
-        self.index.restore(group);
-        self.since.push(since);
+    pub(crate) fn restore(&mut self, row: Row) {
+        self.index.restore(row.group, row.pieces);
+        self.since.push(row.since);
     }
 
     /// Whether the row of this group holds what a frame at `lsn` says.
@@ -100,6 +104,11 @@ impl Replay {
                 return Err(fail(RecordFault::Checksum));
             }
             content |= kind != RecordType::SyncMarker;
+            if kind == RecordType::Piece {
+                // The entry that it belongs to says where it is, if it came.
+                rest = after;
+                continue;
+            }
             if kind != RecordType::SyncMarker && self.is_known(record.group, frame.lsn) {
                 rest = after;
                 continue;
@@ -130,6 +139,7 @@ impl Replay {
                 self.report.clean = record.flags & FLAG_CLEAN != 0;
                 return Ok(());
             }
+            RecordType::Piece => return Ok(()),
             RecordType::GroupCreate => return self.create(record, payload),
             RecordType::EntryRun
             | RecordType::Rewrite
@@ -149,7 +159,7 @@ impl Replay {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
         match kind {
-            RecordType::SyncMarker | RecordType::GroupCreate => {}
+            RecordType::SyncMarker | RecordType::Piece | RecordType::GroupCreate => {}
             RecordType::EntryRun => return self.run(slot, record, payload, payload_at),
             RecordType::Rewrite => return self.rewrite(slot, record, payload, payload_at),
             RecordType::Promise => {
@@ -231,9 +241,14 @@ impl Replay {
         if LogIndex::new(record.index) != self.index.groups[slot as usize].last().next() {
             return Err(ApplyFault::Record(RecordFault::Index));
         }
-        let Located { configs, last_time } = self.locate(record, payload, payload_at)?;
-        let run =
-            Run { term: Term::new(record.term), locations: &self.locations, configs, last_time };
+        let Located { configs, pieces, last_time } = self.locate(record, payload, payload_at)?;
+        let run = Run {
+            term: Term::new(record.term),
+            locations: &self.locations,
+            configs,
+            pieces,
+            last_time,
+        };
         self.index.append(slot, run);
         Ok(())
     }
@@ -246,13 +261,16 @@ impl Replay {
         payload: &[u8],
         payload_at: (u32, u64),
     ) -> Result<(), ApplyFault> {
-        self.locate(record, payload, payload_at)?;
+        let located = self.locate(record, payload, payload_at)?;
         let (first, term) = (LogIndex::new(record.index), Term::new(record.term));
         for (index, to) in (first.get()..).map(LogIndex::new).zip(&self.locations) {
             let group = &self.index.groups[slot as usize];
             let from = group.location(index).filter(|_| group.term(index) == Some(term));
             let from = from.ok_or(ApplyFault::Record(RecordFault::Index))?;
-            self.index.relocate(&Relocation { slot, index, from, to: *to });
+            self.index.relocate(&Relocation { slot, index, from, to: *to, pieces: None });
+        }
+        for (index, pieces) in located.pieces {
+            self.index.put_pieces(slot, index, pieces);
         }
         Ok(())
     }
@@ -265,13 +283,19 @@ impl Replay {
         (file, payload_at): (u32, u64),
     ) -> Result<Located, ApplyFault> {
         self.locations.clear();
-        let mut located = Located { configs: Vec::new(), last_time: LogTime::new(0) };
+        let mut located =
+            Located { configs: Vec::new(), pieces: Vec::new(), last_time: LogTime::new(0) };
         for item in Items::new(record, payload) {
             let item = item.map_err(ApplyFault::Record)?;
             // The body checksum of the frame covers the payload; the entry's own is for reads.
-            if entry_kind(item.header.kind).is_none() {
+            let Some((_, is_in_pieces)) = entry_kind(item.header.kind) else {
                 let value = item.header.kind.into();
                 return Err(ApplyFault::Unsupported(Unsupported::EntryKind, value));
+            };
+            if is_in_pieces {
+                let pieces = pieces::decode(item.payload);
+                let pieces = pieces.ok_or(ApplyFault::Record(RecordFault::Length))?;
+                located.pieces.push((item.name.index, pieces));
             }
             let offset = payload_at + item.at;
             if offset >= SEGMENT_BYTES_MAX {
