@@ -104,6 +104,7 @@ pub enum Planted {
     DurableWriteCoversAll,
     AppliesBeforeDurable,
     ReusedTooEarly,
+    LastPieceForgotten,
     CheckpointNotAwaited,
     CheckpointedTwice,
     StaleFrameAccepted,

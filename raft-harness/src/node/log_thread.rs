@@ -22,6 +22,7 @@ use tracing::{error, warn};
 
 use super::clock::Clock;
 use super::inbox::Inbox;
+use super::log_large::LargeEntries;
 use super::log_pace::{LogPace, Pacer};
 use super::log_watch::LogWatch;
 use super::shard_thread::ShardInput;
@@ -70,6 +71,10 @@ pub(crate) struct LogWork {
     portion_bytes: u64,
     /// In the order in which they were handed in.
     waiting: VecDeque<Waiting>,
+    /// Those that are large, and what is behind them.
+    large: LargeEntries,
+    /// The last turn was that of the others.
+    large_is_next: bool,
     /// Written and not yet acknowledged.
     written: Vec<GroupWrite>,
     done: Vec<Done>,
@@ -86,9 +91,10 @@ pub(crate) struct LogWork {
 }
 
 /// An operation, or a part of one, that is to be written.
-struct Waiting {
-    write: GroupWrite,
-    cost: u64,
+pub(super) struct Waiting {
+    pub(super) write: GroupWrite,
+    /// About what it takes in the log.
+    pub(super) cost: u64,
     /// Of the last part.
     done: Option<Done>,
 }
@@ -127,11 +133,14 @@ pub(crate) enum Append {
 
 impl LogWork {
     pub(crate) fn new(store: Box<dyn LogStore>, load: Arc<LogLoad>, portion_bytes: u64) -> Self {
+        let large = LargeEntries::new(store.large());
         Self {
             store,
             load,
             portion_bytes,
             waiting: VecDeque::new(),
+            large,
+            large_is_next: false,
             written: Vec::new(),
             done: Vec::new(),
             bytes: 0,
@@ -150,10 +159,11 @@ impl LogWork {
         let mut next = Some(first);
         while let Some(LogBatch { shard, writes, tickets }) = next {
             debug_assert_eq!(writes.len(), tickets.len());
-            self.waiting.extend(writes.into_iter().zip(tickets).map(|(write, ticket)| {
+            for (write, ticket) in writes.into_iter().zip(tickets) {
                 let cost = write.cost();
-                Waiting { write, cost, done: Some(Done { shard, ticket, cost }) }
-            }));
+                let waiting = Waiting { write, cost, done: Some(Done { shard, ticket, cost }) };
+                self.waiting.extend(self.large.take(waiting));
+            }
             let more = self.waiting.len() < WRITES_MAX;
             next = if more { batches.try_recv().ok() } else { None };
         }
@@ -166,7 +176,7 @@ impl LogWork {
 
     /// Whether something was taken that is not written.
     pub(crate) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.large.is_empty()
     }
 
     /// What was taken and is not written yet.
@@ -191,6 +201,9 @@ impl LogWork {
             true => LastPortion::Written,
             false => last,
         };
+        if let Some(appended) = self.append_piece(shards)? {
+            return Ok(appended);
+        }
         while !self.waiting.is_empty() && self.bytes < SYNC_BYTES {
             let count = self.portion();
             let how = if count == self.waiting.len() { last } else { LastPortion::Written };
@@ -203,6 +216,35 @@ impl LogWork {
         }
         self.pause = PAUSE_FIRST;
         Ok(Append::Written)
+    }
+
+    /// Writes a piece of a large entry, if it is the turn of one.
+    fn append_piece(
+        &mut self,
+        shards: &[Arc<Inbox<ShardInput>>],
+    ) -> Result<Option<Append>, LogError> {
+        let is_next = std::mem::replace(&mut self.large_is_next, !self.large.is_empty());
+        if self.large.is_empty() || !is_next && !self.waiting.is_empty() {
+            return Ok(None);
+        }
+        let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
+        let Some(next) = self.large.next(waits) else { return Ok(None) };
+        self.large_is_next = false;
+        match self.store.append_piece(next.group, &next.payload) {
+            Ok((info, piece)) => {
+                self.synced = false;
+                self.bytes += info.bytes;
+                self.unprepared_bytes += info.unprepared_bytes;
+                self.waiting.extend(self.large.wrote(&next, piece));
+                self.pause = PAUSE_FIRST;
+                Ok(Some(Append::Written))
+            }
+            Err(LogError::NoSegment { source }) => {
+                self.append_votes()?;
+                self.found_no_room(&source, shards).map(Some)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// There is no room for what comes next. Descriptors or space may come free; until then
@@ -346,7 +388,7 @@ impl LogWork {
 
     /// Tells the shards what is durable.
     pub(crate) fn acknowledge(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
-        if self.waiting.is_empty() && std::mem::take(&mut self.full) {
+        if !self.has_waiting() && std::mem::take(&mut self.full) {
             tell(shards, DiskSpace::Ample);
         }
         self.bytes = 0;
@@ -489,6 +531,9 @@ fn turn(
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
         }
+    } else if let Ok(first) = batches.try_recv() {
+        // What is small goes between the pieces of what is large.
+        work.take(first, batches);
     }
     let began = clock.now().get();
     let appended = watch.during(*clock, || work.append(LastPortion::Synced, shards))?;

@@ -23,6 +23,7 @@ mod error;
 mod inbox;
 mod known_stores;
 mod lives;
+mod log_large;
 mod log_pace;
 mod log_reader;
 mod log_thread;

@@ -164,6 +164,7 @@ mutants! {
     SealNotWritten Medium Bytes [] "A log that fell idle is not sealed.",
     DurableWriteCoversAll Easy Bytes ["G10-externalisation"] "A write that is made durable at once is taken to cover what was written before it.",
     ReusedTooEarly Medium Bytes [] "A segment is written again before a checkpoint without it is durable.",
+    LastPieceForgotten Easy Bytes [] "The last piece of a large entry is left out of it.",
     CheckpointNotAwaited Medium Bytes [] "A checkpoint is ended before what its rows hold is durable in the log.",
     CheckpointedTwice Easy Bytes [] "What the row of a group holds already is applied to it again.",
     StaleFrameAccepted Medium Bytes [] "A frame that another use of its segment has left is taken.",

@@ -63,7 +63,7 @@ impl GroupWrite {
     }
 
     /// Whether the payload of this entry is in pieces.
-    pub(crate) fn is_in_pieces(&self, index: LogIndex) -> bool {
+    pub fn is_in_pieces(&self, index: LogIndex) -> bool {
         self.in_pieces.contains(&index)
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
-use raft_storage::{LogOptions, Preparation};
+use raft_storage::{Large, LogOptions, Preparation};
 use raft_transport::{Lane, LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 
 use super::network::{Chop, Link, Place};
@@ -143,6 +143,7 @@ impl Swarm {
         let segment_kib = *rng.pick(&[16, 32, 64, 128, 256]).expect("a list");
         // From a stream of their own, so that all else stays what its seed made it.
         let mut slow = streams.stream("slow-lanes", &[]);
+        let mut large = streams.stream("large-entries", &[]);
         let mut links = streams.stream("slow-links", &[]);
         let mut commits = streams.stream("log-commits", &[]);
         let pace = *links.pick(&[96, 128, 256]).expect("a list");
@@ -181,6 +182,10 @@ impl Swarm {
                 frame_bytes_max: *rng.pick(&[4 << 10, 8 << 10, 4 << 20, 4 << 20]).expect("a list"),
                 preparation: Preparation::OnDemand,
                 checkpoint_bytes: 0,
+                large: Large {
+                    entry_bytes_min: *large.pick(&[1 << 10, 4 << 10, 256 << 10]).expect("a list"),
+                    piece_bytes_max: *large.pick(&[700, 2 << 10]).expect("a list"),
+                },
             },
             log_last: match commits.chance(1, 2) {
                 true => LastPortion::Synced,

@@ -91,6 +91,11 @@ impl World {
         judge.lock().account(place).wrote(process.log.work.waiting());
         let inboxes = std::sync::Arc::clone(process.inboxes());
         process.log.sealed = false;
+        // What is small goes between the pieces of what is large.
+        if let Ok(batch) = process.log.batches.try_recv() {
+            process.log.work.take(batch, &process.log.batches);
+            process.log.taken += 1;
+        }
         match process.log.work.append(self.swarm.log_last, &inboxes) {
             Ok(outcome @ (Append::Written | Append::Partly)) => {
                 judge.lock().account(place).wrote_only(process.log.work.written());
