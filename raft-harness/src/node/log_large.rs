@@ -137,7 +137,11 @@ impl LargeEntries {
 
 #[cfg(test)]
 mod tests {
-    use raft_core::{Entry, LogTime, Term};
+    use raft_core::{Entry, GroupIncarnation, LogTime, NodeId, Term};
+    use raft_storage::{
+        Expected, GroupCreate, InitOptions, Log, LogOptions, LogWriter, MemDisk, Preparation,
+        StoreId, init_on,
+    };
 
     use super::*;
 
@@ -158,11 +162,27 @@ mod tests {
         Waiting { cost: write.cost(), write, done: None }
     }
 
+    /// A log in which the groups of these tests are known.
+    fn log() -> LogWriter<MemDisk> {
+        let disk = MemDisk::new();
+        let store = Some(StoreId::new(1));
+        init_on(&disk, "test", NodeId::new(1), &InitOptions { store }).unwrap();
+        let options = LogOptions { preparation: Preparation::OnDemand, ..LogOptions::default() };
+        let mut log = Log::open_on(disk, &Expected::default(), &options).unwrap().writer;
+        for group in 1..=3 {
+            let mut write = GroupWrite::new(GroupId::new(group));
+            let incarnation = GroupIncarnation::new(1);
+            write.create = Some(GroupCreate { incarnation, spec: Bytes::new() });
+            log.append(&[write]).unwrap();
+        }
+        log
+    }
+
     /// Takes turns until nothing is left: whose piece it was, its length, and who was released.
     fn turns(large: &mut LargeEntries) -> Vec<(u32, usize, Vec<u32>)> {
-        let mut seen = Vec::new();
+        let (mut log, mut seen) = (log(), Vec::new());
         while let Some(next) = large.next(|_| false) {
-            let piece = Piece::nowhere(&next.payload);
+            let (_, piece) = log.append_piece(next.group, &next.payload).unwrap();
             let released = large.wrote(&next, piece);
             let released = released.iter().map(|waiting| waiting.write.group.get()).collect();
             seen.push((next.group.get(), next.payload.len(), released));

@@ -96,14 +96,14 @@ pub(super) struct Waiting {
     /// About what it takes in the log.
     pub(super) cost: u64,
     /// Of the last part.
-    done: Option<Done>,
+    pub(super) done: Option<Done>,
 }
 
 /// What was to be written, and why there is no segment for it.
 type NoRoomFor = (Vec<Waiting>, io::Error);
 
 /// An operation that can be acknowledged when what was written is durable.
-struct Done {
+pub(super) struct Done {
     shard: usize,
     ticket: (GroupId, PersistTicket),
     cost: u64,

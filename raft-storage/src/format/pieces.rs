@@ -26,12 +26,6 @@ impl Piece {
         Self { location, bytes: payload.len() as u32, crc: crc32c(payload) }
     }
 
-    /// A piece that no log holds, for tests of drivers.
-    #[cfg(feature = "conformance")]
-    pub fn nowhere(payload: &[u8]) -> Self {
-        Self::new(Location::new(0, 0, payload.len() as u64), payload)
-    }
-
     pub(crate) fn is_sound(&self, payload: &[u8]) -> bool {
         payload.len() == self.bytes as usize && crc32c(payload) == self.crc
     }

@@ -323,7 +323,7 @@ fn wanted(
         let Some(location) = group.location(index) else {
             break;
         };
-        let bytes = long.get(&index).copied().unwrap_or(location.payload_bytes_min());
+        let bytes = long.get(&index).copied().unwrap_or_else(|| location.payload_bytes_min());
         cost = cost.saturating_add(bytes + Entry::OVERHEAD);
         if cost > bytes_max && !wanted.is_empty() {
             break;
