@@ -183,13 +183,19 @@ impl World {
                 200_000
             }
         };
+        if self.has_work_at(self.now + pause) {
+            self.plan_in(pause, Event::Operator);
+        }
+    }
+
+    /// Whether operators look again at a time: until everything is cleared away. Whoever has
+    /// destroyed a group begins it anew, however long its places take to come free.
+    fn has_work_at(&self, at: u64) -> bool {
         let cleared = match self.swarm.pace {
             Some(_) => SLOW_END_US + CLEARED_AFTER_SLOW_US,
             None => CLEARED_US,
         };
-        if self.now + pause < faults_end + cleared {
-            self.plan_in(pause, Event::Operator);
-        }
+        at < self.options.faults_s * 1_000_000 + cleared || !self.operator.rebirths.is_empty()
     }
 
     fn order(
@@ -388,7 +394,8 @@ impl World {
             }
         }
         for (group, mut places) in std::mem::take(&mut self.operator.rebirths) {
-            if !places.iter().all(|place| self.nodes[*place].is_member()) {
+            let stand = places.iter().all(|place| self.nodes[*place].is_member());
+            if places.is_empty() || !stand {
                 places = self.places_for_rebirth().unwrap_or_default();
             }
             let is_free = |place: &Place| !self.operator.homes.contains_key(&(group, *place));
@@ -660,5 +667,30 @@ mod tests {
         assert!(!world.operator.homes.contains_key(&(group, place)), "the node would refuse it");
         assert!(!settled(&mut world, before), "and this one as well");
         assert!(settled(&mut world, next));
+    }
+
+    #[test]
+    fn a_group_that_was_destroyed_begins_anew_however_late_its_places_come_free() {
+        let mut world = World::new(1, &Options::default());
+        let group = world.swarm.groups[0].group;
+        let first = world.operator.life_of(group);
+        let nodes = world.nodes.len();
+        let stand = |world: &mut World, standing: NodeStanding| {
+            world.nodes.iter_mut().skip(2).for_each(|node| node.standing = standing);
+        };
+        world.operator.homes.retain(|(of, _), _| *of != group);
+        world.operator.rebirths.insert(group, (0..nodes.min(3)).collect());
+        world.phase = Phase::Healing;
+        world.now = world.options.faults_s * 1_000_000 + 2 * SLOW_END_US;
+        // Nobody knows yet what became of most of its nodes.
+        stand(&mut world, NodeStanding::Damaged);
+        world.operate();
+        assert_eq!(world.operator.life_of(group), first);
+        assert!(world.has_work_at(world.now), "it is owed");
+        // Nothing was lost.
+        stand(&mut world, NodeStanding::Member);
+        world.operate();
+        assert!(world.operator.life_of(group) > first, "it has begun anew");
+        assert!(!world.has_work_at(world.now), "nothing is owed any more");
     }
 }
