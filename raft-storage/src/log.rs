@@ -204,13 +204,15 @@ impl Log {
         life.store(Life { incarnation, durable }).map_err(io)?;
 
         let preparation = options.preparation;
+        // What is written from one checkpoint to the next, and two to begin with.
+        let kept_max = (options.checkpoint_bytes / segment_bytes) as usize + 2;
         let spares = Spares::new(
             disk.clone(),
             segment_bytes,
             recovered.next_slot,
             recovered.spares.into(),
             preparation,
-            recovered.cursor.map_or(0, |cursor| cursor.room()),
+            (recovered.cursor.map_or(0, |cursor| cursor.room()), kept_max),
         )
         .map_err(io)?;
         let begins = recovered.cursor.is_none();

@@ -58,6 +58,8 @@ pub(crate) struct Spares<D: Disk> {
     next_slot: u32,
     /// Spares of `segment_bytes`.
     ready: VecDeque<Ready>,
+    /// How many segments that became free are kept: what is written until the next ones do.
+    kept_max: usize,
     /// Numbers below `next_slot` that no file has.
     unused: Vec<u32>,
     helper: Option<Helper<D::File>>,
@@ -83,7 +85,7 @@ impl<D: Disk> Spares<D> {
         next_slot: u32,
         ready: VecDeque<Ready>,
         preparation: Preparation,
-        room: u64,
+        (room, kept_max): (u64, usize),
     ) -> io::Result<Self> {
         let demand = Arc::new(Demand::default());
         let helper = match preparation {
@@ -93,7 +95,8 @@ impl<D: Disk> Spares<D> {
             Preparation::OnDemand => None,
         };
         let unused = Vec::new();
-        let mut spares = Self { disk, segment_bytes, next_slot, ready, unused, helper, demand };
+        let mut spares =
+            Self { disk, segment_bytes, next_slot, ready, kept_max, unused, helper, demand };
         spares.order(room);
         Ok(spares)
     }
@@ -152,7 +155,7 @@ impl<D: Disk> Spares<D> {
 
     /// Takes a segment that nobody needs any more; `false` if its file was removed instead.
     pub(crate) fn recycle(&mut self, slot: u32, bytes: u64) -> bool {
-        let keep = bytes == self.segment_bytes && self.ready.len() < RECYCLED_MAX;
+        let keep = bytes == self.segment_bytes && self.ready.len() < self.kept_max;
         if keep {
             self.ready.push_back(Ready { slot, recycled: true });
         } else {
@@ -309,6 +312,3 @@ impl<F> Drop for Helper<F> {
         }
     }
 }
-
-/// Free segments that are kept: what the log needs while the next ones become free.
-const RECYCLED_MAX: usize = 4;
