@@ -57,6 +57,9 @@ const WRITES_MAX: usize = 16 << 10;
 /// frame by default, so that a disk that fills up takes whole frames until it is full.
 pub(crate) const PORTION_BYTES: u64 = 4 << 20;
 
+/// So much of large entries is written at once, between the turns of the others.
+const TURN_BYTES: u64 = 1 << 20;
+
 /// No sync waits for more than this and a portion.
 const SYNC_BYTES: u64 = 16 << 20;
 
@@ -218,7 +221,7 @@ impl LogWork {
         Ok(Append::Written)
     }
 
-    /// Writes a piece of a large entry, if it is the turn of one.
+    /// Writes pieces of large entries, if it is their turn.
     fn append_piece(
         &mut self,
         shards: &[Arc<Inbox<ShardInput>>],
@@ -227,24 +230,32 @@ impl LogWork {
         if self.large.is_empty() || !is_next && !self.waiting.is_empty() {
             return Ok(None);
         }
-        let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
-        let Some(next) = self.large.next(waits) else { return Ok(None) };
-        self.large_is_next = false;
-        match self.store.append_piece(next.group, &next.payload) {
-            Ok((info, piece)) => {
-                self.synced = false;
-                self.bytes += info.bytes;
-                self.unprepared_bytes += info.unprepared_bytes;
-                self.waiting.extend(self.large.wrote(&next, piece));
-                self.pause = PAUSE_FIRST;
-                Ok(Some(Append::Written))
+        let mut bytes = 0;
+        while bytes < TURN_BYTES {
+            let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
+            let Some(next) = self.large.next(waits) else { break };
+            match self.store.append_piece(next.group, &next.payload) {
+                Ok((info, piece)) => {
+                    bytes += info.bytes;
+                    self.unprepared_bytes += info.unprepared_bytes;
+                    self.waiting.extend(self.large.wrote(&next, piece));
+                }
+                Err(LogError::NoSegment { .. }) if bytes > 0 => break,
+                Err(LogError::NoSegment { source }) => {
+                    self.append_votes()?;
+                    return self.found_no_room(&source, shards).map(Some);
+                }
+                Err(failure) => return Err(failure),
             }
-            Err(LogError::NoSegment { source }) => {
-                self.append_votes()?;
-                self.found_no_room(&source, shards).map(Some)
-            }
-            Err(failure) => Err(failure),
         }
+        if bytes == 0 {
+            return Ok(None);
+        }
+        self.large_is_next = false;
+        self.synced = false;
+        self.bytes += bytes;
+        self.pause = PAUSE_FIRST;
+        Ok(Some(Append::Written))
     }
 
     /// There is no room for what comes next. Descriptors or space may come free; until then

@@ -183,8 +183,9 @@ impl Swarm {
                 preparation: Preparation::OnDemand,
                 checkpoint_bytes: 0,
                 large: Large {
-                    entry_bytes_min: *large.pick(&[1 << 10, 4 << 10, 256 << 10]).expect("a list"),
-                    piece_bytes_max: *large.pick(&[700, 2 << 10]).expect("a list"),
+                    entry_bytes_min: *large.pick(&[4 << 10, 8 << 10, 256 << 10]).expect("a list"),
+                    // A block or two each, so that pieces take little more than what is in them.
+                    piece_bytes_max: *large.pick(&[3_900, 8_000]).expect("a list"),
                 },
             },
             log_last: match commits.chance(1, 2) {
