@@ -18,6 +18,8 @@
 //! - after one failed write or sync nothing is written or acknowledged again: retrying a sync
 //!   could report lost data as safe.
 
+mod housekeeping;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -26,12 +28,11 @@ use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, Incarnation, LogIndex, Membership};
 
 use crate::append::cursor::Cursor;
-use crate::append::encode::{Copies, FrameBuffer};
+use crate::append::encode::FrameBuffer;
 use crate::append::plan::{Part, Plan};
 use crate::append::spares::{Spare, Spares};
 use crate::append::tails::{Admitted, Tails};
 use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
-use crate::checkpoint::capture::Found;
 use crate::disk::{Disk, DiskFile, is_out_of_descriptors, is_out_of_room};
 use crate::error::{DiskOp, LogError};
 use crate::format::base;
@@ -39,13 +40,11 @@ use crate::format::frame::{FRAME_HEADER_BYTES, frame_bytes};
 use crate::format::identity::{Life, LifeFile, StoreId};
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{self, Piece};
-use crate::format::record::{ALIGNMENT, FLAG_CLEAN, RECORD_HEADER_BYTES, item_bytes};
+use crate::format::record::{ALIGNMENT, FLAG_CLEAN, RECORD_HEADER_BYTES};
 use crate::format::segment::{BLOCK_BYTES, SegmentHeader, salt};
-use crate::read::index::{Presence, Relocation, Run, Shared};
-use crate::read::location::Location;
+use crate::read::index::{Relocation, Run, Shared};
 use crate::read::reader::LogReader;
-use crate::reclaim::moves::LargeMove;
-use crate::reclaim::tender::{Progress, Tender};
+use crate::reclaim::tender::Tender;
 use crate::store::{LogStats, LogStore, Tending};
 
 /// The one writer of a log. Made by opening the log.
@@ -295,133 +294,6 @@ impl<D: Disk> LogWriter<D> {
         self.note_durable()
     }
 
-    /// Housekeeping, a bounded piece of it: makes checkpoints, moves what lives out of segments that
-    /// are nearly empty, and takes back those that nothing alive is left in. Call it after each sync,
-    /// once what became durable is acknowledged, and again as it asks for. `idle`: nothing was
-    /// appended for a while, so nobody waits for the disk.
-    ///
-    /// Cost of a call: at most a write of 256 KiB, or of one entry that is larger.
-    ///
-    /// # Errors
-    /// [`LogError::Io`] and [`LogError::Poisoned`], both final. A full disk is none: then less is
-    /// done.
-    pub fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
-        self.check_poison()?;
-        if idle && self.cursor.content_end > self.cursor.synced {
-            self.submit_sync()?;
-        }
-        let mut moved = false;
-        if self.tender.moves.may_move(idle) {
-            moved = self.move_some()?;
-        }
-        let progress = self.tender.step(&self.cursor, idle);
-        self.done.checkpoints += u64::from(matches!(progress, Progress::Made));
-        for (slot, bytes) in self.tender.free(&self.cursor) {
-            if !self.spares.recycle(slot, bytes) {
-                self.shared.files.close(slot);
-            }
-        }
-        Ok(match progress {
-            Progress::Made => Tending::Now,
-            Progress::UnderWay => Tending::Soon,
-            Progress::None if moved => Tending::Now,
-            Progress::None => Tending::Done,
-        })
-    }
-
-    /// Copies some entries out of segments that are to be emptied. `false`: nothing could be.
-    fn move_some(&mut self) -> Result<bool, LogError> {
-        let mut copies = Vec::new();
-        let mut relocations = Vec::new();
-        let mut bytes = 0;
-        let bytes_max = self.tender.moves.piece_bytes;
-        while bytes < bytes_max
-            && let Some(found) = self.tender.moves.next()
-        {
-            let Some((moved, copied)) = self.copy(found, bytes_max - bytes, &mut relocations)
-            else {
-                continue;
-            };
-            let items = copied.iter().flat_map(|copies| &copies.entries);
-            bytes += items.map(|entry| item_bytes(entry.payload.len() as u64)).sum::<u64>();
-            copies.extend(copied);
-            self.tender.moves.put_back(found, moved);
-        }
-        if copies.is_empty() {
-            return self.move_large();
-        }
-        // Without room there is nothing to be gained by waiting for it here: the next checkpoint
-        // names them again.
-        self.write_copies(&copies, relocations)
-    }
-
-    /// Reads what is still where it was found, as much as costs `bytes_max` and one entry at
-    /// least; returns how many entries of `found` are dealt with.
-    fn copy(
-        &mut self,
-        found: Found,
-        bytes_max: u64,
-        relocations: &mut Vec<Relocation>,
-    ) -> Option<(u64, Vec<Copies>)> {
-        let Found { slot, incarnation, first, count } = found;
-        let (group, places, gone) = {
-            let index = self.shared.index.read();
-            let group = index.groups.get(slot as usize)?;
-            if group.incarnation != incarnation || group.presence == Presence::Destroyed {
-                return None;
-            }
-            // What was compacted meanwhile needs no moving, nor what was truncated.
-            let gone = group.first.since(first).min(count);
-            let mut bytes = 0;
-            let mut places = Vec::new();
-            for at in gone..count {
-                let index = first.plus(at);
-                let Some(place) = group.location(index) else { break };
-                if !places.is_empty() && bytes + item_bytes(place.payload_bytes_min()) > bytes_max {
-                    break;
-                }
-                bytes += item_bytes(place.payload_bytes_min());
-                places.push((index, place));
-            }
-            (group.id, places, gone)
-        };
-        let victims = self.tender.moves.victims.clone();
-        let moved = |place: &Location| victims.contains(&place.slot());
-        let done = if places.is_empty() { count } else { gone + places.len() as u64 };
-        let mut copies: Vec<Copies> = Vec::new();
-        for (index, from) in places {
-            let is_in_pieces = self.shared.index.read().pieces.contains_key(&(slot, index));
-            if is_in_pieces {
-                self.tender.moves.add_large(LargeMove::new(slot, incarnation, index));
-                continue;
-            }
-            if !moved(&from) {
-                continue;
-            }
-            let Ok(entries) = self.reader.entries(group, index, index, u64::MAX) else {
-                self.tender.moves.unreadable.insert(from.slot());
-                continue;
-            };
-            relocations.push(Relocation { slot, index, from, to: from, pieces: None });
-            for entry in entries {
-                match copies.last_mut().and_then(|last| {
-                    let before = last.entries.last()?;
-                    let follows = before.term == entry.term
-                        && before.index.next() == entry.index
-                        && last.entries.len() < usize::from(u16::MAX);
-                    follows.then_some(&mut last.entries)
-                }) {
-                    Some(entries) => entries.push(entry),
-                    None => {
-                        let entries = vec![entry];
-                        copies.push(Copies { group, incarnation, entries, in_pieces: false });
-                    }
-                }
-            }
-        }
-        Some((done, copies))
-    }
-
     /// Sees to it that a frame has room that is no batch, and leaves what votes need.
     fn need_room(&mut self, frame_bytes: u64) -> Result<(), NoRoom> {
         if frame_bytes > self.cursor.room() {
@@ -433,127 +305,6 @@ impl<D: Disk> LogWriter<D> {
             self.spares.ensure().map_err(NoRoom::Segment)?;
         }
         Ok(())
-    }
-
-    /// The same for housekeeping, which can do without. `false`: there is no room.
-    fn make_room(&mut self, frame_bytes: u64) -> Result<bool, LogError> {
-        match self.need_room(frame_bytes) {
-            Ok(()) => Ok(true),
-            Err(NoRoom::Segment(_)) => Ok(false),
-            Err(NoRoom::Failed(error)) => Err(error),
-        }
-    }
-
-    /// Moves a piece of an entry that is in pieces, or, after the last of them, the entry itself.
-    /// `false`: nothing was moved.
-    fn move_large(&mut self) -> Result<bool, LogError> {
-        let Some(mut large) = self.tender.moves.next_large() else { return Ok(false) };
-        let key = (large.slot, large.index);
-        let found = {
-            let index = self.shared.index.read();
-            let group = index.groups.get(large.slot as usize);
-            let group = group.filter(|group| group.incarnation == large.incarnation);
-            group.and_then(|group| {
-                let (place, term) = (group.location(large.index)?, group.term(large.index)?);
-                Some((group.id, place, term, index.pieces.get(&key)?.clone()))
-            })
-        };
-        let found = found.filter(|(_, from, _, old)| {
-            let of = large.of.get_or_insert_with(|| (*from, old.clone()));
-            (of.0, &of.1) == (*from, old)
-        });
-        let Some((group, from, term, old)) = found else {
-            self.shared.index.write().drop_pending(&large.copied);
-            return Ok(true);
-        };
-        let name = (group, large.incarnation);
-        if let Some(piece) = old.get(large.copied.len()) {
-            let Ok(payload) = self.shared.piece(group, large.index, piece) else {
-                return Ok(self.give_up_moving(&large, piece.location));
-            };
-            match self.append_piece(group, &payload) {
-                Ok((info, piece)) => {
-                    self.tender.moves.spend(info.bytes);
-                    self.done.bytes_moved += info.bytes;
-                    large.copied.push(piece);
-                    self.tender.moves.put_large_back(large);
-                    return Ok(true);
-                }
-                Err(LogError::NoSegment { .. }) => {
-                    self.shared.index.write().drop_pending(&large.copied);
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let stored = self.shared.entry_as_stored(name, (large.index, term), from);
-        let Ok(mut entry) = stored else {
-            return Ok(self.give_up_moving(&large, from));
-        };
-        entry.payload = pieces::encode(&large.copied);
-        let incarnation = large.incarnation;
-        let copies = [Copies { group, incarnation, entries: vec![entry], in_pieces: true }];
-        let relocation = Relocation {
-            slot: large.slot,
-            index: large.index,
-            from,
-            to: from,
-            pieces: Some(large.copied.clone()),
-        };
-        if !self.write_copies(&copies, vec![relocation])? {
-            self.shared.index.write().drop_pending(&large.copied);
-            return Ok(false);
-        }
-        Ok(true)
-    }
-
-    /// Something of an entry that is to be moved cannot be read: its segment stays.
-    fn give_up_moving(&mut self, large: &LargeMove, unreadable: Location) -> bool {
-        self.tender.moves.unreadable.insert(unreadable.slot());
-        self.shared.index.write().drop_pending(&large.copied);
-        true
-    }
-
-    /// Writes entries again. `false`: there is no room for them.
-    fn write_copies(
-        &mut self,
-        copies: &[Copies],
-        mut relocations: Vec<Relocation>,
-    ) -> Result<bool, LogError> {
-        let body = |copies: &Copies| {
-            let items = copies.entries.iter().map(|entry| item_bytes(entry.payload.len() as u64));
-            RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
-        };
-        let frame_bytes = frame_bytes(copies.iter().map(body).sum());
-        if !self.make_room(frame_bytes)? {
-            return Ok(false);
-        }
-        self.frame.encode_copies(&self.cursor, copies);
-        self.submit_frame(Until::Written)?;
-        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
-        for (relocation, to) in relocations.iter_mut().zip(&self.frame.locations) {
-            relocation.to = *to;
-        }
-        self.shared.index.write().end = self.cursor.end();
-        self.copied.push_back((self.cursor.end(), relocations));
-        self.frame.release();
-        self.tender.moves.spend(frame_bytes);
-        self.done.bytes_moved += frame_bytes;
-        Ok(true)
-    }
-
-    /// How long the log is, and what housekeeping has done. Cost: a look at each segment.
-    pub fn stats(&self) -> LogStats {
-        let index = self.shared.index.read();
-        let mut stats = LogStats {
-            segments_unreadable: self.tender.moves.unreadable.len() as u64,
-            ..self.done
-        };
-        for (_, segment) in index.segments.iter() {
-            stats.segment_bytes += segment.bytes;
-            stats.live_bytes += segment.live.bytes;
-        }
-        stats
     }
 
     /// Where the log ends: everything below is written.
@@ -732,25 +483,6 @@ impl<D: Disk> LogWriter<D> {
         self.shared.set_durable(end);
         self.moved();
         Ok(())
-    }
-
-    /// Entries whose copies are durable are where the copies are.
-    fn moved(&mut self) {
-        let durable = self.cursor.synced;
-        while let Some((_, relocations)) = self.copied.pop_front_if(|(end, _)| *end <= durable) {
-            let mut index = self.shared.index.write();
-            for relocation in &relocations {
-                // What is not there any more was truncated or compacted meanwhile.
-                let moved = index.relocate(relocation);
-                match &relocation.pieces {
-                    Some(pieces) if moved => {
-                        index.put_pieces(relocation.slot, relocation.index, pieces.clone());
-                    }
-                    Some(pieces) => index.drop_pending(pieces),
-                    None => {}
-                }
-            }
-        }
     }
 
     /// Makes a written batch visible to readers, under one lock.

@@ -1,0 +1,410 @@
+//! What the log thread does with logs that fail, fill up, hang or have something left to tidy.
+
+use super::*;
+use crossbeam::channel::{Sender, unbounded};
+use raft_core::LogTime;
+use raft_storage::{AppendInfo, LogReader, MemoryLog, SyncInfo};
+
+/// Fails at its `fails_at`-th sync, or when it is idle.
+struct Failing {
+    log: MemoryLog,
+    syncs: usize,
+    fails_at: usize,
+}
+
+fn refused() -> LogError {
+    let group = GroupId::new(1);
+    LogError::TimeOutOfRange { group, index: Default::default(), time: LogTime::default() }
+}
+
+impl LogStore for Failing {
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.log.append(writes)
+    }
+
+    fn sync(&mut self) -> Result<SyncInfo, LogError> {
+        self.syncs += 1;
+        if self.syncs == self.fails_at { Err(refused()) } else { self.log.sync() }
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        Err(refused())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_poisoned(&self) -> bool {
+        false
+    }
+
+    fn reader(&self) -> LogReader {
+        self.log.reader()
+    }
+}
+
+/// Has room for so many appends with entries, and then refuses so many before it has again.
+struct Cramped {
+    log: MemoryLog,
+    room: usize,
+    refusals: usize,
+}
+
+impl LogStore for Cramped {
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        if writes.iter().any(|write| !write.entries.is_empty()) {
+            if self.room > 0 {
+                self.room -= 1;
+            } else if self.refusals > 0 {
+                self.refusals -= 1;
+                let source = io::ErrorKind::StorageFull.into();
+                return Err(LogError::NoSegment { source });
+            }
+        }
+        self.log.append(writes)
+    }
+
+    fn sync(&mut self) -> Result<SyncInfo, LogError> {
+        self.log.sync()
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_poisoned(&self) -> bool {
+        false
+    }
+
+    fn reader(&self) -> LogReader {
+        self.log.reader()
+    }
+}
+
+fn group(id: u32) -> GroupId {
+    GroupId::new(id)
+}
+
+fn create(id: u32) -> GroupWrite {
+    let mut write = GroupWrite::new(group(id));
+    write.create = Some(raft_storage::GroupCreate {
+        incarnation: raft_core::GroupIncarnation::new(1),
+        spec: bytes::Bytes::new(),
+    });
+    write
+}
+
+/// Entries of 1,000 bytes.
+fn entries(id: u32, first: u64, count: u64) -> GroupWrite {
+    let mut write = GroupWrite::new(group(id));
+    let entry = |index| Entry {
+        index: raft_core::LogIndex::new(index),
+        term: raft_core::Term::new(1),
+        kind: raft_core::EntryKind::Command,
+        time: LogTime::new(0),
+        payload: vec![7; 1_000].into(),
+    };
+    write.entries = (first..first + count).map(entry).collect();
+    write
+}
+
+fn vote(id: u32) -> GroupWrite {
+    let mut write = GroupWrite::new(group(id));
+    write.hard_state = Some(raft_core::HardState::default());
+    write
+}
+
+/// Each operation has the number of its group as its ticket.
+fn batch(writes: Vec<GroupWrite>) -> LogBatch {
+    let ticket = |write: &GroupWrite| {
+        let seq = raft_core::PersistSeq::new(u64::from(write.group.get()));
+        (write.group, PersistTicket::Op(seq))
+    };
+    LogBatch { shard: 0, tickets: writes.iter().map(ticket).collect(), writes }
+}
+
+fn work(store: impl LogStore + 'static) -> LogWork {
+    LogWork::new(Box::new(store), Arc::new(LogLoad::new(u64::MAX)), 10_000)
+}
+
+/// What a shard has heard: the groups of acknowledged operations, or of the disk.
+fn heard_by(shard: &Inbox<ShardInput>) -> Vec<String> {
+    let mut items = Vec::new();
+    shard.drain(&mut items);
+    let told = items.into_iter().map(|item| match item {
+        ShardInput::Engine(EngineInput::Disk(space)) => format!("{space:?}"),
+        ShardInput::Engine(EngineInput::Persisted(tickets)) => {
+            let groups: Vec<u32> = tickets.iter().map(|(group, _)| group.get()).collect();
+            format!("{groups:?}")
+        }
+        _ => "something else".to_owned(),
+    });
+    told.collect()
+}
+
+#[test]
+fn a_log_without_room_says_so_and_goes_on_when_there_is_some() {
+    let links = links(1);
+    let (send, receive) = unbounded();
+    let _ = send.send(batch(vec![create(1)]));
+    let _ = send.send(batch(vec![entries(1, 1, 1)]));
+    let work = work(Cramped { log: MemoryLog::new(), room: 0, refusals: 2 });
+    std::thread::scope(|scope| {
+        let (links, shards) = (&links, &links.shards);
+        scope.spawn(move || run(work, &receive, links));
+        let mut heard = Vec::new();
+        let mut told = Vec::new();
+        while heard.len() < 4 {
+            heard.extend(heard_by(&shards[0]));
+            told.push(links.watch.without_room(links.clock.now()).is_some());
+            std::thread::yield_now();
+        }
+        drop(send);
+        told.dedup();
+        assert!(told.contains(&true), "its status told of it: {told:?}");
+        assert_eq!(heard, ["Full", "[1]", "Ample", "[1]"]);
+    });
+}
+
+fn links(shards: usize) -> LogLinks {
+    LogLinks {
+        shards: (0..shards).map(|_| Arc::default()).collect(),
+        counters: Arc::default(),
+        watch: Arc::new(LogWatch::new(Duration::ZERO)),
+        clock: Clock::new(),
+        pace: LogPace::default(),
+        failure: Arc::default(),
+    }
+}
+
+/// Hangs in its sync until it is let go.
+struct Hanging {
+    log: MemoryLog,
+    hangs: Sender<()>,
+    go: Receiver<()>,
+}
+
+impl LogStore for Hanging {
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.log.append(writes)
+    }
+
+    fn sync(&mut self) -> Result<SyncInfo, LogError> {
+        let _ = self.hangs.send(());
+        let _ = self.go.recv();
+        self.log.sync()
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_poisoned(&self) -> bool {
+        false
+    }
+
+    fn reader(&self) -> LogReader {
+        self.log.reader()
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_is_seen_by_others_and_so_is_that_it_goes_on() {
+    let links = links(1);
+    let (send, receive) = unbounded();
+    let (hangs, hanging) = unbounded();
+    let (go, goes) = unbounded();
+    let _ = send.send(batch(vec![create(1)]));
+    let work = work(Hanging { log: MemoryLog::new(), hangs, go: goes });
+    std::thread::scope(|scope| {
+        let links = &links;
+        scope.spawn(move || run(work, &receive, links));
+        hanging.recv().expect("the log syncs");
+        let stalled = links.watch.stalled(links.clock.now());
+        assert!(stalled.is_some(), "the bound of this test is zero");
+        go.send(()).expect("it waits for this");
+        let mut items = Vec::new();
+        while items.is_empty() {
+            links.shards[0].drain(&mut items);
+            std::thread::yield_now();
+        }
+        assert_eq!(links.watch.stalled(links.clock.now()), None);
+        drop(send);
+    });
+}
+
+/// A log with room for so many more portions with entries, which was given some.
+fn crammed(room: usize, writes: Vec<GroupWrite>) -> (LogWork, Vec<Arc<Inbox<ShardInput>>>) {
+    let (_send, receive) = unbounded();
+    let mut work = work(Cramped { log: MemoryLog::new(), room, refusals: 1 });
+    work.take(batch(writes), &receive);
+    (work, vec![Arc::default()])
+}
+
+fn finish(work: &mut LogWork, shards: &[Arc<Inbox<ShardInput>>]) -> Vec<String> {
+    work.sync(&Counters::default()).unwrap();
+    work.acknowledge(shards);
+    heard_by(&shards[0])
+}
+
+#[test]
+fn what_a_full_disk_took_is_acknowledged_and_the_rest_of_the_batch_waits() {
+    let writes = vec![create(1), create(2), entries(1, 1, 8), entries(2, 1, 8), vote(1)];
+    let (mut work, shards) = crammed(1, writes);
+    let before = work.waiting.iter().map(|waiting| waiting.cost).sum();
+    work.load.add(before);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
+    // The vote follows entries of its group that are written, so it need not wait.
+    assert_eq!(finish(&mut work, &shards), ["Full", "[1, 2, 1, 1]"]);
+    assert!(work.has_waiting() && work.load.bytes() > 8_000 && work.load.bytes() < 9_500);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(finish(&mut work, &shards), ["Ample", "[2]"]);
+    assert_eq!((work.has_waiting(), work.load.bytes()), (false, 0));
+}
+
+#[test]
+fn votes_pass_entries_that_find_no_room_but_none_of_their_own_group() {
+    let (mut work, shards) = crammed(0, vec![create(1), create(2)]);
+    work.append(LastPortion::Synced, &shards).unwrap();
+    assert_eq!(finish(&mut work, &shards), ["[1, 2]"]);
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![entries(1, 1, 1), vote(1), vote(2)]), &receive);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
+    assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(finish(&mut work, &shards), ["Ample", "[1, 1]"]);
+}
+
+#[test]
+fn an_operation_that_is_too_large_is_divided_and_acknowledged_once_it_is_whole() {
+    for room in 0..4 {
+        let (mut work, shards) = crammed(room, vec![create(1), entries(1, 1, 35)]);
+        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
+        assert_eq!(finish(&mut work, &shards), ["Full", "[1]"], "room for {room}");
+        let reader = work.reader();
+        let last = reader.last_index(group(1)).unwrap().get();
+        assert!(last < 35 && (last > 0) == (room > 0), "{last} with room for {room}");
+        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+        assert_eq!(finish(&mut work, &shards), ["Ample", "[1]"]);
+        assert_eq!(reader.last_index(group(1)).unwrap().get(), 35);
+    }
+}
+
+#[test]
+fn a_disk_without_room_is_asked_less_and_less_often() {
+    let mut work = work(Cramped { log: MemoryLog::new(), room: 0, refusals: 0 });
+    let pauses: Vec<_> = (0..8).map(|_| work.pause().as_millis()).collect();
+    assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
+    work.append(LastPortion::Written, &[]).unwrap();
+    assert_eq!(work.pause(), PAUSE_FIRST, "once there was room, it begins anew");
+}
+
+/// Has so many pieces of housekeeping left, of which it looks after some later.
+struct Untidy {
+    log: MemoryLog,
+    left: Vec<Tending>,
+    /// What was asked of it.
+    asked: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl LogStore for Untidy {
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.log.append(writes)
+    }
+
+    fn sync(&mut self) -> Result<SyncInfo, LogError> {
+        self.asked.lock().push("sync");
+        self.log.sync()
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        self.asked.lock().push("idle");
+        Ok(())
+    }
+
+    fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
+        self.asked.lock().push(if idle { "tend idle" } else { "tend" });
+        Ok(self.left.pop().unwrap_or(Tending::Done))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_poisoned(&self) -> bool {
+        false
+    }
+
+    fn reader(&self) -> LogReader {
+        self.log.reader()
+    }
+}
+
+#[test]
+fn housekeeping_follows_each_sync_goes_on_while_nothing_comes_and_ends_with_a_seal() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let left = vec![Tending::Now, Tending::Soon, Tending::Now];
+    let store = Untidy { log: MemoryLog::new(), left, asked: Arc::clone(&asked) };
+    let (mut work, counters) = (work(store), Counters::default());
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1)]), &receive);
+    work.append(LastPortion::Written, &[]).unwrap();
+    work.sync(&counters).unwrap();
+    work.tend(&counters).unwrap();
+    let mut waits = Vec::new();
+    loop {
+        waits.push(work.wait());
+        if !work.rest(&counters).unwrap() {
+            break;
+        }
+    }
+    assert_eq!(waits, [Duration::ZERO, LOOK_AFTER, Duration::ZERO, IDLE_AFTER]);
+    let expected = ["sync", "tend", "tend", "tend", "tend", "idle", "tend idle", "idle"];
+    assert_eq!(*asked.lock(), expected);
+    assert!(!work.rest(&counters).unwrap(), "there is nothing left to do");
+    assert_eq!(asked.lock().len(), expected.len());
+}
+
+/// How often the shards hear of a batch, and of a failure.
+fn heard(fails_at: usize) -> (usize, usize) {
+    let links = links(2);
+    let work = work(Failing { log: MemoryLog::new(), syncs: 0, fails_at });
+    let (send, receive) = unbounded();
+    let _ = send.send(batch(vec![create(1)]));
+    // The sender lives on: an idle log is not an ending one.
+    run(work, &receive, &links);
+    let (mut persisted, mut failed) = (0, 0);
+    assert!(links.failure.lock().is_some(), "whether shards hear of it or not");
+    for shard in links.shards.iter() {
+        let mut items = Vec::new();
+        shard.drain(&mut items);
+        for item in items {
+            match item {
+                ShardInput::Engine(EngineInput::Persisted(_)) => persisted += 1,
+                ShardInput::LogFailed(_) => failed += 1,
+                _ => {}
+            }
+        }
+    }
+    drop(send);
+    (persisted, failed)
+}
+
+#[test]
+fn a_failed_sync_acknowledges_nothing_and_every_shard_is_told() {
+    assert_eq!(heard(1), (0, 2));
+}
+
+#[test]
+fn a_log_that_fails_when_idle_has_failed() {
+    assert_eq!(heard(usize::MAX), (1, 2));
+}
