@@ -108,7 +108,6 @@ pub enum Planted {
     CheckpointNotAwaited,
     CheckpointedTwice,
     StaleFrameAccepted,
-    ReaderNotPinned,
     // Engine and transport.
     EarlierLifeOfGroupHeard,
     GoneReplicaForgotten,

@@ -3,11 +3,14 @@
 
 mod common;
 
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex};
+
 use common::*;
 use raft_core::{LogIndex, ReplicaId, Tombstone};
 use raft_storage::{
-    CrashPolicy, Damage, Disk, Fault, GroupWrite, LogError, LogOptions, MemDisk, OpenError, Opened,
-    Tending,
+    CrashPolicy, Damage, Disk, DiskFile, Fault, GroupWrite, LogError, LogOptions, MemDisk, MemFile,
+    MemLock, OpenError, Opened, Tending,
 };
 
 /// One append of `count` entries, durable; then housekeeping as a driver does it.
@@ -265,7 +268,7 @@ fn a_lost_segment_is_missed_whether_a_checkpoint_lists_it_or_not() {
         // The same with a header that is not readable any more.
         let other = disk.crash(CrashPolicy::KeepAll);
         let file = other.create(name).unwrap();
-        raft_storage::DiskFile::write_zeros(&file, bytes.len() as u64).unwrap();
+        file.write_zeros(bytes.len() as u64).unwrap();
         other.overwrite(name, &[&[7; 512], &bytes[512..]].concat());
         assert_eq!(open_with(&other, &tiny()).is_err(), refused, "{name}");
         missed += usize::from(refused);
@@ -368,4 +371,111 @@ fn a_full_disk_stops_no_housekeeping_that_gives_space_back() {
     model.is_read_by(&opened.reader);
     drop(opened);
     assert_eq!(Model::of(&open_with(&disk, &tiny()).unwrap()), model);
+}
+
+/// A disk whose next read does something first.
+#[derive(Clone)]
+struct HookedDisk {
+    disk: MemDisk,
+    hook: Hook,
+}
+
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+struct HookedFile {
+    file: MemFile,
+    hook: Hook,
+}
+
+impl Disk for HookedDisk {
+    type File = HookedFile;
+    type Lock = MemLock;
+
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+
+    fn try_lock(&self) -> io::Result<Option<MemLock>> {
+        self.disk.try_lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn create(&self, name: &str) -> io::Result<HookedFile> {
+        Ok(HookedFile { file: self.disk.create(name)?, hook: Arc::clone(&self.hook) })
+    }
+
+    fn open(&self, name: &str) -> io::Result<HookedFile> {
+        Ok(HookedFile { file: self.disk.open(name)?, hook: Arc::clone(&self.hook) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+}
+
+impl DiskFile for HookedFile {
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let hook = self.hook.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file.write_vectored_at(parts, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+}
+
+#[test]
+fn a_segment_is_not_written_again_before_who_reads_from_it_is_done() {
+    let disk = HookedDisk { disk: new_disk(), hook: Hook::default() };
+    let mut opened = open_with(&disk, &tiny()).unwrap();
+    opened.writer.append(&[create(1), append(1, 1, 8, 1)]).unwrap();
+    opened.writer.sync().unwrap();
+    let reader = opened.reader.clone();
+    let writer = Arc::new(Mutex::new(opened.writer));
+    // Between the look at the index and the read: what is read dies, and its segment with all
+    // others comes back as often as it can.
+    let churns = Arc::clone(&writer);
+    *disk.hook.lock().unwrap() = Some(Box::new(move || {
+        let mut writer = churns.lock().unwrap();
+        for round in 2..200 {
+            writer.append(&[append(1, round * 8 - 7, 8, 1), compact(1, round * 8 - 8)]).unwrap();
+            writer.sync().unwrap();
+            while writer.tend(true).unwrap() != Tending::Done {}
+        }
+    }));
+    let read = reader.entries(group(1), LogIndex::new(1), LogIndex::new(8), u64::MAX).unwrap();
+    assert_eq!(read, append(1, 1, 8, 1).entries);
+    let mut writer = writer.lock().unwrap();
+    assert!(writer.stats().segments_reused > 50, "all but the one that was read came back");
+    while writer.tend(true).unwrap() != Tending::Done {}
 }

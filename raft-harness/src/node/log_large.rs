@@ -77,20 +77,17 @@ impl LargeEntries {
     /// entries are all in the log, and those behind them.
     pub(super) fn wrote(&mut self, next: &NextPiece, piece: Piece) -> Vec<Waiting> {
         let group = next.group;
-        let Some(queue) = self.queues.get_mut(&group) else { return Vec::new() };
-        queue.written.push(piece);
-        queue.bytes += next.payload.len();
         // Others come before its next piece.
         self.turns.retain(|other| *other != group);
         self.turns.push_back(group);
-        let Some(front) = self.queues[&group].operations.front() else { return Vec::new() };
-        let Some((at, index)) = self.large_entry(&front.write) else { return Vec::new() };
-        let is_whole = self.queues[&group].bytes == front.write.entries[at].payload.len();
-        if !is_whole {
-            return Vec::new();
-        }
-        if let Some(queue) = self.queues.get_mut(&group)
-            && let Some(front) = queue.operations.front_mut()
+        let Some(mut queue) = self.queues.remove(&group) else { return Vec::new() };
+        queue.written.push(piece);
+        queue.bytes += next.payload.len();
+        let front = queue.operations.front_mut();
+        let large = front.and_then(|front| Some((self.large_entry(&front.write)?, front)));
+        let mut is_whole = false;
+        if let Some(((at, index), front)) = large
+            && queue.bytes == front.write.entries[at].payload.len()
         {
             let mut written = std::mem::take(&mut queue.written);
             if raft_core::planted!(LastPieceForgotten) {
@@ -99,8 +96,10 @@ impl LargeEntries {
             queue.bytes = 0;
             front.write.put_in_pieces(index, &written);
             front.cost = front.write.cost();
+            is_whole = true;
         }
-        self.released(group)
+        self.queues.insert(group, queue);
+        if is_whole { self.released(group) } else { Vec::new() }
     }
 
     /// What a group may hand on.

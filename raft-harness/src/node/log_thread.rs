@@ -57,7 +57,7 @@ const WRITES_MAX: usize = 16 << 10;
 /// frame by default, so that a disk that fills up takes whole frames until it is full.
 pub(crate) const PORTION_BYTES: u64 = 4 << 20;
 
-/// So much of large entries is written at once, between the turns of the others.
+/// So much of large entries is written at once, between the turns of the others; one piece at least.
 const TURN_BYTES: u64 = 1 << 20;
 
 /// No sync waits for more than this and a portion.
@@ -234,6 +234,9 @@ impl LogWork {
         while bytes < TURN_BYTES {
             let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
             let Some(next) = self.large.next(waits) else { break };
+            if bytes > 0 && bytes + next.payload.len() as u64 > TURN_BYTES {
+                break;
+            }
             match self.store.append_piece(next.group, &next.payload) {
                 Ok((info, piece)) => {
                     bytes += info.bytes;

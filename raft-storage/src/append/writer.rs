@@ -130,7 +130,8 @@ impl<D: Disk> LogWriter<D> {
     /// batch without content writes nothing.
     ///
     /// Cost: no allocation per entry beyond amortised growth; payloads of 64 KiB and more are
-    /// copied once at most. A change of segment (every 64 MiB) adds two syncs.
+    /// copied once at most. A change of segment (every 64 MiB) adds four syncs: of the old segment, of the
+    /// new header, and of both copies of the note beside the log.
     ///
     /// # Errors
     /// A refused operation or [`LogError::NoSegment`] leaves the log unchanged.
@@ -628,6 +629,9 @@ fn memberships(entries: &[Entry]) -> Vec<(LogIndex, Arc<Membership>)> {
 
 /// Where the payloads of those entries lie that are in pieces.
 fn directories(write: &GroupWrite, entries: &[Entry]) -> Vec<(LogIndex, Vec<Piece>)> {
+    if write.in_pieces.is_empty() {
+        return Vec::new();
+    }
     let in_pieces = entries.iter().filter(|entry| write.is_in_pieces(entry.index));
     in_pieces.filter_map(|entry| Some((entry.index, pieces::decode(&entry.payload)?))).collect()
 }

@@ -25,8 +25,8 @@ pub(crate) struct Stored {
 }
 
 impl Kept {
-    /// Whether a kept checkpoint needs a segment as it is. With less than two of them, whoever falls
-    /// back on what came before may need everything.
+    /// Whether a kept checkpoint needs a segment as it is. With less than two of them everything is
+    /// needed: by whoever falls back on what came before.
     pub(crate) fn needs(&self, slot: u32, seq: u64) -> bool {
         [&self.newest, &self.previous]
             .into_iter()

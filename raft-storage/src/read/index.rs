@@ -132,9 +132,7 @@ impl Index {
 
     /// Appends entries of one term, right after the last one.
     pub(crate) fn append(&mut self, slot: u32, run: Run<'_>) {
-        for place in run.locations {
-            self.segments.born(*place);
-        }
+        self.segments.born(run.locations.iter().copied());
         let group = &mut self.groups[slot as usize];
         group.append(run.term, run.locations);
         group.facts.configs.extend(run.configs);
@@ -146,29 +144,23 @@ impl Index {
 
     /// A piece was written whose entry comes later.
     pub(crate) fn add_pending(&mut self, place: Location) {
-        self.segments.born(place);
+        self.segments.born([place]);
         self.pending.insert(place);
     }
 
     /// The payload of an entry lies here.
     pub(crate) fn put_pieces(&mut self, slot: u32, index: LogIndex, pieces: Vec<Piece>) {
-        for piece in &pieces {
-            if !self.pending.remove(&piece.location) {
-                self.segments.born(piece.location);
-            }
-        }
+        let places = pieces.iter().map(|piece| piece.location);
+        self.segments.born(places.filter(|place| !self.pending.remove(place)));
         if let Some(before) = self.pieces.insert((slot, index), pieces) {
-            before.iter().for_each(|piece| self.segments.died(piece.location));
+            self.segments.died(before.iter().map(|piece| piece.location));
         }
     }
 
     /// Pieces whose entry will not come.
     pub(crate) fn drop_pending(&mut self, pieces: &[Piece]) {
-        for piece in pieces {
-            if self.pending.remove(&piece.location) {
-                self.segments.died(piece.location);
-            }
-        }
+        let places = pieces.iter().map(|piece| piece.location);
+        self.segments.died(places.filter(|place| self.pending.remove(place)));
     }
 
     /// The payloads of these entries are gone.
@@ -179,9 +171,8 @@ impl Index {
         let range = (slot, first)..=(slot, last);
         let gone: Vec<_> = self.pieces.range(range).map(|(key, _)| *key).collect();
         for key in gone {
-            for piece in self.pieces.remove(&key).unwrap_or_default() {
-                self.segments.died(piece.location);
-            }
+            let pieces = self.pieces.remove(&key).unwrap_or_default();
+            self.segments.died(pieces.iter().map(|piece| piece.location));
         }
     }
 
@@ -189,9 +180,7 @@ impl Index {
     pub(crate) fn truncate(&mut self, slot: u32, from: LogIndex) {
         let group = &mut self.groups[slot as usize];
         let keep = from.since(group.first).min(group.locations.len() as u64) as usize;
-        for place in group.locations.range(keep..) {
-            self.segments.died(*place);
-        }
+        self.segments.died(group.locations.range(keep..).copied());
         group.truncate(from);
         self.forget_pieces(slot, from, LogIndex::new(u64::MAX));
         let group = &mut self.groups[slot as usize];
@@ -218,9 +207,7 @@ impl Index {
         let group = &mut self.groups[slot as usize];
         let base = begins.base.index;
         let gone = base.next().since(group.first).min(group.locations.len() as u64) as usize;
-        for place in group.locations.range(..gone) {
-            self.segments.died(*place);
-        }
+        self.segments.died(group.locations.range(..gone).copied());
         group.compact(base);
         self.forget_pieces(slot, LogIndex::ZERO, base);
         let group = &mut self.groups[slot as usize];
@@ -246,16 +233,14 @@ impl Index {
         let place = at.and_then(|at| group.locations.get_mut(usize::try_from(at).ok()?));
         let Some(place) = place.filter(|place| **place == moved.from) else { return false };
         *place = moved.to;
-        self.segments.died(moved.from);
-        self.segments.born(moved.to);
+        self.segments.died([moved.from]);
+        self.segments.born([moved.to]);
         true
     }
 
     /// Adds a group as a checkpoint holds it.
     pub(crate) fn restore(&mut self, group: GroupIndex, pieces: Vec<(LogIndex, Vec<Piece>)>) {
-        for place in &group.locations {
-            self.segments.born(*place);
-        }
+        self.segments.born(group.locations.iter().copied());
         let slot = self.groups.len() as u32;
         self.slots.insert(group.id, slot);
         self.groups.push(group);
@@ -294,9 +279,7 @@ impl Index {
 
     /// The entries of a group are gone, and so is what is known of their durability.
     fn forget_entries(&mut self, slot: u32) {
-        for place in self.groups[slot as usize].locations.drain(..) {
-            self.segments.died(place);
-        }
+        self.segments.died(self.groups[slot as usize].locations.drain(..));
         self.appended.retain(|appended| appended.slot != slot);
         self.forget_pieces(slot, LogIndex::ZERO, LogIndex::new(u64::MAX));
     }

@@ -167,7 +167,7 @@ mod tests {
         for (slot, kib) in (0..).zip(live_kib) {
             segments.add(slot, u64::from(slot) + 1, Lsn::new(u64::from(slot) << 20), 1 << 20);
             for at in 0..*kib {
-                segments.born(Location::new(slot, 4096 + at * 1024, 1008));
+                segments.born([Location::new(slot, 4096 + at * 1024, 1008)]);
             }
         }
         segments

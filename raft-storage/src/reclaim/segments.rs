@@ -50,36 +50,53 @@ impl Segments {
     }
 
     /// A segment that nobody needs any more.
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<Segment> {
-        self.segments.remove(&slot)
+    pub(crate) fn remove(&mut self, slot: u32) {
+        self.segments.remove(&slot);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Segment)> {
         self.segments.iter().map(|(slot, segment)| (*slot, segment))
     }
 
-    /// The index has a place in a segment.
-    pub(crate) fn born(&mut self, place: Location) {
-        if let Some(segment) = self.segments.get_mut(&place.slot()) {
-            segment.live.entries += 1;
-            segment.live.bytes += bytes_of(place);
-        }
+    /// The index has these places.
+    pub(crate) fn born(&mut self, places: impl IntoIterator<Item = Location>) {
+        self.count(places, |live, born| {
+            live.entries += born.entries;
+            live.bytes += born.bytes;
+        });
     }
 
-    /// The index has it no more.
-    pub(crate) fn died(&mut self, place: Location) {
-        if let Some(segment) = self.segments.get_mut(&place.slot()) {
-            debug_assert!(segment.live.entries > 0, "what dies was alive");
-            segment.live.entries = segment.live.entries.saturating_sub(1);
-            segment.live.bytes = segment.live.bytes.saturating_sub(bytes_of(place));
+    /// The index has them no more.
+    pub(crate) fn died(&mut self, places: impl IntoIterator<Item = Location>) {
+        self.count(places, |live, died| {
+            debug_assert!(live.entries >= died.entries, "what dies was alive");
+            live.entries = live.entries.saturating_sub(died.entries);
+            live.bytes = live.bytes.saturating_sub(died.bytes);
+        });
+    }
+
+    /// Counts places by segment. Neighbours lie in the same one as a rule, which is then looked up
+    /// once for all of them.
+    fn count(
+        &mut self,
+        places: impl IntoIterator<Item = Location>,
+        change: impl Fn(&mut Live, Live),
+    ) {
+        let mut places = places.into_iter().peekable();
+        while let Some(first) = places.next() {
+            let mut found = Live { entries: 1, bytes: bytes_of(first) };
+            while let Some(place) = places.next_if(|place| place.slot() == first.slot()) {
+                found.entries += 1;
+                found.bytes += bytes_of(place);
+            }
+            if let Some(segment) = self.segments.get_mut(&first.slot()) {
+                change(&mut segment.live, found);
+            }
         }
     }
 
     /// Keeps the segment from being written again as long as the pin lives.
     pub(crate) fn pin(&self, slot: u32) -> Option<Pin> {
-        if raft_core::planted!(ReaderNotPinned) {
-            return None;
-        }
         self.segments.get(&slot).map(|segment| Arc::clone(&segment.pin))
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Tender<D: Disk> {
     bytes: u64,
     maker: Maker<D>,
     pub(crate) moves: Moves,
+    /// Something may have become free since it was looked at last.
+    may_free: bool,
     /// The last attempt failed: the next one waits for the log to go on.
     failed_at: Option<Lsn>,
 }
@@ -86,6 +88,8 @@ impl<D: Disk> Tender<D> {
             bytes: 0,
             maker,
             moves: Moves::new(segment_bytes),
+            // What an open finds may be free already.
+            may_free: true,
             failed_at: None,
         })
     }
@@ -140,20 +144,29 @@ impl<D: Disk> Tender<D> {
         }
     }
 
-    /// The slots of segments that may be written again; they are in the table no more.
+    /// Segments that may be written again, by slot, with their length; they are in the table no more.
+    ///
+    /// None becomes free but by a checkpoint, or when the last reader leaves it.
     pub(crate) fn free(&mut self, cursor: &Cursor) -> Vec<(u32, u64)> {
+        if !std::mem::take(&mut self.may_free) {
+            return Vec::new();
+        }
         let mut index = self.shared.index.write();
-        let free: Vec<_> = index
-            .segments
-            .iter()
-            .filter(|(slot, segment)| {
-                segment.seq < cursor.seq
-                    && segment.live.entries == 0
-                    && !self.kept.needs(*slot, segment.seq)
-                    && !segment.is_read()
-            })
-            .map(|(slot, segment)| (slot, segment.bytes))
-            .collect();
+        let mut free = Vec::new();
+        for (slot, segment) in index.segments.iter() {
+            let is_needed = match raft_core::planted!(ReusedTooEarly) {
+                true => false,
+                false => self.kept.needs(slot, segment.seq),
+            };
+            if segment.seq >= cursor.seq || segment.live.entries > 0 || is_needed {
+                continue;
+            }
+            if segment.is_read() {
+                self.may_free = true;
+            } else {
+                free.push((slot, segment.bytes));
+            }
+        }
         for (slot, _) in &free {
             index.segments.remove(*slot);
         }
@@ -222,6 +235,7 @@ impl<D: Disk> Tender<D> {
                     self.moves.begin(made.victims, made.found);
                 }
                 self.failed_at = None;
+                self.may_free = true;
                 Progress::Made
             }
             // A log without a further checkpoint only grows; it is tried again later.

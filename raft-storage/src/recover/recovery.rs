@@ -304,17 +304,6 @@ fn find_segments<D: Disk>(
     Ok(found)
 }
 
-/// Whether a segment is older than both checkpoints and in neither: its file may be used again. With
-/// one checkpoint only, none is: whoever falls back on what came before it needs everything.
-fn is_free(segment: &Segment, kept: &Kept) -> bool {
-    let both = kept.newest.iter().chain(&kept.previous);
-    kept.previous.is_some()
-        && both.map(|kept| &kept.outline).all(|outline| {
-            let seq = segment.header.seq;
-            seq < outline.replay_seq && !outline.lists(segment.slot, seq)
-        })
-}
-
 fn read_header<F: DiskFile>(
     file: &F,
     bytes: u64,
@@ -349,7 +338,7 @@ impl Found {
             let (expected, found) = (identity.store, header.store);
             return Err(OpenError::ForeignSegment { segment: slot, expected, found });
         }
-        if is_free(&segment, kept) {
+        if !kept.needs(slot, header.seq) {
             self.keep_spare(slot, bytes == segment_bytes, true);
             return Ok(());
         }
@@ -440,12 +429,13 @@ impl Found {
 /// in one piece, and what is younger than the checkpoint follows without a gap. Returns where replay
 /// begins.
 fn check_sequence(segments: &[Segment], newest: Option<&Outline>) -> Result<usize, OpenError> {
+    let there: BTreeMap<u32, &SegmentHeader> =
+        segments.iter().map(|segment| (segment.slot, &segment.header)).collect();
     for listed in newest.iter().flat_map(|newest| &newest.segments) {
-        let there = segments.iter().find(|segment| segment.slot == listed.slot).filter(|segment| {
-            let header = &segment.header;
+        let is_there = there.get(&listed.slot).is_some_and(|header| {
             (header.seq, header.base, header.bytes) == (listed.seq, listed.base, listed.bytes)
         });
-        if there.is_none() {
+        if !is_there {
             let (segment, lsn) = (listed.slot, Some(listed.base));
             let why = Damage::SegmentMissing { seq: listed.seq };
             return Err(OpenError::Corrupt { segment, offset: 0, lsn, groups: None, why });

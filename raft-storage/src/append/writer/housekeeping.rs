@@ -5,11 +5,13 @@
 //! [`Tender`](crate::reclaim::tender::Tender), and what is to be moved by
 //! [`Moves`](crate::reclaim::moves::Moves).
 
+use raft_core::{GroupId, LogIndex};
+
 use super::{LogWriter, NoRoom, Until};
 use crate::append::encode::Copies;
 use crate::checkpoint::capture::Found;
 use crate::disk::Disk;
-use crate::error::LogError;
+use crate::error::{LogError, ReadError};
 use crate::format::frame::frame_bytes;
 use crate::format::pieces;
 use crate::format::record::{RECORD_HEADER_BYTES, item_bytes};
@@ -25,7 +27,8 @@ impl<D: Disk> LogWriter<D> {
     /// once what became durable is acknowledged, and again as it asks for. `idle`: nothing was
     /// appended for a while, so nobody waits for the disk.
     ///
-    /// Cost of a call: at most a write of 256 KiB, or of one entry that is larger.
+    /// Cost of a call: at most a write of 256 KiB, or of one piece of a large entry; a lock and a look
+    /// at each segment after a checkpoint.
     ///
     /// # Errors
     /// [`LogError::Io`] and [`LogError::Poisoned`], both final. A full disk is none: then less is
@@ -58,19 +61,44 @@ impl<D: Disk> LogWriter<D> {
     fn move_some(&mut self) -> Result<bool, LogError> {
         let mut copies = Vec::new();
         let mut relocations = Vec::new();
-        let mut bytes = 0;
         let bytes_max = self.tender.moves.piece_bytes;
+        let mut bytes = 0;
         while bytes < bytes_max
             && let Some(found) = self.tender.moves.next()
         {
-            let Some((moved, copied)) = self.copy(found, bytes_max - bytes, &mut relocations)
-            else {
-                continue;
+            let Some(stretch) = self.stretch(found, bytes_max - bytes) else { continue };
+            self.tender.moves.put_back(found, stretch.done);
+            let Some((first, _)) = stretch.places.first() else { continue };
+            let last = first.plus(stretch.places.len() as u64 - 1);
+            let entries = match self.reader.entries(stretch.group, *first, last, u64::MAX) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    let segment = match error {
+                        ReadError::Corrupt { segment, .. } => segment,
+                        _ => stretch.places[0].1.slot(),
+                    };
+                    // It is no victim any more; what else was to be read is named again.
+                    self.tender.moves.unreadable.insert(segment);
+                    continue;
+                }
             };
-            let items = copied.iter().flat_map(|copies| &copies.entries);
-            bytes += items.map(|entry| item_bytes(entry.payload.len() as u64)).sum::<u64>();
-            copies.extend(copied);
-            self.tender.moves.put_back(found, moved);
+            let (slot, incarnation) = (found.slot, found.incarnation);
+            relocations.extend(stretch.places.iter().map(|(index, from)| Relocation {
+                slot,
+                index: *index,
+                from: *from,
+                to: *from,
+                pieces: None,
+            }));
+            for run in entries.chunk_by(|before, entry| before.term == entry.term) {
+                copies.extend(run.chunks(usize::from(u16::MAX)).map(|entries| Copies {
+                    group: stretch.group,
+                    incarnation,
+                    entries: entries.to_vec(),
+                    in_pieces: false,
+                }));
+            }
+            bytes += stretch.bytes;
         }
         if copies.is_empty() {
             return self.move_large();
@@ -80,71 +108,41 @@ impl<D: Disk> LogWriter<D> {
         self.write_copies(&copies, relocations)
     }
 
-    /// Reads what is still where it was found, as much as costs `bytes_max` and one entry at
-    /// least; returns how many entries of `found` are dealt with.
-    fn copy(
-        &mut self,
-        found: Found,
-        bytes_max: u64,
-        relocations: &mut Vec<Relocation>,
-    ) -> Option<(u64, Vec<Copies>)> {
+    /// The first neighbours of what was found that still lie in a segment to be emptied: as many as
+    /// take `bytes_max`, one at least. `None`: the group is gone.
+    fn stretch(&mut self, found: Found, bytes_max: u64) -> Option<Stretch> {
         let Found { slot, incarnation, first, count } = found;
-        let (group, places, gone) = {
-            let index = self.shared.index.read();
-            let group = index.groups.get(slot as usize)?;
-            if group.incarnation != incarnation || group.presence == Presence::Destroyed {
-                return None;
-            }
-            // What was compacted meanwhile needs no moving, nor what was truncated.
-            let gone = group.first.since(first).min(count);
-            let mut bytes = 0;
-            let mut places = Vec::new();
-            for at in gone..count {
-                let index = first.plus(at);
-                let Some(place) = group.location(index) else { break };
-                if !places.is_empty() && bytes + item_bytes(place.payload_bytes_min()) > bytes_max {
-                    break;
-                }
-                bytes += item_bytes(place.payload_bytes_min());
-                places.push((index, place));
-            }
-            (group.id, places, gone)
-        };
-        let victims = self.tender.moves.victims.clone();
-        let moved = |place: &Location| victims.contains(&place.slot());
-        let done = if places.is_empty() { count } else { gone + places.len() as u64 };
-        let mut copies: Vec<Copies> = Vec::new();
-        for (index, from) in places {
-            let is_in_pieces = self.shared.index.read().pieces.contains_key(&(slot, index));
-            if is_in_pieces {
-                self.tender.moves.add_large(LargeMove::new(slot, incarnation, index));
-                continue;
-            }
-            if !moved(&from) {
-                continue;
-            }
-            let Ok(entries) = self.reader.entries(group, index, index, u64::MAX) else {
-                self.tender.moves.unreadable.insert(from.slot());
-                continue;
-            };
-            relocations.push(Relocation { slot, index, from, to: from, pieces: None });
-            for entry in entries {
-                match copies.last_mut().and_then(|last| {
-                    let before = last.entries.last()?;
-                    let follows = before.term == entry.term
-                        && before.index.next() == entry.index
-                        && last.entries.len() < usize::from(u16::MAX);
-                    follows.then_some(&mut last.entries)
-                }) {
-                    Some(entries) => entries.push(entry),
-                    None => {
-                        let entries = vec![entry];
-                        copies.push(Copies { group, incarnation, entries, in_pieces: false });
-                    }
-                }
-            }
+        let index = self.shared.index.read();
+        let group = index.groups.get(slot as usize)?;
+        if group.incarnation != incarnation || group.presence == Presence::Destroyed {
+            return None;
         }
-        Some((done, copies))
+        let moves = &mut self.tender.moves;
+        let mut stretch = Stretch { group: group.id, places: Vec::new(), bytes: 0, done: count };
+        // What was compacted meanwhile needs no moving, nor what was truncated.
+        for at in group.first.since(first).min(count)..count {
+            let entry = first.plus(at);
+            let Some(place) = group.location(entry) else { break };
+            let is_in_pieces = index.pieces.contains_key(&(slot, entry));
+            if is_in_pieces {
+                moves.add_large(LargeMove::new(slot, incarnation, entry));
+            }
+            if is_in_pieces || !moves.victims.contains(&place.slot()) {
+                if stretch.places.is_empty() {
+                    continue;
+                }
+                stretch.done = at;
+                break;
+            }
+            let bytes = item_bytes(place.payload_bytes_min());
+            if !stretch.places.is_empty() && stretch.bytes + bytes > bytes_max {
+                stretch.done = at;
+                break;
+            }
+            stretch.bytes += bytes;
+            stretch.places.push((entry, place));
+        }
+        Some(stretch)
     }
 
     /// The same for housekeeping, which can do without. `false`: there is no room.
@@ -286,4 +284,13 @@ impl<D: Disk> LogWriter<D> {
             }
         }
     }
+}
+
+/// Neighbours that are to be moved together.
+struct Stretch {
+    group: GroupId,
+    places: Vec<(LogIndex, Location)>,
+    bytes: u64,
+    /// How many entries of what was found are dealt with.
+    done: u64,
 }
