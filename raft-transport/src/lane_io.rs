@@ -143,7 +143,7 @@ struct Outgoing {
     backoff: Backoff,
     hellos: u64,
     was_up: bool,
-    /// How the last attempt ended, if in a refusal.
+    /// What the last refusal said, until the peer is reached or nobody answers there.
     refused: Option<PeerRefusal>,
     /// When a greeting last made us dial at once.
     reset_at: Option<Micros>,
@@ -673,8 +673,8 @@ impl Lanes {
         }
     }
 
-    /// Of each peer why it is not reached though it answered the last dial; `None` while it is
-    /// reached, or if nobody answers there.
+    /// Of each peer why it is not reached though somebody answers there; `None` while it is reached,
+    /// or if nobody does.
     pub fn refusals(&self) -> impl Iterator<Item = (NodeId, Option<&PeerRefusal>)> {
         self.outgoing.iter().map(|(&peer, outgoing)| (peer, outgoing.refused.as_ref()))
     }

@@ -9,8 +9,9 @@
 //!   incarnation never falls, and no incarnation has two lives.
 //! - Anybody can send a Hello. A life that only has is a claim: none of its frames is heard before
 //!   it has answered at the peer's address, and whoever answers there instead refutes it. So nobody
-//!   who cannot be found there is heard, nor silences the node that is; and every life that was
-//!   heard was met, so that no directory put back to before it is heard again.
+//!   who cannot be found there is heard, nor silences the node that is for longer than a reconnect
+//!   per Hello, nor says how many shards it has; and every life that was heard was met, so that no
+//!   directory put back to before it is heard again.
 //! - Per peer and lane, within an incarnation, the generation accepted always rises.
 
 use std::collections::BTreeMap;
@@ -218,7 +219,7 @@ impl PeerRegistry {
             .filter(|addr| !addr.is_empty())
     }
 
-    /// How many shards a peer has, once it has said so on any lane.
+    /// How many shards a peer has, once it has said so in answer to a dial.
     pub fn peer_shards(&self, peer: NodeId) -> Option<u8> {
         self.shared.peers.lock().get(&peer)?.shards
     }
@@ -287,7 +288,7 @@ impl PeerRegistry {
             if let Some(newest) = newest.filter(|&newest| same_life && hello.generation <= newest) {
                 return Err(HelloRefusal::ReplayedGeneration { newest, theirs: hello.generation });
             }
-            peer.meet(life, hello.shards);
+            peer.meet(life);
             peer.generations_in.insert(hello.lane, hello.generation);
             peer.hellos += 1;
         }
@@ -327,7 +328,8 @@ impl PeerRegistry {
             {
                 known.refute(peer, claim, life);
             }
-            known.meet(life, welcome.shards);
+            known.meet(life);
+            known.shards = Some(welcome.shards);
             known.answered.replace(life) != Some(life)
         };
         if is_news {
@@ -462,12 +464,11 @@ impl Peer {
     }
 
     /// Remembers what has passed the check.
-    fn meet(&mut self, life: PeerLife, shards: u8) {
+    fn meet(&mut self, life: PeerLife) {
         if self.newest.is_some_and(|seen| life.incarnation > seen.incarnation) {
             self.generations_in.clear();
         }
         self.newest = Some(life);
-        self.shards = Some(shards);
     }
 }
 

@@ -15,7 +15,9 @@ pub(crate) fn parse(text: &str) -> Result<Targets, String> {
         let word = part.trim();
         let at = column + part.chars().take_while(|c| c.is_whitespace()).count();
         let level = word.rsplit_once('=').map_or(word, |(_, level)| level);
-        if !word.is_empty() && level.parse::<LevelFilter>().is_err() {
+        // No level at all would be taken for "error".
+        let is_level = !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+        if !word.is_empty() && !is_level {
             return Err(format!(
                 "`{word}`, at character {at} of the filter, names no level: those are off, error, \
                  warn, info, debug, trace"
@@ -39,6 +41,7 @@ mod tests {
             ("infoo", "`infoo`, at character 1 "),
             ("warn, raft_harness", "`raft_harness`, at character 7 "),
             ("warn,raft_harness=dbug", "`raft_harness=dbug`, at character 6 "),
+            ("warn,raft_harness=", "`raft_harness=`, at character 6 "),
             ("é,warn", "`é`, at character 1 "),
         ];
         for (text, told) in wrong {

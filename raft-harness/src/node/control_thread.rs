@@ -225,12 +225,10 @@ impl Control {
                 (connection, from, from_incarnation, bytes, frame)
             }
             LaneEvent::Up { peer, connection, .. } => {
-                match connection.direction() {
-                    Direction::Outgoing => {
-                        info!(%peer, "the peer is reached");
-                        self.contacts.set_connected(peer, true, now);
-                    }
-                    Direction::Incoming => self.contacts.heard(peer, now),
+                // Whoever greets here is heard by what it says, once it has shown who it is.
+                if connection.direction() == Direction::Outgoing {
+                    info!(%peer, "the peer is reached");
+                    self.contacts.set_connected(peer, true, now);
                 }
                 return;
             }

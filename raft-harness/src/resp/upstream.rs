@@ -226,7 +226,7 @@ struct Lane {
     /// When to look at who leads the groups of open calls.
     look: Instant,
     output: BytesMut,
-    /// At most twice the longest answer that anybody had room for.
+    /// At most twice the longest answer that anybody had room for, or a write has answered with.
     input: Buffer,
     /// How much of the answer begun is still to come, as its node says.
     missing: usize,
@@ -367,8 +367,7 @@ impl Lane {
             if self.leaders.is_deposed(self.node, call.ask.group) {
                 let _ = call.reply.send(Err(UpstreamError::NotSent));
             } else if !call.reply.is_closed() {
-                // The memory of a request whose client is gone is counted for nobody.
-
+                // A request whose client is gone is dropped: its memory is counted for nobody.
                 self.backlog.push_back(call);
             }
         }

@@ -11,8 +11,8 @@
 //! silence: on a slow lane every question asked twice would make it slower.
 //!
 //! A replica that fetches is served by its leader with nothing else, so no fetch stands still
-//! without an end: what cannot be asked for long is reported as failed, and when it is offered
-//! anew it is asked whatever was said of the lane.
+//! without an end on a lane that stays up, or down: what cannot be asked for long is reported as
+//! failed, and when it is offered anew it is asked whatever was said of the lane.
 //!
 //! Bounds: one fetch per group, [`fetches_max`](DeskOptions::fetches_max) of them asking at a time
 //! with [`pieces_ahead`](DeskOptions::pieces_ahead) questions open each.
@@ -72,7 +72,8 @@ pub(crate) enum DeskInput {
     Fetch(Box<Wanted>),
     /// Stop getting what is being got for a group.
     Abort(GroupId),
-    /// The replica is gone, and all its snapshots. Its engine is told when they are.
+    /// The replica is gone, and all its snapshots. Its engine is told when that was tried:
+    /// what cannot be removed goes at the next start.
     Forget(GroupId, GroupIncarnation),
     /// A peer asks for bytes, on this connection.
     Pull(ConnectionId, SnapshotPull),
