@@ -76,17 +76,12 @@ impl LargeEntries {
     /// The piece is written. Returns what may go on the ordinary way now: operations whose large
     /// entries are all in the log, and those behind them.
     pub(super) fn wrote(&mut self, next: &NextPiece, piece: Piece) -> Vec<Waiting> {
-        let group = next.group;
-        // Others come before its next piece.
-        self.turns.retain(|other| *other != group);
-        self.turns.push_back(group);
-        let Some(mut queue) = self.queues.remove(&group) else { return Vec::new() };
+        self.turns.retain(|other| *other != next.group);
+        let Some(mut queue) = self.queues.remove(&next.group) else { return Vec::new() };
         queue.written.push(piece);
         queue.bytes += next.payload.len();
-        let front = queue.operations.front_mut();
-        let large = front.and_then(|front| Some((self.large_entry(&front.write)?, front)));
-        let mut is_whole = false;
-        if let Some(((at, index), front)) = large
+        if let Some(front) = queue.operations.front_mut()
+            && let Some((at, index)) = self.large_entry(&front.write)
             && queue.bytes == front.write.entries[at].payload.len()
         {
             let mut written = std::mem::take(&mut queue.written);
@@ -96,24 +91,16 @@ impl LargeEntries {
             queue.bytes = 0;
             front.write.put_in_pieces(index, &written);
             front.cost = front.write.cost();
-            is_whole = true;
         }
-        self.queues.insert(group, queue);
-        if is_whole { self.released(group) } else { Vec::new() }
-    }
-
-    /// What a group may hand on.
-    fn released(&mut self, group: GroupId) -> Vec<Waiting> {
-        let mut released = Vec::new();
-        while let Some(front) = self.queues.get(&group).and_then(|queue| queue.operations.front()) {
-            if self.large_entry(&front.write).is_some() {
-                return released;
-            }
-            let queue = self.queues.get_mut(&group);
-            released.extend(queue.and_then(|queue| queue.operations.pop_front()));
+        let is_large = |waiting: &Waiting| self.large_entry(&waiting.write).is_some();
+        let ready = queue.operations.iter().position(is_large);
+        let ready = ready.unwrap_or(queue.operations.len());
+        let released = queue.operations.drain(..ready).collect();
+        if !queue.operations.is_empty() {
+            // Others come before its next piece.
+            self.turns.push_back(next.group);
+            self.queues.insert(next.group, queue);
         }
-        self.queues.remove(&group);
-        self.turns.retain(|other| *other != group);
         released
     }
 

@@ -108,8 +108,12 @@ impl Pacer {
 
     /// A sync of so many entries ran from `began` to `ended`.
     pub(crate) fn synced(&mut self, began: u64, ended: u64, entries: u64) {
-        self.crowd = self.crowd - self.crowd / 8 + (entries << 8) / 8;
         self.began = Some(began);
+        if entries == 0 {
+            // Votes, or pieces of a large entry: no measure of a crowd, nor of a stall.
+            return;
+        }
+        self.crowd = self.crowd - self.crowd / 8 + (entries << 8) / 8;
         if self.pace != LogPace::Learned {
             return;
         }

@@ -230,6 +230,8 @@ impl LogWork {
         if self.large.is_empty() || !is_next && !self.waiting.is_empty() {
             return Ok(None);
         }
+        // Whatever comes of it: where a piece finds no room, small ones may still.
+        self.large_is_next = false;
         let mut bytes = 0;
         while bytes < TURN_BYTES {
             let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
@@ -254,7 +256,6 @@ impl LogWork {
         if bytes == 0 {
             return Ok(None);
         }
-        self.large_is_next = false;
         self.synced = false;
         self.bytes += bytes;
         self.pause = PAUSE_FIRST;
@@ -276,7 +277,8 @@ impl LogWork {
             // Nothing will follow for a while, unless housekeeping finds some room.
             self.store.idle()?;
             for _ in 0..STEPS_MAX {
-                if self.store.tend(true)? != Tending::Now {
+                self.tending = self.store.tend(true)?;
+                if self.tending != Tending::Now {
                     break;
                 }
             }
@@ -428,7 +430,7 @@ impl LogWork {
     fn tend_store(&mut self, idle: bool, counters: &Counters) -> Result<(), LogError> {
         let before = self.tending;
         self.tending = self.store.tend(idle)?;
-        if before != Tending::Done || self.tending != Tending::Done {
+        if before != Tending::Done || self.tending != Tending::Done || self.full {
             let stats = self.store.stats();
             Counters::set(&counters.log_checkpoints, stats.checkpoints);
             Counters::set(&counters.log_segments_reused, stats.segments_reused);
@@ -529,25 +531,25 @@ fn turn(
     links: &LogLinks,
 ) -> Result<Turn, LogError> {
     let LogLinks { shards, counters, watch, clock, .. } = links;
-    if !work.has_waiting() {
-        match batches.recv_timeout(work.wait()) {
-            Ok(first) => {
-                let wait = pacer.wait(clock.now().get());
-                if !wait.is_zero() {
-                    // What comes meanwhile makes the batch larger.
-                    std::thread::sleep(wait);
-                    Counters::add(&counters.log_paced, 1);
-                }
-                work.take(first, batches);
-            }
+    let first = match work.has_waiting() {
+        true => None,
+        false => match batches.recv_timeout(work.wait()) {
+            Ok(first) => Some(first),
             Err(RecvTimeoutError::Timeout) => {
                 return watch.during(*clock, || work.rest(counters)).map(|_| Turn::Goes);
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
-        }
-    } else if let Ok(first) = batches.try_recv() {
-        // What is small goes between the pieces of what is large.
-        work.take(first, batches);
+        },
+    };
+    let wait = pacer.wait(clock.now().get());
+    if !wait.is_zero() {
+        // What comes meanwhile makes the batch larger.
+        std::thread::sleep(wait);
+        Counters::add(&counters.log_paced, 1);
+    }
+    // What is small goes between the pieces of what is large.
+    if let Some(batch) = first.or_else(|| batches.try_recv().ok()) {
+        work.take(batch, batches);
     }
     let began = clock.now().get();
     let appended = watch.during(*clock, || work.append(LastPortion::Synced, shards))?;

@@ -14,6 +14,8 @@
 //! The two differ in one thing: where the device can write through its cache, the flag covers the
 //! bytes of this call and nothing that was written before.
 
+use crate::disk::PARTS_MAX;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -24,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::ReadWriteFlags;
 
 /// Address, length and offset of a direct write are multiples of this on every common device.
-const BLOCK: usize = 4096;
+const BLOCK: usize = crate::format::segment::BLOCK_BYTES as usize;
 
 /// Blocks written by one system call, and kept for reuse: 4 MiB.
 const BLOCKS_MAX: usize = 1024;
@@ -233,9 +235,6 @@ fn gather<'b>(
     }
     blocks[..count].iter().map(|block| IoSlice::new(&block.0)).collect()
 }
-
-/// Parts per system call (`IOV_MAX`).
-const PARTS_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use crate::disk::direct::DirectFile;
 #[cfg(target_os = "linux")]
 use crate::disk::fill_with_zeros;
-use crate::disk::{Disk, DiskFile, LOCK_NAME};
+use crate::disk::{Disk, DiskFile, LOCK_NAME, PARTS_MAX};
 
 /// A [`Disk`] in a directory of the file system.
 #[derive(Clone, Debug)]
@@ -243,9 +243,6 @@ impl DiskFile for LogFile {
         Ok(())
     }
 }
-
-/// Parts per system call; Linux and the BSDs take 1024 (`IOV_MAX`).
-const PARTS_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -44,7 +44,8 @@ pub enum Fault {
     /// It fails once. A failed sync forgets the writes it should have made durable: readers go
     /// on seeing them and no later sync brings them back, as on ext4.
     Error,
-    /// It fails, and so does everything after it: the machine is gone. A write leaves nothing.
+    /// It fails, and so does everything after it: the machine is gone. A write leaves nothing; of one
+    /// that was to be durable at once [`MemDisk::crash`] decides.
     PowerCut,
 }
 
@@ -361,7 +362,11 @@ impl DiskFile for MemFile {
     /// One operation that makes its own bytes durable and no others.
     fn write_durable_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock();
+        let was_dead = state.dead;
         let outcome = state.change();
+        if was_dead {
+            return outcome;
+        }
         if outcome.is_err() && !state.dead {
             // As after a failed sync: seen, and never written.
             let _ = state.write(self.file, parts, offset);

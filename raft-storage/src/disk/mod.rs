@@ -212,6 +212,9 @@ pub fn read_file<D: Disk>(disk: &D, name: &str, bytes_max: usize) -> io::Result<
     Ok(Some(content))
 }
 
+/// Parts per system call; Linux and the BSDs take 1024 (`IOV_MAX`).
+#[cfg(unix)]
+const PARTS_MAX: usize = 1024;
 /// What the unfinished replacement of a file is called.
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 /// The file whose lock means "this directory is in use".

@@ -1,9 +1,10 @@
 //! What the log thread does with logs that fail, fill up, hang or have something left to tidy.
 
 use super::*;
+use bytes::Bytes;
 use crossbeam::channel::{Sender, unbounded};
 use raft_core::LogTime;
-use raft_storage::{AppendInfo, LogReader, MemoryLog, SyncInfo};
+use raft_storage::{AppendInfo, Large, LogReader, MemoryLog, Piece, SyncInfo};
 
 /// Fails at its `fails_at`-th sync, or when it is idle.
 struct Failing {
@@ -44,7 +45,8 @@ impl LogStore for Failing {
     }
 }
 
-/// Has room for so many appends with entries, and then refuses so many before it has again.
+/// Has room for so many appends with entries, and then refuses so many before it has again; for
+/// pieces of large entries it has none.
 struct Cramped {
     log: MemoryLog,
     room: usize,
@@ -63,6 +65,14 @@ impl LogStore for Cramped {
             }
         }
         self.log.append(writes)
+    }
+
+    fn large(&self) -> Option<Large> {
+        Some(Large { entry_bytes_min: 5_000, piece_bytes_max: 1_000 })
+    }
+
+    fn append_piece(&mut self, _: GroupId, _: &Bytes) -> Result<(AppendInfo, Piece), LogError> {
+        Err(LogError::NoSegment { source: io::ErrorKind::StorageFull.into() })
     }
 
     fn sync(&mut self) -> Result<SyncInfo, LogError> {
@@ -282,6 +292,22 @@ fn votes_pass_entries_that_find_no_room_but_none_of_their_own_group() {
     assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
     assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
     assert_eq!(finish(&mut work, &shards), ["Ample", "[1, 1]"]);
+}
+
+#[test]
+fn a_large_entry_that_finds_no_room_holds_up_no_small_one() {
+    let (mut work, shards) = crammed(100, vec![create(1), create(2)]);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(finish(&mut work, &shards), ["[1, 2]"]);
+    let (_send, receive) = unbounded();
+    let mut large = entries(1, 1, 1);
+    large.entries[0].payload = vec![7; 6_000].into();
+    work.take(batch(vec![large]), &receive);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::NoSegment);
+    work.take(batch(vec![entries(2, 1, 1)]), &receive);
+    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
+    assert!(work.has_waiting(), "the large one is tried again");
 }
 
 #[test]

@@ -217,7 +217,15 @@ impl Bench {
     /// A promise has left its node, at this moment and with this clock.
     pub(super) fn said(&mut self, said: &Said, left: u64, clock: NodeClock) {
         let (group, replica) = (said.group, said.replica);
-        match said.claim {
+        let Some(place) = self.nodes.iter().position(|node| *node == said.node) else { return };
+        let account = &self.accounts.nodes[place];
+        let durable = account.hard_state(group, replica).unwrap_or_default();
+        let promise = match said.claim {
+            Claim::Greets => return,
+            Claim::Clock(wall) => {
+                self.found.extend(self.timekeeper.told(place, wall, self.now));
+                return;
+            }
             Claim::Asks { term, of, sent } => {
                 let sent_at = clock.global(sent);
                 self.patience.asks(group, (replica, of), (term, sent), sent_at);
@@ -231,6 +239,7 @@ impl Bench {
                 self.patience.hands_over(group, term);
                 return;
             }
+            Claim::Term(term) => Promise::Term(term),
             Claim::Vote { term, candidate } => {
                 let owed = self.patience.votes(group, (replica, candidate), term, left);
                 self.found.extend(owed.map(|(leader, until)| {
@@ -240,28 +249,13 @@ impl Bench {
                     );
                     Violation::of_group(Check::Patience, group, evidence)
                 }));
+                Promise::Vote { term, candidate }
             }
-            Claim::Greets => return,
-            Claim::Term(_) | Claim::Held { .. } | Claim::Clock(_) => {}
-        }
-        let Some(place) = self.nodes.iter().position(|node| *node == said.node) else { return };
-        if let Claim::Clock(wall) = said.claim {
-            self.found.extend(self.timekeeper.told(place, wall, self.now));
-            return;
-        }
-        let account = &self.accounts.nodes[place];
-        self.sightings.hit_if(account.is_buried(group, replica), Mark::TombstoneSpoke);
-        let durable = account.hard_state(group, replica).unwrap_or_default();
-        let promise = match said.claim {
-            Claim::Greets
-            | Claim::Clock(_)
-            | Claim::Asks { .. }
-            | Claim::Answers { .. }
-            | Claim::HandsOver(_) => return,
-            Claim::Term(term) => Promise::Term(term),
-            Claim::Vote { term, candidate } => Promise::Vote { term, candidate },
             // A newer leader may have cut it since; to that one it is no promise.
-            Claim::Held { term, .. } if durable.term > term => return,
+            Claim::Held { term, .. } if durable.term > term => {
+                self.sightings.hit_if(account.is_buried(group, replica), Mark::TombstoneSpoke);
+                return;
+            }
             Claim::Held { index, term } => match account.shows(group, replica, index) {
                 Shown::Term(term) => Promise::Held { index, term },
                 // An entry that is not there is shown with a term that cannot be there either.
@@ -270,6 +264,7 @@ impl Bench {
                 Shown::Compacted | Shown::NoReplica => Promise::Term(term),
             },
         };
+        self.sightings.hit_if(account.is_buried(group, replica), Mark::TombstoneSpoke);
         let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
         self.found.extend(judged.err());
         if let Claim::Held { term, .. } = said.claim {
