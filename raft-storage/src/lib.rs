@@ -7,6 +7,7 @@
 //! [`init`] makes a data directory, [`Log::open`] recovers it and hands out the one
 //! [`LogWriter`] and any number of [`LogReader`]s. Everything runs over the [`Disk`] seam, on
 //! [`FileDisk`] or, with crashes and faults, on [`MemDisk`]. [`MemoryLog`] is a log without disk.
+//! Whoever has no Raft takes the [`journal`]: streams of records in the same log.
 //!
 //! The layout of every byte is drawn in `docs/FORMATS.md`.
 
@@ -24,6 +25,8 @@ mod error;
 mod log;
 mod memory_log;
 mod store;
+
+pub mod journal;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

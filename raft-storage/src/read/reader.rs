@@ -63,9 +63,14 @@ impl LogReader {
     }
 
     /// The last index that is durable together with all before it; `None` for an unknown group.
-    ///
     pub fn durable_index(&self, group: GroupId) -> Option<LogIndex> {
         self.source.bounds(group).map(|bounds| bounds.durable)
+    }
+
+    /// The first and the last index, of one moment; see [`Self::first_index`] and
+    /// [`Self::last_index`].
+    pub fn bounds(&self, group: GroupId) -> Option<(LogIndex, LogIndex)> {
+        self.source.bounds(group).map(|bounds| (bounds.first, bounds.last))
     }
 
     /// The term of an entry, or `None` if the log does not hold it.
