@@ -7,6 +7,8 @@
 //! raft_storage::conformance::all(|| raft_storage::MemoryLog::new());
 //! ```
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use raft_core::{
     Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership,
@@ -15,6 +17,7 @@ use raft_core::{
 
 use crate::append::write::{Compaction, GroupCreate, GroupWrite};
 use crate::error::{LogError, ReadError};
+use crate::format::live::LiveEntries;
 use crate::store::LogStore;
 
 /// Runs the whole suite.
@@ -27,6 +30,10 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     a_new_life_of_a_group_begins_empty(make());
     an_installed_snapshot_takes_the_place_of_the_log(make());
     compaction_forgets_the_beginning_only(make());
+    named_entries_outlive_the_beginning_of_the_log(make());
+    an_installed_snapshot_takes_its_entries_from_what_is_held_and_what_was_fetched(make());
+    what_is_not_held_cannot_stay(make());
+    fetched_entries_wait_beside_the_log_until_they_are_dropped(make());
     a_destroyed_group_is_gone_until_it_is_created_again(make());
     durable_index_waits_for_the_sync(make());
     a_commit_is_an_append_and_a_sync(make());
@@ -180,13 +187,7 @@ pub fn an_installed_snapshot_takes_the_place_of_the_log(mut store: impl LogStore
 /// Compaction removes a prefix; what is left is read and continued as before.
 pub fn compaction_forgets_the_beginning_only(mut store: impl LogStore) {
     expect(store.append(&[create(1, 1), run(1, 1, 6, 1), run(1, 7, 4, 2)]));
-    let compact = |upto: u64| {
-        let index = LogIndex::new(upto);
-        let base = Base { index, term: Term::new(1), snapshot: index, ..Base::default() };
-        let mut write = GroupWrite::new(GroupId::new(1));
-        write.compact = Some(Compaction { base, time: LogTime::new(0) });
-        write
-    };
+    let compact = |upto: u64| compact(upto, &[]);
     expect(store.append(&[compact(4)]));
     let read = |store: &dyn LogStore, first: u64, last: u64| {
         let (first, last) = (LogIndex::new(first), LogIndex::new(last));
@@ -204,6 +205,136 @@ pub fn compaction_forgets_the_beginning_only(mut store: impl LogStore) {
     expect(store.append(&[truncate(1, 9), run(1, 9, 1, 3), compact(9), run(1, 10, 1, 3)]));
     assert_eq!(store.reader().first_index(GroupId::new(1)), Some(LogIndex::new(10)));
     assert_eq!(last(&store, 1), Some(10));
+}
+
+/// What a compaction names stays readable by index and term, untouched by what becomes of the log,
+/// until a later one does not name it any more.
+pub fn named_entries_outlive_the_beginning_of_the_log(mut store: impl LogStore) {
+    let group = GroupId::new(1);
+    expect(store.append(&[create(1, 1), run(1, 1, 6, 1), run(1, 7, 4, 2)]));
+    expect(store.append(&[compact(8, &[(2, 1), (5, 1), (6, 1), (7, 2)])]));
+    let reader = store.reader();
+    let is_held =
+        |index: u64, term: u64| match reader.entry(group, LogIndex::new(index), Term::new(term)) {
+            Ok(found) => {
+                assert_eq!(found, entry(index, term, RUN_PAYLOAD_BYTES), "{index}");
+                true
+            }
+            Err(ReadError::NotHeld { .. }) => false,
+            Err(error) => panic!("entry {index}: {error}"),
+        };
+    let held = |upto: u64| -> Vec<u64> {
+        (1..=upto).filter(|index| (1..=9).any(|term| is_held(*index, term))).collect()
+    };
+    assert_eq!(held(20), [2, 5, 6, 7, 9, 10]);
+    assert_eq!(reader.first_index(group), Some(LogIndex::new(9)));
+    assert_eq!(reader.term(group, LogIndex::new(7)), None, "it is no part of the log");
+    let below = reader.entries(group, LogIndex::new(7), LogIndex::new(9), u64::MAX);
+    assert!(matches!(below, Err(ReadError::OutOfRange { .. })));
+    expect(store.append(&[truncate(1, 9), run(1, 9, 4, 3)]));
+    assert_eq!(held(20), [2, 5, 6, 7, 9, 10, 11, 12]);
+    assert_eq!(reader.live(group), live(&[(2, 1), (5, 1), (6, 1), (7, 2)]));
+    expect(store.append(&[compact(10, &[(5, 1), (7, 2), (10, 3)])]));
+    assert_eq!(held(20), [5, 7, 10, 11, 12]);
+    let all = expect_read(reader.holding(group, &live(&[(2, 1), (5, 1), (10, 2), (12, 3)])));
+    assert_eq!(all.missing, live(&[(2, 1), (10, 2)]));
+    assert_eq!(all.bytes, 2 * RUN_PAYLOAD_BYTES as u64);
+    // Within one batch each operation finds what the ones before it have left.
+    expect(store.append(&[compact(11, &[(5, 1), (11, 3)]), compact(12, &[(11, 3)])]));
+    assert_eq!(held(20), [11]);
+    expect(store.append(&[compact(12, &[])]));
+    assert_eq!(held(20), [] as [u64; 0]);
+    expect(store.append(&[run(1, 13, 1, 3)]));
+    let mut anew = create(1, 2);
+    expect(store.append(&[compact(13, &[(13, 3)])]));
+    anew.entries = run(1, 1, 1, 1).entries;
+    expect(store.append(&[anew]));
+    assert_eq!(held(20), [1], "another life has nothing of it");
+}
+
+/// An installed snapshot leaves what it names, from wherever it is held, of the term it names.
+pub fn an_installed_snapshot_takes_its_entries_from_what_is_held_and_what_was_fetched(
+    mut store: impl LogStore,
+) {
+    let group = GroupId::new(1);
+    expect(store.append(&[create(1, 1), run(1, 1, 4, 1), compact(3, &[(2, 1)]), run(1, 5, 4, 2)]));
+    // Here 6 is of term 2, in the snapshot of term 3.
+    let mut fetch = GroupWrite::new(group);
+    fetch.fetched = [(6, 3), (8, 3), (15, 3)].map(|(at, term)| entry(at, term, 50)).to_vec();
+    expect(store.append(&[fetch]));
+    let reader = store.reader();
+    let read = |index: u64, term: u64| reader.entry(group, LogIndex::new(index), Term::new(term));
+    assert!(matches!(read(6, 2), Ok(found) if found == entry(6, 2, RUN_PAYLOAD_BYTES)));
+    assert!(matches!(read(6, 3), Ok(found) if found == entry(6, 3, 50)));
+    let mut install = GroupWrite::new(group);
+    install.install = Some(snapshot(20));
+    let names = [(2, 1), (4, 1), (5, 2), (6, 3), (15, 3)];
+    install.live = Some(Arc::new(live(&names)));
+    install.entries = run(1, 21, 1, 4).entries;
+    expect(store.append(&[install]));
+    expect(store.sync());
+    assert_eq!(reader.live(group), live(&names));
+    assert!(matches!(read(4, 1), Ok(found) if found == entry(4, 1, RUN_PAYLOAD_BYTES)));
+    assert!(matches!(read(6, 3), Ok(found) if found == entry(6, 3, 50)));
+    assert!(matches!(read(6, 2), Err(ReadError::NotHeld { .. })));
+    assert!(matches!(read(8, 3), Err(ReadError::NotHeld { .. })), "nobody names it");
+    assert!(reader.fetched(group).is_empty());
+    assert_eq!(reader.last_index(group), Some(LogIndex::new(21)));
+}
+
+/// A name that is not there is refused with the whole batch.
+pub fn what_is_not_held_cannot_stay(mut store: impl LogStore) {
+    expect(store.append(&[create(1, 1), run(1, 1, 9, 1), compact(4, &[(2, 1)])]));
+    let mut install = GroupWrite::new(GroupId::new(1));
+    install.install = Some(snapshot(20));
+    install.live = Some(Arc::new(live(&[(2, 1), (12, 1)])));
+    let mut lost = GroupWrite::new(GroupId::new(1));
+    lost.install = Some(snapshot(9));
+    let refused: [(Vec<GroupWrite>, (u64, u64)); 5] = [
+        (vec![compact(5, &[(1, 1), (2, 1)])], (1, 1)),
+        (vec![compact(5, &[(2, 1), (5, 2)])], (5, 2)),
+        (vec![install], (12, 1)),
+        (vec![lost, compact(9, &[(2, 1)])], (2, 1)),
+        (vec![truncate(1, 7), run(1, 7, 2, 2), compact(8, &[(7, 1)])], (7, 1)),
+    ];
+    for (batch, name) in refused {
+        match store.append(&batch) {
+            Err(LogError::LiveMissing { index, term, .. }) => {
+                assert_eq!((index.get(), term.get()), name);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Names beyond the base say nothing yet.
+    expect(store.append(&[compact(5, &[(2, 1), (77, 9)])]));
+    assert_eq!(store.reader().live(GroupId::new(1)), live(&[(2, 1)]));
+    assert_eq!(last(&store, 1), Some(9));
+}
+
+/// What is fetched for a snapshot waits beside the log; nothing but the end of that touches it.
+pub fn fetched_entries_wait_beside_the_log_until_they_are_dropped(mut store: impl LogStore) {
+    let group = GroupId::new(1);
+    let mut fetch = create(1, 1);
+    fetch.fetched = [(3, 2), (4, 2), (9, 5)].map(|(at, term)| entry(at, term, 9)).to_vec();
+    expect(store.append(&[fetch, run(1, 1, 6, 1), truncate(1, 3), compact(2, &[])]));
+    let reader = store.reader();
+    let fetched = || -> Vec<(u64, u64)> {
+        let all = reader.fetched(group);
+        all.into_iter().map(|(index, term)| (index.get(), term.get())).collect()
+    };
+    assert_eq!(fetched(), [(3, 2), (4, 2), (9, 5)]);
+    assert_eq!((last(&store, 1), reader.first_index(group)), (Some(2), Some(LogIndex::new(3))));
+    let found = reader.entry(group, LogIndex::new(9), Term::new(5));
+    assert!(matches!(found, Ok(found) if found == entry(9, 5, 9)));
+    let mut drop = GroupWrite::new(group);
+    drop.drop_fetched = true;
+    drop.fetched = vec![entry(5, 3, 8)];
+    expect(store.append(&[drop]));
+    assert_eq!(fetched(), [(5, 3)], "what comes with the word to drop them is new");
+    let mut noop = GroupWrite::new(group);
+    noop.fetched = vec![entry(7, 1, 0)];
+    assert!(matches!(store.append(&[noop]), Err(LogError::NotFetchable { .. })));
+    assert_eq!(fetched(), [(5, 3)]);
 }
 
 /// Nothing of a destroyed group is left, and nothing is taken for it; it may begin again.
@@ -330,6 +461,23 @@ fn create(group: u32, incarnation: u32) -> GroupWrite {
     write
 }
 
+fn compact(upto: u64, names: &[(u64, u64)]) -> GroupWrite {
+    let index = LogIndex::new(upto);
+    let base = Base { index, term: Term::new(1), snapshot: index, ..Base::default() };
+    let mut write = GroupWrite::new(GroupId::new(1));
+    write.compact = Some(Compaction { base, time: LogTime::new(0) });
+    write.live = Some(Arc::new(live(names)));
+    write
+}
+
+fn live(names: &[(u64, u64)]) -> LiveEntries {
+    let mut live = LiveEntries::default();
+    for (index, term) in names {
+        assert!(live.push(LogIndex::new(*index), Term::new(*term)), "names ascend");
+    }
+    live
+}
+
 fn snapshot(index: u64) -> SnapshotMeta {
     let membership = Membership::of_voters([ReplicaId::new(1)]);
     SnapshotMeta {
@@ -337,7 +485,7 @@ fn snapshot(index: u64) -> SnapshotMeta {
         term: Term::new(3),
         time: LogTime::new(1_700_000_000_000),
         config_index: LogIndex::ZERO,
-        membership: std::sync::Arc::new(membership.expect("one voter is a membership")),
+        membership: Arc::new(membership.expect("one voter is a membership")),
     }
 }
 
@@ -367,6 +515,13 @@ fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 
 fn last(store: &impl LogStore, group: u32) -> Option<u64> {
     store.reader().last_index(GroupId::new(group)).map(LogIndex::get)
+}
+
+fn expect_read<T>(outcome: Result<T, ReadError>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(error) => panic!("what is held is not read: {error}"),
+    }
 }
 
 fn expect<T>(outcome: Result<T, LogError>) -> T {

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId};
+use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId, Term};
 
 use crate::disk::is_out_of_descriptors;
 use crate::format::identity::{Identity, StoreId};
@@ -44,6 +44,17 @@ pub enum LogError {
     /// The caller's fault; the log is unchanged. Times have 56 bits on disk.
     #[error("group {group}: entry {index} has the impossible time {time} ms")]
     TimeOutOfRange { group: GroupId, index: LogIndex, time: LogTime },
+    /// The caller's fault; the log is unchanged: what is named as staying is not there to stay.
+    #[error("group {group}: entry {index} of term {term} is to stay, and is not held")]
+    LiveMissing { group: GroupId, index: LogIndex, term: Term },
+    /// The caller's fault; the log is unchanged.
+    #[error(
+        "group {group}: the names of the entries that are to stay take {bytes} bytes, the limit is {bytes_max}"
+    )]
+    LiveTooMany { group: GroupId, bytes: u64, bytes_max: u64 },
+    /// The caller's fault; the log is unchanged: only commands are fetched.
+    #[error("group {group}: entry {index} cannot be kept beside the log")]
+    NotFetchable { group: GroupId, index: LogIndex },
     /// This store writes entries whole; the log is unchanged.
     #[error("this log writes entries whole")]
     NoPieces,
@@ -294,6 +305,9 @@ pub enum ReadError {
         first: LogIndex,
         last: LogIndex,
     },
+    /// The entry is neither in the log nor kept beside it.
+    #[error("group {group}: entry {index} of term {term} is not held")]
+    NotHeld { group: GroupId, index: LogIndex, term: Term },
     /// What is on disk is not what was written.
     #[error("group {group}: entry {index} in segment {segment} at {offset} is damaged")]
     Corrupt { group: GroupId, index: LogIndex, segment: u32, offset: u64 },
@@ -308,7 +322,10 @@ impl ReadError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_out_of_descriptors(source),
-            Self::UnknownGroup { .. } | Self::OutOfRange { .. } | Self::Corrupt { .. } => false,
+            Self::UnknownGroup { .. }
+            | Self::OutOfRange { .. }
+            | Self::NotHeld { .. }
+            | Self::Corrupt { .. } => false,
         }
     }
 }

@@ -49,12 +49,13 @@ pub use error::{
 };
 pub use format::checksum::{TEST_VECTOR, crc32c, crc32c_append};
 pub use format::identity::{Identity, StoreId};
+pub use format::live::{LIVE_BYTES_MAX, LiveEntries};
 pub use format::lsn::Lsn;
 pub use format::pieces::Piece;
 #[cfg(unix)]
 pub use log::init;
 pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
 pub use memory_log::MemoryLog;
-pub use read::reader::LogReader;
+pub use read::reader::{Holding, LogReader};
 pub use recover::recovery::{RecoveredGroup, RecoveryReport, TornTail};
 pub use store::{LogStats, LogStore, Tending};

@@ -3,17 +3,18 @@
 //! For tests, benches and groups whose state may be lost. Admission is the very code of the real
 //! log, so that what is refused there is refused here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use raft_core::{Entry, GroupId, LogIndex, Term};
 
-use crate::append::tails::Tails;
+use crate::append::tails::{Holdings, Tails};
 use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
 use crate::error::{LogError, ReadError};
+use crate::format::live::LiveEntries;
 use crate::format::lsn::Lsn;
-use crate::read::reader::{Bounds, EntrySource, LogReader};
+use crate::read::reader::{Bounds, EntrySource, Holding, LogReader};
 use crate::store::LogStore;
 
 /// A [`LogStore`] in memory. Its positions count the cost of entries.
@@ -50,8 +51,8 @@ impl Default for MemoryLog {
 
 impl LogStore for MemoryLog {
     fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
-        self.tails.admit(writes)?;
         let mut groups = self.shared.write();
+        self.tails.admit(writes, &*groups)?;
         let mut bytes = 0;
         for write in writes {
             if write.create.is_some() {
@@ -60,8 +61,16 @@ impl LogStore for MemoryLog {
             let Some(group) = groups.get_mut(&write.group) else {
                 continue;
             };
+            if write.drop_fetched {
+                group.fetched.clear();
+            }
+            for entry in &write.fetched {
+                bytes += entry.cost();
+                group.fetched.insert(entry.index, entry.clone());
+            }
             if let Some(meta) = &write.install {
-                *group = MemoryGroup { base: meta.index, ..MemoryGroup::default() };
+                let kept = group.keep(&write.live_upto(meta.index));
+                *group = MemoryGroup { base: meta.index, kept, ..MemoryGroup::default() };
             }
             if let Some(from) = write.truncate_from {
                 group.truncate(from);
@@ -71,6 +80,7 @@ impl LogStore for MemoryLog {
                 group.entries.push(entry.clone());
             }
             if let Some(compaction) = &write.compact {
+                group.kept = group.keep(&write.live_upto(compaction.base.index));
                 group.compact(compaction.base.index);
             }
             if write.destroy.is_some() {
@@ -121,9 +131,29 @@ struct MemoryGroup {
     entries: Vec<Entry>,
     /// How many of them were there at the last sync and are unchanged since.
     durable: usize,
+    /// Entries of before the log that stay.
+    kept: BTreeMap<LogIndex, Entry>,
+    /// Those of a snapshot that is on its way here.
+    fetched: BTreeMap<LogIndex, Entry>,
 }
 
 impl MemoryGroup {
+    fn in_log(&self, index: LogIndex) -> Option<&Entry> {
+        let at = index.get().checked_sub(self.base.next().get())?;
+        self.entries.get(usize::try_from(at).ok()?)
+    }
+
+    /// An entry, wherever it is held.
+    fn named(&self, index: LogIndex, term: Term) -> Option<&Entry> {
+        let held = [self.in_log(index), self.kept.get(&index), self.fetched.get(&index)];
+        held.into_iter().flatten().find(|entry| entry.term == term)
+    }
+
+    fn keep(&self, live: &LiveEntries) -> BTreeMap<LogIndex, Entry> {
+        let named = live.iter().filter_map(|(index, term)| self.named(index, term));
+        named.map(|entry| (entry.index, entry.clone())).collect()
+    }
+
     fn truncate(&mut self, from: LogIndex) {
         self.entries.truncate(from.prev().since(self.base) as usize);
         self.durable = self.durable.min(self.entries.len());
@@ -138,6 +168,22 @@ impl MemoryGroup {
 
     fn last(&self) -> LogIndex {
         self.base.plus(self.entries.len() as u64)
+    }
+}
+
+impl Holdings for Groups {
+    fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        self.get(&group)?.in_log(index).map(|entry| entry.term)
+    }
+
+    fn keeps(&self, group: GroupId, index: LogIndex, term: Term) -> bool {
+        let kept = self.get(&group).and_then(|known| known.kept.get(&index));
+        kept.is_some_and(|entry| entry.term == term)
+    }
+
+    fn fetched(&self, group: GroupId, index: LogIndex, term: Term) -> bool {
+        let fetched = self.get(&group).and_then(|known| known.fetched.get(&index));
+        fetched.is_some_and(|entry| entry.term == term)
     }
 }
 
@@ -185,8 +231,36 @@ impl EntrySource for RwLock<Groups> {
 
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
         let groups = self.read();
+        groups.get(&group)?.in_log(index).map(|entry| entry.term)
+    }
+
+    fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError> {
+        let groups = self.read();
+        let known = groups.get(&group).ok_or(ReadError::UnknownGroup { group })?;
+        let missing = ReadError::NotHeld { group, index, term };
+        known.named(index, term).cloned().ok_or(missing)
+    }
+
+    fn live(&self, group: GroupId) -> LiveEntries {
+        let mut live = LiveEntries::default();
+        let groups = self.read();
+        for entry in groups.get(&group).iter().flat_map(|known| known.kept.values()) {
+            let is_named = live.push(entry.index, entry.term);
+            debug_assert!(is_named, "they are in order");
+        }
+        live
+    }
+
+    fn fetched(&self, group: GroupId) -> Vec<(LogIndex, Term)> {
+        let groups = self.read();
+        let fetched = groups.get(&group).into_iter().flat_map(|known| known.fetched.values());
+        fetched.map(|entry| (entry.index, entry.term)).collect()
+    }
+
+    fn holding(&self, group: GroupId, live: &LiveEntries) -> Option<Holding> {
+        let groups = self.read();
         let known = groups.get(&group)?;
-        let at = index.get().checked_sub(known.base.next().get())?;
-        known.entries.get(usize::try_from(at).ok()?).map(|entry| entry.term)
+        let bytes = |index, term| Some(known.named(index, term)?.payload.len() as u64);
+        Some(Holding::count(live, bytes))
     }
 }

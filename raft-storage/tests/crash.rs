@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
-use raft_core::{EntryKind, HardState, NodeId, Promise, PromiseRecord, ReplicaId, Term};
+use raft_core::{EntryKind, HardState, LogIndex, NodeId, Promise, PromiseRecord, ReplicaId, Term};
 use raft_storage::{
-    CrashPolicy, DiskOp, Fault, GroupWrite, InitError, InitOptions, LogError, LogOptions, MemDisk,
-    OpenError, Opened, StoreId, TornTail, init_on,
+    CrashPolicy, DiskOp, Fault, GroupWrite, InitError, InitOptions, LiveEntries, LogError,
+    LogOptions, MemDisk, OpenError, Opened, StoreId, TornTail, init_on,
 };
 
 /// A log with one synced batch and one that is only written, and the two states.
@@ -321,6 +323,31 @@ fn in_pieces(
     (batch, true)
 }
 
+/// Some of what is held up to an index once an operation has been done.
+fn some_names(
+    random: &mut Random,
+    state: &Model,
+    write: &GroupWrite,
+    upto: u64,
+) -> Arc<LiveEntries> {
+    let mut state = state.clone();
+    // What an install leaves is asked for before it is done.
+    let mut before = write.clone();
+    if before.live.is_none() {
+        before.install = None;
+    }
+    state.apply(std::slice::from_ref(&before));
+    let held = state.groups[&write.group].held(LogIndex::new(upto));
+    let mut live = LiveEntries::default();
+    for entry in held {
+        if random.below(3) > 0 {
+            // Terms of these histories may fall, which those of names never do.
+            let _ = live.push(entry.index, entry.term);
+        }
+    }
+    Arc::new(live)
+}
+
 fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) {
     let mut state = state.clone();
     let mut batch = Vec::new();
@@ -336,6 +363,16 @@ fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) 
             (base, last) = (0, 0);
         }
         let term = 1 + random.below(4);
+        if random.below(12) == 0 {
+            write.drop_fetched = true;
+        }
+        if random.below(8) == 0 {
+            let first = 1 + random.below(last + 10);
+            let count = 1 + random.below(3);
+            // An entry of one index and term is the same everywhere.
+            let term = term + 4;
+            write.fetched = (first..first + count).map(|index| entry(index, term, 30)).collect();
+        }
         if random.below(3) == 0 {
             let vote = (random.below(2) == 0).then(|| ReplicaId::new(random.next()));
             write.hard_state = Some(HardState { term: Term::new(term), vote });
@@ -348,6 +385,7 @@ fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) 
             base = last.max(1) + random.below(5);
             last = base;
             write.install = Some(snapshot(base, term, 1 + random.below(3)));
+            write.live = Some(some_names(random, &state, &write, base));
         }
         if last > base && random.below(4) == 0 {
             last = base + random.below(last - base);
@@ -364,6 +402,7 @@ fn random_batch(random: &mut Random, state: &Model) -> (Vec<GroupWrite>, Model) 
         if last > 0 && random.below(5) == 0 {
             let upto = base + random.below(last - base + 1);
             if upto > 0 {
+                write.live = Some(some_names(random, &state, &write, upto));
                 write.compact = Some(compaction(upto, term, 1 + random.below(3)));
             }
         }

@@ -20,8 +20,8 @@ use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{IN_PIECES, Piece};
 use crate::format::record::{
-    ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
-    RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
+    ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES,
+    ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
 };
 use crate::read::location::Location;
 
@@ -46,6 +46,8 @@ pub(crate) struct Copies {
     pub(crate) entries: Vec<Entry>,
     /// What they hold is where their payloads are.
     pub(crate) in_pieces: bool,
+    /// They are some that were fetched.
+    pub(crate) fetched: bool,
 }
 
 struct Reference {
@@ -110,6 +112,14 @@ impl FrameBuffer {
                     };
                     self.record(lsn, &header, &[]);
                 }
+                Part::DropFetched => {
+                    let code = RecordType::DropFetched as u8;
+                    self.record(lsn, &RecordHeader { code, ..header }, &[]);
+                }
+                Part::Fetched(range) => {
+                    let entries = &write.fetched[range.clone()];
+                    self.run(cursor, RecordType::Fetched, header, (entries, &|_| false));
+                }
                 Part::Install(payload) => {
                     let meta = write.install.as_ref();
                     let (index, term) = meta.map(|m| (m.index, m.term)).unwrap_or_default();
@@ -162,7 +172,7 @@ impl FrameBuffer {
             let header = RecordHeader {
                 bytes: record_bytes(copies) as u32,
                 code: 0,
-                flags: 0,
+                flags: if copies.fetched { FLAG_FETCHED } else { 0 },
                 count: 0,
                 group: copies.group,
                 incarnation: copies.incarnation,

@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use raft_core::Entry;
 
 use crate::append::write::GroupWrite;
 use crate::format::base;
@@ -32,6 +33,9 @@ pub(crate) enum Part {
     Create,
     Promise,
     HardState,
+    DropFetched,
+    /// These of the entries that were fetched; all of one term, with consecutive indexes.
+    Fetched(Range<usize>),
     /// The payload of the record.
     Install(Bytes),
     Truncate,
@@ -81,39 +85,57 @@ impl Plan {
             if write.hard_state.is_some() {
                 self.push(at, Part::HardState, HEADER, body_bytes_max);
             }
+            if write.drop_fetched {
+                self.push(at, Part::DropFetched, HEADER, body_bytes_max);
+            }
+            self.push_runs(at, &write.fetched, Part::Fetched, body_bytes_max);
             if let Some(meta) = &write.install {
-                let payload = base::encode(&base::of_snapshot(meta));
+                let live = write.live_upto(meta.index);
+                let payload = base::encode(&base::of_snapshot(meta), &live);
                 self.push_base(at, Part::Install, payload, body_bytes_max);
             }
             if write.truncate_from.is_some() {
                 self.push(at, Part::Truncate, HEADER, body_bytes_max);
             }
-            let mut from = 0;
-            while let Some(first) = write.entries.get(from) {
-                let mut bytes = HEADER + item_bytes(first.payload.len() as u64);
-                let room = self.room(bytes, body_bytes_max);
-                let mut to = from + 1;
-                while let Some(entry) = write.entries.get(to) {
-                    let item = item_bytes(entry.payload.len() as u64);
-                    let ends = entry.term != first.term
-                        || to - from == RUN_ENTRIES_MAX
-                        || bytes + item > room;
-                    if ends {
-                        break;
-                    }
-                    bytes += item;
-                    to += 1;
-                }
-                self.push(at, Part::Run(from..to), bytes, body_bytes_max);
-                from = to;
-            }
+            self.push_runs(at, &write.entries, Part::Run, body_bytes_max);
             if let Some(compaction) = &write.compact {
-                let payload = base::encode(compaction);
+                let live = write.live_upto(compaction.base.index);
+                let payload = base::encode(compaction, &live);
                 self.push_base(at, Part::Compact, payload, body_bytes_max);
             }
             if write.destroy.is_some() {
                 self.push(at, Part::Destroy, HEADER + REPLICA_BYTES, body_bytes_max);
             }
+        }
+    }
+
+    /// Divides entries into runs.
+    fn push_runs(
+        &mut self,
+        write: usize,
+        entries: &[Entry],
+        part: fn(Range<usize>) -> Part,
+        body_bytes_max: u64,
+    ) {
+        let mut from = 0;
+        while let Some(first) = entries.get(from) {
+            let mut bytes = HEADER + item_bytes(first.payload.len() as u64);
+            let room = self.room(bytes, body_bytes_max);
+            let mut to = from + 1;
+            while let Some(entry) = entries.get(to) {
+                let item = item_bytes(entry.payload.len() as u64);
+                let ends = entry.term != first.term
+                    || entry.index != entries[to - 1].index.next()
+                    || to - from == RUN_ENTRIES_MAX
+                    || bytes + item > room;
+                if ends {
+                    break;
+                }
+                bytes += item;
+                to += 1;
+            }
+            self.push(write, part(from..to), bytes, body_bytes_max);
+            from = to;
         }
     }
 

@@ -1,11 +1,14 @@
 //! What a group asks the log to make durable.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use raft_core::{
     Base, Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, PromiseRecord,
     SnapshotMeta, Tombstone,
 };
 
+use crate::format::live::LiveEntries;
 use crate::format::pieces::{self, Piece};
 
 /// One persist operation of one group. Its parts take effect in the order of the fields.
@@ -21,6 +24,12 @@ pub struct GroupWrite {
     pub promise: Option<PromiseRecord>,
     /// The new term and vote, written as one record.
     pub hard_state: Option<HardState>,
+    /// Forgets all entries that were [`fetched`](Self::fetched).
+    pub drop_fetched: bool,
+    /// Entries of a snapshot that is on its way here, in the order of their indexes, all of them
+    /// commands. They are kept beside the log, for an [`install`](Self::install) that names them,
+    /// which forgets the others.
+    pub fetched: Vec<Entry>,
     /// Removes all entries: the log goes on right after this snapshot, which is durable elsewhere.
     pub install: Option<SnapshotMeta>,
     /// Removes all entries from this index on.
@@ -29,6 +38,10 @@ pub struct GroupWrite {
     pub entries: Vec<Entry>,
     /// Then forgets the beginning of the log, which a snapshot durable elsewhere covers.
     pub compact: Option<Compaction>,
+    /// Which entries up to there [`install`](Self::install) and [`compact`](Self::compact) leave: they
+    /// stay readable by index and term, and go when neither names them any more. Each must be held,
+    /// in the log or as one that is kept or was fetched.
+    pub live: Option<Arc<LiveEntries>>,
     /// Forgets the group with all its entries, and remembers this for good.
     pub destroy: Option<Tombstone>,
     /// Entries whose payload is in the log already: what they hold is a directory of it.
@@ -43,10 +56,13 @@ impl GroupWrite {
             create: None,
             promise: None,
             hard_state: None,
+            drop_fetched: false,
+            fetched: Vec::new(),
             install: None,
             truncate_from: None,
             entries: Vec::new(),
             compact: None,
+            live: None,
             destroy: None,
             in_pieces: Vec::new(),
         }
@@ -69,10 +85,16 @@ impl GroupWrite {
 }
 
 impl GroupWrite {
+    /// Which entries up to an index stay.
+    pub(crate) fn live_upto(&self, last: LogIndex) -> LiveEntries {
+        self.live.as_ref().map(|live| live.upto(last)).unwrap_or_default()
+    }
+
     /// About what it takes in memory and in the log, in bytes.
     pub fn cost(&self) -> u64 {
         let spec = self.create.as_ref().map_or(0, |create| create.spec.len() as u64);
-        RECORDS_COST + spec + self.entries.iter().map(Entry::cost).sum::<u64>()
+        let entries = self.fetched.iter().chain(&self.entries);
+        RECORDS_COST + spec + entries.map(Entry::cost).sum::<u64>()
     }
 
     /// Leaves the first so many entries, and what comes before them; returns the rest. Appended
@@ -85,6 +107,7 @@ impl GroupWrite {
             // Whom it does not concern it does no harm.
             in_pieces: self.in_pieces.clone(),
             compact: self.compact.take(),
+            live: self.live.clone(),
             destroy: self.destroy.take(),
             ..Self::new(self.group)
         }

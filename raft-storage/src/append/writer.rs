@@ -157,10 +157,11 @@ impl<D: Disk> LogWriter<D> {
         until: Until,
     ) -> Result<AppendInfo, LogError> {
         self.check_poison()?;
-        self.tails.admit(writes)?;
+        self.tails.admit(writes, &*self.shared.index.read())?;
         self.plan.build(writes, self.body_bytes_max);
         self.frame.locations.clear();
-        let has_entries = writes.iter().any(|write| !write.entries.is_empty());
+        let has_entries =
+            writes.iter().any(|write| !write.entries.is_empty() || !write.fetched.is_empty());
         self.reserve(has_entries)?;
         let mut info = AppendInfo { end_lsn: self.cursor.end(), ..AppendInfo::default() };
         let mut durable = self.cursor.synced;
@@ -506,9 +507,17 @@ impl<D: Disk> LogWriter<D> {
                 }
                 Part::Promise => index.set_promise(slot, write.promise.unwrap_or_default()),
                 Part::HardState => index.set_hard_state(slot, write.hard_state.unwrap_or_default()),
+                Part::DropFetched => index.drop_fetched(slot),
+                Part::Fetched(range) => {
+                    let (run, rest) = locations.split_at(range.len());
+                    locations = rest;
+                    let first = &write.fetched[range.start];
+                    index.fetch(slot, first.index, first.term, run);
+                }
                 Part::Install(_) => {
                     if let Some(meta) = &write.install {
-                        index.install(slot, base::of_snapshot(meta));
+                        let live = write.live_upto(meta.index);
+                        index.install(slot, base::of_snapshot(meta), &live);
                     }
                 }
                 Part::Truncate => {
@@ -539,7 +548,8 @@ impl<D: Disk> LogWriter<D> {
                 }
                 Part::Compact(_) => {
                     if let Some(compaction) = &write.compact {
-                        index.compact(slot, compaction.clone());
+                        let live = write.live_upto(compaction.base.index);
+                        index.compact(slot, compaction.clone(), &live);
                     }
                 }
             }

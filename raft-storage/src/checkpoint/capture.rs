@@ -16,6 +16,7 @@ use crate::format::identity::StoreId;
 use crate::format::lsn::Lsn;
 use crate::format::pieces::Piece;
 use crate::read::index::Shared;
+use crate::read::location::Location;
 
 /// A checkpoint to be made.
 #[derive(Clone, Debug)]
@@ -37,13 +38,15 @@ pub(crate) struct Made {
     pub(crate) found: Vec<Found>,
 }
 
-/// Entries that lay in a victim: `count` of them from `first` on.
+/// Entries that lay in a victim: `count` of them from `first` on, those of a snapshot that is on its
+/// way here apart from those of the log and those that are kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Found {
     pub(crate) slot: u32,
     pub(crate) incarnation: GroupIncarnation,
     pub(crate) first: LogIndex,
     pub(crate) count: u64,
+    pub(crate) fetched: bool,
 }
 
 /// A checkpoint that is being made. Each step takes a bounded time, so that whoever has no thread for
@@ -80,9 +83,23 @@ impl<D: Disk> Capture<D> {
             {
                 row::encode(group, index.pieces_of(self.slot), index.end, &mut self.rows);
                 if !self.order.victims.is_empty() {
-                    let places = group.locations.iter().map(|place| place.slot());
-                    let lies = places.map(|slot| self.order.victims.contains(&slot));
-                    collect(self.slot, group.incarnation, group.first, lies, &mut self.found);
+                    let victims = &self.order.victims;
+                    let begin = self.found.len();
+                    let mut collect = |index: LogIndex, place: Location, fetched: bool| {
+                        if victims.contains(&place.slot()) {
+                            let name = (self.slot, group.incarnation);
+                            add(name, index, fetched, &mut self.found, begin);
+                        }
+                    };
+                    for (index, place) in group.kept() {
+                        collect(index, place, false);
+                    }
+                    for (at, place) in (0..).zip(&group.locations) {
+                        collect(group.first.plus(at), *place, false);
+                    }
+                    for (index, _, place) in group.fetched() {
+                        collect(index, place, true);
+                    }
                     // An entry is moved with its pieces.
                     let in_victim = |(_, pieces): &(LogIndex, &Vec<Piece>)| {
                         let mut slots = pieces.iter().map(|piece| piece.location.slot());
@@ -90,7 +107,8 @@ impl<D: Disk> Capture<D> {
                     };
                     for (first, _) in index.pieces_of(self.slot).filter(in_victim) {
                         let (slot, incarnation) = (self.slot, group.incarnation);
-                        self.found.push(Found { slot, incarnation, first, count: 1 });
+                        let fetched = false;
+                        self.found.push(Found { slot, incarnation, first, count: 1, fetched });
                     }
                 }
                 self.slot += 1;
@@ -115,23 +133,18 @@ impl<D: Disk> Capture<D> {
     }
 }
 
-/// Adds the stretches of entries for which `lies` holds.
-fn collect(
-    slot: u32,
-    incarnation: GroupIncarnation,
-    first: LogIndex,
-    lies: impl Iterator<Item = bool>,
+/// Adds an entry to what was found of its group, which begins at `begin`.
+fn add(
+    (slot, incarnation): (u32, GroupIncarnation),
+    index: LogIndex,
+    fetched: bool,
     found: &mut Vec<Found>,
+    begin: usize,
 ) {
-    let begin = found.len();
-    for (at, lies) in (0..).zip(lies) {
-        if !lies {
-            continue;
+    match found[begin..].last_mut() {
+        Some(last) if last.first.plus(last.count) == index && last.fetched == fetched => {
+            last.count += 1;
         }
-        let index = first.plus(at);
-        match found[begin..].last_mut() {
-            Some(last) if last.first.plus(last.count) == index => last.count += 1,
-            _ => found.push(Found { slot, incarnation, first: index, count: 1 }),
-        }
+        _ => found.push(Found { slot, incarnation, first: index, count: 1, fetched }),
     }
 }

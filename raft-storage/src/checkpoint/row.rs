@@ -10,10 +10,12 @@ use raft_core::{
 
 use crate::append::write::Compaction;
 use crate::format::base;
+use crate::format::live::LiveEntries;
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{self, Piece};
 use crate::read::facts::Facts;
-use crate::read::index::{GroupIndex, Presence};
+use crate::read::index::{Aside, GroupIndex, Presence};
+use crate::read::kept::Kept;
 use crate::read::location::Location;
 
 /// What a checkpoint holds of a group.
@@ -67,7 +69,8 @@ pub(crate) fn encode<'a>(
     row.bytes(spec);
     row.u64(base.index.get());
     row.u64(base.term.get());
-    row.bytes(&base::encode(&Compaction { base: base.clone(), time: *base_time }));
+    let base = Compaction { base: base.clone(), time: *base_time };
+    row.bytes(&base::encode(&base, &LiveEntries::default()));
     row.u64(configs.len() as u64);
     for (at, membership) in configs {
         row.u64(at.get());
@@ -84,6 +87,17 @@ pub(crate) fn encode<'a>(
     for (at, pieces) in pieces {
         row.u64(at.get());
         row.bytes(&pieces::encode(pieces));
+    }
+    let kept = group.aside.as_ref().map(|aside| aside.kept.names()).unwrap_or_default();
+    row.bytes(&kept.encode());
+    for (_, place) in group.kept() {
+        row.u64(place.to_bits());
+    }
+    row.u64(group.fetched().count() as u64);
+    for (index, term, place) in group.fetched() {
+        row.u64(index.get());
+        row.u64(term.get());
+        row.u64(place.to_bits());
     }
     row.u64(group.locations.len() as u64);
     for place in &group.locations {
@@ -125,7 +139,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Row> {
     }
     facts.spec = Bytes::copy_from_slice(row.bytes()?);
     let (index, term) = (LogIndex::new(row.u64()?), Term::new(row.u64()?));
-    let Compaction { base, time } = base::decode_at(index, term, row.bytes()?)?;
+    let (Compaction { base, time }, _) = base::decode_at(index, term, row.bytes()?)?;
     (facts.base, facts.base_time) = (base, time);
     for _ in 0..row.u64()? {
         let at = LogIndex::new(row.u64()?);
@@ -140,16 +154,26 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Row> {
     for _ in 0..row.u64()? {
         pieces.push((LogIndex::new(row.u64()?), pieces::decode(row.bytes()?)?));
     }
+    let names = LiveEntries::decode(row.bytes()?)?;
+    let places = row.words(names.count())?;
+    let mut places = places.iter().map(place);
+    let mut aside = Aside { kept: Kept::collect(&names, |_, _| places.next()), ..Aside::default() };
+    for _ in 0..row.u64()? {
+        let (index, term) = (LogIndex::new(row.u64()?), Term::new(row.u64()?));
+        aside.fetched.insert(index, (term, Location::from_bits(row.u64()?)));
+    }
+    let has_aside = !aside.kept.is_empty() || !aside.fetched.is_empty();
+    group.aside = has_aside.then(|| Box::new(aside));
     let count = row.u64()?;
     let (places, []) = row.0.as_chunks::<8>() else { return None };
     if places.len() as u64 != count {
         return None;
     }
-    let place = |bits: &[u8; 8]| Location::from_bits(u64::from_le_bytes(*bits));
     group.locations = places.iter().map(place).collect();
     // What the index relies on.
     let sound = group.first.get() >= 1
         && group.first.get().checked_add(count).is_some()
+        && names.last().is_none_or(|last| last < group.first)
         && (count == 0) == group.runs.is_empty()
         && group.runs.first().is_none_or(|(at, _)| *at == group.first)
         && group.runs.windows(2).all(|pair| pair[0].0 < pair[1].0)
@@ -185,6 +209,10 @@ impl Fields<'_> {
     }
 }
 
+fn place(bits: &[u8; 8]) -> Location {
+    Location::from_bits(u64::from_le_bytes(*bits))
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -198,6 +226,13 @@ impl<'a> Reader<'a> {
         let (value, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_le_bytes(*value))
+    }
+
+    fn words(&mut self, count: u64) -> Option<&'a [[u8; 8]]> {
+        let bytes = usize::try_from(count.checked_mul(8)?).ok()?;
+        let (words, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(words.as_chunks::<8>().0)
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {
@@ -219,6 +254,14 @@ mod tests {
         group.first = LogIndex::new(11);
         group.runs = vec![(LogIndex::new(11), Term::new(2)), (LogIndex::new(13), Term::new(4))];
         group.locations = (0..4).map(|at| Location::new(5, 4096 + at * 16, 0)).collect();
+        let mut names = LiveEntries::default();
+        assert!(names.push_run(LogIndex::new(5), 2, Term::new(1)));
+        let kept = |index: LogIndex, _| Some(Location::new(4, 4096 + index.get() * 8, 3));
+        let fetched = (Term::new(3), Location::new(6, 8192, 9));
+        group.aside = Some(Box::new(Aside {
+            kept: Kept::collect(&names, kept),
+            fetched: [(LogIndex::new(20), fetched)].into(),
+        }));
         group.facts = Facts {
             spec: Bytes::from_static(b"spec"),
             hard_state: HardState { term: Term::new(4), vote: Some(ReplicaId::new(9)) },
@@ -269,15 +312,17 @@ mod tests {
         encode(&row(), std::iter::empty(), Lsn::new(4096), &mut bytes);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = concat!(
-            "2e0100000000000000100000000000000700000003000000370000000100000004000000",
+            "6b0100000000000000100000000000000700000003000000370000000100000004000000",
             "0000000009000000000000004d0000000000000002000000000000000100000000000000",
             "0100000000000000000000000000000004000000737065630a0000000000000002000000",
-            "0000000033000000460000000000000003000000000000000c0000000000000001020000",
-            "000000000001020000000000000002000000000000000001000000000000000c00000000",
-            "0000001b0000000102000000000000000102000000000000000200000000000000000b00",
-            "00000000000002000000000000000b0000000000000002000000000000000d0000000000",
-            "000004000000000000000000000000000000040000000000000000000040005000000000",
-            "40400050000000008040005000000000c04000500000",
+            "0000000037000000460000000000000003000000000000000c000000000000001b000000",
+            "01020000000000000001020000000000000002000000000000000001000000000000000c",
+            "000000000000001b00000001020000000000000001020000000000000002000000000000",
+            "00000b0000000000000002000000000000000b0000000000000002000000000000000d00",
+            "000000000000040000000000000000000000000000000500000001050105020300a04000",
+            "4000000300c0400040000001000000000000001400000000000000030000000000000009",
+            "000080006000000400000000000000000000400050000000004040005000000000804000",
+            "5000000000c04000500000",
         );
         assert_eq!(hex, golden);
     }

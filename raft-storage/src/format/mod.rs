@@ -6,6 +6,7 @@ pub(crate) mod checksum;
 pub(crate) mod field;
 pub(crate) mod frame;
 pub(crate) mod identity;
+pub(crate) mod live;
 pub(crate) mod lsn;
 pub(crate) mod pieces;
 pub(crate) mod record;

@@ -38,6 +38,10 @@ pub(crate) enum RecordType {
     Promise = 13,
     /// A piece of the payload of a large entry, which comes later.
     Piece = 14,
+    /// Entries of a snapshot that is on its way here. They are not part of the log.
+    Fetched = 15,
+    /// Those entries are not wanted any more.
+    DropFetched = 16,
 }
 
 impl RecordType {
@@ -55,13 +59,15 @@ impl RecordType {
             12 => Some(Self::SyncMarker),
             13 => Some(Self::Promise),
             14 => Some(Self::Piece),
+            15 => Some(Self::Fetched),
+            16 => Some(Self::DropFetched),
             _ => None,
         }
     }
 
     /// Whether the payload is entries, which have checksums of their own.
     pub(crate) const fn holds_entries(self) -> bool {
-        matches!(self, Self::EntryRun | Self::Rewrite)
+        matches!(self, Self::EntryRun | Self::Rewrite | Self::Fetched)
     }
 }
 
@@ -72,7 +78,7 @@ pub(crate) struct RecordHeader {
     pub(crate) bytes: u32,
     /// A [`RecordType`], as a number since a newer version may have written another one.
     pub(crate) code: u8,
-    /// [`FLAG_VOTE`], [`FLAG_CLEAN`], [`FLAG_LOST`] or [`FLAG_DAMAGED`].
+    /// [`FLAG_VOTE`], [`FLAG_CLEAN`], [`FLAG_LOST`], [`FLAG_DAMAGED`] or [`FLAG_FETCHED`].
     pub(crate) flags: u8,
     /// How many entries a run has; zero for other types.
     pub(crate) count: u16,
@@ -215,6 +221,8 @@ pub(crate) const FLAG_CLEAN: u8 = 1;
 pub(crate) const FLAG_LOST: u8 = 1;
 /// Of a promise record: promises may be lost, memberships included.
 pub(crate) const FLAG_DAMAGED: u8 = 2;
+/// Of entries written again: they are some that were fetched.
+pub(crate) const FLAG_FETCHED: u8 = 1;
 /// The latest time an entry can carry: 56 bits of milliseconds, two million years.
 pub(crate) const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
 const TIME_BITS: u32 = 56;
@@ -273,7 +281,7 @@ mod tests {
     fn types_read_back_as_written_and_reserved_ones_are_unknown() {
         let known: Vec<u8> =
             (0..=u8::MAX).filter(|c| RecordType::from_code(*c).is_some()).collect();
-        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14]);
+        assert_eq!(known, [2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14, 15, 16]);
         for code in known {
             assert_eq!(RecordType::from_code(code).map(|kind| kind as u8), Some(code));
         }

@@ -57,6 +57,11 @@ impl JournalReader {
                 ReadError::OutOfRange { first, .. } => {
                     JournalReadError::Trimmed { stream, asked: from, first: Position::of(first) }
                 }
+                // Said only of entries that are asked for by name, which the journal never does.
+                ReadError::NotHeld { index, .. } => {
+                    let first = Position::of(index.next());
+                    JournalReadError::Trimmed { stream, asked: from, first }
+                }
                 ReadError::Corrupt { index, segment, offset, .. } => {
                     let position = Position::of(index);
                     JournalReadError::Damaged { stream, position, segment, offset }

@@ -9,7 +9,7 @@
 //! share of the map) beside its description. An idle group holds no buffer.
 //!
 //! Invariants:
-//! - `locations[i]` belongs to index `first + i`;
+//! - `locations[i]` belongs to index `first + i`; what is kept beside the log lies before `first`;
 //! - the places of a segment in all groups together are what the table of segments counts;
 //! - places do not grow with the index, as entries are moved: what is durable is noted apart.
 
@@ -27,9 +27,11 @@ use raft_core::{
 
 use crate::append::write::Compaction;
 use crate::disk::Disk;
+use crate::format::live::LiveEntries;
 use crate::format::lsn::Lsn;
 use crate::format::pieces::Piece;
 use crate::read::facts::Facts;
+use crate::read::kept::Kept;
 use crate::read::location::Location;
 use crate::read::open_files::OpenFiles;
 use crate::reclaim::segments::Segments;
@@ -192,25 +194,31 @@ impl Index {
         }
     }
 
-    /// Removes all entries; the next one comes right after the base.
-    pub(crate) fn install(&mut self, slot: u32, begins: Compaction) {
-        self.forget_entries(slot);
+    /// Removes all entries but those that are named; the next one comes right after the base.
+    pub(crate) fn install(&mut self, slot: u32, begins: Compaction, live: &LiveEntries) {
+        let kept = self.collect(slot, live);
+        self.forget_pieces_but(slot, LogIndex::new(u64::MAX), live);
+        self.forget_places(slot);
         let group = &mut self.groups[slot as usize];
         group.install(begins.base.index);
+        group.set_kept(kept);
         group.facts.configs.clear();
         group.facts.base_time = begins.time;
         group.facts.base = begins.base;
     }
 
-    /// Removes all entries up to the base, which the log holds or begins after.
-    pub(crate) fn compact(&mut self, slot: u32, begins: Compaction) {
-        let group = &mut self.groups[slot as usize];
+    /// Removes all entries up to the base but those that are named. The log holds the base or begins
+    /// after it.
+    pub(crate) fn compact(&mut self, slot: u32, begins: Compaction, live: &LiveEntries) {
         let base = begins.base.index;
+        let kept = self.collect(slot, live);
+        self.forget_pieces_but(slot, base, live);
+        let group = &mut self.groups[slot as usize];
         let gone = base.next().since(group.first).min(group.locations.len() as u64) as usize;
         self.segments.died(group.locations.range(..gone).copied());
+        self.segments.died(group.kept().map(|(_, place)| place));
         group.compact(base);
-        self.forget_pieces(slot, LogIndex::ZERO, base);
-        let group = &mut self.groups[slot as usize];
+        group.set_kept(kept);
         group.facts.configs.retain(|(at, _)| *at > base);
         group.facts.base_time = begins.time;
         group.facts.base = begins.base;
@@ -226,12 +234,54 @@ impl Index {
         group.facts = Facts { tombstone, ..Facts::default() };
     }
 
+    /// What is named, where it lies now. It is counted as alive once more.
+    fn collect(&mut self, slot: u32, live: &LiveEntries) -> Kept {
+        let group = &self.groups[slot as usize];
+        let kept = Kept::collect(live, |index, term| group.named(index, term));
+        self.segments.born(kept.iter().map(|(_, place)| place));
+        kept
+    }
+
+    /// The payloads of entries up to `last` are gone, but for those that are named and held as entries
+    /// of the log.
+    fn forget_pieces_but(&mut self, slot: u32, last: LogIndex, live: &LiveEntries) {
+        let group = &self.groups[slot as usize];
+        let stays = |index: LogIndex| {
+            live.term(index).is_some_and(|term| group.held_term(index) == Some(term))
+        };
+        let range = self.pieces.range((slot, LogIndex::ZERO)..=(slot, last));
+        let gone: Vec<_> = range.map(|(key, _)| *key).filter(|(_, index)| !stays(*index)).collect();
+        for key in gone {
+            let pieces = self.pieces.remove(&key).unwrap_or_default();
+            self.segments.died(pieces.iter().map(|piece| piece.location));
+        }
+    }
+
+    /// Entries of a snapshot that is on its way here lie beside the log.
+    pub(crate) fn fetch(&mut self, slot: u32, first: LogIndex, term: Term, places: &[Location]) {
+        self.segments.born(places.iter().copied());
+        let fetched = &mut self.groups[slot as usize].aside.get_or_insert_default().fetched;
+        for (index, place) in (first.get()..).map(LogIndex::new).zip(places) {
+            if let Some((_, before)) = fetched.insert(index, (term, *place)) {
+                self.segments.died([before]);
+            }
+        }
+    }
+
+    /// What was fetched is not wanted any more.
+    pub(crate) fn drop_fetched(&mut self, slot: u32) {
+        let group = &mut self.groups[slot as usize];
+        if let Some(aside) = &mut group.aside {
+            let places = std::mem::take(&mut aside.fetched).into_values();
+            self.segments.died(places.map(|(_, place)| place));
+            group.tidy();
+        }
+    }
+
     /// An entry has another place; `false` if it is not where it was when it was copied.
     pub(crate) fn relocate(&mut self, moved: &Relocation) -> bool {
         let group = &mut self.groups[moved.slot as usize];
-        let at = moved.index.get().checked_sub(group.first.get());
-        let place = at.and_then(|at| group.locations.get_mut(usize::try_from(at).ok()?));
-        let Some(place) = place.filter(|place| **place == moved.from) else { return false };
+        let Some(place) = group.place_at(moved.index, moved.from) else { return false };
         *place = moved.to;
         self.segments.died([moved.from]);
         self.segments.born([moved.to]);
@@ -241,6 +291,8 @@ impl Index {
     /// Adds a group as a checkpoint holds it.
     pub(crate) fn restore(&mut self, group: GroupIndex, pieces: Vec<(LogIndex, Vec<Piece>)>) {
         self.segments.born(group.locations.iter().copied());
+        self.segments.born(group.kept().map(|(_, place)| place));
+        self.segments.born(group.fetched().map(|(_, _, place)| place));
         let slot = self.groups.len() as u32;
         self.slots.insert(group.id, slot);
         self.groups.push(group);
@@ -279,9 +331,18 @@ impl Index {
 
     /// The entries of a group are gone, and so is what is known of their durability.
     fn forget_entries(&mut self, slot: u32) {
-        self.segments.died(self.groups[slot as usize].locations.drain(..));
-        self.appended.retain(|appended| appended.slot != slot);
+        self.forget_places(slot);
         self.forget_pieces(slot, LogIndex::ZERO, LogIndex::new(u64::MAX));
+    }
+
+    fn forget_places(&mut self, slot: u32) {
+        let group = &mut self.groups[slot as usize];
+        self.segments.died(group.locations.drain(..));
+        if let Some(aside) = group.aside.take() {
+            self.segments.died(aside.kept.iter().map(|(_, place)| place));
+            self.segments.died(aside.fetched.into_values().map(|(_, place)| place));
+        }
+        self.appended.retain(|appended| appended.slot != slot);
     }
 }
 
@@ -315,7 +376,18 @@ pub(crate) struct GroupIndex {
     pub(crate) runs: Vec<(LogIndex, Term)>,
     /// The last entry that is durable together with all before it.
     pub(crate) durable: LogIndex,
+    /// Entries that are not part of the log; most groups have none.
+    pub(crate) aside: Option<Box<Aside>>,
     pub(crate) facts: Facts,
+}
+
+/// Entries of a group beside its log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aside {
+    /// Those that outlive the beginning of the log.
+    pub(crate) kept: Kept,
+    /// Those of a snapshot that is on its way here.
+    pub(crate) fetched: BTreeMap<LogIndex, (Term, Location)>,
 }
 
 impl GroupIndex {
@@ -328,8 +400,75 @@ impl GroupIndex {
             locations: VecDeque::new(),
             runs: Vec::new(),
             durable: LogIndex::ZERO,
+            aside: None,
             facts: Facts::default(),
         }
+    }
+
+    /// The entries that outlive the beginning of the log.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (LogIndex, Location)> + '_ {
+        self.aside.iter().flat_map(|aside| aside.kept.iter())
+    }
+
+    /// The entries of a snapshot that is on its way here.
+    pub(crate) fn fetched(&self) -> impl Iterator<Item = (LogIndex, Term, Location)> + '_ {
+        let all = self.aside.iter().flat_map(|aside| &aside.fetched);
+        all.map(|(index, (term, place))| (*index, *term, *place))
+    }
+
+    /// Where an entry lies that the log holds, or that is kept from before it.
+    pub(crate) fn held(&self, index: LogIndex) -> Option<Location> {
+        self.location(index).or_else(|| self.aside.as_ref()?.kept.place(index))
+    }
+
+    /// Its term.
+    pub(crate) fn held_term(&self, index: LogIndex) -> Option<Term> {
+        self.term(index).or_else(|| self.aside.as_ref()?.kept.term(index))
+    }
+
+    /// Where an entry lies of which index and term are known, wherever it is held.
+    pub(crate) fn named(&self, index: LogIndex, term: Term) -> Option<Location> {
+        match self.held_term(index) == Some(term) {
+            true => self.held(index),
+            false => self.fetched_at(index, term),
+        }
+    }
+
+    /// The same, among those of a snapshot that is on its way here.
+    pub(crate) fn fetched_at(&self, index: LogIndex, term: Term) -> Option<Location> {
+        let fetched = self.aside.as_ref()?.fetched.get(&index);
+        fetched.filter(|(of, _)| *of == term).map(|(_, place)| *place)
+    }
+
+    /// Term and place of an entry of a snapshot that is on its way here.
+    pub(crate) fn fetched_of(&self, index: LogIndex) -> Option<(Term, Location)> {
+        self.aside.as_ref()?.fetched.get(&index).copied()
+    }
+
+    fn set_kept(&mut self, kept: Kept) {
+        if self.aside.is_some() || !kept.is_empty() {
+            self.aside.get_or_insert_default().kept = kept;
+            self.tidy();
+        }
+    }
+
+    fn tidy(&mut self) {
+        let is_bare = |aside: &mut Box<Aside>| aside.kept.is_empty() && aside.fetched.is_empty();
+        self.aside.take_if(is_bare);
+    }
+
+    /// Where the index says that this entry lies at `from`.
+    fn place_at(&mut self, index: LogIndex, from: Location) -> Option<&mut Location> {
+        let at = index.get().checked_sub(self.first.get());
+        let in_log = at.and_then(|at| self.locations.get_mut(usize::try_from(at).ok()?));
+        if let Some(place) = in_log.filter(|place| **place == from) {
+            return Some(place);
+        }
+        let Aside { kept, fetched } = self.aside.as_deref_mut()?;
+        if let Some(place) = kept.place_mut(index).filter(|place| **place == from) {
+            return Some(place);
+        }
+        fetched.get_mut(&index).map(|(_, place)| place).filter(|place| **place == from)
     }
 
     pub(crate) fn last(&self) -> LogIndex {

@@ -2,6 +2,7 @@
 
 pub(crate) mod facts;
 pub(crate) mod index;
+pub(crate) mod kept;
 pub(crate) mod location;
 pub(crate) mod open_files;
 pub(crate) mod reader;

@@ -15,6 +15,7 @@ use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 use crate::append::write::ENTRY_BYTES_MAX;
 use crate::disk::{Disk, DiskFile};
 use crate::error::ReadError;
+use crate::format::live::LiveEntries;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
 use crate::read::index::{GroupIndex, Shared};
@@ -50,6 +51,34 @@ impl LogReader {
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
         self.source.entries(group, first, last, bytes_max)
+    }
+
+    /// An entry of which index and term are known, wherever it is held: in the log, kept from before
+    /// it, or fetched for a snapshot that is on its way here.
+    ///
+    /// # Errors
+    /// [`ReadError::NotHeld`] if it is nowhere; else as [`Self::entries`].
+    pub fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError> {
+        self.source.entry(group, index, term)
+    }
+
+    /// The entries that are kept from before the log.
+    pub fn live(&self, group: GroupId) -> LiveEntries {
+        self.source.live(group)
+    }
+
+    /// The entries that were fetched for a snapshot that is on its way here.
+    pub fn fetched(&self, group: GroupId) -> Vec<(LogIndex, Term)> {
+        self.source.fetched(group)
+    }
+
+    /// How much of what is named is held, wherever that may be. Cost: a look at each entry that is
+    /// named, under the lock of all readers.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownGroup`].
+    pub fn holding(&self, group: GroupId, live: &LiveEntries) -> Result<Holding, ReadError> {
+        self.source.holding(group, live).ok_or(ReadError::UnknownGroup { group })
     }
 
     /// The first index of the group's log; one above [`Self::last_index`] if it is empty.
@@ -90,6 +119,38 @@ pub(crate) trait EntrySource: Send + Sync + 'static {
     ) -> Result<Vec<Entry>, ReadError>;
     fn bounds(&self, group: GroupId) -> Option<Bounds>;
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
+    fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError>;
+    fn live(&self, group: GroupId) -> LiveEntries;
+    fn fetched(&self, group: GroupId) -> Vec<(LogIndex, Term)>;
+    fn holding(&self, group: GroupId, live: &LiveEntries) -> Option<Holding>;
+}
+
+/// How much of what is named the log of a node holds.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Holding {
+    /// Payload bytes of what is held; of an entry of 2 MiB or more only so much counts.
+    pub bytes: u64,
+    /// What is not held.
+    pub missing: LiveEntries,
+}
+
+impl Holding {
+    pub(crate) fn count(
+        live: &LiveEntries,
+        mut bytes_of: impl FnMut(LogIndex, Term) -> Option<u64>,
+    ) -> Self {
+        let mut holding = Self::default();
+        for (index, term) in live.iter() {
+            match bytes_of(index, term) {
+                Some(bytes) => holding.bytes += bytes,
+                None => {
+                    let is_named = holding.missing.push(index, term);
+                    debug_assert!(is_named, "they come in order");
+                }
+            }
+        }
+        holding
+    }
 }
 
 /// The ends of a group's log.
@@ -118,11 +179,8 @@ impl<D: Disk> EntrySource for Shared<D> {
     ) -> Result<Vec<Entry>, ReadError> {
         match self.entries_once(group, first, last, bytes_max) {
             Err(ReadError::Corrupt { segment, .. }) => {
-                // Before that is called damage: memory may hold what was there before a direct
-                // write, and the disk what was written.
-                if let Ok(file) = self.files.get(segment) {
-                    let _ = file.drop_cache();
-                }
+                // Before that is called damage.
+                self.drop_cache(segment);
                 self.entries_once(group, first, last, bytes_max)
             }
             read => read,
@@ -138,9 +196,98 @@ impl<D: Disk> EntrySource for Shared<D> {
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
         self.index.read().group(group)?.term(index)
     }
+
+    fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError> {
+        match self.entry_once(group, index, term) {
+            Err(ReadError::Corrupt { segment, .. }) => {
+                self.drop_cache(segment);
+                self.entry_once(group, index, term)
+            }
+            read => read,
+        }
+    }
+
+    fn live(&self, group: GroupId) -> LiveEntries {
+        let index = self.index.read();
+        let aside = index.group(group).and_then(|known| known.aside.as_ref());
+        aside.map(|aside| aside.kept.names()).unwrap_or_default()
+    }
+
+    fn fetched(&self, group: GroupId) -> Vec<(LogIndex, Term)> {
+        let index = self.index.read();
+        let fetched = index.group(group).into_iter().flat_map(|known| known.fetched());
+        fetched.map(|(at, term, _)| (at, term)).collect()
+    }
+
+    fn holding(&self, group: GroupId, live: &LiveEntries) -> Option<Holding> {
+        let index = self.index.read();
+        let slot = *index.slots.get(&group)?;
+        let known = index.group(group)?;
+        Some(Holding::count(live, |at, term| {
+            let place = known.named(at, term)?;
+            let pieces = index.pieces.get(&(slot, at)).filter(|_| known.held(at) == Some(place));
+            let in_pieces = pieces.map(|all| all.iter().map(|piece| u64::from(piece.bytes)).sum());
+            Some(in_pieces.unwrap_or_else(|| place.payload_bytes_min()))
+        }))
+    }
 }
 
 impl<D: Disk> Shared<D> {
+    /// Memory may hold what was there before a direct write, and the disk what was written.
+    fn drop_cache(&self, segment: u32) {
+        if let Ok(file) = self.files.get(segment) {
+            let _ = file.drop_cache();
+        }
+    }
+
+    fn entry_once(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError> {
+        let mut pins: Vec<Pin> = Vec::new();
+        let (incarnation, location) = {
+            let known = self.index.read();
+            let of = known.group(group).ok_or(ReadError::UnknownGroup { group })?;
+            let missing = ReadError::NotHeld { group, index, term };
+            let location = of.named(index, term).ok_or(missing)?;
+            let slot = known.slots.get(&group).copied().unwrap_or_default();
+            let pieces = known.pieces.get(&(slot, index)).into_iter().flatten();
+            let slots = pieces.map(|piece| piece.location.slot()).chain([location.slot()]);
+            pins.extend(slots.filter_map(|slot| known.segments.pin(slot)));
+            (of.incarnation, location)
+        };
+        self.read_one(group, incarnation, Wanted { index, term, location })
+    }
+
+    /// Entries of which everything is known but what they hold. The caller sees to it that their
+    /// segments stay what they are.
+    pub(crate) fn entries_at(
+        &self,
+        (group, incarnation): (GroupId, GroupIncarnation),
+        places: &[(LogIndex, Term, Location)],
+    ) -> Result<Vec<Entry>, ReadError> {
+        let wanted = |(index, term, location): &(LogIndex, Term, Location)| Wanted {
+            index: *index,
+            term: *term,
+            location: *location,
+        };
+        let wanted: Vec<Wanted> = places.iter().map(wanted).collect();
+        let read = || {
+            let mut entries = Vec::with_capacity(wanted.len());
+            let mut rest = wanted.as_slice();
+            while !rest.is_empty() {
+                let (stretch, after) = rest.split_at(stretch(rest));
+                entries.extend(self.read_stretch(group, incarnation, stretch)?);
+                rest = after;
+            }
+            Ok(entries)
+        };
+        match read() {
+            Err(ReadError::Corrupt { segment, .. }) => {
+                self.drop_cache(segment);
+                read()
+            }
+            entries => entries,
+        }
+    }
+
     fn entries_once(
         &self,
         group: GroupId,

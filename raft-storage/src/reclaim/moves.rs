@@ -196,6 +196,7 @@ mod tests {
             incarnation: raft_core::GroupIncarnation::new(1),
             first: LogIndex::new(5),
             count: 10,
+            fetched: false,
         };
         moves.begin(BTreeSet::from([3]), vec![found]);
         assert!(!moves.may_move(false) && moves.may_move(true));

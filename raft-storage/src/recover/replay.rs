@@ -21,8 +21,8 @@ use crate::format::identity::Life;
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{
-    EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES, ItemHeader,
-    RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
+    EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES,
+    ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
 };
 use crate::read::index::{Index, Presence, Relocation, Run};
 use crate::read::location::{Location, SEGMENT_BYTES_MAX};
@@ -148,6 +148,8 @@ impl Replay {
             | RecordType::Compact
             | RecordType::Install
             | RecordType::Promise
+            | RecordType::Fetched
+            | RecordType::DropFetched
             | RecordType::Destroy => {}
         }
         let slot = match self.index.slots.get(&record.group) {
@@ -162,6 +164,8 @@ impl Replay {
             RecordType::SyncMarker | RecordType::Piece | RecordType::GroupCreate => {}
             RecordType::EntryRun => return self.run(slot, record, payload, payload_at),
             RecordType::Rewrite => return self.rewrite(slot, record, payload, payload_at),
+            RecordType::Fetched => return self.fetched(slot, record, payload, payload_at),
+            RecordType::DropFetched => self.index.drop_fetched(slot),
             RecordType::Promise => {
                 let promise = match record.flags {
                     0 => Promise::Kept,
@@ -199,17 +203,18 @@ impl Replay {
                 self.index.truncate(slot, from);
             }
             RecordType::Install | RecordType::Compact => {
-                let found = base::decode(record, payload)
+                let (found, live) = base::decode(record, payload)
                     .ok_or(ApplyFault::Record(RecordFault::Membership))?;
                 let base = found.base.index;
                 let beyond = kind == RecordType::Compact && base > group.last();
-                if base < group.first.prev() || beyond {
+                let lacks = |(index, term)| group.named(index, term).is_none();
+                if base < group.first.prev() || beyond || live.iter().any(lacks) {
                     return Err(ApplyFault::Record(RecordFault::Index));
                 }
                 if kind == RecordType::Install {
-                    self.index.install(slot, found);
+                    self.index.install(slot, found, &live);
                 } else {
-                    self.index.compact(slot, found);
+                    self.index.compact(slot, found, &live);
                 }
             }
         }
@@ -253,7 +258,24 @@ impl Replay {
         Ok(())
     }
 
-    /// Entries of the log were copied: they are where the copies are.
+    /// Entries of a snapshot that is on its way here.
+    fn fetched(
+        &mut self,
+        slot: u32,
+        record: &RecordHeader,
+        payload: &[u8],
+        payload_at: (u32, u64),
+    ) -> Result<(), ApplyFault> {
+        let located = self.locate(record, payload, payload_at)?;
+        if !located.configs.is_empty() || !located.pieces.is_empty() {
+            return Err(ApplyFault::Record(RecordFault::Index));
+        }
+        let (first, term) = (LogIndex::new(record.index), Term::new(record.term));
+        self.index.fetch(slot, first, term, &self.locations);
+        Ok(())
+    }
+
+    /// Entries were copied: they are where the copies are.
     fn rewrite(
         &mut self,
         slot: u32,
@@ -265,7 +287,10 @@ impl Replay {
         let (first, term) = (LogIndex::new(record.index), Term::new(record.term));
         for (index, to) in (first.get()..).map(LogIndex::new).zip(&self.locations) {
             let group = &self.index.groups[slot as usize];
-            let from = group.location(index).filter(|_| group.term(index) == Some(term));
+            let from = match record.flags & FLAG_FETCHED != 0 {
+                true => group.fetched_at(index, term),
+                false => group.held(index).filter(|_| group.held_term(index) == Some(term)),
+            };
             let from = from.ok_or(ApplyFault::Record(RecordFault::Index))?;
             self.index.relocate(&Relocation { slot, index, from, to: *to, pieces: None });
         }

@@ -12,8 +12,8 @@ use raft_core::{
     NodeId, PromiseRecord, ReplicaId, SnapshotMeta, Term,
 };
 use raft_storage::{
-    Compaction, Disk, Expected, GroupCreate, GroupWrite, InitOptions, Log, LogOptions, LogReader,
-    MemDisk, OpenError, Opened, Preparation, StoreId, init_on,
+    Compaction, Disk, Expected, GroupCreate, GroupWrite, InitOptions, LiveEntries, Log, LogOptions,
+    LogReader, MemDisk, OpenError, Opened, Preparation, StoreId, init_on,
 };
 
 /// Segments of 64 KiB, made on demand: every run is the same.
@@ -162,6 +162,37 @@ pub(crate) struct ModelGroup {
     pub(crate) promise: PromiseRecord,
     pub(crate) base: Base,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) kept: BTreeMap<LogIndex, Entry>,
+    pub(crate) fetched: BTreeMap<LogIndex, Entry>,
+}
+
+impl ModelGroup {
+    /// All that is held up to an index, or may be named as staying.
+    pub(crate) fn held(&self, upto: LogIndex) -> Vec<&Entry> {
+        let all = self.fetched.values().chain(self.kept.values()).chain(&self.entries);
+        let all: BTreeMap<_, _> = all.map(|entry| (entry.index, entry)).collect();
+        all.into_values().take_while(|entry| entry.index <= upto).collect()
+    }
+
+    fn named(&self, live: Option<&LiveEntries>, upto: LogIndex) -> BTreeMap<LogIndex, Entry> {
+        let named = live.into_iter().flat_map(|live| live.iter());
+        let find = |(index, term)| {
+            let of = |entry: &&Entry| (entry.index, entry.term) == (index, term);
+            let mut all =
+                self.entries.iter().chain(self.kept.values()).chain(self.fetched.values());
+            (index, all.find(of).expect("it is held").clone())
+        };
+        named.take_while(|(index, _)| *index <= upto).map(find).collect()
+    }
+}
+
+/// Names entries as those that stay.
+pub(crate) fn names<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Arc<LiveEntries> {
+    let mut live = LiveEntries::default();
+    for entry in entries {
+        assert!(live.push(entry.index, entry.term), "{entry:?}");
+    }
+    Arc::new(live)
 }
 
 impl Model {
@@ -182,7 +213,13 @@ impl Model {
             if let Some(promise) = write.promise {
                 group.promise = promise;
             }
+            if write.drop_fetched {
+                group.fetched.clear();
+            }
+            group.fetched.extend(write.fetched.iter().map(|entry| (entry.index, entry.clone())));
             if let Some(meta) = &write.install {
+                group.kept = group.named(write.live.as_deref(), meta.index);
+                group.fetched.clear();
                 group.entries.clear();
                 group.base = Base {
                     index: meta.index,
@@ -197,6 +234,7 @@ impl Model {
             }
             group.entries.extend(write.entries.iter().cloned());
             if let Some(compaction) = &write.compact {
+                group.kept = group.named(write.live.as_deref(), compaction.base.index);
                 group.entries.retain(|entry| entry.index > compaction.base.index);
                 group.base = compaction.base.clone();
             }
@@ -240,6 +278,8 @@ impl Model {
                 promise: found.promise,
                 base: found.base.clone(),
                 entries,
+                kept: named(&opened.reader, *id, opened.reader.live(*id).iter()),
+                fetched: named(&opened.reader, *id, opened.reader.fetched(*id)),
             };
             model.groups.insert(*id, group);
         }
@@ -255,6 +295,21 @@ impl Model {
             assert_eq!(reader.last_index(*id), Some(last), "{id:?}");
             let entries = reader.entries(*id, first, last, u64::MAX).expect("readable");
             assert_eq!(entries, expected.entries, "{id:?}");
+            assert_eq!(named(reader, *id, reader.live(*id).iter()), expected.kept, "{id:?}");
+            let fetched: Vec<_> = expected.fetched.values().map(|e| (e.index, e.term)).collect();
+            assert_eq!(reader.fetched(*id), fetched, "{id:?}");
+            for entry in expected.fetched.values() {
+                assert_eq!(reader.entry(*id, entry.index, entry.term).expect("readable"), *entry);
+            }
         }
     }
+}
+
+fn named(
+    reader: &LogReader,
+    id: GroupId,
+    names: impl IntoIterator<Item = (LogIndex, Term)>,
+) -> BTreeMap<LogIndex, Entry> {
+    let read = |(index, term)| (index, reader.entry(id, index, term).expect("readable"));
+    names.into_iter().map(read).collect()
 }

@@ -5,7 +5,7 @@
 //! [`Tender`](crate::reclaim::tender::Tender), and what is to be moved by
 //! [`Moves`](crate::reclaim::moves::Moves).
 
-use raft_core::{GroupId, LogIndex};
+use raft_core::{GroupId, LogIndex, Term};
 
 use super::{LogWriter, NoRoom, Until};
 use crate::append::encode::Copies;
@@ -68,14 +68,15 @@ impl<D: Disk> LogWriter<D> {
         {
             let Some(stretch) = self.stretch(found, bytes_max - bytes) else { continue };
             self.tender.moves.put_back(found, stretch.done);
-            let Some((first, _)) = stretch.places.first() else { continue };
-            let last = first.plus(stretch.places.len() as u64 - 1);
-            let entries = match self.reader.entries(stretch.group, *first, last, u64::MAX) {
+            let Some((_, _, first)) = stretch.places.first() else { continue };
+            let first = first.slot();
+            let name = (stretch.group, found.incarnation);
+            let entries = match self.shared.entries_at(name, &stretch.places) {
                 Ok(entries) => entries,
                 Err(error) => {
                     let segment = match error {
                         ReadError::Corrupt { segment, .. } => segment,
-                        _ => stretch.places[0].1.slot(),
+                        _ => first,
                     };
                     // It is no victim any more; what else was to be read is named again.
                     self.tender.moves.unreadable.insert(segment);
@@ -83,7 +84,7 @@ impl<D: Disk> LogWriter<D> {
                 }
             };
             let (slot, incarnation) = (found.slot, found.incarnation);
-            relocations.extend(stretch.places.iter().map(|(index, from)| Relocation {
+            relocations.extend(stretch.places.iter().map(|(index, _, from)| Relocation {
                 slot,
                 index: *index,
                 from: *from,
@@ -96,6 +97,7 @@ impl<D: Disk> LogWriter<D> {
                     incarnation,
                     entries: entries.to_vec(),
                     in_pieces: false,
+                    fetched: found.fetched,
                 }));
             }
             bytes += stretch.bytes;
@@ -111,7 +113,7 @@ impl<D: Disk> LogWriter<D> {
     /// The first neighbours of what was found that still lie in a segment to be emptied: as many as
     /// take `bytes_max`, one at least. `None`: the group is gone.
     fn stretch(&mut self, found: Found, bytes_max: u64) -> Option<Stretch> {
-        let Found { slot, incarnation, first, count } = found;
+        let Found { slot, incarnation, first, count, fetched } = found;
         let index = self.shared.index.read();
         let group = index.groups.get(slot as usize)?;
         if group.incarnation != incarnation || group.presence == Presence::Destroyed {
@@ -119,28 +121,32 @@ impl<D: Disk> LogWriter<D> {
         }
         let moves = &mut self.tender.moves;
         let mut stretch = Stretch { group: group.id, places: Vec::new(), bytes: 0, done: count };
-        // What was compacted meanwhile needs no moving, nor what was truncated.
-        for at in group.first.since(first).min(count)..count {
+        for at in 0..count {
             let entry = first.plus(at);
-            let Some(place) = group.location(entry) else { break };
-            let is_in_pieces = index.pieces.contains_key(&(slot, entry));
+            let place = match fetched {
+                true => group.fetched_of(entry),
+                false => group.held_term(entry).zip(group.held(entry)),
+            };
+            let is_in_pieces = !fetched && index.pieces.contains_key(&(slot, entry));
             if is_in_pieces {
                 moves.add_large(LargeMove::new(slot, incarnation, entry));
             }
-            if is_in_pieces || !moves.victims.contains(&place.slot()) {
+            // What is not there any more needs no moving.
+            let moves_it = |(_, place): &(Term, Location)| moves.victims.contains(&place.slot());
+            let Some((term, place)) = place.filter(moves_it).filter(|_| !is_in_pieces) else {
                 if stretch.places.is_empty() {
                     continue;
                 }
                 stretch.done = at;
                 break;
-            }
+            };
             let bytes = item_bytes(place.payload_bytes_min());
             if !stretch.places.is_empty() && stretch.bytes + bytes > bytes_max {
                 stretch.done = at;
                 break;
             }
             stretch.bytes += bytes;
-            stretch.places.push((entry, place));
+            stretch.places.push((entry, term, place));
         }
         Some(stretch)
     }
@@ -164,7 +170,7 @@ impl<D: Disk> LogWriter<D> {
             let group = index.groups.get(large.slot as usize);
             let group = group.filter(|group| group.incarnation == large.incarnation);
             group.and_then(|group| {
-                let (place, term) = (group.location(large.index)?, group.term(large.index)?);
+                let (place, term) = (group.held(large.index)?, group.held_term(large.index)?);
                 Some((group.id, place, term, index.pieces.get(&key)?.clone()))
             })
         };
@@ -202,7 +208,8 @@ impl<D: Disk> LogWriter<D> {
         };
         entry.payload = pieces::encode(&large.copied);
         let incarnation = large.incarnation;
-        let copies = [Copies { group, incarnation, entries: vec![entry], in_pieces: true }];
+        let entries = vec![entry];
+        let copies = [Copies { group, incarnation, entries, in_pieces: true, fetched: false }];
         let relocation = Relocation {
             slot: large.slot,
             index: large.index,
@@ -289,7 +296,7 @@ impl<D: Disk> LogWriter<D> {
 /// Neighbours that are to be moved together.
 struct Stretch {
     group: GroupId,
-    places: Vec<(LogIndex, Location)>,
+    places: Vec<(LogIndex, Term, Location)>,
     bytes: u64,
     /// How many entries of what was found are dealt with.
     done: u64,
