@@ -38,7 +38,7 @@ use crate::checkpoint::outline::Outline;
 use crate::disk::{Disk, DiskFile, fill_with_zeros};
 use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::format::field::is_zero;
-use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
+use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION};
 use crate::format::identity::{Identity, Life};
 use crate::format::lsn::Lsn;
 use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
@@ -46,6 +46,7 @@ use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name,
 use crate::read::index::Index;
 use crate::read::location::SLOTS_MAX;
 use crate::read::open_files::OpenFiles;
+use crate::recover::frames::{Segment, frame_header, is_blank, next_frame, read_header};
 use crate::recover::replay::{ApplyFault, Items, Replay, split_record};
 use crate::recover::window::Window;
 
@@ -235,28 +236,6 @@ pub(crate) fn recover<D: Disk>(
     })
 }
 
-/// A segment with a valid header.
-struct Segment {
-    slot: u32,
-    header: SegmentHeader,
-}
-
-impl Segment {
-    fn corrupt(&self, offset: u64, groups: Option<Vec<GroupId>>, why: Damage) -> OpenError {
-        let lsn = Some(self.header.base.plus(offset));
-        OpenError::Corrupt { segment: self.slot, offset, lsn, groups, why }
-    }
-
-    fn ahead(&self, offset: u64, found: u64, life: Life) -> OpenError {
-        let stored = life.incarnation.get();
-        self.corrupt(offset, None, Damage::IncarnationAhead { found, stored })
-    }
-
-    fn unsupported(&self, offset: u64, what: Unsupported, value: u64) -> OpenError {
-        OpenError::Unsupported { segment: self.slot, offset, what, value }
-    }
-}
-
 #[derive(Default)]
 struct Found {
     /// In the order of the log: those that a kept checkpoint needs, and what follows.
@@ -302,16 +281,6 @@ fn find_segments<D: Disk>(
         }
     }
     Ok(found)
-}
-
-fn read_header<F: DiskFile>(
-    file: &F,
-    bytes: u64,
-) -> io::Result<Result<SegmentHeader, HeaderFault>> {
-    let mut block = vec![0; BLOCK_BYTES as usize];
-    let readable = bytes.min(BLOCK_BYTES) as usize;
-    file.read_exact_at(&mut block[..readable], 0)?;
-    Ok(SegmentHeader::decode(&block))
 }
 
 impl Found {
@@ -581,44 +550,6 @@ fn scan<F: DiskFile>(
     Ok(scanned)
 }
 
-/// The frame at `offset`, or why there is none.
-fn next_frame<F: DiskFile>(
-    segment: &Segment,
-    window: &mut Window<'_, F>,
-    offset: u64,
-    chain: u32,
-    limit: u64,
-) -> io::Result<Result<(FrameHeader, u32), FrameFault>> {
-    let header = &segment.header;
-    let (frame, crc) = match frame_header(header, window.get(offset, BLOCK_BYTES)?, offset) {
-        Ok(valid) => valid,
-        Err(fault) => return Ok(Err(fault)),
-    };
-    if frame.prev_crc != chain && !raft_core::planted!(StaleFrameAccepted) {
-        return Ok(Err(FrameFault::Chain));
-    }
-    if frame.bytes() > limit - offset {
-        return Ok(Err(FrameFault::Length));
-    }
-    let bytes = window.get(offset, frame.bytes())?;
-    let sound = frame.check_body(&bytes[FRAME_HEADER_BYTES..]);
-    Ok(if raft_core::planted!(TornTailAccepted) { Ok(()) } else { sound }.map(|()| (frame, crc)))
-}
-
-/// A header that is valid in itself and lies where it says.
-fn frame_header(
-    segment: &SegmentHeader,
-    block: &[u8],
-    offset: u64,
-) -> Result<(FrameHeader, u32), FrameFault> {
-    let (frame, crc) = FrameHeader::decode(block, segment.frame_seed())?;
-    let is_here = frame.lsn == segment.base.plus(offset) && frame.seg_seq == segment.seq as u32;
-    if !is_here && !raft_core::planted!(StaleFrameAccepted) {
-        return Err(FrameFault::Position);
-    }
-    Ok((frame, crc))
-}
-
 /// The highest promise beyond `offset` made by a later frame or noted at the last open.
 fn later_promise<F: DiskFile>(
     segment: &Segment,
@@ -684,11 +615,6 @@ fn damaged_groups<F: DiskFile>(
     (rest.is_empty() && !groups.is_empty()).then_some(groups)
 }
 
-/// Whether `[from, to)` of a file was never written.
-fn is_blank<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<bool> {
-    Window::new(file, to).is_blank(from, to)
-}
-
 /// Whether something stands behind the last frame of the log that is no part of it. What another use
 /// of the file has left counts for nothing.
 fn has_tail<F: DiskFile>(
@@ -736,49 +662,4 @@ fn cut_tail<F: DiskFile>(segment: &Segment, file: &F, from: u64) -> io::Result<u
     }
     file.sync_data()?;
     Ok(blocks)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::identity::StoreId;
-
-    #[test]
-    fn a_frame_is_only_valid_where_and_in_the_segment_it_was_written_for() {
-        let segment = SegmentHeader {
-            store: StoreId::new(1),
-            seq: 2,
-            base: Lsn::new(0x10_0000),
-            prev_end: Lsn::new(0x10_0000),
-            prev_crc: 0,
-            salt: 9,
-            incarnation: 1,
-            bytes: 0x4000,
-            recycled: false,
-        };
-        let header = FrameHeader {
-            version: FRAME_VERSION,
-            flags: 0,
-            lsn: Lsn::new(0x10_1000),
-            synced: Lsn::new(0x10_0000),
-            seg_seq: 2,
-            records: 0,
-            body_bytes: 0,
-            prev_crc: 0,
-            body_crc: 0,
-            incarnation: 1,
-        };
-        let (block, _) = header.encode(segment.frame_seed());
-        let judge = |segment: &SegmentHeader, offset| {
-            frame_header(segment, &block, offset).map(|(header, _)| header)
-        };
-        assert_eq!(judge(&segment, 0x1000), Ok(header));
-        assert_eq!(judge(&segment, 0x2000), Err(FrameFault::Position));
-        let moved = SegmentHeader { base: Lsn::new(0x20_0000), ..segment };
-        assert_eq!(judge(&moved, 0x1000), Err(FrameFault::Position));
-        let reused = SegmentHeader { seq: 3, ..segment };
-        assert_eq!(judge(&reused, 0x1000), Err(FrameFault::Position));
-        let salted = SegmentHeader { salt: 10, ..segment };
-        assert_eq!(judge(&salted, 0x1000), Err(FrameFault::HeaderChecksum));
-    }
 }

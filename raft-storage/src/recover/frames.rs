@@ -1,0 +1,138 @@
+//! The frames of a segment: what is one, where it lies, and what follows it.
+//!
+//! Whoever reads a log asks here: recovery, which stops where no frame follows, and those who look at
+//! a log without opening it, who go on behind.
+
+use std::io;
+
+use raft_core::GroupId;
+
+use crate::disk::DiskFile;
+use crate::error::{Damage, FrameFault, OpenError, Unsupported};
+use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::format::identity::Life;
+use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader};
+use crate::recover::window::Window;
+
+/// A segment with a valid header.
+pub(crate) struct Segment {
+    pub(crate) slot: u32,
+    pub(crate) header: SegmentHeader,
+}
+
+impl Segment {
+    pub(crate) fn corrupt(&self, offset: u64, groups: Option<Vec<GroupId>>, why: Damage) -> OpenError {
+        let lsn = Some(self.header.base.plus(offset));
+        OpenError::Corrupt { segment: self.slot, offset, lsn, groups, why }
+    }
+
+    pub(crate) fn ahead(&self, offset: u64, found: u64, life: Life) -> OpenError {
+        let stored = life.incarnation.get();
+        self.corrupt(offset, None, Damage::IncarnationAhead { found, stored })
+    }
+
+    pub(crate) fn unsupported(&self, offset: u64, what: Unsupported, value: u64) -> OpenError {
+        OpenError::Unsupported { segment: self.slot, offset, what, value }
+    }
+}
+
+/// Reads the header of a segment.
+pub(crate) fn read_header<F: DiskFile>(
+    file: &F,
+    bytes: u64,
+) -> io::Result<Result<SegmentHeader, HeaderFault>> {
+    let mut block = vec![0; BLOCK_BYTES as usize];
+    let readable = bytes.min(BLOCK_BYTES) as usize;
+    file.read_exact_at(&mut block[..readable], 0)?;
+    Ok(SegmentHeader::decode(&block))
+}
+
+/// The frame at `offset`, or why there is none.
+pub(crate) fn next_frame<F: DiskFile>(
+    segment: &Segment,
+    window: &mut Window<'_, F>,
+    offset: u64,
+    chain: u32,
+    limit: u64,
+) -> io::Result<Result<(FrameHeader, u32), FrameFault>> {
+    let header = &segment.header;
+    let (frame, crc) = match frame_header(header, window.get(offset, BLOCK_BYTES)?, offset) {
+        Ok(valid) => valid,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    if frame.prev_crc != chain && !raft_core::planted!(StaleFrameAccepted) {
+        return Ok(Err(FrameFault::Chain));
+    }
+    if frame.bytes() > limit - offset {
+        return Ok(Err(FrameFault::Length));
+    }
+    let bytes = window.get(offset, frame.bytes())?;
+    let sound = frame.check_body(&bytes[FRAME_HEADER_BYTES..]);
+    Ok(if raft_core::planted!(TornTailAccepted) { Ok(()) } else { sound }.map(|()| (frame, crc)))
+}
+
+/// A header that is valid in itself and lies where it says.
+pub(crate) fn frame_header(
+    segment: &SegmentHeader,
+    block: &[u8],
+    offset: u64,
+) -> Result<(FrameHeader, u32), FrameFault> {
+    let (frame, crc) = FrameHeader::decode(block, segment.frame_seed())?;
+    let is_here = frame.lsn == segment.base.plus(offset) && frame.seg_seq == segment.seq as u32;
+    if !is_here && !raft_core::planted!(StaleFrameAccepted) {
+        return Err(FrameFault::Position);
+    }
+    Ok((frame, crc))
+}
+
+/// Whether `[from, to)` of a file was never written.
+pub(crate) fn is_blank<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<bool> {
+    Window::new(file, to).is_blank(from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::frame::FRAME_VERSION;
+    use crate::format::identity::StoreId;
+    use crate::format::lsn::Lsn;
+
+    #[test]
+    fn a_frame_is_only_valid_where_and_in_the_segment_it_was_written_for() {
+        let segment = SegmentHeader {
+            store: StoreId::new(1),
+            seq: 2,
+            base: Lsn::new(0x10_0000),
+            prev_end: Lsn::new(0x10_0000),
+            prev_crc: 0,
+            salt: 9,
+            incarnation: 1,
+            bytes: 0x4000,
+            recycled: false,
+        };
+        let header = FrameHeader {
+            version: FRAME_VERSION,
+            flags: 0,
+            lsn: Lsn::new(0x10_1000),
+            synced: Lsn::new(0x10_0000),
+            seg_seq: 2,
+            records: 0,
+            body_bytes: 0,
+            prev_crc: 0,
+            body_crc: 0,
+            incarnation: 1,
+        };
+        let (block, _) = header.encode(segment.frame_seed());
+        let judge = |segment: &SegmentHeader, offset| {
+            frame_header(segment, &block, offset).map(|(header, _)| header)
+        };
+        assert_eq!(judge(&segment, 0x1000), Ok(header));
+        assert_eq!(judge(&segment, 0x2000), Err(FrameFault::Position));
+        let moved = SegmentHeader { base: Lsn::new(0x20_0000), ..segment };
+        assert_eq!(judge(&moved, 0x1000), Err(FrameFault::Position));
+        let reused = SegmentHeader { seq: 3, ..segment };
+        assert_eq!(judge(&reused, 0x1000), Err(FrameFault::Position));
+        let salted = SegmentHeader { salt: 10, ..segment };
+        assert_eq!(judge(&salted, 0x1000), Err(FrameFault::HeaderChecksum));
+    }
+}
