@@ -17,6 +17,8 @@
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, Write};
+#[cfg(feature = "raftd")]
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -41,6 +43,43 @@ pub(crate) fn result(text: impl Display) -> io::Result<()> {
     REMARKS.settle(LAST_WORDS);
     let mut out = io::stdout().lock();
     forgive(out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()))
+}
+
+/// A long result, line by line, some KiB at a time.
+#[cfg(feature = "raftd")]
+#[derive(Default)]
+pub(crate) struct Lines(Vec<u8>);
+
+#[cfg(feature = "raftd")]
+impl Lines {
+    /// Adds a line; breaks once nobody reads any more.
+    ///
+    /// # Errors
+    /// As [`result`].
+    pub(crate) fn push(&mut self, line: &str) -> io::Result<ControlFlow<()>> {
+        self.0.extend_from_slice(line.as_bytes());
+        self.0.push(b'\n');
+        if self.0.len() < PIECE_BYTES_MAX { Ok(ControlFlow::Continue(())) } else { self.write() }
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    /// As [`result`].
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.write().map(drop)
+    }
+
+    fn write(&mut self) -> io::Result<ControlFlow<()>> {
+        REMARKS.settle(LAST_WORDS);
+        let mut out = io::stdout().lock();
+        let written = out.write_all(&self.0).and_then(|()| out.flush());
+        self.0.clear();
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            written => written.map(ControlFlow::Continue),
+        }
+    }
 }
 
 /// A reader that went away is no failure of a command.

@@ -21,6 +21,8 @@ mod recover;
 mod checkpoint;
 mod reclaim;
 
+mod inspect;
+
 mod error;
 mod log;
 mod memory_log;
@@ -52,6 +54,9 @@ pub use format::identity::{Identity, StoreId};
 pub use format::live::{LIVE_BYTES_MAX, LiveEntries};
 pub use format::lsn::Lsn;
 pub use format::pieces::Piece;
+pub use inspect::Inspection;
+pub use inspect::dump::{Dumped, RecordFilter, RecordView};
+pub use inspect::verify::{FINDINGS_MAX, Finding, Flaw, Verified};
 #[cfg(unix)]
 pub use log::init;
 pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};

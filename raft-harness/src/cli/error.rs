@@ -58,6 +58,9 @@ pub(super) enum CliError {
     /// A data directory was not made.
     #[error(transparent)]
     Init(InitError),
+    /// A log cannot be looked at.
+    #[error(transparent)]
+    Log(OpenError),
     /// A node did not start.
     #[error(transparent)]
     Start(StartError),
@@ -129,12 +132,14 @@ impl CliError {
             Self::File { .. } | Self::Exists { .. } => Exit::Data,
             // Nothing is wrong with what is there.
             Self::Init(InitError::Io { source, .. })
+            | Self::Log(OpenError::Io { source, .. })
             | Self::Start(StartError::Directory(source))
             | Self::Start(StartError::Log(OpenError::Io { source, .. }))
                 if is_out_of_room(source) || is_out_of_descriptors(source) =>
             {
                 Exit::Warning
             }
+            Self::Log(_) => Exit::Data,
             Self::Init(error) => match error {
                 InitError::ClusterName { .. } => Exit::Usage,
                 _ => Exit::Data,
@@ -190,6 +195,10 @@ impl CliError {
             | Self::Start(StartError::Log(OpenError::Locked { .. })) => {
                 "is the node running already? Each node needs a directory of its own"
             }
+            Self::Log(OpenError::Locked { .. }) => {
+                "stop the node first, or look at a copy of the directory"
+            }
+            Self::Log(OpenError::NotInitialised { .. }) => "name the data directory of a node",
             Self::Init(InitError::Io { source, .. })
             | Self::Start(StartError::Directory(source))
             | Self::Start(StartError::Log(OpenError::Io { source, .. }))

@@ -17,6 +17,7 @@ mod descriptors;
 mod error;
 mod first_cluster;
 pub(crate) mod init;
+mod log;
 mod serve;
 mod signals;
 mod status;
@@ -59,6 +60,9 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Show a node, leaderless groups first.
     Status(status::StatusArguments),
+    /// Check or print the log of a node that does not run.
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Print or check configuration files.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -89,6 +93,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(arguments) => init::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Log(command) => log::run(&command),
         Command::Config(command) => config::run(&command),
     };
     let exit = match ended {

@@ -100,6 +100,11 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
+/// Whether the checkpoint in this file can be read to its end.
+pub(crate) fn is_whole<D: Disk>(disk: &D, number: usize, store: StoreId) -> io::Result<bool> {
+    Ok(read(&disk.open(&file_name(number))?, store)?.is_some())
+}
+
 type Checkpoint = (Outline, Vec<Row>, Lsn);
 
 fn read<F: DiskFile>(file: &F, store: StoreId) -> io::Result<Option<Checkpoint>> {

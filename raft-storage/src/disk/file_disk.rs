@@ -21,6 +21,14 @@ use crate::disk::{Disk, DiskFile, LOCK_NAME, PARTS_MAX};
 #[derive(Clone, Debug)]
 pub struct FileDisk {
     dir: Arc<Path>,
+    access: Access,
+}
+
+/// What may be done to the files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Access {
+    Write,
+    Read,
 }
 
 impl FileDisk {
@@ -32,7 +40,16 @@ impl FileDisk {
         if !fs::metadata(dir)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Self { dir: dir.into() })
+        Ok(Self { dir: dir.into(), access: Access::Write })
+    }
+
+    /// The existing directory `dir`, of which nothing can be changed. Its lock is shared with others
+    /// who read.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_read(dir: &Path) -> io::Result<Self> {
+        Ok(Self { access: Access::Read, ..Self::open(dir)? })
     }
 
     /// The directory `dir`, made with its parents if missing, and durable in all of them.
@@ -54,12 +71,19 @@ impl FileDisk {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { dir: dir.into() })
+        Ok(Self { dir: dir.into(), access: Access::Write })
     }
 
     /// Where the directory is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Read => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -76,6 +100,18 @@ impl Disk for FileDisk {
     }
 
     fn try_lock(&self) -> io::Result<Option<File>> {
+        if self.access == Access::Read {
+            let file = match File::open(self.path(LOCK_NAME)) {
+                // A copy that was made without it: nobody works in there.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(&self.dir)?,
+                opened => opened?,
+            };
+            return match file.try_lock_shared() {
+                Ok(()) => Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+            };
+        }
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -98,6 +134,7 @@ impl Disk for FileDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<LogFile> {
+        self.check_writable()?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let path = self.path(name);
@@ -106,14 +143,17 @@ impl Disk for FileDisk {
 
     fn open(&self, name: &str) -> io::Result<LogFile> {
         let path = self.path(name);
-        Ok(LogFile::new(OpenOptions::new().read(true).write(true).open(&path)?, path))
+        let writes = self.access == Access::Write;
+        Ok(LogFile::new(OpenOptions::new().read(true).write(writes).open(&path)?, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::remove_file(self.path(name))
     }
 

@@ -65,6 +65,23 @@ impl RecordType {
         }
     }
 
+    /// As `docs/FORMATS.md` calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::EntryRun => "EntryRun",
+            Self::HardState => "HardState",
+            Self::TruncateSuffix => "TruncateSuffix",
+            Self::Compact => "Compact",
+            Self::Install => "Install",
+            Self::GroupCreate => "GroupCreate",
+            Self::Destroy => "Destroy",
+            Self::Rewrite => "Rewrite",
+            Self::SyncMarker => "SyncMarker",
+            Self::Promise => "Promise",
+            Self::Piece => "Piece",
+        }
+    }
+
     /// Whether the payload is entries, which have checksums of their own.
     pub(crate) const fn holds_entries(self) -> bool {
         matches!(self, Self::EntryRun | Self::Rewrite | Self::Fetched)

@@ -21,7 +21,12 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn corrupt(&self, offset: u64, groups: Option<Vec<GroupId>>, why: Damage) -> OpenError {
+    pub(crate) fn corrupt(
+        &self,
+        offset: u64,
+        groups: Option<Vec<GroupId>>,
+        why: Damage,
+    ) -> OpenError {
         let lsn = Some(self.header.base.plus(offset));
         OpenError::Corrupt { segment: self.slot, offset, lsn, groups, why }
     }

@@ -130,13 +130,54 @@ pub(crate) struct Recovered<D: Disk> {
     pub(crate) report: RecoveryReport,
 }
 
-/// Reads the log in `disk`. Spares are kept if they have `segment_bytes`.
+/// What a directory holds, judged; nothing was changed.
+pub(crate) struct Judged {
+    pub(crate) found: Found,
+    pub(crate) replay: Replay,
+    pub(crate) cursor: Option<Cursor>,
+    pub(crate) kept: Kept,
+}
+
+/// Reads the log in `disk`, and makes it ready to be continued. Spares are kept if they have
+/// `segment_bytes`.
 pub(crate) fn recover<D: Disk>(
     disk: &D,
     identity: &Identity,
     life: Life,
     segment_bytes: u64,
 ) -> Result<Recovered<D>, OpenError> {
+    let io = |source| OpenError::Io { dir: disk.describe(), source };
+    let Judged { found, mut replay, cursor, kept } = judge(disk, identity, life, segment_bytes)?;
+    // Only now is it certain that what follows was never promised to anybody.
+    if let Some(segment) = found.segments.last()
+        && let Some(torn) = &mut replay.report.torn_tail
+    {
+        let from = torn.lsn.get() - segment.header.base.get();
+        let file = disk.open(&file_name(segment.slot)).map_err(io)?;
+        torn.blocks = cut_tail(segment, &file, from).map_err(io)?;
+    }
+    found.tidy_up(disk).map_err(io)?;
+
+    let files = OpenFiles::new(disk.clone());
+    Ok(Recovered {
+        groups: replay.finish(&files).map_err(io)?,
+        files,
+        index: replay.index,
+        cursor,
+        spares: found.spares,
+        next_slot: found.next_slot,
+        kept,
+        report: replay.report,
+    })
+}
+
+/// Reads the log in `disk` and changes nothing.
+pub(crate) fn judge<D: Disk>(
+    disk: &D,
+    identity: &Identity,
+    life: Life,
+    segment_bytes: u64,
+) -> Result<Judged, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let checkpoint = checkpoint::load(disk, identity.store).map_err(io)?;
     let kept = checkpoint.kept;
@@ -210,37 +251,18 @@ pub(crate) fn recover<D: Disk>(
             why: Damage::LogEndsEarly { end, promised: life.durable },
         });
     }
-    // Only now is it certain that what follows was never promised to anybody.
-    if let Some(segment) = found.segments.last()
-        && let Some(torn) = &mut replay.report.torn_tail
-    {
-        let from = torn.lsn.get() - segment.header.base.get();
-        let file = disk.open(&file_name(segment.slot)).map_err(io)?;
-        torn.blocks = cut_tail(segment, &file, from).map_err(io)?;
-    }
-    found.tidy_up(disk).map_err(io)?;
     replay.report.segments = found.segments.len() as u64;
     replay.report.end_lsn = end;
     replay.index.end = end;
-
-    let files = OpenFiles::new(disk.clone());
-    Ok(Recovered {
-        groups: replay.finish(&files).map_err(io)?,
-        files,
-        index: replay.index,
-        cursor,
-        spares: found.spares,
-        next_slot: found.next_slot,
-        kept,
-        report: replay.report,
-    })
+    Ok(Judged { found, replay, cursor, kept })
 }
 
+/// The segment files of a directory.
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     /// In the order of the log: those that a kept checkpoint needs, and what follows.
-    segments: Vec<Segment>,
-    spares: Vec<Ready>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) spares: Vec<Ready>,
     /// Spares whose header a crash has torn.
     torn: Vec<u32>,
     /// Files that are neither segments nor spares of today's length.

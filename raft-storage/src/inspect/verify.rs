@@ -1,0 +1,334 @@
+//! Everything that a log holds, checked against its checksums and against itself.
+//!
+//! First what an open would say: the same code judges. Then what an open does not look at: every frame of
+//! every segment that is needed, both kept checkpoints, and every entry by its own checksum, read
+//! as a reader would.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use raft_core::{GroupId, LogIndex};
+
+use crate::checkpoint::files;
+use crate::disk::Disk;
+use crate::error::{Damage, FrameFault, OpenError, ReadError, RecordFault};
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::lsn::Lsn;
+use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
+use crate::format::segment::file_name;
+use crate::inspect::Inspection;
+use crate::inspect::walk::{Met, walk};
+use crate::read::index::{Presence, Shared};
+use crate::read::open_files::OpenFiles;
+use crate::read::reader::LogReader;
+use crate::recover::frames::Segment;
+use crate::recover::recovery::{Judged, RecoveryReport, judge};
+use crate::recover::replay::{Items, split_record};
+
+/// What came of looking at everything.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// What an open would report, if it would not refuse.
+    pub opens: Option<RecoveryReport>,
+    /// Segments that are needed, each read from its first frame to its last.
+    pub segments: u64,
+    /// Frames whose checksums hold.
+    pub frames: u64,
+    /// Their records.
+    pub records: u64,
+    /// Bytes of frames that were read.
+    pub bytes: u64,
+    /// Groups that the log holds.
+    pub groups: u64,
+    /// Their entries, each read and found sound.
+    pub entries: u64,
+    /// Files of checkpoints that hold no whole one. A crash while one is written leaves such a file, and
+    /// so does damage.
+    pub checkpoints_unreadable: u64,
+    /// What is wrong, at most [`FINDINGS_MAX`] of it.
+    pub findings: Vec<Finding>,
+    /// What is wrong beside that.
+    pub findings_more: u64,
+}
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// The number in the name of the file.
+    pub segment: u32,
+    /// Where in the file.
+    pub offset: u64,
+    /// Where in the log, if that is known.
+    pub lsn: Option<Lsn>,
+    /// The groups that lost something that they need; `None` if it could be any.
+    pub groups: Option<BTreeSet<GroupId>>,
+    /// What is wrong.
+    pub flaw: Flaw,
+}
+
+impl Finding {
+    /// Whether nothing that is damaged is needed by anybody: a segment that holds it is emptied, or is
+    /// going to be, and nobody will read it.
+    pub fn is_harmless(&self) -> bool {
+        self.groups.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+}
+
+/// In what way something is wrong.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// An open finds it, and says so.
+    #[error("{0}")]
+    Opening(Damage),
+    /// Bytes of the log are no frame.
+    #[error("{bytes} bytes without a valid frame ({fault})")]
+    Frame {
+        /// How many.
+        bytes: u64,
+        /// Why not.
+        fault: FrameFault,
+    },
+    /// A frame holds, and a record in it does not.
+    #[error("impossible record: {0}")]
+    Record(RecordFault),
+    /// An entry that the log should hold.
+    #[error("entry {index} of group {group} is not what was written")]
+    Entry {
+        /// Its group.
+        group: GroupId,
+        /// Its index.
+        index: LogIndex,
+    },
+    /// The system could not read it.
+    #[error("entry {index} of group {group} cannot be read: {why}")]
+    Unreadable {
+        /// Its group.
+        group: GroupId,
+        /// Its index.
+        index: LogIndex,
+        /// What the system said.
+        why: std::io::ErrorKind,
+    },
+}
+
+/// So many findings are told one by one.
+pub const FINDINGS_MAX: usize = 1000;
+
+impl Verified {
+    /// Whether nothing is wrong that anybody needs.
+    pub fn is_sound(&self) -> bool {
+        self.opens.is_some()
+            && self.findings_more == 0
+            && self.findings.iter().all(Finding::is_harmless)
+    }
+
+    fn found(&mut self, finding: Finding) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else {
+            self.findings_more += 1;
+        }
+    }
+}
+
+impl<D: Disk> Inspection<D> {
+    /// Checks everything. Cost: reads the log once, and what is alive in it a second time; as much memory
+    /// as an open takes.
+    ///
+    /// # Errors
+    /// What keeps an open from judging, other than damage: [`OpenError::Unsupported`],
+    /// [`OpenError::ForeignSegment`], [`OpenError::Io`].
+    pub fn verify(&self) -> Result<Verified, OpenError> {
+        let io = |source| OpenError::Io { dir: self.disk.describe(), source };
+        let mut verified = Verified::default();
+        let judged = match judge(&self.disk, &self.identity, self.life, 0) {
+            Ok(judged) => Some(judged),
+            Err(OpenError::Corrupt { segment, offset, lsn, groups, why }) => {
+                let groups = groups.map(BTreeSet::from_iter);
+                let flaw = Flaw::Opening(why);
+                verified.found(Finding { segment, offset, lsn, groups, flaw });
+                None
+            }
+            Err(other) => return Err(other),
+        };
+        let (kept, segments) = self.segments()?;
+        let loaded = files::load(&self.disk, self.identity.store).map_err(io)?;
+        verified.checkpoints_unreadable = loaded.unreadable;
+        if let Some(previous) = &kept.previous
+            && !files::is_whole(&self.disk, previous.file, self.identity.store).map_err(io)?
+        {
+            verified.checkpoints_unreadable += 1;
+        }
+        let mut holes = Vec::new();
+        for (at, segment) in segments.iter().enumerate() {
+            let next =
+                segments.get(at + 1).filter(|next| next.header.seq == segment.header.seq + 1);
+            self.frames(segment, next, &mut verified, &mut holes).map_err(io)?;
+        }
+        verified.segments = segments.len() as u64;
+        if let Some(judged) = judged {
+            self.entries(judged, &mut verified, &mut holes).map_err(io)?;
+        }
+        for hole in holes {
+            // What an open says already.
+            let is_told =
+                |told: &Finding| (told.segment, told.offset) == (hole.segment, hole.offset);
+            if !verified.findings.iter().any(is_told) {
+                verified.found(hole);
+            }
+        }
+        verified.findings.sort_by_key(|found| (found.lsn, found.segment, found.offset));
+        Ok(verified)
+    }
+
+    fn frames(
+        &self,
+        segment: &Segment,
+        next: Option<&Segment>,
+        verified: &mut Verified,
+        holes: &mut Vec<Finding>,
+    ) -> std::io::Result<()> {
+        let base = segment.header.base;
+        let sealed = next.map(|next| next.header.prev_end.get().saturating_sub(base.get()));
+        let file = self.disk.open(&file_name(segment.slot))?;
+        let mut visit = |met: Met<'_>| {
+            let (offset, frame, body) = match met {
+                Met::Hole { offset, to, fault } => {
+                    let flaw = Flaw::Frame { bytes: to - offset, fault };
+                    let lsn = Some(base.plus(offset));
+                    if holes.len() < FINDINGS_MAX {
+                        let segment = segment.slot;
+                        holes.push(Finding { segment, offset, lsn, groups: None, flaw });
+                    } else {
+                        verified.findings_more += 1;
+                    }
+                    return ControlFlow::Continue(());
+                }
+                Met::Frame { offset, header, body } => (offset, header, body),
+            };
+            verified.frames += 1;
+            verified.bytes += frame.bytes();
+            let mut rest = body;
+            for _ in 0..frame.records {
+                let at = offset + (FRAME_HEADER_BYTES + body.len() - rest.len()) as u64;
+                let fault = match split_record(rest) {
+                    Ok((record, payload, after)) => {
+                        let block = &rest[..RECORD_HEADER_BYTES];
+                        rest = after;
+                        let kind = RecordType::from_code(record.code);
+                        let holds_entries = kind.is_some_and(RecordType::holds_entries);
+                        let covered = if holds_entries { &[] } else { payload };
+                        let is_sound = RecordHeader::matches(block, frame.lsn, covered)
+                            && (!holds_entries
+                                || Items::new(&record, payload)
+                                    .all(|item| item.is_ok_and(|item| item.is_sound())));
+                        verified.records += 1;
+                        if is_sound {
+                            continue;
+                        }
+                        RecordFault::Checksum
+                    }
+                    Err(fault) => {
+                        rest = &[];
+                        fault
+                    }
+                };
+                let (segment, lsn) = (segment.slot, Some(base.plus(at)));
+                let flaw = Flaw::Record(fault);
+                verified.found(Finding { segment, offset: at, lsn, groups: None, flaw });
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let ended = walk(segment, &file, sealed, &mut visit)?;
+        if let Some(next) = next
+            && ended.chain.is_some_and(|chain| chain != next.header.prev_crc)
+        {
+            let flaw = Flaw::Opening(Damage::SegmentChain);
+            let (segment, lsn) = (next.slot, Some(next.header.base));
+            verified.found(Finding { segment, offset: 0, lsn, groups: None, flaw });
+        }
+        Ok(())
+    }
+
+    /// Reads every entry, and says of holes whether anything is alive in them.
+    fn entries(
+        &self,
+        judged: Judged,
+        verified: &mut Verified,
+        holes: &mut [Finding],
+    ) -> std::io::Result<()> {
+        let Judged { mut replay, .. } = judged;
+        replay.index.all_durable();
+        for hole in holes.iter_mut() {
+            hole.groups = Some(BTreeSet::new());
+        }
+        let mut groups = Vec::new();
+        for (slot, group) in replay.index.groups.iter().enumerate() {
+            if group.presence != Presence::Here {
+                continue;
+            }
+            groups.push((group.id, group.first, group.last()));
+            let in_pieces = replay.index.pieces_of(slot as u32);
+            let pieces =
+                in_pieces.flat_map(|(_, pieces)| pieces.iter().map(|piece| piece.location));
+            for place in group.locations.iter().copied().chain(pieces) {
+                let hit = holes.iter_mut().find(|hole| {
+                    let Flaw::Frame { bytes, .. } = &hole.flaw else { return false };
+                    hole.segment == place.slot()
+                        && (hole.offset..hole.offset + bytes).contains(&place.offset())
+                });
+                if let Some(hole) = hit {
+                    hole.groups.get_or_insert_default().insert(group.id);
+                }
+            }
+        }
+        verified.opens = Some(replay.report.clone());
+        verified.groups = groups.len() as u64;
+        let bases: Vec<(u32, Lsn)> =
+            replay.index.segments.iter().map(|(slot, segment)| (slot, segment.base)).collect();
+        let end = replay.index.end;
+        let files = OpenFiles::new(self.disk.clone());
+        let reader = LogReader::new(Arc::new(Shared::new(replay.index, files, end)));
+        for (group, first, last) in groups {
+            let mut at = first;
+            while at <= last {
+                let (index, segment, offset, flaw) = match reader
+                    .entries(group, at, last, READ_BYTES)
+                {
+                    Ok(entries) => {
+                        let count = entries.len() as u64;
+                        verified.entries += count;
+                        at = at.plus(count.max(1));
+                        continue;
+                    }
+                    Err(ReadError::Corrupt { index, segment, offset, .. }) => {
+                        (index, segment, offset, Flaw::Entry { group, index })
+                    }
+                    Err(ReadError::Io { source, .. }) if crate::is_out_of_descriptors(&source) => {
+                        return Err(source);
+                    }
+                    Err(ReadError::Io { index, source, .. }) => {
+                        (index, 0, 0, Flaw::Unreadable { group, index, why: source.kind() })
+                    }
+                    // The index that is asked is the one that is read.
+                    Err(ReadError::UnknownGroup { .. } | ReadError::OutOfRange { .. }) => break,
+                };
+                verified.entries += index.since(at);
+                let base = bases.iter().find(|(slot, _)| *slot == segment);
+                let lsn = base.map(|(_, base)| base.plus(offset));
+                let groups = Some(BTreeSet::from([group]));
+                verified.found(Finding { segment, offset, lsn, groups, flaw });
+                at = index.next();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Read at once.
+const READ_BYTES: u64 = 1 << 20;
