@@ -79,6 +79,8 @@ impl RecordType {
             Self::SyncMarker => "SyncMarker",
             Self::Promise => "Promise",
             Self::Piece => "Piece",
+            Self::Fetched => "Fetched",
+            Self::DropFetched => "DropFetched",
         }
     }
 

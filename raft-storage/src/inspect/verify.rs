@@ -316,7 +316,11 @@ impl<D: Disk> Inspection<D> {
                         (index, 0, 0, Flaw::Unreadable { group, index, why: source.kind() })
                     }
                     // The index that is asked is the one that is read.
-                    Err(ReadError::UnknownGroup { .. } | ReadError::OutOfRange { .. }) => break,
+                    Err(
+                        ReadError::UnknownGroup { .. }
+                        | ReadError::OutOfRange { .. }
+                        | ReadError::NotHeld { .. },
+                    ) => break,
                 };
                 verified.entries += index.since(at);
                 let base = bases.iter().find(|(slot, _)| *slot == segment);
