@@ -83,6 +83,12 @@ pub enum RestoreError {
         /// The format found.
         format: u16,
     },
+    /// Compressed in a way that this build cannot read: by a newer version, or with the feature `zstd`.
+    #[error("a block is compressed with codec {codec}, which this build does not have (2: zstd)")]
+    UnknownCodec {
+        /// The number found.
+        codec: u8,
+    },
     /// It could not be read.
     #[error("the snapshot cannot be read")]
     Io(#[from] std::io::Error),

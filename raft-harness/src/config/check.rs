@@ -10,10 +10,11 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 
 use super::document::Document;
-use super::file::{FileConfig, LogSection, Pace, RaftSection, Strategy};
+use super::file::{CompressionName, FileConfig, LogSection, Pace, RaftSection, Strategy};
 use super::filter;
 use super::node_config::{ListenConfig, NodeConfig, PeerConfig};
 use super::problem::{Level, Problem, Rule};
+use crate::Compression;
 use crate::node::LogPace;
 
 /// One group per hash slot is the finest division.
@@ -50,6 +51,9 @@ pub(super) fn check(
     check.segment_bytes(file.log.segment_bytes);
     let log_pace = check.log_pace(&file.log);
     let checkpoint_bytes = check.bytes("log.checkpoint_bytes", file.log.checkpoint_bytes);
+    let compression = check.compression(file.snapshots.compression);
+    let every_entries = check.count("snapshots.every_entries", file.snapshots.every_entries);
+    let every_bytes = check.bytes("snapshots.every_bytes", file.snapshots.every_bytes);
     let prefix_timeout = check.time("mux.prefix_timeout_ms", file.mux.prefix_timeout_ms);
     let half_open_max = check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
     let lanes = check.lanes(&file.network, &file.raft);
@@ -68,6 +72,9 @@ pub(super) fn check(
         segment_bytes: file.log.segment_bytes,
         log_pace,
         checkpoint_bytes,
+        snapshot_every: every_entries,
+        snapshot_bytes: every_bytes,
+        snapshot_compression: compression,
         prefix_timeout,
         half_open_max: half_open_max as usize,
         lanes,
@@ -344,6 +351,27 @@ impl Check<'_> {
 
     pub(super) fn bytes(&mut self, path: &str, value: u64) -> u64 {
         self.number(path, value, 1..=1 << 40)
+    }
+
+    fn count(&mut self, path: &str, value: u64) -> u64 {
+        self.number(path, value, 1..=1 << 40)
+    }
+
+    fn compression(&mut self, name: CompressionName) -> Compression {
+        match name {
+            CompressionName::None => Compression::None,
+            CompressionName::Lz4 => Compression::Lz4,
+            #[cfg(feature = "zstd")]
+            CompressionName::Zstd => Compression::Zstd,
+            #[cfg(not(feature = "zstd"))]
+            CompressionName::Zstd => {
+                let path = "snapshots.compression";
+                let message = format!("`{path}` is \"Zstd\", which this build cannot write");
+                let help = "build with the feature `zstd`, or say \"Lz4\"".to_owned();
+                self.report(Rule::OutOfRange, path, message, help);
+                Compression::Lz4
+            }
+        }
     }
 
     fn segment_bytes(&mut self, bytes: u64) {

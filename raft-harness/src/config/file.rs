@@ -20,6 +20,7 @@ pub(super) struct FileConfig {
     pub(super) groups: GroupsSection,
     pub(super) raft: RaftSection,
     pub(super) log: LogSection,
+    pub(super) snapshots: SnapshotsSection,
     pub(super) mux: MuxSection,
     pub(super) network: NetworkSection,
     pub(super) shutdown: ShutdownSection,
@@ -155,6 +156,29 @@ impl Default for LogSection {
             pace: LogPace::default().into(),
             syncs_per_second: 1000,
         }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SnapshotsSection {
+    pub(super) every_entries: u64,
+    pub(super) every_bytes: u64,
+    pub(super) compression: CompressionName,
+}
+
+/// How snapshots are written.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum CompressionName {
+    None,
+    Lz4,
+    /// The check refuses it where the build cannot do it.
+    Zstd,
+}
+
+impl Default for SnapshotsSection {
+    fn default() -> Self {
+        Self { every_entries: 1 << 20, every_bytes: 64 << 20, compression: CompressionName::Lz4 }
     }
 }
 

@@ -8,6 +8,7 @@ use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
 use raft_storage::LogOptions;
 
+use crate::Compression;
 use crate::node::{LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions};
 
 /// Everything a node needs to know before it starts.
@@ -37,6 +38,12 @@ pub struct NodeConfig {
     pub log_pace: LogPace,
     /// After how many bytes of log a checkpoint of it is made.
     pub checkpoint_bytes: u64,
+    /// After how many commands of a group a snapshot of it is taken.
+    pub snapshot_every: u64,
+    /// After how many bytes of them.
+    pub snapshot_bytes: u64,
+    /// How snapshots are written.
+    pub snapshot_compression: Compression,
     /// How long a new connection may take to name its group.
     pub prefix_timeout: Duration,
     /// Most connections that have not named it yet.
@@ -89,6 +96,9 @@ impl NodeConfig {
                 },
             },
             log_pace: self.log_pace,
+            snapshot_every: Some(self.snapshot_every),
+            snapshot_bytes: Some(self.snapshot_bytes),
+            snapshot_compression: self.snapshot_compression,
             shards: self.shards,
             apply_workers: self.apply_workers,
             settings: self.settings.clone(),

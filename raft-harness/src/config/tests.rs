@@ -1,6 +1,7 @@
 //! Each rule, shown by a file that breaks it and no other.
 
 use super::*;
+use crate::Compression;
 use crate::node::LogPace;
 
 fn with(key: &str, line: &str) -> String {
@@ -171,6 +172,8 @@ fn numbers_out_of_range_are_refused() {
         ("segment_bytes", "segment_bytes = 134217728"),
         ("syncs_per_second", "syncs_per_second = 9"),
         ("checkpoint_bytes", "checkpoint_bytes = 0"),
+        ("every_entries", "every_entries = 0"),
+        ("every_bytes", "every_bytes = 0"),
         ("prefix_timeout_ms", "prefix_timeout_ms = 0"),
         ("half_open_max", "half_open_max = 0"),
         ("inflight_appends_max", "inflight_appends_max = 0"),
@@ -192,6 +195,22 @@ fn the_pace_of_the_log_is_one_of_three() {
     assert_eq!(pace("pace = \"Learned\""), LogPace::Learned);
     assert_eq!(pace("pace = \"Fixed\""), LogPace::Fixed(50));
     assert_eq!(ids(&with("pace", "pace = \"Fast\"")), ["E011"]);
+}
+
+#[test]
+fn snapshots_are_compressed_as_the_build_can() {
+    let compression = |line: &str| {
+        let text = with("compression", line);
+        let parsed = parse("node.toml", &text, &Environment::default());
+        parsed.map(|parsed| parsed.config.snapshot_compression)
+    };
+    assert_eq!(compression("compression = \"None\"").expect("valid"), Compression::None);
+    assert_eq!(compression("compression = \"Lz4\"").expect("valid"), Compression::Lz4);
+    #[cfg(feature = "zstd")]
+    assert_eq!(compression("compression = \"Zstd\"").expect("valid"), Compression::Zstd);
+    #[cfg(not(feature = "zstd"))]
+    assert_eq!(ids(&with("compression", "compression = \"Zstd\"")), ["E014"]);
+    assert_eq!(ids(&with("compression", "compression = \"Fast\"")), ["E011"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use raft_transport::{Lane, LaneConfig, LanePolicy, Network};
 
 use super::error::StartError;
 use super::log_pace::LogPace;
-use crate::snapshot::SnapshotStore;
+use crate::snapshot::{Compression, SnapshotStore};
 
 /// Everything a node is told at its start. Change what differs from the default.
 pub struct NodeOptions {
@@ -62,6 +62,8 @@ pub struct NodeOptions {
     /// snapshots are taken faster than they move. Beyond it the log is compacted all the same, and
     /// `compactions_forced` counts it. Default 256 MiB: some seconds of writing at full speed.
     pub snapshot_hold_bytes: u64,
+    /// How snapshots are written. Default: LZ4.
+    pub snapshot_compression: Compression,
     /// Where snapshots are kept. `None`, the default: files beside the log, memory beside none.
     pub snapshots: Option<Arc<dyn SnapshotStore>>,
     /// A call of the log that takes longer is told of as a stall: the disk hangs. Until it answers
@@ -217,6 +219,7 @@ impl Default for NodeOptions {
             snapshot_bytes: Some(64 << 20),
             snapshot_tail: 16 << 10,
             snapshot_hold_bytes: 256 << 20,
+            snapshot_compression: Compression::default(),
             snapshots: None,
             log_stall: Duration::from_secs(2),
             log_pace: LogPace::default(),

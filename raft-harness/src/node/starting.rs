@@ -41,7 +41,7 @@ use crate::group_spec::GroupSpec;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_fit};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
-use crate::snapshot::{MemoryStore, SnapshotStore};
+use crate::snapshot::{Compression, MemoryStore, SnapshotStore};
 use crate::state_machine::StateMachineFactory;
 
 /// The ways to the log: batches to write, ranges to read back.
@@ -133,7 +133,7 @@ impl Starting {
         let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
         let (network, listen) =
             self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
-        let desk = self.start_desk(snapshots, &inboxes, clock)?;
+        let desk = self.start_desk((snapshots, options.snapshot_compression), &inboxes, clock)?;
         self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
         let log_links = LogLinks {
             shards: Arc::clone(&inboxes),
@@ -330,7 +330,7 @@ impl Starting {
 
     fn start_desk(
         &mut self,
-        shelf: Arc<Shelf>,
+        (shelf, compression): (Arc<Shelf>, Compression),
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         clock: Clock,
     ) -> Result<Sender<DeskInput>, StartError> {
@@ -348,10 +348,11 @@ impl Starting {
             let workshop = (&jobs, &made_out);
             snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &bulk, clock, owner);
         })?);
+        let workshop = Workshop::new(shelf, compression);
         let alarm = Alarm::new("raft-snapshot-work", shards, &self.failure);
         self.threads.snapshots.push(spawn("raft-snapshot-work".to_owned(), move || {
             let _alarm = alarm;
-            snapshot_thread::run_workshop(Workshop::new(shelf), &jobs_out, &made);
+            snapshot_thread::run_workshop(workshop, &jobs_out, &made);
         })?);
         Ok(inputs)
     }

@@ -1,8 +1,9 @@
-//! A snapshot as bytes: what it stands for, the machine's pieces, and a sum over all of it.
+//! A snapshot as bytes: what it stands for, the machine's pieces in blocks, and a sum over all of it.
 //!
-//! The layout is drawn in `docs/FORMATS.md`. Reading verifies each piece before the machine sees
-//! it, and the sum at the end.
+//! The layout is drawn in `docs/FORMATS.md`. Reading verifies each block before the machine sees
+//! its pieces, and the sum at the end.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -10,20 +11,19 @@ use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, Membership, SnapshotMeta, Term};
 use raft_storage::{crc32c, crc32c_append};
 
+use super::blocks::{self, BLOCK_BYTES, Compression, PIECE_BYTES_MAX, Pieces};
 use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
 use crate::engine::panics::at_work_for;
 use crate::state_machine::{RestoreError, StateMachine};
 
 const MAGIC: &[u8; 8] = b"RAFTSNAP";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 const FIXED_BYTES: usize = 56;
 /// A header is never longer: the fixed part, a membership of the largest size, a checksum.
 const HEADER_BYTES_MAX: usize = 4096;
-/// The longest piece that is read back: more would be somebody else's number.
-const PIECE_BYTES_MAX: u32 = 256 << 20;
-const PIECE_HEADER_BYTES: usize = 8;
-const FOOTER_BYTES: usize = 12;
+/// The sum at the end.
+const SUM_BYTES: usize = 4;
 
 /// Writes a whole snapshot and makes it durable. Returns its length.
 pub(crate) fn write(
@@ -31,28 +31,41 @@ pub(crate) fn write(
     name: SnapshotName,
     meta: &SnapshotMeta,
     pieces: impl Iterator<Item = Bytes>,
+    compression: Compression,
 ) -> io::Result<u64> {
     let mut out = Summing { part: shelf.store().begin(name)?, crc: 0, bytes: 0 };
     out.put(&header(name, meta))?;
     let mut count: u32 = 0;
+    let mut small = Vec::new();
     for piece in pieces.filter(|piece| !piece.is_empty()) {
-        let too_long = || io::Error::other("a piece of a snapshot is longer than 256 MiB");
-        let bytes = u32::try_from(piece.len()).map_err(|_| too_long())?;
-        if bytes > PIECE_BYTES_MAX {
-            return Err(too_long());
+        if piece.len() > PIECE_BYTES_MAX as usize {
+            return Err(io::Error::other("a piece of a snapshot is longer than 256 MiB"));
         }
-        out.put(&bytes.to_le_bytes())?;
-        out.put(&crc32c(&piece).to_le_bytes())?;
-        out.put(&piece)?;
+        let together = small.len() + LENGTH_BYTES + piece.len();
+        if together > BLOCK_BYTES && !small.is_empty() {
+            out.put_block(blocks::of_pieces(&small, compression))?;
+            small.clear();
+        }
+        if piece.len() + LENGTH_BYTES > BLOCK_BYTES {
+            out.put_block(blocks::of_one(&piece, compression))?;
+        } else {
+            small.extend_from_slice(&(piece.len() as u32).to_le_bytes());
+            small.extend_from_slice(&piece);
+        }
         count = count.checked_add(1).ok_or_else(|| io::Error::other("too many pieces"))?;
     }
-    out.put(&0_u32.to_le_bytes())?;
-    out.put(&count.to_le_bytes())?;
+    if !small.is_empty() {
+        out.put_block(blocks::of_pieces(&small, compression))?;
+    }
+    out.put(&blocks::end(count))?;
     let crc = out.crc.to_le_bytes();
     out.put(&crc)?;
     shelf.put(name, out.part)?;
     Ok(out.bytes)
 }
+
+/// Before each of several pieces in a block.
+const LENGTH_BYTES: usize = 4;
 
 struct Summing {
     part: Box<dyn SnapshotPart>,
@@ -65,6 +78,14 @@ impl Summing {
         self.crc = crc32c_append(self.crc, bytes);
         self.bytes += bytes.len() as u64;
         self.part.append(bytes)
+    }
+
+    fn put_block(
+        &mut self,
+        (header, bytes): ([u8; blocks::HEADER_BYTES], Cow<'_, [u8]>),
+    ) -> io::Result<()> {
+        self.put(&header)?;
+        self.put(&bytes)
     }
 }
 
@@ -136,7 +157,10 @@ struct Reader<'a> {
     at: u64,
     end: u64,
     crc: u32,
+    /// Pieces so far.
     pieces: u32,
+    /// Of the block read last.
+    block: Pieces,
     ended: bool,
     fault: Option<RestoreError>,
 }
@@ -145,7 +169,8 @@ impl<'a> Reader<'a> {
     fn open(store: &'a dyn SnapshotStore, name: SnapshotName) -> Result<Self, RestoreError> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let end = store.bytes(name)?.ok_or_else(missing)?;
-        Ok(Self { store, name, at: 0, end, crc: 0, pieces: 0, ended: false, fault: None })
+        let block = Pieces::default();
+        Ok(Self { store, name, at: 0, end, crc: 0, pieces: 0, block, ended: false, fault: None })
     }
 
     fn take(&mut self, bytes: usize) -> Result<Bytes, RestoreError> {
@@ -203,31 +228,29 @@ impl<'a> Reader<'a> {
     }
 
     fn next_piece(&mut self) -> Result<Option<Bytes>, RestoreError> {
-        let head = self.take(PIECE_HEADER_BYTES)?;
-        let (bytes, second) = head.split_at(4);
-        let number = |field: &[u8]| field.try_into().map(u32::from_le_bytes).unwrap_or_default();
-        let (bytes, second) = (number(bytes), number(second));
-        self.crc = crc32c_append(self.crc, &head);
-        if bytes == 0 {
-            let sum = self.take(FOOTER_BYTES - PIECE_HEADER_BYTES)?;
-            let whole =
-                sum[..] == self.crc.to_le_bytes() && second == self.pieces && self.at == self.end;
-            return if whole {
-                Ok(None)
-            } else {
-                Err(RestoreError::Damaged("it does not match its checksum"))
-            };
+        loop {
+            if let Some(piece) = self.block.next()? {
+                self.pieces += 1;
+                return Ok(Some(piece));
+            }
+            let head = self.take(blocks::HEADER_BYTES)?;
+            let header = blocks::Header::decode(&head)?;
+            self.crc = crc32c_append(self.crc, &head);
+            if header.stored == 0 {
+                let sum = self.take(SUM_BYTES)?;
+                let whole = sum[..] == self.crc.to_le_bytes()
+                    && header.raw == self.pieces
+                    && self.at == self.end;
+                return if whole {
+                    Ok(None)
+                } else {
+                    Err(RestoreError::Damaged("it does not match its checksum"))
+                };
+            }
+            let stored = self.take(header.stored as usize)?;
+            self.crc = crc32c_append(self.crc, &stored);
+            self.block = header.pieces(&head, stored)?;
         }
-        if bytes > PIECE_BYTES_MAX {
-            return Err(RestoreError::Damaged("a piece is too long"));
-        }
-        let piece = self.take(bytes as usize)?;
-        if crc32c(&piece) != second {
-            return Err(RestoreError::Damaged("a piece does not match its checksum"));
-        }
-        self.crc = crc32c_append(self.crc, &piece);
-        self.pieces += 1;
-        Ok(Some(piece))
     }
 }
 
@@ -296,8 +319,57 @@ mod tests {
         let store = MemoryStore::default();
         let pieces = [&b"one"[..], b"", b"three"].map(Bytes::from_static);
         let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
-        write(&shelf, name, &meta, pieces.into_iter()).unwrap();
+        write(&shelf, name, &meta, pieces.into_iter(), Compression::Lz4).unwrap();
         (store, name, meta)
+    }
+
+    #[test]
+    fn pieces_come_back_one_by_one_whatever_their_lengths_and_the_compression() {
+        /// Holds the pieces themselves.
+        #[derive(Default)]
+        struct Pieces(Vec<Bytes>);
+
+        impl StateMachine for Pieces {
+            fn apply(&mut self, _: &[Entry], _: &mut Vec<Bytes>) {}
+
+            fn read(&self, _: &[u8]) -> Bytes {
+                let lengths = self.0.iter().flat_map(|piece| piece.len().to_le_bytes());
+                lengths.chain(self.0.concat()).collect()
+            }
+
+            fn digest(&self) -> u64 {
+                0
+            }
+
+            fn restore(
+                &mut self,
+                pieces: &mut dyn Iterator<Item = Bytes>,
+            ) -> Result<(), RestoreError> {
+                self.0.extend(pieces);
+                Ok(())
+            }
+        }
+
+        let (_, name, meta) = stored();
+        let near = BLOCK_BYTES - LENGTH_BYTES;
+        let lengths = [1, 7, near - 1, near, near + 1, 3, 100_000, 100_000, 100_000, 1 << 20, 5];
+        let pieces: Vec<Bytes> = lengths
+            .iter()
+            .enumerate()
+            .map(|(at, length)| (0..*length).map(|byte| (byte / 7 * (at + 1)) as u8).collect())
+            .collect();
+        let expected = Pieces(pieces.clone()).read(b"");
+        let mut bytes = Vec::new();
+        for compression in blocks::every() {
+            let store = MemoryStore::default();
+            let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
+            let pieces = pieces.iter().cloned();
+            bytes.push(write(&shelf, name, &meta, pieces, compression).unwrap());
+            let restored = restore(&store, name, Box::<Pieces>::default()).unwrap();
+            assert!(restored.machine.read(b"") == expected, "{compression:?}");
+            assert_eq!(Some(&restored.bytes), bytes.last());
+        }
+        assert!(bytes[1] < bytes[0] / 5, "{bytes:?}");
     }
 
     fn overwrite(store: &MemoryStore, name: SnapshotName, bytes: &[u8]) {
@@ -343,9 +415,9 @@ mod tests {
     }
 
     const GOLDEN: &str = concat!(
-        "52414654534e41500100000007000000010000001b0000000b0000000000000005000000",
+        "52414654534e41500200000007000000010000001b0000000b0000000000000005000000",
         "000000000700000000000000030000000000000001020000000000000001020000000000",
-        "0000020000000000000000e858656a03000000e9b2942a6f6e6505000000bc51441c7468",
-        "7265650000000002000000db2e8d01",
+        "00000200000000000000009c02e4f010000000100000000000000015046f8b030000006f",
+        "6e65050000007468726565000000000200000000000000134f18b9eaa285ad",
     );
 }

@@ -8,6 +8,7 @@
 //! Invariants: a snapshot has its name only when it is whole and durable; whatever is read back
 //! is checked, and a machine made from bytes that fail the check is thrown away.
 
+mod blocks;
 pub(crate) mod desk;
 #[cfg(unix)]
 mod file_store;
@@ -17,6 +18,7 @@ pub(crate) mod shelf;
 mod store;
 pub(crate) mod workshop;
 
+pub use blocks::Compression;
 #[cfg(unix)]
 pub use file_store::FileStore;
 pub(crate) use format::Restored;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, SnapshotMeta};
 use tracing::{info, warn};
 
+use super::blocks::Compression;
 use super::desk::Wanted;
 use super::format::{self, Restored, restore};
 use super::shelf::Shelf;
@@ -57,14 +58,16 @@ pub(crate) enum Made {
 
 pub(crate) struct Workshop {
     shelf: Arc<Shelf>,
+    /// How snapshots are written here.
+    compression: Compression,
     /// What a replica waits for, and what ends one.
     pressing: VecDeque<Job>,
     takings: VecDeque<Box<Taking>>,
 }
 
 impl Workshop {
-    pub(crate) fn new(shelf: Arc<Shelf>) -> Self {
-        Self { shelf, pressing: VecDeque::new(), takings: VecDeque::new() }
+    pub(crate) fn new(shelf: Arc<Shelf>, compression: Compression) -> Self {
+        Self { shelf, compression, pressing: VecDeque::new(), takings: VecDeque::new() }
     }
 
     pub(crate) fn add(&mut self, job: Job) {
@@ -100,7 +103,7 @@ impl Workshop {
     fn take(&self, taking: Taking, out: &mut Vec<Made>) {
         let Taking { name, meta, pieces, keep_from } = taking;
         // The pieces are the machine's own work still.
-        let write = || format::write(&self.shelf, name, &meta, pieces);
+        let write = || format::write(&self.shelf, name, &meta, pieces, self.compression);
         let written = at_work_for(name.group, write);
         match &written {
             Ok(_) => {

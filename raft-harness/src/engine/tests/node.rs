@@ -13,10 +13,10 @@ use crate::engine::{
     ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, LogLoad, MachineHost, ShardEngine,
     TurnOutput,
 };
-use crate::snapshot::MemoryStore;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
+use crate::snapshot::{Compression, MemoryStore};
 
 /// Entries with a payload of this size take the bulk lane.
 pub(super) const BULK_BYTES: usize = 4 << 10;
@@ -123,7 +123,7 @@ impl Node {
         let shelf = Arc::new(Shelf::open(Arc::new(snapshots.clone())).expect("memory"));
         Self {
             desk: Desk::new(Arc::clone(&shelf), DeskOptions::default()),
-            workshop: Workshop::new(Arc::clone(&shelf)),
+            workshop: Workshop::new(Arc::clone(&shelf), Compression::default()),
             shelf,
             snapshots,
             desk_inputs: VecDeque::new(),
@@ -203,7 +203,7 @@ impl Node {
         let shelf = Shelf::open(Arc::new(self.snapshots.clone())).expect("memory");
         self.shelf = Arc::new(shelf);
         self.desk = Desk::new(Arc::clone(&self.shelf), DeskOptions::default());
-        self.workshop = Workshop::new(Arc::clone(&self.shelf));
+        self.workshop = Workshop::new(Arc::clone(&self.shelf), Compression::default());
         self.desk_inputs.clear();
         self.desk_at = None;
         self.leads.clear();

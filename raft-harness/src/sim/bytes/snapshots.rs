@@ -22,7 +22,7 @@ use crate::sim::violation::{Check, Violation};
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, DeskOutput};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
-use crate::snapshot::{SnapshotName, SnapshotPart, SnapshotStore};
+use crate::snapshot::{Compression, SnapshotName, SnapshotPart, SnapshotStore};
 
 const WHOLE: &str = ".snap";
 const TEMPORARY: &str = ".part";
@@ -139,7 +139,7 @@ impl DeskThread {
         bulk: Arc<Inbox<BulkInput>>,
     ) -> Self {
         let desk = Desk::new(Arc::clone(&shelf), options);
-        let workshop = Workshop::new(shelf);
+        let workshop = Workshop::new(shelf, Compression::default());
         Self { desk, workshop, inputs, shards, bulk, busy: false, works: false, alarm: None }
     }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
 
 use super::*;
-use crate::snapshot::MemoryStore;
 use crate::snapshot::workshop::Workshop;
+use crate::snapshot::{Compression, MemoryStore};
 use crate::state_machine::{RestoreError, SnapshotPieces, StateMachine};
 
 const GROUP: GroupId = GroupId::new(7);
@@ -147,7 +147,12 @@ impl Side {
         let store = MemoryStore::default();
         let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
         let desk = Desk::new(Arc::clone(&shelf), options);
-        Self { desk, workshop: Workshop::new(shelf), store, now: Micros::ZERO }
+        Self {
+            desk,
+            workshop: Workshop::new(shelf, Compression::None),
+            store,
+            now: Micros::ZERO,
+        }
     }
 
     /// What the desk says at once; its work waits in the workshop.
@@ -463,7 +468,8 @@ fn one_that_cannot_be_removed_keeps_no_other() {
         kept.begin(of_group(7, index)).unwrap().finish().unwrap();
     }
     let mut side = Side::new(DeskOptions::default());
-    side.workshop = Workshop::new(Arc::new(Shelf::open(Arc::new(store)).unwrap()));
+    side.workshop =
+        Workshop::new(Arc::new(Shelf::open(Arc::new(store)).unwrap()), Compression::None);
     side.hear(DeskInput::Forget(GROUP, name().incarnation));
     side.work();
     assert_eq!(kept.names().unwrap(), [of_group(7, 3)]);
@@ -550,7 +556,7 @@ fn the_store_is_listed_once_whatever_is_taken_and_forgotten() {
     }
     let mut side = Side::new(DeskOptions::default());
     side.desk.shelf = Arc::clone(&shelf);
-    side.workshop = Workshop::new(shelf);
+    side.workshop = Workshop::new(shelf, Compression::None);
     for group in 0..900 {
         side.hear(taking(of_group(group, 5), b"state", 5));
     }
