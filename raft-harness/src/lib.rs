@@ -91,7 +91,9 @@ pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStat
 pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 #[cfg(unix)]
 pub use snapshot::FileStore;
-pub use snapshot::{Compression, MemoryStore, SnapshotName, SnapshotPart, SnapshotStore};
+pub use snapshot::{
+    Compression, MemoryStore, SnapshotBytes, SnapshotName, SnapshotPart, SnapshotStore,
+};
 pub use state_machine::{
     ApplyMode, RestoreError, SnapshotPieces, StateMachine, StateMachineFactory,
 };

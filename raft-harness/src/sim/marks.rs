@@ -97,6 +97,7 @@ marks! {
     SnapshotConflictCrash = "a node crashed while it fetched a snapshot that contradicted its log",
     SnapshotOutpaced = "a snapshot was installed when its leader had taken newer ones",
     SnapshotOfLaggard = "a snapshot was taken of a machine far behind its log",
+    SnapshotResumed = "a life went on with what its predecessor had got of a snapshot",
     SnapshotLate = "a snapshot came after its receiver had compacted past it",
     DeclinedUnderCompaction = "a leader compacted past a peer without room",
     ConfigTailLost = "a restart lost a tail with a membership in it",
@@ -214,6 +215,7 @@ impl Mark {
                 | Self::SnapshotConflictCrash
                 | Self::SnapshotOutpaced
                 | Self::SnapshotOfLaggard
+                | Self::SnapshotResumed
                 | Self::SnapshotLate
                 | Self::DeclinedUnderCompaction
                 | Self::ConfigTailLost

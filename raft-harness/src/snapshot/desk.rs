@@ -4,7 +4,8 @@
 //! written, synced or restored: that is the [workshop](super::workshop)'s. It knows neither threads
 //! nor clocks; whoever drives it hands in what happened and carries out what follows. A snapshot is
 //! fetched by asking for its bytes piece by piece, so the receiver sets the pace, the sender
-//! remembers nothing, and what a broken lane interrupted goes on where it stopped.
+//! remembers nothing, and what a broken lane interrupted, or the end of either process, goes on about
+//! where it stopped.
 //!
 //! Answers come in the order of their questions, and none is lost as long as the lane holds. So
 //! what was asked is asked again when the lane is up again, and otherwise only after a long
@@ -28,7 +29,7 @@ use tracing::warn;
 
 use super::format::{self, Restored, restore};
 use super::shelf::Shelf;
-use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
+use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
 use super::workshop::{Job, Made, Taking};
 use crate::engine::{EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
@@ -118,6 +119,9 @@ pub(crate) struct Desk {
     making: BTreeMap<SnapshotName, Wish>,
     /// Nodes that no question reaches.
     down: BTreeSet<NodeId>,
+    /// Fetches that went on with what an earlier life had got.
+    #[cfg(feature = "sim")]
+    resumed: u64,
 }
 
 /// Whether a snapshot is to be got anew if what is here turns out to be of no use.
@@ -157,7 +161,15 @@ enum Stage {
 impl Desk {
     pub(crate) fn new(shelf: Arc<Shelf>, options: DeskOptions) -> Self {
         let (fetches, making, down) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { shelf, options, fetches, making, down }
+        Self {
+            shelf,
+            options,
+            fetches,
+            making,
+            down,
+            #[cfg(feature = "sim")]
+            resumed: 0,
+        }
     }
 
     pub(crate) fn handle(&mut self, now: Micros, input: DeskInput, out: &mut Vec<DeskOutput>) {
@@ -228,10 +240,14 @@ impl Desk {
             }
             self.report_failure(group, why, out);
         }
-        self.fetches.retain(|_, fetch| match fetch.stage {
-            Stage::Kept(since) => now < since.after(KEPT_FOR),
-            Stage::Waits | Stage::CutOff(_) | Stage::Asks(_) => true,
-        });
+        let over = |fetch: &Fetch| match fetch.stage {
+            Stage::Kept(since) => now >= since.after(KEPT_FOR),
+            Stage::Waits | Stage::CutOff(_) | Stage::Asks(_) => false,
+        };
+        let groups = self.fetches.iter().filter(|(_, fetch)| over(fetch)).map(|(group, _)| *group);
+        for group in groups.collect::<Vec<_>>() {
+            self.give_up(group);
+        }
         self.begin(now, out);
     }
 
@@ -244,6 +260,12 @@ impl Desk {
     #[cfg(feature = "sim")]
     pub(crate) fn is_fetching(&self) -> bool {
         !self.making.is_empty() || self.fetches.values().any(Fetch::asks)
+    }
+
+    /// How many fetches went on with what an earlier life had got.
+    #[cfg(feature = "sim")]
+    pub(crate) fn resumed(&self) -> u64 {
+        self.resumed
     }
 
     /// What of the same leader's was being fetched and is not any more if this is wanted.
@@ -274,7 +296,7 @@ impl Desk {
         }
         if self.shelf.has(name) {
             // An earlier life got it already, or a later wish found it useless and this one came.
-            self.fetches.remove(&name.group);
+            self.give_up(name.group);
             self.making.insert(name, Wish::Stands);
             out.push(DeskOutput::Work(Job::Restore { wanted, part: None }));
             return;
@@ -295,8 +317,16 @@ impl Desk {
     /// Nobody waits any more for what is got for a group; what came already is put away all the
     /// same.
     fn withdraw(&mut self, group: GroupId) {
-        self.fetches.remove(&group);
+        self.give_up(group);
         self.withdraw_made(group);
+    }
+
+    /// What came of a fetch is not wanted any more, here or in a later life.
+    fn give_up(&mut self, group: GroupId) {
+        self.fetches.remove(&group);
+        if let Err(error) = self.shelf.discard_if(|name| name.group == group) {
+            warn!(%group, %error, "a part of a snapshot stays");
+        }
     }
 
     fn withdraw_made(&mut self, group: GroupId) {
@@ -336,9 +366,16 @@ impl Desk {
         if fetch.wanted.node != node || !fetch.asks() || fetch.place(fetch.got) != chunk.place {
             return;
         }
-        match fetch.take(self.shelf.store(), chunk) {
-            Ok(None) => fetch.ask(now, self.options, out),
-            Ok(Some(part)) => {
+        match fetch.take(&self.shelf, chunk) {
+            Ok(Taken::Some) => fetch.ask(now, self.options, out),
+            Ok(Taken::Resumed) => {
+                #[cfg(feature = "sim")]
+                {
+                    self.resumed += 1;
+                }
+                fetch.ask(now, self.options, out);
+            }
+            Ok(Taken::All(part)) => {
                 if let Some(Fetch { wanted, .. }) = self.fetches.remove(&group) {
                     self.making.insert(wanted.name, Wish::Stands);
                     out.push(DeskOutput::Work(Job::Restore { wanted, part: Some(part) }));
@@ -346,7 +383,7 @@ impl Desk {
             }
             Err(error) => {
                 self.report_failure(group, &error.to_string(), out);
-                self.fetches.remove(&group);
+                self.give_up(group);
             }
         }
     }
@@ -438,23 +475,22 @@ impl Fetch {
         self.stage = Stage::Asks(now);
     }
 
-    /// Takes the bytes that come next. Returns all of them when they are there.
-    fn take(
-        &mut self,
-        store: &dyn SnapshotStore,
-        chunk: &SnapshotChunk,
-    ) -> io::Result<Option<Box<dyn SnapshotPart>>> {
+    /// Takes the bytes that come next.
+    fn take(&mut self, shelf: &Shelf, chunk: &SnapshotChunk) -> io::Result<Taken> {
         let whole = (chunk.total, chunk.sum);
         if self.whole != Some(whole) {
             if chunk.total == 0 {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            self.part = Some(store.begin(self.wanted.name)?);
+            let bytes = SnapshotBytes { total: chunk.total, sum: chunk.sum };
+            let (part, here) = shelf.fetch(self.wanted.name, bytes)?;
+            self.part = Some(part);
             self.whole = Some(whole);
-            if std::mem::take(&mut self.got) > 0 {
-                // Other bytes than those before: from the beginning.
-                self.asked = 0;
-                return Ok(None);
+            let before = std::mem::replace(&mut self.got, here);
+            if before > 0 || here > 0 {
+                // Other bytes than those before, or an earlier life has got some.
+                self.asked = here;
+                return Ok(if here > 0 { Taken::Resumed } else { Taken::Some });
             }
         }
         let left = chunk.total - self.got;
@@ -471,8 +507,24 @@ impl Fetch {
             self.piece = bytes;
             self.asked = self.got;
         }
-        if self.got < chunk.total { Ok(None) } else { Ok(self.part.take()) }
+        match self.part.take() {
+            Some(part) if self.got == chunk.total => Ok(Taken::All(part)),
+            part => {
+                self.part = part;
+                Ok(Taken::Some)
+            }
+        }
     }
+}
+
+/// What became of bytes that came.
+enum Taken {
+    /// There are more to come.
+    Some,
+    /// There are more to come, from where an earlier life stopped.
+    Resumed,
+    /// These are all.
+    All(Box<dyn SnapshotPart>),
 }
 
 /// The newest snapshot that fits a recovered log, as a machine; a damaged one gives way to an

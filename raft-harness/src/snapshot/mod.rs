@@ -23,4 +23,4 @@ pub use blocks::Compression;
 pub use file_store::FileStore;
 pub(crate) use format::Restored;
 pub use memory_store::MemoryStore;
-pub use store::{SnapshotName, SnapshotPart, SnapshotStore};
+pub use store::{SnapshotBytes, SnapshotName, SnapshotPart, SnapshotStore};

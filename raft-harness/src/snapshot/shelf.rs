@@ -12,19 +12,22 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, Term};
 
-use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
+use super::store::{SnapshotBytes, SnapshotName, SnapshotPart, SnapshotStore};
 
 pub(crate) struct Shelf {
     store: Arc<dyn SnapshotStore>,
     /// In the order of their groups, then of their indexes.
     names: Mutex<BTreeSet<SnapshotName>>,
+    /// What came of snapshots that are not whole, one of a group at most.
+    unfinished: Mutex<BTreeSet<SnapshotName>>,
 }
 
 impl Shelf {
     /// Looks once at what there is.
     pub(crate) fn open(store: Arc<dyn SnapshotStore>) -> io::Result<Self> {
         let names = store.names()?.into_iter().collect();
-        Ok(Self { store, names: Mutex::new(names) })
+        let unfinished = store.unfinished()?.into_iter().collect();
+        Ok(Self { store, names: Mutex::new(names), unfinished: Mutex::new(unfinished) })
     }
 
     /// For reading, and for beginning something new.
@@ -47,9 +50,34 @@ impl Shelf {
             .collect()
     }
 
+    /// Begins to fetch a snapshot, or goes on where an earlier life was; says how many bytes are there.
+    /// What there was of another one of the group is forgotten.
+    pub(crate) fn fetch(
+        &self,
+        name: SnapshotName,
+        bytes: SnapshotBytes,
+    ) -> io::Result<(Box<dyn SnapshotPart>, u64)> {
+        self.discard_if(|other| other.group == name.group && other != name)?;
+        let begun = self.store.fetch(name, bytes)?;
+        self.unfinished.lock().insert(name);
+        Ok(begun)
+    }
+
+    /// Forgets what was fetched of these and is not whole.
+    pub(crate) fn discard_if(&self, goes: impl Fn(SnapshotName) -> bool) -> io::Result<()> {
+        let mut unfinished = self.unfinished.lock();
+        let gone: Vec<SnapshotName> = unfinished.iter().copied().filter(|it| goes(*it)).collect();
+        for name in gone {
+            self.store.discard(name)?;
+            unfinished.remove(&name);
+        }
+        Ok(())
+    }
+
     /// A snapshot is made whole and has its place from now on.
     pub(crate) fn put(&self, name: SnapshotName, part: Box<dyn SnapshotPart>) -> io::Result<()> {
         part.finish()?;
+        self.unfinished.lock().remove(&name);
         self.names.lock().insert(name);
         Ok(())
     }
@@ -68,6 +96,11 @@ impl Shelf {
         is_here: impl Fn((GroupId, GroupIncarnation)) -> bool,
     ) -> io::Result<()> {
         let names: Vec<SnapshotName> = self.names.lock().iter().copied().collect();
+        // What is whole here has overtaken it.
+        let overtaken = |it: &SnapshotName| {
+            self.of(it.group, it.incarnation).last().is_some_and(|last| last.index >= it.index)
+        };
+        self.discard_if(|it| !is_here((it.group, it.incarnation)) || overtaken(&it))?;
         let mut strangers =
             names.into_iter().filter(|name| !is_here((name.group, name.incarnation)));
         strangers.try_for_each(|name| self.remove(name))

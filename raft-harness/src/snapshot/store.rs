@@ -42,6 +42,15 @@ impl SnapshotName {
     }
 }
 
+/// Which bytes a snapshot is made of: two nodes may well write the same state differently.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SnapshotBytes {
+    /// How many there are.
+    pub total: u64,
+    /// The sum that they end with.
+    pub sum: u32,
+}
+
 /// A place for the snapshots of all groups of a node.
 pub trait SnapshotStore: Send + Sync + 'static {
     /// All snapshots that are whole.
@@ -56,6 +65,41 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// # Errors
     /// Whatever the place says.
     fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>>;
+
+    /// Begins a snapshot that another node has, or goes on with what an earlier life of this one got of
+    /// exactly these bytes; says how many of them are there, which is less than all. Unlike what
+    /// [`begin`](Self::begin) began, it stays when it is dropped, for the next life, until it is
+    /// finished, begun with other bytes, or [discarded](Self::discard).
+    ///
+    /// The default keeps nothing from one life to the next.
+    ///
+    /// # Errors
+    /// Whatever the place says.
+    fn fetch(
+        &self,
+        name: SnapshotName,
+        bytes: SnapshotBytes,
+    ) -> io::Result<(Box<dyn SnapshotPart>, u64)> {
+        let _ = bytes;
+        Ok((self.begin(name)?, 0))
+    }
+
+    /// What [`fetch`](Self::fetch) began and nothing ended.
+    ///
+    /// # Errors
+    /// Whatever the place says.
+    fn unfinished(&self) -> io::Result<Vec<SnapshotName>> {
+        Ok(Vec::new())
+    }
+
+    /// Forgets what was fetched of a snapshot that is not whole; harmless if there is nothing.
+    ///
+    /// # Errors
+    /// Whatever the place says.
+    fn discard(&self, name: SnapshotName) -> io::Result<()> {
+        let _ = name;
+        Ok(())
+    }
 
     /// Bytes of a whole snapshot; `None` if there is none of that name.
     ///

@@ -78,6 +78,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::SnapshotConflictCrash
             | Mark::SnapshotOutpaced
             | Mark::SnapshotOfLaggard
+            | Mark::SnapshotResumed
             | Mark::SnapshotLate
             | Mark::DeclinedUnderCompaction
             | Mark::ConfigTailLost

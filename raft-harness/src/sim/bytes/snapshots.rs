@@ -2,7 +2,8 @@
 //! workshop that work on them, an event at a time each.
 //!
 //! The disk dies and loses what was not synced like the one of the log. A snapshot is written,
-//! synced, renamed and its name synced, as the real store does it.
+//! synced, renamed and its name synced, as the real store does it; and what was fetched is kept for the
+//! next life as far as it is certain, in smaller steps.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -18,14 +19,19 @@ use super::network::Place;
 use super::world::{Event, Standing, World};
 use crate::engine::EngineInput;
 use crate::node::sim::{BulkInput, Inbox, ShardInput, shard_of};
+use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, DeskOutput};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
-use crate::snapshot::{Compression, SnapshotName, SnapshotPart, SnapshotStore};
+use crate::snapshot::{Compression, SnapshotBytes, SnapshotName, SnapshotPart, SnapshotStore};
 
 const WHOLE: &str = ".snap";
 const TEMPORARY: &str = ".part";
+const FETCHED: &str = ".fetch";
+
+/// Fetched bytes are made durable in such steps, so that even small snapshots have several.
+const STEP_BYTES: u64 = 512;
 
 /// Snapshots on a simulated disk.
 pub(super) struct SimStore {
@@ -77,6 +83,36 @@ impl SnapshotStore for SimStore {
         Ok(Box::new(Part { disk: self.disk.clone(), file, name, bytes: 0 }))
     }
 
+    fn fetch(
+        &self,
+        name: SnapshotName,
+        bytes: SnapshotBytes,
+    ) -> io::Result<(Box<dyn SnapshotPart>, u64)> {
+        let wanted = fetched_name(name, bytes);
+        for other in self.fetched()? {
+            if other.0 == name && other.1 != wanted {
+                self.disk.remove(&other.1)?;
+            }
+        }
+        let file = match self.disk.open(&wanted) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(&wanted)?,
+            there => there?,
+        };
+        // What is not certain is written over.
+        let at = file.bytes()?.saturating_sub(1) / STEP_BYTES * STEP_BYTES;
+        let disk = self.disk.clone();
+        Ok((Box::new(FetchedPart { disk, file, file_name: wanted, name, at }), at))
+    }
+
+    fn unfinished(&self) -> io::Result<Vec<SnapshotName>> {
+        Ok(self.fetched()?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn discard(&self, name: SnapshotName) -> io::Result<()> {
+        let of_name = self.fetched()?.into_iter().filter(|(other, _)| *other == name);
+        of_name.map(|(_, file)| file).try_for_each(|file| self.disk.remove(&file))
+    }
+
     fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>> {
         match self.disk.open(&file_name(name)) {
             Ok(file) => file.bytes().map(Some),
@@ -115,6 +151,56 @@ impl SnapshotPart for Part {
     }
 }
 
+impl SimStore {
+    /// What was begun to fetch, and the names of the files.
+    fn fetched(&self) -> io::Result<Vec<(SnapshotName, String)>> {
+        let files = self.disk.list()?.into_iter().filter(|file| file.ends_with(FETCHED));
+        let named = files.filter_map(|file| {
+            let (name, _) = file.split_once('.')?;
+            Some((SnapshotName::parse(name)?, file))
+        });
+        Ok(named.collect())
+    }
+}
+
+fn fetched_name(name: SnapshotName, bytes: SnapshotBytes) -> String {
+    format!("{name}.{}-{}{FETCHED}", bytes.total, bytes.sum)
+}
+
+/// Of another node's snapshot, what came so far.
+struct FetchedPart {
+    disk: SimDisk,
+    file: SimFile,
+    file_name: String,
+    name: SnapshotName,
+    at: u64,
+}
+
+impl SnapshotPart for FetchedPart {
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let step = self.at % STEP_BYTES;
+            if step == 0 && self.at > 0 {
+                self.file.sync_data()?;
+                if self.at == STEP_BYTES {
+                    self.disk.sync_dir()?;
+                }
+            }
+            let (now, later) = bytes.split_at(bytes.len().min((STEP_BYTES - step) as usize));
+            self.file.write_vectored_at(&mut [IoSlice::new(now)], self.at)?;
+            self.at += now.len() as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.disk.rename(&self.file_name, &file_name(self.name))?;
+        self.disk.sync_dir()
+    }
+}
+
 /// The desk and the workshop of one life, which a node runs on threads of their own.
 pub(super) struct DeskThread {
     desk: Desk,
@@ -146,6 +232,11 @@ impl DeskThread {
     /// Whether bytes of a snapshot are on their way here.
     pub(super) fn is_fetching(&self) -> bool {
         self.desk.is_fetching()
+    }
+
+    /// How many fetches went on with what an earlier life had got.
+    pub(super) fn resumed(&self) -> u64 {
+        self.desk.resumed()
     }
 
     /// Whether the workshop is to do something, and nobody has planned that yet.
@@ -264,7 +355,10 @@ impl World {
         }
         if let Some(process) = &mut self.nodes[place].process {
             let now = process.clock().local(now);
+            let before = process.desk.resumed();
             let dropped = process.desk.work(now);
+            let resumed = process.desk.resumed() > before;
+            self.sightings.hit_if(resumed, Mark::SnapshotResumed);
             let strange = self.nodes[place].standing == Standing::Stranger;
             if let Some(dropped) = dropped.filter(|_| !strange) {
                 let evidence = format!("node {place} drops {dropped} half-way");

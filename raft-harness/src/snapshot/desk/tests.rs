@@ -7,7 +7,7 @@ use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
 
 use super::*;
 use crate::snapshot::workshop::Workshop;
-use crate::snapshot::{Compression, MemoryStore};
+use crate::snapshot::{Compression, MemoryStore, SnapshotStore};
 use crate::state_machine::{RestoreError, SnapshotPieces, StateMachine};
 
 const GROUP: GroupId = GroupId::new(7);
@@ -147,12 +147,7 @@ impl Side {
         let store = MemoryStore::default();
         let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
         let desk = Desk::new(Arc::clone(&shelf), options);
-        Self {
-            desk,
-            workshop: Workshop::new(shelf, Compression::None),
-            store,
-            now: Micros::ZERO,
-        }
+        Self { desk, workshop: Workshop::new(shelf, Compression::None), store, now: Micros::ZERO }
     }
 
     /// What the desk says at once; its work waits in the workshop.
@@ -566,4 +561,58 @@ fn the_store_is_listed_once_whatever_is_taken_and_forgotten() {
     side.work();
     assert_eq!(kept.names().unwrap().len(), 899);
     assert_eq!(listings.load(Relaxed), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_end_of_either_process_costs_a_fetch_less_than_eight_mebibytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DeskOptions { pieces_ahead: 2, ..DeskOptions::default() };
+    let start = || {
+        let store = crate::snapshot::FileStore::open(dir.path()).unwrap();
+        let shelf = Arc::new(Shelf::open(Arc::new(store)).unwrap());
+        shelf.forget_strangers(|_| true).unwrap();
+        let workshop = Workshop::new(Arc::clone(&shelf), Compression::None);
+        Side {
+            desk: Desk::new(shelf, options),
+            workshop,
+            store: MemoryStore::default(),
+            now: Micros::ZERO,
+        }
+    };
+    let large: Vec<u8> = (0..20_u32 << 20).map(|at| (at >> 12) as u8).collect();
+    let mut sender = Side::new(options);
+    sender.hear(taking(name(), &large, 0));
+    sender.work();
+    let mut pair = Pair { sender, receiver: start() };
+    let mut open: std::collections::VecDeque<SnapshotPull> = pulls(&pair.fetch()).into();
+    let answers = |bytes: usize| bytes.div_ceil(SNAPSHOT_DATA_MAX);
+    for _ in 0..answers(17 << 20) {
+        let chunk = pair.sender.desk.answer(open.pop_front().unwrap());
+        open.extend(pulls(&pair.deliver(chunk)));
+    }
+    // Both end and begin again: the sender has its snapshot still, the receiver what it got.
+    let Side { workshop, store, now, .. } = pair.sender;
+    let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
+    pair.sender = Side { desk: Desk::new(shelf, options), workshop, store, now };
+    pair.receiver = start();
+    let out = pair.fetch();
+    assert_eq!(offsets(&pulls(&out)), [0], "which bytes they are is asked first");
+    let (asked, input) = pair.finish(out);
+    assert_eq!(asked, 1 + answers(large.len() + 200 - (16 << 20)));
+    assert!(came(input) == large);
+    assert_eq!(start().desk.shelf.of(GROUP, name().incarnation), [name()]);
+
+    // One that is not wanted any more leaves nothing.
+    let left = || std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left(), 1);
+    let other = SnapshotName { index: LogIndex::new(name().index.get() + 1), ..name() };
+    pair.sender.hear(taking(other, &large, 0));
+    pair.sender.work();
+    let asked = pulls(&pair.receiver.hear(DeskInput::Fetch(wanted(other))));
+    let chunk = pair.sender.desk.answer(asked[0]);
+    pair.deliver(chunk);
+    assert_eq!(left(), 2);
+    pair.receiver.hear(DeskInput::Abort(GROUP));
+    assert_eq!(left(), 1);
 }
