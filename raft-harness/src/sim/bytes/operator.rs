@@ -353,14 +353,20 @@ impl World {
         self.operator.rebirths.insert(group, places);
     }
 
-    /// Some nodes that belong to the cluster: enough that one may be lost for good.
+    /// Some nodes that belong to the cluster: enough that one may be lost for good. No run loses more
+    /// than one, so after that two are enough, and of three there are no more.
     fn places_for_rebirth(&mut self) -> Option<Vec<Place>> {
         let mut places: Vec<Place> =
             (0..self.nodes.len()).filter(|place| self.nodes[*place].is_member()).collect();
         self.operator.rng.shuffle(&mut places);
         let count = if self.operator.rng.chance(1, 4) { 5 } else { 3 };
         places.truncate(count);
-        (places.len() >= 3).then_some(places)
+        let is_lost = self.nodes.iter().any(|node| match node.standing {
+            NodeStanding::Out | NodeStanding::Stranger => true,
+            NodeStanding::Member | NodeStanding::Damaged => false,
+        });
+        let enough = if is_lost { 2 } else { 3 };
+        (places.len() >= enough).then_some(places)
     }
 
     /// What is left of earlier lives goes, and next lives begin where their places are free.
@@ -692,5 +698,19 @@ mod tests {
         world.operate();
         assert!(world.operator.life_of(group) > first, "it has begun anew");
         assert!(!world.has_work_at(world.now), "nothing is owed any more");
+    }
+
+    #[test]
+    fn a_group_that_was_destroyed_begins_anew_without_the_node_that_was_lost_meanwhile() {
+        let mut world = World::new(1, &Options::default());
+        let group = world.swarm.groups[0].group;
+        let first = world.operator.life_of(group);
+        world.operator.homes.retain(|(of, _), _| *of != group);
+        world.operator.rebirths.insert(group, vec![0, 1, 2]);
+        world.phase = Phase::Healing;
+        world.now = world.options.faults_s * 1_000_000 + 2 * SLOW_END_US;
+        world.nodes.iter_mut().skip(2).for_each(|node| node.standing = NodeStanding::Out);
+        world.operate();
+        assert!(world.operator.life_of(group) > first, "two nodes are left");
     }
 }
