@@ -19,7 +19,16 @@ const OPEN_MAX: usize = 64;
 /// The last questions, by voter and candidate.
 #[derive(Debug, Default)]
 pub(super) struct PreVotes {
-    open: BTreeMap<(GroupId, ReplicaId, ReplicaId), VecDeque<Asked>>,
+    open: BTreeMap<(GroupId, ReplicaId, ReplicaId), Questions>,
+}
+
+#[derive(Debug, Default)]
+struct Questions {
+    last: VecDeque<Asked>,
+    /// The largest number among those that are not remembered any more. A candidate numbers its
+    /// attempts anew in each life, so up to here an answer may be to one of them: a voter whose disk
+    /// stands still answers late, and all at once.
+    forgotten: u64,
 }
 
 /// One question, and what the voter was when it was asked.
@@ -83,10 +92,12 @@ impl Checker {
         let theirs = (request.last_term, request.last_index);
         let is_current = theirs >= (now.last_term, now.last);
         let open = self.pre_votes.open.entry((view.group, view.replica, candidate)).or_default();
-        if open.len() == OPEN_MAX {
-            open.pop_front();
+        if open.last.len() == OPEN_MAX
+            && let Some(oldest) = open.last.pop_front()
+        {
+            open.forgotten = open.forgotten.max(oldest.attempt);
         }
-        open.push_back(Asked {
+        open.last.push_back(Asked {
             attempt: request.attempt,
             stands_for: request.term,
             term: view.term,
@@ -109,7 +120,7 @@ impl Checker {
         let Some(open) = self.pre_votes.open.get_mut(&(group, voter, candidate)) else {
             return Ok(());
         };
-        // A candidate numbers its attempts anew in each life, so several may have the number.
+        // Several may have the number.
         let answered = |asked: &&Asked| {
             let to_this = asked.attempt == reply.attempt;
             match reply.verdict {
@@ -122,8 +133,8 @@ impl Checker {
             // The candidate may be behind, and learns it nowhere else.
             Verdict::Refused | Verdict::Removed => reply.term == asked.term,
         };
-        let mut asked = open.iter().filter(answered).peekable();
-        if asked.peek().is_none() || asked.any(is_true) {
+        let mut asked = open.last.iter().filter(answered).peekable();
+        if asked.peek().is_none() || asked.any(is_true) || reply.attempt <= open.forgotten {
             return Ok(());
         }
         Err(Violation::of_group(

@@ -51,3 +51,24 @@ fn a_refusal_that_hides_the_term_is_refused() {
     world.pre_vote(2, 3, question(0), |_| {}).expect("sound");
     refused(answer(&mut world, Verdict::Refused, 0), Check::PreVote);
 }
+
+/// A voter whose disk stands still answers all at once in the end, and the candidate may have begun
+/// to count anew meanwhile.
+#[test]
+fn the_answer_to_a_question_that_is_not_remembered_is_not_judged_by_another() {
+    let mut world = World::led(&[1, 2, 3]);
+    let ask = |world: &mut World, attempt| {
+        let question = VoteRequest { attempt, ..question(1) };
+        world.pre_vote(2, 3, question, |_| {}).expect("sound");
+    };
+    ask(&mut world, 7);
+    world.peer(2).term = 2;
+    world.see(2).expect("sound");
+    for attempt in 1..=64 {
+        ask(&mut world, attempt);
+    }
+    answer(&mut world, Verdict::Refused, 1).expect("it was asked in term 1 first");
+    let late = VoteReply { term: Term::new(1), attempt: 8, verdict: Verdict::Refused };
+    let late = world.checker.pre_vote_answered(GROUP, ReplicaId::new(2), ReplicaId::new(3), late);
+    refused(late, Check::PreVote);
+}
