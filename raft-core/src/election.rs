@@ -18,6 +18,10 @@ use crate::quorum::{Half, VoteResult};
 use crate::rng::mix;
 use crate::settings::PRIORITY_MAX;
 
+/// After so many questions for a leader in vain, the time between two of them grows no more: it is
+/// eight election timeouts.
+const ASKS_MAX: u8 = 3;
+
 /// The answers to one attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
@@ -121,6 +125,26 @@ impl Group {
         }
     }
 
+    /// Asks the others for a leader, at the moment at which a replica that may stand would stand. An
+    /// awake leader would have spoken by itself; one that sleeps believes that all know what it
+    /// knows, and this wakes it. Whoever it wakes instead asks that leader in turn. Each question in
+    /// vain doubles the time to the next, since the leader that is elected one day speaks up.
+    pub(crate) fn ask_for_leader(&mut self, effects: &mut Effects) {
+        if self.leader.take().is_some() {
+            effects.role_changed = true;
+            self.fail_forwarded(effects);
+        }
+        self.attempt += 1;
+        let request = self.vote_request(self.hard_state.term.next(), Campaign::Barred);
+        for member in self.others() {
+            effects.messages.send(member, Message::PreVote(request), None);
+        }
+        self.reset_election_deadline();
+        self.asks = (self.asks + 1).min(ASKS_MAX);
+        let patience = self.election_deadline.since(self.now) * (1 << self.asks);
+        self.election_deadline = self.now.after(patience);
+    }
+
     /// Starts a new term and asks for votes in it. The requests wait for the disk: a candidate
     /// that forgot it had asked could ask again in the same term with a shorter log.
     pub(crate) fn campaign(&mut self, cause: Campaign, effects: &mut Effects) {
@@ -173,6 +197,7 @@ impl Group {
         effects: &mut Effects,
     ) {
         let would = request.term > self.hard_state.term
+            && request.cause != Campaign::Barred
             && self.gives_votes()
             && !self.hears_a_leader(from)
             && (self.is_current(request.last_index, request.last_term)
@@ -199,6 +224,11 @@ impl Group {
     }
 
     pub(crate) fn on_vote(&mut self, from: ReplicaId, request: VoteRequest, effects: &mut Effects) {
+        if request.cause == Campaign::Barred {
+            // It is no candidate: only a pre-vote asks so.
+            self.send_promise(from, Message::VoteReply(self.refusal(from, request)), effects);
+            return;
+        }
         let early = self.now < self.votes_from;
         let sticks = request.cause == Campaign::Timeout && (early || self.hears_a_leader(from));
         if request.term > self.hard_state.term {
@@ -376,7 +406,8 @@ impl Group {
     fn learn_removal(&mut self, reply: VoteReply, effects: &mut Effects) {
         let ours = match &self.role {
             Role::PreCandidate(tally) | Role::Candidate(tally) => tally.attempt == reply.attempt,
-            Role::Follower | Role::Leader(_) => false,
+            Role::Follower => self.asks > 0 && self.attempt == reply.attempt,
+            Role::Leader(_) => false,
         };
         if reply.verdict == Verdict::Removed && ours {
             self.candidacy = None;

@@ -211,6 +211,7 @@ impl Group {
             self.become_follower(term, Some(from), effects);
         }
         self.leader_contact = Some((from, self.now));
+        self.asks = 0;
         self.reset_election_deadline();
         Ok(())
     }

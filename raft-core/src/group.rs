@@ -77,6 +77,9 @@ pub struct Group {
     /// An append is accepted and its answer waits for the disk.
     pub(crate) ack_owed: bool,
     pub(crate) election_deadline: Micros,
+    /// How often it has asked for a leader since it heard one, up to [`ASKS_MAX`]; only if it may
+    /// not stand itself.
+    pub(crate) asks: u8,
     /// Before this no vote is given: a lease that an earlier life supported may still run.
     pub(crate) votes_from: Micros,
     /// The group sleeps: it wants no deadline.
@@ -224,6 +227,7 @@ impl Group {
             verified: LogIndex::ZERO,
             ack_owed: false,
             election_deadline: now,
+            asks: 0,
             votes_from,
             asleep: false,
             attempt: 0,
@@ -340,7 +344,7 @@ impl Group {
                 [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                self.may_campaign().then_some(self.election_deadline)
+                (self.may_campaign() || self.may_ask()).then_some(self.election_deadline)
             }
         };
         let forwarded = self.forwarded.first().map(|read| read.deadline);
@@ -516,14 +520,19 @@ impl Group {
         match &self.role {
             Role::Leader(_) => self.on_leader_deadline(effects),
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                if self.asleep || !self.may_campaign() || self.now < self.election_deadline {
+                if self.asleep || self.now < self.election_deadline {
                     return;
                 }
-                if self.awaits_own_vote() || self.disk == DiskSpace::Full {
-                    // It has asked nobody yet, or could not even write its no-op.
+                if self.may_campaign() && self.awaits_own_vote() {
+                    // It has asked nobody yet.
                     self.reset_election_deadline();
-                } else {
+                } else if self.may_campaign() && self.disk == DiskSpace::Ample {
                     self.pre_campaign(effects);
+                } else if self.may_ask() {
+                    // Without room it could not even write its no-op.
+                    self.ask_for_leader(effects);
+                } else if self.may_campaign() {
+                    self.reset_election_deadline();
                 }
             }
         }
@@ -830,6 +839,14 @@ impl Group {
         self.may_vote() && self.settings.priority > 0 && self.takes_office()
     }
 
+    /// Whether there is anybody to ask for a leader.
+    pub(crate) fn may_ask(&self) -> bool {
+        self.hard_state.term < Term::LIMIT
+            && self.others().next().is_some()
+            && !self.is_removed()
+            && !crate::planted!(BarredNeverAsks)
+    }
+
     /// Whether it may come to lead at all, by itself or because it is asked to.
     pub(crate) fn takes_office(&self) -> bool {
         self.candidacy != Some(Candidacy::Withheld) || crate::planted!(StoppingNodeCampaigns)
@@ -844,6 +861,12 @@ impl Group {
     pub(crate) fn peers(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let me = self.me;
         self.membership().voters().filter(move |voter| *voter != me)
+    }
+
+    /// The other members, learners too.
+    pub(crate) fn others(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        let me = self.me;
+        self.membership().members().iter().map(|member| member.replica).filter(move |id| *id != me)
     }
 
     /// Requests that have not ended.
@@ -966,7 +989,7 @@ impl Group {
         debug_assert!(
             self.fault.is_some()
                 || self.asleep
-                || !self.may_campaign()
+                || !(self.may_campaign() || self.may_ask())
                 || self.is_leader()
                 || self.next_deadline().is_some()
         );

@@ -100,7 +100,7 @@ impl Message {
     }
 }
 
-/// A candidate's request, in the pre-vote and in the vote.
+/// A candidate's request, in the pre-vote and in the vote; or a question for the leader.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct VoteRequest {
     /// The term to be elected in.
@@ -122,6 +122,9 @@ pub enum Campaign {
     Timeout,
     /// The leader asked it to; receivers must not hold on to that leader (thesis 3.10).
     Transfer,
+    /// It may not stand, and does not: it heard no leader for an election timeout and asks for one,
+    /// which may sleep. Only in a pre-vote, which is refused.
+    Barred,
 }
 
 /// The answer to a vote request.

@@ -74,6 +74,7 @@ pub enum Planted {
     StoppingNodeCampaigns,
     // Sleep.
     SleepsThroughLoss,
+    BarredNeverAsks,
     // Snapshots and compaction.
     SnapshotKeepsConflictingSuffix,
     SnapshotCutsWhatFollows,

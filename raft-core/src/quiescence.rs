@@ -4,7 +4,9 @@
 //! sends one last heartbeat that says so, and wants no deadline any more; nor does a follower that
 //! agrees. Whatever happens to the group ends its sleep. That its leader died is not something
 //! that happens to a follower, so the driver must say it
-//! ([`Input::PeerUnreachable`](crate::Input::PeerUnreachable)).
+//! ([`Input::PeerUnreachable`](crate::Input::PeerUnreachable)). Nor is it something that happens to
+//! a sleeping leader that a member begins anew, or missed its last word: that member hears nothing
+//! for an election timeout, and then stands for election or, if it may not, asks for its leader.
 //!
 //! Invariants: a sleeping group has nothing in flight and nothing uncommitted; a sleeping replica
 //! refuses its vote to others as one that hears its leader, and once woken gives the leader a

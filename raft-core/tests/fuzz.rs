@@ -70,7 +70,7 @@ fn message() -> impl Strategy<Value = Message> {
             last_index: LogIndex::new(b),
             last_term: Term::new(c),
             attempt: d,
-            cause: if d % 2 == 0 { Campaign::Timeout } else { Campaign::Transfer },
+            cause: [Campaign::Timeout, Campaign::Transfer, Campaign::Barred][(d % 3) as usize],
         };
         let vote_reply = VoteReply {
             term: Term::new(a),

@@ -195,9 +195,12 @@ prop_compose! {
         last_index in index(),
         last_term in term(),
         attempt in number(),
-        transfer in any::<bool>(),
+        cause in prop::sample::select(vec![
+            Campaign::Timeout,
+            Campaign::Transfer,
+            Campaign::Barred,
+        ]),
     ) -> VoteRequest {
-        let cause = if transfer { Campaign::Transfer } else { Campaign::Timeout };
         VoteRequest { term, last_index, last_term, attempt, cause }
     }
 }

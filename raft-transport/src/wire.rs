@@ -45,6 +45,7 @@ pub(crate) fn take<'de, T: Deserialize<'de>>(bytes: &mut &'de [u8]) -> Option<T>
 pub(crate) enum CampaignWire {
     Timeout,
     Transfer,
+    Barred,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -66,6 +67,7 @@ impl From<&VoteRequest> for VoteRequestWire {
             cause: match m.cause {
                 Campaign::Timeout => CampaignWire::Timeout,
                 Campaign::Transfer => CampaignWire::Transfer,
+                Campaign::Barred => CampaignWire::Barred,
             },
         }
     }
@@ -81,6 +83,7 @@ impl From<VoteRequestWire> for VoteRequest {
             cause: match m.cause {
                 CampaignWire::Timeout => Campaign::Timeout,
                 CampaignWire::Transfer => Campaign::Transfer,
+                CampaignWire::Barred => Campaign::Barred,
             },
         }
     }

@@ -70,7 +70,7 @@ fn who_takes_no_office_does_not_stand_and_votes_all_the_same() {
     // And alone it waits, for however long.
     fleet.crash(THREE);
     fleet.live(Duration::from_secs(10));
-    assert_eq!((fleet.leader(), fleet.group(TWO).next_deadline()), (None, None));
+    assert_eq!((fleet.leader(), fleet.group(TWO).term()), (None, term.next()));
     fleet.input(TWO, Input::Candidacy(Candidacy::Ready));
     fleet.restart(ONE);
     fleet.crash(THREE);

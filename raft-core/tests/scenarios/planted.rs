@@ -43,6 +43,7 @@ const NAMES: &[Planted] = &[
     Planted::StaleTermUnanswered,
     Planted::StoppingNodeCampaigns,
     Planted::SleepsThroughLoss,
+    Planted::BarredNeverAsks,
     Planted::HeirHasNotApplied,
     Planted::BelievesItLeftByUncommitted,
     Planted::ExpelledByUncommitted,

@@ -112,6 +112,7 @@ fn vote(request: &VoteRequest) -> String {
     let cause = match request.cause {
         Campaign::Timeout => "",
         Campaign::Transfer => " (transfer)",
+        Campaign::Barred => " (asks for the leader)",
     };
     format!("log ends at {}@{}{cause}", request.last_index, request.last_term)
 }

@@ -188,6 +188,7 @@ marks! {
     Quiesced = "a group went to sleep",
     QuiescedWoken = "a sleeping group was woken by a proposal",
     QuietEnd = "a run with groups that sleep came right without a client",
+    QuiescedAskedFor = "a sleeping leader was asked for by a member that may not stand",
     QuiescedLeaderLost = "a sleeping group lost its leader",
 
     // Partitions.

@@ -135,6 +135,7 @@ mutants! {
     TransferToLaggard Easy Protocol ["I17-obedience" "L1-stuck" "G8-lease-safety" "H1-linearizability" "H3-session"] "Leadership is handed to a replica that lags.",
     HeirHasNotApplied Medium Protocol ["I17-obedience"] "Leadership is taken over by a replica whose state machine lags behind.",
     StoppingNodeCampaigns Medium Protocol ["I20-no-office" "I17-obedience"] "A replica stands for election although its node is going to stop.",
+    BarredNeverAsks Hard Protocol ["L1-stuck"] "A member that may not stand for election waits for ever for a leader that sleeps.",
     SleepsThroughLoss Hard Protocol ["L1-stuck"] "A sleeping group sleeps on whichever of its members goes, comes back or looks for a leader.",
     SnapshotKeepsConflictingSuffix Medium Protocol ["G5-durable-quorum" "G10-externalisation" "G2-log-matching" "I3-entry-terms" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "A snapshot is installed before entries that contradict it.",
     SnapshotCutsWhatFollows Hard Protocol ["I4-truncation" "I2-marks-monotone" "G5-durable-quorum" "G10-externalisation" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "L1-stuck"] "A snapshot that appends have overtaken is installed over them.",

@@ -154,7 +154,9 @@ fn a_demoted_leader_leads_to_the_end_of_the_change_and_not_beyond() {
         assert_eq!(fleet.leader(), Some(next));
         fleet.agree();
         assert_eq!(fleet.group(ONE).status().standing, Some(Standing::Learner));
-        let stands = fleet.group(ONE).next_deadline();
-        assert_eq!(stands, None, "a learner waits for no timeout");
+        let term = fleet.group(ONE).term();
+        fleet.isolate(ONE);
+        fleet.live(Duration::from_secs(3));
+        assert_eq!(fleet.group(ONE).term(), term, "a learner only asks");
     }
 }

@@ -46,6 +46,9 @@ pub enum Directed {
     RestartedVoter,
     /// A leader is gone just after its group fell asleep.
     SleepThenCrash,
+    /// A member loses its promises while its leader sleeps and stands still, and so hears nothing
+    /// of it.
+    LostAmongSleepers,
     /// A snapshot is on its way, and what was sent before it arrives.
     OvertakenSnapshot,
     /// A second hand-over ends while the request of the first one is under way.
@@ -63,7 +66,7 @@ pub enum Directed {
 
 impl Directed {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::FigureEight,
         Self::TwoOperators,
         Self::PauseThenRead,
@@ -77,6 +80,7 @@ impl Directed {
         Self::ConflictingSnapshot,
         Self::RestartedVoter,
         Self::SleepThenCrash,
+        Self::LostAmongSleepers,
         Self::OvertakenSnapshot,
         Self::TwoTransfers,
         Self::StandingPartition,
@@ -103,6 +107,17 @@ impl Directed {
                 knobs.quiesce_ms = knobs.election_min_ms;
                 knobs.operator_us = 0;
                 swarm.groups = 1;
+                swarm.workload.clients = 1;
+                swarm.workload.think_us = 2_000_000;
+            }
+            Self::LostAmongSleepers => {
+                Self::LostPromises.prepare(swarm);
+                let knobs = &mut swarm.knobs;
+                knobs.quiesce_ms = knobs.election_min_ms;
+                knobs.operator_us = 0;
+                swarm.groups = 1;
+                swarm.nodes = swarm.nodes.max(3);
+                swarm.voters = swarm.voters.clamp(3, swarm.nodes);
                 swarm.workload.clients = 1;
                 swarm.workload.think_us = 2_000_000;
             }
@@ -228,6 +243,7 @@ impl Script<'_> {
             Directed::ConflictingSnapshot => self.conflicting_snapshot(),
             Directed::RestartedVoter => self.restarted_voter(),
             Directed::SleepThenCrash => self.sleep_then_crash(),
+            Directed::LostAmongSleepers => self.lost_among_sleepers(),
             Directed::OvertakenSnapshot => self.overtaken_snapshot(),
             Directed::TwoTransfers => self.two_transfers(),
             Directed::StandingPartition => {}

@@ -51,7 +51,11 @@ impl World {
         request: VoteRequest,
     ) {
         let before = &step.before;
-        let would_vote = request.term > before.term
+        if request.cause == Campaign::Barred && before.asleep && step.was_leader() {
+            self.marks.hit(Mark::QuiescedAskedFor);
+        }
+        let would_vote = request.cause != Campaign::Barred
+            && request.term > before.term
             && before.promise == Promise::Kept
             && !is_early(step, memory)
             && is_current(step, request);

@@ -318,6 +318,15 @@ impl Script<'_> {
         self.at(moment, 300, crash);
     }
 
+    pub(super) fn lost_among_sleepers(&mut self) {
+        let (group, leader) = (self.group, self.node(0));
+        self.at(0, 0, FaultKind::Transfer { group, to: leader });
+        self.burst(150, 2);
+        self.at(330, 180, FaultKind::Pause { node: self.leader() });
+        let node = Target::Node(self.node(1));
+        self.at(370, 70, FaultKind::Damage { node, group });
+    }
+
     /// The way to a follower is slow for a while, and so are the other disks, so that appends do
     /// not tell that what they bring is committed. An append that comes after overtakes them and
     /// shows the follower to be far behind; they arrive while it fetches the snapshot, and the
