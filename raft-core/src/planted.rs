@@ -84,6 +84,9 @@ pub enum Planted {
     CompactBeyondSnapshot,
     CompactsUnderTransfer,
     FetchBeginsAnew,
+    LiveFreedAtRelease,
+    InstallForgetsLive,
+    MovedLiveLost,
     // Promises lost.
     LostReplicaVotes,
     LostReplicaCounts,

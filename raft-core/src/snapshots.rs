@@ -29,6 +29,11 @@ impl Group {
         self.snapshot
     }
 
+    /// Whether a snapshot is on its way here.
+    pub const fn is_receiving(&self) -> bool {
+        self.receiving.is_some()
+    }
+
     /// What a snapshot at `index` stands for, for its driver to store with it; `None` for an index
     /// that is not in the log any more, or not committed. Its time is that of the newest entry
     /// here, which is not earlier than any the snapshot covers.
