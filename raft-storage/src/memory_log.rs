@@ -241,6 +241,12 @@ impl EntrySource for RwLock<Groups> {
         known.named(index, term).cloned().ok_or(missing)
     }
 
+    fn held_term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        let groups = self.read();
+        let known = groups.get(&group)?;
+        known.in_log(index).or_else(|| known.kept.get(&index)).map(|entry| entry.term)
+    }
+
     fn live(&self, group: GroupId) -> LiveEntries {
         let mut live = LiveEntries::default();
         let groups = self.read();

@@ -281,8 +281,11 @@ impl Index {
     /// An entry has another place; `false` if it is not where it was when it was copied.
     pub(crate) fn relocate(&mut self, moved: &Relocation) -> bool {
         let group = &mut self.groups[moved.slot as usize];
+        let loses = raft_core::planted!(MovedLiveLost) && moved.index < group.first;
         let Some(place) = group.place_at(moved.index, moved.from) else { return false };
-        *place = moved.to;
+        if !loses {
+            *place = moved.to;
+        }
         self.segments.died([moved.from]);
         self.segments.born([moved.to]);
         true

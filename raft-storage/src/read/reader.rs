@@ -62,6 +62,11 @@ impl LogReader {
         self.source.entry(group, index, term)
     }
 
+    /// The term of an entry that the log holds, or that is kept from before it.
+    pub fn held_term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        self.source.held_term(group, index)
+    }
+
     /// The entries that are kept from before the log.
     pub fn live(&self, group: GroupId) -> LiveEntries {
         self.source.live(group)
@@ -120,6 +125,7 @@ pub(crate) trait EntrySource: Send + Sync + 'static {
     fn bounds(&self, group: GroupId) -> Option<Bounds>;
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
     fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError>;
+    fn held_term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
     fn live(&self, group: GroupId) -> LiveEntries;
     fn fetched(&self, group: GroupId) -> Vec<(LogIndex, Term)>;
     fn holding(&self, group: GroupId, live: &LiveEntries) -> Option<Holding>;
@@ -205,6 +211,10 @@ impl<D: Disk> EntrySource for Shared<D> {
             }
             read => read,
         }
+    }
+
+    fn held_term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
+        self.index.read().group(group)?.held_term(index)
     }
 
     fn live(&self, group: GroupId) -> LiveEntries {

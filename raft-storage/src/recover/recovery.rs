@@ -74,6 +74,8 @@ pub struct RecoveredGroup {
     pub configs: Vec<(LogIndex, Arc<Membership>)>,
     /// The leader's clock in the last entry, or at the base; zero if there was none.
     pub log_time: LogTime,
+    /// Whether entries lie beside the log that were fetched for a snapshot.
+    pub has_fetched: bool,
 }
 
 /// The groups that are there, and what is remembered of those that were.

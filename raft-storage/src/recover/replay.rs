@@ -346,6 +346,7 @@ impl Replay {
         let mut groups = RecoveredGroups::default();
         for group in &mut self.index.groups {
             let last = group.location(group.last());
+            let has_fetched = group.fetched().next().is_some();
             let facts = &mut group.facts;
             if let Some(tombstone) = facts.tombstone {
                 groups.tombstones.insert(group.id, tombstone);
@@ -370,6 +371,7 @@ impl Replay {
                 first_index: group.first,
                 last_index: group.last(),
                 term_runs: group.runs.clone(),
+                has_fetched,
             };
             groups.here.insert(group.id, recovered);
         }
