@@ -49,6 +49,7 @@
 // They panic where they cannot write; tests may. What the program says goes through `output`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod bodies;
 #[cfg(any(feature = "resp", feature = "status"))]
 mod complaint;
 mod counters;
@@ -80,6 +81,7 @@ mod demo;
 #[cfg(any(feature = "raftd", feature = "raft-sim"))]
 mod output;
 
+pub use bodies::{Bodies, BodyLost};
 pub use counters::CountersSnapshot;
 pub use engine::Created;
 pub use group_spec::{GroupSpec, Origin};

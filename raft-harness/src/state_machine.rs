@@ -1,8 +1,9 @@
 //! What is replicated: the application's side of the engine.
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId};
+use raft_core::{Entry, GroupId, LogIndex};
 
+use crate::bodies::Bodies;
 use crate::group_spec::GroupSpec;
 
 /// Where a state machine's work is done.
@@ -58,6 +59,30 @@ pub trait StateMachine: Send + 'static {
         Err(RestoreError::Refused("this machine has no snapshots".to_owned()))
     }
 
+    /// Whether it leaves the payloads of commands in the log and keeps their indexes. Asked once, at
+    /// creation; the machine is then given [`Bodies`] to read them by, and asked for
+    /// [`live_entries`](Self::live_entries) with every snapshot. The default: no.
+    fn keeps_entries(&self) -> bool {
+        false
+    }
+
+    /// Gives it what it reads payloads by; once, before anything else.
+    fn attach(&mut self, bodies: Bodies) {
+        let _ = bodies;
+    }
+
+    /// Which commands it must still be able to read, by index, ascending: part of the state that
+    /// [`snapshot`](Self::snapshot) shows, and asked for right behind that. Their payloads stay in the
+    /// log and are no part of the snapshot's pieces. A payload goes when the snapshot that does not
+    /// name it any more is durable, not when the machine lets go of it; so it is there after a restart
+    /// from an older one. What a snapshot did not name cannot be named again.
+    ///
+    /// Naming anything else (an entry that was let go of, a no-op, a membership) breaks the contract,
+    /// as a wrong number of outputs does.
+    fn live_entries(&self) -> Box<dyn Iterator<Item = LogIndex> + '_> {
+        Box::new(std::iter::empty())
+    }
+
     /// Where to run. Asked once, at creation.
     fn mode(&self) -> ApplyMode {
         ApplyMode::Worker
@@ -74,6 +99,17 @@ pub enum RestoreError {
     /// The machine cannot take it; in its words.
     #[error("the state machine refused it: {0}")]
     Refused(String),
+    /// It leaves payloads in the log that the log of this node does not hold.
+    #[error("{count} entries that it names are not in the log, the first is {first}")]
+    EntriesMissing {
+        /// The first of them.
+        first: LogIndex,
+        /// How many there are.
+        count: u64,
+    },
+    /// A payload it leaves in the log cannot be read.
+    #[error(transparent)]
+    BodyLost(#[from] crate::bodies::BodyLost),
     /// Its bytes are not those that were written.
     #[error("the snapshot is damaged: {0}")]
     Damaged(&'static str),

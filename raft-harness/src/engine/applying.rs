@@ -6,7 +6,7 @@ use raft_core::{Input, LogTime};
 use tracing::error;
 
 use super::io::{ApplyJob, ApplyTask, TurnOutput};
-use super::machine::BrokenMachine;
+use super::machine::{Breach, BrokenMachine};
 use super::replication::fetch;
 use super::shard_engine::{Durability, ShardEngine};
 
@@ -25,11 +25,15 @@ impl ShardEngine {
         broken: BrokenMachine,
         out: &mut TurnOutput,
     ) {
-        let BrokenMachine { index, why } = broken;
+        let BrokenMachine { index, breach, why } = broken;
         let slot = &mut self.slots[at as usize];
         error!(group = %slot.spec.group, %index, why, "the state machine is out of use");
         slot.broken.get_or_insert(why);
-        self.step(at, Input::ApplyFailed(index), out);
+        let input = match breach {
+            Breach::Contract => Input::ApplyFailed(index),
+            Breach::Log => Input::LogUnreadable(index),
+        };
+        self.step(at, input, out);
     }
 
     /// Hands entries that may be applied to the state machine, and reads that may be answered.
@@ -96,10 +100,18 @@ impl ShardEngine {
             && let Some((_, reads)) = slot.reads_confirmed.pop_front()
         {
             self.reads_open -= reads.len();
-            match &slot.inline {
+            match &mut slot.inline {
                 Some(machine) => {
+                    let mut result = Ok(());
                     for (query, reply) in reads {
-                        machine.read(&query, time, reply);
+                        let answered = machine.read(&query, time, reply);
+                        if result.is_ok() {
+                            result = answered;
+                        }
+                    }
+                    if let Err(broken) = result {
+                        self.on_machine_broken(at, broken, out);
+                        return;
                     }
                 }
                 None => {

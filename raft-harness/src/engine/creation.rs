@@ -39,6 +39,9 @@ pub(super) enum SlotError {
     /// The spec names no replica for this node.
     #[error("no replica of the group lives on this node")]
     NotHere,
+    /// Its machine leaves payloads in the log, and this node keeps none.
+    #[error("its state machine keeps entries in the log, and this node keeps no log")]
+    NeedsLog,
 }
 
 impl ShardEngine {
@@ -100,6 +103,7 @@ impl ShardEngine {
                     }
                 }
             }
+            Err(SlotError::NeedsLog) => done(Err(CreateRefusal::NeedsLog)),
             Err(error) => {
                 // The spec was checked before it came here; this is a recovered log that
                 // contradicts itself, and the group stays down while the others go on.
@@ -128,6 +132,7 @@ impl ShardEngine {
         if let Some(restored) = &restored {
             snapshots.stands_at(restored);
         }
+        snapshots.has_fetched = recovered.has_fetched;
         // A log that is whole does not say with whom the group began.
         let mut base =
             match (recovered.base, spec.origin) {
@@ -167,12 +172,15 @@ impl ShardEngine {
         )?;
         let mut peers = Peers::default();
         peers.follow(replica, core.membership(), |node| self.place_of(node));
-        let machine = match restored {
-            Some(restored) => restored.machine,
+        let new = match restored {
+            Some(restored) => restored.new,
             None => maker(&spec),
         };
-        let mode = machine.mode();
-        let host = MachineHost::starting(group, machine, snapshot);
+        if new.bodies.as_ref().is_some_and(|bodies| !bodies.has_log()) {
+            return Err(SlotError::NeedsLog);
+        }
+        let mode = new.machine.mode();
+        let host = MachineHost::starting(group, new, snapshot);
         let reached = host.applied();
         let inline = match mode {
             ApplyMode::Inline => Some(host),

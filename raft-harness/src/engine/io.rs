@@ -13,12 +13,12 @@ use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatRepl
 
 use super::log_load::LogLoad;
 use super::log_time::Told;
-use super::machine::{Applied, BrokenMachine, MachineHost};
+use super::machine::{Applied, BrokenMachine, MachineHost, MachineState};
+use crate::bodies::NewMachine;
 use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Reply, Request};
 use crate::snapshot::desk::DeskInput;
 use crate::snapshot::{Restored, SnapshotName};
-use crate::state_machine::{SnapshotPieces, StateMachine};
 
 /// Who sent something, and how its answer travels back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -86,11 +86,13 @@ pub(crate) enum EngineInput {
     /// Take a snapshot of a group now.
     Snapshot(GroupId, Reply),
     /// A machine on an apply worker gave its state, or has none to give.
-    SnapshotPieces(GroupId, SnapshotMeta, Option<SnapshotPieces>),
+    MachineState(GroupId, SnapshotMeta, Option<MachineState>),
     /// A snapshot is durable and so many bytes long, or was not taken.
     SnapshotDone(SnapshotName, Option<u64>),
     /// A snapshot came, is durable, and a machine was made of it.
     SnapshotFetched(SnapshotName, Box<Restored>),
+    /// Entries came that it leaves in the log.
+    SnapshotEntries(SnapshotName, Vec<Entry>),
     /// It did not come, and nobody goes on trying.
     SnapshotFetchFailed(SnapshotName),
     /// Nothing is under way any more, and nothing kept, in the name of a replica that leaves.
@@ -117,7 +119,7 @@ pub(crate) struct CreateGroup {
 }
 
 /// Makes a group's state machine.
-pub(crate) type MakeMachine = Arc<dyn Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync>;
+pub(crate) type MakeMachine = Arc<dyn Fn(&GroupSpec) -> NewMachine + Send + Sync>;
 
 /// Says how a creation ended.
 pub(crate) type CreateDone = Box<dyn FnOnce(Result<Created, CreateRefusal>) + Send>;
@@ -132,6 +134,8 @@ pub(crate) enum CreateRefusal {
     Unusable,
     /// A replica of the group is just leaving.
     Leaving,
+    /// Its machine leaves payloads in the log, and this node keeps none.
+    NeedsLog,
     /// This replica was here and is gone: no replica with its id or a smaller one may come.
     ReplicaUsed(ReplicaId),
 }
@@ -152,6 +156,10 @@ pub(crate) enum PersistTicket {
     Create,
     /// The core's operation.
     Op(PersistSeq),
+    /// So many bytes of entries that this snapshot leaves in the log.
+    Fetched(SnapshotName, u64),
+    /// Of those that were fetched, none is wanted any more.
+    DropFetched,
     /// The end of the group.
     Destroy,
 }

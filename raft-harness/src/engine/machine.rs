@@ -6,11 +6,14 @@
 //! *unknown*: once the contract with the machine is broken, nobody gets an answer from it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, LogTime, SnapshotMeta};
+use raft_storage::LiveEntries;
 
 use super::panics::at_work_for;
+use crate::bodies::{Bodies, Lost, NewMachine};
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::Restored;
 use crate::state_machine::{SnapshotPieces, StateMachine};
@@ -18,6 +21,8 @@ use crate::state_machine::{SnapshotPieces, StateMachine};
 pub(crate) struct MachineHost {
     group: GroupId,
     machine: Box<dyn StateMachine>,
+    /// What it reads payloads by, if it leaves them in the log.
+    bodies: Option<Bodies>,
     applied: LogIndex,
     log_time: LogTime,
     commands: u64,
@@ -44,6 +49,16 @@ pub(crate) struct Applied {
     pub(crate) commands: u64,
     /// Jobs an apply worker has done for it.
     pub(crate) jobs: u64,
+    /// Bytes of payloads that the machine let go of.
+    pub(crate) released: u64,
+}
+
+/// A machine's state at a moment: what a snapshot is made of.
+pub(crate) struct MachineState {
+    pub(crate) pieces: SnapshotPieces,
+    /// The entries whose payloads it leaves in the log.
+    pub(crate) live: Arc<LiveEntries>,
+    pub(crate) live_bytes: u64,
 }
 
 /// Why a machine is out of use.
@@ -51,14 +66,26 @@ pub(crate) struct Applied {
 pub(crate) struct BrokenMachine {
     /// The first entry that it cannot be said to have applied.
     pub(crate) index: LogIndex,
+    pub(crate) breach: Breach,
     pub(crate) why: String,
 }
 
+/// Who is to blame for that.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Breach {
+    /// The machine, or its driver.
+    Contract,
+    /// The log, which does not give back what it holds.
+    Log,
+}
+
 impl MachineHost {
-    pub(crate) fn new(group: GroupId, machine: Box<dyn StateMachine>) -> Self {
+    pub(crate) fn new(group: GroupId, new: NewMachine) -> Self {
+        let NewMachine { machine, bodies } = new;
         Self {
             group,
             machine,
+            bodies,
             applied: LogIndex::ZERO,
             log_time: LogTime::default(),
             commands: 0,
@@ -97,7 +124,14 @@ impl MachineHost {
             self.machine.apply(&entries[..1], &mut self.outputs);
             self.outputs.clear();
         }
+        if let Some(bodies) = &self.bodies {
+            bodies.about_to_apply(entries);
+        }
         at_work_for(self.group, || self.machine.apply(entries, &mut self.outputs));
+        self.check_bodies()?;
+        if self.is_broken {
+            return Ok(());
+        }
         // Which entry lacks its output, nobody can tell: so nobody gets what may be another's.
         if self.outputs.len() != entries.len() && !raft_core::planted!(OutputsNotCounted) {
             let why = format!(
@@ -131,11 +165,32 @@ impl MachineHost {
     }
 
     fn break_off(&mut self, why: String) -> BrokenMachine {
+        self.break_off_for(Breach::Contract, self.applied.next(), why)
+    }
+
+    fn break_off_for(&mut self, breach: Breach, index: LogIndex, why: String) -> BrokenMachine {
         self.is_broken = true;
         self.outputs.clear();
         // Dropped replies say "unknown".
         self.waiters.clear();
-        BrokenMachine { index: self.applied.next(), why }
+        BrokenMachine { index, breach, why }
+    }
+
+    /// Looks whether the machine missed a payload in what it did last: then nothing of it counts.
+    fn check_bodies(&mut self) -> Result<(), BrokenMachine> {
+        let Some(lost) = self.bodies.as_ref().and_then(Bodies::take_lost) else { return Ok(()) };
+        Err(match lost {
+            Lost::NotKept(lost) => {
+                self.break_off(format!("the state machine asked for what it cannot: {lost}"))
+            }
+            Lost::Unreadable(lost) => self.break_off_for(Breach::Log, lost.index, lost.to_string()),
+            Lost::GroupGone(_) => {
+                // The group left meanwhile; there is nobody to tell, and one that follows it is
+                // not concerned.
+                self.break_off(String::new());
+                return Ok(());
+            }
+        })
     }
 
     /// The machine's state as it is now, which is that after `index`.
@@ -145,7 +200,7 @@ impl MachineHost {
     pub(crate) fn snapshot(
         &mut self,
         index: LogIndex,
-    ) -> Result<Option<SnapshotPieces>, BrokenMachine> {
+    ) -> Result<Option<MachineState>, BrokenMachine> {
         if self.is_broken {
             return Ok(None);
         }
@@ -153,12 +208,24 @@ impl MachineHost {
             let why = format!("its snapshot was to show {index}, it stands at {}", self.applied);
             return Err(self.break_off(why));
         }
-        Ok(at_work_for(self.group, || self.machine.snapshot()))
+        let pieces = at_work_for(self.group, || self.machine.snapshot());
+        self.check_bodies()?;
+        let Some(pieces) = pieces.filter(|_| !self.is_broken) else { return Ok(None) };
+        let (live, live_bytes) = match &self.bodies {
+            None => (Arc::default(), 0),
+            Some(bodies) => {
+                let named =
+                    at_work_for(self.group, || bodies.name(index, self.machine.live_entries()));
+                named.map_err(|why| self.break_off(format!("the state machine's list: {why}")))?
+            }
+        };
+        Ok(Some(MachineState { pieces, live, live_bytes }))
     }
 
     /// Another machine, made from a snapshot, takes the place of this one.
     pub(crate) fn replace(&mut self, restored: Restored) {
-        self.machine = restored.machine;
+        let NewMachine { machine, bodies } = restored.new;
+        (self.machine, self.bodies) = (machine, bodies);
         self.stand_at(&restored.meta);
         // What it covers was applied elsewhere; a dropped reply says that nobody knows more.
         while self.waiters.front().is_some_and(|(index, _)| *index <= self.applied) {
@@ -172,25 +239,46 @@ impl MachineHost {
     }
 
     /// Answers a query. `time` is what the leader would stamp now, if this is one.
-    pub(crate) fn read(&self, query: &[u8], time: LogTime, reply: Reply) {
-        if self.is_broken {
-            reply.send(Err(RequestError::Faulted(self.group)));
-            return;
-        }
-        let output = at_work_for(self.group, || self.machine.read(query));
+    ///
+    /// # Errors
+    /// Once, if a payload that the answer needs cannot be read.
+    pub(crate) fn read(
+        &mut self,
+        query: &[u8],
+        time: LogTime,
+        reply: Reply,
+    ) -> Result<(), BrokenMachine> {
         let time = time.max(self.log_time);
-        reply.send(Ok(Proposed { index: self.applied, output, time }));
+        self.answer(reply, time, |machine| machine.read(query))
     }
 
     /// The digest travels as an answer whose output is the number, little-endian.
-    pub(crate) fn digest(&self, reply: Reply) {
-        if self.is_broken {
-            reply.send(Err(RequestError::Faulted(self.group)));
-            return;
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn digest(&mut self, reply: Reply) -> Result<(), BrokenMachine> {
+        let digest =
+            |machine: &dyn StateMachine| Bytes::copy_from_slice(&machine.digest().to_le_bytes());
+        self.answer(reply, self.log_time, digest)
+    }
+
+    fn answer(
+        &mut self,
+        reply: Reply,
+        time: LogTime,
+        ask: impl FnOnce(&dyn StateMachine) -> Bytes,
+    ) -> Result<(), BrokenMachine> {
+        let mut result = Ok(());
+        let mut output = Bytes::new();
+        if !self.is_broken {
+            output = at_work_for(self.group, || ask(&*self.machine));
+            result = self.check_bodies();
         }
-        let digest = at_work_for(self.group, || self.machine.digest()).to_le_bytes();
-        let output = Bytes::copy_from_slice(&digest);
-        reply.send(Ok(Proposed { index: self.applied, output, time: self.log_time }));
+        reply.send(match self.is_broken {
+            true => Err(RequestError::Faulted(self.group)),
+            false => Ok(Proposed { index: self.applied, output, time }),
+        });
+        result
     }
 
     /// Notes that a job of the shard is done: it may hand over another one.
@@ -204,6 +292,7 @@ impl MachineHost {
             log_time: self.log_time,
             commands: self.commands,
             jobs: self.jobs,
+            released: self.bodies.as_ref().map_or(0, Bodies::released),
         }
     }
 }
@@ -250,6 +339,10 @@ mod tests {
         }
     }
 
+    fn echo() -> NewMachine {
+        NewMachine { machine: Box::new(Echo), bodies: None }
+    }
+
     fn reply<T>() -> (Reply, Ticket<T>) {
         let (request, ticket) =
             Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
@@ -287,7 +380,7 @@ mod tests {
     #[test]
     fn of_a_batch_with_outputs_missing_or_too_many_nobody_gets_an_answer() {
         for odd in [0, 2] {
-            let mut host = MachineHost::new(GROUP, Box::new(Echo));
+            let mut host = MachineHost::new(GROUP, echo());
             let (result, heard) = apply(&mut host, 1, &[[1, 10], [1, 11]]);
             assert_eq!(result, Ok(()));
             assert_eq!(heard[1].as_deref(), Ok(&[1, 11][..]));
@@ -304,10 +397,10 @@ mod tests {
             let (result, heard) = apply(&mut host, 7, &[[1, 16]]);
             assert_eq!((result, heard), (Ok(()), vec![Err(RequestError::Unknown)]));
             let (read, ticket) = reply::<Bytes>();
-            host.read(b"x", LogTime::default(), read);
+            assert_eq!(host.read(b"x", LogTime::default(), read), Ok(()));
             assert_eq!(ticket.wait(), Err(RequestError::Faulted(GROUP)));
             let (digest, ticket) = reply::<(LogIndex, u64)>();
-            host.digest(digest);
+            assert_eq!(host.digest(digest), Ok(()));
             assert_eq!(ticket.wait(), Err(RequestError::Faulted(GROUP)));
             assert!(matches!(host.snapshot(LogIndex::new(2)), Ok(None)));
             assert_eq!(host.applied().index, LogIndex::new(2));
@@ -316,7 +409,7 @@ mod tests {
 
     #[test]
     fn entries_that_do_not_follow_are_not_applied() {
-        let mut host = MachineHost::new(GROUP, Box::new(Echo));
+        let mut host = MachineHost::new(GROUP, echo());
         let (result, heard) = apply(&mut host, 2, &[[1, 10]]);
         assert!(result.is_err());
         assert_eq!(heard, vec![Err(RequestError::Unknown)]);
@@ -325,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_of_the_index_it_is_named_after_or_there_is_none() {
-        let mut host = MachineHost::new(GROUP, Box::new(Echo));
+        let mut host = MachineHost::new(GROUP, echo());
         assert_eq!(apply(&mut host, 1, &[[1, 10], [1, 11]]).0, Ok(()));
         assert!(matches!(host.snapshot(LogIndex::new(2)), Ok(Some(_))));
         assert!(host.snapshot(LogIndex::new(1)).is_err());

@@ -99,7 +99,12 @@ impl ShardEngine {
         let slot = &mut self.slots[leaving.at as usize];
         match what {
             Ended::Persisted(PersistTicket::Destroy) => leaving.is_buried = true,
-            Ended::Persisted(PersistTicket::Create | PersistTicket::Op(_)) => {}
+            Ended::Persisted(
+                PersistTicket::Create
+                | PersistTicket::Op(_)
+                | PersistTicket::Fetched(..)
+                | PersistTicket::DropFetched,
+            ) => {}
             Ended::Applied(applied) => slot.set_applied(applied, &self.counters),
             Ended::Fetched => slot.fetching = None,
             Ended::SnapshotTaken => slot.snapshots.taking = None,

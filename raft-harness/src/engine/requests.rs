@@ -119,8 +119,12 @@ impl ShardEngine {
             reply.send(Err(RequestError::UnknownGroup(group)));
             return;
         };
-        match &self.slots[at as usize].inline {
-            Some(machine) => machine.digest(reply),
+        match &mut self.slots[at as usize].inline {
+            Some(machine) => {
+                if let Err(broken) = machine.digest(reply) {
+                    self.on_machine_broken(at, broken, out);
+                }
+            }
             None => out.apply.push(ApplyJob { group, task: ApplyTask::Digest(reply) }),
         }
     }
@@ -272,7 +276,8 @@ impl ShardEngine {
             | EngineInput::BulkSent(..)
             | EngineInput::Remember(..)
             | EngineInput::Disk(_)
-            | EngineInput::SnapshotPieces(..)
+            | EngineInput::MachineState(..)
+            | EngineInput::SnapshotEntries(..)
             | EngineInput::SnapshotDone(..)
             | EngineInput::SnapshotFetched(..)
             | EngineInput::SnapshotFetchFailed(_)

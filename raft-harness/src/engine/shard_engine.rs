@@ -36,6 +36,7 @@ use crate::counters::Counters;
 use crate::node_status::GroupStatus;
 use crate::request::{Reply, RequestError};
 use crate::snapshot::Restored;
+use crate::snapshot::desk::DeskInput;
 
 /// How a shard's engine behaves.
 #[derive(Clone, Debug)]
@@ -278,13 +279,16 @@ impl ShardEngine {
             }
             EngineInput::Digest(group, reply) => self.on_digest(group, reply, out),
             EngineInput::Snapshot(group, reply) => self.on_snapshot_request(group, reply, out),
-            EngineInput::SnapshotPieces(group, meta, pieces) => match self.slot_of(group) {
-                Some(at) => self.on_snapshot_pieces(at, meta, pieces, out),
+            EngineInput::MachineState(group, meta, state) => match self.slot_of(group) {
+                Some(at) => self.on_machine_state(at, meta, state, out),
                 None => self.on_left(group, Ended::SnapshotTaken, out),
             },
             EngineInput::SnapshotDone(name, bytes) => self.on_snapshot_done(name, bytes, out),
             EngineInput::SnapshotFetched(name, restored) => {
                 self.on_snapshot_fetched(name, *restored, out);
+            }
+            EngineInput::SnapshotEntries(name, entries) => {
+                self.on_snapshot_entries(name, entries, out);
             }
             EngineInput::SnapshotFetchFailed(name) => self.on_snapshot_fetch_failed(name, out),
             EngineInput::SnapshotsForgotten(group) => {
@@ -415,6 +419,16 @@ impl ShardEngine {
                     }
                     let time = slot.core.log_time();
                     write.compact = persist.compact.map(|base| Compaction { base: *base, time });
+                    if write.install.is_some() || write.compact.is_some() {
+                        let forgets =
+                            write.install.is_some() && raft_core::planted!(InstallForgetsLive);
+                        write.live = slot.snapshots.left_in_log().filter(|_| !forgets);
+                        // An install drops them by itself.
+                        slot.snapshots.has_fetched &= write.install.is_none();
+                        if !slot.core.is_receiving() {
+                            slot.snapshots.drop_fetched(group, out);
+                        }
+                    }
                     out.persist.push(write);
                     out.persist_tickets.push((group, PersistTicket::Op(persist.seq)));
                 }
@@ -459,6 +473,14 @@ impl ShardEngine {
             }
             // Whoever left is not in the table any more.
             PersistTicket::Destroy => return,
+            PersistTicket::DropFetched => {
+                self.slots[at as usize].snapshots.dropping -= 1;
+                return;
+            }
+            PersistTicket::Fetched(name, bytes) => {
+                out.snapshots.push(DeskInput::Stored(name, bytes));
+                return;
+            }
             PersistTicket::Op(seq) => seq,
         };
         self.step(at, Input::Persisted(seq), out);

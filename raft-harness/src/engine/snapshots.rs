@@ -4,23 +4,28 @@
 //! Invariants: one is taken at the index the machine has applied, at most one at a time per
 //! group; the log is compacted only after that one is durable, and not what a peer that is heard
 //! of needs, up to a bound; a machine made from a snapshot takes its place in the very step in
-//! which the core lets go of the log.
+//! which the core lets go of the log; what a compaction or an installed snapshot leaves of the log is what
+//! the newest durable snapshot names, and those that peers fetch.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use raft_core::{GroupId, Input, LogIndex, SnapshotEffect, SnapshotMeta};
+use raft_core::{Base, Entry, GroupId, Input, LogIndex, SnapshotEffect, SnapshotMeta};
+use raft_storage::{Compaction, GroupWrite, LIVE_BYTES_MAX, LiveEntries};
 
-use super::io::{ApplyJob, ApplyTask, TurnOutput};
+use super::io::{ApplyJob, ApplyTask, PersistTicket, TurnOutput};
 use super::log_sizes::LogSizes;
-use super::machine::MachineHost;
+use super::machine::{MachineHost, MachineState};
 use super::payloads::Payloads;
 use super::removal::Ended;
-use super::shard_engine::ShardEngine;
+use super::shard_engine::{Durability, ShardEngine};
+use super::slot::Slot;
+use crate::bodies::NewMachine;
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::desk::{DeskInput, Wanted};
+use crate::snapshot::format::Left;
 use crate::snapshot::workshop::Taking;
 use crate::snapshot::{Restored, SnapshotName};
-use crate::state_machine::SnapshotPieces;
 
 /// The snapshots of one group.
 #[derive(Default)]
@@ -39,8 +44,18 @@ pub(super) struct Snapshots {
     pub(super) sizes: LogSizes,
     /// Bytes that had been applied when the last one was taken, or came.
     counted: u64,
+    /// Bytes of payloads that the machine had let go of by then.
+    released: u64,
     /// How long the newest one is.
     pub(super) bytes: u64,
+    /// What the one being taken names.
+    naming: Arc<LiveEntries>,
+    /// The log holds entries that were fetched for one that has not come.
+    pub(super) has_fetched: bool,
+    /// How often the log was told to drop them that has not been done.
+    pub(super) dropping: u32,
+    /// What those name that are durable, up to the newest: the older ones as long as peers fetch them.
+    named: Vec<(LogIndex, Arc<LiveEntries>)>,
 }
 
 /// What stays of the log before a snapshot is at most this part of what makes one due.
@@ -52,7 +67,45 @@ impl Snapshots {
         self.owed = None;
         self.sizes.reset();
         self.counted = self.sizes.total();
+        self.released = 0;
         self.bytes = restored.bytes;
+        self.named = vec![(restored.meta.index, Arc::clone(&restored.left.live))];
+    }
+
+    /// A new one is durable, and peers fetch none that is older than `offered`.
+    fn has_taken(&mut self, index: LogIndex, offered: LogIndex) {
+        let naming = std::mem::take(&mut self.naming);
+        // One that was installed meanwhile has taken its place.
+        if self.named.last().is_some_and(|(newest, _)| *newest >= index) {
+            return;
+        }
+        self.named.push((index, naming));
+        self.named.retain(|(other, _)| *other >= index.min(offered));
+    }
+
+    /// What was fetched for a snapshot is not wanted any more.
+    pub(super) fn drop_fetched(&mut self, group: GroupId, out: &mut TurnOutput) {
+        if std::mem::take(&mut self.has_fetched) {
+            self.dropping += 1;
+            let mut write = GroupWrite::new(group);
+            write.drop_fetched = true;
+            out.persist.push(write);
+            out.persist_tickets.push((group, PersistTicket::DropFetched));
+        }
+    }
+
+    /// Which entries stay when the log before them goes; `None`: none does.
+    pub(super) fn left_in_log(&self) -> Option<Arc<LiveEntries>> {
+        let (_, newest) = self.named.last()?;
+        let mut all = Arc::clone(newest);
+        for (_, live) in self.named.iter().rev().skip(1) {
+            let union = all.union(live);
+            debug_assert!(union.is_some(), "snapshots of one log agree about its terms");
+            // What peers fetch would make too long a list: they are offered a newer one.
+            let union = union.filter(|union| union.encode().len() as u64 <= LIVE_BYTES_MAX);
+            all = union.map_or(all, Arc::new);
+        }
+        (!all.is_empty()).then_some(all)
     }
 
     /// Whoever waits learns that nobody knows; what is under way ends by itself.
@@ -91,8 +144,9 @@ impl ShardEngine {
         let slot = &self.slots[at as usize];
         let snapshots = &slot.snapshots;
         let last = slot.core.snapshot_index().max(snapshots.failed);
+        let released = slot.applied.released.saturating_sub(snapshots.released);
         let (entries, bytes) =
-            (slot.dispatched.since(last), snapshots.sizes.total() - snapshots.counted);
+            (slot.dispatched.since(last), snapshots.sizes.total() - snapshots.counted + released);
         let by_count = self.options.snapshot_every.is_some_and(|every| entries >= every);
         let by_bytes =
             self.options.snapshot_bytes.is_some_and(|every| bytes >= every.max(snapshots.bytes));
@@ -113,9 +167,10 @@ impl ShardEngine {
         };
         slot.snapshots.taking = Some(meta.index);
         slot.snapshots.counted = slot.snapshots.sizes.total();
+        slot.snapshots.released = slot.applied.released;
         match &mut slot.inline {
             Some(machine) => match machine.snapshot(meta.index) {
-                Ok(pieces) => self.on_snapshot_pieces(at, meta, pieces, out),
+                Ok(state) => self.on_machine_state(at, meta, state, out),
                 Err(broken) => {
                     self.end_taking(at, false);
                     self.on_machine_broken(at, broken, out);
@@ -130,15 +185,15 @@ impl ShardEngine {
     }
 
     /// The machine gave its state, or has none to give.
-    pub(super) fn on_snapshot_pieces(
+    pub(super) fn on_machine_state(
         &mut self,
         at: u32,
         meta: SnapshotMeta,
-        pieces: Option<SnapshotPieces>,
+        state: Option<MachineState>,
         out: &mut TurnOutput,
     ) {
         let slot = &mut self.slots[at as usize];
-        let Some(pieces) = pieces else {
+        let Some(MachineState { pieces, live, live_bytes }) = state else {
             slot.snapshots.unsupported = true;
             self.end_taking(at, false);
             return;
@@ -151,7 +206,12 @@ impl ShardEngine {
         };
         let offered = slot.core.snapshot_offered().unwrap_or(meta.index);
         let keep_from = meta.index.min(offered).min(slot.core.snapshot_index());
-        let taking = Taking { name, meta, pieces, keep_from };
+        slot.snapshots.naming = Arc::clone(&live);
+        if raft_core::planted!(LiveFreedAtRelease) {
+            slot.list_anew(&live, out);
+        }
+        let left = Left { live, bytes: live_bytes };
+        let taking = Taking { name, meta, left, pieces, keep_from };
         out.snapshots.push(DeskInput::Take(Box::new(taking)));
     }
 
@@ -173,7 +233,10 @@ impl ShardEngine {
             Some(bytes) => {
                 self.slots[at as usize].snapshots.bytes = bytes;
                 self.step(at, Input::SnapshotTaken(name.index), out);
-                self.slots[at as usize].snapshots.owed = Some(name.index);
+                let slot = &mut self.slots[at as usize];
+                let offered = slot.core.snapshot_offered().unwrap_or(name.index);
+                slot.snapshots.has_taken(name.index, offered);
+                slot.snapshots.owed = Some(name.index);
                 self.compact_if_owed(at, out);
                 let held = self.slots[at as usize].snapshots.owed.is_some();
                 self.counters.compactions_held.fetch_add(u64::from(held), Relaxed);
@@ -263,7 +326,10 @@ impl ShardEngine {
                 };
                 out.snapshots.push(DeskInput::Fetch(Box::new(wanted)));
             }
-            SnapshotEffect::Abort { .. } => out.snapshots.push(DeskInput::Abort(group)),
+            SnapshotEffect::Abort { .. } => {
+                out.snapshots.push(DeskInput::Abort(group));
+                self.slots[at as usize].snapshots.drop_fetched(group, out);
+            }
         }
     }
 
@@ -276,10 +342,41 @@ impl ShardEngine {
         let Some(at) = self.slot_of_life(name) else {
             return;
         };
+        // What was fetched for it may be dropped already, if it was given up meanwhile and is wanted
+        // anew: it is made of what is there then.
+        let is_whole = restored.new.bodies.as_ref().is_none_or(|bodies| {
+            let is_dropping = self.slots[at as usize].snapshots.dropping > 0;
+            restored.left.live.is_empty()
+                || !is_dropping && bodies.held(&restored.left.live).is_ok()
+        });
+        if !is_whole {
+            self.step(at, Input::SnapshotFailed { index: name.index }, out);
+            return;
+        }
         self.restored = Some(restored);
         self.step(at, Input::SnapshotReceived { index: name.index, term: name.term }, out);
         // Appends may have been faster; then nobody needs it.
         self.restored = None;
+    }
+
+    /// Entries came that a snapshot leaves in the log, and that ours lacks: they are made durable
+    /// beside it.
+    pub(super) fn on_snapshot_entries(
+        &mut self,
+        name: SnapshotName,
+        entries: Vec<Entry>,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of_life(name) else { return };
+        if self.options.durability == Durability::Memory {
+            return;
+        }
+        self.slots[at as usize].snapshots.has_fetched = true;
+        let bytes = entries.iter().map(Entry::cost).sum();
+        let mut write = GroupWrite::new(name.group);
+        write.fetched = entries;
+        out.persist.push(write);
+        out.persist_tickets.push((name.group, PersistTicket::Fetched(name, bytes)));
     }
 
     pub(super) fn on_snapshot_fetch_failed(&mut self, name: SnapshotName, out: &mut TurnOutput) {
@@ -331,14 +428,30 @@ impl ShardEngine {
     }
 }
 
+impl Slot {
+    /// Leaves only these in the log, where it begins now.
+    fn list_anew(&mut self, live: &Arc<LiveEntries>, out: &mut TurnOutput) {
+        let Some(meta) = self.core.snapshot_meta(self.core.base_index()) else { return };
+        let base = Base {
+            index: meta.index,
+            term: meta.term,
+            config_index: meta.config_index,
+            membership: Some(meta.membership),
+            snapshot: self.core.snapshot_index(),
+        };
+        let mut write = GroupWrite::new(self.spec.group);
+        write.compact = Some(Compaction { base, time: self.core.log_time() });
+        write.live = Some(Arc::clone(live));
+        self.snapshots.dropping += 1;
+        out.persist.push(write);
+        out.persist_tickets.push((self.spec.group, PersistTicket::DropFetched));
+    }
+}
+
 impl MachineHost {
     /// A machine as it starts: fresh, or as its snapshot says.
-    pub(super) fn starting(
-        group: GroupId,
-        machine: Box<dyn crate::StateMachine>,
-        meta: Option<SnapshotMeta>,
-    ) -> Self {
-        let mut host = Self::new(group, machine);
+    pub(super) fn starting(group: GroupId, new: NewMachine, meta: Option<SnapshotMeta>) -> Self {
+        let mut host = Self::new(group, new);
         if let Some(meta) = meta {
             host.stand_at(&meta);
         }

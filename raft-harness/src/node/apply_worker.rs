@@ -35,13 +35,13 @@ impl Machines {
             }
             ApplyTask::Snapshot(meta) => {
                 if let Some(machine) = self.hosts.get_mut(&group) {
-                    let pieces = machine.snapshot(meta.index).unwrap_or_else(|broken| {
+                    let state = machine.snapshot(meta.index).unwrap_or_else(|broken| {
                         self.told.push((group, EngineInput::MachineBroken(group, broken)));
                         None
                     });
                     machine.job_done();
                     note(&mut self.progressed, group, machine.applied());
-                    self.told.push((group, EngineInput::SnapshotPieces(group, meta, pieces)));
+                    self.told.push((group, EngineInput::MachineState(group, meta, state)));
                 }
             }
             ApplyTask::Replace(restored) => {
@@ -63,7 +63,9 @@ impl Machines {
             ApplyTask::Reads(time, reads) => {
                 if let Some(machine) = self.hosts.get_mut(&group) {
                     for (query, reply) in reads {
-                        machine.read(&query, time, reply);
+                        if let Err(broken) = machine.read(&query, time, reply) {
+                            self.told.push((group, EngineInput::MachineBroken(group, broken)));
+                        }
                     }
                     machine.job_done();
                     note(&mut self.progressed, group, machine.applied());
@@ -76,8 +78,10 @@ impl Machines {
                 }
             }
             ApplyTask::Digest(reply) => {
-                if let Some(machine) = self.hosts.get(&group) {
-                    machine.digest(reply);
+                if let Some(machine) = self.hosts.get_mut(&group)
+                    && let Err(broken) = machine.digest(reply)
+                {
+                    self.told.push((group, EngineInput::MachineBroken(group, broken)));
                 }
             }
         }

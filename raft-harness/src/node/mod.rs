@@ -43,7 +43,7 @@ use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, Incarnation, LogIndex, MemberChange, NodeId, ReadPath};
-use raft_storage::RecoveredGroup;
+use raft_storage::{LogReader, RecoveredGroup};
 use raft_transport::{LaneCounters, PeerRegistry, RESERVED_FIRST};
 
 use self::bulk_thread::BulkInput;
@@ -56,6 +56,7 @@ use self::log_watch::LogWatch;
 use self::shard_thread::{ShardInput, shard_of};
 use self::starting::Starting;
 use self::threads::Threads;
+use crate::bodies::NewMachine;
 use crate::counters::Counters;
 use crate::engine::panics::at_work_for;
 use crate::engine::{
@@ -121,6 +122,8 @@ struct Inner {
     counters: Arc<Counters>,
     lane_counters: Vec<(&'static str, Arc<LaneCounters>)>,
     factory: Arc<dyn StateMachineFactory>,
+    /// State machines read by it what they leave in the log; `None` without one.
+    log_reader: Option<LogReader>,
     registry: PeerRegistry,
     failure: Arc<Mutex<Option<String>>>,
     log_watch: Arc<LogWatch>,
@@ -174,6 +177,10 @@ impl NodeHost {
                 group,
                 why: "an earlier replica of the group is just leaving this node",
             }),
+            Ok(Err(CreateRefusal::NeedsLog)) => Err(CreateError::BadSpec {
+                group,
+                why: "its state machine keeps entries in the log, and this node keeps no log",
+            }),
             Ok(Err(CreateRefusal::ReplicaUsed(last))) => {
                 Err(CreateError::ReplicaUsed { group, last })
             }
@@ -190,7 +197,7 @@ impl NodeHost {
     ) -> Result<(), CreateError> {
         let group = spec.group;
         self.inner.directory.add(group);
-        let maker = maker(&self.inner.factory, group);
+        let maker = maker(&self.inner.factory, group, self.inner.log_reader.clone());
         let create = CreateGroup { spec, maker, recovered, restored, done };
         self.shard(group)
             .push(ShardInput::Engine(EngineInput::Create(Box::new(create))))
@@ -574,9 +581,15 @@ fn ask<I, T>(
     inbox.push_within(question(answer), waiting_max).ok().map(|()| result)
 }
 
-fn maker(factory: &Arc<dyn StateMachineFactory>, group: GroupId) -> MakeMachine {
+fn maker(
+    factory: &Arc<dyn StateMachineFactory>,
+    group: GroupId,
+    log: Option<LogReader>,
+) -> MakeMachine {
     let factory = Arc::clone(factory);
-    Arc::new(move |spec: &GroupSpec| at_work_for(group, || factory.create(group, spec)))
+    Arc::new(move |spec: &GroupSpec| {
+        at_work_for(group, || NewMachine::new(factory.create(group, spec), spec, log.as_ref()))
+    })
 }
 
 fn refusal(why: PushError) -> RequestError {

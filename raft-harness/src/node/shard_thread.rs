@@ -524,6 +524,7 @@ mod tests {
 
     use super::super::starting::registry;
     use super::*;
+    use crate::bodies::NewMachine;
     use crate::engine::{CreateGroup, Durability, EngineOptions, LogLoad};
     use crate::group_spec::GroupSpec;
     use crate::state_machine::StateMachine;
@@ -597,7 +598,7 @@ mod tests {
         };
         let create = CreateGroup {
             spec: GroupSpec::on_nodes(GROUP, nodes),
-            maker: Arc::new(|_| Box::new(Nothing)),
+            maker: Arc::new(|spec| NewMachine::new(Box::new(Nothing), spec, None)),
             recovered: None,
             restored: None,
             done: Box::new(|_| {}),

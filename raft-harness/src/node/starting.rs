@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_mux::{MuxAcceptor, MuxConfig};
-use raft_storage::{FileDisk, LogStore, RecoveredGroup};
+use raft_storage::{FileDisk, LogReader, LogStore, RecoveredGroup};
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
     TcpNetwork,
@@ -95,6 +95,7 @@ impl Starting {
         let OpenLog { store, incarnation, store_id, life, past, groups, tombstones, known } =
             open_log(&options)?;
         let durable = store.is_some();
+        let log_reader = store.as_ref().map(|store| store.reader());
         let specs = read_specs(groups)?;
         let snapshots = open_snapshots(&options).and_then(Shelf::open);
         let snapshots = Arc::new(snapshots.map_err(StartError::Directory)?);
@@ -104,7 +105,7 @@ impl Starting {
         forgotten.map_err(StartError::Directory)?;
         let mut restored = Vec::with_capacity(specs.len());
         for (spec, recovered) in specs {
-            let maker = maker(&factory, spec.group);
+            let maker = maker(&factory, spec.group, log_reader.clone());
             let machine = newest_fit(&snapshots, &recovered, &spec, &maker);
             restored.push((spec, recovered, machine));
         }
@@ -133,7 +134,11 @@ impl Starting {
         let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
         let (network, listen) =
             self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
-        let desk = self.start_desk((snapshots, options.snapshot_compression), &inboxes, clock)?;
+        let desk = self.start_desk(
+            (snapshots, options.snapshot_compression, log_reader.clone()),
+            &inboxes,
+            clock,
+        )?;
         self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
         let log_links = LogLinks {
             shards: Arc::clone(&inboxes),
@@ -219,6 +224,7 @@ impl Starting {
                 counters,
                 lane_counters: lanes.counters,
                 factory,
+                log_reader,
                 registry,
                 failure,
                 log_watch: watch,
@@ -330,11 +336,11 @@ impl Starting {
 
     fn start_desk(
         &mut self,
-        (shelf, compression): (Arc<Shelf>, Compression),
+        (shelf, compression, log): (Arc<Shelf>, Compression, Option<LogReader>),
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         clock: Clock,
     ) -> Result<Sender<DeskInput>, StartError> {
-        let desk = Desk::new(Arc::clone(&shelf), DeskOptions::default());
+        let desk = Desk::new(Arc::clone(&shelf), log, DeskOptions::default());
         // Bounded by what may be under way, see `snapshot_thread`.
         let (inputs, inputs_out) = unbounded();
         let (jobs, jobs_out) = unbounded();

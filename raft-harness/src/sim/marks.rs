@@ -101,6 +101,8 @@ marks! {
     SnapshotLate = "a snapshot came after its receiver had compacted past it",
     DeclinedUnderCompaction = "a leader compacted past a peer without room",
     ConfigTailLost = "a restart lost a tail with a membership in it",
+    EntryKept = "entries stayed when the log before them went",
+    EntryFetched = "entries that a snapshot leaves in the log were fetched",
     LogHeld = "log was kept for a peer that fetched or lagged",
     LogHeldTooLong = "log that a peer needed was compacted because it was too much",
 
@@ -220,6 +222,8 @@ impl Mark {
                 | Self::SnapshotLate
                 | Self::DeclinedUnderCompaction
                 | Self::ConfigTailLost
+                | Self::EntryKept
+                | Self::EntryFetched
                 | Self::LogHeld
                 | Self::LogHeldTooLong
         )

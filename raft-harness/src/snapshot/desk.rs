@@ -15,6 +15,10 @@
 //! without an end on a lane that stays up, or down: what cannot be asked for long is reported as
 //! failed, and when it is offered anew it is asked whatever was said of the lane.
 //!
+//! A snapshot that leaves entries in the log is fetched first, then those of them that the log here
+//! lacks (see [entries](super::entries)); they are made durable in the log on the way, and when none is
+//! lacking any more a machine is made. What a restart interrupts there goes on by what the log lacks then.
+//!
 //! Bounds: one fetch per group, [`fetches_max`](DeskOptions::fetches_max) of them asking at a time
 //! with [`pieces_ahead`](DeskOptions::pieces_ahead) questions open each.
 
@@ -23,10 +27,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
+use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
+use raft_storage::LogReader;
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
+use super::entries::{Answer, Entries, Part, Question, answer};
 use super::format::{self, Restored, restore};
 use super::shelf::Shelf;
 use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
@@ -80,6 +86,8 @@ pub(crate) enum DeskInput {
     Pull(ConnectionId, SnapshotPull),
     /// A peer sent some.
     Chunk(NodeId, SnapshotChunk),
+    /// So many bytes of entries that a snapshot leaves in the log are durable there.
+    Stored(SnapshotName, u64),
     /// Questions reach this node (again).
     LaneUp(NodeId),
     /// What this node was asked is lost, and nothing can be asked.
@@ -113,6 +121,10 @@ pub(crate) enum DeskOutput {
 
 pub(crate) struct Desk {
     shelf: Arc<Shelf>,
+    /// Where the entries are read from that snapshots leave in the log; `None` without one.
+    log: Option<LogReader>,
+    /// The last entry that did not fit into an answer: what is left of it is asked for next.
+    large: Option<(GroupId, Entry)>,
     options: DeskOptions,
     fetches: BTreeMap<GroupId, Fetch>,
     /// All bytes are here, and the workshop makes machines of them; whether they are still wanted.
@@ -133,6 +145,8 @@ enum Wish {
 
 struct Fetch {
     wanted: Box<Wanted>,
+    /// What of its entries the log lacks, once all of its own bytes are here.
+    entries: Option<Entries>,
     stage: Stage,
     part: Option<Box<dyn SnapshotPart>>,
     got: u64,
@@ -159,10 +173,12 @@ enum Stage {
 }
 
 impl Desk {
-    pub(crate) fn new(shelf: Arc<Shelf>, options: DeskOptions) -> Self {
+    pub(crate) fn new(shelf: Arc<Shelf>, log: Option<LogReader>, options: DeskOptions) -> Self {
         let (fetches, making, down) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         Self {
             shelf,
+            log,
+            large: None,
             options,
             fetches,
             making,
@@ -185,6 +201,7 @@ impl Desk {
                 out.push(DeskOutput::Chunk(connection, self.answer(pull)));
             }
             DeskInput::Chunk(node, chunk) => self.take_chunk(now, node, &chunk, out),
+            DeskInput::Stored(name, bytes) => self.stored(now, name, bytes, out),
             DeskInput::LaneUp(node) => {
                 self.down.remove(&node);
             }
@@ -208,6 +225,14 @@ impl Desk {
                 let name = wanted.name;
                 if self.making.remove(&name) == Some(Wish::Stands) {
                     self.fetches.entry(name.group).or_insert_with(|| Fetch::new(wanted));
+                }
+            }
+            Made::Lacking(wanted, missing, each) => {
+                let name = wanted.name;
+                if self.making.remove(&name) == Some(Wish::Stands) {
+                    let entries = Some(Entries::new(missing, each));
+                    let fetch = || Fetch { entries, ..Fetch::new(wanted) };
+                    self.fetches.entry(name.group).or_insert_with(fetch);
                 }
             }
         }
@@ -362,8 +387,15 @@ impl Desk {
         let Some(fetch) = self.fetches.get_mut(&group) else {
             return;
         };
+        if fetch.wanted.node != node || !fetch.asks() {
+            return;
+        }
+        if fetch.entries.is_some() {
+            self.take_entries(now, chunk, out);
+            return;
+        }
         // Answers to a question asked twice come twice.
-        if fetch.wanted.node != node || !fetch.asks() || fetch.place(fetch.got) != chunk.place {
+        if fetch.place(fetch.got) != chunk.place {
             return;
         }
         match fetch.take(&self.shelf, chunk) {
@@ -388,6 +420,52 @@ impl Desk {
         }
     }
 
+    /// Entries came that a snapshot leaves in the log.
+    fn take_entries(&mut self, now: Micros, chunk: &SnapshotChunk, out: &mut Vec<DeskOutput>) {
+        let group = chunk.place.group;
+        let Some(fetch) = self.fetches.get_mut(&group) else { return };
+        let name = fetch.wanted.name;
+        let Some(entries) = &mut fetch.entries else { return };
+        let awaited = entries.awaited();
+        if awaited.is_none_or(|question| place_of(name, question) != chunk.place) {
+            return;
+        }
+        match entries.take(chunk.total, chunk.sum, &chunk.data) {
+            Ok(came) => {
+                fetch.tries = 0;
+                fetch.got += chunk.data.len() as u64;
+                if !came.is_empty() {
+                    let input = EngineInput::SnapshotEntries(name, came);
+                    out.push(DeskOutput::Engine(group, input));
+                }
+                fetch.ask(now, self.options, out);
+            }
+            Err(error) => {
+                self.report_failure(group, &error.to_string(), out);
+                self.fetches.remove(&group);
+            }
+        }
+    }
+
+    /// Entries are durable in the log; once all are, a machine can be made.
+    fn stored(&mut self, now: Micros, name: SnapshotName, bytes: u64, out: &mut Vec<DeskOutput>) {
+        let Some(fetch) = self.fetches.get_mut(&name.group) else { return };
+        let Some(entries) = fetch.entries.as_mut().filter(|_| fetch.wanted.name == name) else {
+            return;
+        };
+        entries.stored(bytes);
+        if !entries.is_over() {
+            if fetch.asks() {
+                fetch.ask(now, self.options, out);
+            }
+            return;
+        }
+        if let Some(Fetch { wanted, .. }) = self.fetches.remove(&name.group) {
+            self.making.insert(name, Wish::Stands);
+            out.push(DeskOutput::Work(Job::Restore { wanted, part: None }));
+        }
+    }
+
     fn report_failure(&self, group: GroupId, why: &str, out: &mut Vec<DeskOutput>) {
         if let Some(fetch) = self.fetches.get(&group) {
             let Wanted { name, node, .. } = *fetch.wanted;
@@ -397,7 +475,10 @@ impl Desk {
         }
     }
 
-    fn answer(&self, place: SnapshotPull) -> SnapshotChunk {
+    fn answer(&mut self, place: SnapshotPull) -> SnapshotChunk {
+        if let Some(part) = Part::unpack(place.offset) {
+            return self.answer_entries(place, part);
+        }
         let name = SnapshotName {
             group: place.group,
             incarnation: place.group_incarnation,
@@ -420,10 +501,57 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// Entries of the log: the first one has the index and the term of the question.
+    fn answer_entries(&mut self, place: SnapshotPull, part: Part) -> SnapshotChunk {
+        let (group, log, large) = (place.group, &self.log, &mut self.large);
+        let read = |index: LogIndex| {
+            let is_first = index == place.index;
+            let term = is_first.then_some(place.term);
+            let of = |entry: &Entry| entry.index == index && term.is_none_or(|t| t == entry.term);
+            if let Some((_, entry)) = large.as_ref().filter(|(g, entry)| *g == group && of(entry)) {
+                return Some(entry.clone());
+            }
+            let log = log.as_ref()?;
+            let term = term.or_else(|| log.held_term(group, index))?;
+            match log.entry(group, index, term) {
+                Ok(entry) => {
+                    if is_first && entry.payload.len() > SNAPSHOT_DATA_MAX {
+                        *large = Some((group, entry.clone()));
+                    }
+                    Some(entry)
+                }
+                Err(error) => {
+                    if is_first {
+                        warn!(%group, %index, %error, "an entry that was asked for is not at hand");
+                    }
+                    None
+                }
+            }
+        };
+        let found = answer(place.index, part, self.options.piece_bytes, read);
+        let Answer { total, sum, data } =
+            found.unwrap_or(Answer { total: 0, sum: 0, data: Vec::new() });
+        SnapshotChunk { place, total, sum, data: data.into() }
+    }
+}
+
+/// How a question for entries travels.
+fn place_of(name: SnapshotName, question: Question) -> SnapshotPull {
+    SnapshotPull {
+        group: name.group,
+        group_incarnation: name.incarnation,
+        index: question.first,
+        term: question.term,
+        offset: question.part.pack(),
+    }
+}
+
 impl Fetch {
     fn new(wanted: Box<Wanted>) -> Self {
         Self {
             wanted,
+            entries: None,
             stage: Stage::Waits,
             part: None,
             got: 0,
@@ -451,7 +579,10 @@ impl Fetch {
     /// Whatever was asked is not answered any more; it goes on from what came.
     fn interrupt(&mut self) {
         self.stage = Stage::Waits;
-        self.asked = self.got;
+        match &mut self.entries {
+            Some(entries) => entries.interrupt(),
+            None => self.asked = self.got,
+        }
     }
 
     fn place(&self, offset: u64) -> SnapshotPull {
@@ -461,6 +592,15 @@ impl Fetch {
 
     /// Asks for as much as may be under way: for one piece until the length is known.
     fn ask(&mut self, now: Micros, options: DeskOptions, out: &mut Vec<DeskOutput>) {
+        self.stage = Stage::Asks(now);
+        if let Some(entries) = &mut self.entries {
+            let bytes = options.piece_bytes as u64;
+            while let Some(question) = entries.next(options.pieces_ahead, bytes) {
+                let place = place_of(self.wanted.name, question);
+                out.push(DeskOutput::Pull(self.wanted.node, place));
+            }
+            return;
+        }
         let ahead = match self.whole {
             Some((total, _)) => {
                 total.min(self.got.saturating_add(self.piece * options.pieces_ahead))
@@ -472,7 +612,6 @@ impl Fetch {
             out.push(DeskOutput::Pull(self.wanted.node, self.place(self.asked)));
             self.asked += self.piece;
         }
-        self.stage = Stage::Asks(now);
     }
 
     /// Takes the bytes that come next.

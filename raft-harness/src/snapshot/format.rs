@@ -1,4 +1,5 @@
-//! A snapshot as bytes: what it stands for, the machine's pieces in blocks, and a sum over all of it.
+//! A snapshot as bytes: what it stands for, which entries it leaves in the log, the machine's pieces
+//! in blocks, and a sum over all of it.
 //!
 //! The layout is drawn in `docs/FORMATS.md`. Reading verifies each block before the machine sees
 //! its pieces, and the sum at the end.
@@ -9,32 +10,40 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, Membership, SnapshotMeta, Term};
-use raft_storage::{crc32c, crc32c_append};
+use raft_storage::{LIVE_BYTES_MAX, LiveEntries, crc32c, crc32c_append};
 
 use super::blocks::{self, BLOCK_BYTES, Compression, PIECE_BYTES_MAX, Pieces};
 use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart, SnapshotStore};
+use crate::bodies::{Bodies, Lost, NewMachine};
 use crate::engine::panics::at_work_for;
-use crate::state_machine::{RestoreError, StateMachine};
+use crate::state_machine::RestoreError;
 
 const MAGIC: &[u8; 8] = b"RAFTSNAP";
-const FORMAT: u16 = 2;
-const FIXED_BYTES: usize = 56;
-/// A header is never longer: the fixed part, a membership of the largest size, a checksum.
-const HEADER_BYTES_MAX: usize = 4096;
+const FORMAT: u16 = 3;
+const FIXED_BYTES: usize = 72;
+/// A membership is never longer.
+const MEMBERSHIP_BYTES_MAX: usize = 4096;
 /// The sum at the end.
 const SUM_BYTES: usize = 4;
+
+/// Which entries a snapshot leaves in the log, and how many bytes their payloads have.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Left {
+    pub(crate) live: Arc<LiveEntries>,
+    pub(crate) bytes: u64,
+}
 
 /// Writes a whole snapshot and makes it durable. Returns its length.
 pub(crate) fn write(
     shelf: &Shelf,
     name: SnapshotName,
-    meta: &SnapshotMeta,
+    (meta, left): (&SnapshotMeta, &Left),
     pieces: impl Iterator<Item = Bytes>,
     compression: Compression,
 ) -> io::Result<u64> {
     let mut out = Summing { part: shelf.store().begin(name)?, crc: 0, bytes: 0 };
-    out.put(&header(name, meta))?;
+    out.put(&header(name, meta, left)?)?;
     let mut count: u32 = 0;
     let mut small = Vec::new();
     for piece in pieces.filter(|piece| !piece.is_empty()) {
@@ -89,9 +98,14 @@ impl Summing {
     }
 }
 
-fn header(name: SnapshotName, meta: &SnapshotMeta) -> Vec<u8> {
-    let membership = meta.membership.encode();
-    let mut bytes = Vec::with_capacity(FIXED_BYTES + membership.len() + 4);
+fn header(name: SnapshotName, meta: &SnapshotMeta, left: &Left) -> io::Result<Vec<u8>> {
+    let (membership, live) = (meta.membership.encode(), left.live.encode());
+    if live.len() as u64 > LIVE_BYTES_MAX {
+        return Err(io::Error::other(
+            "it leaves too many entries in the log that have no neighbours",
+        ));
+    }
+    let mut bytes = Vec::with_capacity(FIXED_BYTES + membership.len() + live.len() + 4);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
     bytes.extend_from_slice(&[0; 2]);
@@ -101,10 +115,14 @@ fn header(name: SnapshotName, meta: &SnapshotMeta) -> Vec<u8> {
     for number in [meta.index.get(), meta.term.get(), meta.time.get(), meta.config_index.get()] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
+    bytes.extend_from_slice(&left.bytes.to_le_bytes());
+    bytes.extend_from_slice(&(live.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&membership);
+    bytes.extend_from_slice(&live);
     let crc = crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
-    bytes
+    Ok(bytes)
 }
 
 /// Names a snapshot's exact bytes: its length and its sum. Two nodes may well write the same
@@ -121,32 +139,55 @@ pub(crate) fn fingerprint(
     Ok(Some((bytes, u32::from_le_bytes(sum))))
 }
 
+/// Which entries a snapshot leaves in the log.
+pub(crate) fn left(store: &dyn SnapshotStore, name: SnapshotName) -> Result<Left, RestoreError> {
+    Reader::open(store, name)?.header().map(|(_, left)| left)
+}
+
 /// A machine made from a snapshot, and what the snapshot stands for.
 pub(crate) struct Restored {
-    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) new: NewMachine,
     pub(crate) meta: SnapshotMeta,
+    pub(crate) left: Left,
     /// Its length.
     pub(crate) bytes: u64,
 }
 
-/// Makes `machine`, which is fresh, what the snapshot says.
+/// Makes `new`, which is fresh, what the snapshot says. The log holds what that leaves in it, or no
+/// machine is made.
 pub(crate) fn restore(
     store: &dyn SnapshotStore,
     name: SnapshotName,
-    mut machine: Box<dyn StateMachine>,
+    mut new: NewMachine,
 ) -> Result<Restored, RestoreError> {
     let mut reader = Reader::open(store, name)?;
-    let meta = reader.header()?;
-    let restored = at_work_for(name.group, || machine.restore(&mut reader));
+    let (meta, left) = reader.header()?;
+    match &new.bodies {
+        Some(bodies) => {
+            let held = bodies.held(&left.live);
+            held.map_err(|(first, count)| RestoreError::EntriesMissing { first, count })?;
+            bodies.stand_at(meta.index, Arc::clone(&left.live));
+        }
+        None if left.live.is_empty() => {}
+        None => {
+            let why = "it leaves entries in the log, and this machine keeps none";
+            return Err(RestoreError::Refused(why.to_owned()));
+        }
+    }
+    let restored = at_work_for(name.group, || new.machine.restore(&mut reader));
+    let lost = new.bodies.as_ref().and_then(Bodies::take_lost);
     // Whatever the machine thought of bytes that were not those written, the bytes are to blame.
     if let Some(fault) = reader.fault.take() {
         return Err(fault);
+    }
+    if let Some(Lost::NotKept(lost) | Lost::Unreadable(lost) | Lost::GroupGone(lost)) = lost {
+        return Err(lost.into());
     }
     restored?;
     for _ in reader.by_ref() {}
     match reader.fault.take() {
         Some(fault) => Err(fault),
-        None => Ok(Restored { machine, meta, bytes: reader.end }),
+        None => Ok(Restored { new, meta, left, bytes: reader.end }),
     }
 }
 
@@ -185,7 +226,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn header(&mut self) -> Result<SnapshotMeta, RestoreError> {
+    fn header(&mut self) -> Result<(SnapshotMeta, Left), RestoreError> {
         let fixed = self.take(FIXED_BYTES)?;
         let small = |at: usize| {
             u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
@@ -198,13 +239,14 @@ impl<'a> Reader<'a> {
         if format != FORMAT {
             return Err(RestoreError::Unsupported { format });
         }
-        let length = small(20) as usize;
-        if length > HEADER_BYTES_MAX {
+        let (length, names) = (small(20) as usize, small(64) as usize);
+        if length > MEMBERSHIP_BYTES_MAX || names as u64 > LIVE_BYTES_MAX {
             return Err(RestoreError::Damaged("its header is too long"));
         }
-        let rest = self.take(length + 4)?;
-        let (membership, sum) = rest.split_at(length);
-        let crc = crc32c_append(crc32c(&fixed), membership);
+        let rest = self.take(length + names + 4)?;
+        let (content, sum) = rest.split_at(length + names);
+        let crc = crc32c_append(crc32c(&fixed), content);
+        let (membership, live) = content.split_at(length);
         if sum != crc.to_le_bytes() {
             return Err(RestoreError::Damaged("its header does not match its checksum"));
         }
@@ -224,7 +266,13 @@ impl<'a> Reader<'a> {
             index: meta.index,
             term: meta.term,
         };
-        if found == self.name { Ok(meta) } else { Err(RestoreError::Damaged("it is another one")) }
+        if found != self.name {
+            return Err(RestoreError::Damaged("it is another one"));
+        }
+        let live = LiveEntries::decode(live)
+            .filter(|live| live.last().is_none_or(|last| last <= meta.index))
+            .ok_or(RestoreError::Damaged("it names impossible entries"))?;
+        Ok((meta, Left { live: Arc::new(live), bytes: number(56) }))
     }
 
     fn next_piece(&mut self) -> Result<Option<Bytes>, RestoreError> {
@@ -280,6 +328,7 @@ impl Iterator for Reader<'_> {
 mod tests {
     use super::*;
     use crate::snapshot::MemoryStore;
+    use crate::state_machine::StateMachine;
     use raft_core::{Entry, ReplicaId};
 
     /// Holds the bytes it was restored from.
@@ -302,6 +351,10 @@ mod tests {
         }
     }
 
+    fn holder() -> NewMachine {
+        NewMachine { machine: Box::new(Holder(Vec::new())), bodies: None }
+    }
+
     fn stored() -> (MemoryStore, SnapshotName, SnapshotMeta) {
         let meta = SnapshotMeta {
             index: LogIndex::new(11),
@@ -319,7 +372,8 @@ mod tests {
         let store = MemoryStore::default();
         let pieces = [&b"one"[..], b"", b"three"].map(Bytes::from_static);
         let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
-        write(&shelf, name, &meta, pieces.into_iter(), Compression::Lz4).unwrap();
+        write(&shelf, name, (&meta, &Left::default()), pieces.into_iter(), Compression::Lz4)
+            .unwrap();
         (store, name, meta)
     }
 
@@ -364,9 +418,15 @@ mod tests {
             let store = MemoryStore::default();
             let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
             let pieces = pieces.iter().cloned();
-            bytes.push(write(&shelf, name, &meta, pieces, compression).unwrap());
-            let restored = restore(&store, name, Box::<Pieces>::default()).unwrap();
-            assert!(restored.machine.read(b"") == expected, "{compression:?}");
+            let left = Left::default();
+            bytes.push(write(&shelf, name, (&meta, &left), pieces, compression).unwrap());
+            let restored = restore(
+                &store,
+                name,
+                NewMachine { machine: Box::<Pieces>::default(), bodies: None },
+            )
+            .unwrap();
+            assert!(restored.new.machine.read(b"") == expected, "{compression:?}");
             assert_eq!(Some(&restored.bytes), bytes.last());
         }
         assert!(bytes[1] < bytes[0] / 5, "{bytes:?}");
@@ -381,9 +441,32 @@ mod tests {
     #[test]
     fn a_snapshot_comes_back_with_what_it_stands_for() {
         let (store, name, meta) = stored();
-        let restored = restore(&store, name, Box::new(Holder(Vec::new()))).unwrap();
+        let restored = restore(&store, name, holder()).unwrap();
         assert_eq!(restored.meta, meta);
-        assert_eq!(&restored.machine.read(b"")[..], b"onethree");
+        assert_eq!(&restored.new.machine.read(b"")[..], b"onethree");
+    }
+
+    #[test]
+    fn what_it_leaves_in_the_log_is_said_in_its_header_and_asked_of_the_machine() {
+        let (store, name, meta) = stored();
+        let mut live = LiveEntries::default();
+        assert!(live.push_run(LogIndex::new(4), 3, Term::new(2)));
+        assert!(live.push(LogIndex::new(9), Term::new(5)));
+        let left = Left { live: Arc::new(live.clone()), bytes: 0x1234 };
+        let header = header(name, &meta, &left).unwrap();
+        let hex: String = header[56..].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, NAMES);
+        let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
+        write(&shelf, name, (&meta, &left), std::iter::empty(), Compression::None).unwrap();
+        let mut reader = Reader::open(&store, name).unwrap();
+        assert_eq!(reader.header().unwrap(), (meta.clone(), left));
+        let refused = restore(&store, name, holder());
+        assert!(matches!(refused, Err(RestoreError::Refused(why)) if why.contains("keeps none")));
+        // Nothing behind the snapshot can be named by it.
+        assert!(live.push(meta.index.next(), meta.term));
+        let left = Left { live: Arc::new(live), bytes: 0 };
+        write(&shelf, name, (&meta, &left), std::iter::empty(), Compression::None).unwrap();
+        assert!(matches!(restore(&store, name, holder()), Err(RestoreError::Damaged(_))));
     }
 
     #[test]
@@ -400,7 +483,7 @@ mod tests {
         let whole = store.read(name, 0, 1000).unwrap();
         let damaged = |bytes: &[u8]| {
             overwrite(&store, name, bytes);
-            restore(&store, name, Box::new(Holder(Vec::new()))).is_err()
+            restore(&store, name, holder()).is_err()
         };
         for at in 0..whole.len() {
             for bit in 0..8 {
@@ -414,10 +497,16 @@ mod tests {
         assert!(!damaged(&whole));
     }
 
+    const NAMES: &str = concat!(
+        "341200000000000009000000000000000102000000000000000102000000000000000200",
+        "00000000000000020402050304030201155549cb",
+    );
+
     const GOLDEN: &str = concat!(
-        "52414654534e41500200000007000000010000001b0000000b0000000000000005000000",
-        "000000000700000000000000030000000000000001020000000000000001020000000000",
-        "00000200000000000000009c02e4f010000000100000000000000015046f8b030000006f",
-        "6e65050000007468726565000000000200000000000000134f18b9eaa285ad",
+        "52414654534e41500300000007000000010000001b0000000b0000000000000005000000",
+        "000000000700000000000000030000000000000000000000000000000000000000000000",
+        "01020000000000000001020000000000000002000000000000000082f3da641000000010",
+        "0000000000000015046f8b030000006f6e65050000007468726565000000000200000000",
+        "000000134f18b9eaa285ad",
     );
 }

@@ -10,9 +10,10 @@
 
 mod blocks;
 pub(crate) mod desk;
+pub(crate) mod entries;
 #[cfg(unix)]
 mod file_store;
-mod format;
+pub(crate) mod format;
 mod memory_store;
 pub(crate) mod shelf;
 mod store;

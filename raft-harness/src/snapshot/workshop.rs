@@ -12,11 +12,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{GroupId, GroupIncarnation, LogIndex, SnapshotMeta};
+use raft_storage::LiveEntries;
 use tracing::{info, warn};
 
 use super::blocks::Compression;
 use super::desk::Wanted;
-use super::format::{self, Restored, restore};
+use super::format::{self, Left, Restored, restore};
 use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart};
 use crate::engine::EngineInput;
@@ -41,6 +42,7 @@ pub(crate) enum Job {
 pub(crate) struct Taking {
     pub(crate) name: SnapshotName,
     pub(crate) meta: SnapshotMeta,
+    pub(crate) left: Left,
     pub(crate) pieces: SnapshotPieces,
     /// Older ones of the group from here on may still be asked for.
     pub(crate) keep_from: LogIndex,
@@ -54,6 +56,14 @@ pub(crate) enum Made {
     Over(SnapshotName),
     /// Nor of this one: what the shelf had was of no use, and is gone.
     Useless(Box<Wanted>),
+    /// Nor of this one yet: the log lacks these entries, of about so many bytes each.
+    Lacking(Box<Wanted>, LiveEntries, u64),
+}
+
+/// What came of making a machine.
+enum Attempt {
+    Restored(Restored),
+    Lacking(LiveEntries, u64),
 }
 
 pub(crate) struct Workshop {
@@ -101,9 +111,9 @@ impl Workshop {
     }
 
     fn take(&self, taking: Taking, out: &mut Vec<Made>) {
-        let Taking { name, meta, pieces, keep_from } = taking;
+        let Taking { name, meta, left, pieces, keep_from } = taking;
         // The pieces are the machine's own work still.
-        let write = || format::write(&self.shelf, name, &meta, pieces, self.compression);
+        let write = || format::write(&self.shelf, name, (&meta, &left), pieces, self.compression);
         let written = at_work_for(name.group, write);
         match &written {
             Ok(_) => {
@@ -128,7 +138,12 @@ impl Workshop {
         let group = name.group;
         let fetched = part.is_some();
         match self.make_machine(&wanted, part) {
-            Ok(restored) => {
+            Ok(Attempt::Lacking(missing, each)) => {
+                let count = missing.count();
+                info!(%group, index = %name.index, count, "a snapshot came, entries are to come");
+                out.push(Made::Lacking(wanted, missing, each));
+            }
+            Ok(Attempt::Restored(restored)) => {
                 info!(%group, index = %name.index, "a snapshot came");
                 let input = EngineInput::SnapshotFetched(name, Box::new(restored));
                 out.extend([Made::Over(name), Made::Engine(group, input)]);
@@ -151,16 +166,22 @@ impl Workshop {
         &self,
         wanted: &Wanted,
         part: Option<Box<dyn SnapshotPart>>,
-    ) -> Result<Restored, String> {
+    ) -> Result<Attempt, String> {
         let Wanted { name, meta, maker, spec, .. } = wanted;
         if let Some(part) = part {
             self.shelf.put(*name, part).map_err(|error| error.to_string())?;
         }
-        let restored = restore(self.shelf.store(), *name, maker(spec));
+        let new = maker(spec);
+        let left = format::left(self.shelf.store(), *name).map_err(|error| error.to_string())?;
+        let missing = new.bodies.as_ref().map(|bodies| bodies.missing(&left.live));
+        if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
+            return Ok(Attempt::Lacking(missing, left.bytes / left.live.count()));
+        }
+        let restored = restore(self.shelf.store(), *name, new);
         let restored = restored.map_err(|error| error.to_string())?;
         let of = |meta: &SnapshotMeta| (meta.config_index, Arc::clone(&meta.membership));
         if of(&restored.meta) == of(meta) {
-            Ok(restored)
+            Ok(Attempt::Restored(restored))
         } else {
             Err("it stands for something else than was offered".to_owned())
         }

@@ -1,6 +1,7 @@
 //! A cluster of whole nodes in this process, for tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 
+pub mod queue;
 pub mod relay;
 
 use std::collections::BTreeMap;
@@ -73,6 +74,8 @@ pub struct Cluster {
     nodes: Vec<NodeId>,
     hosts: BTreeMap<NodeId, NodeHost>,
     addresses: BTreeMap<NodeId, String>,
+    machine: fn() -> Box<dyn StateMachine>,
+    snapshot_bytes: Option<u64>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,22 +92,39 @@ pub fn until(mut is_so: impl FnMut() -> bool) {
 impl Cluster {
     pub fn durable(nodes: u64) -> anyhow::Result<Self> {
         let root = tempfile::tempdir()?;
-        Self::new(nodes, Some(root))
+        Self::new(nodes, Some(root), || Box::new(Hasher::default()), Some(64 << 20))
+    }
+
+    /// With machines of another kind, and snapshots after 4 MiB.
+    pub fn durable_of(nodes: u64, machine: fn() -> Box<dyn StateMachine>) -> anyhow::Result<Self> {
+        let root = tempfile::tempdir()?;
+        Self::new(nodes, Some(root), machine, Some(4 << 20))
     }
 
     pub fn memory(nodes: u64) -> anyhow::Result<Self> {
-        Self::new(nodes, None)
+        Self::new(nodes, None, || Box::new(Hasher::default()), Some(64 << 20))
     }
 
-    fn new(nodes: u64, root: Option<tempfile::TempDir>) -> anyhow::Result<Self> {
+    fn new(
+        nodes: u64,
+        root: Option<tempfile::TempDir>,
+        machine: fn() -> Box<dyn StateMachine>,
+        snapshot_bytes: Option<u64>,
+    ) -> anyhow::Result<Self> {
         // `RUST_LOG=debug` shows what the nodes say.
         let asked = std::env::var("RUST_LOG").unwrap_or_default();
         let filter = asked.parse::<tracing_subscriber::filter::Targets>().unwrap_or_default();
         let lines = tracing_subscriber::fmt::layer().with_test_writer();
         let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
-        let mut cluster =
-            Self { root, nodes: nodes.clone(), hosts: BTreeMap::new(), addresses: BTreeMap::new() };
+        let mut cluster = Self {
+            root,
+            nodes: nodes.clone(),
+            hosts: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            machine,
+            snapshot_bytes,
+        };
         for node in nodes {
             if cluster.root.is_some() {
                 raft_storage::init(
@@ -138,6 +158,7 @@ impl Cluster {
                 })
                 .collect(),
             snapshot_tail: 10,
+            snapshot_bytes: self.snapshot_bytes,
             ..NodeOptions::default()
         };
         if self.root.is_some() {
@@ -149,8 +170,8 @@ impl Cluster {
                 },
             };
         }
-        let factory =
-            |_: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> { Box::new(Hasher::default()) };
+        let machine = self.machine;
+        let factory = move |_: GroupId, _: &GroupSpec| machine();
         NodeHost::start(options, Arc::new(factory))
     }
 

@@ -24,6 +24,7 @@ use super::journal::{Applied, Journal, command, number};
 use super::network::{LinkId, Network, Wire};
 use super::node::{BULK_BYTES, Node};
 use super::rng::Rng;
+use crate::bodies::NewMachine;
 use crate::engine::{
     CreateGroup, Created, Durability, EngineInput, Fetch, MakeMachine, Route, SendLane, Source,
     Told,
@@ -1131,7 +1132,7 @@ impl Cluster {
 
 fn maker(group: GroupId, journal: Journal) -> MakeMachine {
     let mode = if group.get().is_multiple_of(2) { ApplyMode::Inline } else { ApplyMode::Worker };
-    Arc::new(move |_| journal.machine(mode))
+    Arc::new(move |spec| NewMachine::new(journal.machine(mode), spec, None))
 }
 
 enum Answer {

@@ -142,6 +142,7 @@ impl Disk {
                 term_runs,
                 configs,
                 log_time: last.map(|entry| entry.time).unwrap_or_default().max(stored.base_time),
+                has_fetched: false,
             };
             (GroupSpec::decode(&stored.spec).expect("it was encoded by us"), recovered)
         });

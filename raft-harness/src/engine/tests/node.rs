@@ -83,8 +83,8 @@ impl Worker {
                 assert_eq!(machine.applied().index, meta.index, "taken where it was asked for");
                 machine.job_done();
                 self.reports.push_back(EngineInput::Applied(group, machine.applied()));
-                let pieces = machine.snapshot(meta.index).expect("it stands there");
-                return Some(EngineInput::SnapshotPieces(group, meta, pieces));
+                let state = machine.snapshot(meta.index).expect("it stands there");
+                return Some(EngineInput::MachineState(group, meta, state));
             }
             ApplyTask::Replace(restored) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
@@ -100,7 +100,9 @@ impl Worker {
             }
             ApplyTask::Reads(time, reads) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                reads.into_iter().for_each(|(query, reply)| machine.read(&query, time, reply));
+                for (query, reply) in reads {
+                    machine.read(&query, time, reply).expect("nothing is lost");
+                }
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
@@ -110,7 +112,8 @@ impl Worker {
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
             ApplyTask::Digest(reply) => {
-                self.machines.get(&group).expect("started first").digest(reply);
+                let machine = self.machines.get_mut(&group).expect("started first");
+                machine.digest(reply).expect("nothing is lost");
             }
         }
         None
@@ -122,7 +125,7 @@ impl Node {
         let snapshots = MemoryStore::default();
         let shelf = Arc::new(Shelf::open(Arc::new(snapshots.clone())).expect("memory"));
         Self {
-            desk: Desk::new(Arc::clone(&shelf), DeskOptions::default()),
+            desk: Desk::new(Arc::clone(&shelf), None, DeskOptions::default()),
             workshop: Workshop::new(Arc::clone(&shelf), Compression::default()),
             shelf,
             snapshots,
@@ -202,7 +205,7 @@ impl Node {
         self.bulk.clear();
         let shelf = Shelf::open(Arc::new(self.snapshots.clone())).expect("memory");
         self.shelf = Arc::new(shelf);
-        self.desk = Desk::new(Arc::clone(&self.shelf), DeskOptions::default());
+        self.desk = Desk::new(Arc::clone(&self.shelf), None, DeskOptions::default());
         self.workshop = Workshop::new(Arc::clone(&self.shelf), Compression::default());
         self.desk_inputs.clear();
         self.desk_at = None;

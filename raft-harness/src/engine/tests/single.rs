@@ -15,6 +15,7 @@ use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
 
 use super::journal::{Journal, command};
 use super::node::Node;
+use crate::bodies::NewMachine;
 use crate::engine::{
     CreateGroup, CreateRefusal, Created, Durability, EngineInput, LogLoad, PersistTicket, Route,
     SendLane, Source, Told,
@@ -74,7 +75,9 @@ impl Solo {
         let journal = Journal::default();
         let create = CreateGroup {
             spec: GroupSpec::on_nodes(GROUP, (1..=nodes).map(NodeId::new)),
-            maker: Arc::new(move |_| journal.machine(ApplyMode::Inline)),
+            maker: Arc::new(move |spec| {
+                NewMachine::new(journal.machine(ApplyMode::Inline), spec, None)
+            }),
             recovered,
             restored: None,
             done: Box::new(move |ended| {
@@ -155,7 +158,9 @@ impl Solo {
         let journal = Journal::default();
         let create = CreateGroup {
             spec: GroupSpec::joining(GROUP, ReplicaId::new(replica), NodeId::new(1)),
-            maker: Arc::new(move |_| journal.machine(ApplyMode::Inline)),
+            maker: Arc::new(move |spec| {
+                NewMachine::new(journal.machine(ApplyMode::Inline), spec, None)
+            }),
             recovered: None,
             restored: None,
             done: Box::new(move |ended| {

@@ -4,7 +4,7 @@
 //! first replica applies at an index is the record for all: whoever applies something else there
 //! later, in whatever life of whatever node, is caught at that moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use super::judge::Judge;
+use crate::bodies::Bodies;
 use crate::sim::rng::mix;
 use crate::state_machine::{ApplyMode, RestoreError, SnapshotPieces, StateMachine};
 
@@ -78,7 +79,14 @@ pub(super) struct Model {
     registers: BTreeMap<Key, u64>,
     lists: BTreeMap<Key, Vec<u64>>,
     digest: u64,
+    /// The last commands that added to lists, at the ends of the lists: their index and number.
+    recent: VecDeque<(LogIndex, u64)>,
 }
+
+/// So many commands are recent.
+const RECENT: usize = 6;
+/// A group's machine never keeps more of them.
+pub(super) const KEPT_MAX: u64 = RECENT as u64 + 1;
 
 impl Model {
     /// Carries out a command; what is answered.
@@ -105,6 +113,30 @@ impl Model {
             }
             Action::Read | Action::ReadList => self.read(command),
         }
+    }
+
+    /// Keeps a command that adds to a list, and every third of those for long.
+    fn keep(&mut self, entry: &Entry, bodies: Option<&Bodies>) {
+        let Some(bodies) = bodies else { return };
+        let Some((number, Action::Append, _)) = decode(&entry.payload) else { return };
+        self.recent.push_back((entry.index, number));
+        if self.recent.len() > RECENT {
+            let goes = if number.is_multiple_of(3) { RECENT / 2 } else { 0 };
+            self.recent.remove(goes);
+            bodies.release(entry.payload.len() as u64);
+        }
+    }
+
+    /// Reads what is kept back from the log; what is wrong with it.
+    fn look(&self, bodies: Option<&Bodies>) -> Option<String> {
+        let bodies = bodies?;
+        self.recent.iter().find_map(|(index, number)| {
+            // What cannot be read makes the replica mute, which is judged as every fault is.
+            let body = bodies.get(*index).ok()?;
+            let found = number_of(&body);
+            (found != Some(*number))
+                .then(|| format!("entry {index} is command {found:?} and was {number}"))
+        })
     }
 
     /// Answers a query.
@@ -162,6 +194,7 @@ impl Record {
             applied: (LogIndex::ZERO, Term::ZERO),
             origin: Origin::Empty,
             model: Model::default(),
+            bodies: None,
         }
     }
 }
@@ -181,6 +214,8 @@ pub(super) struct How {
     pub(super) mode: ApplyMode,
     /// Bytes on top of each snapshot.
     pub(super) padding: usize,
+    /// Whether they leave in the log what they have done lately, and look at it again and again.
+    pub(super) keeps: bool,
 }
 
 /// Whether a machine of a node is to break its contract, and whether one has.
@@ -225,6 +260,7 @@ pub(super) struct Machine {
     applied: (LogIndex, Term),
     origin: Origin,
     model: Model,
+    bodies: Option<Bodies>,
 }
 
 /// Where a machine's state comes from.
@@ -259,7 +295,10 @@ impl StateMachine for Machine {
             self.applied = (entry.index, entry.term);
             *applied_total += 1;
             let output = match entry.kind {
-                EntryKind::Command => self.model.apply(&entry.payload),
+                EntryKind::Command => {
+                    self.model.keep(entry, self.bodies.as_ref());
+                    self.model.apply(&entry.payload)
+                }
                 EntryKind::Noop | EntryKind::Config => Bytes::new(),
             };
             let at = entry.index.prev().get() as usize;
@@ -291,6 +330,11 @@ impl StateMachine for Machine {
             }
             outputs.push(output);
         }
+        broken.extend(
+            self.model
+                .look(self.bodies.as_ref())
+                .map(|what| format!("node {node} group {group}: {what}")),
+        );
         if self.slip.leave_out(outputs) {
             // From here on nothing is asked of it until its process ends.
             judge.checker.excuse_fault(group, replica);
@@ -298,6 +342,10 @@ impl StateMachine for Machine {
     }
 
     fn read(&self, query: &[u8]) -> Bytes {
+        if let Some(what) = self.model.look(self.bodies.as_ref()) {
+            let Identity { node, group, .. } = self.of;
+            self.record.0.lock().broken.push(format!("node {node} group {group}: {what}"));
+        }
         self.model.read(query)
     }
 
@@ -309,10 +357,14 @@ impl StateMachine for Machine {
         let mut bytes = Vec::new();
         let mut put = |number: u64| bytes.extend_from_slice(&number.to_le_bytes());
         let (index, term) = self.applied;
-        let Model { registers, lists, digest } = &self.model;
+        let Model { registers, lists, digest, recent } = &self.model;
         [index.get(), term.get(), *digest, registers.len() as u64, lists.len() as u64]
             .into_iter()
             .for_each(&mut put);
+        put(recent.len() as u64);
+        recent
+            .iter()
+            .for_each(|(index, number)| [index.get(), *number].into_iter().for_each(&mut put));
         for (key, number) in registers {
             [u64::from(*key), *number].into_iter().for_each(&mut put);
         }
@@ -335,6 +387,18 @@ impl StateMachine for Machine {
         Ok(())
     }
 
+    fn keeps_entries(&self) -> bool {
+        self.how.keeps
+    }
+
+    fn attach(&mut self, bodies: Bodies) {
+        self.bodies = Some(bodies);
+    }
+
+    fn live_entries(&self) -> Box<dyn Iterator<Item = LogIndex> + '_> {
+        Box::new(self.model.recent.iter().map(|(index, _)| *index))
+    }
+
     fn mode(&self) -> ApplyMode {
         self.how.mode
     }
@@ -348,6 +412,9 @@ impl Machine {
         self.applied = (LogIndex::new(words.next()?), Term::new(words.next()?));
         self.model.digest = words.next()?;
         let (registers, lists) = (words.next()?, words.next()?);
+        for _ in 0..words.next()? {
+            self.model.recent.push_back((LogIndex::new(words.next()?), words.next()?));
+        }
         for _ in 0..registers {
             self.model.registers.insert(words.next()? as Key, words.next()?);
         }

@@ -27,6 +27,7 @@ use super::stream::SimNetwork;
 use super::swarm::Swarm;
 use super::tasks::{NodeTask, Note, TaskId, Wakes};
 use super::words::Words;
+use crate::bodies::NewMachine;
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
@@ -88,16 +89,19 @@ struct Making {
     slip: Slip,
     record: Record,
     judge: Judge,
+    log: LogReader,
 }
 
 impl Making {
     fn maker(&self, spec: &GroupSpec) -> MakeMachine {
         let (node, group, how) = (self.node, life_in(spec), self.how);
         let (record, slip, judge) = (self.record.clone(), self.slip.clone(), self.judge.clone());
+        let log = self.log.clone();
         Arc::new(move |spec: &GroupSpec| {
             let replica = spec.replica_on(node).unwrap_or_default();
             let of = MachineIdentity { node, group, replica };
-            Box::new(record.machine(of, how, &slip, &judge)) as Box<dyn crate::StateMachine>
+            let machine = record.machine(of, how, &slip, &judge);
+            NewMachine::new(Box::new(machine), spec, Some(&log))
         })
     }
 }
@@ -238,10 +242,15 @@ impl Process {
         shelf.forget_strangers(in_log).map_err(Stillborn::Directory)?;
         let making = Making {
             node,
-            how: How { mode: swarm.apply, padding: swarm.snapshot_padding },
+            how: How {
+                mode: swarm.apply,
+                padding: swarm.snapshot_padding,
+                keeps: swarm.keeps_entries,
+            },
             slip: birth.slip.clone(),
             record: record.clone(),
             judge: judge.clone(),
+            log: opened.reader.clone(),
         };
         let mut begun = Vec::with_capacity(specs.len());
         for (spec, recovered) in specs {
@@ -340,7 +349,10 @@ impl Process {
         let to_bulk = Arc::clone(&bulk_inbox);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
         let inboxes_of_desk = Arc::clone(&inboxes);
-        let desk = DeskThread::new(shelf, swarm.desk, desk_inputs, inboxes_of_desk, to_bulk);
+        let desk = {
+            let how = (opened.reader.clone(), swarm.desk);
+            DeskThread::new(shelf, how, desk_inputs, inboxes_of_desk, to_bulk)
+        };
         let tasks = (0..2 + shard_count).map(|number| {
             let task = match number {
                 0 => NodeTask::Control,

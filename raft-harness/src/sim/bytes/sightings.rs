@@ -82,6 +82,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::SnapshotLate
             | Mark::DeclinedUnderCompaction
             | Mark::ConfigTailLost
+            | Mark::EntryKept
+            | Mark::EntryFetched
             | Mark::LogHeld
             | Mark::LogHeldTooLong
             | Mark::ReadConfirmed

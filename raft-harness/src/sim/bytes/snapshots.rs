@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam::channel::Receiver;
 use raft_core::{GroupId, LogIndex, Micros};
-use raft_storage::{Disk, DiskFile};
+use raft_storage::{Disk, DiskFile, LogReader};
 use raft_transport::Frame;
 
 use super::disk::{SimDisk, SimFile};
@@ -219,12 +219,12 @@ pub(super) struct DeskThread {
 impl DeskThread {
     pub(super) fn new(
         shelf: Arc<Shelf>,
-        options: DeskOptions,
+        (log, options): (LogReader, DeskOptions),
         inputs: Receiver<DeskInput>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
         bulk: Arc<Inbox<BulkInput>>,
     ) -> Self {
-        let desk = Desk::new(Arc::clone(&shelf), options);
+        let desk = Desk::new(Arc::clone(&shelf), Some(log), options);
         let workshop = Workshop::new(shelf, Compression::default());
         Self { desk, workshop, inputs, shards, bulk, busy: false, works: false, alarm: None }
     }

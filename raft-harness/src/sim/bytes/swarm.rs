@@ -79,6 +79,8 @@ pub(super) struct Swarm {
     pub(super) snapshot_hold_bytes: u64,
     /// Bytes that every snapshot holds on top of the state.
     pub(super) snapshot_padding: usize,
+    /// Whether machines leave commands in the log.
+    pub(super) keeps_entries: bool,
     /// How snapshots are fetched.
     pub(super) desk: DeskOptions,
     /// The snapshot desk takes at most so long for one thing, in microseconds.
@@ -233,6 +235,7 @@ impl Swarm {
             snapshot_every: snapshot_every.map(|every| every.max(snapshot_padding / 4096)),
             snapshot_tail: *rng.pick(&[0, 0, 5, 40]).expect("a list"),
             snapshot_padding: snapshot_padding as usize,
+            keeps_entries: streams.stream("kept entries", &[]).chance(1, 2),
             snapshot_bytes: rng.chance(1, 4).then(|| rng.range(2..=64) << 10),
             snapshot_hold_bytes: *rng.pick(&[0, 8 << 10, 1 << 20]).expect("a list"),
             desk: DeskOptions {

@@ -17,6 +17,7 @@ use raft_transport::{Decoder, Ends, Frame, Handshake, Lane, SnapshotPull, decode
 use super::incarnations::life_of;
 use super::sightings::Sightings;
 use crate::sim::marks::Mark;
+use crate::snapshot::entries::Part;
 
 /// A promise that has left its node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -239,6 +240,8 @@ impl Heard {
             Frame::SnapshotPull(pull) => {
                 let before = self.pulls.insert((speaker, listener, pull.group), *pull);
                 self.sightings.hit_if(before == Some(*pull), Mark::SnapshotInterrupted);
+                let of_entries = Part::unpack(pull.offset).is_some();
+                self.sightings.hit_if(of_entries, Mark::EntryFetched);
             }
             Frame::Heartbeats(items) => {
                 let mut groups = items.iter().map(|item| item.group);

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use raft_storage::LogError;
+use raft_storage::{GroupWrite, LogError};
 
 use super::accounts::After;
 use super::clients::FLOOD_BYTES_MAX;
 use super::disk::{Aim, SEGMENTS};
+use super::machine::KEPT_MAX;
 use super::network::Place;
 use super::process::LogState;
 use super::swarm::READ_US;
@@ -69,7 +70,12 @@ impl World {
         let command = self.swarm.padding.max(FLOOD_BYTES_MAX);
         let whole = self.swarm.settings.append_bytes_max.max(command) + (4 << 10);
         let beside = (self.swarm.groups.len() as u64) << 11;
-        let max = load.max() + self.swarm.shards[place] as u64 * whole + beside;
+        // What is fetched for a snapshot comes when it comes.
+        let fetched = match self.swarm.keeps_entries {
+            true => self.swarm.groups.len() as u64 * KEPT_MAX * command,
+            false => 0,
+        };
+        let max = load.max() + self.swarm.shards[place] as u64 * whole + beside + fetched;
         self.sightings.hit_if(load.bytes() >= load.max(), Mark::LogOverloaded);
         if load.bytes() > max {
             let evidence = format!(
@@ -89,6 +95,8 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let syncs = node.disk.syncs();
         judge.lock().account(place).wrote(process.log.work.waiting());
+        let keeps = |write: &GroupWrite| write.compact.is_some() && write.live.is_some();
+        self.sightings.hit_if(process.log.work.waiting().any(keeps), Mark::EntryKept);
         let inboxes = std::sync::Arc::clone(process.inboxes());
         process.log.sealed = false;
         // What is small goes between the pieces of what is large.

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
 
 use super::*;
+use crate::bodies::NewMachine;
+use crate::snapshot::format::Left;
 use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{Compression, MemoryStore, SnapshotStore};
 use crate::state_machine::{RestoreError, SnapshotPieces, StateMachine};
@@ -119,7 +121,7 @@ fn taking(name: SnapshotName, bytes: &[u8], keep_from: u64) -> DeskInput {
     let pieces: SnapshotPieces = Box::new(pieces.into_iter());
     let meta = SnapshotMeta { index: name.index, ..meta() };
     let keep_from = LogIndex::new(keep_from);
-    DeskInput::Take(Box::new(Taking { name, meta, pieces, keep_from }))
+    DeskInput::Take(Box::new(Taking { name, meta, left: Left::default(), pieces, keep_from }))
 }
 
 fn wanted(name: SnapshotName) -> Box<Wanted> {
@@ -129,7 +131,7 @@ fn wanted(name: SnapshotName) -> Box<Wanted> {
         node: SENDER,
         #[cfg(feature = "sim")]
         term: Term::new(5),
-        maker: Arc::new(|_| Box::new(Holder(Vec::new()))),
+        maker: Arc::new(|spec| NewMachine::new(Box::new(Holder(Vec::new())), spec, None)),
         spec: Arc::new(GroupSpec::on_nodes(name.group, [SENDER])),
     })
 }
@@ -146,7 +148,7 @@ impl Side {
     fn new(options: DeskOptions) -> Self {
         let store = MemoryStore::default();
         let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
-        let desk = Desk::new(Arc::clone(&shelf), options);
+        let desk = Desk::new(Arc::clone(&shelf), None, options);
         Self { desk, workshop: Workshop::new(shelf, Compression::None), store, now: Micros::ZERO }
     }
 
@@ -247,7 +249,7 @@ impl Pair {
 
 fn came(input: EngineInput) -> Vec<u8> {
     match input {
-        EngineInput::SnapshotFetched(_, restored) => restored.machine.read(b"").to_vec(),
+        EngineInput::SnapshotFetched(_, restored) => restored.new.machine.read(b"").to_vec(),
         _ => panic!("it did not come"),
     }
 }
@@ -543,7 +545,8 @@ fn the_store_is_listed_once_whatever_is_taken_and_forgotten() {
         term_runs: vec![(LogIndex::new(1), name().term)],
         ..Default::default()
     };
-    let maker: MakeMachine = Arc::new(|_| Box::new(Holder(Vec::new())));
+    let maker: MakeMachine =
+        Arc::new(|spec| NewMachine::new(Box::new(Holder(Vec::new())), spec, None));
     for group in 0..900 {
         // Empty files are of no use, and are looked at all the same.
         let spec = GroupSpec::on_nodes(GroupId::new(group), [SENDER]);
@@ -574,7 +577,7 @@ fn the_end_of_either_process_costs_a_fetch_less_than_eight_mebibytes() {
         shelf.forget_strangers(|_| true).unwrap();
         let workshop = Workshop::new(Arc::clone(&shelf), Compression::None);
         Side {
-            desk: Desk::new(shelf, options),
+            desk: Desk::new(shelf, None, options),
             workshop,
             store: MemoryStore::default(),
             now: Micros::ZERO,
@@ -594,7 +597,7 @@ fn the_end_of_either_process_costs_a_fetch_less_than_eight_mebibytes() {
     // Both end and begin again: the sender has its snapshot still, the receiver what it got.
     let Side { workshop, store, now, .. } = pair.sender;
     let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
-    pair.sender = Side { desk: Desk::new(shelf, options), workshop, store, now };
+    pair.sender = Side { desk: Desk::new(shelf, None, options), workshop, store, now };
     pair.receiver = start();
     let out = pair.fetch();
     assert_eq!(offsets(&pulls(&out)), [0], "which bytes they are is asked first");
