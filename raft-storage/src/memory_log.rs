@@ -266,7 +266,11 @@ impl EntrySource for RwLock<Groups> {
     fn holding(&self, group: GroupId, live: &LiveEntries) -> Option<Holding> {
         let groups = self.read();
         let known = groups.get(&group)?;
-        let bytes = |index, term| Some(known.named(index, term)?.payload.len() as u64);
-        Some(Holding::count(live, bytes))
+        let mut holding = Holding::default();
+        for (index, term) in live.iter() {
+            let entry = known.named(index, term);
+            holding.note((index, term), entry.map(|entry| entry.payload.len() as u64));
+        }
+        Some(holding)
     }
 }

@@ -78,7 +78,7 @@ impl LogReader {
     }
 
     /// How much of what is named is held, wherever that may be. Cost: a look at each entry that is
-    /// named, under the lock of all readers.
+    /// named, a few thousand at a time beside the writer.
     ///
     /// # Errors
     /// [`ReadError::UnknownGroup`].
@@ -141,21 +141,15 @@ pub struct Holding {
 }
 
 impl Holding {
-    pub(crate) fn count(
-        live: &LiveEntries,
-        mut bytes_of: impl FnMut(LogIndex, Term) -> Option<u64>,
-    ) -> Self {
-        let mut holding = Self::default();
-        for (index, term) in live.iter() {
-            match bytes_of(index, term) {
-                Some(bytes) => holding.bytes += bytes,
-                None => {
-                    let is_named = holding.missing.push(index, term);
-                    debug_assert!(is_named, "they come in order");
-                }
+    /// Takes account of the next entry that is named, which has so many bytes if it is held.
+    pub(crate) fn note(&mut self, (index, term): (LogIndex, Term), bytes: Option<u64>) {
+        match bytes {
+            Some(bytes) => self.bytes += bytes,
+            None => {
+                let is_named = self.missing.push(index, term);
+                debug_assert!(is_named, "they come in order");
             }
         }
-        holding
     }
 }
 
@@ -230,15 +224,26 @@ impl<D: Disk> EntrySource for Shared<D> {
     }
 
     fn holding(&self, group: GroupId, live: &LiveEntries) -> Option<Holding> {
-        let index = self.index.read();
-        let slot = *index.slots.get(&group)?;
-        let known = index.group(group)?;
-        Some(Holding::count(live, |at, term| {
-            let place = known.named(at, term)?;
-            let pieces = index.pieces.get(&(slot, at)).filter(|_| known.held(at) == Some(place));
-            let in_pieces = pieces.map(|all| all.iter().map(|piece| u64::from(piece.bytes)).sum());
-            Some(in_pieces.unwrap_or_else(|| place.payload_bytes_min()))
-        }))
+        let mut holding = Holding::default();
+        let mut names = live.iter().peekable();
+        loop {
+            // The writer may go on between some of them and the next.
+            let index = self.index.read();
+            let slot = *index.slots.get(&group)?;
+            let known = index.group(group)?;
+            for (at, term) in names.by_ref().take(NAMES_PER_LOCK) {
+                let place = known.named(at, term);
+                let pieces = index.pieces.get(&(slot, at)).filter(|_| known.held(at) == place);
+                let in_pieces =
+                    pieces.map(|all| all.iter().map(|piece| u64::from(piece.bytes)).sum());
+                let bytes =
+                    place.map(|place| in_pieces.unwrap_or_else(|| place.payload_bytes_min()));
+                holding.note((at, term), bytes);
+            }
+            if names.peek().is_none() {
+                return Some(holding);
+            }
+        }
     }
 }
 
@@ -563,6 +568,8 @@ fn corrupt(group: GroupId, wanted: Wanted) -> ReadError {
     }
 }
 
+/// Looked up beside the writer without letting it go on.
+const NAMES_PER_LOCK: usize = 4096;
 /// Reading this many unwanted bytes is cheaper than another system call.
 const GAP_BYTES_MAX: u64 = 1 << 10;
 /// The most that one read fetches; it also bounds what a kept payload keeps alive.

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use raft_core::{Entry, LogTime, Membership, ReplicaId, Term};
+use raft_core::{Entry, EntryKind, LogTime, Membership, ReplicaId, Term};
+use raft_storage::{GroupCreate, GroupWrite, LiveEntries, LogStore, MemoryLog};
 
 use super::*;
 use crate::bodies::NewMachine;
@@ -618,4 +619,144 @@ fn the_end_of_either_process_costs_a_fetch_less_than_eight_mebibytes() {
     assert_eq!(left(), 2);
     pair.receiver.hear(DeskInput::Abort(GROUP));
     assert_eq!(left(), 1);
+}
+
+/// Leaves entries in the log.
+struct Keeper;
+
+impl StateMachine for Keeper {
+    fn apply(&mut self, _: &[Entry], _: &mut Vec<Bytes>) {}
+
+    fn read(&self, _: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn digest(&self) -> u64 {
+        0
+    }
+
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        pieces.for_each(drop);
+        Ok(())
+    }
+
+    fn keeps_entries(&self) -> bool {
+        true
+    }
+}
+
+fn entry(index: u64, term: u64) -> Entry {
+    // Some do not fit into one answer.
+    let bytes = if index.is_multiple_of(3) { 500_000 } else { 1_000 };
+    Entry {
+        index: LogIndex::new(index),
+        term: Term::new(term),
+        kind: EntryKind::Command,
+        time: LogTime::new(index),
+        payload: vec![(index * 10 + term) as u8; bytes].into(),
+    }
+}
+
+/// A log in which the group has these terms, from its first entry on.
+fn log_of(terms: &[u64]) -> MemoryLog {
+    let mut log = MemoryLog::new();
+    let mut write = GroupWrite::new(GROUP);
+    write.create = Some(GroupCreate { incarnation: name().incarnation, spec: Bytes::new() });
+    write.entries = (1..).zip(terms).map(|(index, term)| entry(index, *term)).collect();
+    log.append(&[write]).unwrap();
+    log
+}
+
+/// Answers every question and makes durable what comes, until so many entries have come or all is
+/// there; which entries came, and whether the snapshot did.
+fn exchange(pair: &mut Pair, log: &mut MemoryLog, entries_max: usize) -> (Vec<u64>, bool) {
+    let reader = log.reader();
+    let maker: MakeMachine =
+        Arc::new(move |spec| NewMachine::new(Box::new(Keeper), spec, Some(&reader)));
+    let wanted = Wanted { maker, ..*wanted(name()) };
+    let mut open: std::collections::VecDeque<DeskOutput> =
+        pair.receiver.hear(DeskInput::Fetch(Box::new(wanted))).into();
+    open.extend(pair.receiver.work());
+    let mut came = Vec::new();
+    while let Some(output) = open.pop_front() {
+        match output {
+            DeskOutput::Pull(SENDER, pull) => {
+                let chunk = pair.sender.desk.answer(pull);
+                open.extend(pair.deliver(chunk));
+            }
+            DeskOutput::Engine(GROUP, EngineInput::SnapshotEntries(name, entries)) => {
+                let mut write = GroupWrite::new(GROUP);
+                let bytes = entries.iter().map(Entry::cost).sum();
+                came.extend(entries.iter().map(|entry| entry.index.get()));
+                write.fetched = entries;
+                log.append(&[write]).unwrap();
+                if came.len() >= entries_max {
+                    return (came, false);
+                }
+                open.extend(pair.receiver.hear(DeskInput::Stored(name, bytes)));
+            }
+            DeskOutput::Engine(GROUP, EngineInput::SnapshotFetched(_, restored)) => {
+                let live = &restored.left.live;
+                let held = log.reader().holding(GROUP, live).unwrap();
+                assert!(held.missing.is_empty() && live.count() == 9);
+                return (came, true);
+            }
+            _ => panic!("nothing else is said"),
+        }
+        open.extend(pair.receiver.work());
+    }
+    panic!("it neither came nor failed");
+}
+
+/// Of what a snapshot leaves in the log only what is lacking comes: another entry at the same index is
+/// not the one that is named, and what came before a restart is there after it.
+#[test]
+fn entries_that_a_log_lacks_come_once_whatever_is_restarted() {
+    for stop_after in [0, 1, 2, 4, 6] {
+        let mut pair = Pair::new();
+        let mut live = LiveEntries::default();
+        for index in [1, 2, 3, 5, 6, 7, 8, 9, 10] {
+            assert!(live.push(LogIndex::new(index), Term::new(5)));
+        }
+        pair.sender.desk.log = Some(log_of(&[5; 11]).reader());
+        let DeskInput::Take(mut taken) = taking(name(), &state(0), 0) else {
+            panic!("it is one");
+        };
+        taken.left = Left { live: Arc::new(live), bytes: 9 * 160_000 };
+        pair.sender.hear(DeskInput::Take(taken));
+        pair.sender.work();
+        // It has entries 1 and 2, another one at 3, and nothing behind that.
+        let mut log = log_of(&[5, 5, 4]);
+        let mut came = Vec::new();
+        if stop_after > 0 {
+            let (before, done) = exchange(&mut pair, &mut log, stop_after);
+            assert!(!done);
+            came = before;
+            let Side { store, now, .. } = pair.receiver;
+            let shelf = Arc::new(Shelf::open(Arc::new(store.clone())).unwrap());
+            let options = DeskOptions { pieces_ahead: 2, ..DeskOptions::default() };
+            let desk = Desk::new(Arc::clone(&shelf), None, options);
+            let workshop = Workshop::new(shelf, Compression::None);
+            pair.receiver = Side { desk, workshop, store, now };
+        }
+        let (after, done) = exchange(&mut pair, &mut log, usize::MAX);
+        assert!(done);
+        came.extend(after);
+        came.sort_unstable();
+        assert_eq!(came, [3, 5, 6, 7, 8, 9, 10], "stopped after {stop_after}");
+    }
+}
+
+/// Who does not hold an entry any more says so, and the leader may offer something newer.
+#[test]
+fn an_entry_that_is_gone_at_its_sender_ends_the_fetch() {
+    let mut pair = Pair::new();
+    pair.sender.desk.log = Some(log_of(&[5; 4]).reader());
+    let mut live = LiveEntries::default();
+    assert!(live.push(LogIndex::new(7), Term::new(5)));
+    let mut entries = Entries::new(live, 1_000);
+    let question = entries.next(1, PIECE).unwrap();
+    let chunk = pair.sender.desk.answer(place_of(name(), question));
+    assert_eq!((chunk.total, chunk.data.len()), (0, 0));
+    assert!(entries.take(chunk.total, chunk.sum, &chunk.data).is_err());
 }
