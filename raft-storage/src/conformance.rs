@@ -18,7 +18,8 @@ use raft_core::{
 use crate::append::write::{Compaction, GroupCreate, GroupWrite};
 use crate::error::{LogError, ReadError};
 use crate::format::live::LiveEntries;
-use crate::store::LogStore;
+use crate::format::pieces::Piece;
+use crate::store::{Ending, LogStore, Tending};
 
 /// Runs the whole suite.
 pub fn all<S: LogStore>(make: impl Fn() -> S) {
@@ -37,6 +38,11 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     a_destroyed_group_is_gone_until_it_is_created_again(make());
     durable_index_waits_for_the_sync(make());
     a_commit_is_an_append_and_a_sync(make());
+    what_was_staged_is_durable_when_its_flight_has_landed(make());
+    a_refused_batch_takes_nothing_else_from_a_flight(make());
+    names_hold_for_what_is_staged_as_for_what_is_there(make());
+    pieces_take_the_place_of_a_payload_whoever_comes_between(make(), make());
+    housekeeping_changes_nothing_that_is_read(make());
     reads_are_bounded_and_never_empty_handed(make());
     readers_on_other_threads_see_whole_batches(make());
     positions_never_run_backwards(make());
@@ -393,6 +399,145 @@ pub fn a_commit_is_an_append_and_a_sync(mut store: impl LogStore) {
     expect(store.append(&[run(1, 7, 1, 1)]));
     expect(store.commit(&[]));
     assert_eq!((durable(&store), last(&store, 1)), (Some(7), Some(7)));
+}
+
+/// Batches that are staged while another flies go with the next flight, in order, and are durable when
+/// that has landed.
+pub fn what_was_staged_is_durable_when_its_flight_has_landed(mut store: impl LogStore) {
+    let durable =
+        |store: &dyn LogStore| store.reader().durable_index(GroupId::new(1)).map(LogIndex::get);
+    let stage = |store: &mut dyn LogStore, write| expect(store.stage(&Arc::new(vec![write])));
+    expect(store.commit(&[create(1, 1)]));
+    let mut upto = 0;
+    for (count, ending) in [(1, Ending::AtOnce), (3, Ending::Sync), (200, Ending::AtOnce)] {
+        for _ in 0..count {
+            stage(&mut store, run(1, upto + 1, 1, 1));
+            upto += 1;
+        }
+        let flight = expect(store.depart(ending));
+        stage(&mut store, run(1, upto + 1, 2, 1));
+        let landing = flight.land();
+        assert!(landing.is_safe());
+        expect(store.land(landing));
+        assert!(durable(&store) >= Some(upto));
+        upto += 2;
+    }
+    let flight = expect(store.depart(Ending::AtOnce));
+    expect(store.land(flight.land()));
+    assert_eq!((durable(&store), last(&store, 1)), (Some(upto), Some(upto)));
+    let all = (LogIndex::new(1), LogIndex::new(upto));
+    let found = store.reader().entries(GroupId::new(1), all.0, all.1, u64::MAX);
+    assert!(matches!(found, Ok(found) if found.len() as u64 == upto));
+    // A call that writes by itself takes what was staged along.
+    stage(&mut store, truncate(1, 3));
+    expect(store.append(&[run(1, 3, 1, 7)]));
+    expect(store.sync());
+    assert_eq!((durable(&store), last(&store, 1)), (Some(3), Some(3)));
+}
+
+/// What is refused when it is staged leaves what was staged before.
+pub fn a_refused_batch_takes_nothing_else_from_a_flight(mut store: impl LogStore) {
+    expect(store.stage(&Arc::new(vec![create(1, 1), run(1, 1, 2, 1)])));
+    let bad = Arc::new(vec![run(1, 3, 1, 1), run(1, 9, 1, 1)]);
+    assert!(matches!(store.stage(&bad), Err(LogError::Gap { .. })));
+    expect(store.stage(&Arc::new(vec![run(1, 3, 1, 2)])));
+    let flight = expect(store.depart(Ending::AtOnce));
+    expect(store.land(flight.land()));
+    assert_eq!(last(&store, 1), Some(3));
+    assert_eq!(store.reader().term(GroupId::new(1), LogIndex::new(3)), Some(Term::new(2)));
+}
+
+/// What is to outlive the beginning of the log may be staged itself.
+pub fn names_hold_for_what_is_staged_as_for_what_is_there(mut store: impl LogStore) {
+    let batch = |writes| Arc::new(writes);
+    expect(store.commit(&[create(1, 1), run(1, 1, 2, 1)]));
+    expect(store.stage(&batch(vec![run(1, 3, 3, 1)])));
+    let flight = expect(store.depart(Ending::AtOnce));
+    expect(store.stage(&batch(vec![compact(4, &[(1, 1), (3, 1)])])));
+    // Nothing that was not named then may be named later.
+    let missing = store.stage(&batch(vec![compact(5, &[(2, 1)])]));
+    assert!(matches!(missing, Err(LogError::LiveMissing { .. })));
+    expect(store.stage(&batch(vec![compact(5, &[(3, 1)])])));
+    expect(store.land(flight.land()));
+    let flight = expect(store.depart(Ending::AtOnce));
+    expect(store.land(flight.land()));
+    assert_eq!(store.reader().first_index(GroupId::new(1)), Some(LogIndex::new(6)));
+}
+
+/// A payload that is handed over in pieces is read like any other, in a store that takes pieces. In
+/// between others append and stage.
+pub fn pieces_take_the_place_of_a_payload_whoever_comes_between(
+    blocking: impl LogStore,
+    flying: impl LogStore,
+) {
+    pieces(blocking, |store, payload| expect(store.append_piece(GroupId::new(1), payload)).1);
+    pieces(flying, |store, payload| {
+        let piece = expect(store.stage_piece(GroupId::new(1), payload));
+        let flight = expect(store.depart(Ending::AtOnce));
+        expect(store.land(flight.land()));
+        piece
+    });
+}
+
+fn pieces<S: LogStore>(mut store: S, mut write: impl FnMut(&mut S, &Bytes) -> Piece) {
+    let Some(limits) = store.large() else {
+        let refused = store.append_piece(GroupId::new(1), &Bytes::new());
+        assert!(matches!(refused, Err(LogError::NoPieces)));
+        return;
+    };
+    expect(store.append(&[create(1, 1), create(2, 1)]));
+    let mut large = run(1, 1, 1, 1);
+    large.entries[0].payload =
+        (0..2 * limits.piece_bytes_max + 100).map(|at| (at / 3) as u8).collect();
+    let entry = large.entries[0].clone();
+    let mut written = Vec::new();
+    for (at, piece) in entry.payload.chunks(limits.piece_bytes_max as usize).enumerate() {
+        written.push(write(&mut store, &entry.payload.slice_ref(piece)));
+        expect(store.append(&[run(2, at as u64 + 1, 1, 1)]));
+        assert_eq!(last(&store, 1), Some(0), "the entry counts when it is appended");
+    }
+    let longer = Bytes::from(vec![0; limits.piece_bytes_max as usize + 1]);
+    let refused = store.append_piece(GroupId::new(1), &longer);
+    assert!(matches!(refused, Err(LogError::EntryTooLarge { .. })));
+    large.put_in_pieces(entry.index, &written);
+    expect(store.commit(&[large]));
+    let found = store.reader().entries(GroupId::new(1), entry.index, entry.index, 1);
+    assert!(matches!(found, Ok(found) if found == [entry]));
+    assert_eq!(last(&store, 2), Some(3));
+}
+
+/// However often housekeeping is asked for, at rest, between calls and in flight, everybody reads
+/// what they did, and it ends.
+pub fn housekeeping_changes_nothing_that_is_read(mut store: impl LogStore) {
+    let entries = |store: &dyn LogStore, group: u32, first: u64, last: u64| {
+        let range = (LogIndex::new(first), LogIndex::new(last));
+        expect_read(store.reader().entries(GroupId::new(group), range.0, range.1, u64::MAX))
+    };
+    expect(store.commit(&[create(1, 1), create(2, 1), run(1, 1, 1, 1)]));
+    let slow = entries(&store, 1, 1, 1);
+    for round in 0..40 {
+        let mut write = run(2, 50 * round + 1, 50, 1);
+        if round > 1 {
+            let upto = 50 * (round - 1);
+            write.compact = compact(upto, &[]).compact;
+        }
+        let writes = Arc::new(vec![write]);
+        expect(store.stage(&writes));
+        expect(store.tend(false));
+        let flight = expect(store.depart(Ending::AtOnce));
+        expect(store.tend(false));
+        expect(store.land(flight.land()));
+        expect(store.tend(false));
+        assert_eq!(entries(&store, 1, 1, 1), slow);
+        assert_eq!(entries(&store, 2, 50 * round + 1, 50 * round + 50), writes[0].entries);
+    }
+    let ended = (0..10_000).any(|_| {
+        std::thread::yield_now();
+        expect(store.tend(true)) == Tending::Done
+    });
+    assert!(ended && !store.is_poisoned(), "a log at rest comes to an end with it");
+    assert_eq!(entries(&store, 1, 1, 1), slow);
+    expect(store.idle());
 }
 
 /// A read stops at its budget, yet never returns less than one entry of a range it holds.

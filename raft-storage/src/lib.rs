@@ -33,6 +33,7 @@ pub mod journal;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
+pub use append::flight::{Flight, Landing};
 pub use append::spares::Preparation;
 pub use append::write::{
     AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, Large, SPEC_BYTES_MAX,
@@ -63,4 +64,4 @@ pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
 pub use memory_log::MemoryLog;
 pub use read::reader::{Holding, LogReader};
 pub use recover::recovery::{RecoveredGroup, RecoveryReport, TornTail};
-pub use store::{LogStats, LogStore, Tending};
+pub use store::{Ending, LogStats, LogStore, Tending};

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use raft_core::{Entry, GroupId, LogIndex, Term};
 
+use crate::append::flight::Flight;
 use crate::append::tails::{Holdings, Tails};
 use crate::append::write::{AppendInfo, GroupWrite, SyncInfo};
 use crate::error::{LogError, ReadError};
 use crate::format::live::LiveEntries;
 use crate::format::lsn::Lsn;
 use crate::read::reader::{Bounds, EntrySource, Holding, LogReader};
-use crate::store::LogStore;
+use crate::store::{Ending, LogStore};
 
 /// A [`LogStore`] in memory. Its positions count the cost of entries.
 pub struct MemoryLog {
@@ -26,6 +27,8 @@ pub struct MemoryLog {
     durable: Lsn,
     /// Groups appended to since the last sync.
     touched: Vec<GroupId>,
+    /// What goes with the next flight.
+    staged: AppendInfo,
 }
 
 impl MemoryLog {
@@ -39,6 +42,7 @@ impl MemoryLog {
             end: Lsn::ZERO,
             durable: Lsn::ZERO,
             touched: Vec::new(),
+            staged: AppendInfo::default(),
         }
     }
 }
@@ -52,7 +56,7 @@ impl Default for MemoryLog {
 impl LogStore for MemoryLog {
     fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
         let mut groups = self.shared.write();
-        self.tails.admit(writes, &*groups)?;
+        self.tails.admit(writes, |_| Vec::new(), &*groups)?;
         let mut bytes = 0;
         for write in writes {
             if write.create.is_some() {
@@ -91,6 +95,18 @@ impl LogStore for MemoryLog {
         self.end = self.end.plus(bytes);
         let frames = u64::from(!writes.is_empty());
         Ok(AppendInfo { end_lsn: self.end, bytes, frames, unprepared_bytes: 0 })
+    }
+
+    fn stage(&mut self, writes: &Arc<Vec<GroupWrite>>) -> Result<(), LogError> {
+        let info = self.append(writes)?;
+        self.staged.bytes += info.bytes;
+        self.staged.frames += info.frames;
+        Ok(())
+    }
+
+    fn depart(&mut self, _: Ending) -> Result<Flight, LogError> {
+        let info = AppendInfo { end_lsn: self.end, ..std::mem::take(&mut self.staged) };
+        Ok(Flight::over(info, self.sync()?))
     }
 
     fn close(self: Box<Self>) -> Result<(), LogError> {

@@ -1,8 +1,11 @@
 //! What the engine needs from a log, whatever it is made of.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use raft_core::GroupId;
 
+use crate::append::flight::{Flight, Landing};
 use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
 use crate::error::LogError;
 use crate::format::pieces::Piece;
@@ -55,6 +58,46 @@ pub trait LogStore: Send {
         Ok((appended, self.sync()?))
     }
 
+    /// Prepares operations of many groups, all or none of them, for the next flight
+    /// ([`Self::depart`]): what can be done before the disk has to be asked, so that it may be done
+    /// while the disk is busy. Readers see them when that flight has landed.
+    ///
+    /// Between `stage` and [`Self::land`] only these four and [`Self::tend`] may be called. A store
+    /// without a disk to wait for appends.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn stage(&mut self, writes: &Arc<Vec<GroupWrite>>) -> Result<(), LogError> {
+        self.append(writes).map(drop)
+    }
+
+    /// [`Self::append_piece`], prepared as by [`Self::stage`].
+    ///
+    /// # Errors
+    /// As [`Self::append_piece`].
+    fn stage_piece(&mut self, group: GroupId, payload: &Bytes) -> Result<Piece, LogError> {
+        self.append_piece(group, payload).map(|(_, piece)| piece)
+    }
+
+    /// Hands over the calls of the disk that make everything staged durable. They may be made by
+    /// another thread, one flight after the other, while more is staged.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] is final.
+    fn depart(&mut self, ending: Ending) -> Result<Flight, LogError> {
+        let _ = ending;
+        Ok(Flight::over(AppendInfo::default(), self.sync()?))
+    }
+
+    /// Takes in what came of a flight, in the order in which they departed. What it wrote is durable,
+    /// and may be acknowledged.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] is final.
+    fn land(&mut self, landing: Landing) -> Result<SyncInfo, LogError> {
+        Ok(landing.synced())
+    }
+
     /// To be called when nothing was appended for about 100 ms after a sync.
     ///
     /// # Errors
@@ -91,6 +134,15 @@ pub trait LogStore: Send {
     fn reader(&self) -> LogReader;
 }
 
+/// How the last write of a flight becomes durable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// By itself, in one call, where nothing before it needs a sync.
+    AtOnce,
+    /// By a sync that follows it.
+    Sync,
+}
+
 /// Whether there is more housekeeping to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tending {
@@ -116,6 +168,12 @@ pub struct LogStats {
     pub segments_reused: u64,
     /// Bytes of entries that were moved out of segments that were nearly empty.
     pub bytes_moved: u64,
+    /// Bytes of frames, without what fills their last blocks; moved entries are among them.
+    pub bytes_written: u64,
+    /// What fills the last blocks of frames.
+    pub bytes_padded: u64,
+    /// Bytes of checkpoints.
+    pub checkpoint_bytes: u64,
     /// Segments with an entry that could not be read when it was to be moved: they stay.
     pub segments_unreadable: u64,
 }

@@ -5,8 +5,9 @@
 
 use crate::format::segment::BLOCK_BYTES;
 
-/// Bytes at a block's beginning, as long as no more are pushed than there was made room for;
-/// beyond that they are the same bytes at any place.
+/// Bytes at a block's beginning, as long as no more are pushed than there was made room for
+/// ([`restart`](BlockBuffer::restart), [`grow`](BlockBuffer::grow)); beyond that they are the same bytes
+/// at any place.
 #[derive(Default)]
 pub(crate) struct BlockBuffer {
     /// The content, behind as many bytes as lie before the first boundary.
@@ -25,6 +26,17 @@ impl BlockBuffer {
         // An address whose distance is not known is as good as any other.
         self.begin = self.bytes.as_ptr().align_offset(BLOCK).min(BLOCK);
         self.bytes.resize(self.begin, 0);
+    }
+
+    /// Makes room for so many bytes behind those that are there.
+    pub(crate) fn grow(&mut self, more: usize) {
+        if self.bytes.capacity() - self.bytes.len() >= more {
+            return;
+        }
+        let mut larger = Self::default();
+        larger.restart(2 * (self.len() + more));
+        larger.push(self.content());
+        *self = larger;
     }
 
     /// Gives memory back if it is more than so many bytes.
@@ -79,5 +91,20 @@ mod tests {
         }
         buffer.shrink(1 << 10);
         assert_eq!(buffer.len(), 0);
+    }
+
+    #[test]
+    fn a_buffer_that_grows_keeps_its_content_and_its_place() {
+        let mut buffer = BlockBuffer::default();
+        buffer.restart(100);
+        for round in 0..40_usize {
+            let more = 10_000;
+            buffer.grow(more);
+            buffer.push(&vec![round as u8; more]);
+            assert!(buffer.content().as_ptr().addr().is_multiple_of(BLOCK), "round {round}");
+        }
+        let rounds = buffer.content().chunks(10_000).zip(0..);
+        assert!(rounds.clone().all(|(chunk, round)| chunk.iter().all(|byte| *byte == round)));
+        assert_eq!(rounds.count(), 40);
     }
 }

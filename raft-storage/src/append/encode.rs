@@ -1,13 +1,17 @@
 //! A frame in memory: records and small payloads in one reused buffer, which a device takes from
 //! where it lies, large payloads by reference between its parts; ready for one vectored write.
 //!
-//! Pure: bytes depend on the batch, the plan and the cursor only.
+//! A frame may grow by several batches while the disk is busy with the one before. It is *begun* for
+//! its place, batches are *added*, and it is *finished* when it is handed over: its header says what is
+//! durable then.
+//!
+//! Pure: bytes depend on the batches, the plans and the cursor only.
 
 use std::io::IoSlice;
 use std::ops::Range;
 
 use bytes::Bytes;
-use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, Promise, Term};
+use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Promise, Term};
 
 use crate::append::block_buffer::BlockBuffer;
 use crate::append::cursor::Cursor;
@@ -23,9 +27,10 @@ use crate::format::record::{
     ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES,
     ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
 };
+use crate::format::segment::BLOCK_BYTES;
 use crate::read::location::Location;
 
-/// The frame being built. Its buffers live as long as the writer.
+/// The frame being built. Its buffers are used again and again.
 #[derive(Default)]
 pub(crate) struct FrameBuffer {
     buffer: BlockBuffer,
@@ -33,10 +38,15 @@ pub(crate) struct FrameBuffer {
     references: Vec<Reference>,
     /// Bytes of the frame so far.
     bytes: u64,
+    /// Those of the body, once the frame is finished.
+    content_bytes: u64,
     records: u32,
+    /// Entries that were copied and have no sum yet.
+    unsummed: Vec<Unsummed>,
+    /// The sum of the body so far, and how far that is: in `buffer`, and in `references`.
+    body_crc: u32,
+    summed: (usize, usize),
     pub(crate) crc: u32,
-    /// Where the entries of the whole batch lie, in the order of the plan.
-    pub(crate) locations: Vec<Location>,
 }
 
 /// Entries of one group and term, with consecutive indexes, to be written again.
@@ -50,6 +60,16 @@ pub(crate) struct Copies {
     pub(crate) fetched: bool,
 }
 
+/// An entry in the buffer, and what its header will say.
+struct Unsummed {
+    /// Where its header lies.
+    at: usize,
+    name: EntryName,
+    kind: u8,
+    time: LogTime,
+    payload_bytes: u32,
+}
+
 struct Reference {
     /// The payload follows this many bytes of the buffer.
     at: usize,
@@ -57,17 +77,23 @@ struct Reference {
 }
 
 impl FrameBuffer {
-    /// Builds the frame of `pieces` for the place of `cursor`.
-    pub(crate) fn encode(
+    /// Adds the records of `pieces` to a frame that was begun at the place of `cursor`, and where
+    /// their entries lie to `locations`.
+    pub(crate) fn add(
         &mut self,
         cursor: &Cursor,
         pieces: &[plan::Piece],
-        writes: &[GroupWrite],
-        admitted: &[Admitted],
+        (writes, admitted): (&[GroupWrite], &[Admitted]),
+        locations: &mut Vec<Location>,
     ) {
-        self.begin(pieces.iter().map(|piece| piece.bytes).sum());
+        self.grow(pieces.iter().map(|piece| piece.bytes).sum());
         let lsn = cursor.end();
+        let mut copied = self.buffer.len();
         for piece in pieces {
+            if self.buffer.len() - copied >= HOT_BYTES {
+                self.sum();
+                copied = self.buffer.len();
+            }
             let write = &writes[piece.write];
             let header = RecordHeader {
                 bytes: piece.bytes as u32,
@@ -118,7 +144,8 @@ impl FrameBuffer {
                 }
                 Part::Fetched(range) => {
                     let entries = &write.fetched[range.clone()];
-                    self.run(cursor, RecordType::Fetched, header, (entries, &|_| false));
+                    let kind = RecordType::Fetched;
+                    self.run(cursor, kind, header, (entries, &|_| false), locations);
                 }
                 Part::Install(payload) => {
                     let meta = write.install.as_ref();
@@ -147,7 +174,8 @@ impl FrameBuffer {
                 Part::Run(range) => {
                     let is_in_pieces = |index| write.is_in_pieces(index);
                     let entries = &write.entries[range.clone()];
-                    self.run(cursor, RecordType::EntryRun, header, (entries, &is_in_pieces));
+                    let kind = RecordType::EntryRun;
+                    self.run(cursor, kind, header, (entries, &is_in_pieces), locations);
                 }
                 Part::Compact(payload) => {
                     let base = write.compact.as_ref().map(|compaction| &compaction.base);
@@ -156,18 +184,18 @@ impl FrameBuffer {
                 }
             }
         }
-        self.finish(cursor);
+        self.sum();
     }
 
-    /// Builds a frame of entries that the log holds elsewhere.
-    pub(crate) fn encode_copies(&mut self, cursor: &Cursor, copies: &[Copies]) {
+    /// Builds a frame of entries that the log holds elsewhere; returns where they lie now.
+    pub(crate) fn encode_copies(&mut self, cursor: &Cursor, copies: &[Copies]) -> Vec<Location> {
         let record_bytes = |copies: &Copies| {
             let entries = copies.entries.iter();
             let items = entries.map(|entry| item_bytes(entry.payload.len() as u64));
             RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
         };
         self.begin(copies.iter().map(record_bytes).sum());
-        self.locations.clear();
+        let mut locations = Vec::new();
         for copies in copies {
             let header = RecordHeader {
                 bytes: record_bytes(copies) as u32,
@@ -181,9 +209,11 @@ impl FrameBuffer {
                 payload_bytes: 0,
             };
             let is_in_pieces = |_| copies.in_pieces;
-            self.run(cursor, RecordType::Rewrite, header, (&copies.entries, &is_in_pieces));
+            let entries = (copies.entries.as_slice(), &is_in_pieces as &dyn Fn(LogIndex) -> bool);
+            self.run(cursor, RecordType::Rewrite, header, entries, &mut locations);
         }
         self.finish(cursor);
+        locations
     }
 
     /// Builds a frame of one piece of a large entry.
@@ -234,6 +264,11 @@ impl FrameBuffer {
         self.finish(cursor);
     }
 
+    /// Bytes of the body of the finished frame.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
     /// Bytes of the finished frame.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -242,7 +277,7 @@ impl FrameBuffer {
     /// The finished frame, for one vectored write.
     pub(crate) fn parts(&self) -> Vec<IoSlice<'_>> {
         let mut parts = Vec::with_capacity(2 * self.references.len() + 1);
-        self.for_each_part(0, |part| parts.push(IoSlice::new(part)));
+        self.for_each_part((0, 0), |part| parts.push(IoSlice::new(part)));
         parts
     }
 
@@ -251,17 +286,30 @@ impl FrameBuffer {
         self.references.clear();
         // One huge batch must not keep its memory for the life of the log.
         self.buffer.shrink(BUFFER_KEPT_MAX);
-        if self.locations.capacity() > LOCATIONS_KEPT_MAX {
-            self.locations = Vec::new();
-        }
     }
 
-    fn begin(&mut self, body_bytes: u64) {
-        self.buffer.restart(frame_bytes(body_bytes).min(BUFFER_ROOM_MAX) as usize);
+    /// Begins a frame with a body of about so many bytes.
+    pub(crate) fn begin(&mut self, body_bytes: u64) {
+        // A block more, so that the first addition need not grow it.
+        let room = frame_bytes(body_bytes).min(BUFFER_ROOM_MAX) + BLOCK_BYTES;
+        self.buffer.restart(room as usize);
         self.references.clear();
+        self.unsummed.clear();
         self.buffer.push_zeros(FRAME_HEADER_BYTES);
         self.bytes = FRAME_HEADER_BYTES as u64;
         self.records = 0;
+        self.body_crc = 0;
+        self.summed = (FRAME_HEADER_BYTES, 0);
+    }
+
+    /// Bytes of the body so far.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.bytes - FRAME_HEADER_BYTES as u64
+    }
+
+    fn grow(&mut self, body_bytes: u64) {
+        // With what fills the last block.
+        self.buffer.grow((body_bytes.min(BUFFER_ROOM_MAX) + BLOCK_BYTES) as usize);
     }
 
     fn base(
@@ -295,6 +343,7 @@ impl FrameBuffer {
         kind: RecordType,
         header: RecordHeader,
         (entries, is_in_pieces): (&[Entry], &dyn Fn(LogIndex) -> bool),
+        locations: &mut Vec<Location>,
     ) {
         let Some(first) = entries.first() else { return };
         self.records += 1;
@@ -309,7 +358,7 @@ impl FrameBuffer {
         self.push(&header.encode(cursor.end(), &[]));
         for entry in entries {
             let length = entry.payload.len() as u64;
-            self.locations.push(Location::new(cursor.slot, cursor.offset + self.bytes, length));
+            locations.push(Location::new(cursor.slot, cursor.offset + self.bytes, length));
             let name = EntryName {
                 group: header.group,
                 incarnation: header.incarnation,
@@ -318,29 +367,42 @@ impl FrameBuffer {
             };
             let in_pieces = if is_in_pieces(entry.index) { IN_PIECES } else { 0 };
             let kind = entry.kind.code() | in_pieces;
-            let item = ItemHeader {
-                payload_bytes: length as u32,
-                crc: name.entry_crc(kind, entry.time, &entry.payload),
-                kind,
-                time: entry.time,
-            };
-            let item: [u8; ITEM_HEADER_BYTES] = item.encode();
-            self.push(&item);
+            let payload_bytes = length as u32;
             if entry.payload.len() >= REFERENCE_BYTES_MIN {
+                let crc = name.entry_crc(kind, entry.time, &entry.payload);
+                self.push(&ItemHeader { payload_bytes, crc, kind, time: entry.time }.encode());
                 let at = self.buffer.len();
                 self.references.push(Reference { at, payload: entry.payload.clone() });
                 self.bytes += length;
             } else {
+                let (at, time) = (self.buffer.len(), entry.time);
+                self.unsummed.push(Unsummed { at, name, kind, time, payload_bytes });
+                self.push(&[0; ITEM_HEADER_BYTES]);
                 self.push(&entry.payload);
             }
             self.pad(ALIGNMENT);
         }
     }
 
-    fn finish(&mut self, cursor: &Cursor) {
-        let body_bytes = self.bytes - FRAME_HEADER_BYTES as u64;
-        let mut body_crc = 0;
-        self.for_each_part(FRAME_HEADER_BYTES, |part| body_crc = crc32c_append(body_crc, part));
+    /// Gives entries their sums, and takes what was added into that of the body.
+    fn sum(&mut self) {
+        let content = self.buffer.content_mut();
+        for Unsummed { at, name, kind, time, payload_bytes } in self.unsummed.drain(..) {
+            let begin = at + ITEM_HEADER_BYTES;
+            let crc = name.entry_crc(kind, time, &content[begin..begin + payload_bytes as usize]);
+            put(content, at, &ItemHeader { payload_bytes, crc, kind, time }.encode());
+        }
+        let mut crc = self.body_crc;
+        self.for_each_part(self.summed, |part| crc = crc32c_append(crc, part));
+        self.body_crc = crc;
+        self.summed = (self.buffer.len(), self.references.len());
+    }
+
+    /// Gives the frame its header, and fills its last block.
+    pub(crate) fn finish(&mut self, cursor: &Cursor) {
+        let body_bytes = self.body_bytes();
+        self.content_bytes = body_bytes;
+        self.sum();
         let header = FrameHeader {
             version: FRAME_VERSION,
             flags: 0,
@@ -350,7 +412,7 @@ impl FrameBuffer {
             records: self.records,
             body_bytes: body_bytes as u32,
             prev_crc: cursor.chain,
-            body_crc,
+            body_crc: self.body_crc,
             incarnation: cursor.incarnation,
         };
         let (block, crc) = header.encode(cursor.seed);
@@ -359,10 +421,15 @@ impl FrameBuffer {
         self.pad_to(frame_bytes(body_bytes));
     }
 
-    fn for_each_part<'a>(&'a self, from: usize, mut visit: impl FnMut(&'a [u8])) {
+    /// Visits what lies behind so much of the buffer, and behind so many references.
+    fn for_each_part<'a>(
+        &'a self,
+        (from, references): (usize, usize),
+        mut visit: impl FnMut(&'a [u8]),
+    ) {
         let mut done = from;
         let content = self.buffer.content();
-        for reference in &self.references {
+        for reference in &self.references[references..] {
             let range: Range<usize> = done..reference.at;
             visit(&content[range]);
             visit(&reference.payload);
@@ -381,8 +448,10 @@ impl FrameBuffer {
     }
 
     fn pad_to(&mut self, bytes: u64) {
-        self.buffer.push_zeros((bytes - self.bytes) as usize);
-        self.bytes = bytes;
+        if bytes > self.bytes {
+            self.buffer.push_zeros((bytes - self.bytes) as usize);
+            self.bytes = bytes;
+        }
     }
 }
 
@@ -390,7 +459,9 @@ impl FrameBuffer {
 /// whole blocks in memory: with such a part among others all of the frame is copied into some,
 /// so a reference is worth its while only where it is most of the frame.
 const REFERENCE_BYTES_MIN: usize = 64 << 10;
+/// Payloads come from memory that the processor does not hold. Copies of several are fetched at once,
+/// sums one after the other; so so many bytes are copied first, and then summed where they are at hand.
+const HOT_BYTES: usize = 16 << 10;
 /// Room that is made before anything is known of payloads that are not copied.
 const BUFFER_ROOM_MAX: u64 = 8 << 20;
 const BUFFER_KEPT_MAX: usize = 16 << 20;
-const LOCATIONS_KEPT_MAX: usize = 1 << 20;

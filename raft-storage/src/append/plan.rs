@@ -52,6 +52,17 @@ pub(crate) enum Part {
 pub(crate) struct Plan {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) frames: Vec<FramePlan>,
+    /// How large the first frame may become, if it was begun before.
+    open_bytes_max: Option<u64>,
+}
+
+/// A frame that was begun and is not written yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenFrame {
+    /// What it holds.
+    pub(crate) body_bytes: u64,
+    /// What it may hold.
+    pub(crate) body_bytes_max: u64,
 }
 
 /// One frame to be.
@@ -70,10 +81,19 @@ impl FramePlan {
 
 impl Plan {
     /// Plans a batch. A frame takes at most `body_bytes_max`, except for a single record that
-    /// is larger: it has a frame of its own.
-    pub(crate) fn build(&mut self, writes: &[GroupWrite], body_bytes_max: u64) {
+    /// is larger: it has a frame of its own. `open`: what the batch may continue, as the first of its
+    /// frames; that may get nothing, where nothing fits.
+    pub(crate) fn build(
+        &mut self,
+        writes: &[GroupWrite],
+        open: Option<OpenFrame>,
+        body_bytes_max: u64,
+    ) {
         self.pieces.clear();
         self.frames.clear();
+        self.open_bytes_max = open.map(|open| open.body_bytes_max);
+        self.frames
+            .extend(open.map(|open| FramePlan { pieces: 0..0, body_bytes: open.body_bytes }));
         for (at, write) in writes.iter().enumerate() {
             if let Some(create) = &write.create {
                 let spec = (create.spec.len() as u64).next_multiple_of(ALIGNMENT);
@@ -141,12 +161,16 @@ impl Plan {
 
     /// How many bytes the next record may have, if it has at least `bytes`.
     fn room(&self, bytes: u64, body_bytes_max: u64) -> u64 {
+        let last_max = self.last_bytes_max(body_bytes_max);
         match self.frames.last() {
-            Some(frame) if frame.body_bytes + bytes <= body_bytes_max => {
-                body_bytes_max - frame.body_bytes
-            }
+            Some(frame) if frame.body_bytes + bytes <= last_max => last_max - frame.body_bytes,
             _ => body_bytes_max,
         }
+    }
+
+    /// How large the last frame may become.
+    fn last_bytes_max(&self, body_bytes_max: u64) -> u64 {
+        self.open_bytes_max.filter(|_| self.frames.len() == 1).unwrap_or(body_bytes_max)
     }
 
     fn push_base(
@@ -163,8 +187,9 @@ impl Plan {
     fn push(&mut self, write: usize, part: Part, bytes: u64, body_bytes_max: u64) {
         let at = self.pieces.len();
         self.pieces.push(Piece { write, part, bytes });
+        let last_max = self.last_bytes_max(body_bytes_max);
         match self.frames.last_mut() {
-            Some(frame) if frame.body_bytes + bytes <= body_bytes_max => {
+            Some(frame) if frame.body_bytes + bytes <= last_max => {
                 frame.body_bytes += bytes;
                 frame.pieces.end = at + 1;
             }
@@ -199,8 +224,19 @@ mod tests {
     }
 
     fn frames(writes: &[GroupWrite], body_bytes_max: u64) -> Vec<Vec<(usize, Part)>> {
+        frames_after(None, writes, body_bytes_max)
+    }
+
+    fn frames_after(
+        open: Option<OpenFrame>,
+        writes: &[GroupWrite],
+        body_bytes_max: u64,
+    ) -> Vec<Vec<(usize, Part)>> {
         let mut plan = Plan::default();
-        plan.build(writes, body_bytes_max);
+        plan.build(writes, open, body_bytes_max);
+        if let (Some(open), Some(first)) = (open, plan.frames.first_mut()) {
+            first.body_bytes -= open.body_bytes;
+        }
         let pieces = |frame: &FramePlan| {
             assert_eq!(
                 frame.body_bytes,
@@ -237,5 +273,21 @@ mod tests {
         let runs: Vec<_> =
             [0..1, 1..2, 2..3].map(|run| vec![(0, Part::Run(run))]).into_iter().collect();
         assert_eq!(frames(&[write(&[(1, 8), (1, 5000), (1, 8)])], 90), runs);
+    }
+
+    #[test]
+    fn a_batch_goes_on_in_the_frame_that_was_begun_as_far_as_that_may_grow() {
+        let small = [(1, 8); 3];
+        let runs = |runs: &[&[(usize, usize)]]| -> Vec<Vec<(usize, Part)>> {
+            let run = |(from, to): &(usize, usize)| (0, Part::Run(*from..*to));
+            runs.iter().map(|frame| frame.iter().map(run).collect()).collect()
+        };
+        let open = |body_bytes| Some(OpenFrame { body_bytes, body_bytes_max: 200 });
+        let write = write(&small);
+        let writes = [write];
+        assert_eq!(frames_after(open(88), &writes, 300), runs(&[&[(0, 3)]]));
+        // One entry takes 64 bytes, each further one 24.
+        assert_eq!(frames_after(open(100), &writes, 300), runs(&[&[(0, 2)], &[(2, 3)]]));
+        assert_eq!(frames_after(open(150), &writes, 300), runs(&[&[], &[(0, 3)]]));
     }
 }

@@ -4,8 +4,9 @@
 //! without the lock that readers use. A refused batch leaves it as it was: what earlier
 //! operations of the batch changed is noted and put back.
 //!
-//! What is to stay below a base is looked up in what the log holds ([`Holdings`]), as it is before
-//! the batch, and followed through the operations of the group in the batch: there are few such.
+//! What is to stay below a base is looked up in what the log holds ([`Holdings`]), as far as that has
+//! landed, and followed through the operations of the group since then and in the batch: there are few
+//! such.
 //!
 //! Invariant: slots here and in the [`Index`] are the same numbers.
 
@@ -61,10 +62,12 @@ impl Tails {
         Self { slots: index.slots.clone(), tails: tails.collect(), ..Self::default() }
     }
 
-    /// Admits all operations or none.
-    pub(crate) fn admit(
+    /// Admits all operations or none. `unlanded`: what was asked for a group that `holdings` do not
+    /// show yet, the oldest first.
+    pub(crate) fn admit<'a>(
         &mut self,
-        writes: &[GroupWrite],
+        writes: &'a [GroupWrite],
+        unlanded: impl Fn(GroupId) -> Vec<&'a GroupWrite>,
         holdings: &impl Holdings,
     ) -> Result<(), LogError> {
         self.admitted.clear();
@@ -72,7 +75,8 @@ impl Tails {
         for (at, write) in writes.iter().enumerate() {
             let admitted = self.admit_one(write).and_then(|admitted| {
                 if write.live.is_some() {
-                    check_live(&writes[..=at], holdings)?;
+                    let before = unlanded(write.group);
+                    check_live(before.into_iter().chain(&writes[..=at]), write.group, holdings)?;
                 }
                 Ok(admitted)
             });
@@ -243,13 +247,16 @@ impl Holdings for Index {
 }
 
 /// Whether the last operation names only what its group holds by then.
-fn check_live(writes: &[GroupWrite], holdings: &impl Holdings) -> Result<(), LogError> {
-    let Some(group) = writes.last().map(|write| write.group) else { return Ok(()) };
+fn check_live<'a>(
+    mut writes: impl Iterator<Item = &'a GroupWrite>,
+    group: GroupId,
+    holdings: &impl Holdings,
+) -> Result<(), LogError> {
     let mut held = Held::before(group, holdings);
-    writes.iter().filter(|write| write.group == group).try_for_each(|write| held.apply(write))
+    writes.try_for_each(|write| if write.group == group { held.apply(write) } else { Ok(()) })
 }
 
-/// What a group holds in the middle of a batch.
+/// What a group holds behind what has landed, in the middle of a batch.
 struct Held<'a, H> {
     group: GroupId,
     holdings: &'a H,

@@ -1,16 +1,22 @@
 //! The write path: one frame, one vectored write, one sync for a batch of all groups.
 //!
-//! Each step comes in three parts, so that a driver which completes I/O later (a simulator, an
-//! io_uring loop) can take the place of the blocking calls without touching a rule:
-//! - *prepare*: admission ([`Tails`]), plan ([`Plan`]) and bytes ([`FrameBuffer`]) are pure
-//!   functions of the batch and the [`Cursor`];
-//! - *submit*: [`LogWriter::submit_frame`] and [`LogWriter::submit_sync`] are the only calls
-//!   that reach the disk on the append path, and all they know is a file, parts, an offset and
-//!   whether the bytes are to be durable at once;
-//! - *complete*: [`Cursor::wrote`], [`Cursor::synced`] and `publish` take in the outcome.
+//! Each batch goes three ways, so that the disk may be busy with one while the next is prepared, and a
+//! driver which completes I/O later (a simulator, an io_uring loop) can take the place of the
+//! blocking calls without touching a rule:
+//! - *stage*: admission ([`Tails`]), plan ([`Plan`]) and bytes ([`FrameBuffer`]) are pure functions of
+//!   the batch and the [`Cursor`]; a frame stays open, and takes further batches, until it departs;
+//! - *fly*: the calls of the disk are [`Step`]s, which know a file, parts, an offset and whether the
+//!   bytes are to be durable at once. They are made in order, by [`Flight`] or, in a blocking call,
+//!   here;
+//! - *land*: [`Effect`]s take in the outcome, in the same order. Only now readers see anything of it.
+//!
+//! So there are two ends of the log: where the next frame goes ([`Cursor`], ahead of the disk), and
+//! what has landed, from which readers, checkpoints and housekeeping go.
 //!
 //! Invariants:
 //! - a frame is only written behind everything the log holds, into blocks that hold nothing of it;
+//! - a frame says of those before it only what is true when it is written: it is written when all that
+//!   departed before it is durable;
 //! - a segment is durable to its end before the next one gets its header, and that header is
 //!   durable before a frame follows it;
 //! - a batch has all the segments it needs before its first frame is written, so a disk that is
@@ -25,15 +31,17 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use raft_core::{Entry, EntryKind, GroupId, Incarnation, LogIndex, Membership};
 
 use crate::append::cursor::Cursor;
 use crate::append::encode::FrameBuffer;
-use crate::append::plan::{Part, Plan};
+use crate::append::flight::{Failure, Flight, Flying, Landing, Means, Step, Turn, Until, error_of};
+use crate::append::plan::{self, OpenFrame, Part, Plan};
 use crate::append::spares::{Spare, Spares};
 use crate::append::tails::{Admitted, Tails};
 use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
-use crate::disk::{Disk, DiskFile, is_out_of_descriptors, is_out_of_room};
+use crate::disk::{Disk, is_out_of_descriptors, is_out_of_room};
 use crate::error::{DiskOp, LogError};
 use crate::format::base;
 use crate::format::frame::{FRAME_HEADER_BYTES, frame_bytes};
@@ -43,31 +51,51 @@ use crate::format::pieces::{self, Piece};
 use crate::format::record::{ALIGNMENT, FLAG_CLEAN, RECORD_HEADER_BYTES};
 use crate::format::segment::{BLOCK_BYTES, SegmentHeader, salt};
 use crate::read::index::{Relocation, Run, Shared};
+use crate::read::location::Location;
 use crate::read::reader::LogReader;
 use crate::reclaim::tender::Tender;
-use crate::store::{LogStats, LogStore, Tending};
+use crate::store::{Ending, LogStats, LogStore, Tending};
 
 /// The one writer of a log. Made by opening the log.
 pub struct LogWriter<D: Disk> {
     // Fields drop in order: the helper thread of `spares` ends before the lock is given up.
     spares: Spares<D>,
-    /// Taken for the frames that are being written.
+    /// Taken for the frames that are being staged.
     reserved: VecDeque<Spare<D::File>>,
     shared: Arc<Shared<D>>,
     /// The newest segment; `None` as long as there is none.
-    file: Option<D::File>,
+    file: Option<Arc<D::File>>,
     /// So much of it was written before it was used.
     prepared: u64,
+    /// Where the log will end when all that is prepared is written, without the open frame.
     cursor: Cursor,
+    /// Where it ends as far as the index goes.
+    landed: Cursor,
     tails: Tails,
     plan: Plan,
-    frame: FrameBuffer,
+    /// Begun at `cursor`; takes further batches.
+    open: Option<FrameBuffer>,
+    /// What the disk is to do next, and what comes of it.
+    steps: VecDeque<Step<D::File>>,
+    effects: Vec<Effect>,
+    /// What `steps` write.
+    info: AppendInfo,
+    /// Departed and not landed, in order. As many as the caller lets depart.
+    air: VecDeque<Airborne>,
+    /// The number of the next flight.
+    next_flight: u64,
+    turn: Turn,
+    /// Until this flight has landed, housekeeping has something under way.
+    housekeeping: Option<u64>,
+    /// Memory to be used again.
+    frames: Vec<FrameBuffer>,
+    publications: Vec<Publication>,
     body_bytes_max: u64,
     large: Large,
     /// At the end of the last segment, for what has no entries.
     kept_bytes: u64,
     store: StoreId,
-    life: LifeFile<D::File>,
+    means: Means<D::File>,
     poison: Option<(DiskOp, io::ErrorKind)>,
     reader: LogReader,
     /// Like `spares`, its thread ends before the lock is given up.
@@ -76,7 +104,51 @@ pub struct LogWriter<D: Disk> {
     copied: VecDeque<(Lsn, Vec<Relocation>)>,
     /// What was done so far; what changes with the log is looked up.
     done: LogStats,
-    _lock: D::Lock,
+    lock: Arc<Mutex<D::Lock>>,
+}
+
+/// What changes when the steps before it were made.
+enum Effect {
+    /// A batch is in the log.
+    Published(Publication, Arc<Vec<GroupWrite>>),
+    /// A piece of a large entry is.
+    Piece(Location),
+    /// A segment begins.
+    Segment {
+        slot: u32,
+        seq: u64,
+        base: Lsn,
+        bytes: u64,
+    },
+    /// Entries were copied, up to here.
+    Copied(Lsn, Vec<Relocation>),
+    /// The log goes so far.
+    Reached(Cursor),
+    Durable(Lsn),
+}
+
+/// A batch that was staged: what the index has to know of it.
+#[derive(Default)]
+struct Publication {
+    pieces: Vec<plan::Piece>,
+    admitted: Vec<Admitted>,
+    /// Where its entries lie, in the order of the plan.
+    locations: Vec<Location>,
+}
+
+/// A flight under way.
+struct Airborne {
+    number: u64,
+    effects: Vec<Effect>,
+}
+
+/// Who makes the steps of an operation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Hand {
+    /// The call itself, before it returns.
+    Here,
+    /// The next flight.
+    Over,
 }
 
 /// What opening a log hands to its writer.
@@ -98,28 +170,39 @@ pub(crate) struct WriterParts<D: Disk> {
 impl<D: Disk> LogWriter<D> {
     pub(crate) fn new(parts: WriterParts<D>) -> Self {
         let reader = LogReader::new(Arc::clone(&parts.shared));
+        let demand = Arc::clone(&parts.spares.demand);
         Self {
             spares: parts.spares,
             reserved: VecDeque::new(),
             shared: parts.shared,
-            file: parts.file,
+            file: parts.file.map(Arc::new),
             // What an open finds half prepared is not told from the rest.
             prepared: u64::MAX,
             cursor: parts.cursor,
+            landed: parts.cursor,
             tails: parts.tails,
             plan: Plan::default(),
-            frame: FrameBuffer::default(),
+            open: None,
+            steps: VecDeque::new(),
+            effects: Vec::new(),
+            info: AppendInfo::default(),
+            air: VecDeque::new(),
+            next_flight: 1,
+            turn: Arc::new(1.into()),
+            housekeeping: None,
+            frames: Vec::new(),
+            publications: Vec::new(),
             body_bytes_max: parts.frame_bytes_max - FRAME_HEADER_BYTES as u64,
             large: parts.large,
             kept_bytes: parts.kept_bytes,
             store: parts.store,
-            life: parts.life,
+            means: Means { life: Arc::new(parts.life), demand },
             poison: None,
             reader,
             tender: parts.tender,
             copied: VecDeque::new(),
             done: LogStats::default(),
-            _lock: parts.lock,
+            lock: Arc::new(Mutex::new(parts.lock)),
         }
     }
 
@@ -134,10 +217,10 @@ impl<D: Disk> LogWriter<D> {
     /// new header, and of both copies of the note beside the log.
     ///
     /// # Errors
-    /// A refused operation or [`LogError::NoSegment`] leaves the log unchanged.
+    /// A refused operation, [`LogError::NoSegment`] or [`LogError::UnderWay`] leaves the log unchanged.
     /// [`LogError::Io`] and [`LogError::Poisoned`] are final.
     pub fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
-        self.append_frames(writes, Until::Written)
+        self.append_here(writes, None)
     }
 
     /// [`append`](Self::append) and [`sync`](Self::sync) in one: on return all of it is durable,
@@ -147,58 +230,164 @@ impl<D: Disk> LogWriter<D> {
     /// # Errors
     /// As [`append`](Self::append) and [`sync`](Self::sync).
     pub fn commit(&mut self, writes: &[GroupWrite]) -> Result<(AppendInfo, SyncInfo), LogError> {
-        let info = self.append_frames(writes, Until::Durable)?;
-        Ok((info, self.sync()?))
+        let info = self.append_here(writes, Some(Ending::AtOnce))?;
+        Ok((info, SyncInfo { durable_lsn: self.durable_lsn() }))
     }
 
-    fn append_frames(
+    fn append_here(
         &mut self,
         writes: &[GroupWrite],
-        until: Until,
+        ending: Option<Ending>,
     ) -> Result<AppendInfo, LogError> {
-        self.check_poison()?;
-        self.tails.admit(writes, &*self.shared.index.read())?;
-        self.plan.build(writes, self.body_bytes_max);
-        self.frame.locations.clear();
+        self.begin_here()?;
+        let publication = self.prepare(writes, Hand::Here)?;
+        self.seal();
+        let before = std::mem::take(&mut self.effects);
+        if let Some(ending) = ending {
+            self.make_durable(ending);
+        }
+        self.make_steps()?;
+        self.take_in(before);
+        self.publish(&publication, writes, self.cursor.end());
+        self.keep_publication(publication);
+        self.reached();
+        let info = self.take_info();
+        self.settle();
+        Ok(info)
+    }
+
+    /// Admits, plans and encodes a batch; what it asks of the index comes back. Its last frame stays
+    /// open.
+    fn prepare(&mut self, writes: &[GroupWrite], hand: Hand) -> Result<Publication, LogError> {
+        let unlanded = |group| unlanded(&self.air, &self.effects, group);
+        self.tails.admit(writes, unlanded, &*self.shared.index.read())?;
+        let mut goes_on = self.open.as_ref().map(|frame| OpenFrame {
+            body_bytes: frame.body_bytes(),
+            body_bytes_max: self
+                .body_bytes_max
+                .min(self.cursor.room().saturating_sub(FRAME_HEADER_BYTES as u64)),
+        });
+        self.plan.build(writes, goes_on, self.body_bytes_max);
         let has_entries =
             writes.iter().any(|write| !write.entries.is_empty() || !write.fetched.is_empty());
         self.reserve(has_entries)?;
-        let mut info = AppendInfo { end_lsn: self.cursor.end(), ..AppendInfo::default() };
-        let mut durable = self.cursor.synced;
+        let mut publication = self.publications.pop().unwrap_or_default();
         for at in 0..self.plan.frames.len() {
-            if self.plan.frames[at].bytes() > self.cursor.room()
-                && let Some(spare) = self.reserved.pop_front()
-            {
-                self.rotate(spare)?;
+            if goes_on.take().is_none() {
+                self.seal();
+                if hand == Hand::Here {
+                    // One frame in memory at a time.
+                    self.make_steps()?;
+                }
+                if self.plan.frames[at].bytes() > self.cursor.room()
+                    && let Some(spare) = self.reserved.pop_front()
+                {
+                    self.rotate(spare);
+                }
+                let mut frame = self.frames.pop().unwrap_or_default();
+                frame.begin(self.plan.frames[at].body_bytes);
+                self.open = Some(frame);
             }
             let pieces = &self.plan.pieces[self.plan.frames[at].pieces.clone()];
-            self.frame.encode(&self.cursor, pieces, writes, &self.tails.admitted);
-            // Such a call covers its own bytes only. Whatever lies before them and is not durable
-            // needs a sync, which then does for all.
-            let last = at + 1 == self.plan.frames.len();
-            let covers = self.cursor.synced == self.cursor.end()
-                || raft_core::planted!(DurableWriteCoversAll);
-            let at_once = until == Until::Durable && last && covers;
-            self.submit_frame(if at_once { Until::Durable } else { Until::Written })?;
-            self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
-            info.bytes += self.frame.bytes();
-            info.frames += 1;
-            let unprepared = self.cursor.offset.saturating_sub(self.prepared);
-            info.unprepared_bytes += unprepared.min(self.frame.bytes());
-            if at_once {
-                durable = self.cursor.end();
+            if let Some(frame) = &mut self.open {
+                let batch = (writes, self.tails.admitted.as_slice());
+                frame.add(&self.cursor, pieces, batch, &mut publication.locations);
             }
         }
-        self.publish(writes);
-        self.frame.release();
-        if durable > self.cursor.synced {
-            self.cursor.synced(durable);
-            self.shared.set_durable(durable);
-            self.moved();
+        std::mem::swap(&mut publication.pieces, &mut self.plan.pieces);
+        std::mem::swap(&mut publication.admitted, &mut self.tails.admitted);
+        Ok(publication)
+    }
+
+    /// Prepares a batch for the next flight: nothing of it is written, and nobody reads it before that
+    /// has landed. Within the log it follows whatever was staged and departed before.
+    ///
+    /// Bound: what is staged is in memory, so a caller lets it depart before it is more than a few
+    /// frames.
+    ///
+    /// # Errors
+    /// A refused operation or [`LogError::NoSegment`] leaves the log and what was staged unchanged.
+    /// [`LogError::Poisoned`] is final.
+    pub fn stage(&mut self, writes: &Arc<Vec<GroupWrite>>) -> Result<(), LogError> {
+        self.check_poison()?;
+        let publication = self.prepare(writes, Hand::Over)?;
+        self.effects.push(Effect::Published(publication, Arc::clone(writes)));
+        Ok(())
+    }
+
+    /// Prepares a piece of the payload of an entry that is staged or appended later, with
+    /// [`GroupWrite::put_in_pieces`].
+    ///
+    /// # Errors
+    /// As [`Self::stage`].
+    pub fn stage_piece(&mut self, group: GroupId, payload: &Bytes) -> Result<Piece, LogError> {
+        self.check_poison()?;
+        let incarnation = self.tails.incarnation(group).ok_or(LogError::UnknownGroup { group })?;
+        let bytes = self.large.piece_bytes_max;
+        if payload.len() as u64 > bytes {
+            let (index, bytes) = (LogIndex::ZERO, payload.len() as u64);
+            let bytes_max = self.large.piece_bytes_max;
+            return Err(LogError::EntryTooLarge { group, index, bytes, bytes_max });
         }
-        self.tender.moves.earn(info.bytes);
-        info.end_lsn = self.cursor.end();
-        Ok(info)
+        let frame_bytes = frame_bytes(piece_record_bytes(payload.len() as u64));
+        self.need_room(frame_bytes).map_err(|source| LogError::NoSegment { source })?;
+        let mut frame = self.frames.pop().unwrap_or_default();
+        let piece = frame.encode_piece(&self.cursor, (group, incarnation), payload);
+        self.count(&frame);
+        self.write(frame, true);
+        self.effects.push(Effect::Piece(piece.location));
+        Ok(piece)
+    }
+
+    /// Lets everything that was staged depart: it is durable, with all before it, when the flight has
+    /// landed. What is staged from now on goes with the next one.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], which is final.
+    pub fn depart(&mut self, ending: Ending) -> Result<Flight, LogError> {
+        self.check_poison()?;
+        self.seal();
+        self.make_durable(ending);
+        self.reached();
+        let number = self.next_flight;
+        self.next_flight += 1;
+        let effects = std::mem::take(&mut self.effects);
+        self.air.push_back(Airborne { number, effects });
+        let steps = Flying {
+            number,
+            turn: Arc::clone(&self.turn),
+            steps: std::mem::take(&mut self.steps),
+            means: self.means.clone(),
+            frames: Vec::new(),
+            failure: None,
+            is_over: false,
+            _lock: Arc::clone(&self.lock),
+        };
+        Ok(Flight::new(self.take_info(), steps))
+    }
+
+    /// Takes in what came of a flight: readers see what it wrote, and it is durable.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] is final: whatever departed since the last flight that arrived may be lost. A
+    /// flight that is not the next one to land is the caller's fault, and final as well.
+    pub fn land(&mut self, landing: Landing) -> Result<SyncInfo, LogError> {
+        self.check_poison()?;
+        self.frames.extend(landing.frames);
+        self.frames.truncate(FRAMES_KEPT_MAX);
+        if let Some(failure) = landing.failure {
+            return Err(self.failed(failure));
+        }
+        let next = self.air.pop_front_if(|next| next.number == landing.number);
+        let Some(flight) = next else {
+            let stray = io::Error::other("what departed before it has not landed");
+            return Err(self.failed((DiskOp::Write, stray)));
+        };
+        if self.housekeeping == Some(flight.number) {
+            self.housekeeping = None;
+        }
+        self.take_in(flight.effects);
+        Ok(SyncInfo { durable_lsn: self.durable_lsn() })
     }
 
     /// Which entries are better written in pieces.
@@ -216,33 +405,12 @@ impl<D: Disk> LogWriter<D> {
         group: GroupId,
         payload: &Bytes,
     ) -> Result<(AppendInfo, Piece), LogError> {
-        self.check_poison()?;
-        let incarnation = self.tails.incarnation(group).ok_or(LogError::UnknownGroup { group })?;
-        let bytes = self.large.piece_bytes_max;
-        if payload.len() as u64 > bytes {
-            let (index, bytes) = (LogIndex::ZERO, payload.len() as u64);
-            let bytes_max = self.large.piece_bytes_max;
-            return Err(LogError::EntryTooLarge { group, index, bytes, bytes_max });
-        }
-        let frame_bytes = frame_bytes(piece_record_bytes(payload.len() as u64));
-        self.need_room(frame_bytes).map_err(|error| match error {
-            NoRoom::Segment(source) => LogError::NoSegment { source },
-            NoRoom::Failed(error) => error,
-        })?;
-        let piece = self.frame.encode_piece(&self.cursor, (group, incarnation), payload);
-        self.submit_frame(Until::Written)?;
-        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
-        self.frame.release();
-        {
-            let mut index = self.shared.index.write();
-            index.add_pending(piece.location);
-            index.end = self.cursor.end();
-        }
-        self.tender.moves.earn(frame_bytes);
-        let end_lsn = self.cursor.end();
-        let unprepared = self.cursor.offset.saturating_sub(self.prepared).min(frame_bytes);
-        let info =
-            AppendInfo { end_lsn, bytes: frame_bytes, frames: 1, unprepared_bytes: unprepared };
+        self.begin_here()?;
+        let piece = self.stage_piece(group, payload)?;
+        self.make_steps()?;
+        self.reached();
+        let info = self.take_info();
+        self.settle();
         Ok((info, piece))
     }
 
@@ -252,11 +420,11 @@ impl<D: Disk> LogWriter<D> {
     /// [`LogError::Io`] and [`LogError::Poisoned`] are final: whatever was appended since the
     /// last successful sync may be lost.
     pub fn sync(&mut self) -> Result<SyncInfo, LogError> {
-        self.check_poison()?;
+        self.begin_here()?;
         if self.cursor.content_end > self.cursor.synced {
-            self.submit_sync()?;
+            self.sync_here()?;
         }
-        Ok(SyncInfo { durable_lsn: self.cursor.synced })
+        Ok(SyncInfo { durable_lsn: self.durable_lsn() })
     }
 
     /// Call this when nothing was appended for about 100 ms after a sync. If the last synced
@@ -267,17 +435,19 @@ impl<D: Disk> LogWriter<D> {
     /// be cut. Where there is no room for the frame, the promise is noted beside the log.
     ///
     /// # Errors
-    /// [`LogError::Io`] and [`LogError::Poisoned`], both final. A full disk is none.
+    /// [`LogError::UnderWay`]; [`LogError::Io`] and [`LogError::Poisoned`], both final. A full disk is
+    /// none.
     pub fn idle(&mut self) -> Result<(), LogError> {
-        self.check_poison()?;
+        self.begin_here()?;
         if !self.cursor.owes_promise() {
             return Ok(());
         }
         if self.write_marker(0)? {
-            if raft_core::planted!(SealNotSynced) { Ok(()) } else { self.submit_sync() }
+            if raft_core::planted!(SealNotSynced) { Ok(()) } else { self.sync_here() }
         } else {
             self.cursor.promised = self.cursor.synced;
-            self.note_durable()
+            self.note_durable();
+            self.finish_here()
         }
     }
 
@@ -291,32 +461,34 @@ impl<D: Disk> LogWriter<D> {
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         if self.write_marker(FLAG_CLEAN)? {
-            self.submit_sync()?;
+            self.sync_here()?;
         }
-        self.note_durable()
+        self.note_durable();
+        self.finish_here()
     }
 
     /// Sees to it that a frame has room that is no batch, and leaves what votes need.
-    fn need_room(&mut self, frame_bytes: u64) -> Result<(), NoRoom> {
+    fn need_room(&mut self, frame_bytes: u64) -> io::Result<()> {
+        self.seal();
         if frame_bytes > self.cursor.room() {
-            let spare = self.take_spare(frame_bytes).map_err(NoRoom::Segment)?;
-            self.rotate(spare).map_err(NoRoom::Failed)?;
+            let spare = self.take_spare(frame_bytes)?;
+            self.rotate(spare);
         }
         let left = self.cursor.room() - frame_bytes;
         if left < self.kept_bytes {
-            self.spares.ensure().map_err(NoRoom::Segment)?;
+            self.spares.ensure()?;
         }
         Ok(())
     }
 
     /// Where the log ends: everything below is written.
     pub fn end_lsn(&self) -> Lsn {
-        self.cursor.end()
+        self.landed.end()
     }
 
     /// Everything below is durable.
     pub fn durable_lsn(&self) -> Lsn {
-        self.cursor.synced
+        self.shared.durable()
     }
 
     /// Whether an earlier write or sync failed, so that the writer accepts nothing more.
@@ -332,14 +504,14 @@ impl<D: Disk> LogWriter<D> {
     /// Makes the first segment of a log that has none. `Ok(false)`: there is no room for it yet.
     pub(crate) fn begin(&mut self) -> Result<bool, io::Error> {
         self.spares.finish();
-        let begun = match self.take_spare(BLOCK_BYTES) {
+        match self.take_spare(BLOCK_BYTES) {
             Ok(spare) => self.rotate(spare),
             Err(source) if is_out_of_room(&source) || is_out_of_descriptors(&source) => {
                 return Ok(false);
             }
             Err(source) => return Err(source),
-        };
-        begun.map(|()| true).map_err(|error| match error {
+        }
+        self.finish_here().map(|()| true).map_err(|error| match error {
             LogError::Io { source, .. } => source,
             error => io::Error::other(error),
         })
@@ -391,9 +563,11 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// Changes to a fresh segment.
-    fn rotate(&mut self, spare: Spare<D::File>) -> Result<(), LogError> {
-        if self.cursor.end() > self.cursor.synced {
-            self.submit_sync()?;
+    fn rotate(&mut self, spare: Spare<D::File>) {
+        if self.cursor.end() > self.cursor.synced
+            && let Some(file) = &self.file
+        {
+            self.steps.push_back(Step::Sync { file: Arc::clone(file) });
         }
         let seq = self.cursor.seq + 1;
         let recycled = spare.recycled;
@@ -409,35 +583,25 @@ impl<D: Disk> LogWriter<D> {
             bytes: spare.bytes,
             recycled,
         };
-        let written = write_segment_header(&spare.file, &header);
-        self.poison_on_error(DiskOp::Write, written)?;
-        let synced = spare.file.sync_data();
-        self.poison_on_error(DiskOp::Sync, synced)?;
-        self.file = Some(spare.file);
+        let (slot, base, bytes) = (spare.slot, header.base, header.bytes);
+        self.cursor = self.cursor.rotated(slot, &header);
+        let file = Arc::new(spare.file);
+        self.steps.push_back(Step::Segment { file: Arc::clone(&file), header });
+        self.file = Some(file);
         self.prepared = spare.prepared;
-        self.cursor = self.cursor.rotated(spare.slot, &header);
-        {
-            let mut index = self.shared.index.write();
-            index.segments.add(spare.slot, seq, header.base, header.bytes);
-            index.end = self.cursor.end();
-        }
+        self.effects.push(Effect::Segment { slot, seq, base, bytes });
         // The header belongs to what is durable, so that "all is synced" compares equal again.
         self.cursor.synced(self.cursor.end());
-        self.shared.set_durable(self.cursor.synced);
+        self.reached();
+        self.effects.push(Effect::Durable(self.cursor.synced));
         // From here on a log that ends before this segment is known to lack it.
-        self.note_durable()
+        self.note_durable();
     }
 
     /// Notes beside the log how far it is durable, durably.
-    fn note_durable(&mut self) -> Result<(), LogError> {
+    fn note_durable(&mut self) {
         let incarnation = Incarnation::new(self.cursor.incarnation);
-        let noted = self.life.store(Life { incarnation, durable: self.cursor.synced });
-        match noted {
-            // Some file systems need room even to overwrite. The note is evidence against damage
-            // and nothing that was promised, and one of its copies is whole.
-            Err(error) if is_out_of_room(&error) => Ok(()),
-            noted => self.poison_on_error(DiskOp::Write, noted),
-        }
+        self.steps.push_back(Step::Note(Life { incarnation, durable: self.cursor.synced }));
     }
 
     /// `false`: there is no room for it.
@@ -445,59 +609,184 @@ impl<D: Disk> LogWriter<D> {
         if self.cursor.room() < BLOCK_BYTES {
             // A new segment header is a promise for all before it, and as good as a marker.
             match self.take_spare(BLOCK_BYTES) {
-                Ok(spare) => self.rotate(spare)?,
+                Ok(spare) => self.rotate(spare),
                 Err(_) => return Ok(false),
             }
         }
-        self.frame.encode_marker(&self.cursor, flags);
-        self.submit_frame(Until::Written)?;
-        self.cursor.wrote(self.frame.bytes(), self.frame.crc, false);
-        self.shared.index.write().end = self.cursor.end();
-        Ok(true)
+        let mut frame = self.frames.pop().unwrap_or_default();
+        frame.encode_marker(&self.cursor, flags);
+        self.write(frame, false);
+        self.finish_here().map(|()| true)
     }
 
-    fn submit_frame(&mut self, until: Until) -> Result<(), LogError> {
-        let mut parts = self.frame.parts();
-        self.spares.demand.begin(self.frame.bytes());
-        let written = match (&self.file, until) {
-            (Some(file), Until::Written) => file.write_vectored_at(&mut parts, self.cursor.offset),
-            (Some(file), Until::Durable) => file.write_durable_at(&mut parts, self.cursor.offset),
-            (None, _) => Err(io::ErrorKind::NotFound.into()),
-        };
-        let written = match (until, written) {
-            (Until::Durable, Err(_)) if raft_core::planted!(SyncErrorIgnored) => Ok(()),
-            (_, written) => written,
-        };
-        self.spares.demand.end();
-        let op = match until {
-            Until::Written => DiskOp::Write,
-            Until::Durable => DiskOp::Commit,
-        };
-        self.poison_on_error(op, written)
+    /// The open frame takes nothing more: it is to be written.
+    fn seal(&mut self) {
+        if let Some(mut frame) = self.open.take() {
+            frame.finish(&self.cursor);
+            self.count(&frame);
+            self.write(frame, true);
+        }
     }
 
-    fn submit_sync(&mut self) -> Result<(), LogError> {
+    /// A frame is what was asked for, and no housekeeping.
+    fn count(&mut self, frame: &FrameBuffer) {
+        let bytes = frame.bytes();
+        let unprepared = (self.cursor.offset + bytes).saturating_sub(self.prepared).min(bytes);
+        self.info.bytes += bytes;
+        self.info.frames += 1;
+        self.info.unprepared_bytes += unprepared;
+    }
+
+    /// A finished frame is to be written.
+    fn write(&mut self, frame: FrameBuffer, content: bool) {
+        let (lsn, offset, bytes) = (self.cursor.end(), self.cursor.offset, frame.bytes());
+        self.cursor.wrote(bytes, frame.crc, content);
+        let content_bytes = FRAME_HEADER_BYTES as u64 + frame.content_bytes();
+        self.done.bytes_written += content_bytes;
+        self.done.bytes_padded += bytes - content_bytes;
+        // Without a segment no frame has room.
+        if let Some(file) = &self.file {
+            let file = Arc::clone(file);
+            self.steps.push_back(Step::Frame { file, frame, offset, lsn, until: Until::Written });
+        }
+    }
+
+    /// All that is to be written is to be durable then.
+    fn make_durable(&mut self, ending: Ending) {
         let end = self.cursor.end();
-        let synced = self.file.as_ref().map_or(Ok(()), |file| file.sync_data());
-        let synced = if raft_core::planted!(SyncErrorIgnored) { Ok(()) } else { synced };
-        self.poison_on_error(DiskOp::Sync, synced)?;
+        if self.cursor.synced >= end || raft_core::planted!(CompletionBeforeSync) {
+            return;
+        }
+        let synced = self.cursor.synced;
+        match (self.steps.back_mut(), &self.file) {
+            // Such a call covers its own bytes only. Whatever lies before them and is not durable
+            // needs a sync, which then does for all.
+            (Some(Step::Frame { lsn, until, .. }), _)
+                if ending == Ending::AtOnce
+                    && (*lsn == synced || raft_core::planted!(DurableWriteCoversAll)) =>
+            {
+                *until = Until::Durable;
+            }
+            (_, Some(file)) => self.steps.push_back(Step::Sync { file: Arc::clone(file) }),
+            (_, None) => {}
+        }
         self.cursor.synced(end);
-        self.shared.set_durable(end);
-        self.moved();
+        self.effects.push(Effect::Durable(end));
+    }
+
+    /// The index has everything up to here once this is in it.
+    fn reached(&mut self) {
+        self.effects.push(Effect::Reached(self.cursor));
+    }
+
+    /// What the steps since the last call write.
+    fn take_info(&mut self) -> AppendInfo {
+        let info = std::mem::take(&mut self.info);
+        self.tender.moves.earn(info.bytes);
+        AppendInfo { end_lsn: self.cursor.end(), ..info }
+    }
+
+    /// A call that writes by itself begins: what was staged goes first.
+    ///
+    /// # Errors
+    /// [`LogError::UnderWay`] while something has departed and not landed.
+    fn begin_here(&mut self) -> Result<(), LogError> {
+        self.check_poison()?;
+        if !self.air.is_empty() {
+            return Err(LogError::UnderWay { flights: self.air.len() });
+        }
+        if self.open.is_some() || !self.steps.is_empty() {
+            self.finish_here()?;
+        }
         Ok(())
     }
 
-    /// Makes a written batch visible to readers, under one lock.
-    fn publish(&mut self, writes: &[GroupWrite]) {
-        if self.plan.pieces.is_empty() {
+    /// Makes all steps here, and takes in what comes of them.
+    fn finish_here(&mut self) -> Result<(), LogError> {
+        self.seal();
+        self.make_steps()?;
+        self.reached();
+        self.settle();
+        Ok(())
+    }
+
+    fn sync_here(&mut self) -> Result<(), LogError> {
+        self.make_durable(Ending::Sync);
+        self.finish_here()
+    }
+
+    fn make_steps(&mut self) -> Result<(), LogError> {
+        while let Some(step) = self.steps.pop_front() {
+            match self.means.make(step) {
+                Ok(frame) => self.frames.extend(frame),
+                Err(failure) => return Err(self.failed(failure)),
+            }
+        }
+        self.frames.truncate(FRAMES_KEPT_MAX);
+        Ok(())
+    }
+
+    /// The steps that were left were made here.
+    fn settle(&mut self) {
+        let effects = std::mem::take(&mut self.effects);
+        self.effects = self.take_in(effects);
+        self.housekeeping = None;
+    }
+
+    /// Takes in what came of steps; gives the memory of the list back.
+    fn take_in(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+        // A batch that goes on in an open frame ends where that does.
+        let reached = effects.iter().rev().find_map(|effect| match effect {
+            Effect::Reached(cursor) => Some(cursor.end()),
+            _ => None,
+        });
+        let end = reached.unwrap_or_else(|| self.cursor.end());
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Published(publication, writes) => {
+                    self.publish(&publication, &writes, end);
+                    self.keep_publication(publication);
+                }
+                Effect::Piece(location) => self.shared.index.write().add_pending(location),
+                Effect::Segment { slot, seq, base, bytes } => {
+                    self.shared.index.write().segments.add(slot, seq, base, bytes);
+                }
+                Effect::Copied(end, relocations) => self.copied.push_back((end, relocations)),
+                Effect::Reached(cursor) => {
+                    self.landed = cursor;
+                    self.shared.index.write().end = cursor.end();
+                }
+                Effect::Durable(durable) => {
+                    self.shared.set_durable(durable);
+                    self.moved();
+                }
+            }
+        }
+        effects
+    }
+
+    fn keep_publication(&mut self, mut publication: Publication) {
+        let Publication { pieces, admitted, locations } = &mut publication;
+        // One huge batch must not keep its memory for the life of the log.
+        let is_small = locations.capacity() <= LOCATIONS_KEPT_MAX;
+        if is_small && self.publications.len() < PUBLICATIONS_KEPT_MAX {
+            pieces.clear();
+            admitted.clear();
+            locations.clear();
+            self.publications.push(publication);
+        }
+    }
+
+    /// Makes a written batch, which is durable with all up to `end`, visible to readers, under one lock.
+    fn publish(&self, publication: &Publication, writes: &[GroupWrite], end: Lsn) {
+        if publication.pieces.is_empty() {
             return;
         }
         let mut index = self.shared.index.write();
-        let mut locations = self.frame.locations.as_slice();
-        let end = self.cursor.end();
-        for piece in &self.plan.pieces {
+        let mut locations = publication.locations.as_slice();
+        for piece in &publication.pieces {
             let write = &writes[piece.write];
-            let Admitted { slot, incarnation } = self.tails.admitted[piece.write];
+            let Admitted { slot, incarnation } = publication.admitted[piece.write];
             match &piece.part {
                 Part::Create => {
                     if let Some(create) = &write.create {
@@ -554,7 +843,6 @@ impl<D: Disk> LogWriter<D> {
                 }
             }
         }
-        index.end = end;
     }
 
     fn check_poison(&self) -> Result<(), LogError> {
@@ -564,19 +852,12 @@ impl<D: Disk> LogWriter<D> {
         }
     }
 
-    fn poison_on_error(&mut self, op: DiskOp, result: io::Result<()>) -> Result<(), LogError> {
-        result.map_err(|source| {
-            self.poison = Some((op, source.kind()));
-            LogError::Io { op, source }
-        })
+    /// Nothing is accepted any more.
+    fn failed(&mut self, failure: Failure) -> LogError {
+        let (op, source) = &failure;
+        self.poison = Some((*op, source.kind()));
+        error_of(failure)
     }
-}
-
-/// How far a write of frames goes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Until {
-    Written,
-    Durable,
 }
 
 impl<D: Disk> LogStore for LogWriter<D> {
@@ -586,6 +867,22 @@ impl<D: Disk> LogStore for LogWriter<D> {
 
     fn commit(&mut self, writes: &[GroupWrite]) -> Result<(AppendInfo, SyncInfo), LogError> {
         self.commit(writes)
+    }
+
+    fn stage(&mut self, writes: &Arc<Vec<GroupWrite>>) -> Result<(), LogError> {
+        self.stage(writes)
+    }
+
+    fn stage_piece(&mut self, group: GroupId, payload: &Bytes) -> Result<Piece, LogError> {
+        self.stage_piece(group, payload)
+    }
+
+    fn depart(&mut self, ending: Ending) -> Result<Flight, LogError> {
+        self.depart(ending)
+    }
+
+    fn land(&mut self, landing: Landing) -> Result<SyncInfo, LogError> {
+        self.land(landing)
     }
 
     fn sync(&mut self) -> Result<SyncInfo, LogError> {
@@ -629,6 +926,20 @@ impl<D: Disk> LogStore for LogWriter<D> {
     }
 }
 
+/// What was asked for a group that the index does not have yet, the oldest first.
+fn unlanded<'a>(
+    air: &'a VecDeque<Airborne>,
+    staged: &'a [Effect],
+    group: GroupId,
+) -> Vec<&'a GroupWrite> {
+    let effects = air.iter().flat_map(|flight| &flight.effects).chain(staged);
+    let batches = effects.filter_map(|effect| match effect {
+        Effect::Published(_, writes) => Some(writes),
+        _ => None,
+    });
+    batches.flat_map(|writes| writes.iter()).filter(|write| write.group == group).collect()
+}
+
 /// The memberships among entries; admission has read them once.
 fn memberships(entries: &[Entry]) -> Vec<(LogIndex, Arc<Membership>)> {
     let configs = entries.iter().filter(|entry| entry.kind == EntryKind::Config);
@@ -651,17 +962,7 @@ fn piece_record_bytes(payload_bytes: u64) -> u64 {
     RECORD_HEADER_BYTES as u64 + payload_bytes.next_multiple_of(ALIGNMENT)
 }
 
-/// Why a frame cannot be written.
-enum NoRoom {
-    /// There is no segment for it.
-    Segment(io::Error),
-    Failed(LogError),
-}
-
-/// Writes the header of a segment; not yet durable.
-pub(crate) fn write_segment_header<F: DiskFile>(
-    file: &F,
-    header: &SegmentHeader,
-) -> io::Result<()> {
-    file.write_vectored_at(&mut [io::IoSlice::new(&header.encode())], 0)
-}
+/// Frames kept to be used again: one open, one in the air, and one more for what comes between.
+const FRAMES_KEPT_MAX: usize = 3;
+const PUBLICATIONS_KEPT_MAX: usize = 64;
+const LOCATIONS_KEPT_MAX: usize = 1 << 16;

@@ -58,8 +58,8 @@ pub(crate) enum Progress {
     None,
     /// One is under way.
     UnderWay,
-    /// One was made: segments may have become free.
-    Made,
+    /// One of so many bytes was made: segments may have become free.
+    Made { bytes: u64 },
 }
 
 impl<D: Disk> Tender<D> {
@@ -236,7 +236,7 @@ impl<D: Disk> Tender<D> {
                 }
                 self.failed_at = None;
                 self.may_free = true;
-                Progress::Made
+                Progress::Made { bytes: made.bytes }
             }
             // A log without a further checkpoint only grows; it is tried again later.
             Ok(None) | Err(_) => {

@@ -7,7 +7,7 @@
 
 use raft_core::{GroupId, LogIndex, Term};
 
-use super::{LogWriter, NoRoom, Until};
+use super::{Effect, LogWriter};
 use crate::append::encode::Copies;
 use crate::checkpoint::capture::Found;
 use crate::disk::Disk;
@@ -27,6 +27,9 @@ impl<D: Disk> LogWriter<D> {
     /// once what became durable is acknowledged, and again as it asks for. `idle`: nothing was
     /// appended for a while, so nobody waits for the disk.
     ///
+    /// What it writes goes with the next flight where something was staged or has departed; it may be
+    /// called then as well.
+    ///
     /// Cost of a call: at most a write of 256 KiB, or of one piece of a large entry; a lock and a look
     /// at each segment after a checkpoint.
     ///
@@ -35,22 +38,32 @@ impl<D: Disk> LogWriter<D> {
     /// done.
     pub fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
         self.check_poison()?;
-        if idle && self.cursor.content_end > self.cursor.synced {
-            self.submit_sync()?;
+        let is_alone = self.air.is_empty() && self.open.is_none() && self.steps.is_empty();
+        if is_alone && idle && self.cursor.content_end > self.cursor.synced {
+            self.sync_here()?;
         }
         let mut moved = false;
-        if self.tender.moves.may_move(idle) {
+        // What is under way may be taken back, and is not there to be taken back yet.
+        if self.housekeeping.is_none() && self.tender.moves.may_move(idle) {
             moved = self.move_some()?;
+            if moved && is_alone {
+                self.finish_here()?;
+            } else if moved {
+                self.housekeeping = Some(self.next_flight);
+            }
         }
-        let progress = self.tender.step(&self.cursor, idle);
-        self.done.checkpoints += u64::from(matches!(progress, Progress::Made));
-        for (slot, bytes) in self.tender.free(&self.cursor) {
+        let progress = self.tender.step(&self.landed, idle);
+        if let Progress::Made { bytes } = progress {
+            self.done.checkpoints += 1;
+            self.done.checkpoint_bytes += bytes;
+        }
+        for (slot, bytes) in self.tender.free(&self.landed) {
             if !self.spares.recycle(slot, bytes) {
                 self.shared.files.close(slot);
             }
         }
         Ok(match progress {
-            Progress::Made => Tending::Now,
+            Progress::Made { .. } => Tending::Now,
             Progress::UnderWay => Tending::Soon,
             Progress::None if moved => Tending::Now,
             Progress::None => Tending::Done,
@@ -107,7 +120,7 @@ impl<D: Disk> LogWriter<D> {
         }
         // Without room there is nothing to be gained by waiting for it here: the next checkpoint
         // names them again.
-        self.write_copies(&copies, relocations)
+        Ok(self.write_copies(&copies, relocations))
     }
 
     /// The first neighbours of what was found that still lie in a segment to be emptied: as many as
@@ -151,15 +164,6 @@ impl<D: Disk> LogWriter<D> {
         Some(stretch)
     }
 
-    /// The same for housekeeping, which can do without. `false`: there is no room.
-    fn make_room(&mut self, frame_bytes: u64) -> Result<bool, LogError> {
-        match self.need_room(frame_bytes) {
-            Ok(()) => Ok(true),
-            Err(NoRoom::Segment(_)) => Ok(false),
-            Err(NoRoom::Failed(error)) => Err(error),
-        }
-    }
-
     /// Moves a piece of an entry that is in pieces, or, after the last of them, the entry itself.
     /// `false`: nothing was moved.
     fn move_large(&mut self) -> Result<bool, LogError> {
@@ -187,10 +191,15 @@ impl<D: Disk> LogWriter<D> {
             let Ok(payload) = self.shared.piece(group, large.index, piece) else {
                 return Ok(self.give_up_moving(&large, piece.location));
             };
-            match self.append_piece(group, &payload) {
-                Ok((info, piece)) => {
-                    self.tender.moves.spend(info.bytes);
-                    self.done.bytes_moved += info.bytes;
+            self.seal();
+            let before = self.info;
+            match self.stage_piece(group, &payload) {
+                Ok(piece) => {
+                    let bytes = self.info.bytes - before.bytes;
+                    // It is none of what was asked for.
+                    self.info = before;
+                    self.tender.moves.spend(bytes);
+                    self.done.bytes_moved += bytes;
                     large.copied.push(piece);
                     self.tender.moves.put_large_back(large);
                     return Ok(true);
@@ -217,7 +226,7 @@ impl<D: Disk> LogWriter<D> {
             to: from,
             pieces: Some(large.copied.clone()),
         };
-        if !self.write_copies(&copies, vec![relocation])? {
+        if !self.write_copies(&copies, vec![relocation]) {
             self.shared.index.write().drop_pending(&large.copied);
             return Ok(false);
         }
@@ -232,31 +241,25 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// Writes entries again. `false`: there is no room for them.
-    fn write_copies(
-        &mut self,
-        copies: &[Copies],
-        mut relocations: Vec<Relocation>,
-    ) -> Result<bool, LogError> {
+    fn write_copies(&mut self, copies: &[Copies], mut relocations: Vec<Relocation>) -> bool {
         let body = |copies: &Copies| {
             let items = copies.entries.iter().map(|entry| item_bytes(entry.payload.len() as u64));
             RECORD_HEADER_BYTES as u64 + items.sum::<u64>()
         };
         let frame_bytes = frame_bytes(copies.iter().map(body).sum());
-        if !self.make_room(frame_bytes)? {
-            return Ok(false);
+        if self.need_room(frame_bytes).is_err() {
+            return false;
         }
-        self.frame.encode_copies(&self.cursor, copies);
-        self.submit_frame(Until::Written)?;
-        self.cursor.wrote(self.frame.bytes(), self.frame.crc, true);
-        for (relocation, to) in relocations.iter_mut().zip(&self.frame.locations) {
-            relocation.to = *to;
+        let mut frame = self.frames.pop().unwrap_or_default();
+        let places = frame.encode_copies(&self.cursor, copies);
+        self.write(frame, true);
+        for (relocation, to) in relocations.iter_mut().zip(places) {
+            relocation.to = to;
         }
-        self.shared.index.write().end = self.cursor.end();
-        self.copied.push_back((self.cursor.end(), relocations));
-        self.frame.release();
+        self.effects.push(Effect::Copied(self.cursor.end(), relocations));
         self.tender.moves.spend(frame_bytes);
         self.done.bytes_moved += frame_bytes;
-        Ok(true)
+        true
     }
 
     /// How long the log is, and what housekeeping has done. Cost: a look at each segment.
@@ -275,7 +278,7 @@ impl<D: Disk> LogWriter<D> {
 
     /// Entries whose copies are durable are where the copies are.
     pub(super) fn moved(&mut self) {
-        let durable = self.cursor.synced;
+        let durable = self.shared.durable();
         while let Some((_, relocations)) = self.copied.pop_front_if(|(end, _)| *end <= durable) {
             let mut index = self.shared.index.write();
             for relocation in &relocations {

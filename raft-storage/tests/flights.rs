@@ -1,0 +1,293 @@
+//! Batches that are staged while others are in the air: in whatever order things happen, a power cut
+//! leaves all that has landed and nothing that has not departed.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use common::*;
+use raft_core::{LogIndex, Term};
+use raft_storage::{
+    CrashPolicy, DiskOp, Ending, Fault, Flight, GroupWrite, LogError, LogWriter, MemDisk, Opened,
+};
+
+const GROUPS: u32 = 3;
+
+fn arc(writes: Vec<GroupWrite>) -> Arc<Vec<GroupWrite>> {
+    Arc::new(writes)
+}
+
+/// Somebody who stages and lets depart as a seed says.
+struct Pilot {
+    random: Random,
+    /// After each part of an operation that was staged, the first one before all.
+    states: Vec<Model>,
+    /// How many of them have landed, and have departed.
+    landed: usize,
+    departed: usize,
+    air: VecDeque<(Flight, usize)>,
+    ends: Vec<u64>,
+    /// Times something was staged while something was in the air.
+    overlaps: usize,
+}
+
+impl Pilot {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random(seed),
+            states: vec![Model::default()],
+            landed: 0,
+            departed: 0,
+            air: VecDeque::new(),
+            ends: vec![0; GROUPS as usize],
+            overlaps: 0,
+        }
+    }
+
+    fn staged(&self) -> usize {
+        self.states.len() - 1
+    }
+
+    fn batch(&mut self) -> Vec<GroupWrite> {
+        let mut writes = Vec::new();
+        for _ in 0..=self.random.below(3) {
+            let at = self.random.below(u64::from(GROUPS)) as usize;
+            let id = at as u32 + 1;
+            let mut write =
+                if self.ends[at] == 0 { create(id) } else { GroupWrite::new(group(id)) };
+            let last = self.ends[at];
+            match self.random.below(8) {
+                0 if last > 4 => write.compact = Some(compaction(last - 2, 1, 3)),
+                1 if last > 4 && write.create.is_none() => {
+                    write.truncate_from = Some(LogIndex::new(last));
+                    write.entries = vec![entry(last, 2, 40)];
+                }
+                _ => {
+                    let bytes = [0, 40, 400, 5_000][self.random.below(4) as usize];
+                    self.ends[at] += 1;
+                    write.entries = vec![entry(self.ends[at], 1, bytes)];
+                }
+            }
+            // A frame that is full may end between two parts of an operation.
+            let mut parts = vec![GroupWrite::new(write.group)];
+            if write.create.is_some() || write.truncate_from.is_some() {
+                parts[0].create.clone_from(&write.create);
+                parts[0].truncate_from = write.truncate_from;
+                parts.push(GroupWrite::new(write.group));
+            }
+            if let Some(last) = parts.last_mut() {
+                last.entries.clone_from(&write.entries);
+                last.compact.clone_from(&write.compact);
+            }
+            for part in parts {
+                let mut state = self.states[self.states.len() - 1].clone();
+                state.apply(&[part]);
+                self.states.push(state);
+            }
+            writes.push(write);
+        }
+        writes
+    }
+
+    /// Does something. What cannot be taken back is counted before it is done.
+    fn turn(&mut self, writer: &mut LogWriter<MemDisk>) -> Result<(), LogError> {
+        match self.random.below(8) {
+            0..=2 => {
+                let batch = arc(self.batch());
+                self.overlaps += usize::from(!self.air.is_empty());
+                writer.stage(&batch)?;
+            }
+            3 if self.air.len() < 3 => {
+                let ending = if self.random.below(2) == 0 { Ending::AtOnce } else { Ending::Sync };
+                let flight = writer.depart(ending)?;
+                self.departed = self.staged();
+                self.air.push_back((flight, self.departed));
+            }
+            4 | 5 => {
+                if let Some((flight, _)) = self.air.front_mut() {
+                    flight.step();
+                }
+            }
+            6 => {
+                if let Some((flight, upto)) = self.air.pop_front() {
+                    let landing = flight.land();
+                    self.landed = if landing.is_safe() { upto } else { self.landed };
+                    writer.land(landing)?;
+                    assert!(writer.durable_lsn() >= writer.end_lsn());
+                    self.states[self.landed].is_read_by(&writer.reader());
+                }
+            }
+            _ => {
+                if self.air.is_empty() && self.random.below(2) == 0 {
+                    self.departed = self.staged();
+                    writer.sync()?;
+                    writer.idle()?;
+                    self.landed = self.staged();
+                } else {
+                    writer.tend(self.random.below(4) == 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_step_leaves_what_has_landed_and_nothing_that_has_not_departed() {
+    let mut overlaps = 0;
+    for seed in 0..30 {
+        // Until nothing fails any more.
+        for operation in (seed % 3..).step_by(3) {
+            let disk = new_disk();
+            disk.fail_at(operation, Fault::PowerCut);
+            let Ok(Opened { mut writer, .. }) = open_with(&disk, &tiny()) else { continue };
+            let mut pilot = Pilot::new(seed);
+            let failed = (0..120).any(|_| pilot.turn(&mut writer).is_err());
+            overlaps += pilot.overlaps;
+            for policy in [
+                CrashPolicy::DropUnsynced,
+                CrashPolicy::KeepAll,
+                CrashPolicy::RandomSectors { seed: operation },
+            ] {
+                let crashed = disk.crash(policy);
+                let opened = open_with(&crashed, &tiny()).unwrap_or_else(|error| {
+                    panic!("seed {seed}, operation {operation}, {policy:?}: {error:?}")
+                });
+                let found = Model::of(&opened);
+                assert!(
+                    pilot.states[pilot.landed..=pilot.departed].contains(&found),
+                    "seed {seed}, operation {operation}, {policy:?}: {} landed and {} departed",
+                    pilot.landed,
+                    pilot.departed
+                );
+            }
+            if !failed {
+                break;
+            }
+        }
+    }
+    assert!(overlaps > 5_000, "{overlaps}");
+}
+
+#[test]
+fn nobody_reads_what_has_not_landed_and_batches_share_a_flight() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    let reader = writer.reader();
+    writer.commit(&[create(1), append(1, 1, 2, 1)]).unwrap();
+    let (operations, syncs) = (disk.operations(), disk.syncs());
+    for first in 3..10 {
+        writer.stage(&arc(vec![append(1, first, 1, 1)])).unwrap();
+    }
+    assert_eq!(disk.operations(), operations, "nothing was asked of the disk");
+    let flight = writer.depart(Ending::AtOnce).unwrap();
+    assert_eq!(flight.info().frames, 1, "they are one frame");
+    writer.stage(&arc(vec![append(1, 10, 1, 1)])).unwrap();
+    let landing = flight.land();
+    assert_eq!(disk.syncs() - syncs, 1);
+    assert_eq!(reader.last_index(group(1)), Some(LogIndex::new(2)));
+    writer.land(landing).unwrap();
+    assert_eq!(reader.last_index(group(1)), Some(LogIndex::new(9)));
+    assert_eq!(reader.durable_index(group(1)), Some(LogIndex::new(9)));
+    assert_eq!(reader.term(group(1), LogIndex::new(10)), None);
+    // A call that writes by itself takes along what was staged.
+    writer.sync().unwrap();
+    assert_eq!(reader.durable_index(group(1)), Some(LogIndex::new(10)));
+    drop(writer);
+    let opened = open(&disk.crash(CrashPolicy::DropUnsynced));
+    assert_eq!(opened.groups[&group(1)].last_index, LogIndex::new(10));
+}
+
+#[test]
+fn what_is_refused_leaves_what_was_staged() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    writer.stage(&arc(vec![create(1), append(1, 1, 2, 1)])).unwrap();
+    let gap = writer.stage(&arc(vec![append(1, 3, 1, 1), append(1, 7, 1, 1)]));
+    assert!(matches!(gap, Err(LogError::Gap { .. })), "{gap:?}");
+    writer.stage(&arc(vec![append(1, 3, 1, 2)])).unwrap();
+    let landing = writer.depart(Ending::Sync).unwrap().land();
+    writer.land(landing).unwrap();
+    assert_eq!(writer.reader().last_index(group(1)), Some(LogIndex::new(3)));
+    assert_eq!(writer.reader().term(group(1), LogIndex::new(3)), Some(Term::new(2)));
+}
+
+#[test]
+fn a_call_that_writes_by_itself_waits_until_all_have_landed() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    writer.commit(&[create(1)]).unwrap();
+    writer.stage(&arc(vec![append(1, 1, 1, 1)])).unwrap();
+    let flight = writer.depart(Ending::AtOnce).unwrap();
+    let under_way =
+        |result: Result<(), LogError>| matches!(result, Err(LogError::UnderWay { flights: 1 }));
+    assert!(under_way(writer.append(&[append(1, 2, 1, 1)]).map(drop)));
+    assert!(under_way(writer.commit(&[append(1, 2, 1, 1)]).map(drop)));
+    assert!(under_way(writer.sync().map(drop)) && under_way(writer.idle()));
+    writer.tend(true).unwrap();
+    writer.land(flight.land()).unwrap();
+    writer.append(&[append(1, 2, 1, 1)]).unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn after_a_failure_nothing_that_departed_later_is_written() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    writer.commit(&[create(1)]).unwrap();
+    let mut flights = Vec::new();
+    for index in 1..4 {
+        writer.stage(&arc(vec![append(1, index, 1, 1)])).unwrap();
+        flights.push(writer.depart(Ending::AtOnce).unwrap());
+    }
+    disk.fail_at(0, Fault::Error);
+    let mut flights = flights.into_iter().map(Flight::land);
+    let first = flights.next().unwrap();
+    let operations = disk.operations();
+    let later: Vec<_> = flights.collect();
+    assert!(!first.is_safe() && later.iter().all(|landing| !landing.is_safe()));
+    assert_eq!(disk.operations(), operations);
+    let failed = writer.land(first);
+    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Commit, .. })), "{failed:?}");
+    for landing in later {
+        assert!(matches!(writer.land(landing), Err(LogError::Poisoned { .. })));
+    }
+    let staged = writer.stage(&arc(vec![append(1, 4, 1, 1)]));
+    assert!(matches!(staged, Err(LogError::Poisoned { .. })), "{staged:?}");
+}
+
+#[test]
+fn no_flight_overtakes_another_and_one_that_is_lost_stops_those_behind_it() {
+    for lost in [false, true] {
+        let disk = new_disk();
+        let mut writer = open(&disk).writer;
+        writer.commit(&[create(1)]).unwrap();
+        let mut depart = |index| {
+            writer.stage(&arc(vec![append(1, index, 1, 1)])).unwrap();
+            writer.depart(Ending::AtOnce).unwrap()
+        };
+        let (first, second) = (depart(1), depart(2));
+        if lost {
+            drop(first);
+        }
+        let operations = disk.operations();
+        let landing = second.land();
+        assert!(!landing.is_safe());
+        assert_eq!(disk.operations(), operations);
+        assert!(matches!(writer.land(landing), Err(LogError::Io { .. })));
+        assert!(writer.is_poisoned());
+    }
+}
+
+#[test]
+fn the_directory_is_locked_until_the_last_flight_is_gone() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    writer.stage(&arc(vec![create(1)])).unwrap();
+    let flight = writer.depart(Ending::AtOnce).unwrap();
+    drop(writer);
+    assert!(open_with(&disk, &options()).is_err(), "somebody may still write");
+    drop(flight.land());
+    assert!(open(&disk).groups.contains_key(&group(1)), "it was durable, whoever heard of it");
+}
