@@ -101,6 +101,7 @@ pub enum Planted {
     TermAndVoteNotLogged,
     CompletionBeforeSync,
     TornBatchAcknowledged,
+    StagedAcknowledged,
     LogBoundForgotten,
     SealIgnored,
     SealNotSynced,

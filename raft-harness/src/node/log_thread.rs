@@ -1,5 +1,5 @@
-//! The thread that owns the log: one write, durable when it returns, for whatever all shards handed
-//! in since the last one ended.
+//! The log and what it is working on: whatever all shards handed in since the last write of the disk
+//! began is prepared while that is under way, and is the next one.
 //!
 //! A disk without room is no failure. What was written before there was none is made durable and
 //! acknowledged, the rest waits, votes pass it while the log has the room it keeps for them.
@@ -10,21 +10,24 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 use raft_core::{DiskSpace, Entry, GroupId};
 #[cfg(feature = "sim")]
 use raft_storage::LogStats;
-use raft_storage::{GroupWrite, LogError, LogReader, LogStore, Tending};
+use raft_storage::{
+    AppendInfo, Ending, Flight, GroupWrite, Landing, LogError, LogReader, LogStore, Tending,
+};
 use tracing::{error, warn};
 
 use super::clock::Clock;
 use super::inbox::Inbox;
+use super::log_flights;
 use super::log_large::LargeEntries;
-use super::log_pace::{LogPace, Pacer};
-use super::log_watch::LogWatch;
+use super::log_pace::LogPace;
+use super::log_watch::{Caller, LogWatch};
 use super::shard_thread::ShardInput;
 use crate::counters::Counters;
 use crate::engine::{EngineInput, LogLoad, PersistTicket};
@@ -60,14 +63,17 @@ pub(crate) const PORTION_BYTES: u64 = 4 << 20;
 /// So much of large entries is written at once, between the turns of the others; one piece at least.
 const TURN_BYTES: u64 = 1 << 20;
 
-/// No sync waits for more than this and a portion.
-const SYNC_BYTES: u64 = 16 << 20;
+/// No flight takes more than this and a portion.
+const FLIGHT_BYTES: u64 = 8 << 20;
 
 /// The log and what it is working on. The steps take no time of their own, so that a simulator
-/// can let time pass, or a node die, between them.
+/// can let time pass, or a node die, between them: what was taken is *staged*, it *departs* when the
+/// disk is free, *lands* when that has made it durable, and is acknowledged. More may be taken and staged
+/// at any moment; it departs with the next flight, as late as can be, so that it takes along whatever
+/// came meanwhile.
 ///
-/// Bound: what waits is bounded by [`LogLoad`], as far as it has entries, and by one operation per
-/// group beside that.
+/// Bound: what waits, is staged or in the air is bounded by [`LogLoad`], as far as it has entries, and
+/// by one operation per group beside that.
 pub(crate) struct LogWork {
     store: Box<dyn LogStore>,
     load: Arc<LogLoad>,
@@ -78,14 +84,13 @@ pub(crate) struct LogWork {
     large: LargeEntries,
     /// The last turn was that of the others.
     large_is_next: bool,
-    /// Written and not yet acknowledged.
-    written: Vec<GroupWrite>,
-    done: Vec<Done>,
-    bytes: u64,
-    unprepared_bytes: u64,
-    /// Everything written is durable: the last portion came with its sync.
-    synced: bool,
-    /// The last append found no room, and the shards know.
+    /// What the next flight takes.
+    staged: Cargo,
+    /// What has departed and not landed, the oldest first.
+    air: VecDeque<Cargo>,
+    /// What has landed and is not acknowledged.
+    landed: Vec<Done>,
+    /// The last attempt to stage something found no room, and the shards know.
     full: bool,
     pause: Duration,
     idle: bool,
@@ -112,25 +117,48 @@ pub(super) struct Done {
     cost: u64,
 }
 
-/// How the last portion of what was taken is written.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum LastPortion {
-    /// As those before it: all of it waits for [`LogWork::sync`].
-    Written,
-    /// With its sync, in one call where the log has one.
-    Synced,
+/// What goes with one flight.
+#[derive(Default)]
+struct Cargo {
+    writes: Vec<Arc<Vec<GroupWrite>>>,
+    done: Vec<Done>,
+    /// About what it takes.
+    cost: u64,
+    /// It has pieces of large entries; small ones go with another.
+    has_pieces: bool,
+    info: AppendInfo,
 }
 
-/// How an append ended.
+impl Cargo {
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty() && !self.has_pieces
+    }
+
+    fn operations(&self) -> impl Iterator<Item = &GroupWrite> {
+        self.writes.iter().flat_map(|writes| writes.iter())
+    }
+
+    fn entries(&self) -> u64 {
+        self.operations().map(|write| write.entries.len() as u64).sum()
+    }
+}
+
+/// A flight, and how many entries it takes.
+pub(crate) struct Departure {
+    pub(crate) flight: Flight,
+    pub(crate) entries: u64,
+}
+
+/// What came of staging what was taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Append {
-    /// Something is in the page cache and can be made durable; what did not fit into one go
-    /// waits, see [`LogWork::has_waiting`].
-    Written,
-    /// The same, and for the rest there is no segment: the next attempt will say so.
+pub(crate) enum Staged {
+    /// Whatever was taken is ready to depart; what does not fit into one flight waits, see
+    /// [`LogWork::has_waiting`].
+    Ready,
+    /// Something is, and for the rest there is no segment: the next attempt will say so.
     Partly,
-    /// Nothing was written, for there is no segment; to be tried again after
-    /// [`pause`](LogWork::pause), as descriptors or space may come free.
+    /// Nothing is, for there is no segment; to be tried again after what is in the air has landed, or
+    /// after [`pause`](LogWork::pause), as descriptors or space may come free.
     NoSegment,
 }
 
@@ -144,11 +172,9 @@ impl LogWork {
             waiting: VecDeque::new(),
             large,
             large_is_next: false,
-            written: Vec::new(),
-            done: Vec::new(),
-            bytes: 0,
-            unprepared_bytes: 0,
-            synced: false,
+            staged: Cargo::default(),
+            air: VecDeque::new(),
+            landed: Vec::new(),
             full: false,
             pause: PAUSE_FIRST,
             idle: false,
@@ -177,55 +203,57 @@ impl LogWork {
         self.full
     }
 
-    /// Whether something was taken that is not written.
+    /// Whether something was taken that is not staged.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty() || !self.large.is_empty()
     }
 
-    /// What was taken and is not written yet.
+    /// Whether something is ready to depart.
+    pub(crate) fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// What was taken and has not departed yet.
     #[cfg(feature = "sim")]
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &GroupWrite> {
-        self.waiting.iter().map(|waiting| &waiting.write)
+        self.staged.operations().chain(self.waiting.iter().map(|waiting| &waiting.write))
     }
 
-    /// What was written and is not acknowledged yet.
+    /// What has departed last and has not landed.
     #[cfg(feature = "sim")]
-    pub(crate) fn written(&self) -> &[GroupWrite] {
-        &self.written
+    pub(crate) fn written(&self) -> impl Iterator<Item = &GroupWrite> {
+        self.air.back().into_iter().flat_map(Cargo::operations)
     }
 
-    /// Writes what was taken, portion by portion, and the last portion by `last`.
-    pub(crate) fn append(
-        &mut self,
-        last: LastPortion,
-        shards: &[Arc<Inbox<ShardInput>>],
-    ) -> Result<Append, LogError> {
-        let last = match raft_core::planted!(CompletionBeforeSync) {
-            true => LastPortion::Written,
-            false => last,
-        };
-        if let Some(appended) = self.append_piece(shards)? {
-            return Ok(appended);
+    /// Stages what was taken, portion by portion.
+    pub(crate) fn stage(&mut self, shards: &[Arc<Inbox<ShardInput>>]) -> Result<Staged, LogError> {
+        if let Some(staged) = self.stage_pieces(shards)? {
+            return Ok(staged);
         }
-        while !self.waiting.is_empty() && self.bytes < SYNC_BYTES {
+        while !self.waiting.is_empty() && self.staged.cost < FLIGHT_BYTES {
             let count = self.portion();
-            let how = if count == self.waiting.len() { last } else { LastPortion::Written };
             let portion: Vec<Waiting> = self.waiting.drain(..count).collect();
-            if let Err((portion, why)) = self.write(portion, how)? {
+            if let Err((portion, why)) = self.stage_portion(portion)? {
                 portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
-                self.append_votes()?;
+                self.stage_votes()?;
                 return self.found_no_room(&why, shards);
             }
         }
         self.pause = PAUSE_FIRST;
-        Ok(Append::Written)
+        Ok(Staged::Ready)
     }
 
-    /// Writes pieces of large entries, if it is their turn.
-    fn append_piece(
+    /// Stages pieces of large entries, if it is their turn.
+    fn stage_pieces(
         &mut self,
         shards: &[Arc<Inbox<ShardInput>>],
-    ) -> Result<Option<Append>, LogError> {
+    ) -> Result<Option<Staged>, LogError> {
+        if self.staged.has_pieces {
+            return Ok(Some(Staged::Ready));
+        }
+        if !self.staged.is_empty() {
+            return Ok(None);
+        }
         let is_next = std::mem::replace(&mut self.large_is_next, !self.large.is_empty());
         if self.large.is_empty() || !is_next && !self.waiting.is_empty() {
             return Ok(None);
@@ -236,18 +264,19 @@ impl LogWork {
         while bytes < TURN_BYTES {
             let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
             let Some(next) = self.large.next(waits) else { break };
-            if bytes > 0 && bytes + next.payload.len() as u64 > TURN_BYTES {
+            let payload_bytes = next.payload.len() as u64;
+            if bytes > 0 && bytes + payload_bytes > TURN_BYTES {
                 break;
             }
-            match self.store.append_piece(next.group, &next.payload) {
-                Ok((info, piece)) => {
-                    bytes += info.bytes;
-                    self.unprepared_bytes += info.unprepared_bytes;
+            match self.store.stage_piece(next.group, &next.payload) {
+                Ok(piece) => {
+                    bytes += payload_bytes;
+                    self.staged.has_pieces = true;
                     self.waiting.extend(self.large.wrote(&next, piece));
                 }
                 Err(LogError::NoSegment { .. }) if bytes > 0 => break,
                 Err(LogError::NoSegment { source }) => {
-                    self.append_votes()?;
+                    self.stage_votes()?;
                     return self.found_no_room(&source, shards).map(Some);
                 }
                 Err(failure) => return Err(failure),
@@ -256,10 +285,8 @@ impl LogWork {
         if bytes == 0 {
             return Ok(None);
         }
-        self.synced = false;
-        self.bytes += bytes;
         self.pause = PAUSE_FIRST;
-        Ok(Some(Append::Written))
+        Ok(Some(Staged::Ready))
     }
 
     /// There is no room for what comes next. Descriptors or space may come free; until then
@@ -268,26 +295,29 @@ impl LogWork {
         &mut self,
         why: &io::Error,
         shards: &[Arc<Inbox<ShardInput>>],
-    ) -> Result<Append, LogError> {
+    ) -> Result<Staged, LogError> {
         if !std::mem::replace(&mut self.full, true) {
             warn!(%why, "no room for the log: no entries are taken until there is");
             tell(shards, DiskSpace::Full);
         }
-        if self.written.is_empty() {
-            // Nothing will follow for a while, unless housekeeping finds some room.
-            self.store.idle()?;
-            for _ in 0..STEPS_MAX {
-                self.tending = self.store.tend(true)?;
-                if self.tending != Tending::Now {
-                    break;
+        if self.staged.is_empty() {
+            if self.air.is_empty() {
+                // Nothing will follow for a while, unless housekeeping finds some room.
+                self.store.idle()?;
+                for _ in 0..STEPS_MAX {
+                    self.tending = self.store.tend(true)?;
+                    if self.tending != Tending::Now {
+                        break;
+                    }
                 }
             }
-            return Ok(Append::NoSegment);
+            return Ok(Staged::NoSegment);
         }
         if raft_core::planted!(TornBatchAcknowledged) {
-            self.done.extend(self.waiting.iter_mut().filter_map(|waiting| waiting.done.take()));
+            let rest = self.waiting.iter_mut().filter_map(|waiting| waiting.done.take());
+            self.staged.done.extend(rest);
         }
-        Ok(Append::Partly)
+        Ok(Staged::Partly)
     }
 
     /// How many of those that wait make the next portion. One that is too large is divided.
@@ -320,29 +350,21 @@ impl LogWork {
         self.waiting.len()
     }
 
-    /// Writes a portion; without room for it, gives it back.
-    fn write(
-        &mut self,
-        portion: Vec<Waiting>,
-        how: LastPortion,
-    ) -> Result<Result<(), NoRoomFor>, LogError> {
+    /// Stages a portion; without room for it, gives it back.
+    fn stage_portion(&mut self, portion: Vec<Waiting>) -> Result<Result<(), NoRoomFor>, LogError> {
+        let cost: u64 = portion.iter().map(|waiting| waiting.cost).sum();
         let (writes, rest): (Vec<_>, Vec<_>) =
             portion.into_iter().map(|Waiting { write, cost, done }| (write, (cost, done))).unzip();
-        let written = match how {
-            LastPortion::Written => self.store.append(&writes),
-            LastPortion::Synced => self.store.commit(&writes).map(|(info, _)| info),
-        };
-        match written {
-            Ok(info) => {
-                self.synced = how == LastPortion::Synced;
-                self.bytes += info.bytes;
-                self.unprepared_bytes += info.unprepared_bytes;
-                self.written.extend(writes);
-                self.done.extend(rest.into_iter().filter_map(|(_, done)| done));
+        let writes = Arc::new(writes);
+        match self.store.stage(&writes) {
+            Ok(()) => {
+                self.staged.cost += cost;
+                self.staged.writes.push(writes);
+                self.staged.done.extend(rest.into_iter().filter_map(|(_, done)| done));
                 Ok(Ok(()))
             }
             Err(LogError::NoSegment { source }) => {
-                let parts = writes.into_iter().zip(rest);
+                let parts = Arc::unwrap_or_clone(writes).into_iter().zip(rest);
                 let parts = parts.map(|(write, (cost, done))| Waiting { write, cost, done });
                 Ok(Err((parts.collect(), source)))
             }
@@ -350,9 +372,9 @@ impl LogWork {
         }
     }
 
-    /// Writes, while there is no segment, votes and whatever else has no entries: the log keeps
+    /// Stages, while there is no segment, votes and whatever else has no entries: the log keeps
     /// some room for them, so they need not wait with the entries. Within a group the order stays.
-    pub(crate) fn append_votes(&mut self) -> Result<Append, LogError> {
+    pub(crate) fn stage_votes(&mut self) -> Result<Staged, LogError> {
         let mut behind = HashSet::new();
         let (mut first, mut later) = (Vec::new(), Vec::new());
         for waiting in self.waiting.drain(..) {
@@ -366,11 +388,41 @@ impl LogWork {
         }
         let unwritten = match first.is_empty() {
             true => None,
-            false => self.write(first, LastPortion::Written)?.err(),
+            false => self.stage_portion(first)?.err(),
         };
         let unwritten = unwritten.into_iter().flat_map(|(unwritten, _)| unwritten);
         self.waiting.extend(unwritten.chain(later));
-        Ok(if self.written.is_empty() { Append::NoSegment } else { Append::Partly })
+        Ok(if self.staged.is_empty() { Staged::NoSegment } else { Staged::Partly })
+    }
+
+    /// Lets what is staged depart, if anything is.
+    pub(crate) fn depart(&mut self, ending: Ending) -> Result<Option<Departure>, LogError> {
+        if self.staged.is_empty() {
+            return Ok(None);
+        }
+        let flight = self.store.depart(ending)?;
+        let mut cargo = std::mem::take(&mut self.staged);
+        cargo.info = flight.info();
+        let entries = cargo.entries();
+        self.air.push_back(cargo);
+        Ok(Some(Departure { flight, entries }))
+    }
+
+    /// The oldest flight has landed.
+    pub(crate) fn land(&mut self, landing: Landing, counters: &Counters) -> Result<(), LogError> {
+        self.store.land(landing)?;
+        let cargo = self.air.pop_front().unwrap_or_default();
+        Counters::add(&counters.log_appends, 1);
+        Counters::add(&counters.fsyncs, 1);
+        Counters::add(&counters.group_writes, cargo.done.len() as u64);
+        Counters::add(&counters.log_entries, cargo.entries());
+        Counters::add(&counters.log_bytes, cargo.info.bytes);
+        Counters::add(&counters.log_unprepared_bytes, cargo.info.unprepared_bytes);
+        self.landed.extend(cargo.done);
+        if raft_core::planted!(StagedAcknowledged) {
+            self.landed.append(&mut self.staged.done);
+        }
+        Ok(())
     }
 
     /// Reads what is written here.
@@ -385,32 +437,13 @@ impl LogWork {
         pause
     }
 
-    /// Makes it durable, unless it is; returns how many entries that were.
-    pub(crate) fn sync(&mut self, counters: &Counters) -> Result<u64, LogError> {
-        let synced = std::mem::take(&mut self.synced);
-        if !synced && !raft_core::planted!(CompletionBeforeSync) {
-            self.store.sync()?;
-        }
-        let entries = self.written.iter().map(|write| write.entries.len() as u64).sum();
-        Counters::add(&counters.log_appends, 1);
-        Counters::add(&counters.fsyncs, 1);
-        Counters::add(&counters.group_writes, self.done.len() as u64);
-        Counters::add(&counters.log_entries, entries);
-        Counters::add(&counters.log_bytes, self.bytes);
-        let unprepared = std::mem::take(&mut self.unprepared_bytes);
-        Counters::add(&counters.log_unprepared_bytes, unprepared);
-        Ok(entries)
-    }
-
     /// Tells the shards what is durable.
     pub(crate) fn acknowledge(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
         if !self.has_waiting() && std::mem::take(&mut self.full) {
             tell(shards, DiskSpace::Ample);
         }
-        self.bytes = 0;
-        self.written.clear();
         let mut tickets: Vec<Vec<_>> = shards.iter().map(|_| Vec::new()).collect();
-        for Done { shard, ticket, cost } in self.done.drain(..) {
+        for Done { shard, ticket, cost } in self.landed.drain(..) {
             self.load.remove(cost);
             tickets[shard].push(ticket);
         }
@@ -454,7 +487,7 @@ impl LogWork {
         }
     }
 
-    /// To be called when nothing came for [`Self::wait`]. `false`: there is nothing left to do until
+    /// To be called when nothing came for [`Self::wait`], and nothing is staged or in the air. `false`: there is nothing left to do until
     /// something comes.
     pub(crate) fn rest(&mut self, counters: &Counters) -> Result<bool, LogError> {
         let was_done = self.tending == Tending::Done;
@@ -494,92 +527,20 @@ pub(crate) struct LogLinks {
     pub(crate) failure: Arc<Mutex<Option<String>>>,
 }
 
-pub(crate) fn run(mut work: LogWork, batches: &Receiver<LogBatch>, links: &LogLinks) {
+pub(crate) fn run(work: LogWork, batches: &Receiver<LogBatch>, links: &LogLinks) {
     let LogLinks { shards, watch, clock, .. } = links;
-    let mut pacer = Pacer::new(links.pace);
-    loop {
-        match turn(&mut work, &mut pacer, batches, links) {
-            Ok(Turn::Goes) => {}
-            Ok(Turn::Ends) => break,
-            Err(failure) => {
-                // Not by way of the shards: they may stand still as well.
-                links.failure.lock().get_or_insert_with(|| chain(&failure));
-                give_up(&failure, shards);
-                return;
-            }
-        }
-    }
+    let ended = log_flights::run(work, batches, links, |failure| {
+        // Not by way of the shards: they may stand still as well.
+        links.failure.lock().get_or_insert_with(|| chain(failure));
+        give_up(failure, shards);
+    });
+    let Some(work) = ended else { return };
     if work.has_waiting() {
         warn!("the log ends with operations it had no room for");
     }
-    if let Err(failure) = watch.during(*clock, || work.close()) {
+    if let Err(failure) = watch.during(Caller::Desk, *clock, || work.close()) {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
-}
-
-/// Whether the log goes on.
-enum Turn {
-    Goes,
-    Ends,
-}
-
-/// Takes what there is and makes it durable, or waits: for work, or for room.
-fn turn(
-    work: &mut LogWork,
-    pacer: &mut Pacer,
-    batches: &Receiver<LogBatch>,
-    links: &LogLinks,
-) -> Result<Turn, LogError> {
-    let LogLinks { shards, counters, watch, clock, .. } = links;
-    let first = match work.has_waiting() {
-        true => None,
-        false => match batches.recv_timeout(work.wait()) {
-            Ok(first) => Some(first),
-            Err(RecvTimeoutError::Timeout) => {
-                return watch.during(*clock, || work.rest(counters)).map(|_| Turn::Goes);
-            }
-            Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
-        },
-    };
-    let wait = pacer.wait(clock.now().get());
-    if !wait.is_zero() {
-        // What comes meanwhile makes the batch larger.
-        std::thread::sleep(wait);
-        Counters::add(&counters.log_paced, 1);
-    }
-    // What is small goes between the pieces of what is large.
-    if let Some(batch) = first.or_else(|| batches.try_recv().ok()) {
-        work.take(batch, batches);
-    }
-    let began = clock.now().get();
-    let appended = watch.during(*clock, || work.append(LastPortion::Synced, shards))?;
-    watch.note_room(*clock, work.is_full());
-    match appended {
-        Append::Written | Append::Partly => {
-            let entries = watch.during(*clock, || work.sync(counters))?;
-            pacer.synced(began, clock.now().get(), entries);
-            work.acknowledge(shards);
-            watch.note_room(*clock, work.is_full());
-            watch.during(*clock, || work.tend(counters))?;
-        }
-        Append::NoSegment => {
-            let until = Instant::now() + work.pause();
-            loop {
-                match batches.recv_deadline(until) {
-                    Ok(batch) => {
-                        work.take(batch, batches);
-                        if watch.during(*clock, || work.append_votes())? == Append::Partly {
-                            watch.during(*clock, || work.sync(counters))?;
-                            work.acknowledge(shards);
-                        }
-                    }
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
-                }
-            }
-        }
-    }
-    Ok(Turn::Goes)
 }
 
 fn tell(shards: &[Arc<Inbox<ShardInput>>], space: DiskSpace) {

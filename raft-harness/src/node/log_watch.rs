@@ -1,7 +1,7 @@
 //! Whether the log is stuck in a call, or waits for room: a disk that hangs or is full does not fail,
 //! and nobody who waits for it can say so.
 //!
-//! The log thread notes when a call of its begins and ends; others look at that without asking it.
+//! The threads of the log note when a call of theirs begins and ends; others look at that without asking it.
 //! The control plane, which waits for no disk, tells when a stall begins and ends.
 
 use std::sync::Arc;
@@ -17,40 +17,51 @@ use crate::counters::Counters;
 /// Between two looks at a stall, for its end.
 const STALL_PERIOD: Duration = Duration::from_millis(250);
 
-/// The call of the log that is under way.
+/// Who makes calls of the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Caller {
+    /// The thread that prepares what is written.
+    Desk,
+    /// The one that writes it while more is prepared.
+    Disk,
+}
+
+/// The calls of the log that are under way.
 #[derive(Debug)]
 pub(crate) struct LogWatch {
     /// A call that takes longer is a stall.
     bound: Duration,
-    /// When it began, in microseconds and one; zero if there is none.
-    began: AtomicU64,
+    /// When it began, in microseconds and one, by caller; zero if there is none.
+    began: [AtomicU64; 2],
     /// When the disk was found full, in the same way.
     full: AtomicU64,
 }
 
 impl LogWatch {
     pub(crate) fn new(bound: Duration) -> Self {
-        Self { bound, began: AtomicU64::new(0), full: AtomicU64::new(0) }
+        Self { bound, began: Default::default(), full: AtomicU64::new(0) }
     }
 
     /// Makes a call of the log.
-    pub(crate) fn during<T>(&self, clock: Clock, call: impl FnOnce() -> T) -> T {
-        self.begin(clock.now());
+    pub(crate) fn during<T>(&self, caller: Caller, clock: Clock, call: impl FnOnce() -> T) -> T {
+        self.begin(caller, clock.now());
         let result = call();
-        self.end();
+        self.end(caller);
         result
     }
 
-    fn begin(&self, now: Micros) {
-        self.began.store(now.get() + 1, Relaxed);
+    fn begin(&self, caller: Caller, now: Micros) {
+        self.began[caller as usize].store(now.get() + 1, Relaxed);
     }
 
-    fn end(&self) {
-        self.began.store(0, Relaxed);
+    fn end(&self, caller: Caller) {
+        self.began[caller as usize].store(0, Relaxed);
     }
 
+    /// When the longest of them began.
     fn began(&self) -> Option<Micros> {
-        self.began.load(Relaxed).checked_sub(1).map(Micros::new)
+        let began = self.began.iter().filter_map(|began| began.load(Relaxed).checked_sub(1));
+        began.min().map(Micros::new)
     }
 
     /// Notes whether the log waits for room.
@@ -148,18 +159,26 @@ mod tests {
         let mut watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
         let stalls = || counters.log_stalls.load(Relaxed);
         assert_eq!(watcher.look(at(0)), at(1000));
-        watch.begin(at(500));
+        watch.begin(Caller::Desk, at(500));
         assert_eq!(watcher.look(at(1000)), at(2500), "just when it is too long");
         assert_eq!((watch.stalled(at(2499)), stalls()), (None, 0));
         assert_eq!(watcher.look(at(2500)), at(2750));
         assert_eq!(watch.stalled(at(2600)), Some(Duration::from_millis(2100)));
         watcher.look(at(2750));
         assert_eq!(stalls(), 1);
-        watch.end();
+        watch.end(Caller::Desk);
         assert_eq!(watch.stalled(at(2800)), None);
         watcher.look(at(3000));
-        watch.begin(at(3001));
+        watch.begin(Caller::Desk, at(3001));
         watcher.look(at(6000));
         assert_eq!(stalls(), 2);
+        watch.end(Caller::Desk);
+        watcher.look(at(6100));
+        // The other goes on, and that is no excuse.
+        watch.begin(Caller::Disk, at(6100));
+        watch.begin(Caller::Desk, at(8000));
+        assert_eq!(watch.stalled(at(8100)), Some(Duration::from_millis(2000)));
+        watch.end(Caller::Disk);
+        assert_eq!(watch.stalled(at(8100)), None);
     }
 }

@@ -23,6 +23,7 @@ mod error;
 mod inbox;
 mod known_stores;
 mod lives;
+mod log_flights;
 mod log_large;
 mod log_pace;
 mod log_reader;
@@ -79,7 +80,7 @@ pub(crate) mod sim {
     pub(crate) use super::known_stores::KnownStores;
     pub(crate) use super::lives::begin_life;
     pub(crate) use super::log_reader::read as read_log;
-    pub(crate) use super::log_thread::{Append, LastPortion, LogBatch, LogWork, give_up};
+    pub(crate) use super::log_thread::{LogBatch, LogWork, Staged, give_up};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
     pub(crate) use super::starting::registry;
 }

@@ -136,6 +136,8 @@ marks! {
     FsyncFailed = "a failed sync stopped a node",
     AnswerLeftOut = "a machine left out an answer and its group went mute",
     DiskFullSeen = "a full disk refused entries and still took a vote",
+    LogOverlapped = "a batch of the log was prepared while the disk was busy with another",
+    LogLandedLate = "a batch of the log was on its way before the one before it was acknowledged",
     BatchSplitByFullDisk = "a full disk took the first part of a batch and not the rest",
     StartOnFullDisk = "a node started on a full disk",
     Checkpoint = "a checkpoint of the log was made",

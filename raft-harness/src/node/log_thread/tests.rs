@@ -4,7 +4,10 @@ use super::*;
 use bytes::Bytes;
 use crossbeam::channel::{Sender, unbounded};
 use raft_core::LogTime;
-use raft_storage::{AppendInfo, Large, LogReader, MemoryLog, Piece, SyncInfo};
+use raft_storage::{
+    AppendInfo, CrashPolicy, Expected, Fault, InitOptions, Large, Log, LogOptions, LogReader,
+    LogWriter, MemDisk, MemoryLog, Piece, Preparation, StoreId, SyncInfo, init_on,
+};
 
 /// Fails at its `fails_at`-th sync, or when it is idle.
 struct Failing {
@@ -261,7 +264,9 @@ fn crammed(room: usize, writes: Vec<GroupWrite>) -> (LogWork, Vec<Arc<Inbox<Shar
 }
 
 fn finish(work: &mut LogWork, shards: &[Arc<Inbox<ShardInput>>]) -> Vec<String> {
-    work.sync(&Counters::default()).unwrap();
+    if let Some(Departure { flight, .. }) = work.depart(Ending::AtOnce).unwrap() {
+        work.land(flight.land(), &Counters::default()).unwrap();
+    }
     work.acknowledge(shards);
     heard_by(&shards[0])
 }
@@ -272,11 +277,11 @@ fn what_a_full_disk_took_is_acknowledged_and_the_rest_of_the_batch_waits() {
     let (mut work, shards) = crammed(1, writes);
     let before = work.waiting.iter().map(|waiting| waiting.cost).sum();
     work.load.add(before);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::Partly);
     // The vote follows entries of its group that are written, so it need not wait.
     assert_eq!(finish(&mut work, &shards), ["Full", "[1, 2, 1, 1]"]);
     assert!(work.has_waiting() && work.load.bytes() > 8_000 && work.load.bytes() < 9_500);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::Ready);
     assert_eq!(finish(&mut work, &shards), ["Ample", "[2]"]);
     assert_eq!((work.has_waiting(), work.load.bytes()), (false, 0));
 }
@@ -284,28 +289,28 @@ fn what_a_full_disk_took_is_acknowledged_and_the_rest_of_the_batch_waits() {
 #[test]
 fn votes_pass_entries_that_find_no_room_but_none_of_their_own_group() {
     let (mut work, shards) = crammed(0, vec![create(1), create(2)]);
-    work.append(LastPortion::Synced, &shards).unwrap();
+    work.stage(&shards).unwrap();
     assert_eq!(finish(&mut work, &shards), ["[1, 2]"]);
     let (_send, receive) = unbounded();
     work.take(batch(vec![entries(1, 1, 1), vote(1), vote(2)]), &receive);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::Partly);
     assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::Ready);
     assert_eq!(finish(&mut work, &shards), ["Ample", "[1, 1]"]);
 }
 
 #[test]
 fn a_large_entry_that_finds_no_room_holds_up_no_small_one() {
     let (mut work, shards) = crammed(100, vec![create(1), create(2)]);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::Ready);
     assert_eq!(finish(&mut work, &shards), ["[1, 2]"]);
     let (_send, receive) = unbounded();
     let mut large = entries(1, 1, 1);
     large.entries[0].payload = vec![7; 6_000].into();
     work.take(batch(vec![large]), &receive);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::NoSegment);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::NoSegment);
     work.take(batch(vec![entries(2, 1, 1)]), &receive);
-    assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+    assert_eq!(work.stage(&shards).unwrap(), Staged::Ready);
     assert_eq!(finish(&mut work, &shards), ["Full", "[2]"]);
     assert!(work.has_waiting(), "the large one is tried again");
 }
@@ -314,12 +319,12 @@ fn a_large_entry_that_finds_no_room_holds_up_no_small_one() {
 fn an_operation_that_is_too_large_is_divided_and_acknowledged_once_it_is_whole() {
     for room in 0..4 {
         let (mut work, shards) = crammed(room, vec![create(1), entries(1, 1, 35)]);
-        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Partly);
+        assert_eq!(work.stage(&shards).unwrap(), Staged::Partly);
         assert_eq!(finish(&mut work, &shards), ["Full", "[1]"], "room for {room}");
         let reader = work.reader();
         let last = reader.last_index(group(1)).unwrap().get();
         assert!(last < 35 && (last > 0) == (room > 0), "{last} with room for {room}");
-        assert_eq!(work.append(LastPortion::Synced, &shards).unwrap(), Append::Written);
+        assert_eq!(work.stage(&shards).unwrap(), Staged::Ready);
         assert_eq!(finish(&mut work, &shards), ["Ample", "[1]"]);
         assert_eq!(reader.last_index(group(1)).unwrap().get(), 35);
     }
@@ -330,7 +335,7 @@ fn a_disk_without_room_is_asked_less_and_less_often() {
     let mut work = work(Cramped { log: MemoryLog::new(), room: 0, refusals: 0 });
     let pauses: Vec<_> = (0..8).map(|_| work.pause().as_millis()).collect();
     assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
-    work.append(LastPortion::Written, &[]).unwrap();
+    work.stage(&[]).unwrap();
     assert_eq!(work.pause(), PAUSE_FIRST, "once there was room, it begins anew");
 }
 
@@ -383,8 +388,9 @@ fn housekeeping_follows_each_sync_goes_on_while_nothing_comes_and_ends_with_a_se
     let (mut work, counters) = (work(store), Counters::default());
     let (_send, receive) = unbounded();
     work.take(batch(vec![create(1)]), &receive);
-    work.append(LastPortion::Written, &[]).unwrap();
-    work.sync(&counters).unwrap();
+    work.stage(&[]).unwrap();
+    let departure = work.depart(Ending::AtOnce).unwrap().expect("something was staged");
+    work.land(departure.flight.land(), &counters).unwrap();
     work.tend(&counters).unwrap();
     let mut waits = Vec::new();
     loop {
@@ -433,4 +439,91 @@ fn a_failed_sync_acknowledges_nothing_and_every_shard_is_told() {
 #[test]
 fn a_log_that_fails_when_idle_has_failed() {
     assert_eq!(heard(usize::MAX), (1, 2));
+}
+
+/// A log on a disk that loses what is not synced when the power goes.
+fn on_disk(disk: &MemDisk) -> LogWriter<MemDisk> {
+    let options = LogOptions { preparation: Preparation::OnDemand, ..LogOptions::default() };
+    Log::open_on(disk.clone(), &Expected::default(), &options).expect("a sound log").writer
+}
+
+/// Hands in batches large enough that both threads of the log have to do with them, while the disk
+/// fails at its `fails_at`-th operation. Returns how many groups were told of each, and what a power cut
+/// leaves of each.
+fn flown(fails_at: Option<u64>) -> (Vec<usize>, Vec<u64>) {
+    const GROUPS: u32 = 5;
+    const BATCHES: u64 = 40;
+    let disk = MemDisk::new();
+    let store = Some(StoreId::new(1));
+    let node = raft_core::NodeId::new(1);
+    init_on(&disk, "test", node, &InitOptions { store }).expect("an empty disk");
+    let mut writer = on_disk(&disk);
+    let creates: Vec<GroupWrite> = (1..=GROUPS).map(create).collect();
+    writer.commit(&creates).expect("a sound disk");
+    let reader = writer.reader();
+    let links = links(1);
+    let work = LogWork::new(Box::new(writer), Arc::new(LogLoad::new(u64::MAX)), 1 << 20);
+    let (send, receive) = unbounded();
+    if let Some(operation) = fails_at {
+        disk.fail_at(operation, Fault::Error);
+    }
+    let mut told = vec![0; GROUPS as usize];
+    std::thread::scope(|scope| {
+        let links = &links;
+        let log = scope.spawn(move || run(work, &receive, links));
+        let mut is_over = false;
+        let mut rounds = 0..BATCHES;
+        let mut sent = 0;
+        while !is_over && (sent > told.iter().sum() || !rounds.is_empty()) {
+            // A few rounds ahead, so that there is always something to prepare.
+            if sent < told.iter().sum::<usize>() + 20
+                && let Some(round) = rounds.next()
+            {
+                for id in 1..=GROUPS {
+                    sent += usize::from(
+                        send.send(batch(vec![entries(id, 10 * round + 1, 10)])).is_ok(),
+                    );
+                }
+            }
+            is_over = log.is_finished();
+            let mut items = Vec::new();
+            links.shards[0].drain(&mut items);
+            for item in items {
+                let ShardInput::Engine(EngineInput::Persisted(tickets)) = item else { continue };
+                for (group, _) in tickets {
+                    let of = &mut told[group.get() as usize - 1];
+                    *of += 1;
+                    let durable = reader.durable_index(group).map_or(0, |index| index.get());
+                    assert!(durable >= 10 * *of as u64, "{group}: {durable} of {of}");
+                }
+            }
+            std::thread::yield_now();
+        }
+        drop(send);
+    });
+    let crashed = disk.crash(CrashPolicy::DropUnsynced);
+    let reader = on_disk(&crashed).reader();
+    let left = (1..=GROUPS).map(|id| reader.last_index(group(id)).map_or(0, |index| index.get()));
+    (told, left.collect())
+}
+
+#[test]
+fn what_two_threads_have_made_durable_together_is_told_in_order_and_survives() {
+    let (told, left) = flown(None);
+    assert_eq!(told, [40; 5]);
+    assert_eq!(left, [400; 5]);
+}
+
+#[test]
+fn a_disk_that_fails_under_the_second_thread_ends_the_log_and_nothing_is_told_that_is_lost() {
+    for fails_at in [0, 1, 2, 4, 6] {
+        let (told, left) = flown(Some(fails_at));
+        assert!(told.iter().sum::<usize>() < 200, "it failed: {told:?}");
+        for (told, left) in told.iter().zip(&left) {
+            assert!(
+                *left >= 10 * *told as u64,
+                "{told} batches were told of, {left} entries are left"
+            );
+        }
+    }
 }

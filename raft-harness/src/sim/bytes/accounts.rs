@@ -88,20 +88,9 @@ impl Account {
         self.written.extend(operations.filter(|operation| !operation.is_empty()));
     }
 
-    /// Of what was to be written, no more than this was.
-    pub(super) fn wrote_only<'a>(&mut self, writes: impl IntoIterator<Item = &'a GroupWrite>) {
-        self.written.clear();
-        self.wrote(writes);
-    }
-
     /// Whether something written waits for a sync.
     pub(super) fn has_written(&self) -> bool {
         !self.written.is_empty()
-    }
-
-    /// Nothing of what was to be written was.
-    pub(super) fn wrote_nothing(&mut self) {
-        self.written.clear();
     }
 
     /// What was written is durable. Says who is gone by it.

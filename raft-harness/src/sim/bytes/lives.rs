@@ -209,6 +209,10 @@ impl World {
         if let Some(process) = &process {
             process.note_lanes(&self.sightings);
             self.judge.lock().found.extend(process.disbelieves());
+            // What departed and was not written is lost with the process.
+            if process.log.flight.as_ref().is_some_and(|flight| flight.steps() > 0) {
+                self.nodes[place].after = After::Power;
+            }
             let writes = process.log.state == LogState::Busy;
             self.sightings.hit_if(writes, Mark::CrashBeforePersist);
             self.sightings.hit_if(process.desk.is_fetching(), Mark::CrashDuringInstall);

@@ -12,7 +12,9 @@ use std::task::{Context, Waker};
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
-use raft_storage::{Expected, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport};
+use raft_storage::{
+    Expected, Flight, Landing, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport,
+};
 use raft_transport::{Credit, Direction, Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
 
 use super::clock::{Looks, NodeClock, Still};
@@ -136,6 +138,10 @@ pub(super) struct LogThread {
     pub(super) work: LogWork,
     pub(super) batches: Receiver<LogBatch>,
     pub(super) state: LogState,
+    /// What the disk is busy with.
+    pub(super) flight: Option<Flight>,
+    /// What is durable and nobody was told of.
+    pub(super) landings: VecDeque<Landing>,
     /// Counts batches, so that silence can be told from work.
     pub(super) taken: u64,
     /// Nothing was written since the log fell idle and said so, durably.
@@ -390,6 +396,8 @@ impl Process {
                 work: LogWork::new(log, Arc::clone(&load), swarm.log_portion_bytes),
                 batches,
                 state: LogState::Waits,
+                flight: None,
+                landings: VecDeque::new(),
                 taken: 0,
                 // The open has noted how far it reaches.
                 sealed: true,
@@ -612,7 +620,7 @@ impl Process {
             self.shards.iter().flat_map(|shard| shard.engine().held()).collect();
         for (what, left) in [
             ("writes of the log", self.log.work.waiting().count()),
-            ("writes that wait for a sync", self.log.work.written().len()),
+            ("writes that wait for a sync", self.log.work.written().count()),
             ("batches for the log", self.log.batches.len()),
             ("bytes on their way to the log", self.load.bytes() as usize),
             ("reads of the log", self.reads.under_way.len() + self.reads.fetches.len()),

@@ -105,6 +105,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::AnswerLeftOut
             | Mark::DiskFullSeen
             | Mark::DiskStallSeen
+            | Mark::LogOverlapped
+            | Mark::LogLandedLate
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
             | Mark::Checkpoint

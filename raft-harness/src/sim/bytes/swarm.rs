@@ -6,13 +6,12 @@
 use std::time::Duration;
 
 use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
-use raft_storage::{Large, LogOptions, Preparation};
+use raft_storage::{Ending, Large, LogOptions, Preparation};
 use raft_transport::{Lane, LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 
 use super::network::{Chop, Link, Place};
 use super::options::{Options, Size, Weather};
 use crate::group_spec::GroupSpec;
-use crate::node::sim::LastPortion;
 use crate::sim::rng::{Rng, Streams};
 use crate::snapshot::desk::DeskOptions;
 use crate::state_machine::ApplyMode;
@@ -34,8 +33,8 @@ pub(super) struct Swarm {
     /// What is handed to the log at once, and what may wait for it on a node.
     pub(super) log_portion_bytes: u64,
     pub(super) log_pending_bytes: u64,
-    /// How the log writes what it is given last before a sync.
-    pub(super) log_last: LastPortion,
+    /// How what the log writes becomes durable.
+    pub(super) log_ending: Ending,
     pub(super) window_bytes: u64,
     pub(super) requests_max: usize,
     pub(super) bulk_bytes_max: u64,
@@ -190,9 +189,9 @@ impl Swarm {
                     piece_bytes_max: *large.pick(&[3_900, 8_000]).expect("a list"),
                 },
             },
-            log_last: match commits.chance(1, 2) {
-                true => LastPortion::Synced,
-                false => LastPortion::Written,
+            log_ending: match commits.chance(1, 2) {
+                true => Ending::AtOnce,
+                false => Ending::Sync,
             },
             window_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]).expect("a list"),
             requests_max: if few { rng.range(2..=8) as usize } else { 1 << 10 },

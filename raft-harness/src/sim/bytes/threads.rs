@@ -13,7 +13,7 @@ use super::network::Place;
 use super::process::LogState;
 use super::swarm::READ_US;
 use super::world::{Event, Phase, World};
-use crate::node::sim::{Append, LastPortion, ShardInput, give_up, read_log};
+use crate::node::sim::{ShardInput, Staged, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
@@ -51,13 +51,20 @@ impl World {
         }
         let Some(process) = &mut self.nodes[place].process else { return };
         let log = &mut process.log;
-        if log.state == LogState::Waits
-            && let Ok(first) = log.batches.try_recv()
-        {
+        // What comes while the disk is busy is prepared meanwhile, or taken after that.
+        let may_take = match log.state {
+            LogState::Waits => true,
+            LogState::Busy => {
+                let is_flying = log.flight.is_some() && !log.batches.is_empty();
+                is_flying && self.delays.chance(3, 4)
+            }
+            LogState::Failed => false,
+        };
+        if may_take && let Ok(first) = log.batches.try_recv() {
             log.work.take(first, &log.batches);
             log.taken += 1;
             log.state = LogState::Busy;
-            self.append(place);
+            self.stage(place);
         }
     }
 
@@ -87,50 +94,36 @@ impl World {
         }
     }
 
-    /// The log writes what it has taken; the sync it begins ends later.
-    pub(super) fn append(&mut self, place: Place) {
-        let judge = self.judge_of(place);
+    /// The log prepares what it has taken, and lets it depart if the disk is free.
+    pub(super) fn stage(&mut self, place: Place) {
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
-        let syncs = node.disk.syncs();
-        judge.lock().account(place).wrote(process.log.work.waiting());
-        let keeps = |write: &GroupWrite| write.compact.is_some() && write.live.is_some();
-        self.sightings.hit_if(process.log.work.waiting().any(keeps), Mark::EntryKept);
         let inboxes = std::sync::Arc::clone(process.inboxes());
-        process.log.sealed = false;
+        let log = &mut process.log;
+        log.sealed = false;
         // What is small goes between the pieces of what is large.
-        if let Ok(batch) = process.log.batches.try_recv() {
-            process.log.work.take(batch, &process.log.batches);
-            process.log.taken += 1;
+        if let Ok(batch) = log.batches.try_recv() {
+            log.work.take(batch, &log.batches);
+            log.taken += 1;
         }
-        match process.log.work.append(self.swarm.log_last, &inboxes) {
-            Ok(outcome @ (Append::Written | Append::Partly)) => {
-                judge.lock().account(place).wrote_only(process.log.work.written());
-                let partly = outcome == Append::Partly;
-                self.sightings.hit_if(partly, Mark::BatchSplitByFullDisk);
-                // A change of segment has waited for syncs of its own.
-                let own = match self.swarm.log_last {
-                    LastPortion::Written => 1,
-                    // It is among them, unless the disk took only a part.
-                    LastPortion::Synced => 0,
-                };
-                let waits = (node.disk.syncs() - syncs + own).max(1);
-                let (low, high) = self.swarm.sync_us;
-                let slow = node.slow_disk_us;
-                if waits > 1 {
-                    self.mark("segment-changed");
+        match log.work.stage(&inboxes) {
+            Ok(outcome @ (Staged::Ready | Staged::Partly)) => {
+                let is_flying = log.flight.is_some();
+                self.sightings.hit_if(outcome == Staged::Partly, Mark::BatchSplitByFullDisk);
+                self.sightings.hit_if(is_flying && log.work.has_staged(), Mark::LogOverlapped);
+                if !is_flying {
+                    self.depart(place);
                 }
-                let one = self.delays.range(low..=high);
-                self.plan_in(one * waits + slow, Event::Synced { place, life });
             }
-            Ok(Append::NoSegment) => {
+            // It is tried again when that has landed.
+            Ok(Staged::NoSegment) if log.flight.is_some() => {}
+            Ok(Staged::NoSegment) => {
                 // Until there is room it takes whatever else comes.
-                while let Ok(batch) = process.log.batches.try_recv() {
-                    process.log.work.take(batch, &process.log.batches);
+                while let Ok(batch) = log.batches.try_recv() {
+                    log.work.take(batch, &log.batches);
                 }
-                judge.lock().account(place).wrote_nothing();
-                let pause = process.log.work.pause().as_micros() as u64;
+                let pause = log.work.pause().as_micros() as u64;
                 self.mark("no-segment");
                 self.plan_in(pause, Event::LogRetry { place, life });
             }
@@ -141,53 +134,123 @@ impl World {
         }
     }
 
-    pub(super) fn on_synced(&mut self, place: Place) {
+    /// What is prepared departs. Some of what the disk has to do for it is done at once, the rest later;
+    /// in between the node may be gone.
+    fn depart(&mut self, place: Place) {
         let judge = self.judge_of(place);
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
-        let counters = std::sync::Arc::clone(process.counters());
-        match process.log.work.sync(&counters) {
-            Ok(_) => {
-                let mut judge = judge.lock();
-                let account = judge.account(place);
-                let lies = account.has_written() && node.disk.has_pending(SEGMENTS);
-                if !lies {
-                    let buried = account.synced();
-                    judge.buried(place, buried);
-                }
-                drop(judge);
-                process.acknowledge();
-                let before = process.log.work.stats();
-                if let Err(failure) = process.log.work.tend(&counters) {
-                    node.after = After::Power;
-                    return self.log_failed(place, &failure);
-                }
-                let after = process.log.work.stats();
-                self.sightings.hit_if(after.checkpoints > before.checkpoints, Mark::Checkpoint);
-                self.sightings
-                    .hit_if(after.segments_reused > before.segments_reused, Mark::SegmentReused);
-                self.sightings.hit_if(after.bytes_moved > before.bytes_moved, Mark::EntryMoved);
-                let waits = process.log.work.has_waiting();
-                process.log.state = if waits { LogState::Busy } else { LogState::Waits };
-                let taken = process.log.taken;
-                let idle = !waits && process.log.batches.is_empty();
-                let pause = process.log.work.wait();
-                if lies {
-                    let evidence = "the log said durable while sectors wait for a sync";
-                    self.fail(Violation::of_run(Check::Externalisation, evidence));
-                }
-                if idle {
-                    self.plan_log_idle(place, life, (taken, pause));
-                }
-                if waits {
-                    self.append(place);
-                }
-            }
+        let log = &mut process.log;
+        let mut flight = match log.work.depart(self.swarm.log_ending) {
+            Ok(Some(departure)) => departure.flight,
+            Ok(None) => return,
             Err(failure) => {
                 node.after = After::Power;
-                self.log_failed(place, &failure);
+                return self.log_failed(place, &failure);
             }
+        };
+        judge.lock().account(place).wrote(log.work.written());
+        let keeps = |write: &GroupWrite| write.compact.is_some() && write.live.is_some();
+        self.sightings.hit_if(log.work.written().any(keeps), Mark::EntryKept);
+        let steps = flight.steps();
+        let syncs = node.disk.syncs();
+        let at_once = *self.delays.pick(&[0, 1, 2, steps]).expect("a list");
+        for _ in 0..at_once {
+            flight.step();
+        }
+        // A change of segment waits for syncs of its own.
+        let waits = (node.disk.syncs() - syncs + flight.steps() as u64).max(1);
+        log.flight = Some(flight);
+        log.state = LogState::Busy;
+        if steps > 2 {
+            self.mark("segment-changed");
+        }
+        let node = &self.nodes[place];
+        let (low, high) = self.swarm.sync_us;
+        let one = self.delays.range(low..=high);
+        let delay = one * waits + node.slow_disk_us;
+        self.plan_in(delay, Event::Synced { place, life });
+    }
+
+    pub(super) fn on_synced(&mut self, place: Place) {
+        let judge = self.judge_of(place);
+        let node = &mut self.nodes[place];
+        let Some(process) = &mut node.process else { return };
+        let Some(flight) = process.log.flight.take() else { return };
+        let landing = flight.land();
+        let is_safe = landing.is_safe();
+        process.log.landings.push_back(landing);
+        if is_safe {
+            let mut judge = judge.lock();
+            let account = judge.account(place);
+            if account.has_written() && node.disk.has_pending(SEGMENTS) {
+                drop(judge);
+                let evidence = "the log said durable while sectors wait for a sync";
+                return self.fail(Violation::of_run(Check::Externalisation, evidence));
+            }
+            let buried = account.synced();
+            judge.buried(place, buried);
+            drop(judge);
+            // The disk need not wait for whoever is told.
+            if process.log.work.has_staged() && self.delays.chance(1, 2) {
+                self.depart(place);
+                self.sightings.hit(Mark::LogLandedLate);
+                if self.delays.chance(1, 2) {
+                    return;
+                }
+            }
+        }
+        if self.land(place) {
+            self.go_on(place);
+        }
+    }
+
+    /// Those whose batches are durable are told. `false`: the log has failed.
+    fn land(&mut self, place: Place) -> bool {
+        let node = &mut self.nodes[place];
+        let Some(process) = &mut node.process else { return false };
+        let counters = std::sync::Arc::clone(process.counters());
+        while let Some(landing) = process.log.landings.pop_front() {
+            if let Err(failure) = process.log.work.land(landing, &counters) {
+                node.after = After::Power;
+                self.log_failed(place, &failure);
+                return false;
+            }
+        }
+        process.acknowledge();
+        let before = process.log.work.stats();
+        if let Err(failure) = process.log.work.tend(&counters) {
+            node.after = After::Power;
+            self.log_failed(place, &failure);
+            return false;
+        }
+        let after = process.log.work.stats();
+        self.sightings.hit_if(after.checkpoints > before.checkpoints, Mark::Checkpoint);
+        self.sightings.hit_if(after.segments_reused > before.segments_reused, Mark::SegmentReused);
+        self.sightings.hit_if(after.bytes_moved > before.bytes_moved, Mark::EntryMoved);
+        true
+    }
+
+    /// After something has landed: what is there goes next, or the log waits.
+    fn go_on(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        let log = &mut process.log;
+        if log.work.has_waiting() {
+            return self.stage(place);
+        }
+        if log.flight.is_some() {
+            return;
+        }
+        if log.work.has_staged() {
+            return self.depart(place);
+        }
+        log.state = LogState::Waits;
+        if log.batches.is_empty() {
+            let (taken, pause) = (log.taken, log.work.wait());
+            self.plan_log_idle(place, life, (taken, pause));
         }
     }
 

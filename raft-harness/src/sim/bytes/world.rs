@@ -561,7 +561,7 @@ impl World {
         }
         match event {
             Event::Synced { .. } => self.on_synced(place),
-            Event::LogRetry { .. } => self.append(place),
+            Event::LogRetry { .. } => self.stage(place),
             Event::LogIdle { taken, .. } => self.on_log_idle(place, taken),
             Event::Read { .. } => self.on_read(place),
             Event::Apply { .. } => self.on_apply(place),

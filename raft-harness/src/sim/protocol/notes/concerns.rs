@@ -14,6 +14,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::OldGenerationFenced
             // A log is one queue of whole operations, of which a crash leaves the first.
             | Mark::TornTail
+            | Mark::LogOverlapped
+            | Mark::LogLandedLate
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
             | Mark::Checkpoint
