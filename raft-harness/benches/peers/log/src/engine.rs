@@ -10,6 +10,38 @@ use raft_engine::{Config, Engine as RaftEngine, LogBatch, MessageExt, ReadableSi
 
 use crate::{Case, Slice, measured};
 
+/// `purge_bytes`: no more than this is kept, in files that are prefilled and used again; `None`: all of it
+/// is.
+pub(crate) fn open(dir: &Path, segment_bytes: u64, purge_bytes: Option<u64>) -> RaftEngine {
+    let config = Config {
+        dir: dir.to_string_lossy().into_owned(),
+        batch_compression_threshold: ReadableSize(0),
+        target_file_size: ReadableSize(segment_bytes),
+        purge_threshold: ReadableSize(purge_bytes.unwrap_or(1 << 40)),
+        enable_log_recycle: purge_bytes.is_some(),
+        prefill_for_recycle: purge_bytes.is_some(),
+        ..Config::default()
+    };
+    RaftEngine::open(config).expect("a sound log")
+}
+
+/// Writes a log: so many entries over so many groups, in batches of 1024.
+pub(crate) fn fill(dir: &Path, groups: u64, entries: u64, payload: usize) {
+    let _ = std::fs::remove_dir_all(dir);
+    std::fs::create_dir_all(dir).expect("a new directory");
+    let engine = open(dir, 128 << 20, None);
+    let mut pool = Pool::new(payload);
+    let mut batch = LogBatch::default();
+    for at in 0..entries {
+        let mut entry = Entry { index: at / groups + 1, term: 1, ..Entry::default() };
+        entry.data = pool.next();
+        batch.add_entries::<EntryExt>(1 + at % groups, &[entry]).expect("room");
+        if (at + 1).is_multiple_of(1024) || at + 1 == entries {
+            engine.write(&mut batch, true).expect("a sound disk");
+        }
+    }
+}
+
 struct EntryExt;
 
 impl MessageExt for EntryExt {
@@ -38,16 +70,7 @@ impl Engine {
     pub(crate) fn open(dir: &Path, segment_bytes: u64, payload: usize, live_bytes: u64) -> Self {
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir).expect("a new directory");
-        let config = Config {
-            dir: dir.to_string_lossy().into_owned(),
-            batch_compression_threshold: ReadableSize(0),
-            target_file_size: ReadableSize(segment_bytes),
-            purge_threshold: ReadableSize(2 * live_bytes),
-            enable_log_recycle: true,
-            prefill_for_recycle: true,
-            ..Config::default()
-        };
-        let engine = Arc::new(RaftEngine::open(config).expect("a new log"));
+        let engine = Arc::new(open(dir, segment_bytes, Some(2 * live_bytes)));
         let pool = Pool::new(payload);
         let load = |at: usize| Load {
             first: at as u64 * 10_000 + 1,

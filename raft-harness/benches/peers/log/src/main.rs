@@ -3,7 +3,7 @@
 //! Three logs of one process take turns in short slices, case by case, so that whatever else the
 //! machine does falls on all alike:
 //! - ours, `LogWriter::commit`; with several writers, threads that hand in and wait, in front of
-//!   one thread that takes all there is;
+//!   two threads as a node has them: one prepares all there is, the other writes;
 //! - raft-engine with recycled and prefilled files and without compression;
 //! - the raw probe: one thread, a file as long as our log's footprint and fully written before,
 //!   direct writes at advancing offsets of exactly the bytes of our frame rounded up to 4 KiB, then
@@ -15,11 +15,14 @@
 //!
 //! `peer-log append --dir DIR [--groups 1,100,1000] [--batch 1,64,1024] [--writers 1,4] [--pairs 5]
 //! [--secs 0.25] [--payload 256] [--footprint-mib 128] [--segment-mib 16] [--engine 1]`: about two
-//! minutes. A table on standard error, JSON lines on standard output.
+//! minutes. A table on standard error, JSON lines on standard output. Other workloads: `recover`, `index`
+//! (`recover.rs`) and `amplify` (`amplify.rs`).
 
+mod amplify;
 mod engine;
 mod ours;
 mod raw;
+mod recover;
 
 use std::path::Path;
 use std::time::Duration;
@@ -118,10 +121,22 @@ fn write_calls() -> u64 {
 
 fn main() {
     let args = Args::from_env();
-    assert_eq!(args.workload, "append", "the only workload");
     let dir = args.str("dir", "");
     assert!(!dir.is_empty(), "needs --dir");
     let dir = Path::new(&dir);
+    let report = Reporter::new("raft-storage", env!("CARGO_PKG_VERSION"));
+    match args.workload.as_str() {
+        "append" => append(&args, dir, &report),
+        "recover" => recover::recover(&args, dir, &report),
+        "index" => recover::index(&args, dir, &report),
+        "amplify" => amplify::amplify(&args, dir, &report),
+        // For `recover` and `index`, which open in a process of its own.
+        "open" => recover::open_here(&args),
+        other => panic!("unknown workload {other:?}: append, recover, index or amplify"),
+    }
+}
+
+fn append(args: &Args, dir: &Path, report: &Reporter) {
     let span = Duration::from_secs_f64(args.num("secs", 0.25));
     let pairs: usize = args.num("pairs", 5);
     let payload: usize = args.num("payload", 256);
@@ -146,16 +161,37 @@ fn main() {
     );
     eprintln!(
         "{:>6} {:>6} {:>2} | {:>9} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} | {:>7} {:>7} {:>7} {:>5} | {:>7} {:>7} {:>7} {:>5} | {:>7} {:>5} | {:>9} {:>7} {:>7} {:>6} {:>5} | noise",
-        "groups", "batch", "wr", "ours e/s", "sync/s", "p50", "p99", "B/e", "us/e", "wr/sy",
-        "raw/s", "p50", "p99", "ratio", "dsync/s", "p50", "p99", "ratio", "cached", "ratio",
-        "engine/s", "p50", "p99", "us/e", "ratio"
+        "groups",
+        "batch",
+        "wr",
+        "ours e/s",
+        "sync/s",
+        "p50",
+        "p99",
+        "B/e",
+        "us/e",
+        "wr/sy",
+        "raw/s",
+        "p50",
+        "p99",
+        "ratio",
+        "dsync/s",
+        "p50",
+        "p99",
+        "ratio",
+        "cached",
+        "ratio",
+        "engine/s",
+        "p50",
+        "p99",
+        "us/e",
+        "ratio"
     );
-    let report = Reporter::new("raft-storage", env!("CARGO_PKG_VERSION"));
     for writers in args.list::<usize>("writers", "1,4") {
         for groups in args.list::<usize>("groups", "1,100,1000") {
             for batch in args.list::<usize>("batch", "1,64,1024") {
                 let case = Case { groups, batch, writers };
-                run(case, pairs, span, &mut ours, engine.as_mut(), &mut raw, &report);
+                run(case, pairs, span, &mut ours, engine.as_mut(), &mut raw, report);
             }
         }
     }

@@ -1,16 +1,20 @@
-//! `raft-storage`, with one writer that calls it or with several that hand in and wait.
+//! `raft-storage`, with one writer that calls it, or with several that hand in and wait while one batch is
+//! prepared and another written.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use peerbench::Pool;
 use raft_core::{
     Base, Entry, EntryKind, GroupId, GroupIncarnation, LogIndex, LogTime, NodeId, Term,
 };
 use raft_storage::{
-    Compaction, Expected, FileDisk, GroupCreate, GroupWrite, InitOptions, Log, LogOptions,
-    LogWriter, init,
+    Compaction, Ending, Expected, FileDisk, Flight, GroupCreate, GroupWrite, InitOptions, Landing,
+    Log, LogOptions, LogWriter, init,
 };
 
 use crate::{Case, Slice, measured};
@@ -83,8 +87,7 @@ impl Ours {
 
     fn together(&mut self, case: Case, span: Duration) -> Slice {
         let (writer, loads) = (&mut self.writer, &mut self.loads[..case.writers]);
-        let (hand_in, handed_in) =
-            crossbeam_channel::bounded::<(Vec<GroupWrite>, crossbeam_channel::Sender<()>)>(16);
+        let (hand_in, handed_in) = bounded::<HandedIn>(16);
         measured(|| {
             std::thread::scope(|scope| {
                 let threads: Vec<_> = loads
@@ -92,7 +95,7 @@ impl Ours {
                     .map(|load| {
                         let hand_in = hand_in.clone();
                         scope.spawn(move || {
-                            let (tell, told) = crossbeam_channel::bounded(1);
+                            let (tell, told) = bounded(1);
                             let mut latencies = Vec::new();
                             let start = Instant::now();
                             while start.elapsed() < span {
@@ -107,26 +110,7 @@ impl Ours {
                     })
                     .collect();
                 drop(hand_in);
-                let mut slice = Slice::default();
-                let mut waiting = Vec::new();
-                let mut all = Vec::new();
-                while let Ok((writes, tell)) = handed_in.recv() {
-                    all.extend(writes);
-                    waiting.push(tell);
-                    while let Ok((writes, tell)) = handed_in.try_recv() {
-                        all.extend(writes);
-                        waiting.push(tell);
-                    }
-                    let (info, _) = writer.commit(&all).expect("a sound disk");
-                    slice.entries += (waiting.len() * case.batch) as u64;
-                    slice.syncs += 1;
-                    slice.bytes += info.bytes;
-                    all.clear();
-                    for tell in waiting.drain(..) {
-                        let _ = tell.send(());
-                    }
-                    writer.tend(false).expect("a sound disk");
-                }
+                let mut slice = serve(writer, &handed_in, case.batch as u64);
                 for thread in threads {
                     slice.latencies.extend(thread.join().expect("no writer panics"));
                 }
@@ -134,6 +118,131 @@ impl Ours {
             })
         })
     }
+}
+
+/// A batch, and whom to tell when it is durable.
+type HandedIn = (Vec<GroupWrite>, Sender<()>);
+
+/// What the two threads of the log work on, as those of a node do (`node/log_flights.rs`).
+struct Desk<'a> {
+    writer: &'a mut LogWriter<FileDisk>,
+    staged: Vec<Sender<()>>,
+    air: VecDeque<Vec<Sender<()>>>,
+    landings: VecDeque<Landing>,
+    is_flying: bool,
+    slice: Slice,
+}
+
+/// A flight of so many bytes is worth a handover.
+const HANDOVER_BYTES: u64 = 32 << 10;
+
+impl Desk<'_> {
+    fn stage(&mut self, (writes, tell): HandedIn) {
+        self.writer.stage(&Arc::new(writes)).expect("room");
+        self.staged.push(tell);
+    }
+
+    fn depart(&mut self, batch: u64) -> Option<Flight> {
+        if self.staged.is_empty() {
+            return None;
+        }
+        let flight = self.writer.depart(Ending::AtOnce).expect("a sound disk");
+        self.slice.entries += self.staged.len() as u64 * batch;
+        self.slice.syncs += 1;
+        self.slice.bytes += flight.info().bytes;
+        self.air.push_back(std::mem::take(&mut self.staged));
+        Some(flight)
+    }
+
+    fn land(&mut self) {
+        while let Some(landing) = self.landings.pop_front() {
+            self.writer.land(landing).expect("a sound disk");
+            for tell in self.air.pop_front().unwrap_or_default() {
+                let _ = tell.send(());
+            }
+            self.writer.tend(false).expect("a sound disk");
+        }
+    }
+}
+
+/// Makes durable what is handed in, until nobody does any more.
+fn serve(writer: &mut LogWriter<FileDisk>, handed_in: &Receiver<HandedIn>, batch: u64) -> Slice {
+    let desk = Mutex::new(Desk {
+        writer,
+        staged: Vec::new(),
+        air: VecDeque::new(),
+        landings: VecDeque::new(),
+        is_flying: false,
+        slice: Slice::default(),
+    });
+    let lock = || desk.lock().expect("nobody panics");
+    let (flights, departures) = bounded::<Flight>(1);
+    let (tell, news) = bounded(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for first in departures {
+                let mut next = Some(first);
+                while let Some(flight) = next {
+                    let landing = flight.land();
+                    let mut desk = lock();
+                    desk.landings.push_back(landing);
+                    next = desk.depart(batch);
+                    if next.is_none() {
+                        desk.land();
+                        desk.is_flying = false;
+                    }
+                    drop(desk);
+                    let _ = tell.try_send(());
+                }
+            }
+        });
+        let mut ends = false;
+        loop {
+            let mut desk = lock();
+            desk.land();
+            if !desk.is_flying
+                && let Some(flight) = desk.depart(batch)
+            {
+                if flight.info().bytes >= HANDOVER_BYTES {
+                    desk.is_flying = true;
+                    drop(desk);
+                    flights.send(flight).expect("the other thread");
+                } else {
+                    drop(desk);
+                    let landing = flight.land();
+                    let mut desk = lock();
+                    desk.landings.push_back(landing);
+                    desk.land();
+                }
+                continue;
+            }
+            let is_flying = desk.is_flying;
+            drop(desk);
+            let first = match (is_flying, ends) {
+                (false, true) => break,
+                (true, true) => {
+                    news.recv().expect("the other thread");
+                    continue;
+                }
+                (true, false) => select! {
+                    recv(handed_in) -> first => first,
+                    recv(news) -> _ => continue,
+                },
+                (false, false) => handed_in.recv(),
+            };
+            let Ok(first) = first else {
+                ends = true;
+                continue;
+            };
+            let mut desk = lock();
+            desk.stage(first);
+            while let Ok(more) = handed_in.try_recv() {
+                desk.stage(more);
+            }
+        }
+        drop(flights);
+    });
+    desk.into_inner().expect("nobody panics").slice
 }
 
 /// What one writer writes: batches over its groups in turn, each group compacted as it grows.

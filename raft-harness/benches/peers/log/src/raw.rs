@@ -85,8 +85,10 @@ impl Raw {
                 self.cached.sync_data().expect("a sound disk");
             }
             Way::Dsync => {
-                let part =
-                    libc::iovec { iov_base: block.as_ptr().cast_mut().cast(), iov_len: block.len() };
+                let part = libc::iovec {
+                    iov_base: block.as_ptr().cast_mut().cast(),
+                    iov_len: block.len(),
+                };
                 // SAFETY: the part lies in `block`, which outlives the call and is only read.
                 let written = unsafe {
                     libc::pwritev2(
