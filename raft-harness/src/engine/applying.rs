@@ -9,6 +9,7 @@ use super::io::{ApplyJob, ApplyTask, TurnOutput};
 use super::machine::{Breach, BrokenMachine};
 use super::replication::fetch;
 use super::shard_engine::{Durability, ShardEngine};
+use crate::request::RequestError;
 
 /// The most entries given to a state machine in one piece.
 const APPLY_ENTRIES_MAX: u64 = 4096;
@@ -118,6 +119,16 @@ impl ShardEngine {
                     let task = ApplyTask::Reads(time, reads);
                     out.apply.push(ApplyJob { group: slot.spec.group, task });
                     slot.jobs += 1;
+                }
+            }
+        }
+        if slot.reads_confirmed.front().is_some() && slot.core.is_removed() {
+            // The leader they were confirmed by sends nothing of what they wait for any more.
+            let commit = slot.core.commit_index();
+            for reads in slot.reads_beyond(commit) {
+                self.reads_open -= reads.len();
+                for (_, reply) in reads {
+                    reply.send(Err(RequestError::LeadershipLost));
                 }
             }
         }

@@ -8,6 +8,8 @@
 //!
 //! Invariant: a read is answered once, from a state that holds the index its path named.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use raft_core::{Input, LogIndex, Micros, ReadPath, Token};
 
@@ -133,6 +135,14 @@ impl Slot {
         // Confirmations come in order; refusals may take any.
         let at = self.reads_asked.iter().position(|(asked, _)| *asked == token)?;
         self.reads_asked.remove(at).map(|(_, reads)| reads)
+    }
+
+    /// Takes the confirmed reads that wait for more than this index.
+    pub(super) fn reads_beyond(&mut self, index: LogIndex) -> Vec<Reads> {
+        let (waiting, rest): (VecDeque<_>, VecDeque<_>) =
+            self.reads_confirmed.drain(..).partition(|(needed, _)| *needed > index);
+        self.reads_confirmed = rest;
+        waiting.into_iter().map(|(_, reads)| reads).collect()
     }
 
     /// All reads that are owed an answer.

@@ -1,14 +1,17 @@
 //! One engine, one hostile or unlucky moment at a time.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use raft_core::{
     Append, AppendReply, AppendResult, Campaign, Declined, DiskSpace, Entry, EntryKind, GroupId,
     GroupIncarnation, HardState, Heartbeat, Incarnation, LogIndex, LogTime, MemberChange, Message,
-    Micros, NodeId, Promise, ReadPath, ReplicaId, Rest, Session, Term, TermRun, Verdict, VoteReply,
-    VoteRequest,
+    Micros, NodeId, Promise, ReadIndexReply, ReadPath, ReplicaId, Rest, Session, Term, TermRun,
+    Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::{GroupWrite, RecoveredGroup};
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
@@ -213,6 +216,14 @@ impl Solo {
             Frame::Message(Envelope { message: Message::Append(append), .. }) => Some(append),
             _ => panic!("an append was expected"),
         }
+    }
+
+    /// Whom a message went to answers it.
+    fn answer_to(&mut self, node: NodeId, asked: Envelope, message: Message) {
+        let (incarnation, route) = (Incarnation::new(1), Route::Control);
+        let source = Source { node, incarnation, route, clock: None };
+        let answer = Envelope { from: asked.to, to: asked.from, message, ..asked };
+        self.take(EngineInput::Message(source, answer));
     }
 
     /// The learner answers.
@@ -800,4 +811,40 @@ fn a_leader_goes_by_the_clocks_of_those_who_elected_it_from_its_first_stamp_on()
 
 fn granted(asked: &VoteRequest) -> VoteReply {
     VoteReply { term: asked.term, attempt: asked.attempt, verdict: Verdict::Granted }
+}
+
+/// What it waits for is told to members only, and it is none any more.
+#[test]
+fn a_read_at_a_replica_that_was_removed_while_it_was_out_of_reach_ends() {
+    let mut solo = Solo::with_group(3);
+    solo.append(2, 1, 7, route(1));
+    solo.sync();
+    let (request, mut read): (Request, Ticket<Bytes>) =
+        Request::new(GROUP, RequestKind::Read(ReadPath::Follower, Bytes::new()));
+    solo.take(EngineInput::Request(request));
+    let asked = std::mem::take(&mut solo.node.out.control);
+    for (node, envelope) in asked {
+        let Message::ReadIndex(asked) = &envelope.message else { continue };
+        let index = Some(LogIndex::new(9));
+        let reply = ReadIndexReply { term: asked.term, id: asked.id, index };
+        solo.answer_to(node, envelope, Message::ReadIndexReply(reply));
+    }
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut read).poll(cx).is_pending(), "it waits for entry 9");
+    // Its leader is silent, so it asks the others whether it may lead.
+    for _ in 0..2 {
+        solo.now = solo.engine().next_deadline().expect("a voter has a deadline");
+        let wall = solo.wall();
+        let engine = solo.node.engine.as_mut().expect("it runs");
+        engine.set_time(solo.now, wall);
+        engine.fire_timers(&mut solo.node.out);
+        engine.finish_turn(&mut solo.node.out);
+    }
+    for (node, envelope) in std::mem::take(&mut solo.node.out.control) {
+        let Message::PreVote(asked) = &envelope.message else { continue };
+        let verdict = Verdict::Removed;
+        let reply = VoteReply { term: Term::new(1), attempt: asked.attempt, verdict };
+        solo.answer_to(node, envelope, Message::PreVoteReply(reply));
+    }
+    assert_eq!(read.wait(), Err(RequestError::LeadershipLost));
 }
