@@ -47,6 +47,8 @@ counters! {
     /// Words of peers that no correct one says, and that were passed over: terms or indexes that no
     /// cluster counts to.
     words_disbelieved,
+    /// Times somebody claimed to be a newer life of a peer while another answered at its address.
+    claims_refuted,
     /// Writes of a batch to the log.
     log_appends,
     /// Times the log was made durable (fdatasync, or a write that returns when it is).

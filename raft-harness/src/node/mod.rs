@@ -58,7 +58,7 @@ use self::shard_thread::{ShardInput, shard_of};
 use self::starting::Starting;
 use self::threads::Threads;
 use crate::bodies::NewMachine;
-use crate::counters::Counters;
+use crate::counters::{Counters, CountersSnapshot};
 use crate::engine::panics::at_work_for;
 use crate::engine::{
     CreateGroup, CreateRefusal, Created, EngineInput, HandingOver, LogLoad, MakeMachine,
@@ -487,7 +487,10 @@ impl NodeHost {
                     }
                 })
                 .collect(),
-            counters: self.inner.counters.snapshot(),
+            counters: CountersSnapshot {
+                claims_refuted: self.inner.registry.claims_refuted(),
+                ..self.inner.counters.snapshot()
+            },
             lanes: self
                 .inner
                 .lane_counters
