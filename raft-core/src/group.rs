@@ -487,7 +487,12 @@ impl Group {
         let (term, ours) = (message.term(), self.hard_state.term);
         // Who has heard of no term yet has promised nothing in any, and may be joining a group that
         // has come far.
-        let believed = if ours == Term::ZERO { Term::LIMIT } else { ours.reach() };
+        let reach = if crate::planted!(HonestTermDisbelieved) {
+            ours.next().next().next()
+        } else {
+            ours.reach()
+        };
+        let believed = if ours == Term::ZERO { Term::LIMIT } else { reach };
         if term > believed {
             return Some(Disbelief::FarTerm { from, term, ours });
         }

@@ -29,6 +29,7 @@ pub enum Planted {
     PatienceEndsWithConnection,
     NoCheckQuorum,
     StaleTermUnanswered,
+    HonestTermDisbelieved,
     // Replication and commit.
     CommitsOlderTerms,
     CommitToldWithAppends,
@@ -116,6 +117,7 @@ pub enum Planted {
     // Engine and transport.
     EarlierLifeOfGroupHeard,
     GoneReplicaForgotten,
+    SnapshotsLeftBehind,
     CreditRoundedDown,
     KnownStoreNotWritten,
     BatchStopsAtUnknownGroup,

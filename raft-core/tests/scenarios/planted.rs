@@ -41,6 +41,7 @@ const NAMES: &[Planted] = &[
     Planted::PatienceEndsWithConnection,
     Planted::NoCheckQuorum,
     Planted::StaleTermUnanswered,
+    Planted::HonestTermDisbelieved,
     Planted::StoppingNodeCampaigns,
     Planted::SleepsThroughLoss,
     Planted::BarredNeverAsks,
