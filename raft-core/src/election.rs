@@ -198,6 +198,7 @@ impl Group {
     ) {
         let would = request.term > self.hard_state.term
             && request.cause != Campaign::Barred
+            && self.counts_like(request)
             && self.gives_votes()
             && !self.hears_a_leader(from)
             && (self.is_current(request.last_index, request.last_term)
@@ -243,6 +244,7 @@ impl Group {
             || (request.term < self.hard_state.term && crate::planted!(VoteForOlderTerm));
         let grants = term_fits
             && !sticks
+            && self.counts_like(request)
             && self.gives_votes()
             && self.leader.is_none()
             && self.hard_state.vote.is_none_or(|vote| vote == from || crate::planted!(VoteTwice))
@@ -375,6 +377,12 @@ impl Group {
         (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
     }
 
+    /// Whether a candidate counts by our strategy. We would decline all that it sends, so while it led
+    /// nothing would come of it.
+    fn counts_like(&self, request: VoteRequest) -> bool {
+        request.acknowledge == self.settings.acknowledge
+    }
+
     fn vote_request(&self, term: Term, cause: Campaign) -> VoteRequest {
         VoteRequest {
             term,
@@ -382,6 +390,7 @@ impl Group {
             last_term: self.log.last_term(),
             attempt: self.attempt,
             cause,
+            acknowledge: self.settings.acknowledge,
         }
     }
 

@@ -32,9 +32,18 @@ impl Group {
                 Some(Disbelief::Unsound { from, term: append.term, index: append.prev_index });
             return Ok(());
         };
+        // Its heartbeats are followed: that it leads is true however it counts.
+        if append.acknowledge != self.settings.acknowledge {
+            let (theirs, ours) = (append.acknowledge, self.settings.acknowledge);
+            effects.disbelieved = Some(Disbelief::OtherStrategy { from, theirs, ours });
+            let result = AppendResult::Declined(Declined::OtherStrategy);
+            self.answer_append(from, append.session, result, effects);
+            return Ok(());
+        }
         self.follow(from, append.term, effects)?;
         // A late append of an earlier session is still true, but the leader listens to the newest.
         self.leader_session = self.leader_session.max(append.session);
+        self.learn_quorum_durable(append.quorum_durable.min(append.commit));
 
         // What lies below the base is committed, so the leader has it too; only what follows can
         // be compared.
@@ -168,6 +177,7 @@ impl Group {
     ) -> StepResult {
         if heartbeat.term >= self.hard_state.term {
             self.follow(from, heartbeat.term, effects)?;
+            self.learn_quorum_durable(heartbeat.quorum_durable.min(heartbeat.commit));
             self.commit_to(heartbeat.commit.min(self.commit_limit()), effects);
             // The disk may have finished while no leader was known.
             if self.acknowledgeable() >= self.verified {

@@ -55,6 +55,9 @@ pub struct Group {
     pub(crate) durability: Durability,
     pub(crate) commit: LogIndex,
     pub(crate) appliable: LogIndex,
+    /// Up to where a quorum was said to have the log on disk; where commits count on disk only,
+    /// the commit index says it.
+    pub(crate) quorum_durable: LogIndex,
     /// Up to where a durable snapshot reaches.
     pub(crate) snapshot: LogIndex,
     pub(crate) promise: PromiseRecord,
@@ -215,6 +218,8 @@ impl Group {
             log_time: start.log_time,
             commit,
             appliable: commit,
+            // A snapshot never reaches further.
+            quorum_durable: base.snapshot,
             snapshot: base.snapshot,
             promise: start.promise,
             fence: None,
@@ -724,6 +729,8 @@ impl Group {
         self.log_time = self.log_time.max(meta.time);
         self.commit = self.commit.max(index);
         self.snapshot = index;
+        // No leader has one of what may still be lost.
+        self.learn_quorum_durable(index);
         let seq = self.durability.reset(open_seq(effects), index, kept);
         let persist = open(effects, seq);
         persist.truncate_from = None;

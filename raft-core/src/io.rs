@@ -9,7 +9,7 @@ use crate::entry::{EntryKind, HardState};
 use crate::id::{Incarnation, LogIndex, LogTime, PersistSeq, ReplicaId, Term, Token};
 use crate::membership::{MemberChange, MembershipError};
 use crate::message::{Message, SnapshotMeta};
-use crate::settings::{Base, PromiseRecord};
+use crate::settings::{Acknowledge, Base, PromiseRecord};
 
 /// Something happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -402,6 +402,16 @@ pub enum Disbelief {
         term: Term,
         /// What comes before the entries, or where the snapshot ends.
         index: LogIndex,
+    },
+    /// The leader counts by another strategy than we do: specs of the group disagree.
+    #[error("{from} counts what is {theirs}, we count what is {ours}")]
+    OtherStrategy {
+        /// Who.
+        from: ReplicaId,
+        /// What it counts.
+        theirs: Acknowledge,
+        /// What we do.
+        ours: Acknowledge,
     },
 }
 

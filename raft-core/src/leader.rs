@@ -369,6 +369,10 @@ impl Group {
     /// such a move decides nothing, and the last acknowledgement of an entry moves no further.
     /// Whatever changes who counts passes the log's end.
     pub(crate) fn advance_commit(&mut self, moved: LogIndex, effects: &mut Effects) {
+        if self.settings.acknowledge == Acknowledge::Written && self.is_leader() {
+            // Only here the disks are behind what is committed.
+            self.learn_quorum_durable(self.quorum_durable_index());
+        }
         if moved <= self.commit {
             return;
         }
@@ -412,6 +416,35 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// What a quorum has on disk, as far as this replica knows, and committed: nothing of it can be
+    /// lost any more. No snapshot may become durable beyond, nor anything that a state machine
+    /// keeps on disk: a quorum that forgot what one replica still stands for would go another way.
+    pub fn quorum_durable_index(&self) -> LogIndex {
+        match &self.role {
+            Role::Leader(leader) => self.quorum_durable_of(leader),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
+                match self.settings.acknowledge {
+                    Acknowledge::Durable => self.commit,
+                    Acknowledge::Written => self.quorum_durable.min(self.commit),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn quorum_durable_of(&self, leader: &Leader) -> LogIndex {
+        match self.settings.acknowledge {
+            Acknowledge::Durable => self.commit,
+            Acknowledge::Written => {
+                let now = self.quorum_index(leader, Mark::Durable);
+                now.max(self.quorum_durable).min(self.commit)
+            }
+        }
+    }
+
+    pub(crate) fn learn_quorum_durable(&mut self, index: LogIndex) {
+        self.quorum_durable = self.quorum_durable.max(index);
     }
 
     fn quorum_index(&self, leader: &Leader, mark: Mark) -> LogIndex {
@@ -529,7 +562,14 @@ impl Group {
         if crate::planted!(CommitToldWithAppends) {
             commit = LogIndex::ZERO;
         }
-        Heartbeat { term: leader.term, commit, read_seq: leader.read_seq, sent: self.now, rest }
+        Heartbeat {
+            term: leader.term,
+            commit,
+            quorum_durable: self.quorum_durable_of(leader).min(commit),
+            read_seq: leader.read_seq,
+            sent: self.now,
+            rest,
+        }
     }
 
     pub(crate) fn on_heartbeat_reply(

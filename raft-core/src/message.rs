@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 
 use crate::id::{Incarnation, LogIndex, LogTime, Micros, Term};
 use crate::membership::Membership;
+use crate::settings::Acknowledge;
 use crate::sparse::Sparse;
 use crate::term_runs::TermRuns;
 
@@ -113,6 +114,8 @@ pub struct VoteRequest {
     pub attempt: u64,
     /// Why the candidate stands.
     pub cause: Campaign,
+    /// What the candidate would count as leader. Who counts otherwise gives it no vote.
+    pub acknowledge: Acknowledge,
 }
 
 /// Why a candidate stands.
@@ -193,6 +196,11 @@ pub struct Append {
     pub configs: Sparse<(LogIndex, Arc<Membership>)>,
     /// Where the leader's commit index stands.
     pub commit: LogIndex,
+    /// Of that, what a quorum has on disk: as far as nothing can be lost any more, and so as far as
+    /// a snapshot may become durable. The commit index, unless commits count before the disks.
+    pub quorum_durable: LogIndex,
+    /// By which strategy the leader counts. A replica with another one declines.
+    pub acknowledge: Acknowledge,
     /// The time in the last of these entries; the driver takes it from there. Zero without any.
     pub time: LogTime,
 }
@@ -286,6 +294,9 @@ pub enum Declined {
     DiskFull,
     /// The bytes of the snapshot did not arrive whole, or not at all.
     SnapshotFailed,
+    /// It counts by another strategy than the leader: what it would acknowledge is not what the
+    /// leader takes it for. Specs of the group disagree between nodes.
+    OtherStrategy,
 }
 
 /// Whether a replica remembers everything it promised.
@@ -311,6 +322,8 @@ pub struct Heartbeat {
     pub term: Term,
     /// The smaller of the leader's commit index and what this follower is known to hold.
     pub commit: LogIndex,
+    /// Of that, what a quorum has on disk, as in [`Append`].
+    pub quorum_durable: LogIndex,
     /// The newest read waiting for confirmation; zero if none ever was in this term.
     pub read_seq: u64,
     /// When it left, on the leader's clock: a lease runs from here (thesis 6.4.1).

@@ -60,6 +60,7 @@ impl Group {
     ) -> Option<Append> {
         let last = self.log.last_index();
         let commit = self.commit;
+        let quorum_durable = self.quorum_durable_index();
         let Role::Leader(leader) = &mut self.role else {
             return None;
         };
@@ -100,6 +101,8 @@ impl Group {
             runs,
             configs,
             commit,
+            quorum_durable,
+            acknowledge: self.settings.acknowledge,
             time: LogTime::default(),
         })
     }
@@ -245,7 +248,7 @@ impl Group {
             AppendResult::Receiving { index } => progress.fetches(index, self.snapshot),
             // The offer is repeated when its time has come; whatever came instead goes on.
             AppendResult::Declined(Declined::SnapshotFailed) => {}
-            AppendResult::Declined(Declined::DiskFull) => {
+            AppendResult::Declined(Declined::DiskFull | Declined::OtherStrategy) => {
                 // It is asked again after a while, and what is in flight is not asked about.
                 progress.declines_until = now.after(self.settings.election_timeout_min);
                 if let State::Replicate(_) = progress.state {

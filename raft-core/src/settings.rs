@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 use crate::entry::HardState;
@@ -88,6 +89,15 @@ pub enum Acknowledge {
     /// that comes back from one must be started with [`Promise::Lost`](crate::Promise::Lost).
     /// Term, vote, memberships and the first entry of a term count only when durable, here too.
     Written,
+}
+
+impl fmt::Display for Acknowledge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Durable => "durable",
+            Self::Written => "written",
+        })
+    }
 }
 
 impl Default for Settings {

@@ -92,6 +92,11 @@ impl Group {
                 "took a snapshot of entries that may not be applied yet",
             )));
         }
+        if index > self.quorum_durable_index() {
+            return Err(Box::new(Fault::Driver(
+                "took a snapshot of entries that a quorum may still forget",
+            )));
+        }
         self.snapshot = self.snapshot.max(index);
         Ok(())
     }

@@ -44,6 +44,9 @@ pub struct Status {
     pub durable_index: LogIndex,
     /// Up to here the log is committed.
     pub commit_index: LogIndex,
+    /// Of that, what a quorum has on disk, as far as known: see
+    /// [`Group::quorum_durable_index`].
+    pub quorum_durable_index: LogIndex,
     /// Up to here it may be applied: committed, and durable here.
     pub appliable_index: LogIndex,
     /// Up to here the log equals that of the leader of this term, as far as this replica knows.
@@ -85,6 +88,7 @@ impl Group {
             written_index: self.durability.written(),
             durable_index: self.durability.durable(),
             commit_index: self.commit,
+            quorum_durable_index: self.quorum_durable_index(),
             appliable_index: self.appliable,
             verified_index: self.verified,
             snapshot_index: self.snapshot,

@@ -81,6 +81,7 @@ mod tests {
             last_term: Term::new(8),
             attempt: 4,
             cause: Campaign::Timeout,
+            acknowledge: crate::Acknowledge::Durable,
         };
         let refusal = VoteReply { term: Term::new(5), attempt: 4, verdict: Verdict::Refused };
         assert_eq!(tombstone.answer(&Message::Vote(request)), Some(Message::VoteReply(refusal)));

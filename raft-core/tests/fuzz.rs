@@ -71,6 +71,7 @@ fn message() -> impl Strategy<Value = Message> {
             last_term: Term::new(c),
             attempt: d,
             cause: [Campaign::Timeout, Campaign::Transfer, Campaign::Barred][(d % 3) as usize],
+            acknowledge: if c % 5 == 0 { Acknowledge::Written } else { Acknowledge::Durable },
         };
         let vote_reply = VoteReply {
             term: Term::new(a),
@@ -84,6 +85,7 @@ fn message() -> impl Strategy<Value = Message> {
         let heartbeat = Heartbeat {
             term: Term::new(a),
             commit: LogIndex::new(b),
+            quorum_durable: LogIndex::new(b),
             read_seq: c,
             sent: Micros::new(d),
             rest: if d % 2 == 0 { Rest::Awake } else { Rest::Quiesce },
@@ -120,6 +122,12 @@ fn message() -> impl Strategy<Value = Message> {
                         Sparse::new()
                     },
                     commit: LogIndex::new(d),
+                    quorum_durable: LogIndex::new(d),
+                    acknowledge: if kind == 4 {
+                        Acknowledge::Durable
+                    } else {
+                        Acknowledge::Written
+                    },
                     time: LogTime::new(c),
                 })
             }
@@ -142,10 +150,10 @@ fn message() -> impl Strategy<Value = Message> {
                 read_seq: b,
                 sent: Micros::new(c),
             }),
-            11 => append_reply(AppendResult::Declined(if c % 2 == 0 {
-                Declined::DiskFull
-            } else {
-                Declined::SnapshotFailed
+            11 => append_reply(AppendResult::Declined(match c % 3 {
+                0 => Declined::DiskFull,
+                1 => Declined::SnapshotFailed,
+                _ => Declined::OtherStrategy,
             })),
             12 => append_reply(AppendResult::Receiving { index: LogIndex::new(c) }),
             13 => Message::TransferRefused(TransferRefused {
@@ -247,6 +255,7 @@ struct Driver {
     offered: Option<(LogIndex, Term)>,
     tokens: u64,
     open: BTreeSet<Token>,
+    acknowledge: Acknowledge,
     faulted: bool,
 }
 
@@ -262,6 +271,7 @@ impl Driver {
             (Base { index, term: Term::new(1), snapshot: index, ..first }, vec![new])
         };
         let applied = base.index.max(LogIndex::new(1));
+        let acknowledge = if kind & 4 == 0 { Acknowledge::Durable } else { Acknowledge::Written };
         let start = Start {
             group: GroupId::new(1),
             replica: ReplicaId::new(1),
@@ -287,11 +297,7 @@ impl Driver {
                 } else {
                     Lease::Within { drift_ppm: 10_000 }
                 },
-                acknowledge: if kind & 4 == 0 {
-                    Acknowledge::Durable
-                } else {
-                    Acknowledge::Written
-                },
+                acknowledge,
                 quiesce_after: (kind & 8 != 0).then_some(Duration::from_secs(1)),
                 ..Settings::default()
             }),
@@ -305,6 +311,7 @@ impl Driver {
             offered: None,
             tokens: 0,
             open: BTreeSet::new(),
+            acknowledge,
             faulted: false,
         }
     }
@@ -407,7 +414,9 @@ impl Driver {
                     9 if kind > 33 => Input::PersistFailed(PersistSeq::new(number)),
                     10 if kind > 33 => Input::LogUnreadable(index),
                     11 if kind > 33 => Input::ApplyFailed(index),
-                    0 => Input::SnapshotTaken(index.min(status.appliable_index)),
+                    0 => Input::SnapshotTaken(
+                        index.min(status.appliable_index).min(status.quorum_durable_index),
+                    ),
                     1 => Input::SnapshotTaken(index),
                     2 => Input::Compact(index),
                     3 => match self.offered {
@@ -497,6 +506,8 @@ impl Driver {
                     runs: Some(run).filter(|run| run.count > 0).into_iter().collect(),
                     configs: Sparse::new(),
                     commit: status.commit_index,
+                    quorum_durable: status.commit_index,
+                    acknowledge: self.acknowledge,
                     time: LogTime::default(),
                 };
                 self.hear(status.leader.map_or(2, ReplicaId::get), Message::Append(append));

@@ -127,7 +127,7 @@ fn lead(leader: &mut Node, follower: NodeId) {
     let term = Term::new(1);
     let commit = LogIndex::new(1);
     let (sent, rest) = (Micros::ZERO, Rest::Awake);
-    let heartbeat = Heartbeat { term, commit, read_seq: 0, sent, rest };
+    let heartbeat = Heartbeat { term, commit, quorum_durable: commit, read_seq: 0, sent, rest };
     let beat = |group| {
         let group = GroupId::new(group);
         HeartbeatItem { group, group_incarnation, from, to, heartbeat }
@@ -150,6 +150,8 @@ fn lead(leader: &mut Node, follower: NodeId) {
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
         configs: raft_core::Sparse::new(),
         commit: LogIndex::ZERO,
+        quorum_durable: LogIndex::ZERO,
+        acknowledge: raft_core::Acknowledge::Durable,
         time: LogTime::default(),
     });
     let class = LanePolicy::default().class_for(&message, entry.payload.len() as u64);

@@ -242,6 +242,8 @@ fn numbered(number: u64) -> Frame {
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
         configs: raft_core::Sparse::new(),
         commit: LogIndex::ZERO,
+        quorum_durable: LogIndex::ZERO,
+        acknowledge: raft_core::Acknowledge::Durable,
         time: LogTime::default(),
     };
     Frame::Message(Envelope {

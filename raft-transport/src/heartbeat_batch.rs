@@ -34,11 +34,16 @@ const TO: u8 = 1 << 4;
 const READ_SEQ: u8 = 1 << 5;
 /// When it left follows; it is not when the item before left. Those of one turn share it.
 const SENT: u8 = 1 << 6;
-/// The leader goes to sleep; heartbeats only.
-const REST: u8 = 1 << 7;
+/// A second byte of flags follows; heartbeats only.
+const MORE: u8 = 1 << 7;
 
-/// The most bytes an item can take: flags, two numbers of five bytes, six of ten.
-const ITEM_BYTES_MAX: usize = 71;
+/// In the second byte: the leader goes to sleep.
+const REST: u8 = 1;
+/// In the second byte: by how much what a quorum has on disk is behind the commit index follows it.
+const LAG: u8 = 1 << 1;
+
+/// The most bytes an item can take: flags, two numbers of five bytes, seven of ten.
+const ITEM_BYTES_MAX: usize = 82;
 
 /// What both kinds of items have in common.
 pub(crate) trait Item: Sized {
@@ -56,6 +61,7 @@ pub(crate) struct Parts {
     to: ReplicaId,
     term: Term,
     commit: LogIndex,
+    quorum_durable: LogIndex,
     read_seq: u64,
     sent: Micros,
     rest: Rest,
@@ -72,6 +78,7 @@ impl Item for HeartbeatItem {
             to: self.to,
             term: self.heartbeat.term,
             commit: self.heartbeat.commit,
+            quorum_durable: self.heartbeat.quorum_durable,
             read_seq: self.heartbeat.read_seq,
             sent: self.heartbeat.sent,
             rest: self.heartbeat.rest,
@@ -82,6 +89,7 @@ impl Item for HeartbeatItem {
         let heartbeat = Heartbeat {
             term: p.term,
             commit: p.commit,
+            quorum_durable: p.quorum_durable,
             read_seq: p.read_seq,
             sent: p.sent,
             rest: p.rest,
@@ -107,6 +115,7 @@ impl Item for HeartbeatReplyItem {
             to: self.to,
             term: self.reply.term,
             commit: LogIndex::ZERO,
+            quorum_durable: LogIndex::ZERO,
             read_seq: self.reply.read_seq,
             sent: self.reply.sent,
             rest: Rest::Awake,
@@ -197,9 +206,14 @@ fn put_item<T: Item>(out: &mut BytesMut, item: &Parts, previous: &mut Previous, 
         | flag(!is_of(item.from, ends.local), FROM)
         | flag(!is_of(item.to, ends.remote), TO)
         | flag(item.read_seq != 0, READ_SEQ)
-        | flag(item.sent.get() != previous.sent, SENT)
-        | flag(item.rest == Rest::Quiesce, REST);
-    out.put_u8(flags);
+        | flag(item.sent.get() != previous.sent, SENT);
+    // What is beyond the commit index says nothing.
+    let lag = item.commit.get().saturating_sub(item.quorum_durable.get());
+    let more = flag(item.rest == Rest::Quiesce, REST) | flag(lag > 0, LAG);
+    out.put_u8(flags | flag(more != 0, MORE));
+    if more != 0 {
+        out.put_u8(more);
+    }
     let fields = [
         (GROUP, u64::from(group_delta)),
         (INCARNATION, u64::from(item.group_incarnation.get())),
@@ -216,6 +230,9 @@ fn put_item<T: Item>(out: &mut BytesMut, item: &Parts, previous: &mut Previous, 
     }
     if T::IS_BEAT {
         put_varint(out, item.commit.get());
+        if lag > 0 {
+            put_varint(out, lag);
+        }
     }
     *previous = Previous {
         group: item.group.get(),
@@ -228,8 +245,15 @@ fn put_item<T: Item>(out: &mut BytesMut, item: &Parts, previous: &mut Previous, 
 fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> Option<Parts> {
     let (&flags, rest) = body.split_first()?;
     *body = rest;
-    if flags & REST != 0 && !T::IS_BEAT {
-        return None;
+    let mut more = 0;
+    if flags & MORE != 0 {
+        let (&second, rest) = body.split_first()?;
+        // One way to say a thing: an empty second byte would be another.
+        if !T::IS_BEAT || second == 0 || second & !(REST | LAG) != 0 {
+            return None;
+        }
+        *body = rest;
+        more = second;
     }
     let mut field = |flag: u8, otherwise: u64| {
         if flags & flag == 0 { Some(otherwise) } else { take_varint(body) }
@@ -243,6 +267,8 @@ fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> 
     let read_seq = field(READ_SEQ, 0)?;
     let sent = field(SENT, previous.sent)?;
     let commit = if T::IS_BEAT { take_varint(body)? } else { 0 };
+    let lag = if more & LAG == 0 { 0 } else { take_varint(body)? };
+    let quorum_durable = commit.checked_sub(lag)?;
     let group = previous.group.checked_add(group_delta)?;
     *previous = Previous { group, incarnation, term, sent };
     Some(Parts {
@@ -252,9 +278,10 @@ fn take_item<T: Item>(body: &mut &[u8], previous: &mut Previous, ends: Ends) -> 
         to: ReplicaId::new(to),
         term: Term::new(term),
         commit: LogIndex::new(commit),
+        quorum_durable: LogIndex::new(quorum_durable),
         read_seq,
         sent: Micros::new(sent),
-        rest: if flags & REST == 0 { Rest::Awake } else { Rest::Quiesce },
+        rest: if more & REST == 0 { Rest::Awake } else { Rest::Quiesce },
     })
 }
 

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Declined, Entry, EntryKind, Fence, GroupId,
-    GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX,
-    Member, Membership, Message, Micros, NodeId, Promise, ReadIndex, ReadIndexReply, Recover,
-    ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Standing, Term, TermRun, TermRuns,
-    TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
+    Acknowledge, Append, AppendReply, AppendResult, Campaign, Declined, Entry, EntryKind, Fence,
+    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime,
+    MEMBERS_MAX, Member, Membership, Message, Micros, NodeId, Promise, ReadIndex, ReadIndexReply,
+    Recover, ReplicaId, Rest, Session, SnapshotMeta, SnapshotOffer, Standing, Term, TermRun,
+    TermRuns, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
 
 use crate::{
@@ -59,6 +59,8 @@ pub(crate) fn append(payloads: impl IntoIterator<Item = Bytes>) -> Envelope {
         runs,
         configs: raft_core::Sparse::new(),
         commit: LogIndex::new(9),
+        quorum_durable: LogIndex::new(9),
+        acknowledge: Acknowledge::Durable,
         time: LogTime::default(),
     });
     Envelope { entries, ..envelope(message) }
@@ -73,6 +75,7 @@ pub(crate) fn heartbeat_item(group: u32, term: u64, commit: u64) -> HeartbeatIte
         heartbeat: Heartbeat {
             term: Term::new(term),
             commit: LogIndex::new(commit),
+            quorum_durable: LogIndex::new(commit),
             read_seq: 0,
             sent: Micros::ZERO,
             rest: Rest::Awake,
@@ -171,11 +174,13 @@ prop_compose! {
     fn heartbeat()(
         term in term(),
         commit in index(),
+        lag in number(),
         read_seq in number(),
         sent in micros(),
         rest in prop::sample::select(vec![Rest::Awake, Rest::Quiesce]),
     ) -> Heartbeat {
-        Heartbeat { term, commit, read_seq, sent, rest }
+        let quorum_durable = LogIndex::new(commit.get().saturating_sub(lag));
+        Heartbeat { term, commit, quorum_durable, read_seq, sent, rest }
     }
 }
 
@@ -201,7 +206,17 @@ prop_compose! {
             Campaign::Barred,
         ]),
     ) -> VoteRequest {
-        VoteRequest { term, last_index, last_term, attempt, cause }
+        VoteRequest {
+            term,
+            last_index,
+            last_term,
+            attempt,
+            cause,
+            acknowledge: match attempt % 2 {
+                0 => Acknowledge::Durable,
+                _ => Acknowledge::Written,
+            },
+        }
     }
 }
 
@@ -224,6 +239,7 @@ fn append_result() -> impl Strategy<Value = AppendResult> {
         index().prop_map(|index| AppendResult::Receiving { index }),
         Just(AppendResult::Declined(Declined::DiskFull)),
         Just(AppendResult::Declined(Declined::SnapshotFailed)),
+        Just(AppendResult::Declined(Declined::OtherStrategy)),
     ]
 }
 
@@ -328,6 +344,11 @@ prop_compose! {
             runs: term_runs,
             configs: raft_core::Sparse::new(),
             commit,
+            quorum_durable: LogIndex::new(commit.get() / 2),
+            acknowledge: match session % 2 {
+                0 => Acknowledge::Durable,
+                _ => Acknowledge::Written,
+            },
             time: LogTime::default(),
         });
         (message, entries)

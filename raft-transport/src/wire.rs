@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Declined, Fence, GroupId, GroupIncarnation,
-    Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX, Membership, Micros,
-    Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta, SnapshotOffer, Term,
-    TermRuns, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
+    Acknowledge, Append, AppendReply, AppendResult, Campaign, Declined, Fence, GroupId,
+    GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, LogTime, MEMBERS_MAX,
+    Membership, Micros, Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta,
+    SnapshotOffer, Term, TermRuns, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply,
+    VoteRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,7 @@ pub(crate) struct VoteRequestWire {
     last_term: u64,
     attempt: u64,
     cause: CampaignWire,
+    acknowledge: AcknowledgeWire,
 }
 
 impl From<&VoteRequest> for VoteRequestWire {
@@ -69,6 +71,7 @@ impl From<&VoteRequest> for VoteRequestWire {
                 Campaign::Transfer => CampaignWire::Transfer,
                 Campaign::Barred => CampaignWire::Barred,
             },
+            acknowledge: m.acknowledge.into(),
         }
     }
 }
@@ -85,6 +88,7 @@ impl From<VoteRequestWire> for VoteRequest {
                 CampaignWire::Transfer => Campaign::Transfer,
                 CampaignWire::Barred => Campaign::Barred,
             },
+            acknowledge: m.acknowledge.into(),
         }
     }
 }
@@ -139,6 +143,32 @@ pub(crate) struct AppendWire {
     prev_index: u64,
     prev_term: u64,
     commit: u64,
+    quorum_durable: u64,
+    acknowledge: AcknowledgeWire,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) enum AcknowledgeWire {
+    Durable,
+    Written,
+}
+
+impl From<Acknowledge> for AcknowledgeWire {
+    fn from(acknowledge: Acknowledge) -> Self {
+        match acknowledge {
+            Acknowledge::Durable => Self::Durable,
+            Acknowledge::Written => Self::Written,
+        }
+    }
+}
+
+impl From<AcknowledgeWire> for Acknowledge {
+    fn from(acknowledge: AcknowledgeWire) -> Self {
+        match acknowledge {
+            AcknowledgeWire::Durable => Self::Durable,
+            AcknowledgeWire::Written => Self::Written,
+        }
+    }
 }
 
 impl From<&Append> for AppendWire {
@@ -149,6 +179,8 @@ impl From<&Append> for AppendWire {
             prev_index: m.prev_index.get(),
             prev_term: m.prev_term.get(),
             commit: m.commit.get(),
+            quorum_durable: m.quorum_durable.get(),
+            acknowledge: m.acknowledge.into(),
         }
     }
 }
@@ -163,6 +195,8 @@ impl From<AppendWire> for Append {
             runs: TermRuns::new(),
             configs: raft_core::Sparse::new(),
             commit: LogIndex::new(m.commit),
+            quorum_durable: LogIndex::new(m.quorum_durable),
+            acknowledge: m.acknowledge.into(),
             time: LogTime::default(),
         }
     }
@@ -231,6 +265,7 @@ impl From<PromiseWire> for Promise {
 pub(crate) enum DeclinedWire {
     DiskFull,
     SnapshotFailed,
+    OtherStrategy,
 }
 
 impl From<Declined> for DeclinedWire {
@@ -238,6 +273,7 @@ impl From<Declined> for DeclinedWire {
         match why {
             Declined::DiskFull => Self::DiskFull,
             Declined::SnapshotFailed => Self::SnapshotFailed,
+            Declined::OtherStrategy => Self::OtherStrategy,
         }
     }
 }
@@ -247,6 +283,7 @@ impl From<DeclinedWire> for Declined {
         match why {
             DeclinedWire::DiskFull => Self::DiskFull,
             DeclinedWire::SnapshotFailed => Self::SnapshotFailed,
+            DeclinedWire::OtherStrategy => Self::OtherStrategy,
         }
     }
 }
@@ -330,6 +367,7 @@ pub(crate) enum RestWire {
 pub(crate) struct HeartbeatWire {
     term: u64,
     commit: u64,
+    quorum_durable: u64,
     read_seq: u64,
     sent: u64,
     rest: RestWire,
@@ -340,6 +378,7 @@ impl From<&Heartbeat> for HeartbeatWire {
         Self {
             term: m.term.get(),
             commit: m.commit.get(),
+            quorum_durable: m.quorum_durable.get(),
             read_seq: m.read_seq,
             sent: m.sent.get(),
             rest: match m.rest {
@@ -355,6 +394,7 @@ impl From<HeartbeatWire> for Heartbeat {
         Self {
             term: Term::new(m.term),
             commit: LogIndex::new(m.commit),
+            quorum_durable: LogIndex::new(m.quorum_durable),
             read_seq: m.read_seq,
             sent: Micros::new(m.sent),
             rest: match m.rest {

@@ -165,6 +165,8 @@ fn append(index: u64, size: usize) -> Frame {
         runs: TermRuns::from_iter([TermRun { term, count: 1 }]),
         configs: raft_core::Sparse::new(),
         commit: LogIndex::ZERO,
+        quorum_durable: LogIndex::ZERO,
+        acknowledge: raft_core::Acknowledge::Durable,
         time: LogTime::default(),
     };
     Frame::Message(Envelope {
@@ -180,7 +182,7 @@ fn append(index: u64, size: usize) -> Frame {
 fn beats(groups: u32) -> Frame {
     let (term, commit) = (Term::new(1), LogIndex::new(9));
     let (sent, rest) = (Micros::ZERO, Rest::Awake);
-    let heartbeat = Heartbeat { term, commit, read_seq: 0, sent, rest };
+    let heartbeat = Heartbeat { term, commit, quorum_durable: commit, read_seq: 0, sent, rest };
     let beat = |group| HeartbeatItem {
         group: GroupId::new(group),
         group_incarnation: GroupIncarnation::new(1),

@@ -268,6 +268,7 @@ pub(crate) fn vote_request(of: u64, last_index: u64, last_term: u64) -> VoteRequ
         last_term: term(last_term),
         attempt: 1,
         cause: Campaign::Timeout,
+        acknowledge: raft_core::Acknowledge::Durable,
     }
 }
 
@@ -288,6 +289,8 @@ pub(crate) fn append(of: u64, prev: (u64, u64), terms: &[u64], commit: u64) -> A
         runs: runs.into(),
         configs: Sparse::new(),
         commit: index(commit),
+        quorum_durable: index(commit),
+        acknowledge: raft_core::Acknowledge::Durable,
         time: LogTime::default(),
     }
 }
@@ -309,6 +312,7 @@ pub(crate) fn heartbeat(of: u64, commit: u64) -> Message {
     Message::Heartbeat(Heartbeat {
         term: term(of),
         commit: index(commit),
+        quorum_durable: index(commit),
         read_seq: 0,
         sent: Micros::ZERO,
         rest: Rest::Awake,

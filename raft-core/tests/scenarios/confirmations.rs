@@ -112,6 +112,7 @@ fn a_question_of_an_earlier_term_is_not_confirmed_in_a_later_one() {
         let asked = Heartbeat {
             term: term(2),
             commit: index(0),
+            quorum_durable: index(0),
             read_seq: 5,
             sent: Micros::new(7),
             rest: Rest::Awake,

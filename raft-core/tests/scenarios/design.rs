@@ -235,11 +235,13 @@ fn a_heartbeat_names_no_entry_and_can_contradict_none() {
         let message = Heartbeat {
             term: term(of),
             commit: index(commit),
+            quorum_durable: index(commit),
             read_seq: 0,
             sent: Micros::ZERO,
             rest: Rest::Awake,
         };
-        let Heartbeat { term: _, commit: _, read_seq: _, sent: _, rest: _ } = message;
+        let Heartbeat { term: _, commit: _, quorum_durable: _, read_seq: _, sent: _, rest: _ } =
+            message;
         let (terms, before) = (bench.terms(), bench.commit());
         bench.hear(TWO, Message::Heartbeat(message));
         let status = bench.group.status();

@@ -434,6 +434,7 @@ fn a_sleeping_follower_keeps_its_patience_with_a_leader_that_is_gone() {
         let good_night = Heartbeat {
             term: term(1),
             commit: index(1),
+            quorum_durable: index(1),
             read_seq: 0,
             sent: Micros::ZERO,
             rest: Rest::Quiesce,

@@ -1,11 +1,12 @@
 //! A replica that may have forgotten what it promised neither votes nor counts until it has
 //! caught up with everything it can have promised.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Acknowledge, Append, AppendReply, AppendResult, Fence, Incarnation, Input, Message, Promise,
-    PromiseRecord, Settings,
+    Acknowledge, Append, AppendReply, AppendResult, Declined, Fence, Incarnation, Input, LogTime,
+    Message, Promise, PromiseRecord, Settings,
 };
 
 use crate::bench::*;
@@ -168,6 +169,104 @@ fn a_peer_that_holds_everything_is_asked_until_it_trusts_itself() {
     bench.hear(TWO, lost);
     bench.live(Duration::from_millis(100));
     assert!(bench.append_for(TWO).is_none(), "what was said before changes nothing");
+}
+
+/// A leader of three that commits what page caches hold; its no-op is on its own disk.
+fn leads_by_page_cache() -> Bench {
+    let mut start = start(ONE, &[]);
+    start.settings =
+        Arc::new(Settings { acknowledge: Acknowledge::Written, ..Settings::default() });
+    Bench::leader_of(start)
+}
+
+fn propose(bench: &mut Bench, of: u64) {
+    bench.input(Input::Propose { token: token(of), bytes: 100, time: LogTime::default() });
+}
+
+fn holds(append: &Append, durable: u64, written: u64) -> Message {
+    let (durable, written) = (index(durable), index(written));
+    let verified = append.last_index();
+    let result = AppendResult::Accepted { durable, written, verified, promise: Promise::Kept };
+    Message::AppendReply(AppendReply { term: append.term, session: append.session, result })
+}
+
+/// What a quorum may still forget is in no snapshot: the leader says how far its disks are, with
+/// appends and with heartbeats, and takes no snapshot beyond itself.
+#[test]
+fn how_far_a_quorum_has_it_on_disk_is_told_with_the_commit_index() {
+    let mut bench = leads_by_page_cache();
+    let probe = bench.append_for(TWO).expect("a probe");
+    bench.hear(TWO, holds(&probe, 0, 0));
+    let noop = bench.append_for(TWO).expect("the no-op");
+    bench.hear(TWO, holds(&noop, 1, 1));
+    assert_eq!(bench.commit(), 1);
+    propose(&mut bench, 1);
+    let first = bench.take();
+    let append = bench.append_for(TWO).expect("the entry");
+    assert_eq!((append.commit, append.quorum_durable), (index(1), index(1)));
+    assert_eq!(append.acknowledge, Acknowledge::Written);
+    bench.hear(TWO, holds(&append, 1, 2));
+    bench.input(Input::Written(first.seq));
+    assert_eq!(bench.commit(), 2, "two page caches have it");
+    assert_eq!(bench.group.quorum_durable_index(), index(1));
+    propose(&mut bench, 2);
+    let append = bench.append_for(TWO).expect("another");
+    assert_eq!((append.commit, append.quorum_durable), (index(2), index(1)));
+    bench.persisted(first.seq);
+    bench.hear(TWO, holds(&append, 2, 3));
+    assert_eq!(bench.group.quorum_durable_index(), index(2));
+    bench.input(Input::SnapshotTaken(index(2)));
+    assert_eq!(bench.fault(), None);
+    let second = bench.take();
+    bench.input(Input::Written(second.seq));
+    assert_eq!(bench.commit(), 3);
+    bench.input(Input::SnapshotTaken(index(3)));
+    assert!(matches!(bench.fault(), Some(raft_core::Fault::Driver(_))));
+}
+
+#[test]
+fn a_follower_learns_it_and_believes_it_as_far_as_it_has_committed() {
+    let mut start = start(ONE, &[1]);
+    start.settings =
+        Arc::new(Settings { acknowledge: Acknowledge::Written, ..Settings::default() });
+    let mut bench = Bench::new(start);
+    let (commit, quorum_durable) = (index(3), index(2));
+    let acknowledge = Acknowledge::Written;
+    let entries = append(1, (1, 1), &[1, 1], 3);
+    let entries = Append { commit, quorum_durable, acknowledge, ..entries };
+    bench.hear(TWO, Message::Append(entries));
+    bench.sync();
+    assert_eq!((bench.commit(), bench.group.quorum_durable_index()), (3, index(2)));
+    bench.hear(TWO, heartbeat(1, 3));
+    assert_eq!(bench.group.quorum_durable_index(), index(3));
+    bench.hear(TWO, heartbeat(1, 9));
+    assert_eq!(bench.group.quorum_durable_index(), index(3));
+}
+
+/// Specs that disagree: what one counts, the other does not have where it believes it.
+#[test]
+fn a_leader_that_counts_otherwise_is_given_nothing_to_count() {
+    let mut bench = Bench::follower(&[1]);
+    let theirs = Append { acknowledge: Acknowledge::Written, ..append(1, (1, 1), &[1], 1) };
+    bench.hear(TWO, Message::Append(theirs.clone()));
+    let result = AppendResult::Declined(Declined::OtherStrategy);
+    let reply = AppendReply { term: term(1), session: theirs.session, result };
+    assert_eq!(bench.messages_to(TWO), [&Message::AppendReply(reply)]);
+    assert_eq!(bench.terms(), [1], "nothing was taken");
+    bench.sent.clear();
+    let candidate =
+        raft_core::VoteRequest { acknowledge: Acknowledge::Written, ..vote_request(3, 9, 2) };
+    bench.wait(Duration::from_secs(60));
+    for (ask, pre) in [(Message::PreVote(candidate), true), (Message::Vote(candidate), false)] {
+        bench.hear(THREE, ask);
+        bench.sync();
+        let refused = bench.messages_to(THREE).into_iter().any(|message| match message {
+            Message::PreVoteReply(reply) if pre => reply.verdict == raft_core::Verdict::Refused,
+            Message::VoteReply(reply) if !pre => reply.verdict == raft_core::Verdict::Refused,
+            _ => false,
+        });
+        assert!(refused, "nor does it help to make another such leader");
+    }
 }
 
 /// With commits that a page cache vouches for, the power fails at two of three; what was committed

@@ -17,6 +17,7 @@ fn good_night(of: u64, at: u64) -> Message {
     Message::Heartbeat(Heartbeat {
         term: term(of),
         commit: index(at),
+        quorum_durable: index(at),
         read_seq: 0,
         sent: Micros::ZERO,
         rest: Rest::Quiesce,

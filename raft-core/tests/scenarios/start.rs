@@ -253,13 +253,21 @@ fn words(of: u64, at: u64) -> Vec<(usize, Message)> {
         last_term: term,
         attempt: 1,
         cause: Campaign::Transfer,
+        acknowledge: raft_core::Acknowledge::Durable,
     };
     let refusal = |verdict| VoteReply { term, attempt: 1, verdict };
     let reply =
         |result| Message::AppendReply(AppendReply { term, session: Session::new(1), result });
     let mut probe = append(of, (at.get(), of), &[], 0);
     probe.commit = index(0);
-    let beat = Heartbeat { term, commit: at, read_seq: 1, sent: Micros::ZERO, rest: Rest::Awake };
+    let beat = Heartbeat {
+        term,
+        commit: at,
+        quorum_durable: at,
+        read_seq: 1,
+        sent: Micros::ZERO,
+        rest: Rest::Awake,
+    };
     let meta = SnapshotMeta {
         index: at,
         term,

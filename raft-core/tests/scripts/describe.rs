@@ -147,6 +147,7 @@ fn append_result(result: &AppendResult) -> String {
         AppendResult::Receiving { index } => format!("fetching snapshot {index}"),
         AppendResult::Declined(Declined::DiskFull) => String::from("disk full"),
         AppendResult::Declined(Declined::SnapshotFailed) => String::from("snapshot failed"),
+        AppendResult::Declined(Declined::OtherStrategy) => String::from("other strategy"),
     }
 }
 

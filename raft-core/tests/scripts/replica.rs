@@ -255,7 +255,8 @@ impl Replica {
         let live = self.live.as_ref().ok_or("it is down")?;
         let index = at.unwrap_or(live.applied);
         // An installed snapshot may be applied once the disk has the log that begins after it.
-        let appliable = live.group.status().appliable_index;
+        let status = live.group.status();
+        let appliable = status.appliable_index.min(status.quorum_durable_index);
         if index > live.applied.min(appliable) || live.group.snapshot_meta(index).is_none() {
             return Err(format!("there is no state at {index}"));
         }

@@ -624,6 +624,7 @@ mod tests {
             heartbeat: Heartbeat {
                 term: Term::new(1),
                 commit: LogIndex::ZERO,
+                quorum_durable: LogIndex::ZERO,
                 read_seq: 0,
                 sent: Micros::ZERO,
                 rest: Rest::Awake,

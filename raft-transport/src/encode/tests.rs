@@ -21,10 +21,18 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         last_term: Term::new(2),
         attempt: 4,
         cause: Campaign::Transfer,
+        acknowledge: raft_core::Acknowledge::Durable,
     };
     let reply = VoteReply { term, attempt: 4, verdict: Verdict::Refused };
     let sent = Micros::new(5000);
-    let heartbeat = Heartbeat { term, commit: index, read_seq: 6, sent, rest: Rest::Quiesce };
+    let heartbeat = Heartbeat {
+        term,
+        commit: index,
+        quorum_durable: index,
+        read_seq: 6,
+        sent,
+        rest: Rest::Quiesce,
+    };
     let heartbeat_reply = HeartbeatReply { term, read_seq: 6, sent };
     let mut entries = append([Bytes::from_static(b"hello"), Bytes::new()]);
     entries.entries[1].kind = EntryKind::Noop;
@@ -42,6 +50,7 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
     other.heartbeat.rest = Rest::Quiesce;
     let mut items = vec![heartbeat_item(7, 300, 1000), heartbeat_item(8, 300, 5), other];
     items.iter_mut().for_each(|item| item.heartbeat.sent = sent);
+    items[1].heartbeat.quorum_durable = LogIndex::new(3);
     let replies = items
         .iter()
         .map(|item| HeartbeatReplyItem {
@@ -94,8 +103,8 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         (
             Frame::Message(entries),
             concat!(
-                "f1050000070000001900000005000000b7b1a520f3167aa2",
-                "0305040a05090105020201e60f054cbb719a0002000000000068656c6c6f"
+                "f1050000070000001b00000005000000f94bddb23be44ac5",
+                "0305040a050909000105020201e60f054cbb719a0002000000000068656c6c6f"
             ),
         ),
         (
@@ -128,12 +137,16 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             "f106000007000000060000000000000095254512d853d7de03ac02040401",
         ),
         (
+            answer(AppendResult::Declined(Declined::OtherStrategy)),
+            "f1060000070000000600000000000000952545122ca087cd03ac02040402",
+        ),
+        (
             message(Message::Heartbeat(heartbeat)),
-            "f10700000700000009000000000000004ad9a9cdf19ed91303ac02e80706882701",
+            "f1070000070000000b000000000000000423d15f1017fd9903ac02e807e80706882701",
         ),
         (
             Frame::Message(stranger),
-            "f1070300070000000c00000000000000cad981592361d7090309c801ac02e80706882701",
+            "f1070300070000000e000000000000008423f9cb8a9165e70309c801ac02e807e80706882701",
         ),
         (
             message(Message::HeartbeatReply(heartbeat_reply)),
@@ -141,7 +154,7 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         ),
         (
             message(Message::ReadConfirm(heartbeat)),
-            "f1090000070000000900000000000000a6d220ab83336e4003ac02e80706882701",
+            "f1090000070000000b00000000000000e8285839bb59821c03ac02e807e80706882701",
         ),
         (
             message(Message::TimeoutNow(now)),
@@ -194,11 +207,11 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         ),
         (
             Frame::Heartbeats(items.clone()),
-            "f11800000000000011000000000000006fe830f8f78d614e470701ac028827e8070005b8050606e807",
+            "f118000000000000140000000000000025171190fee98105470701ac028827e80780020502b801050606e807",
         ),
         (
             Frame::ReadConfirms(items),
-            "f11900000000000011000000000000006e15be9f3c5dc773470701ac028827e8070005b8050606e807",
+            "f119000000000000140000000000000024ea9ff7dd7f4724470701ac028827e80780020502b801050606e807",
         ),
         (
             Frame::HeartbeatReplies(replies),

@@ -65,7 +65,7 @@ fn replicas_named_as_their_nodes_cost_nothing() {
 }
 
 #[test]
-fn moment_of_leaving_is_told_once_per_frame_and_sleep_costs_nothing() {
+fn moment_of_leaving_is_told_once_per_frame_and_sleep_costs_a_byte() {
     let mut items: Vec<_> = (1..=1000).map(|group| heartbeat_item(group, 1, 1)).collect();
     let plain = encoded(&Frame::Heartbeats(items.clone())).len();
     for item in &mut items {
@@ -73,7 +73,18 @@ fn moment_of_leaving_is_told_once_per_frame_and_sleep_costs_nothing() {
         item.heartbeat.rest = Rest::Quiesce;
     }
     let bytes = encoded(&Frame::Heartbeats(items.clone()));
-    assert_eq!(bytes.len(), plain + 6, "one number of six bytes");
+    assert_eq!(bytes.len(), plain + 6 + 1000, "one number of six bytes, and a byte each");
+    assert_eq!(beats_of(decode_all(&bytes)), items);
+}
+
+/// Of groups that count page caches, the disks are behind.
+#[test]
+fn disks_that_are_behind_cost_a_byte_and_their_number() {
+    let mut items = vec![heartbeat_item(1, 1, 1000), heartbeat_item(2, 1, 1000)];
+    let plain = encoded(&Frame::Heartbeats(items.clone())).len();
+    items[1].heartbeat.quorum_durable = LogIndex::new(700);
+    let bytes = encoded(&Frame::Heartbeats(items.clone()));
+    assert_eq!(bytes.len(), plain + 3);
     assert_eq!(beats_of(decode_all(&bytes)), items);
 }
 
@@ -112,11 +123,19 @@ fn batch_arrives_sorted_and_keeps_each_groups_own_term() {
 fn cut_items_and_groups_beyond_the_last_and_answers_that_rest_are_malformed() {
     let kind = FrameKind::Heartbeats;
     let malformed = FrameError::Malformed { kind };
-    for body in [&[SENT, 0][..], &[GROUP, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 5, 0, 5], &[0]] {
+    for body in [
+        &[SENT, 0][..],
+        &[GROUP, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 5, 0, 5],
+        &[0],
+        // A second byte that says nothing, or what nobody knows; disks behind the beginning.
+        &[MORE, 0, 5],
+        &[MORE, 4, 5],
+        &[MORE, LAG, 5, 6],
+    ] {
         assert_eq!(decode::<HeartbeatItem>(kind, body, RECEIVER), Err(malformed.clone()));
     }
     let kind = FrameKind::HeartbeatReplies;
-    let answer = decode::<HeartbeatReplyItem>(kind, &[REST], RECEIVER);
+    let answer = decode::<HeartbeatReplyItem>(kind, &[MORE, REST], RECEIVER);
     assert_eq!(answer, Err(FrameError::Malformed { kind }), "a follower puts nobody to sleep");
 }
 

@@ -20,6 +20,8 @@ fn append() -> Message {
         runs: TermRuns::new(),
         configs: raft_core::Sparse::new(),
         commit: INDEX,
+        quorum_durable: INDEX,
+        acknowledge: raft_core::Acknowledge::Durable,
         time: LogTime::default(),
     })
 }
@@ -36,10 +38,12 @@ fn liveness() -> Vec<Message> {
         last_term: TERM,
         attempt: 1,
         cause: Campaign::Timeout,
+        acknowledge: raft_core::Acknowledge::Durable,
     };
     let reply = VoteReply { term: TERM, attempt: 1, verdict: Verdict::Granted };
     let (sent, rest) = (Micros::ZERO, Rest::Awake);
-    let heartbeat = Heartbeat { term: TERM, commit: INDEX, read_seq: 1, sent, rest };
+    let heartbeat =
+        Heartbeat { term: TERM, commit: INDEX, quorum_durable: INDEX, read_seq: 1, sent, rest };
     let incarnation = Incarnation::new(1);
     vec![
         Message::PreVote(request),

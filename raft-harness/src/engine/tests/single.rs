@@ -269,6 +269,7 @@ impl Solo {
                 last_term: Term::new(8),
                 attempt: 1,
                 cause: Campaign::Timeout,
+                acknowledge: raft_core::Acknowledge::Durable,
             }),
             entries: Vec::new(),
         };
@@ -302,6 +303,8 @@ impl Solo {
                 configs: raft_core::Sparse::new(),
                 time: LogTime::default(),
                 commit: LogIndex::ZERO,
+                quorum_durable: LogIndex::ZERO,
+                acknowledge: raft_core::Acknowledge::Durable,
             }),
             entries: vec![Entry {
                 index,
@@ -489,6 +492,7 @@ fn an_item_for_a_group_that_is_not_here_costs_no_other_group_its_heartbeat() {
         heartbeat: Heartbeat {
             term: Term::new(3),
             commit: LogIndex::ZERO,
+            quorum_durable: LogIndex::ZERO,
             read_seq: 0,
             sent: Micros::ZERO,
             rest: Rest::Awake,

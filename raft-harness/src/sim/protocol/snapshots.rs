@@ -92,7 +92,9 @@ impl World {
         let Some(replica) = self.nodes[at].replicas.get(&group) else { return };
         let index = replica.machine.applied;
         let Some(meta) = replica.core.snapshot_meta(index) else { return };
-        if index <= replica.core.snapshot_index() || replica.restore.is_some() {
+        // What a quorum may still forget must not come back from a snapshot.
+        let is_safe = index <= replica.core.quorum_durable_index();
+        if index <= replica.core.snapshot_index() || !is_safe || replica.restore.is_some() {
             return;
         }
         let snapshot = Snapshot { meta, state: Arc::new(replica.machine.clone()) };

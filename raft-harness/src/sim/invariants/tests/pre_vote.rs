@@ -11,6 +11,7 @@ fn question(last_index: u64) -> VoteRequest {
         last_term: Term::new(1),
         attempt: 7,
         cause: Campaign::Timeout,
+        acknowledge: raft_core::Acknowledge::Durable,
     }
 }
 
