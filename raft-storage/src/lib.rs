@@ -21,6 +21,8 @@ mod recover;
 mod checkpoint;
 mod reclaim;
 
+#[cfg(unix)]
+mod certificate;
 mod inspect;
 
 mod error;
@@ -40,6 +42,8 @@ pub use append::write::{
     SyncInfo,
 };
 pub use append::writer::LogWriter;
+#[cfg(unix)]
+pub use certificate::{BootCertificate, CertificateError};
 #[cfg(unix)]
 pub use disk::file_disk::{FileDisk, LogFile};
 pub use disk::mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};

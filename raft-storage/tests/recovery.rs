@@ -32,6 +32,27 @@ fn everything_synced_is_found_again_with_a_larger_incarnation() {
     assert!(!second.report.clean);
 }
 
+/// A life that wrote and lost everything leaves the log as the one before ended it: in order.
+#[test]
+fn the_last_word_of_a_life_says_nothing_of_the_next() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    opened.writer.append(&[create(1), append(1, 1, 3, 1)]).unwrap();
+    opened.writer.close().unwrap();
+    drop(opened.reader);
+    let mut opened = open(&disk);
+    assert!(opened.report.clean);
+    opened.writer.append(&[append(1, 4, 3, 1)]).unwrap();
+    drop(opened);
+    let disk = disk.crash(CrashPolicy::DropUnsynced);
+    let found = open(&disk);
+    assert_eq!(found.groups[&group(1)].last_index, LogIndex::new(3));
+    assert!(!found.report.clean, "what the second life wrote is gone");
+    found.writer.close().unwrap();
+    drop(found.reader);
+    assert!(open(&disk.crash(CrashPolicy::DropUnsynced)).report.clean);
+}
+
 /// A process that is killed while it makes a spare leaves a file that only the page cache knows.
 #[test]
 fn a_spare_that_was_only_begun_is_durable_before_a_segment_is_made_of_it() {

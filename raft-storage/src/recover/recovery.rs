@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    Base, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, PromiseRecord, Term,
-    Tombstone,
+    Base, GroupId, GroupIncarnation, HardState, Incarnation, LogIndex, LogTime, Membership,
+    PromiseRecord, Term, Tombstone,
 };
 
 use crate::append::cursor::Cursor;
@@ -100,10 +100,18 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Where a torn tail was cut, if there was one.
     pub torn_tail: Option<TornTail>,
-    /// Whether the log was closed in order.
+    /// Whether the last life of the log closed it in order: then everything it ever wrote is here.
     pub clean: bool,
+    /// The newest life of the node that wrote anything of what is here; zero if none did.
+    pub newest_incarnation: Incarnation,
     /// Where the log ends now.
     pub end_lsn: Lsn,
+}
+
+impl RecoveryReport {
+    fn saw_life(&mut self, incarnation: u64) {
+        self.newest_incarnation = self.newest_incarnation.max(Incarnation::new(incarnation));
+    }
 }
 
 /// Unsynced writes that a crash interrupted; nothing in them was ever acknowledged.
@@ -194,6 +202,7 @@ pub(crate) fn judge<D: Disk>(
     for segment in &found.segments {
         let header = &segment.header;
         replay.index.segments.add(segment.slot, header.seq, header.base, header.bytes);
+        replay.report.saw_life(header.incarnation);
     }
     for row in checkpoint.rows {
         replay.restore(row);
@@ -562,6 +571,7 @@ fn scan<F: DiskFile>(
             let why = Damage::CheckpointChain;
             return Err(ScanFault::Open(Box::new(segment.corrupt(scanned.end, None, why))));
         }
+        replay.report.saw_life(frame.incarnation);
         replay.report.frames += 1;
         replay.report.bytes += frame.bytes();
         scanned.end += frame.bytes();

@@ -121,7 +121,10 @@ impl Replay {
         if !rest.is_empty() {
             return Err((place(rest), None, ApplyFault::Record(RecordFault::Count)));
         }
-        if content {
+        // The last word of an earlier life says nothing of the last one, which may have written what
+        // never reached the disk.
+        let of_last_life = frame.incarnation == self.life.incarnation.get();
+        if content || !of_last_life {
             self.report.clean = false;
         }
         Ok(content)
