@@ -86,7 +86,7 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
     vec![
         (
             message(Message::PreVote(request)),
-            "f10100000700000008000000000000009adc5fd06fd247a403ac02e807020401",
+            "f1010000070000000900000000000000bda163999a67e83203ac02e80702040100",
         ),
         (
             message(Message::PreVoteReply(reply)),
@@ -94,7 +94,7 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
         ),
         (
             message(Message::Vote(request)),
-            "f10300000700000008000000000000009826421f1f32e04f03ac02e807020401",
+            "f1030000070000000900000000000000bf5b7e5677949b4303ac02e80702040100",
         ),
         (
             message(Message::VoteReply(reply)),
