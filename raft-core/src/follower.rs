@@ -191,7 +191,8 @@ impl Group {
         }
         // To a stale leader the same reply says: this term is over. It echoes nothing then: who asked
         // in an earlier term may lead this one as well, and have numbered other questions so.
-        let is_asked = heartbeat.term == self.hard_state.term;
+        // Nor does one that may have elected another leader meanwhile and forgot it.
+        let is_asked = heartbeat.term == self.hard_state.term && self.may_confirm();
         let (read_seq, sent) = if is_asked || crate::planted!(StaleHeartbeatConfirms) {
             (heartbeat.read_seq, heartbeat.sent)
         } else {
@@ -258,6 +259,11 @@ impl Group {
     /// Whether this replica may have forgotten promises.
     pub(crate) fn is_lost(&self) -> bool {
         self.promise.promise != Promise::Kept
+    }
+
+    /// Whether it can tell that nobody else leads in a newer term.
+    fn may_confirm(&self) -> bool {
+        self.promise.promise != Promise::Unproven || crate::planted!(FenceWithUnprovenVote)
     }
 
     /// Whether the leader's log may differ from ours at `index`: not where entries are committed,

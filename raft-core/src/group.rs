@@ -842,7 +842,7 @@ impl Group {
                 Promise::Lost => {
                     crate::planted!(LostReplicaVotes) || self.membership().is_sole_voter(self.me)
                 }
-                Promise::Damaged => crate::planted!(LostReplicaVotes),
+                Promise::Damaged | Promise::Unproven => crate::planted!(LostReplicaVotes),
             }
     }
 

@@ -311,8 +311,13 @@ pub enum Promise {
     Lost,
     /// Its log was found damaged below what it had promised: any entry may be gone, memberships
     /// included. As [`Lost`](Self::Lost), but what it knows of the membership proves nothing
-    /// either, so nobody recovers alone.
+    /// either, so nobody recovers alone. Its newest term and vote are proven.
     Damaged,
+    /// Its log was found damaged where its newest term or vote may have been. A fence proves nothing
+    /// to it: the leader that gives one may have been deposed by a vote that is forgotten. It never
+    /// votes or counts again, nor confirms that its leader leads; it is to be replaced by a replica
+    /// with another id.
+    Unproven,
 }
 
 /// The leader is alive, and up to here this follower may commit.

@@ -94,6 +94,7 @@ pub enum Planted {
     LostEndsOnFirstContact,
     FenceOfOlderLifeCounts,
     FenceOnlyInMemory,
+    FenceWithUnprovenVote,
     // Log.
     TruncationNotLogged,
     TornTailAccepted,

@@ -7,6 +7,12 @@
 //! term. Once it holds the leader's log up to the fence, durably, it is as good as before. Term
 //! and vote are not forgotten in this way: they are always durable before they are answered.
 //!
+//! Damage can take them all the same. Say B won term T with C's vote, C's disk loses the record of
+//! that, and C hears A, which leads T-1: behind A's fence C would count for A, and A and C would
+//! commit what the leader B does not have. So where the newest term and vote are not proven
+//! ([`Promise::Unproven`]) there is no fence: such a replica never counts again.
+//! Where they are proven, so is the vote of the term in which it recovers: it gives no second one.
+//!
 //! Invariants: a fence counts only for the life that asked and in the term it was given; the
 //! record that promises are kept again is written after everything below the fence is durable.
 
@@ -19,7 +25,7 @@ use crate::settings::{Acknowledge, PromiseRecord};
 impl Group {
     /// The leader spoke: ask it how far we must catch up, until it has answered.
     pub(crate) fn ask_for_fence(&self, leader: ReplicaId, effects: &mut Effects) {
-        if self.is_lost() && self.fence.is_none() {
+        if self.may_recover() && self.fence.is_none() {
             let request = Recover { term: self.hard_state.term, incarnation: self.incarnation };
             self.send_promise(leader, Message::Recover(request), effects);
         }
@@ -49,7 +55,7 @@ impl Group {
         }
         let ours = fence.incarnation == self.incarnation || crate::planted!(FenceOfOlderLifeCounts);
         if ours
-            && self.is_lost()
+            && self.may_recover()
             && fence.term == self.hard_state.term
             && self.leader == Some(from)
             && self.fence.is_none()
@@ -60,7 +66,7 @@ impl Group {
 
     /// Trusts itself again once everything below the fence is where it was promised to be.
     pub(crate) fn leave_recovery(&mut self, effects: &mut Effects) {
-        if !self.is_lost() {
+        if !self.may_recover() {
             return;
         }
         if crate::planted!(LostEndsOnFirstContact) && self.leader.is_some() {
@@ -86,9 +92,18 @@ impl Group {
         }
     }
 
-    /// Somebody who may decide it says that entries may be lost.
+    /// Whether a fence makes it as good as before.
+    fn may_recover(&self) -> bool {
+        match self.promise.promise {
+            Promise::Kept => false,
+            Promise::Lost | Promise::Damaged => true,
+            Promise::Unproven => crate::planted!(FenceWithUnprovenVote),
+        }
+    }
+
+    /// Somebody who may decide it says that entries may be lost. That says nothing of votes.
     pub(crate) fn accept_loss(&mut self, effects: &mut Effects) {
-        if self.is_lost() {
+        if self.may_recover() {
             self.fence = None;
             let loss_epoch = self.promise.loss_epoch.saturating_add(1);
             self.set_promise(PromiseRecord { promise: Promise::Kept, loss_epoch }, effects);

@@ -90,9 +90,10 @@ fn message() -> impl Strategy<Value = Message> {
             sent: Micros::new(d),
             rest: if d % 2 == 0 { Rest::Awake } else { Rest::Quiesce },
         };
-        let promise = match d % 7 {
+        let promise = match d % 8 {
             4 => Promise::Lost,
             6 => Promise::Damaged,
+            7 => Promise::Unproven,
             _ => Promise::Kept,
         };
         let membership = Arc::new(membership(b, c));

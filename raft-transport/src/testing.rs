@@ -244,7 +244,7 @@ fn append_result() -> impl Strategy<Value = AppendResult> {
 }
 
 fn promise() -> impl Strategy<Value = Promise> {
-    prop::sample::select(vec![Promise::Kept, Promise::Lost, Promise::Damaged])
+    prop::sample::select(vec![Promise::Kept, Promise::Lost, Promise::Damaged, Promise::Unproven])
 }
 
 fn membership() -> impl Strategy<Value = Arc<Membership>> {

@@ -239,6 +239,7 @@ pub(crate) enum PromiseWire {
     Kept,
     Lost,
     Damaged,
+    Unproven,
 }
 
 impl From<Promise> for PromiseWire {
@@ -247,6 +248,7 @@ impl From<Promise> for PromiseWire {
             Promise::Kept => Self::Kept,
             Promise::Lost => Self::Lost,
             Promise::Damaged => Self::Damaged,
+            Promise::Unproven => Self::Unproven,
         }
     }
 }
@@ -257,6 +259,7 @@ impl From<PromiseWire> for Promise {
             PromiseWire::Kept => Self::Kept,
             PromiseWire::Lost => Self::Lost,
             PromiseWire::Damaged => Self::Damaged,
+            PromiseWire::Unproven => Self::Unproven,
         }
     }
 }

@@ -103,6 +103,7 @@ const NAMES: &[Planted] = &[
     Planted::LostEndsOnFirstContact,
     Planted::FenceOfOlderLifeCounts,
     Planted::FenceOnlyInMemory,
+    Planted::FenceWithUnprovenVote,
     Planted::TruncationNotLogged,
     Planted::OldIncarnationAccepted,
 ];

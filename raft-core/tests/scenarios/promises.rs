@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Acknowledge, Append, AppendReply, AppendResult, Declined, Fence, Incarnation, Input, LogTime,
-    Message, Promise, PromiseRecord, Settings,
+    Acknowledge, Append, AppendReply, AppendResult, Declined, Fence, HardState, Incarnation, Input,
+    LogTime, Message, Promise, PromiseRecord, ReadPath, Settings,
 };
 
 use crate::bench::*;
@@ -303,4 +303,46 @@ fn a_power_cut_that_takes_a_quorums_promises_loses_no_entry_the_rest_still_has()
     for id in [ONE, TWO, THREE] {
         assert_eq!(fleet.group(id).status().promise.promise, Promise::Kept);
     }
+}
+
+/// B won term 3 with C's vote; C's disk loses the record of it, and C hears A first, which leads in
+/// term 2. Behind A's fence C would count: A and C would commit what the leader B does not have.
+#[test]
+fn a_replica_that_may_have_forgotten_its_vote_never_counts_again() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    // B asks, and C votes; A hears nothing of it.
+    fleet.join_only(&[(TWO, THREE)]);
+    fleet.hold(|packet| matches!(packet.message, Message::Append(_)));
+    fleet.stand_first(TWO);
+    assert!(fleet.group(TWO).is_leader() && fleet.group(ONE).is_leader());
+    assert_eq!(fleet.on_disk(THREE).1, Some(TWO));
+    let mut start = fleet.recovered(THREE);
+    start.hard_state = HardState { term: term(1), vote: Some(ONE) };
+    start.promise = PromiseRecord { promise: Promise::Unproven, loss_epoch: 0 };
+    fleet.crash(THREE);
+    fleet.start_from(THREE, start);
+    fleet.held.clear();
+    fleet.let_pass();
+    fleet.join_only(&[(ONE, THREE)]);
+    let proposed = fleet.propose(ONE);
+    let read = fleet.read(ONE, ReadPath::Quorum);
+    fleet.live(Duration::from_millis(300));
+    assert_eq!(fleet.last(THREE), fleet.last(ONE), "it follows, and holds all that A has");
+    assert!(!fleet.is_committed(proposed), "and does not count");
+    assert!(!fleet.is_ready(read), "nor say that nobody else leads");
+    // With those who remember the group goes on, without C.
+    fleet.join();
+    fleet.live(Duration::from_secs(3));
+    fleet.works();
+    fleet.live(Duration::from_millis(200));
+    fleet.agree();
+    fleet.crash(THREE);
+    fleet.restart(THREE);
+    fleet.live(Duration::from_secs(3));
+    assert_eq!(fleet.group(THREE).status().promise.promise, Promise::Unproven);
+    // Nobody's word makes up for a vote.
+    fleet.input(THREE, Input::AcceptLoss);
+    assert_eq!(fleet.group(THREE).status().promise.promise, Promise::Unproven);
 }

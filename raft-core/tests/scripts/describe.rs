@@ -134,7 +134,7 @@ fn append_result(result: &AppendResult) -> String {
                 if verified > durable { format!(", holds {verified}") } else { String::new() };
             let promise = match promise {
                 Promise::Kept => String::new(),
-                Promise::Lost | Promise::Damaged => {
+                Promise::Lost | Promise::Damaged | Promise::Unproven => {
                     format!(", promise {}", self::promise(*promise))
                 }
             };
@@ -156,6 +156,7 @@ pub(crate) fn promise(promise: Promise) -> &'static str {
         Promise::Kept => "kept",
         Promise::Lost => "lost",
         Promise::Damaged => "damaged",
+        Promise::Unproven => "unproven",
     }
 }
 
@@ -318,7 +319,7 @@ pub(crate) fn status(group: &Group) -> String {
     }
     match status.promise.promise {
         Promise::Kept => {}
-        lost @ (Promise::Lost | Promise::Damaged) => {
+        lost @ (Promise::Lost | Promise::Damaged | Promise::Unproven) => {
             text += &format!(", promise {}", promise(lost))
         }
     }

@@ -184,6 +184,8 @@ impl Stage {
         let replica = self.cluster.replica(key)?;
         if args.says("lost") {
             replica.judge(Promise::Lost);
+        } else if args.says("unproven") {
+            replica.judge(Promise::Unproven);
         } else if args.says("damaged") {
             replica.judge(Promise::Damaged);
             if let Some(last) = args.value("keeping").map(number).transpose()? {

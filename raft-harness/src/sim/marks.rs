@@ -187,6 +187,8 @@ marks! {
 
     // Lost promises, sleep, faults.
     PromiseLostBegan = "a replica came back without its promises",
+    PromiseUnprovenBegan = "a replica came back whose newest vote may be forgotten",
+    PromiseUnprovenFollowed = "such a replica went on behind its leader, and did not count",
     PromiseLostFenced = "such a replica passed its fence",
     PromiseLostAbstained = "such a replica withheld a vote",
     Quiesced = "a group went to sleep",

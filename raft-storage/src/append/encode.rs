@@ -24,8 +24,8 @@ use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{IN_PIECES, Piece};
 use crate::format::record::{
-    ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES,
-    ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
+    ALIGNMENT, EntryName, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_UNPROVEN, FLAG_VOTE,
+    ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, item_bytes,
 };
 use crate::format::segment::BLOCK_BYTES;
 use crate::read::location::Location;
@@ -121,6 +121,7 @@ impl FrameBuffer {
                             Promise::Kept => 0,
                             Promise::Lost => FLAG_LOST,
                             Promise::Damaged => FLAG_DAMAGED,
+                            Promise::Unproven => FLAG_UNPROVEN,
                         },
                         index: u64::from(promise.loss_epoch),
                         ..header

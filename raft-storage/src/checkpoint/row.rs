@@ -46,8 +46,8 @@ pub(crate) fn encode<'a>(
     let flags = [
         (HERE, group.presence == Presence::Here),
         (VOTE, hard_state.vote.is_some()),
-        (LOST, promise.promise == Promise::Lost),
-        (DAMAGED, promise.promise == Promise::Damaged),
+        (LOST, matches!(promise.promise, Promise::Lost | Promise::Unproven)),
+        (DAMAGED, matches!(promise.promise, Promise::Damaged | Promise::Unproven)),
         (TIME, last_time.is_some()),
         (TOMBSTONE, tombstone.is_some()),
         (
@@ -123,7 +123,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Row> {
         (false, false) => Promise::Kept,
         (true, false) => Promise::Lost,
         (false, true) => Promise::Damaged,
-        (true, true) => return None,
+        (true, true) => Promise::Unproven,
     };
     facts.promise = PromiseRecord { promise, loss_epoch: row.u32()? };
     let vote = |flag, vote| is(flag).then(|| ReplicaId::new(vote));

@@ -240,6 +240,8 @@ pub(crate) const FLAG_CLEAN: u8 = 1;
 pub(crate) const FLAG_LOST: u8 = 1;
 /// Of a promise record: promises may be lost, memberships included.
 pub(crate) const FLAG_DAMAGED: u8 = 2;
+/// Of a promise record: term and vote may be lost as well.
+pub(crate) const FLAG_UNPROVEN: u8 = 4;
 /// Of entries written again: they are some that were fetched.
 pub(crate) const FLAG_FETCHED: u8 = 1;
 /// The latest time an entry can carry: 56 bits of milliseconds, two million years.

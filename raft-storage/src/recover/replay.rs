@@ -21,8 +21,9 @@ use crate::format::identity::Life;
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{
-    EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_VOTE, ITEM_HEADER_BYTES,
-    ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind, item_bytes,
+    EntryName, FLAG_CLEAN, FLAG_DAMAGED, FLAG_FETCHED, FLAG_LOST, FLAG_UNPROVEN, FLAG_VOTE,
+    ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind,
+    item_bytes,
 };
 use crate::read::index::{Index, Presence, Relocation, Run};
 use crate::read::location::{Location, SEGMENT_BYTES_MAX};
@@ -174,6 +175,7 @@ impl Replay {
                     0 => Promise::Kept,
                     FLAG_LOST => Promise::Lost,
                     FLAG_DAMAGED => Promise::Damaged,
+                    FLAG_UNPROVEN => Promise::Unproven,
                     flags => {
                         let what = Unsupported::RecordFlags;
                         return Err(ApplyFault::Unsupported(what, flags.into()));

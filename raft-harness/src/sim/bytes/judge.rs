@@ -431,7 +431,9 @@ fn with_view<T>(
         in_flight: 0,
         promises: match status.promise.promise {
             raft_core::Promise::Kept => Promises::Kept,
-            raft_core::Promise::Lost | raft_core::Promise::Damaged => Promises::Lost,
+            raft_core::Promise::Lost
+            | raft_core::Promise::Damaged
+            | raft_core::Promise::Unproven => Promises::Lost,
         },
         fault: status.fault.as_ref(),
         log,

@@ -299,7 +299,8 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
                         claim(Claim::Held { term: reply.term, index: durable });
                     }
                     AppendResult::Accepted {
-                        promise: Promise::Lost | Promise::Damaged, ..
+                        promise: Promise::Lost | Promise::Damaged | Promise::Unproven,
+                        ..
                     }
                     | AppendResult::Rejected { .. }
                     | AppendResult::StaleTerm

@@ -228,16 +228,21 @@ impl Disk {
         let image = self.images.get_mut(&group)?;
         let files = self.files.get(&group)?;
         // One that was received and not installed is nothing yet.
-        let damaged = image.promise.promise == Promise::Damaged;
+        let damaged = matches!(image.promise.promise, Promise::Damaged | Promise::Unproven);
+        let unproven = image.promise.promise == Promise::Unproven;
         let fits = |snapshot: &&Snapshot| {
             let meta = &snapshot.meta;
             image.term(meta.index) == Some(meta.term)
                 || (damaged
                     && meta.index > image.last_index()
-                    && meta.term <= image.hard_state.term)
+                    && (unproven || meta.term <= image.hard_state.term))
         };
         let newest = files.values().rev().find(fits)?;
         let meta = &newest.meta;
+        if meta.term > image.hard_state.term {
+            // What it covers was committed in a term that the log forgot.
+            image.hard_state = HardState { term: meta.term, vote: None };
+        }
         if meta.index > image.last_index() {
             image.log.clear();
             image.base = Base {
@@ -347,7 +352,8 @@ impl Disk {
         lost
     }
 
-    /// The log of one group is found damaged: entries from a random place on are gone.
+    /// The log of one group is found damaged: entries from a random place on are gone, and now and
+    /// then its newest term and vote.
     pub(crate) fn damage(&mut self, group: GroupId, rng: &mut Rng) -> bool {
         let Some(image) = self.images.get_mut(&group) else { return false };
         // What a snapshot covers is restored from it; damage to a snapshot file is another matter.
@@ -359,7 +365,18 @@ impl Disk {
         let kept = low + rng.below((image.log.len() - low) as u64) as usize;
         image.log.truncate(kept);
         // The mark is made durable before anything is cut (rule R4).
-        image.promise.promise = Promise::Damaged;
+        if rng.below(3) > 0 {
+            // Nothing that is lost later proves a vote that is forgotten.
+            if image.promise.promise != Promise::Unproven {
+                image.promise.promise = Promise::Damaged;
+            }
+            return true;
+        }
+        let known = image.log.last().map_or(image.base.term, |record| record.term);
+        let forgotten = image.hard_state.term.get().saturating_sub(known.get());
+        let term = Term::new(known.get() + rng.below(forgotten + 1));
+        image.hard_state = HardState { term, vote: None };
+        image.promise.promise = Promise::Unproven;
         true
     }
 }

@@ -170,6 +170,9 @@ impl World {
         }
         // The only voter of a group gets over it without a fence, when its patience ends.
         let is_kept = before.promise != Promise::Kept && now.promise.promise == Promise::Kept;
+        if before.promise == Promise::Unproven && now.leader.is_some() {
+            self.marks.hit(Mark::PromiseUnprovenFollowed);
+        }
         if is_kept && before.cause != Cause::Deadline {
             self.marks.hit(Mark::PromiseLostFenced);
         }

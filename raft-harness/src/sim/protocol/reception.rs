@@ -239,7 +239,8 @@ impl Given {
                 match reply.result {
                     _ if live != Some(reply.session) => Some(Self::LateAnswer { from }),
                     AppendResult::Accepted {
-                        promise: Promise::Lost | Promise::Damaged, ..
+                        promise: Promise::Lost | Promise::Damaged | Promise::Unproven,
+                        ..
                     } if counts_durable => Some(Self::UntrustedAck { from }),
                     AppendResult::Accepted { .. }
                     | AppendResult::Rejected { .. }

@@ -176,7 +176,9 @@ impl Replica {
             in_flight: 0,
             promises: match status.promise.promise {
                 raft_core::Promise::Kept => Promises::Kept,
-                raft_core::Promise::Lost | raft_core::Promise::Damaged => Promises::Lost,
+                raft_core::Promise::Lost
+                | raft_core::Promise::Damaged
+                | raft_core::Promise::Unproven => Promises::Lost,
             },
             fault: self.core.fault(),
             log: self,

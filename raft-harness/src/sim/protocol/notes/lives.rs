@@ -71,6 +71,7 @@ impl World {
         match replica.core.status().promise.promise {
             Promise::Kept => {}
             Promise::Lost | Promise::Damaged => self.marks.hit(Mark::PromiseLostBegan),
+            Promise::Unproven => self.marks.hit(Mark::PromiseUnprovenBegan),
         }
     }
 
