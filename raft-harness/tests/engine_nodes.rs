@@ -509,6 +509,22 @@ fn a_command_limit_beyond_frames_is_refused_at_the_start() {
 }
 
 #[test]
+fn frames_too_small_for_a_message_are_refused_at_the_start() {
+    let narrow: [fn(&mut NodeOptions) -> &mut u64; 3] = [
+        |options| &mut options.lanes.control.frame_bytes_max,
+        |options| &mut options.lanes.data.frame_bytes_max,
+        |options| &mut options.lanes.bulk.frame_bytes_max,
+    ];
+    for narrow in narrow {
+        let mut options = options(NodeId::new(1), nodes(1));
+        // An offer of a snapshot with five members takes more.
+        (*narrow(&mut options), options.command_bytes_max) = (150, 0);
+        let refused = start(options).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, StartError::Options(_)), "{refused}");
+    }
+}
+
+#[test]
 fn groups_that_sleep_are_refused_at_the_start() {
     let mut options = options(NodeId::new(1), nodes(1));
     options.settings.quiesce_after = Some(Duration::from_secs(5));

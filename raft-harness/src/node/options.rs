@@ -178,6 +178,14 @@ impl NodeOptions {
         if self.log_pending_bytes_max == 0 {
             return Err(StartError::Options("a log that may be given nothing".to_owned()));
         }
+        // Or a message could never be sent, and a group would wait for it without end.
+        let LaneConfigs { control, data, bulk } = &self.lanes;
+        let least = [control, data, bulk].map(|lane| lane.frame_bytes_max).into_iter().min();
+        if let Some(least) = least.filter(|least| *least < FRAME_OVERHEAD) {
+            return Err(StartError::Options(format!(
+                "frames of {least} bytes: not every message fits, {FRAME_OVERHEAD} are needed"
+            )));
+        }
         // A command that is taken must fit into the log, and into a frame of the lanes.
         let (max, carried) = (self.command_bytes_max, self.lanes.command_bytes_max());
         if max > ENTRY_BYTES_MAX || max > carried {
