@@ -8,6 +8,7 @@ use raft_core::GroupId;
 use crate::append::flight::{Flight, Landing};
 use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
 use crate::error::LogError;
+use crate::format::lsn::Lsn;
 use crate::format::pieces::Piece;
 use crate::read::reader::LogReader;
 
@@ -158,6 +159,8 @@ pub enum Tending {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct LogStats {
+    /// Where the log ends.
+    pub end: Lsn,
     /// Bytes of all segments, without spares.
     pub segment_bytes: u64,
     /// Bytes of the entries that the groups' logs hold; of one of 2 MiB or more only so much counts.

@@ -98,7 +98,6 @@ marks! {
     SnapshotOutpaced = "a snapshot was installed when its leader had taken newer ones",
     SnapshotOfLaggard = "a snapshot was taken of a machine far behind its log",
     SnapshotResumed = "a life went on with what its predecessor had got of a snapshot",
-    SnapshotLate = "a snapshot came after its receiver had compacted past it",
     DeclinedUnderCompaction = "a leader compacted past a peer without room",
     ConfigTailLost = "a restart lost a tail with a membership in it",
     EntryKept = "entries stayed when the log before them went",
@@ -157,6 +156,8 @@ marks! {
     LeaderCrashed = "a leader crashed",
     CrashBeforePersist = "a node crashed with a persist operation in flight",
     CrashBetweenEffects = "a node crashed between two effects of one step",
+    CrashAtCheckpoint = "a machine died just when its log had made a checkpoint",
+    CrashInReused = "a machine died just when its log wrote a segment again",
     CrashInRecovery = "a node crashed while it recovered",
     AllDown = "all nodes of a group were down at once",
     QuorumRestarted = "a quorum restarted within one election timeout",
@@ -223,7 +224,6 @@ impl Mark {
                 | Self::SnapshotOutpaced
                 | Self::SnapshotOfLaggard
                 | Self::SnapshotResumed
-                | Self::SnapshotLate
                 | Self::DeclinedUnderCompaction
                 | Self::ConfigTailLost
                 | Self::EntryKept

@@ -183,6 +183,12 @@ pub enum Fault {
     ResetBusy,
     /// The next data lane that carries appends to two replicas of a group is reset.
     ResetShared,
+    /// The machine of whichever node is next to have done this for its log dies at once, and comes
+    /// back.
+    CrashChore {
+        /// What it has just done.
+        chore: Chore,
+    },
     /// Whoever leads a group is asked for a snapshot.
     TakeSnapshot {
         /// Which group, by its place.
@@ -231,6 +237,15 @@ pub enum Fault {
     },
 }
 
+/// Housekeeping of a log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Chore {
+    /// A checkpoint was made.
+    Checkpoint,
+    /// A segment that was used before is written again.
+    Reuse,
+}
+
 /// What dies with a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Power {
@@ -272,6 +287,8 @@ impl Fault {
             Self::Flood { .. } => "flood",
             Self::ResetBusy => "reset-busy",
             Self::ResetShared => "reset-shared",
+            Self::CrashChore { chore: Chore::Checkpoint } => "crash-checkpoint",
+            Self::CrashChore { chore: Chore::Reuse } => "crash-reuse",
             Self::TakeSnapshot { .. } => "snapshot",
             Self::TakeSnapshots { .. } => "snapshots",
             Self::Change { .. } => "change",

@@ -5,7 +5,7 @@
 //! Either alone comes about by chance in any run; both at once hardly do.
 
 use super::clients::FLOOD_BYTES_MAX;
-use super::faults::{Fault, PlannedFault};
+use super::faults::{Chore, Fault, PlannedFault};
 use super::network::{PipeId, Place};
 use super::options::Options;
 use super::swarm::Swarm;
@@ -46,7 +46,8 @@ pub(super) enum Use {
     Shared,
 }
 
-/// Adds them to the faults of a run: floods in a third of the seeds, snares in another third.
+/// Adds them to the faults of a run: floods in a third of the seeds, snares in another third, and
+/// deaths in the middle of a log's housekeeping in a quarter.
 pub(super) fn append(
     rng: &mut Rng,
     swarm: &Swarm,
@@ -95,6 +96,26 @@ pub(super) fn append(
         let at = rng.range(FIRST_US..=end.max(FIRST_US + 1));
         let fault = if rng.chance(1, 2) { Fault::ResetBusy } else { Fault::ResetShared };
         let lasts = rng.range(1_000_000..=8_000_000);
+        faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
+    }
+    // As large as needs a bulk lane that is full at once, and that goes down then.
+    let mut at = FIRST_US + rng.below(1_000_000);
+    while swarm.busy_bulk && !swarm.groups.is_empty() && at + 4_000_000 < end {
+        let group = rng.below(swarm.groups.len() as u64) as usize;
+        let count = 12.min(commands_max(swarm, FLOOD_BYTES_MAX));
+        let mut plan = |at: u64, lasts: u64, fault: Fault| {
+            faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
+        };
+        plan(at, 2_000_000, Fault::ResetBusy);
+        plan(at + 1_000, 0, Fault::Flood { group, count, bytes: FLOOD_BYTES_MAX });
+        at += PAUSE_US + rng.below(4_000_000);
+    }
+    let chores = if rng.chance(1, 4) { rng.range(2..=6) } else { 0 };
+    for _ in 0..chores {
+        let at = rng.range(FIRST_US..=end.max(FIRST_US + 1));
+        let chore = if rng.chance(1, 2) { Chore::Checkpoint } else { Chore::Reuse };
+        let lasts = rng.range(2_000_000..=8_000_000);
+        let fault = Fault::CrashChore { chore };
         faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
     }
     faults.retain(|planned| planned.at < end);

@@ -135,6 +135,13 @@ impl World {
                     self.fail(Violation::of_group(Check::Externalisation, group, evidence));
                 }
                 let end = born.report.end_lsn;
+                let written = self.nodes[place].log_end.take().filter(|_| counts);
+                if let Some(written) = written.filter(|written| end > *written) {
+                    let evidence = format!(
+                        "the log of place {place} was written up to {written:?}, and ends at {end:?}"
+                    );
+                    self.fail(Violation::of_run(Check::Profile("log-end"), evidence));
+                }
                 self.note(Some(place), || format!("up, log ends at {end:?}, after {after:?}"));
                 self.note_restart(place);
                 for task in tasks {
@@ -186,6 +193,7 @@ impl World {
     /// A process ends without a word; its machine may end with it.
     pub(super) fn crash(&mut self, place: Place, power: Power, down_us: u64) {
         self.note(Some(place), || format!("crashes, power {power:?}"));
+        let within_write = self.nodes[place].fuse.is_dead();
         self.nodes[place].fuse.put_out();
         let machine = match power {
             Power::Stays => Machine::Empty,
@@ -213,6 +221,9 @@ impl World {
             if process.log.flight.as_ref().is_some_and(|flight| flight.steps() > 0) {
                 self.nodes[place].after = After::Power;
             }
+            let fails = process.log.state == LogState::Failed;
+            let end = process.log.work.stats().end;
+            self.nodes[place].log_end = (!within_write && !fails).then_some(end);
             let writes = process.log.state == LogState::Busy;
             self.sightings.hit_if(writes, Mark::CrashBeforePersist);
             self.sightings.hit_if(process.desk.is_fetching(), Mark::CrashDuringInstall);

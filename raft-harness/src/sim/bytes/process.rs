@@ -144,6 +144,8 @@ pub(super) struct LogThread {
     pub(super) landings: VecDeque<Landing>,
     /// Counts batches, so that silence can be told from work.
     pub(super) taken: u64,
+    /// How many segments it has begun to write again, when that was last looked at.
+    pub(super) reused: u64,
     /// Nothing was written since the log fell idle and said so, durably.
     pub(super) sealed: bool,
 }
@@ -399,6 +401,7 @@ impl Process {
                 flight: None,
                 landings: VecDeque::new(),
                 taken: 0,
+                reused: 0,
                 // The open has noted how far it reaches.
                 sealed: true,
             },

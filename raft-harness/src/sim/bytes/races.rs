@@ -5,14 +5,13 @@
 //! move, by a machine far behind its log, for a peer that declines; a membership in a tail that a
 //! restart loses.
 
-use raft_core::{GroupId, LogIndex};
+use raft_core::GroupId;
 
 use super::faults::{Fault, PlannedFault, Power};
 use super::network::Place;
 use super::options::Options;
 use super::swarm::Swarm;
 use super::world::World;
-use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 
 /// When the first round begins: the cluster is up.
@@ -25,7 +24,7 @@ pub(super) fn append(
     options: &Options,
     faults: &mut Vec<PlannedFault>,
 ) {
-    if !rng.chance(1, 4) || swarm.groups.is_empty() {
+    if !(rng.chance(1, 4) || swarm.contradicts) || swarm.groups.is_empty() {
         return;
     }
     let election = swarm.settings.election_timeout_max.as_micros() as u64;
@@ -39,7 +38,7 @@ pub(super) fn append(
             faults.push(PlannedFault { at, lasts, draw: rng.bits(), fault });
         };
         let apart = 2 * election + rng.below(1_000_000);
-        match rng.below(6) {
+        match if swarm.contradicts { 0 } else { rng.below(6) } {
             // A leader cut off goes on appending, and returns to a snapshot that knows better.
             0 | 4 => {
                 plan(rng, 0, apart, Fault::CutLeader { group });
@@ -47,6 +46,7 @@ pub(super) fn append(
                 let (count, bytes) = (rng.range(20..=80), rng.below(64));
                 plan(rng, 6_000, 0, Fault::Flood { group, count, bytes });
                 plan(rng, 100_000, 0, Fault::Change { group });
+                plan(rng, apart / 2, 0, Fault::TakeSnapshots { group });
                 plan(rng, apart - 200_000, 0, Fault::TakeSnapshots { group });
                 let (effects, power) = (rng.skewed(24), some_power(rng));
                 plan(rng, apart - 5_000, 1_500_000, Fault::CrashInstall { effects, power });
@@ -60,7 +60,7 @@ pub(super) fn append(
                 }
             }
             // A snapshot is fetched of a leader that is cut off then. Another one sends the log
-            // instead, and the receiver has compacted that when the rest of the snapshot comes.
+            // instead, and the receiver compacts that when the fetch has hardly ended.
             3 => {
                 let away = election + 300_000;
                 plan(rng, 0, away, Fault::CutFollower { group });
@@ -144,16 +144,6 @@ impl World {
                     && core.commit_index() < name.index
             })
         })
-    }
-
-    /// A machine was made of a snapshot that came.
-    pub(super) fn note_came(&self, place: Place, came: &[(GroupId, LogIndex)]) {
-        let Some(process) = &self.nodes[place].process else { return };
-        for (group, index) in came {
-            let mut here = process.replicas().map(|replica| replica.core());
-            let late = here.any(|core| core.id() == *group && core.base_index() > *index);
-            self.sightings.hit_if(late, Mark::SnapshotLate);
-        }
     }
 }
 

@@ -79,7 +79,6 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::SnapshotOutpaced
             | Mark::SnapshotOfLaggard
             | Mark::SnapshotResumed
-            | Mark::SnapshotLate
             | Mark::DeclinedUnderCompaction
             | Mark::ConfigTailLost
             | Mark::EntryKept
@@ -122,6 +121,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::LeaderCrashed
             | Mark::CrashBeforePersist
             | Mark::CrashBetweenEffects
+            | Mark::CrashAtCheckpoint
+            | Mark::CrashInReused
             | Mark::CrashInRecovery
             | Mark::AllDown
             | Mark::QuorumRestarted

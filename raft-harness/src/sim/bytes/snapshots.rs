@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam::channel::Receiver;
-use raft_core::{GroupId, LogIndex, Micros};
+use raft_core::Micros;
 use raft_storage::{Disk, DiskFile, LogReader};
 use raft_transport::Frame;
 
 use super::disk::{SimDisk, SimFile};
 use super::network::Place;
 use super::world::{Event, Standing, World};
-use crate::engine::EngineInput;
 use crate::node::sim::{BulkInput, Inbox, ShardInput, shard_of};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
@@ -251,22 +250,14 @@ impl DeskThread {
         self.desk.wanted()
     }
 
-    /// The workshop does its next job. Says which snapshots came by it.
-    pub(super) fn do_job(&mut self, now: Micros) -> Vec<(GroupId, LogIndex)> {
+    /// The workshop does its next job.
+    pub(super) fn do_job(&mut self, now: Micros) {
         self.works = false;
         let mut made = Vec::new();
         self.workshop.work(&mut made);
         let mut out = Vec::new();
         made.into_iter().for_each(|made| self.desk.on_made(now, made, &mut out));
-        let came = out.iter().filter_map(|output| match output {
-            DeskOutput::Engine(group, EngineInput::SnapshotFetched(name, _)) => {
-                Some((*group, name.index))
-            }
-            _ => None,
-        });
-        let came = came.collect();
         self.deliver(out);
-        came
     }
 
     /// Whether it is to be woken for something that waits, and nobody has planned that yet.
@@ -375,8 +366,7 @@ impl World {
         }
         if let Some(process) = &mut self.nodes[place].process {
             let now = process.clock().local(now);
-            let came = process.desk.do_job(now);
-            self.note_came(place, &came);
+            process.desk.do_job(now);
         }
     }
 

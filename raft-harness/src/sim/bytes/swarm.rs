@@ -44,6 +44,10 @@ pub(super) struct Swarm {
     /// Bytes per millisecond that each direction of a connection carries, where that is little,
     /// until some seconds after the faults.
     pub(super) pace: Option<u64>,
+    /// Bulk lanes are soon full, and go down when they are.
+    pub(super) busy_bulk: bool,
+    /// Leaders come back again and again to a snapshot that contradicts what they have appended.
+    pub(super) contradicts: bool,
     /// The largest frame that a control lane accepts.
     pub(super) control_frame_max: u64,
     /// A sync takes from so long to so long, in microseconds.
@@ -104,7 +108,8 @@ impl Swarm {
             Size::Wide => (rng.range(1..=7), rng.range(1..=50)),
         };
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
-        let groups = (1..=groups).map(|group| draw_group(&mut rng, group, &nodes)).collect();
+        let groups: Vec<GroupSpec> =
+            (1..=groups).map(|group| draw_group(&mut rng, group, &nodes)).collect();
         let is_long = options.is_long();
         let heartbeat_ms = *rng.pick(&[50, 100, 100, 150, 200]).expect("a list");
         let heartbeat_ms = if is_long { 200 } else { heartbeat_ms };
@@ -116,7 +121,7 @@ impl Swarm {
         } else {
             Lease::Never
         };
-        let settings = Settings {
+        let mut settings = Settings {
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             election_timeout_min: Duration::from_millis(election_ms),
             election_timeout_max: Duration::from_millis(election_ms * rng.range(15..=25) / 10),
@@ -160,17 +165,31 @@ impl Swarm {
         // Room for the heartbeats of a dozen groups or two, and for a snapshot that is offered to as
         // many members as there can be: fewer where nobody adds any.
         let stays = operator_us == 0;
-        let is_tiny = slow.chance(1, 3) || stays && options.size == Size::Wide;
+        let is_tiny = slow.chance(1, 2) || stays && options.size == Size::Wide;
         let control_frame_max = match (is_tiny, stays && slow.chance(2, 3)) {
-            (true, true) => slow.range(152..=200),
+            (true, true) => slow.range(offer_bytes_max(&groups)..=200),
             (true, false) => slow.range(320..=640),
             (false, _) => lane.frame_bytes_max,
         };
+        // Bulk lanes that are full with a command or two.
+        let mut busy = streams.stream("busy-bulk", &[]);
+        let busy_bulk = pace.is_none() && options.weather == Weather::Any && busy.chance(1, 8);
+        if busy_bulk {
+            lane.window_bytes = busy.range(2..=8) << 10;
+            // A large command each, so that several appends are ready at once.
+            settings.append_bytes_max = 4 << 10;
+        }
+        // Snapshots that replace logs which contradict them, and are long on their way.
+        let mut against = streams.stream("contradictions", &[]);
+        let contradicts = pace.is_none() && may_be_slow && against.chance(1, 12);
+        let bulk = if busy_bulk { Some(1 << 10) } else { bulk };
         let wake_us = *rng.pick(&[20, 100, 1_000]).expect("a list");
         let bursts = rng.chance(1, 4);
         let rebirths = operator_us > 0 && rng.chance(1, 2);
-        Self {
+        let mut swarm = Self {
             pace,
+            busy_bulk,
+            contradicts,
             control_frame_max,
             shards: nodes.iter().map(|_| rng.range(1..=2) as usize).collect(),
             nodes,
@@ -247,7 +266,14 @@ impl Swarm {
             drift_ppm,
             log_portion_bytes: *rng.pick(&[2 << 10, 16 << 10, 4 << 20]).expect("a list"),
             log_pending_bytes: if rng.chance(1, 3) { rng.range(64..=256) << 10 } else { 64 << 20 },
+        };
+        if contradicts {
+            (swarm.snapshot_tail, swarm.snapshot_hold_bytes) = (0, 0);
+            swarm.snapshot_padding = swarm.snapshot_padding.max(64 << 10);
+            swarm.snapshot_every = swarm.snapshot_every.map(|every| every.max(16));
+            swarm.desk.piece_bytes = 4 << 10;
         }
+        swarm
     }
 
     /// How a lane behaves.
@@ -276,6 +302,17 @@ impl Swarm {
             loss_permille: 0,
         }
     }
+}
+
+/// What the offer of a snapshot takes in a frame, where nobody changes a membership: the longest
+/// message of the control lane. Ids, terms and indexes of a run are small.
+fn offer_bytes_max(groups: &[GroupSpec]) -> u64 {
+    /// The frame's header, and everything but the members.
+    const BESIDE: u64 = 70;
+    /// Replica, node and standing.
+    const MEMBER: u64 = 17;
+    let members = groups.iter().map(|spec| spec.replicas.len() as u64).max();
+    BESIDE + MEMBER * members.unwrap_or(0)
 }
 
 /// Mostly three, four or five: enough for every kind of partition.

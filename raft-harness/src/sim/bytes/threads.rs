@@ -8,6 +8,7 @@ use raft_storage::{GroupWrite, LogError};
 use super::accounts::After;
 use super::clients::FLOOD_BYTES_MAX;
 use super::disk::{Aim, SEGMENTS};
+use super::faults::{Chore, Power};
 use super::machine::KEPT_MAX;
 use super::network::Place;
 use super::process::LogState;
@@ -163,8 +164,14 @@ impl World {
         let waits = (node.disk.syncs() - syncs + flight.steps() as u64).max(1);
         log.flight = Some(flight);
         log.state = LogState::Busy;
+        let reused = log.work.stats().segments_reused;
+        let reuses = reused > std::mem::replace(&mut log.reused, reused);
+        self.sightings.hit_if(reuses, Mark::SegmentReused);
         if steps > 2 {
             self.mark("segment-changed");
+        }
+        if self.dies_at_chore(place, false, reuses) {
+            return;
         }
         let node = &self.nodes[place];
         let (low, high) = self.swarm.sync_us;
@@ -206,7 +213,7 @@ impl World {
         }
     }
 
-    /// Those whose batches are durable are told. `false`: the log has failed.
+    /// Those whose batches are durable are told. `false`: the log has failed, or its machine has died.
     fn land(&mut self, place: Place) -> bool {
         let node = &mut self.nodes[place];
         let Some(process) = &mut node.process else { return false };
@@ -226,10 +233,10 @@ impl World {
             return false;
         }
         let after = process.log.work.stats();
-        self.sightings.hit_if(after.checkpoints > before.checkpoints, Mark::Checkpoint);
-        self.sightings.hit_if(after.segments_reused > before.segments_reused, Mark::SegmentReused);
+        let checkpoints = after.checkpoints > before.checkpoints;
+        self.sightings.hit_if(checkpoints, Mark::Checkpoint);
         self.sightings.hit_if(after.bytes_moved > before.bytes_moved, Mark::EntryMoved);
-        true
+        !self.dies_at_chore(place, checkpoints, false)
     }
 
     /// After something has landed: what is there goes next, or the log waits.
@@ -254,6 +261,23 @@ impl World {
         }
     }
 
+    /// Housekeeping has done this; whether the machine has died of it.
+    fn dies_at_chore(&mut self, place: Place, checkpoints: bool, reuses: bool) -> bool {
+        let Some((chore, until)) = self.chore else { return false };
+        let (is_it, mark) = match chore {
+            Chore::Checkpoint => (checkpoints, Mark::CrashAtCheckpoint),
+            Chore::Reuse => (reuses, Mark::CrashInReused),
+        };
+        let dies = is_it && self.now < until && self.nodes[place].crash.is_none();
+        if dies {
+            self.chore = None;
+            self.sightings.hit(mark);
+            let down = self.delays.range(10_000..=500_000);
+            self.crash(place, Power::Fails, down);
+        }
+        dies
+    }
+
     fn plan_log_idle(&mut self, place: Place, life: u32, (taken, pause): (u64, Duration)) {
         let pause = (pause.as_micros() as u64).max(HOUSEKEEPING_US);
         self.plan_in(pause, Event::LogIdle { place, life, taken });
@@ -266,7 +290,16 @@ impl World {
         let counters = std::sync::Arc::clone(process.counters());
         let log = &mut process.log;
         if log.state == LogState::Waits && log.taken == taken {
-            match log.work.rest(&counters) {
+            let before = log.work.stats();
+            let rested = log.work.rest(&counters);
+            let checkpoints = log.work.stats().checkpoints > before.checkpoints;
+            if rested.is_ok() && self.dies_at_chore(place, checkpoints, false) {
+                return;
+            }
+            let node = &mut self.nodes[place];
+            let Some(process) = &mut node.process else { return };
+            let log = &mut process.log;
+            match rested {
                 Ok(true) => {
                     let pause = log.work.wait();
                     self.plan_log_idle(place, life, (taken, pause));

@@ -186,6 +186,10 @@ impl World {
                 self.snare = Some(Snare { waits_for, until: self.now + lasts });
                 true
             }
+            Fault::CrashChore { chore } => {
+                self.chore = Some((chore, self.now + lasts));
+                true
+            }
             Fault::Flood { group, count, bytes } => {
                 let Some(group) = self.swarm.groups.get(group).map(|spec| spec.group) else {
                     return false;
@@ -470,6 +474,7 @@ impl World {
             | Fault::Flood { .. }
             | Fault::ResetBusy
             | Fault::ResetShared
+            | Fault::CrashChore { .. }
             | Fault::TakeSnapshot { .. }
             | Fault::TakeSnapshots { .. }
             | Fault::Change { .. }
@@ -495,6 +500,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.phase = Phase::Healing;
         (self.trap, self.snare, self.stop) = (None, None, None);
+        self.chore = None;
         {
             let mut net = self.net.lock();
             net.heal();

@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use raft_core::{GroupId, RoleKind, Term};
+use raft_storage::Lsn;
 
 pub(super) use self::event::Event;
 use super::accounts::After;
 use super::clients::{Asked, Client};
 use super::clock::NodeClock;
 use super::disk::SimDisk;
-use super::faults::{self, PlannedFault, Power};
+use super::faults::{self, Chore, PlannedFault, Power};
 use super::floods::Snare;
 use super::fuse::Fuse;
 use super::incarnations::group_of;
@@ -68,6 +69,8 @@ pub(super) struct World {
     pub(super) sources_cut: BTreeMap<usize, Vec<(Place, Place)>>,
     /// Some lane is to go down while it is in use.
     pub(super) snare: Option<Snare>,
+    /// Some machine is to die, until then, when its log has done that.
+    pub(super) chore: Option<(Chore, u64)>,
     /// Some thread is to stand still within its turn.
     pub(super) stop: Option<Stop>,
     /// How each replica was asked for its state at the end.
@@ -140,6 +143,8 @@ pub(super) struct NodeState {
     pub(super) store: u64,
     /// When the life that runs, or the last one, began.
     pub(super) started: Option<u64>,
+    /// How far the life that ended last had written its log; not if it ended within a write.
+    pub(super) log_end: Option<Lsn>,
 }
 
 /// Whether a node still belongs to the cluster.
@@ -214,6 +219,7 @@ impl World {
             copy: None,
             store: 0,
             started: None,
+            log_end: None,
         });
         Self {
             nodes: nodes.collect(),
@@ -223,6 +229,7 @@ impl World {
             trap: None,
             sources_cut: BTreeMap::new(),
             snare: None,
+            chore: None,
             stop: None,
             digests: BTreeMap::new(),
             record: Record::default(),

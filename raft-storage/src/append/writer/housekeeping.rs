@@ -266,6 +266,7 @@ impl<D: Disk> LogWriter<D> {
     pub fn stats(&self) -> LogStats {
         let index = self.shared.index.read();
         let mut stats = LogStats {
+            end: self.cursor.end(),
             segments_unreadable: self.tender.moves.unreadable.len() as u64,
             ..self.done
         };
