@@ -85,7 +85,7 @@ fn flipped_bits_reach_nobody() {
 /// What a failure saves is the run that failed.
 #[test]
 fn a_case_that_is_written_down_is_the_same_run() {
-    for seed in [8, 41] {
+    for seed in [11, 41] {
         let case = draw(seed);
         let again = Case::parse(&case.to_string()).expect("it was written by a case");
         let (run, replay) = (run_case(&case, 0), run_case(&again, 50));
