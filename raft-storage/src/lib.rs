@@ -67,5 +67,6 @@ pub use log::init;
 pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
 pub use memory_log::MemoryLog;
 pub use read::reader::{Holding, LogReader};
-pub use recover::recovery::{RecoveredGroup, RecoveryReport, TornTail};
+pub use recover::damage::Hole;
+pub use recover::recovery::{OnDamage, RecoveredGroup, RecoveryReport, TornTail};
 pub use store::{Ending, LogStats, LogStore, Tending};

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
+use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Promise, Tombstone};
 
 use crate::append::cursor::Cursor;
 use crate::append::spares::{Preparation, Spares};
 use crate::append::tails::Tails;
-use crate::append::write::Large;
+use crate::append::write::{GroupWrite, Large};
 use crate::append::writer::{LogWriter, WriterParts};
 use crate::disk::Disk;
 #[cfg(unix)]
@@ -24,7 +24,7 @@ use crate::read::index::Shared;
 use crate::read::location::SEGMENT_BYTES_MAX;
 use crate::read::reader::LogReader;
 use crate::reclaim::tender::Tender;
-use crate::recover::recovery::{RecoveredGroup, RecoveryReport, recover};
+use crate::recover::recovery::{OnDamage, RecoveredGroup, RecoveryReport, recover};
 
 /// Settings of a log. They may differ from one open to the next.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +46,8 @@ pub struct LogOptions {
     /// was written as the last one took. An open reads what follows the newest checkpoint, and space
     /// comes back two checkpoints after nothing is alive in it. At least a segment. Default: 128 MiB.
     pub checkpoint_bytes: u64,
+    /// What an open does where durable bytes are lost. Default: it refuses.
+    pub on_damage: OnDamage,
 }
 
 impl Default for LogOptions {
@@ -56,6 +58,7 @@ impl Default for LogOptions {
             large: Large { entry_bytes_min: 256 << 10, piece_bytes_max: 1 << 20 },
             preparation: Preparation::Background,
             checkpoint_bytes: 2 * SEGMENT_BYTES_MAX,
+            on_damage: OnDamage::Refuse,
         }
     }
 }
@@ -192,7 +195,7 @@ impl Log {
             identity::read(&disk)?.ok_or_else(|| OpenError::NotInitialised { dir: dir() })?;
         check_expected(&dir(), &identity, expected)?;
 
-        let recovered = recover(&disk, &identity, life, segment_bytes)?;
+        let recovered = recover(&disk, &identity, life, segment_bytes, options.on_damage)?;
         let incarnation = life.next().ok_or_else(|| OpenError::IdentityDamaged {
             dir: dir(),
             name: identity::INCARNATION_NAME,
@@ -229,7 +232,7 @@ impl Log {
             Arc::clone(&shared),
             identity.store,
             (segment_bytes, options.checkpoint_bytes),
-            (recovered.kept, incarnation.get()),
+            (recovered.kept, incarnation.get(), recovered.report.creations_lost),
             preparation,
         )
         .map_err(io)?;
@@ -258,6 +261,17 @@ impl Log {
             lock,
             tender,
         });
+        if !recovered.report.damage.is_empty() {
+            let lost = recovered.groups.here.iter();
+            let lost = lost.filter(|(_, group)| group.promise.promise != Promise::Kept);
+            let promises: Vec<_> = lost
+                .map(|(group, recovered)| GroupWrite {
+                    promise: Some(recovered.promise),
+                    ..GroupWrite::new(*group)
+                })
+                .collect();
+            writer.go_on_behind_damage(&promises).map_err(io)?;
+        }
         if begins {
             // Without room for it there is nothing to be read either: the log begins with the
             // first append that finds some.

@@ -7,7 +7,7 @@ use crate::format::segment::{BLOCK_BYTES, SegmentHeader};
 
 /// The end of the log, in its newest segment.
 /// The default is that of a log without a segment, in which no frame has room.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor {
     pub(crate) slot: u32,
     pub(crate) seq: u64,
@@ -28,6 +28,40 @@ pub(crate) struct Cursor {
     pub(crate) promised: Lsn,
     /// Where the last frame with content ends; sync markers do not count.
     pub(crate) content_end: Lsn,
+    /// The newest frame that changes what a replica stands by: no later one does. `None`: not known. Zero:
+    /// none ever did.
+    pub(crate) stance: Option<Lsn>,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self {
+            slot: 0,
+            seq: 0,
+            base: Lsn::ZERO,
+            seed: 0,
+            bytes: 0,
+            offset: 0,
+            chain: 0,
+            incarnation: 0,
+            synced: Lsn::ZERO,
+            promised: Lsn::ZERO,
+            content_end: Lsn::ZERO,
+            stance: Some(Lsn::ZERO),
+        }
+    }
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Holds {
+    /// Its promise that what came before is durable.
+    #[default]
+    Nothing,
+    /// Records, none of which changes what a replica stands by.
+    Content,
+    /// Some of which do.
+    Stance,
 }
 
 impl Cursor {
@@ -51,16 +85,19 @@ impl Cursor {
 
     /// How large the next frame may be.
     pub(crate) fn room(&self) -> u64 {
-        self.bytes - self.offset
+        self.bytes.saturating_sub(self.offset)
     }
 
     /// A frame was written.
-    pub(crate) fn wrote(&mut self, bytes: u64, crc: u32, content: bool) {
+    pub(crate) fn wrote(&mut self, bytes: u64, crc: u32, holds: Holds) {
+        if holds == Holds::Stance {
+            self.stance = Some(self.end());
+        }
         self.offset += bytes;
         self.chain = crc;
         // Every frame carries the promise of its time.
         self.promised = self.synced;
-        if content {
+        if holds != Holds::Nothing {
             self.content_end = self.end();
         }
     }

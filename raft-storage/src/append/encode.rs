@@ -14,13 +14,15 @@ use bytes::Bytes;
 use raft_core::{Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Promise, Term};
 
 use crate::append::block_buffer::BlockBuffer;
-use crate::append::cursor::Cursor;
+use crate::append::cursor::{Cursor, Holds};
 use crate::append::plan::{self, Part};
 use crate::append::tails::Admitted;
 use crate::append::write::GroupWrite;
 use crate::format::checksum::crc32c_append;
 use crate::format::field::put;
-use crate::format::frame::{FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame_bytes};
+use crate::format::frame::{
+    FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader, frame_bytes, stance_back,
+};
 use crate::format::lsn::Lsn;
 use crate::format::pieces::{IN_PIECES, Piece};
 use crate::format::record::{
@@ -47,6 +49,7 @@ pub(crate) struct FrameBuffer {
     body_crc: u32,
     summed: (usize, usize),
     pub(crate) crc: u32,
+    pub(crate) holds: Holds,
 }
 
 /// Entries of one group and term, with consecutive indexes, to be written again.
@@ -225,7 +228,7 @@ impl FrameBuffer {
         payload: &Bytes,
     ) -> Piece {
         self.begin(RECORD_HEADER_BYTES as u64 + payload.len() as u64 + ALIGNMENT);
-        self.records = 1;
+        self.note(RecordType::Piece as u8);
         let bytes = (RECORD_HEADER_BYTES as u64) + payload.len() as u64;
         let header = RecordHeader {
             bytes: bytes.next_multiple_of(ALIGNMENT) as u32,
@@ -299,6 +302,7 @@ impl FrameBuffer {
         self.buffer.push_zeros(FRAME_HEADER_BYTES);
         self.bytes = FRAME_HEADER_BYTES as u64;
         self.records = 0;
+        self.holds = Holds::Nothing;
         self.body_crc = 0;
         self.summed = (FRAME_HEADER_BYTES, 0);
     }
@@ -311,6 +315,16 @@ impl FrameBuffer {
     fn grow(&mut self, body_bytes: u64) {
         // With what fills the last block.
         self.buffer.grow((body_bytes.min(BUFFER_ROOM_MAX) + BLOCK_BYTES) as usize);
+    }
+
+    fn note(&mut self, code: u8) {
+        self.holds = match RecordType::from_code(code) {
+            Some(RecordType::SyncMarker) => self.holds,
+            Some(kind) if kind.is_stance() => Holds::Stance,
+            _ if self.holds == Holds::Stance => Holds::Stance,
+            _ => Holds::Content,
+        };
+        self.records += 1;
     }
 
     fn base(
@@ -332,7 +346,7 @@ impl FrameBuffer {
     }
 
     fn record(&mut self, lsn: Lsn, header: &RecordHeader, payload: &[u8]) {
-        self.records += 1;
+        self.note(header.code);
         self.push(&header.encode(lsn, payload));
         self.push(payload);
         self.pad(ALIGNMENT);
@@ -347,7 +361,7 @@ impl FrameBuffer {
         locations: &mut Vec<Location>,
     ) {
         let Some(first) = entries.first() else { return };
-        self.records += 1;
+        self.note(kind as u8);
         let header = RecordHeader {
             code: kind as u8,
             count: entries.len() as u16,
@@ -415,6 +429,7 @@ impl FrameBuffer {
             prev_crc: cursor.chain,
             body_crc: self.body_crc,
             incarnation: cursor.incarnation,
+            stance_back: stance_back(cursor.end(), cursor.stance),
         };
         let (block, crc) = header.encode(cursor.seed);
         put(self.buffer.content_mut(), 0, &block);

@@ -334,7 +334,7 @@ impl<D: Disk> LogWriter<D> {
         let mut frame = self.frames.pop().unwrap_or_default();
         let piece = frame.encode_piece(&self.cursor, (group, incarnation), payload);
         self.count(&frame);
-        self.write(frame, true);
+        self.write(frame);
         self.effects.push(Effect::Piece(piece.location));
         Ok(piece)
     }
@@ -517,6 +517,25 @@ impl<D: Disk> LogWriter<D> {
         })
     }
 
+    /// Goes on in a fresh segment behind a log that has lost something, and makes what was judged of it
+    /// durable: `promises` in the log, and everything in both checkpoints that are kept.
+    pub(crate) fn go_on_behind_damage(&mut self, promises: &[GroupWrite]) -> io::Result<()> {
+        let told = |error| match error {
+            LogError::Io { source, .. } | LogError::NoSegment { source } => source,
+            error => io::Error::other(error),
+        };
+        self.spares.finish();
+        let spare = self.take_spare(BLOCK_BYTES)?;
+        self.rotate(spare);
+        self.finish_here().map_err(told)?;
+        self.append(promises).map_err(told)?;
+        self.sync().map_err(told)?;
+        for _ in 0..2 {
+            self.tender.make_now(&self.landed)?;
+        }
+        Ok(())
+    }
+
     /// Takes the segments that the planned frames need beyond the current one. Without all of
     /// them nothing has happened yet, and the batch is taken back.
     ///
@@ -615,7 +634,7 @@ impl<D: Disk> LogWriter<D> {
         }
         let mut frame = self.frames.pop().unwrap_or_default();
         frame.encode_marker(&self.cursor, flags);
-        self.write(frame, false);
+        self.write(frame);
         self.finish_here().map(|()| true)
     }
 
@@ -624,7 +643,7 @@ impl<D: Disk> LogWriter<D> {
         if let Some(mut frame) = self.open.take() {
             frame.finish(&self.cursor);
             self.count(&frame);
-            self.write(frame, true);
+            self.write(frame);
         }
     }
 
@@ -638,9 +657,9 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// A finished frame is to be written.
-    fn write(&mut self, frame: FrameBuffer, content: bool) {
+    fn write(&mut self, frame: FrameBuffer) {
         let (lsn, offset, bytes) = (self.cursor.end(), self.cursor.offset, frame.bytes());
-        self.cursor.wrote(bytes, frame.crc, content);
+        self.cursor.wrote(bytes, frame.crc, frame.holds);
         let content_bytes = FRAME_HEADER_BYTES as u64 + frame.content_bytes();
         self.done.bytes_written += content_bytes;
         self.done.bytes_padded += bytes - content_bytes;

@@ -16,6 +16,8 @@ pub(crate) struct Outline {
     pub(crate) replay_seq: u64,
     /// The header checksum of the last frame before.
     pub(crate) chain: u32,
+    /// Groups may have begun here that the log does not know any more.
+    pub(crate) creations_lost: bool,
     /// Every segment that an entry lies in, and the one in which replay begins, by slot. What is
     /// younger than that is found in the directory, without a gap.
     pub(crate) segments: Vec<Listed>,
@@ -49,6 +51,7 @@ impl Outline {
         put(&mut bytes, 8, &self.replay.get().to_le_bytes());
         put(&mut bytes, 16, &self.replay_seq.to_le_bytes());
         put(&mut bytes, 24, &(self.segments.len() as u32).to_le_bytes());
+        put(&mut bytes, 28, &u32::from(self.creations_lost).to_le_bytes());
         for listed in &self.segments {
             let mut row = [0; LISTED_BYTES];
             put(&mut row, 0, &listed.slot.to_le_bytes());
@@ -72,6 +75,7 @@ impl Outline {
             replay: Lsn::new(u64_at(fixed, 8)),
             replay_seq: u64_at(fixed, 16),
             chain: u32_at(fixed, 4),
+            creations_lost: u32_at(fixed, 28) != 0,
             segments: Vec::new(),
         };
         for _ in 0..u32_at(fixed, 24) {

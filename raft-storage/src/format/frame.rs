@@ -5,6 +5,8 @@
 //! - `synced_lsn`, "everything below was durable when I was built": tells a torn tail (nothing
 //!   later promises it) from damage (something later does);
 //! - `prev_frame_crc`: a valid frame that follows another one than it was built after;
+//! - `stance_back`, how far back the newest frame lies that holds a term, a vote or the like: proves, behind
+//!   damage, that none was in it;
 //! - the header checksum starts from the salt of its segment: old uses of the file.
 
 use crate::error::FrameFault;
@@ -27,6 +29,9 @@ pub(crate) struct FrameHeader {
     pub(crate) prev_crc: u32,
     pub(crate) body_crc: u32,
     pub(crate) incarnation: u64,
+    /// How many blocks before this frame the newest one lies that changes what a replica stands by; zero
+    /// if there is none, [`STANCE_UNKNOWN`] if it is further away than can be told.
+    pub(crate) stance_back: u32,
 }
 
 impl FrameHeader {
@@ -45,6 +50,7 @@ impl FrameHeader {
         put(&mut block, 40, &self.prev_crc.to_le_bytes());
         put(&mut block, 44, &self.body_crc.to_le_bytes());
         put(&mut block, 48, &self.incarnation.to_le_bytes());
+        put(&mut block, 56, &self.stance_back.to_le_bytes());
         let sum = crc32c_append(seed, &block[..FRAME_CRC_AT]);
         put(&mut block, FRAME_CRC_AT, &sum.to_le_bytes());
         (block, sum)
@@ -64,9 +70,7 @@ impl FrameHeader {
         }
         // A header of another size, or with bits in reserved places, is another version's: the
         // caller sees it by these two fields, which then differ from what we know.
-        let foreign = u16_at(block, 6) != FRAME_HEADER_BYTES as u16
-            || u32_at(block, 36) != 0
-            || u32_at(block, 56) != 0;
+        let foreign = u16_at(block, 6) != FRAME_HEADER_BYTES as u16 || u32_at(block, 36) != 0;
         let header = Self {
             version: if foreign { block[4].max(FRAME_VERSION + 1) } else { block[4] },
             flags: block[5],
@@ -78,8 +82,19 @@ impl FrameHeader {
             prev_crc: u32_at(block, 40),
             body_crc: u32_at(block, 44),
             incarnation: u64_at(block, 48),
+            stance_back: u32_at(block, 56),
         };
         Ok((header, sum))
+    }
+
+    /// No frame between this place and this one changes what a replica stands by; `None` if that is not
+    /// known.
+    pub(crate) fn stance(&self) -> Option<Lsn> {
+        match self.stance_back {
+            0 => Some(Lsn::ZERO),
+            STANCE_UNKNOWN => None,
+            back => Some(Lsn::new(self.lsn.get().saturating_sub(u64::from(back) * BLOCK_BYTES))),
+        }
     }
 
     /// Bytes on disk: header, body, and padding to whole blocks.
@@ -105,6 +120,19 @@ pub(crate) const fn frame_bytes(body_bytes: u64) -> u64 {
     (FRAME_HEADER_BYTES as u64 + body_bytes).next_multiple_of(BLOCK_BYTES)
 }
 
+/// How far `stance` lies before `lsn`, as a frame says it.
+pub(crate) fn stance_back(lsn: Lsn, stance: Option<Lsn>) -> u32 {
+    match stance {
+        None => STANCE_UNKNOWN,
+        Some(Lsn::ZERO) => 0,
+        Some(stance) => {
+            let blocks = lsn.get().saturating_sub(stance.get()).div_ceil(BLOCK_BYTES);
+            u32::try_from(blocks).unwrap_or(STANCE_UNKNOWN)
+        }
+    }
+}
+
+pub(crate) const STANCE_UNKNOWN: u32 = u32::MAX;
 pub(crate) const FRAME_HEADER_BYTES: usize = 64;
 pub(crate) const FRAME_VERSION: u8 = 1;
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"RFRM");
@@ -126,6 +154,7 @@ mod tests {
             prev_crc: 0x0102_0304,
             body_crc: 0x0506_0708,
             incarnation: 9,
+            stance_back: 2,
         }
     }
 
@@ -137,7 +166,7 @@ mod tests {
             hex,
             concat!(
                 "5246524d01004000003000000000000000200000000000000300000002000000",
-                "50000000000000000403020108070605090000000000000000000000fa7d5ba9",
+                "500000000000000004030201080706050900000000000000020000007b5e3c16",
             )
         );
         assert_eq!(FrameHeader::decode(&block, 0x1234_5678), Ok((header(), sum)));

@@ -65,6 +65,22 @@ impl RecordType {
         }
     }
 
+    /// Whether it changes what a replica stands by: that it is there, its term, its vote, its promises.
+    pub(crate) const fn is_stance(self) -> bool {
+        match self {
+            Self::HardState | Self::GroupCreate | Self::Destroy | Self::Promise => true,
+            Self::EntryRun
+            | Self::TruncateSuffix
+            | Self::Compact
+            | Self::Install
+            | Self::Rewrite
+            | Self::SyncMarker
+            | Self::Piece
+            | Self::Fetched
+            | Self::DropFetched => false,
+        }
+    }
+
     /// As `docs/FORMATS.md` calls it.
     pub(crate) const fn name(self) -> &'static str {
         match self {

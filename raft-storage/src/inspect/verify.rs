@@ -23,7 +23,7 @@ use crate::read::index::{Presence, Shared};
 use crate::read::open_files::OpenFiles;
 use crate::read::reader::LogReader;
 use crate::recover::frames::Segment;
-use crate::recover::recovery::{Judged, RecoveryReport, judge};
+use crate::recover::recovery::{Judged, OnDamage, RecoveryReport, judge};
 use crate::recover::replay::{Items, split_record};
 
 /// What came of looking at everything.
@@ -143,7 +143,7 @@ impl<D: Disk> Inspection<D> {
     pub fn verify(&self) -> Result<Verified, OpenError> {
         let io = |source| OpenError::Io { dir: self.disk.describe(), source };
         let mut verified = Verified::default();
-        let judged = match judge(&self.disk, &self.identity, self.life, 0) {
+        let judged = match judge(&self.disk, &self.identity, self.life, 0, OnDamage::Refuse) {
             Ok(judged) => Some(judged),
             Err(OpenError::Corrupt { segment, offset, lsn, groups, why }) => {
                 let groups = groups.map(BTreeSet::from_iter);

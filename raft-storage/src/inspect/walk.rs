@@ -7,7 +7,7 @@ use crate::disk::DiskFile;
 use crate::error::FrameFault;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::segment::BLOCK_BYTES;
-use crate::recover::frames::{Segment, frame_header, next_frame};
+use crate::recover::frames::{Segment, find_frame, frame_at};
 use crate::recover::window::Window;
 
 /// What a walk meets.
@@ -56,7 +56,7 @@ pub(super) fn walk<F: DiskFile>(
             }
             Err(fault) => fault,
         };
-        let next = find(segment, &mut window, offset + BLOCK_BYTES, limit)?;
+        let next = find_frame(segment, &mut window, offset + BLOCK_BYTES, limit)?;
         let Some(to) = next.or_else(|| sealed.map(|_| limit)) else { break };
         (at.offset, at.chain) = (to, None);
         if visit(Met::Hole { offset, to, fault }).is_break() {
@@ -64,39 +64,4 @@ pub(super) fn walk<F: DiskFile>(
         }
     }
     Ok(at)
-}
-
-/// The frame at `offset`. Behind a hole nothing says which one it follows.
-fn frame_at<F: DiskFile>(
-    segment: &Segment,
-    window: &mut Window<'_, F>,
-    chain: Option<u32>,
-    offset: u64,
-    limit: u64,
-) -> io::Result<Result<(FrameHeader, u32), FrameFault>> {
-    let chain = match chain {
-        Some(chain) => chain,
-        None => match frame_header(&segment.header, window.get(offset, BLOCK_BYTES)?, offset) {
-            Ok((frame, _)) => frame.prev_crc,
-            Err(fault) => return Ok(Err(fault)),
-        },
-    };
-    next_frame(segment, window, offset, chain, limit)
-}
-
-/// Where the first frame at or behind `offset` begins.
-fn find<F: DiskFile>(
-    segment: &Segment,
-    window: &mut Window<'_, F>,
-    offset: u64,
-    limit: u64,
-) -> io::Result<Option<u64>> {
-    let mut at = offset;
-    while at < limit {
-        if frame_at(segment, window, None, at, limit)?.is_ok() {
-            return Ok(Some(at));
-        }
-        at += BLOCK_BYTES;
-    }
-    Ok(None)
 }

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 
 use crate::append::write::ENTRY_BYTES_MAX;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_out_of_descriptors};
 use crate::error::ReadError;
 use crate::format::live::LiveEntries;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
 use crate::read::index::{GroupIndex, Shared};
 use crate::read::location::Location;
+use crate::read::open_files::OpenFiles;
 use crate::reclaim::segments::Pin;
 
 /// Reads the entries of all groups. Cheap to clone; any number of threads may read.
@@ -557,6 +558,49 @@ fn decode_entry(
     let (kind, is_in_pieces) = entry_kind(item.kind).ok_or_else(damaged)?;
     let (index, term, time) = (wanted.index, wanted.term, item.time);
     Ok((Entry { index, term, kind, time, payload }, is_in_pieces))
+}
+
+/// Whether an entry can be read from where it should lie, with its pieces.
+///
+/// # Errors
+/// Only where descriptors ran out; what the disk cannot give is not there.
+pub(crate) fn is_readable<D: Disk>(
+    files: &OpenFiles<D>,
+    (group, incarnation): (GroupId, GroupIncarnation),
+    (index, term): (LogIndex, Term),
+    location: Location,
+    pieces: Option<&Vec<Piece>>,
+) -> io::Result<bool> {
+    let read = |place: Location, bytes: u64| -> io::Result<Option<Bytes>> {
+        let mut buffer = vec![0; bytes as usize];
+        match files.get(place.slot()).and_then(|f| f.read_exact_at(&mut buffer, place.offset())) {
+            Ok(()) => Ok(Some(buffer.into())),
+            Err(error) if is_out_of_descriptors(&error) => Err(error),
+            Err(_) => Ok(None),
+        }
+    };
+    let bytes = match location.payload_bytes() {
+        Some(bytes) => bytes,
+        None => match read(location, ITEM_HEADER_BYTES as u64)? {
+            Some(header) => u64::from(ItemHeader::decode(&header).payload_bytes),
+            None => return Ok(false),
+        },
+    };
+    if bytes > ENTRY_BYTES_MAX {
+        return Ok(false);
+    }
+    let wanted = Wanted { index, term, location };
+    let Some(buffer) = read(location, ITEM_HEADER_BYTES as u64 + bytes)? else { return Ok(false) };
+    if decode_entry(group, incarnation, wanted, &buffer).is_err() {
+        return Ok(false);
+    }
+    for piece in pieces.into_iter().flatten() {
+        match read(piece.location, piece.bytes.into())? {
+            Some(bytes) if piece.is_sound(&bytes) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 fn corrupt(group: GroupId, wanted: Wanted) -> ReadError {

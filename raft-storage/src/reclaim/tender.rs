@@ -35,6 +35,7 @@ pub(crate) struct Tender<D: Disk> {
     interval: u64,
     kept: Kept,
     name: Name,
+    creations_lost: bool,
     /// How long the last checkpoint was.
     bytes: u64,
     maker: Maker<D>,
@@ -68,7 +69,7 @@ impl<D: Disk> Tender<D> {
         shared: Arc<Shared<D>>,
         store: StoreId,
         (segment_bytes, interval): (u64, u64),
-        (kept, incarnation): (Kept, u64),
+        (kept, incarnation, creations_lost): (Kept, u64, bool),
         preparation: Preparation,
     ) -> io::Result<Self> {
         let maker = match preparation {
@@ -85,6 +86,7 @@ impl<D: Disk> Tender<D> {
             interval: interval.max(segment_bytes),
             kept,
             name: first_name(incarnation),
+            creations_lost,
             bytes: 0,
             maker,
             moves: Moves::new(segment_bytes),
@@ -113,6 +115,16 @@ impl<D: Disk> Tender<D> {
             },
         }
         Progress::UnderWay
+    }
+
+    /// Makes a checkpoint and waits for it. All of the log is durable.
+    pub(crate) fn make_now(&mut self, cursor: &Cursor) -> io::Result<()> {
+        let order = self.order(cursor);
+        let mut capture = Capture::begin(&self.disk, self.store, order)?;
+        while capture.step(&self.shared, ROWS_BYTES)? {}
+        let made = capture.finish()?;
+        self.ended(Ok(Some(made)), cursor);
+        Ok(())
     }
 
     fn is_under_way(&self) -> bool {
@@ -215,6 +227,7 @@ impl<D: Disk> Tender<D> {
             replay: cursor.end(),
             replay_seq: cursor.seq,
             chain: cursor.chain,
+            creations_lost: self.creations_lost,
             segments: segments.collect(),
         };
         // What is being moved is moved first.

@@ -53,7 +53,7 @@ pub(crate) fn read_header<F: DiskFile>(
 }
 
 /// The frame at `offset`, or why there is none.
-pub(crate) fn next_frame<F: DiskFile>(
+fn next_frame<F: DiskFile>(
     segment: &Segment,
     window: &mut Window<'_, F>,
     offset: u64,
@@ -74,6 +74,41 @@ pub(crate) fn next_frame<F: DiskFile>(
     let bytes = window.get(offset, frame.bytes())?;
     let sound = frame.check_body(&bytes[FRAME_HEADER_BYTES..]);
     Ok(if raft_core::planted!(TornTailAccepted) { Ok(()) } else { sound }.map(|()| (frame, crc)))
+}
+
+/// The frame at `offset`. Behind a hole nothing says which one it follows.
+pub(crate) fn frame_at<F: DiskFile>(
+    segment: &Segment,
+    window: &mut Window<'_, F>,
+    chain: Option<u32>,
+    offset: u64,
+    limit: u64,
+) -> io::Result<Result<(FrameHeader, u32), FrameFault>> {
+    let chain = match chain {
+        Some(chain) => chain,
+        None => match frame_header(&segment.header, window.get(offset, BLOCK_BYTES)?, offset) {
+            Ok((frame, _)) => frame.prev_crc,
+            Err(fault) => return Ok(Err(fault)),
+        },
+    };
+    next_frame(segment, window, offset, chain, limit)
+}
+
+/// Where the first frame at or behind `offset` begins.
+pub(crate) fn find_frame<F: DiskFile>(
+    segment: &Segment,
+    window: &mut Window<'_, F>,
+    offset: u64,
+    limit: u64,
+) -> io::Result<Option<u64>> {
+    let mut at = offset;
+    while at < limit {
+        if frame_at(segment, window, None, at, limit)?.is_ok() {
+            return Ok(Some(at));
+        }
+        at += BLOCK_BYTES;
+    }
+    Ok(None)
 }
 
 /// A header that is valid in itself and lies where it says.
@@ -126,6 +161,7 @@ mod tests {
             prev_crc: 0,
             body_crc: 0,
             incarnation: 1,
+            stance_back: 0,
         };
         let (block, _) = header.encode(segment.frame_seed());
         let judge = |segment: &SegmentHeader, offset| {

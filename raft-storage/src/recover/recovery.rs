@@ -34,7 +34,7 @@ use raft_core::{
 use crate::append::cursor::Cursor;
 use crate::append::spares::Ready;
 use crate::checkpoint::files::{self as checkpoint, Kept};
-use crate::checkpoint::outline::Outline;
+use crate::checkpoint::outline::{Listed, Outline};
 use crate::disk::{Disk, DiskFile, fill_with_zeros};
 use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::format::field::is_zero;
@@ -46,7 +46,8 @@ use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name,
 use crate::read::index::Index;
 use crate::read::location::SLOTS_MAX;
 use crate::read::open_files::OpenFiles;
-use crate::recover::frames::{Segment, frame_header, is_blank, next_frame, read_header};
+use crate::recover::damage::Hole;
+use crate::recover::frames::{Segment, find_frame, frame_at, frame_header, is_blank, read_header};
 use crate::recover::replay::{ApplyFault, Items, Replay, split_record};
 use crate::recover::window::Window;
 
@@ -85,6 +86,19 @@ pub(crate) struct RecoveredGroups {
     pub(crate) tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
 }
 
+/// What an open does where bytes are lost that were durable.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnDamage {
+    /// It refuses, and nothing is changed.
+    #[default]
+    Refuse,
+    /// It goes on without them, and marks the groups that may have lost something
+    /// ([`Promise`](raft_core::Promise)), durably, before anything else. For replicas, which can learn from
+    /// others what they have forgotten. It still refuses where nothing says what is lost: all checkpoints
+    /// are damaged, or the descriptions of groups are gone.
+    Repair,
+}
+
 /// What recovery found and did.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RecoveryReport {
@@ -100,6 +114,10 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Where a torn tail was cut, if there was one.
     pub torn_tail: Option<TornTail>,
+    /// What was durable and is lost, if the log was opened all the same.
+    pub damage: Vec<Hole>,
+    /// Groups may have begun here that the log does not know any more.
+    pub creations_lost: bool,
     /// Whether the last life of the log closed it in order: then everything it ever wrote is here.
     pub clean: bool,
     /// The newest life of the node that wrote anything of what is here; zero if none did.
@@ -155,9 +173,16 @@ pub(crate) fn recover<D: Disk>(
     identity: &Identity,
     life: Life,
     segment_bytes: u64,
+    on_damage: OnDamage,
 ) -> Result<Recovered<D>, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
-    let Judged { found, mut replay, cursor, kept } = judge(disk, identity, life, segment_bytes)?;
+    let Judged { mut found, mut replay, cursor, kept } =
+        judge(disk, identity, life, segment_bytes, on_damage)?;
+    if replay.losses.any() {
+        // What has no header may be all that is left of a segment that is missed. It stays as it is.
+        found.spares.retain(|spare| !found.doubtful.contains(&spare.slot));
+        found.useless.retain(|slot| !found.doubtful.contains(slot));
+    }
     // Only now is it certain that what follows was never promised to anybody.
     if let Some(segment) = found.segments.last()
         && let Some(torn) = &mut replay.report.torn_tail
@@ -169,8 +194,11 @@ pub(crate) fn recover<D: Disk>(
     found.tidy_up(disk).map_err(io)?;
 
     let files = OpenFiles::new(disk.clone());
+    let groups = replay.finish(&files).map_err(io)?;
+    replay.report.damage = std::mem::take(&mut replay.losses.holes);
+    replay.report.clean &= replay.report.damage.is_empty();
     Ok(Recovered {
-        groups: replay.finish(&files).map_err(io)?,
+        groups,
         files,
         index: replay.index,
         cursor,
@@ -187,13 +215,15 @@ pub(crate) fn judge<D: Disk>(
     identity: &Identity,
     life: Life,
     segment_bytes: u64,
+    on_damage: OnDamage,
 ) -> Result<Judged, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let checkpoint = checkpoint::load(disk, identity.store).map_err(io)?;
     let kept = checkpoint.kept;
     let newest = kept.newest.as_ref().map(|newest| &newest.outline);
     let found = find_segments(disk, identity, segment_bytes, &kept)?;
-    let begin = check_sequence(&found.segments, newest)?;
+    let repairs = on_damage == OnDamage::Repair;
+    let (begin, missing) = check_sequence(&found.segments, newest, repairs)?;
 
     // Whatever a checkpoint holds was durable when it was ended.
     let life = Life { durable: life.durable.max(checkpoint.durable), ..life };
@@ -207,34 +237,65 @@ pub(crate) fn judge<D: Disk>(
     for row in checkpoint.rows {
         replay.restore(row);
     }
-    let mut cursor = None;
-    let mut chain = 0;
+    for listed in missing {
+        let why = Damage::SegmentMissing { seq: listed.seq };
+        let to =
+            newest.map_or(listed.base, |newest| newest.replay).min(listed.base.plus(listed.bytes));
+        let (segment, from) = (listed.slot, listed.base);
+        replay.losses.segment(Hole { segment, offset: 0, from, to, groups: None, why });
+    }
+    if let Some(newest) = newest {
+        // No later than the last frame before.
+        replay.stance = Some(Lsn::new(newest.replay.get().saturating_sub(BLOCK_BYTES)));
+        replay.losses.creations = newest.creations_lost;
+    }
+    let mut cursor: Option<Cursor> = None;
+    // What the next frame must follow, where that is known.
+    let mut chain = Some(0);
     for at in begin..found.segments.len() {
         let segment = &found.segments[at];
         let header = &segment.header;
-        let sealed_at = found.segments.get(at + 1).map(|next| next.header.prev_end);
-        let from = match newest {
-            Some(newest) if at == begin => {
-                replay.report.checkpoint = newest.replay;
+        let next = found.segments.get(at + 1).filter(|next| next.header.seq == header.seq + 1);
+        let sealed_at = next.map(|next| next.header.prev_end);
+        let is_first = newest.filter(|_| at == begin);
+        if let Some(newest) = is_first {
+            replay.report.checkpoint = newest.replay;
+        }
+        let from = match is_first {
+            Some(newest) if header.seq == newest.replay_seq => {
                 // What it continues may be gone long since.
-                chain = header.prev_crc;
+                chain = Some(header.prev_crc);
                 Some((newest.replay, newest.chain))
             }
             Some(_) | None => None,
         };
-        if header.prev_crc != chain {
+        let (expected, begins) = match (&cursor, is_first) {
+            (Some(before), _) => (before.seq + 1, before.end()),
+            (None, Some(newest)) => (newest.replay_seq, newest.replay),
+            (None, None) => (header.seq, header.base),
+        };
+        if repairs && from.is_none() && header.base > begins {
+            // The segments between are gone, or the end of the one before.
+            let why = Damage::SegmentSequence { expected, found: header.seq };
+            let (segment, to) = (segment.slot, header.base);
+            replay.hole(Hole { segment, offset: 0, from: begins, to, groups: None, why });
+            chain = None;
+        }
+        if chain.is_some_and(|chain| chain != header.prev_crc) {
             return Err(segment.corrupt(0, None, Damage::SegmentChain));
         }
         if header.incarnation > life.incarnation.get() {
             return Err(segment.ahead(0, header.incarnation, life));
         }
         let file = disk.open(&file_name(segment.slot)).map_err(io)?;
-        let scanned = scan(segment, &file, (chain, sealed_at, from), &mut replay).map_err(
-            |fault| match fault {
-                ScanFault::Io(source) => io(source),
-                ScanFault::Open(error) => *error,
-            },
-        )?;
+        let way = Way { sealed_at, from, repairs };
+        let scanned =
+            scan(segment, &file, Some(header.prev_crc), &way, &mut replay).map_err(|fault| {
+                match fault {
+                    ScanFault::Io(source) => io(source),
+                    ScanFault::Open(error) => *error,
+                }
+            })?;
         chain = scanned.chain;
         cursor = Some(Cursor {
             slot: segment.slot,
@@ -243,16 +304,26 @@ pub(crate) fn judge<D: Disk>(
             seed: header.frame_seed(),
             bytes: header.bytes,
             offset: scanned.end,
-            chain,
+            chain: chain.unwrap_or_default(),
             incarnation: life.incarnation.get(),
             synced: header.base.plus(scanned.end),
             promised: scanned.promised,
             content_end: scanned.content_end,
+            stance: replay.stance,
         });
     }
 
     let end = cursor.map_or(Lsn::ZERO, |cursor| cursor.end());
-    if end < life.durable {
+    if end < life.durable
+        && repairs
+        && let Some(last) = &mut cursor
+    {
+        let why = Damage::LogEndsEarly { end, promised: life.durable };
+        let (segment, offset) = (last.slot, last.offset);
+        let to = life.durable;
+        replay.hole(Hole { segment, offset, from: end, to, groups: None, why });
+        replay.report.torn_tail = None;
+    } else if end < life.durable {
         let slot = cursor.map_or(0, |cursor| cursor.slot);
         return Err(OpenError::Corrupt {
             segment: slot,
@@ -262,8 +333,32 @@ pub(crate) fn judge<D: Disk>(
             why: Damage::LogEndsEarly { end, promised: life.durable },
         });
     }
+    let ends_in_hole = replay.losses.end_is_lost();
+    replay.end();
+    if let Some(hole) = replay.losses.holes.first()
+        && !replay.losses.strangers.is_empty()
+    {
+        // Of these not even the description is known: they cannot be here, nor be gone.
+        let Hole { segment, offset, from, why, .. } = *hole;
+        let groups = Some(replay.losses.strangers.iter().copied().collect());
+        return Err(OpenError::Corrupt { segment, offset, lsn: Some(from), groups, why });
+    }
+    if let Some(last) = &mut cursor
+        && replay.losses.any()
+    {
+        // It goes on in a fresh segment, behind all that was ever promised; what is there stays as it is.
+        if ends_in_hole {
+            let behind = last.base.plus(last.bytes).max(life.durable).get();
+            last.offset = behind.next_multiple_of(BLOCK_BYTES) - last.base.get();
+            last.stance = None;
+        }
+        last.synced = last.end();
+    }
+    let reached = end.max(life.durable);
+    let end = cursor.map_or(Lsn::ZERO, |cursor| cursor.end());
+    replay.report.creations_lost = replay.losses.creations;
     replay.report.segments = found.segments.len() as u64;
-    replay.report.end_lsn = end;
+    replay.report.end_lsn = reached;
     replay.index.end = end;
     Ok(Judged { found, replay, cursor, kept })
 }
@@ -274,6 +369,8 @@ pub(crate) struct Found {
     /// In the order of the log: those that a kept checkpoint needs, and what follows.
     pub(crate) segments: Vec<Segment>,
     pub(crate) spares: Vec<Ready>,
+    /// Files without a valid header that are not blank.
+    doubtful: Vec<u32>,
     /// Spares whose header a crash has torn.
     torn: Vec<u32>,
     /// Files that are neither segments nor spares of today's length.
@@ -386,6 +483,7 @@ impl Found {
         let fits = bytes == segment_bytes;
         if !is_blank(file, BLOCK_BYTES.min(bytes), bytes).map_err(io)? {
             if kept.newest.is_some() {
+                self.doubtful.push(slot);
                 self.keep_spare(slot, fits, true);
                 return Ok(());
             }
@@ -430,14 +528,26 @@ impl Found {
 /// Checks that headers and checkpoint tell one story: every segment that is needed is there, once,
 /// in one piece, and what is younger than the checkpoint follows without a gap. Returns where replay
 /// begins.
-fn check_sequence(segments: &[Segment], newest: Option<&Outline>) -> Result<usize, OpenError> {
+///
+/// Where damage is repaired, segments may be missing: those that are listed are returned.
+fn check_sequence(
+    segments: &[Segment],
+    newest: Option<&Outline>,
+    repairs: bool,
+) -> Result<(usize, Vec<Listed>), OpenError> {
+    // Without a checkpoint all of them must be there: nothing else says what there was before, or that
+    // there was a checkpoint which is damaged.
+    let repairs = repairs && newest.is_some();
+    let mut missing = Vec::new();
     let there: BTreeMap<u32, &SegmentHeader> =
         segments.iter().map(|segment| (segment.slot, &segment.header)).collect();
     for listed in newest.iter().flat_map(|newest| &newest.segments) {
         let is_there = there.get(&listed.slot).is_some_and(|header| {
             (header.seq, header.base, header.bytes) == (listed.seq, listed.base, listed.bytes)
         });
-        if !is_there {
+        if !is_there && repairs {
+            missing.push(*listed);
+        } else if !is_there {
             let (segment, lsn) = (listed.slot, Some(listed.base));
             let why = Damage::SegmentMissing { seq: listed.seq };
             return Err(OpenError::Corrupt { segment, offset: 0, lsn, groups: None, why });
@@ -446,11 +556,13 @@ fn check_sequence(segments: &[Segment], newest: Option<&Outline>) -> Result<usiz
     let first = newest.map_or(1, |newest| newest.replay_seq);
     let begin = segments.partition_point(|segment| segment.header.seq < first);
     let run = &segments[begin..];
-    for (segment, expected) in run.iter().zip(first..) {
+    let mut expected = first;
+    for segment in run {
         let found = segment.header.seq;
-        if found != expected {
+        if found != expected && !(repairs && found > expected) {
             return Err(segment.corrupt(0, None, Damage::SegmentSequence { expected, found }));
         }
+        expected = found + 1;
     }
     // The first of them begins where the checkpoint says, or the log does.
     let mut expected_base =
@@ -460,7 +572,8 @@ fn check_sequence(segments: &[Segment], newest: Option<&Outline>) -> Result<usiz
         // Where this one ends, as the next one says; the newest ends wherever its frames do.
         let end = run.get(at + 1).map(|next| next.header.prev_end);
         let fits = end.is_none_or(|end| {
-            end >= header.base.plus(BLOCK_BYTES) && end <= header.base.plus(header.bytes)
+            let within = end <= header.base.plus(header.bytes) || repairs;
+            end >= header.base.plus(BLOCK_BYTES) && within
         });
         let sound = Some(header.base) == expected_base
             && header.prev_end == header.base
@@ -472,7 +585,7 @@ fn check_sequence(segments: &[Segment], newest: Option<&Outline>) -> Result<usiz
         }
         expected_base = end;
     }
-    Ok(begin)
+    Ok((begin, missing))
 }
 
 enum ScanFault {
@@ -483,9 +596,18 @@ enum ScanFault {
 struct Scanned {
     /// Behind the last valid frame, in the file.
     end: u64,
-    chain: u32,
+    chain: Option<u32>,
     promised: Lsn,
     content_end: Lsn,
+}
+
+/// How a segment is read.
+struct Way {
+    /// Where it ends, as the next one says.
+    sealed_at: Option<Lsn>,
+    /// What lies before this place is known; the frames up to there end with this checksum.
+    from: Option<(Lsn, u32)>,
+    repairs: bool,
 }
 
 /// Reads the frames of one segment into `replay`: those from a place on, if one is given, with the
@@ -493,7 +615,8 @@ struct Scanned {
 fn scan<F: DiskFile>(
     segment: &Segment,
     file: &F,
-    (chain, sealed_at, from): (u32, Option<Lsn>, Option<(Lsn, u32)>),
+    chain: Option<u32>,
+    &Way { sealed_at, from, repairs }: &Way,
     replay: &mut Replay,
 ) -> Result<Scanned, ScanFault> {
     let header = &segment.header;
@@ -506,8 +629,9 @@ fn scan<F: DiskFile>(
         content_end: header.prev_end,
     };
     while scanned.end < limit {
-        let frame = next_frame(segment, &mut window, scanned.end, scanned.chain, limit)
+        let frame = frame_at(segment, &mut window, scanned.chain, scanned.end, limit)
             .map_err(ScanFault::Io)?;
+        let mut torn = None;
         let (frame, crc) = match frame {
             Ok(valid) => valid,
             Err(fault) => {
@@ -517,21 +641,58 @@ fn scan<F: DiskFile>(
                     None => later_promise(segment, &mut window, scanned.end, limit, replay.life)
                         .map_err(ScanFault::Io)?,
                 };
-                if let Some(promised) = promised {
-                    let why = Damage::FrameLost { fault, promised };
+                let why = promised.map(|promised| Damage::FrameLost { fault, promised });
+                let offset = scanned.end;
+                let lsn = header.base.plus(offset);
+                let is_old = from.is_some_and(|(from, _)| lsn < from);
+                let whole = match fault {
+                    FrameFault::BodyChecksum | FrameFault::Padding if repairs && !is_old => {
+                        let groups = damaged_groups(segment, &mut window, offset, limit);
+                        let block = window.get(offset, BLOCK_BYTES).map_err(ScanFault::Io)?;
+                        groups.zip(frame_header(header, block, offset).ok())
+                    }
+                    _ => None,
+                };
+                if let Some(why) = why
+                    && let Some((groups, whole)) = whole
+                {
+                    torn = Some((groups, why));
+                    whole
+                } else if let Some(why) = why
+                    && repairs
+                {
+                    let next = find_frame(segment, &mut window, offset + BLOCK_BYTES, limit);
+                    let next = next.map_err(ScanFault::Io)?;
+                    scanned.chain = None;
+                    scanned.end = next.unwrap_or(limit);
+                    if let Some((from, chain)) = from.filter(|_| is_old) {
+                        let known = from.get() - header.base.get();
+                        if scanned.end >= known {
+                            (scanned.end, scanned.chain) = (known, Some(chain));
+                        }
+                    }
+                    let (segment, to) = (segment.slot, header.base.plus(scanned.end));
+                    let hole = Hole { segment, offset, from: lsn, to, groups: None, why };
+                    match is_old {
+                        true => replay.losses.old(hole),
+                        false => replay.hole(hole),
+                    }
+                    continue;
+                } else if let Some(why) = why {
                     let groups = damaged_groups(segment, &mut window, scanned.end, limit);
+                    let groups = groups.filter(|groups| !groups.is_empty());
                     return Err(ScanFault::Open(Box::new(segment.corrupt(
                         scanned.end,
                         groups,
                         why,
                     ))));
+                } else {
+                    let is_torn = has_tail(segment, &mut window, scanned.end, limit);
+                    if is_torn.map_err(ScanFault::Io)? {
+                        replay.report.torn_tail = Some(TornTail { lsn, blocks: 0, fault });
+                    }
+                    return Ok(scanned);
                 }
-                let lsn = header.base.plus(scanned.end);
-                let is_torn = has_tail(segment, &mut window, scanned.end, limit);
-                if is_torn.map_err(ScanFault::Io)? {
-                    replay.report.torn_tail = Some(TornTail { lsn, blocks: 0, fault });
-                }
-                return Ok(scanned);
             }
         };
         if frame.version != FRAME_VERSION {
@@ -547,6 +708,14 @@ fn scan<F: DiskFile>(
             return Err(ScanFault::Open(Box::new(ahead)));
         }
         let is_old = from.is_some_and(|(from, _)| frame.lsn < from);
+        if !is_old {
+            replay.meet(&frame);
+        }
+        if let Some((groups, why)) = torn.take() {
+            let (segment, offset, from) = (segment.slot, scanned.end, frame.lsn);
+            let (to, groups) = (from.plus(frame.bytes()), Some(groups));
+            replay.lose_entries(Hole { segment, offset, from, to, groups, why });
+        }
         let bytes = window.get(scanned.end, frame.bytes()).map_err(ScanFault::Io)?;
         let body = &bytes[FRAME_HEADER_BYTES..][..frame.body_bytes as usize];
         let content = match is_old {
@@ -575,7 +744,7 @@ fn scan<F: DiskFile>(
         replay.report.frames += 1;
         replay.report.bytes += frame.bytes();
         scanned.end += frame.bytes();
-        scanned.chain = crc;
+        scanned.chain = Some(crc);
         scanned.promised = scanned.promised.max(frame.synced);
         if content {
             scanned.content_end = header.base.plus(scanned.end);
@@ -646,7 +815,7 @@ fn damaged_groups<F: DiskFile>(
     }
     groups.sort_unstable();
     groups.dedup();
-    (rest.is_empty() && !groups.is_empty()).then_some(groups)
+    rest.is_empty().then_some(groups)
 }
 
 /// Whether something stands behind the last frame of the log that is no part of it. What another use

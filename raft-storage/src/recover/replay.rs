@@ -28,6 +28,7 @@ use crate::format::record::{
 use crate::read::index::{Index, Presence, Relocation, Run};
 use crate::read::location::{Location, SEGMENT_BYTES_MAX};
 use crate::read::open_files::OpenFiles;
+use crate::recover::damage::{Hole, Losses};
 use crate::recover::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
 
 /// Everything read so far.
@@ -39,6 +40,9 @@ pub(crate) struct Replay {
     locations: Vec<Location>,
     pub(crate) report: RecoveryReport,
     pub(crate) life: Life,
+    pub(crate) losses: Losses,
+    /// The newest frame that changes what a replica stands by, or a place behind it; `None`: not known.
+    pub(crate) stance: Option<Lsn>,
 }
 
 /// Why a record cannot be applied.
@@ -62,7 +66,28 @@ pub(crate) type Failed = (u64, Option<Vec<GroupId>>, ApplyFault);
 
 impl Replay {
     pub(crate) fn new(life: Life) -> Self {
-        Self { life, ..Self::default() }
+        Self { life, stance: Some(Lsn::ZERO), ..Self::default() }
+    }
+
+    /// Nothing can be read here that was durable.
+    pub(crate) fn hole(&mut self, hole: Hole) {
+        self.losses.hole(hole, &self.index, &self.since);
+    }
+
+    /// Some entries are lost here, and nothing else.
+    pub(crate) fn lose_entries(&mut self, hole: Hole) {
+        self.losses.entries(hole, &self.index, &self.since);
+    }
+
+    /// A frame can be read.
+    pub(crate) fn meet(&mut self, frame: &FrameHeader) {
+        self.losses.frame_behind(frame, &self.index, &self.since);
+        self.stance = frame.stance();
+    }
+
+    /// The log ends.
+    pub(crate) fn end(&mut self) {
+        self.losses.end(&self.index, &self.since);
     }
 
     /// Takes the row of a group from a checkpoint; records below `since` are in it.
@@ -105,6 +130,9 @@ impl Replay {
                 return Err(fail(RecordFault::Checksum));
             }
             content |= kind != RecordType::SyncMarker;
+            if kind.is_stance() {
+                self.stance = Some(frame.lsn);
+            }
             if kind == RecordType::Piece {
                 // The entry that it belongs to says where it is, if it came.
                 rest = after;
@@ -158,11 +186,38 @@ impl Replay {
         }
         let slot = match self.index.slots.get(&record.group) {
             Some(slot) => *slot,
+            None if self.losses.is_behind() => {
+                self.losses.strangers.insert(record.group);
+                return Ok(());
+            }
             None => return Err(ApplyFault::Record(RecordFault::Group)),
         };
         let group = &self.index.groups[slot as usize];
         if group.incarnation != record.incarnation || group.presence == Presence::Destroyed {
+            if self.losses.is_behind() && record.incarnation >= group.incarnation {
+                self.losses.strangers.insert(record.group);
+                return Ok(());
+            }
             return Err(ApplyFault::Record(RecordFault::Group));
+        }
+        if self.losses.hides_log(slot) {
+            match kind {
+                // What they follow is gone.
+                RecordType::EntryRun
+                | RecordType::Rewrite
+                | RecordType::Fetched
+                | RecordType::TruncateSuffix => return Ok(()),
+                RecordType::Compact if LogIndex::new(record.index) <= group.last() => return Ok(()),
+                RecordType::SyncMarker
+                | RecordType::Piece
+                | RecordType::GroupCreate
+                | RecordType::Compact
+                | RecordType::Install
+                | RecordType::HardState
+                | RecordType::Promise
+                | RecordType::DropFetched
+                | RecordType::Destroy => {}
+            }
         }
         match kind {
             RecordType::SyncMarker | RecordType::Piece | RecordType::GroupCreate => {}
@@ -188,6 +243,7 @@ impl Replay {
             RecordType::HardState => {
                 let vote = (record.flags & FLAG_VOTE != 0).then(|| ReplicaId::new(record.index));
                 self.index.set_hard_state(slot, HardState { term: Term::new(record.term), vote });
+                self.losses.proves(slot);
             }
             RecordType::Destroy => {
                 let replica = payload.first_chunk().filter(|_| payload.len() == 8);
@@ -199,6 +255,7 @@ impl Replay {
                     hard_state: HardState { term: Term::new(record.term), vote },
                 };
                 self.index.destroy(slot, tombstone);
+                self.losses.forget(slot);
             }
             RecordType::TruncateSuffix => {
                 let from = LogIndex::new(record.index);
@@ -211,13 +268,18 @@ impl Replay {
                 let (found, live) = base::decode(record, payload)
                     .ok_or(ApplyFault::Record(RecordFault::Membership))?;
                 let base = found.base.index;
-                let beyond = kind == RecordType::Compact && base > group.last();
+                // The log that is known ends before: it begins anew, and what follows it is not known.
+                let hidden = kind == RecordType::Compact && self.losses.hides_log(slot);
+                let beyond = kind == RecordType::Compact && !hidden && base > group.last();
                 let lacks = |(index, term)| group.named(index, term).is_none();
                 if base < group.first.prev() || beyond || live.iter().any(lacks) {
                     return Err(ApplyFault::Record(RecordFault::Index));
                 }
-                if kind == RecordType::Install {
+                if kind == RecordType::Install || hidden {
                     self.index.install(slot, found, &live);
+                    if !hidden {
+                        self.losses.begins(slot);
+                    }
                 } else {
                     self.index.compact(slot, found, &live);
                 }
@@ -231,13 +293,16 @@ impl Replay {
         let allowed = before.map(|slot| &self.index.groups[slot]).is_none_or(|before| match before
             .presence
         {
+            Presence::Here if self.losses.is_behind() => record.incarnation >= before.incarnation,
             Presence::Here => record.incarnation > before.incarnation,
             Presence::Destroyed => record.incarnation >= before.incarnation,
         });
         if !allowed {
             return Err(ApplyFault::Record(RecordFault::Group));
         }
-        self.index.create(record.group, record.incarnation, Bytes::copy_from_slice(spec));
+        let slot =
+            self.index.create(record.group, record.incarnation, Bytes::copy_from_slice(spec));
+        self.losses.forget(slot);
         Ok(())
     }
 
@@ -348,6 +413,9 @@ impl Replay {
 
     /// All groups; the replay is over.
     pub(crate) fn finish<D: Disk>(&mut self, files: &OpenFiles<D>) -> io::Result<RecoveredGroups> {
+        if self.losses.any() {
+            self.losses.settle(&mut self.index, files)?;
+        }
         let mut groups = RecoveredGroups::default();
         for group in &mut self.index.groups {
             let last = group.location(group.last());

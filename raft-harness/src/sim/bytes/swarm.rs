@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use raft_core::{GroupId, Lease, NodeId, ReadPath, ReplicaId, Settings};
-use raft_storage::{Ending, Large, LogOptions, Preparation};
+use raft_storage::{Ending, Large, LogOptions, OnDamage, Preparation};
 use raft_transport::{Lane, LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 
 use super::network::{Chop, Link, Place};
@@ -202,6 +202,7 @@ impl Swarm {
                 frame_bytes_max: *rng.pick(&[4 << 10, 8 << 10, 4 << 20, 4 << 20]).expect("a list"),
                 preparation: Preparation::OnDemand,
                 checkpoint_bytes: 0,
+                on_damage: OnDamage::Refuse,
                 large: Large {
                     entry_bytes_min: *large.pick(&[4 << 10, 8 << 10, 256 << 10]).expect("a list"),
                     // A block or two each, so that pieces take little more than what is in them.

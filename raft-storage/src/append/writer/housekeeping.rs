@@ -252,7 +252,7 @@ impl<D: Disk> LogWriter<D> {
         }
         let mut frame = self.frames.pop().unwrap_or_default();
         let places = frame.encode_copies(&self.cursor, copies);
-        self.write(frame, true);
+        self.write(frame);
         for (relocation, to) in relocations.iter_mut().zip(places) {
             relocation.to = to;
         }
