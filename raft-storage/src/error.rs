@@ -232,6 +232,9 @@ pub enum Damage {
     /// The log ends before the position noted when it was opened last.
     #[error("the log ends at {end}, it once reached {promised}")]
     LogEndsEarly { end: Lsn, promised: Lsn },
+    /// An entry is not what was written.
+    #[error("entry {index} is not what was written")]
+    Entry { index: LogIndex },
     /// Something was written by a later life of this node than the noted one.
     #[error("written in incarnation {found}, the last noted one is {stored}")]
     IncarnationAhead { found: u64, stored: u64 },

@@ -24,7 +24,7 @@ use crate::read::index::Shared;
 use crate::read::location::SEGMENT_BYTES_MAX;
 use crate::read::reader::LogReader;
 use crate::reclaim::tender::Tender;
-use crate::recover::recovery::{OnDamage, RecoveredGroup, RecoveryReport, recover};
+use crate::recover::recovery::{OnDamage, RecoveredGroup, RecoveryReport, doubt_no_more, recover};
 
 /// Settings of a log. They may differ from one open to the next.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -271,6 +271,9 @@ impl Log {
                 })
                 .collect();
             writer.go_on_behind_damage(&promises).map_err(io)?;
+        }
+        if options.on_damage == OnDamage::Repair {
+            doubt_no_more(&disk).map_err(io)?;
         }
         if begins {
             // Without room for it there is nothing to be read either: the log begins with the

@@ -142,7 +142,6 @@ fn what_nobody_needs_is_told_apart() {
     opened.writer.append(&[write]).unwrap();
     opened.writer.close().unwrap();
     let disk = disk.crash(CrashPolicy::KeepAll);
-    let mut seen = [0_u32; 2];
     for index in 1..=8 {
         let copy = disk.crash(CrashPolicy::KeepAll);
         let payload = entry(index, 1, BYTES).payload;
@@ -151,14 +150,10 @@ fn what_nobody_needs_is_told_apart() {
         torn[at] ^= 1;
         copy.overwrite("log-00000000.seg", &torn);
         let verified = verify(&copy);
-        let groups: BTreeSet<_> =
-            verified.findings.iter().flat_map(|found| found.groups.clone().unwrap()).collect();
-        // Every fourth frame holds an entry of group 2 as well.
-        assert!(!groups.contains(&group(1)), "{verified:?}");
-        assert_eq!(verified.is_sound(), groups.is_empty());
-        seen[usize::from(groups.is_empty())] += 1;
+        // Every fourth frame holds an entry of group 2 as well, which can be read.
+        assert!(verified.is_sound() && !verified.findings.is_empty(), "{verified:?}");
+        assert_eq!(verified.entries, 10);
     }
-    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
 
 #[test]

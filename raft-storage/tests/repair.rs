@@ -9,7 +9,7 @@ use common::*;
 use raft_core::{GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, Damage, Disk, Fault, GroupWrite, LogOptions, MemDisk, OnDamage, OpenError, Opened,
-    Tending,
+    ReadError, Tending,
 };
 
 fn repairing() -> LogOptions {
@@ -433,4 +433,28 @@ fn an_open_that_is_cut_short_anywhere_is_repeated_with_the_same_judgement() {
         }
     }
     assert!(cuts > 50, "{cuts}");
+}
+
+/// Nobody looks at entries below the checkpoint until they are read.
+#[test]
+fn an_entry_that_is_found_damaged_is_left_out_by_the_next_open() {
+    let (disk, options) = checkpointed();
+    let (name, at) = find(&disk, &entry(40, 1, 900).payload, 0);
+    flip(&disk, &name, at);
+    let opened = open_with(&disk, &options).unwrap();
+    assert!(opened.report.damage.is_empty(), "it is not looked at");
+    for _ in 0..2 {
+        let read = opened.reader.entries(group(1), LogIndex::new(40), LogIndex::new(41), u64::MAX);
+        assert!(matches!(read, Err(ReadError::Corrupt { .. })), "{read:?}");
+    }
+    drop(opened);
+    let opened = open_with(&disk, &options).unwrap();
+    let whys: Vec<Damage> = opened.report.damage.iter().map(|hole| hole.why).collect();
+    assert_eq!(whys, [Damage::Entry { index: LogIndex::new(40) }]);
+    assert_eq!((promise(&opened, 1), last(&opened, 1)), (Promise::Damaged, 39));
+    assert_eq!((promise(&opened, 2), last(&opened, 2)), (Promise::Kept, 90));
+    drop(opened);
+    let opened = open_with(&disk, &options).unwrap();
+    assert!(opened.report.damage.is_empty());
+    assert_eq!((promise(&opened, 1), last(&opened, 1)), (Promise::Damaged, 39));
 }

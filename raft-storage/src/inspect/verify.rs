@@ -255,7 +255,7 @@ impl<D: Disk> Inspection<D> {
         Ok(())
     }
 
-    /// Reads every entry, and says of holes whether anything is alive in them.
+    /// Reads every entry, and says of holes whether any that is alive is lost in them.
     fn entries(
         &self,
         judged: Judged,
@@ -268,24 +268,11 @@ impl<D: Disk> Inspection<D> {
             hole.groups = Some(BTreeSet::new());
         }
         let mut groups = Vec::new();
-        for (slot, group) in replay.index.groups.iter().enumerate() {
+        for group in &replay.index.groups {
             if group.presence != Presence::Here {
                 continue;
             }
             groups.push((group.id, group.first, group.last()));
-            let in_pieces = replay.index.pieces_of(slot as u32);
-            let pieces =
-                in_pieces.flat_map(|(_, pieces)| pieces.iter().map(|piece| piece.location));
-            for place in group.locations.iter().copied().chain(pieces) {
-                let hit = holes.iter_mut().find(|hole| {
-                    let Flaw::Frame { bytes, .. } = &hole.flaw else { return false };
-                    hole.segment == place.slot()
-                        && (hole.offset..hole.offset + bytes).contains(&place.offset())
-                });
-                if let Some(hole) = hit {
-                    hole.groups.get_or_insert_default().insert(group.id);
-                }
-            }
         }
         verified.opens = Some(replay.report.clone());
         verified.groups = groups.len() as u64;
@@ -293,7 +280,7 @@ impl<D: Disk> Inspection<D> {
             replay.index.segments.iter().map(|(slot, segment)| (slot, segment.base)).collect();
         let end = replay.index.end;
         let files = OpenFiles::new(self.disk.clone());
-        let reader = LogReader::new(Arc::new(Shared::new(replay.index, files, end)));
+        let reader = LogReader::new(Arc::new(Shared::to_look_at(replay.index, files, end)));
         for (group, first, last) in groups {
             let mut at = first;
             while at <= last {
@@ -323,6 +310,13 @@ impl<D: Disk> Inspection<D> {
                     ) => break,
                 };
                 verified.entries += index.since(at);
+                let hit = holes.iter_mut().find(|hole| {
+                    let Flaw::Frame { bytes, .. } = hole.flaw else { return false };
+                    hole.segment == segment && (hole.offset..hole.offset + bytes).contains(&offset)
+                });
+                if let Some(hole) = hit {
+                    hole.groups.get_or_insert_default().insert(group);
+                }
                 let base = bases.iter().find(|(slot, _)| *slot == segment);
                 let lsn = base.map(|(_, base)| base.plus(offset));
                 let groups = Some(BTreeSet::from([group]));

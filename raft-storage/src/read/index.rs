@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -26,7 +26,7 @@ use raft_core::{
 };
 
 use crate::append::write::Compaction;
-use crate::disk::Disk;
+use crate::disk::{Disk, replace_file};
 use crate::format::live::LiveEntries;
 use crate::format::lsn::Lsn;
 use crate::format::pieces::Piece;
@@ -41,13 +41,28 @@ pub(crate) struct Shared<D: Disk> {
     pub(crate) index: RwLock<Index>,
     pub(crate) files: OpenFiles<D>,
     durable: AtomicU64,
+    /// That an entry could not be read is noted beside the log, or is not to be.
+    doubted: AtomicBool,
 }
 
 impl<D: Disk> Shared<D> {
     /// All of a log that was just opened is durable.
     pub(crate) fn new(index: Index, files: OpenFiles<D>, durable: Lsn) -> Self {
         let durable = AtomicU64::new(durable.get());
-        Self { index: RwLock::new(index), files, durable }
+        Self { index: RwLock::new(index), files, durable, doubted: AtomicBool::new(false) }
+    }
+
+    /// The same for whoever only looks.
+    pub(crate) fn to_look_at(index: Index, files: OpenFiles<D>, durable: Lsn) -> Self {
+        Self { doubted: AtomicBool::new(true), ..Self::new(index, files, durable) }
+    }
+
+    /// An entry is damaged: the next open is to look at all of them before it trusts any. Once a life.
+    pub(crate) fn doubt(&self) {
+        if !self.doubted.swap(true, Ordering::Relaxed) {
+            // Without the note the next open finds the entry damaged again when it is read.
+            let _ = replace_file(self.files.disk(), DOUBT_NAME, DOUBT_CONTENT);
+        }
     }
 
     pub(crate) fn durable(&self) -> Lsn {
@@ -59,6 +74,10 @@ impl<D: Disk> Shared<D> {
         self.durable.store(durable.get(), Ordering::Release);
     }
 }
+
+/// A file beside the log: some entry could not be read.
+pub(crate) const DOUBT_NAME: &str = "doubt";
+const DOUBT_CONTENT: &[u8] = b"an entry of the log could not be read\n";
 
 /// All groups of the log. Slots number them in the order of their creation.
 #[derive(Default)]

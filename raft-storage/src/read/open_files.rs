@@ -31,6 +31,10 @@ impl<D: Disk> OpenFiles<D> {
         Self { disk, open: Mutex::default() }
     }
 
+    pub(crate) fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// The file in `slot`.
     ///
     /// # Errors

@@ -182,7 +182,7 @@ impl<D: Disk> EntrySource for Shared<D> {
             Err(ReadError::Corrupt { segment, .. }) => {
                 // Before that is called damage.
                 self.drop_cache(segment);
-                self.entries_once(group, first, last, bytes_max)
+                self.noting(self.entries_once(group, first, last, bytes_max))
             }
             read => read,
         }
@@ -202,7 +202,7 @@ impl<D: Disk> EntrySource for Shared<D> {
         match self.entry_once(group, index, term) {
             Err(ReadError::Corrupt { segment, .. }) => {
                 self.drop_cache(segment);
-                self.entry_once(group, index, term)
+                self.noting(self.entry_once(group, index, term))
             }
             read => read,
         }
@@ -249,6 +249,14 @@ impl<D: Disk> EntrySource for Shared<D> {
 }
 
 impl<D: Disk> Shared<D> {
+    /// Notes beside the log that it is damaged.
+    fn noting<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if matches!(read, Err(ReadError::Corrupt { .. })) {
+            self.doubt();
+        }
+        read
+    }
+
     /// Memory may hold what was there before a direct write, and the disk what was written.
     fn drop_cache(&self, segment: u32) {
         if let Ok(file) = self.files.get(segment) {

@@ -64,6 +64,8 @@ pub(crate) struct Losses {
     pub(crate) creations: bool,
     /// Stretches of segments, by slot, in which entries may lie that cannot be read.
     places: Vec<(u32, u64, u64)>,
+    /// Any entry may be one that cannot be read.
+    pub(crate) doubts: bool,
 }
 
 /// What is known of a group behind a hole.
@@ -202,14 +204,10 @@ impl Losses {
         index: &mut Index,
         files: &OpenFiles<D>,
     ) -> io::Result<()> {
-        let mut shortened = Vec::new();
         for slot in 0..index.groups.len() as u32 {
             if self.shorten(slot, index, files)? {
-                shortened.push(slot);
+                self.groups.entry(slot).or_insert(Loss { log: true, stance: true });
             }
-        }
-        for slot in shortened {
-            self.groups.entry(slot).or_insert(Loss { log: true, stance: true });
         }
         for (slot, loss) in &self.groups {
             let group = &mut index.groups[*slot as usize];
@@ -233,7 +231,7 @@ impl Losses {
     /// Leaves out of a log what cannot be read. Returns whether it lost anything that it may have
     /// acknowledged and no snapshot covers.
     fn shorten<D: Disk>(
-        &self,
+        &mut self,
         slot: u32,
         index: &mut Index,
         files: &OpenFiles<D>,
@@ -248,10 +246,27 @@ impl Losses {
             let term = group.term(at).unwrap_or_default();
             let name = (group.id, group.incarnation);
             if may_be && !is_readable(files, name, (at, term), *place, pieces)? {
-                lost.push(at);
+                lost.push((at, *place));
             }
         }
         let snapshot = group.facts.base.snapshot;
+        let id = group.id;
+        if self.doubts {
+            for (index_lost, place) in lost.iter().take(HOLES_MAX) {
+                let segment = index.segments.iter().find(|(slot, _)| *slot == place.slot());
+                let base = segment.map_or(Lsn::ZERO, |(_, segment)| segment.base);
+                let from = base.plus(place.offset());
+                self.holes.push(Hole {
+                    segment: place.slot(),
+                    offset: place.offset(),
+                    from,
+                    to: from.plus(1),
+                    groups: Some(vec![id]),
+                    why: Damage::Entry { index: *index_lost },
+                });
+            }
+        }
+        let lost: Vec<LogIndex> = lost.into_iter().map(|(at, _)| at).collect();
         if let Some(upto) = lost.iter().copied().filter(|at| *at <= snapshot).max() {
             let live = group.aside.as_ref().map(|aside| aside.kept.names()).unwrap_or_default();
             let begins = beginning_after(group, upto);
@@ -265,11 +280,15 @@ impl Losses {
     }
 
     fn is_lost(&self, place: Location) -> bool {
-        self.places
-            .iter()
-            .any(|(slot, from, to)| *slot == place.slot() && (*from..*to).contains(&place.offset()))
+        self.doubts
+            || self.places.iter().any(|(slot, from, to)| {
+                *slot == place.slot() && (*from..*to).contains(&place.offset())
+            })
     }
 }
+
+/// So many lost entries of a group are named one by one.
+const HOLES_MAX: usize = 16;
 
 /// Groups that may have had records below `to` that no row holds.
 fn may_miss<'a>(index: &'a Index, since: &'a [Lsn], to: Lsn) -> impl Iterator<Item = u32> + 'a {

@@ -43,7 +43,7 @@ use crate::format::identity::{Identity, Life};
 use crate::format::lsn::Lsn;
 use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader, RecordType};
 use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name, slot_of};
-use crate::read::index::Index;
+use crate::read::index::{DOUBT_NAME, Index};
 use crate::read::location::SLOTS_MAX;
 use crate::read::open_files::OpenFiles;
 use crate::recover::damage::Hole;
@@ -194,6 +194,7 @@ pub(crate) fn recover<D: Disk>(
     found.tidy_up(disk).map_err(io)?;
 
     let files = OpenFiles::new(disk.clone());
+    replay.losses.doubts = on_damage == OnDamage::Repair && is_doubted(disk).map_err(io)?;
     let groups = replay.finish(&files).map_err(io)?;
     replay.report.damage = std::mem::take(&mut replay.losses.holes);
     replay.report.clean &= replay.report.damage.is_empty();
@@ -207,6 +208,24 @@ pub(crate) fn recover<D: Disk>(
         kept,
         report: replay.report,
     })
+}
+
+/// Whether an entry was found damaged since this log was opened last.
+fn is_doubted<D: Disk>(disk: &D) -> io::Result<bool> {
+    match disk.open(DOUBT_NAME) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// All of the log was looked at, and what was found is settled.
+pub(crate) fn doubt_no_more<D: Disk>(disk: &D) -> io::Result<()> {
+    if is_doubted(disk)? {
+        disk.remove(DOUBT_NAME)?;
+        disk.sync_dir()?;
+    }
+    Ok(())
 }
 
 /// Reads the log in `disk` and changes nothing.

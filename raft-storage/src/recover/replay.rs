@@ -413,7 +413,7 @@ impl Replay {
 
     /// All groups; the replay is over.
     pub(crate) fn finish<D: Disk>(&mut self, files: &OpenFiles<D>) -> io::Result<RecoveredGroups> {
-        if self.losses.any() {
+        if self.losses.any() || self.losses.doubts {
             self.losses.settle(&mut self.index, files)?;
         }
         let mut groups = RecoveredGroups::default();
