@@ -47,6 +47,10 @@ cargo xtask <command>
       Random histories of the log with a crash after each life, so many crashes and
       recoveries (default 1,000,000), in release and on all processors.
 
+  flips [--samples N] [--first S]
+      Random logs in which a bit flips at rest, so many bits (default 100,000), each in a log
+      of its own: it is seen, or nothing differs. In release and on all processors.
+
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.
 

@@ -25,7 +25,7 @@ mod nodes;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "ci",
     "sim",
     "mutants",
@@ -35,6 +35,7 @@ const COMMANDS: [&str; 11] = [
     "field",
     "coverage",
     "crashes",
+    "flips",
     "bench-peers",
     "help",
 ];
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
         "field" => field::run(rest),
         "planted" => planted::run(rest),
         "coverage" => coverage::run(rest),
-        "crashes" => crashes::run(rest),
+        "crashes" => crashes::run(&crashes::CRASHES, rest),
+        "flips" => crashes::run(&crashes::FLIPS, rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),
