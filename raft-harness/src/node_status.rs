@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    GroupId, Incarnation, LogIndex, LogTime, Member, NodeId, RoleKind, Standing, Term,
+    GroupId, Incarnation, LogIndex, LogTime, Member, NodeId, Promise, RoleKind, Standing, Term,
 };
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -85,6 +85,10 @@ pub struct GroupStatus {
     /// Whether entries that its log held when this life of the node began are still to be applied:
     /// its replay is under way, or waits for a leader to say what is committed.
     pub is_replaying: bool,
+    /// Whether it remembers all that it promised. One that does not neither votes nor counts: until it
+    /// has learned again what it forgot, or, where it may have forgotten a vote, until it is replaced.
+    #[serde(serialize_with = "promise")]
+    pub promise: Promise,
     /// Why the replica is mute, if it is.
     pub fault: Option<String>,
 }
@@ -240,6 +244,20 @@ impl NodeStatus {
 
 fn group<S: Serializer>(id: &GroupId, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_u32(id.get())
+}
+
+fn promise<S: Serializer>(promise: &Promise, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(promise_name(*promise))
+}
+
+/// As status and metrics call it.
+pub(crate) const fn promise_name(promise: Promise) -> &'static str {
+    match promise {
+        Promise::Kept => "kept",
+        Promise::Lost => "lost",
+        Promise::Damaged => "damaged",
+        Promise::Unproven => "unproven",
+    }
 }
 
 fn node<S: Serializer>(id: &NodeId, s: S) -> Result<S::Ok, S::Error> {

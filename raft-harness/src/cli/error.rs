@@ -161,7 +161,9 @@ impl CliError {
                 StartError::Thread(_) => Exit::Warning,
             },
             Self::Create(error) => match error {
-                CreateError::SpecDiffers { .. } | CreateError::ReplicaUsed { .. } => Exit::Data,
+                CreateError::SpecDiffers { .. }
+                | CreateError::ReplicaUsed { .. }
+                | CreateError::MayBeForgotten { .. } => Exit::Data,
                 CreateError::BadSpec { .. } => Exit::Usage,
                 CreateError::Stopping => Exit::Failed,
             },
@@ -223,8 +225,10 @@ impl CliError {
                     "correct `node.data_dir`, `node.cluster` or `node.id`"
                 }
                 OpenError::Corrupt { .. } | OpenError::IdentityDamaged { .. } => {
-                    "do not delete anything: the other replicas are intact. Check the disk, and \
-                     keep a copy of the directory"
+                    "do not delete anything: the other replicas are intact. Check the disk, keep a copy \
+                     of the directory, and see what `raftd log verify` says of it. What a node can \
+                     repair by itself it does: this says that it cannot know what is lost. Let \
+                     this node come back empty, under a new id"
                 }
                 OpenError::Unsupported { .. } => {
                     "use the version of raftd that wrote it, or a newer one"
@@ -237,6 +241,9 @@ impl CliError {
             Self::Create(CreateError::SpecDiffers { .. }) => {
                 "`groups.count` and the set of peers are fixed when a cluster is first started; \
                  restore what they were"
+            }
+            Self::Create(CreateError::MayBeForgotten { .. }) => {
+                "let this node come back empty, under a new id; the other replicas are intact"
             }
             Self::Failed(failure) if failure.contains(" panicked") => {
                 "this is a bug, of raftd or of the state machine that is named: keep what this node \

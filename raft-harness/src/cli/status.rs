@@ -148,6 +148,10 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
         let state = match (&group.fault, group.leader) {
             (Some(fault), _) => fault.clone(),
             (None, None) => "leaderless".to_owned(),
+            (None, _) if group.promise == "unproven" => {
+                "never votes or counts again: replace this replica".to_owned()
+            }
+            (None, _) if group.promise != "kept" => "learns what it forgot".to_owned(),
             (None, Some(_)) if group.is_replaying => "replaying".to_owned(),
             (None, Some(_)) => "ok".to_owned(),
         };

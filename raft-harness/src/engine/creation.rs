@@ -77,6 +77,10 @@ impl ShardEngine {
             return;
         }
         let is_new = recovered.is_none();
+        if is_new && self.options.creations_lost && spec.origin == Origin::Founding {
+            done(Err(CreateRefusal::MayBeForgotten));
+            return;
+        }
         match self.add_slot(spec, maker, recovered, restored, out) {
             Ok(at) => {
                 self.by_group.insert(group, at);

@@ -138,6 +138,9 @@ pub(crate) enum CreateRefusal {
     NeedsLog,
     /// This replica was here and is gone: no replica with its id or a smaller one may come.
     ReplicaUsed(ReplicaId),
+    /// The log has lost bytes in which the group may have been. A new one under the same name would not
+    /// remember what it promised.
+    MayBeForgotten,
 }
 
 /// Whether a creation made something.

@@ -192,6 +192,16 @@ impl ShardEngine {
         if fetching.is_some_and(|fetching| fetching.cut) {
             // The log got shorter while it was read. Whoever still needs entries asks again.
             self.touch(at);
+            return;
+        }
+        // What the snapshot covers need not be read: whoever lacks it is sent the snapshot.
+        if index <= self.slots[at as usize].core.snapshot_index() {
+            self.step(at, Input::Compact(index), out);
+        }
+        let slot = &mut self.slots[at as usize];
+        if slot.core.status().base_index >= index {
+            slot.snapshots.sizes.forget(index);
+            self.touch(at);
         } else {
             self.step(at, Input::LogUnreadable(index), out);
         }

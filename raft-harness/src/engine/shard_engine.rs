@@ -43,6 +43,8 @@ use crate::snapshot::desk::DeskInput;
 pub(crate) struct EngineOptions {
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
+    /// The log may have forgotten groups: none may be founded here, it may have been here before.
+    pub(crate) creations_lost: bool,
     pub(crate) settings: Arc<Settings>,
     pub(crate) lane_policy: LanePolicy,
     pub(crate) seed: u64,
@@ -702,6 +704,7 @@ impl ShardEngine {
                 members: slot.core.membership().members().to_vec(),
                 removed: core.removed,
                 is_replaying: slot.is_replaying(),
+                promise: core.promise.promise,
                 fault: slot.broken.clone().or_else(|| core.fault.map(|fault| fault.to_string())),
             }
         });

@@ -77,6 +77,15 @@ pub enum CreateError {
         /// The replica that is gone.
         last: ReplicaId,
     },
+    /// The log of this node was damaged where the group may have been: founded again it would not remember
+    /// how it voted. It can join the group again, under a new replica id.
+    #[error(
+        "group {group} may have been on this node, whose log was damaged; it can only be joined"
+    )]
+    MayBeForgotten {
+        /// Which group.
+        group: GroupId,
+    },
     /// The node is stopping, or its log failed.
     #[error("the node is stopping")]
     Stopping,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
-use raft_storage::LogReader;
+use raft_storage::{LogReader, ReadError};
 use tracing::{error, warn};
 
 use super::inbox::Inbox;
@@ -44,7 +44,11 @@ pub(crate) fn read(reader: &LogReader, fetch: Fetch) -> EngineInput {
         }
         Err(error) => {
             error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
-            EngineInput::FetchFailed(fetch.group, fetch.first)
+            let index = match error {
+                ReadError::Corrupt { index, .. } => index,
+                _ => fetch.first,
+            };
+            EngineInput::FetchFailed(fetch.group, index)
         }
     }
 }

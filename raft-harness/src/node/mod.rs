@@ -185,6 +185,7 @@ impl NodeHost {
             Ok(Err(CreateRefusal::ReplicaUsed(last))) => {
                 Err(CreateError::ReplicaUsed { group, last })
             }
+            Ok(Err(CreateRefusal::MayBeForgotten)) => Err(CreateError::MayBeForgotten { group }),
             Err(_) => Err(CreateError::Stopping),
         }
     }

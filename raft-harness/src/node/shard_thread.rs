@@ -554,6 +554,7 @@ mod tests {
         let options = EngineOptions {
             node,
             incarnation: Incarnation::new(1),
+            creations_lost: false,
             settings: Arc::new(settings.clone()),
             lane_policy: LanePolicy { bulk_append_min: None },
             seed: 1,

@@ -9,13 +9,16 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
+use raft_core::{
+    Base, GroupId, GroupIncarnation, HardState, Incarnation, NodeId, Promise, Tombstone,
+};
 use raft_mux::{MuxAcceptor, MuxConfig};
-use raft_storage::{FileDisk, LogReader, LogStore, RecoveredGroup};
+use raft_storage::{FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, RecoveredGroup};
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
     TcpNetwork,
 };
+use tracing::{error, warn};
 
 use super::alarm::Alarm;
 use super::bulk_thread::{Bulk, BulkInput, BulkTask};
@@ -38,7 +41,7 @@ use crate::engine::{
     ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogLoad, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
-use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_fit};
+use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{Compression, MemoryStore, SnapshotStore};
@@ -68,6 +71,7 @@ struct OpenLog {
     groups: BTreeMap<GroupId, RecoveredGroup>,
     tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     known: Option<KnownStores<FileDisk>>,
+    creations_lost: bool,
 }
 
 impl Starting {
@@ -92,8 +96,17 @@ impl Starting {
         factory: Arc<dyn StateMachineFactory>,
     ) -> Result<NodeHost, StartError> {
         options.validate()?;
-        let OpenLog { store, incarnation, store_id, life, past, groups, tombstones, known } =
-            open_log(&options)?;
+        let OpenLog {
+            mut store,
+            incarnation,
+            store_id,
+            life,
+            past,
+            groups,
+            tombstones,
+            known,
+            creations_lost,
+        } = open_log(&options)?;
         let durable = store.is_some();
         let log_reader = store.as_ref().map(|store| store.reader());
         let specs = read_specs(groups)?;
@@ -104,9 +117,16 @@ impl Starting {
         let forgotten = snapshots.forget_strangers(|life| here.contains(&life));
         forgotten.map_err(StartError::Directory)?;
         let mut restored = Vec::with_capacity(specs.len());
-        for (spec, recovered) in specs {
+        for (spec, mut recovered) in specs {
             let maker = maker(&factory, spec.group, log_reader.clone());
-            let machine = newest_fit(&snapshots, &recovered, &spec, &maker);
+            let mut machine = newest_fit(&snapshots, &recovered, &spec, &maker);
+            if let Some(store) = &mut store
+                && recovered.promise.promise != Promise::Kept
+                && let Some(newer) = newest_beyond(&snapshots, &recovered, &spec, &maker)
+            {
+                begin_behind(store.as_mut(), spec.group, &mut recovered, &newer)?;
+                machine = Some(newer);
+            }
             restored.push((spec, recovered, machine));
         }
 
@@ -161,6 +181,7 @@ impl Starting {
                 EngineOptions {
                     node: options.node,
                     incarnation,
+                    creations_lost,
                     settings: Arc::new(options.settings.clone()),
                     lane_policy: options.lane_policy,
                     seed: (store_id as u64) ^ incarnation.get().rotate_left(32),
@@ -431,6 +452,7 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 groups: BTreeMap::new(),
                 tombstones: BTreeMap::new(),
                 known: None,
+                creations_lost: false,
             })
         }
         LogKind::Directory { path, options: log } => {
@@ -438,7 +460,10 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 cluster: Some(options.cluster.clone()),
                 node: Some(options.node),
             };
-            let opened = raft_storage::Log::open(path, &expected, log)?;
+            // What it forgets the other replicas remember.
+            let log = LogOptions { on_damage: OnDamage::Repair, ..log.clone() };
+            let opened = raft_storage::Log::open(path, &expected, &log)?;
+            tell_damage(&opened.report.damage, &opened.groups);
             let life = draw_life()?;
             let disk = FileDisk::open(path).map_err(StartError::Directory)?;
             let past = begin_life(&disk, opened.incarnation, life);
@@ -453,9 +478,68 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 tombstones: opened.tombstones,
                 store: Some(Box::new(opened.writer)),
                 known: Some(known),
+                creations_lost: opened.report.creations_lost,
             })
         }
     }
+}
+
+/// So many places of damage are told one by one; the log itself can be asked for all.
+const HOLES_TOLD: usize = 100;
+
+/// Says what the log has lost, and what becomes of it.
+fn tell_damage(damage: &[Hole], groups: &BTreeMap<GroupId, RecoveredGroup>) {
+    for Hole { segment, offset, groups, why, .. } in damage.iter().take(HOLES_TOLD) {
+        error!(segment, offset, ?groups, %why, "the log is damaged");
+    }
+    if damage.is_empty() {
+        return;
+    }
+    for (group, recovered) in groups {
+        match recovered.promise.promise {
+            Promise::Kept => {}
+            Promise::Lost | Promise::Damaged => {
+                warn!(%group, "may have forgotten entries: does not count until it has learned them");
+            }
+            Promise::Unproven => {
+                error!(%group, "may have forgotten a vote: never counts again, and is to be replaced");
+            }
+        }
+    }
+}
+
+/// A log that lost its end begins anew behind a snapshot that reaches further, durably.
+fn begin_behind(
+    store: &mut dyn LogStore,
+    group: GroupId,
+    recovered: &mut RecoveredGroup,
+    newer: &Restored,
+) -> Result<(), StartError> {
+    let meta = &newer.meta;
+    let mut write = GroupWrite::new(group);
+    // What it leaves in the log is there, or it would not have been restored.
+    write.live = Some(Arc::clone(&newer.left.live));
+    write.install = Some(meta.clone());
+    if recovered.hard_state.term < meta.term {
+        // It had reached that term at least.
+        recovered.hard_state = HardState { term: meta.term, vote: None };
+        write.hard_state = Some(recovered.hard_state);
+    }
+    let installed = store.commit(&[write]);
+    installed.map_err(|error| StartError::Directory(io::Error::other(error)))?;
+    recovered.base = Base {
+        index: meta.index,
+        term: meta.term,
+        config_index: meta.config_index,
+        membership: Some(Arc::clone(&meta.membership)),
+        snapshot: meta.index,
+    };
+    recovered.first_index = meta.index.next();
+    recovered.last_index = meta.index;
+    recovered.term_runs.clear();
+    recovered.configs.clear();
+    recovered.log_time = recovered.log_time.max(meta.time);
+    Ok(())
 }
 
 /// Bits that no other life has.

@@ -685,6 +685,25 @@ pub(crate) fn newest_fit(
         (recovered.base.index..=recovered.last_index).contains(&name.index)
             && term_at(name.index) == Some(name.term)
     };
+    newest_of(shelf, spec, maker, fits)
+}
+
+/// The newest snapshot that reaches beyond the end of a log, which has lost it.
+pub(crate) fn newest_beyond(
+    shelf: &Shelf,
+    recovered: &raft_storage::RecoveredGroup,
+    spec: &GroupSpec,
+    maker: &MakeMachine,
+) -> Option<Restored> {
+    newest_of(shelf, spec, maker, |name| name.index > recovered.last_index)
+}
+
+fn newest_of(
+    shelf: &Shelf,
+    spec: &GroupSpec,
+    maker: &MakeMachine,
+    fits: impl Fn(&SnapshotName) -> bool,
+) -> Option<Restored> {
     let names = shelf.of(spec.group, spec.incarnation);
     for name in names.into_iter().rev().filter(fits) {
         match restore(shelf.store(), name, maker(spec)) {

@@ -27,9 +27,15 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
     }
     let longest = |lag: fn(&GroupView) -> u64| status.groups.iter().map(lag).max().unwrap_or(0);
     let replaying = status.groups.iter().filter(|group| group.is_replaying).count();
+    let promises = |of: &[&str]| {
+        let groups = status.groups.iter();
+        groups.filter(|group| of.contains(&group.promise.as_str())).count() as u64
+    };
     let gauges = [
         ("raft_groups_leaderless", status.leaderless.len() as u64),
         ("raft_groups_faulted", status.faulted.len() as u64),
+        ("raft_groups_promise_lost", promises(&["lost", "damaged"])),
+        ("raft_groups_promise_unproven", promises(&["unproven"])),
         ("raft_flush_lag_entries_max", longest(|group| group.flush_lag)),
         ("raft_apply_lag_entries_max", longest(|group| group.apply_lag)),
         ("raft_groups_missing", status.groups_missing),

@@ -93,8 +93,15 @@ pub struct GroupView {
     /// Whether entries that its log held at the start are still to be applied.
     #[serde(default)]
     pub is_replaying: bool,
+    /// Whether it remembers all that it promised: kept, lost, damaged or unproven.
+    #[serde(default = "kept")]
+    pub promise: String,
     /// Why the replica is mute, if it is.
     pub fault: Option<String>,
+}
+
+fn kept() -> String {
+    "kept".to_owned()
 }
 
 /// One other node.
@@ -223,6 +230,7 @@ impl From<&GroupStatus> for GroupView {
             applied_commands_total: group.applied_commands,
             label: String::from_utf8_lossy(&group.label).into_owned(),
             is_replaying: group.is_replaying,
+            promise: crate::node_status::promise_name(group.promise).to_owned(),
             fault: group.fault.clone(),
         }
     }

@@ -268,7 +268,14 @@ impl Losses {
         }
         let lost: Vec<LogIndex> = lost.into_iter().map(|(at, _)| at).collect();
         if let Some(upto) = lost.iter().copied().filter(|at| *at <= snapshot).max() {
-            let live = group.aside.as_ref().map(|aside| aside.kept.names()).unwrap_or_default();
+            // Which of them the snapshot leaves in the log is not known here: all that can be read stay
+            // beside it, until it is compacted for the next time.
+            let mut live = group.aside.as_ref().map(|aside| aside.kept.names()).unwrap_or_default();
+            for at in (group.first.get()..=upto.get()).map(LogIndex::new) {
+                if !lost.contains(&at) {
+                    live.push(at, group.term(at).unwrap_or_default());
+                }
+            }
             let begins = beginning_after(group, upto);
             index.compact(slot, begins, &live);
         }

@@ -162,6 +162,7 @@ impl Node {
         let options = EngineOptions {
             node: self.id,
             incarnation: self.incarnation(),
+            creations_lost: false,
             settings: Arc::new(Settings {
                 append_bytes_max: 16 << 10,
                 inflight_appends_max: 4,

@@ -316,6 +316,7 @@ impl Process {
                 EngineOptions {
                     node,
                     incarnation: opened.incarnation,
+                    creations_lost: opened.report.creations_lost,
                     settings: Arc::new(swarm.settings.clone()),
                     lane_policy: swarm.policy,
                     seed,
