@@ -66,7 +66,7 @@ pub use inspect::verify::{FINDINGS_MAX, Finding, Flaw, Verified};
 pub use log::init;
 pub use log::{Expected, InitOptions, Log, LogOptions, Opened, init_on};
 pub use memory_log::MemoryLog;
-pub use read::reader::{Holding, LogReader};
+pub use read::reader::{Holding, LogReader, Scrub, Scrubbed};
 pub use recover::damage::Hole;
 pub use recover::recovery::{OnDamage, RecoveredGroup, RecoveryReport, TornTail};
 pub use store::{Ending, LogStats, LogStore, Tending};

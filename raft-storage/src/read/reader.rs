@@ -18,7 +18,7 @@ use crate::error::ReadError;
 use crate::format::live::LiveEntries;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
-use crate::read::index::{GroupIndex, Shared};
+use crate::read::index::{GroupIndex, Presence, Shared};
 use crate::read::location::Location;
 use crate::read::open_files::OpenFiles;
 use crate::reclaim::segments::Pin;
@@ -108,10 +108,36 @@ impl LogReader {
         self.source.bounds(group).map(|bounds| (bounds.first, bounds.last))
     }
 
+    /// Reads on through all entries of the log, from the disk and not from memory, whether or not
+    /// anybody wants them; about `bytes` of them.
+    pub fn scrub(&self, from: Scrub, bytes: u64) -> Scrubbed {
+        self.source.scrub(from, bytes)
+    }
+
     /// The term of an entry, or `None` if the log does not hold it.
     pub fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
         self.source.term(group, index)
     }
+}
+
+/// How far all of a log was read, to see whether it still can be.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Scrub {
+    /// The group, in the order in which the log has met them.
+    group: u32,
+    /// The entry that comes next.
+    index: LogIndex,
+}
+
+/// What a step of it found.
+#[derive(Debug)]
+pub struct Scrubbed {
+    /// Where it goes on; `None`: all of the log was read.
+    pub next: Option<Scrub>,
+    /// How much was read.
+    pub bytes: u64,
+    /// What cannot be read.
+    pub damage: Option<ReadError>,
 }
 
 /// Where a [`LogReader`] reads from.
@@ -124,6 +150,7 @@ pub(crate) trait EntrySource: Send + Sync + 'static {
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError>;
     fn bounds(&self, group: GroupId) -> Option<Bounds>;
+    fn scrub(&self, from: Scrub, bytes: u64) -> Scrubbed;
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
     fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError>;
     fn held_term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
@@ -186,6 +213,38 @@ impl<D: Disk> EntrySource for Shared<D> {
             }
             read => read,
         }
+    }
+
+    fn scrub(&self, from: Scrub, bytes: u64) -> Scrubbed {
+        let mut at = from;
+        let (group, first, last, segment) = loop {
+            let index = self.index.read();
+            let Some(group) = index.groups.get(at.group as usize) else {
+                return Scrubbed { next: None, bytes: 0, damage: None };
+            };
+            let first = at.index.max(group.first);
+            if group.presence == Presence::Here && first <= group.last() {
+                let segment = group.location(first).map(|place| place.slot());
+                break (group.id, first, group.last(), segment);
+            }
+            at = Scrub { group: at.group + 1, index: LogIndex::ZERO };
+        };
+        // What memory holds says nothing of the disk.
+        segment.into_iter().for_each(|segment| self.drop_cache(segment));
+        let (read, bytes, damage) = match self.entries(group, first, last, bytes) {
+            Ok(entries) => {
+                let bytes = entries.iter().map(Entry::cost).sum();
+                (entries.last().map_or(last, |entry| entry.index), bytes, None)
+            }
+            Err(damage @ ReadError::Corrupt { index, .. }) => (index, 0, Some(damage)),
+            // It was compacted or is gone meanwhile, or cannot be read now: that is for the next time.
+            Err(_) => (last, 0, None),
+        };
+        let next = match read < last {
+            true => Scrub { group: at.group, index: read.next() },
+            false => Scrub { group: at.group + 1, index: LogIndex::ZERO },
+        };
+        Scrubbed { next: Some(next), bytes, damage }
     }
 
     fn bounds(&self, group: GroupId) -> Option<Bounds> {

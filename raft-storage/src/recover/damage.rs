@@ -272,8 +272,9 @@ impl Losses {
             // beside it, until it is compacted for the next time.
             let mut live = group.aside.as_ref().map(|aside| aside.kept.names()).unwrap_or_default();
             for at in (group.first.get()..=upto.get()).map(LogIndex::new) {
-                if !lost.contains(&at) {
-                    live.push(at, group.term(at).unwrap_or_default());
+                let term = group.term(at).unwrap_or_default();
+                if !lost.contains(&at) && !live.push(at, term) {
+                    break;
                 }
             }
             let begins = beginning_after(group, upto);
