@@ -55,6 +55,12 @@ counters! {
     fsyncs,
     /// Times a sync was put off to keep the log's pace.
     log_paced,
+    /// Bytes of entries that were read to see whether they still can be.
+    log_scrubbed_bytes,
+    /// Times all of the log was read through for that.
+    log_scrubs,
+    /// Entries found damaged in that way.
+    log_damage_found,
     /// Group operations made durable; over `fsyncs`, the groups per fsync.
     group_writes,
     /// Entries written to the log.

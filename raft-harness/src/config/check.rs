@@ -23,6 +23,8 @@ const THREADS_MAX: u64 = 64;
 /// The longest name of a cluster.
 pub(crate) const CLUSTER_BYTES_MAX: usize = 255;
 /// The longest time any setting may have: an hour.
+/// A year.
+const SCRUB_HOURS_MAX: u64 = 24 * 366;
 const TIME_MAX_MS: u64 = 3_600_000;
 const SEGMENT_STEP: u64 = 4096;
 
@@ -51,6 +53,7 @@ pub(super) fn check(
     check.segment_bytes(file.log.segment_bytes);
     let log_pace = check.log_pace(&file.log);
     let checkpoint_bytes = check.bytes("log.checkpoint_bytes", file.log.checkpoint_bytes);
+    let scrub_hours = check.number("log.scrub_hours", file.log.scrub_hours, 0..=SCRUB_HOURS_MAX);
     let compression = check.compression(file.snapshots.compression);
     let every_entries = check.count("snapshots.every_entries", file.snapshots.every_entries);
     let every_bytes = check.bytes("snapshots.every_bytes", file.snapshots.every_bytes);
@@ -72,6 +75,7 @@ pub(super) fn check(
         segment_bytes: file.log.segment_bytes,
         log_pace,
         checkpoint_bytes,
+        log_scrub: (scrub_hours > 0).then(|| Duration::from_secs(scrub_hours * 60 * 60)),
         snapshot_every: every_entries,
         snapshot_bytes: every_bytes,
         snapshot_compression: compression,

@@ -125,6 +125,8 @@ pub(super) enum Strategy {
 pub(super) struct LogSection {
     pub(super) segment_bytes: u64,
     pub(super) checkpoint_bytes: u64,
+    /// All of it is read once in so many hours; 0: never.
+    pub(super) scrub_hours: u64,
     pub(super) pace: Pace,
     /// Of a fixed pace.
     pub(super) syncs_per_second: u64,
@@ -153,6 +155,7 @@ impl Default for LogSection {
         Self {
             segment_bytes: 64 << 20,
             checkpoint_bytes: 128 << 20,
+            scrub_hours: 24,
             pace: LogPace::default().into(),
             syncs_per_second: 1000,
         }

@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub log_pace: LogPace,
     /// After how many bytes of log a checkpoint of it is made.
     pub checkpoint_bytes: u64,
+    /// All of the log is read once in so long.
+    pub log_scrub: Option<std::time::Duration>,
     /// After how many commands of a group a snapshot of it is taken.
     pub snapshot_every: u64,
     /// After how many bytes of them.
@@ -95,6 +97,7 @@ impl NodeConfig {
                     ..LogOptions::default()
                 },
             },
+            log_scrub: self.log_scrub,
             log_pace: self.log_pace,
             snapshot_every: Some(self.snapshot_every),
             snapshot_bytes: Some(self.snapshot_bytes),

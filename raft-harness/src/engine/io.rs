@@ -61,6 +61,8 @@ pub(crate) enum EngineInput {
     MachineBroken(GroupId, BrokenMachine),
     /// The log cannot be read back from this index on.
     FetchFailed(GroupId, LogIndex),
+    /// An entry that nobody has asked for is damaged.
+    LogDamaged(GroupId, LogIndex),
     /// The log was read.
     Fetched(GroupId, Vec<Entry>),
     /// Whether the log finds room on the disk.

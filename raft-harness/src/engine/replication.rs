@@ -194,17 +194,32 @@ impl ShardEngine {
             self.touch(at);
             return;
         }
-        // What the snapshot covers need not be read: whoever lacks it is sent the snapshot.
+        if !self.passes_over(at, index, out) {
+            self.step(at, Input::LogUnreadable(index), out);
+        }
+    }
+
+    /// An entry is damaged that nobody needs at the moment. A snapshot makes it superfluous; until there
+    /// is one the replica has it in its state, and the next start finds the damage.
+    pub(super) fn on_log_damaged(&mut self, group: GroupId, index: LogIndex, out: &mut TurnOutput) {
+        let Some(at) = self.slot_of(group) else { return };
+        if !self.passes_over(at, index, out) {
+            self.take_snapshot(at, out);
+        }
+    }
+
+    /// What the snapshot covers need not be read: whoever lacks it is sent the snapshot.
+    fn passes_over(&mut self, at: u32, index: LogIndex, out: &mut TurnOutput) -> bool {
         if index <= self.slots[at as usize].core.snapshot_index() {
             self.step(at, Input::Compact(index), out);
         }
         let slot = &mut self.slots[at as usize];
-        if slot.core.status().base_index >= index {
+        let is_past = slot.core.status().base_index >= index;
+        if is_past {
             slot.snapshots.sizes.forget(index);
             self.touch(at);
-        } else {
-            self.step(at, Input::LogUnreadable(index), out);
         }
+        is_past
     }
 
     pub(super) fn on_lane_up(&mut self, peer: NodeId, lane: SendLane) {

@@ -270,6 +270,7 @@ impl ShardEngine {
             | EngineInput::Applied(..)
             | EngineInput::MachineBroken(..)
             | EngineInput::FetchFailed(..)
+            | EngineInput::LogDamaged(..)
             | EngineInput::Fetched(..)
             | EngineInput::LaneUp(..)
             | EngineInput::LaneDown(..)

@@ -254,6 +254,7 @@ impl ShardEngine {
                 }
             }
             EngineInput::FetchFailed(group, index) => self.on_fetch_failed(group, index, out),
+            EngineInput::LogDamaged(group, index) => self.on_log_damaged(group, index, out),
             EngineInput::Fetched(group, entries) => self.on_fetched(group, entries, out),
             EngineInput::LaneUp(peer, lane) => self.on_lane_up(peer, lane),
             EngineInput::LaneDown(peer, lane) => self.on_lane_down(peer, lane, out),

@@ -155,7 +155,7 @@ impl ShardEngine {
         }
     }
 
-    fn take_snapshot(&mut self, at: u32, out: &mut TurnOutput) {
+    pub(super) fn take_snapshot(&mut self, at: u32, out: &mut TurnOutput) {
         let slot = &mut self.slots[at as usize];
         if slot.snapshots.taking.is_some() || slot.dispatched <= slot.core.snapshot_index() {
             return;

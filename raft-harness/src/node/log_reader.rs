@@ -2,14 +2,17 @@
 //! Reads can wait for a disk, so no shard does them itself.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use raft_storage::{LogReader, ReadError};
 use tracing::{error, warn};
 
 use super::inbox::Inbox;
+use super::log_scrub::LogScrub;
 use super::log_thread::chain;
-use super::shard_thread::ShardInput;
+use super::shard_thread::{ShardInput, shard_of};
+use crate::counters::Counters;
 use crate::engine::{EngineInput, Fetch};
 
 /// Bytes read for a group at a time, unless a single entry is larger.
@@ -22,8 +25,29 @@ pub(crate) fn run(
     reader: &LogReader,
     fetches: &Receiver<(usize, Fetch)>,
     shards: &[Arc<Inbox<ShardInput>>],
+    (mut scrub, counters): (LogScrub, &Counters),
 ) {
-    while let Ok((shard, fetch)) = fetches.recv() {
+    loop {
+        let asked = match scrub.due() {
+            Some(due) => fetches.recv_deadline(due),
+            None => fetches.recv().map_err(RecvTimeoutError::from),
+        };
+        let (shard, fetch) = match asked {
+            Ok(asked) => asked,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let step = scrub.step(reader, Instant::now());
+                Counters::add(&counters.log_scrubbed_bytes, step.bytes);
+                Counters::add(&counters.log_scrubs, u64::from(step.is_through));
+                if let Some(ReadError::Corrupt { group, index, segment, offset }) = step.damage {
+                    error!(%group, %index, segment, offset, "the log is damaged");
+                    Counters::add(&counters.log_damage_found, 1);
+                    let found = EngineInput::LogDamaged(group, index);
+                    let _ = shards[shard_of(group, shards.len())].push(ShardInput::Engine(found));
+                }
+                continue;
+            }
+        };
         let answer = read(reader, fetch);
         if matches!(&answer, EngineInput::Fetched(_, entries) if entries.is_empty()) {
             // It will be asked again at once, and what was missing is still missing.

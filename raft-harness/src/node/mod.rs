@@ -27,6 +27,7 @@ mod log_flights;
 mod log_large;
 mod log_pace;
 mod log_reader;
+mod log_scrub;
 mod log_thread;
 mod log_watch;
 mod options;

@@ -70,6 +70,9 @@ pub struct NodeOptions {
     /// nothing is acknowledged; nothing else follows from it here. Default 2 s, longer than a disk
     /// that is only busy takes.
     pub log_stall: Duration,
+    /// All of the log is read once in so long, to find damage while others still have what it took;
+    /// `None`: only what is needed is read. Default: a day.
+    pub log_scrub: Option<Duration>,
     /// How often the log may sync. Default: as learned from the disk's stalls.
     pub log_pace: LogPace,
     /// Entries that wait for the disk, in bytes, over all groups and shards of the node. Beyond it
@@ -230,6 +233,7 @@ impl Default for NodeOptions {
             snapshot_compression: Compression::default(),
             snapshots: None,
             log_stall: Duration::from_secs(2),
+            log_scrub: Some(Duration::from_secs(24 * 60 * 60)),
             log_pace: LogPace::default(),
             log_pending_bytes_max: 64 << 20,
             requests_max: 128 << 10,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
@@ -13,7 +14,9 @@ use raft_core::{
     Base, GroupId, GroupIncarnation, HardState, Incarnation, NodeId, Promise, Tombstone,
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
-use raft_storage::{FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, RecoveredGroup};
+use raft_storage::{
+    FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, RecoveredGroup,
+};
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
     TcpNetwork,
@@ -30,6 +33,7 @@ use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::{KnownStores, Memo};
 use super::lives::begin_life;
+use super::log_scrub::LogScrub;
 use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
 use super::options::{LogKind, NetworkOptions, NodeOptions};
@@ -44,7 +48,7 @@ use crate::group_spec::GroupSpec;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
-use crate::snapshot::{Compression, MemoryStore, SnapshotStore};
+use crate::snapshot::{Compression, MemoryStore, Restored, SnapshotStore};
 use crate::state_machine::StateMachineFactory;
 
 /// The ways to the log: batches to write, ranges to read back.
@@ -171,7 +175,7 @@ impl Starting {
         let load = Arc::new(LogLoad::new(options.log_pending_bytes_max));
         let log = store.map(|store| {
             let work = LogWork::new(store, Arc::clone(&load), PORTION_BYTES);
-            self.start_log(work, log_links)
+            self.start_log(work, log_links, LogScrub::new(options.log_scrub, Instant::now()))
         });
         let log = log.transpose()?;
         let appliers = self.start_appliers(options.apply_workers, &inboxes)?;
@@ -384,12 +388,18 @@ impl Starting {
         Ok(inputs)
     }
 
-    fn start_log(&mut self, work: LogWork, links: LogLinks) -> Result<LogSenders, StartError> {
+    fn start_log(
+        &mut self,
+        work: LogWork,
+        links: LogLinks,
+        scrub: LogScrub,
+    ) -> Result<LogSenders, StartError> {
         // Bounded by `LogLoad`; beside entries, by one operation per group.
         let (batches, batches_out): (_, Receiver<LogBatch>) = unbounded();
         let (fetches, fetches_out) = unbounded();
         let reader = work.reader();
         let inboxes = Arc::clone(&links.shards);
+        let counters = Arc::clone(&links.counters);
         let alarm = Alarm::new("raft-log", &inboxes, &self.failure);
         self.threads.log.push(spawn("raft-log".to_owned(), move || {
             let _alarm = alarm;
@@ -398,7 +408,7 @@ impl Starting {
         let alarm = Alarm::new("raft-log-reader", &inboxes, &self.failure);
         self.threads.log.push(spawn("raft-log-reader".to_owned(), move || {
             let _alarm = alarm;
-            log_reader::run(&reader, &fetches_out, &inboxes);
+            log_reader::run(&reader, &fetches_out, &inboxes, (scrub, &counters));
         })?);
         Ok((batches, fetches))
     }
