@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::*;
-use raft_core::{GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
+use raft_core::{Entry, GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, Damage, Disk, Fault, GroupWrite, LogOptions, MemDisk, OnDamage, OpenError, Opened,
     ReadError, Scrub, Tending,
@@ -479,4 +479,77 @@ fn a_scrub_reads_every_entry_once_and_names_what_is_damaged() {
     assert_eq!((id, index.get(), damaged.len()), (group(1), 40, 0));
     // 72 of group 1 and 90 of group 2 are left; those read together with the damaged one come later.
     assert!(bytes > 155 * 900 && bytes < 163 * 1_000, "{bytes}");
+}
+
+/// A snapshot is not whole without the entries it leaves in the log. Where some of them were in a hole, the
+/// log stays what it was before that snapshot, until one comes that has all of its own.
+#[test]
+fn a_snapshot_that_lost_entries_with_a_hole_is_passed_over_and_the_next_one_is_taken() {
+    let mut script = Script::new(&tiny());
+    script.write(&[create(1), vote(1, 1, 1)]);
+    script.write(&[append(1, 1, 4, 1)]);
+    let some = |entries: &[Entry]| {
+        let mut write = GroupWrite::new(group(1));
+        write.fetched = entries.to_vec();
+        write
+    };
+    let entries: Vec<Entry> = [12, 15].map(|index| entry(index, 1, 40)).into();
+    script.write(&[some(&entries[..1])]);
+    script.write(&[some(&entries[1..])]);
+    let begins = |upto: u64, entries: &[Entry]| {
+        let mut write = append(1, upto + 1, 2, 1);
+        write.install = Some(snapshot(upto, 1, 3));
+        write.live = Some(names(entries));
+        write
+    };
+    script.write(&[begins(20, &entries)]);
+    let mut dropped = GroupWrite::new(group(1));
+    dropped.drop_fetched = true;
+    script.write(&[dropped]);
+    let disk = script.disk.crash(CrashPolicy::KeepAll);
+    let (_, name, frame) = &script.states[2].clone();
+    flip(&disk, name, frame + 20);
+    let opened = repair(&disk);
+    assert_eq!((promise(&opened, 1), last(&opened, 1)), (Promise::Damaged, 4));
+    assert_eq!(opened.groups[&group(1)].hard_state.term, Term::new(1));
+    assert!(!opened.groups[&group(1)].has_fetched);
+    drop(opened);
+    // One that leaves none in the log is whole.
+    script.write(&[begins(30, &[])]);
+    let (disk, _) = script.end();
+    flip(&disk, name, frame + 20);
+    let opened = repair(&disk);
+    let found = &opened.groups[&group(1)];
+    assert_eq!((found.promise.promise, found.base.index.get()), (Promise::Damaged, 30));
+    assert_eq!(found.last_index.get(), 32);
+}
+
+/// What was fetched of a snapshot on its way was promised to nobody.
+#[test]
+fn fetched_entries_that_cannot_be_read_are_forgotten_and_cost_nothing() {
+    let options = LogOptions { checkpoint_bytes: 96 << 10, ..repairing() };
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &options).unwrap();
+    let mut fetch = append(1, 1, 3, 1);
+    fetch.fetched = vec![entry(12, 1, 900), entry(15, 1, 900)];
+    opened.writer.append(&[create(1), create(2), vote(1, 1, 1), vote(2, 1, 1)]).unwrap();
+    opened.writer.append(&[fetch]).unwrap();
+    for at in 0..60 {
+        opened.writer.append(&[append(2, at * 20 + 1, 20, 1)]).unwrap();
+        opened.writer.sync().unwrap();
+        while opened.writer.tend(false).unwrap() != Tending::Done {}
+    }
+    assert!(opened.writer.stats().checkpoints > 0);
+    opened.writer.close().unwrap();
+    let mut sound = Model::of(&open_with(&disk.crash(CrashPolicy::KeepAll), &options).unwrap());
+    assert_eq!(sound.groups[&group(1)].fetched.len(), 2);
+    let (name, at) = find(&disk, &entry(15, 1, 900).payload, 0);
+    flip(&disk, &name, at);
+    flip(&disk, &name, 8);
+    let opened = open_with(&disk, &options).unwrap();
+    assert!(!opened.report.damage.is_empty() && !opened.groups[&group(1)].has_fetched);
+    sound.groups.get_mut(&group(1)).unwrap().fetched.clear();
+    assert!(Model::of(&opened) == sound);
+    drop(opened);
+    assert!(Model::of(&open_with(&disk, &tiny()).unwrap()) == sound);
 }

@@ -15,6 +15,11 @@
 //! Entries below the checkpoint are lost one by one. Those that a snapshot covers are forgotten in order: the
 //! log begins behind them. Of the others the log ends before the first.
 //!
+//! Entries that lie beside a log belong to a snapshot. Behind a hole those that are fetched are left out like the
+//! log's own, and so is a snapshot for which some are missing then; the group has forgotten what it
+//! acknowledged, whether the hole took any or not. Fetched ones that cannot be read are fetched again. Ones that
+//! a snapshot kept stay named: who reads them is told, and that snapshot does not fit.
+//!
 //! Invariant: what is judged here is durable, in two checkpoints and behind a fresh segment's header, before the
 //! log is handed out and before a byte of the damaged segments can be written again (rule R4).
 
@@ -208,6 +213,7 @@ impl Losses {
             if self.shorten(slot, index, files)? {
                 self.groups.entry(slot).or_insert(Loss { log: true, stance: true });
             }
+            self.fetch_again(slot, index, files)?;
         }
         for (slot, loss) in &self.groups {
             let group = &mut index.groups[*slot as usize];
@@ -285,6 +291,26 @@ impl Losses {
             index.truncate(slot, from);
         }
         Ok(from.is_some())
+    }
+
+    /// What was fetched of a snapshot that is on its way here was promised to nobody: where some of it cannot
+    /// be read, all of it is asked for again.
+    fn fetch_again<D: Disk>(
+        &self,
+        slot: u32,
+        index: &mut Index,
+        files: &OpenFiles<D>,
+    ) -> io::Result<()> {
+        let group = &index.groups[slot as usize];
+        let name = (group.id, group.incarnation);
+        let mut is_whole = true;
+        for (at, term, place) in group.fetched() {
+            is_whole &= !self.is_lost(place) || is_readable(files, name, (at, term), place, None)?;
+        }
+        if !is_whole {
+            index.drop_fetched(slot);
+        }
+        Ok(())
     }
 
     fn is_lost(&self, place: Location) -> bool {

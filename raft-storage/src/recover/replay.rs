@@ -272,7 +272,12 @@ impl Replay {
                 let hidden = kind == RecordType::Compact && self.losses.hides_log(slot);
                 let beyond = kind == RecordType::Compact && !hidden && base > group.last();
                 let lacks = |(index, term)| group.named(index, term).is_none();
-                if base < group.first.prev() || beyond || live.iter().any(lacks) {
+                let lacks_some = live.iter().any(lacks);
+                if lacks_some && self.losses.hides_log(slot) {
+                    // The snapshot is not whole without what was in the hole, or was left out behind it.
+                    return Ok(());
+                }
+                if base < group.first.prev() || beyond || lacks_some {
                     return Err(ApplyFault::Record(RecordFault::Index));
                 }
                 if kind == RecordType::Install || hidden {
