@@ -4,10 +4,13 @@
 //! repeat it, and creating it again can be compared with what it was.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{GroupId, GroupIncarnation, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
+
+use crate::persistence::{FlushPolicy, Persistence, Strategy};
 
 /// One group as its creator wants it: the same on every node it begins on.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,6 +25,13 @@ pub struct GroupSpec {
     /// the group later is for its log to say. Of a group that is joined, this node's replica alone.
     /// A set: their order means nothing, and the engine keeps them by replica.
     pub replicas: Vec<(ReplicaId, NodeId)>,
+    /// When its entries count: fixed for the life of the group, and the same on all nodes; a node
+    /// with another one is given nothing to acknowledge. `None`: as the node's default
+    /// ([`NodeOptions::persistence`](crate::NodeOptions::persistence)) says when the group is made.
+    pub strategy: Option<Strategy>,
+    /// How long entries may wait for their sync, where the strategy lets them. `None`: as the node's
+    /// default says at each start.
+    pub flush: Option<FlushPolicy>,
     /// Opaque to the engine, handed to the state machine's factory. At most 64 KiB.
     pub label: Bytes,
 }
@@ -44,6 +54,8 @@ impl GroupSpec {
             incarnation: GroupIncarnation::new(1),
             origin: Origin::Founding,
             replicas: nodes.into_iter().map(|node| (ReplicaId::new(node.get()), node)).collect(),
+            strategy: None,
+            flush: None,
             label: Bytes::new(),
         }
     }
@@ -56,6 +68,8 @@ impl GroupSpec {
             incarnation: GroupIncarnation::new(1),
             origin: Origin::Joining,
             replicas: vec![(replica, node)],
+            strategy: None,
+            flush: None,
             label: Bytes::new(),
         }
     }
@@ -65,6 +79,25 @@ impl GroupSpec {
     pub fn with_label(mut self, label: impl Into<Bytes>) -> Self {
         self.label = label.into();
         self
+    }
+
+    /// The same spec with a strategy and a flush policy of its own.
+    #[must_use]
+    pub fn with_persistence(mut self, persistence: Persistence) -> Self {
+        self.strategy = Some(persistence.strategy);
+        self.flush = Some(persistence.flush);
+        self
+    }
+
+    /// Whether a group that is here with `self` is what a creator wants, who may leave to it what
+    /// it is not particular about.
+    pub(crate) fn is_wanted(&self, wanted: &Self) -> bool {
+        let wanted = Self {
+            strategy: wanted.strategy.or(self.strategy),
+            flush: wanted.flush.or(self.flush),
+            ..wanted.clone()
+        };
+        *self == wanted
     }
 
     /// The same spec in the one order in which specs are kept and compared.
@@ -95,6 +128,8 @@ impl GroupSpec {
             group: self.group.get(),
             incarnation: self.incarnation.get(),
             replicas: self.replicas.iter().map(|(r, n)| (r.get(), n.get())).collect(),
+            strategy: self.strategy.unwrap_or_default().code(),
+            flush: self.flush.map(FlushRecord::from),
             label: self.label.to_vec(),
         };
         postcard::to_allocvec(&record).expect("a plain struct always encodes").into()
@@ -116,6 +151,8 @@ impl GroupSpec {
                 .into_iter()
                 .map(|(replica, node)| (ReplicaId::new(replica), NodeId::new(node)))
                 .collect(),
+            strategy: Some(Strategy::from_code(record.strategy)?),
+            flush: record.flush.map(FlushPolicy::from),
             label: record.label.into(),
         };
         Some(spec.in_order())
@@ -133,6 +170,16 @@ impl fmt::Display for GroupSpec {
             let comma = if at == 0 { "" } else { ", " };
             write!(f, "{comma}replica {} on node {}", replica.get(), node.get())?;
         }
+        if let Some(strategy) = self.strategy {
+            write!(f, ", {strategy}")?;
+        }
+        match self.flush {
+            Some(FlushPolicy::Immediate) => f.write_str(", flushed at once")?,
+            Some(FlushPolicy::Batch { threshold, interval }) => {
+                write!(f, ", flushed after {threshold} entries or {interval:?}")?;
+            }
+            None => {}
+        }
         if !self.label.is_empty() {
             write!(f, ", label \"{}\"", self.label.escape_ascii())?;
         }
@@ -148,16 +195,54 @@ struct SpecRecordV1 {
     group: u32,
     incarnation: u32,
     replicas: Vec<(u64, u64)>,
+    /// A [`Strategy`], by its number.
+    strategy: u8,
+    flush: Option<FlushRecord>,
     label: Vec<u8>,
+}
+
+/// A flush policy of a group's own.
+#[derive(Deserialize, Serialize)]
+enum FlushRecord {
+    Immediate,
+    Batch { threshold: u64, interval_us: u64 },
+}
+
+impl From<FlushPolicy> for FlushRecord {
+    fn from(flush: FlushPolicy) -> Self {
+        match flush {
+            FlushPolicy::Immediate => Self::Immediate,
+            FlushPolicy::Batch { threshold, interval } => {
+                Self::Batch { threshold, interval_us: interval.as_micros() as u64 }
+            }
+        }
+    }
+}
+
+impl From<FlushRecord> for FlushPolicy {
+    fn from(flush: FlushRecord) -> Self {
+        match flush {
+            FlushRecord::Immediate => Self::Immediate,
+            FlushRecord::Batch { threshold, interval_us } => {
+                Self::Batch { threshold, interval: Duration::from_micros(interval_us) }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As it comes back: what was left to the default is said.
+    fn kept(spec: GroupSpec) -> GroupSpec {
+        GroupSpec { strategy: Some(spec.strategy.unwrap_or_default()), ..spec }
+    }
+
     #[test]
     fn the_order_of_replicas_means_nothing() {
-        let spec = |nodes: [u64; 3]| GroupSpec::on_nodes(GroupId::new(9), nodes.map(NodeId::new));
+        let spec =
+            |nodes: [u64; 3]| kept(GroupSpec::on_nodes(GroupId::new(9), nodes.map(NodeId::new)));
         assert_eq!(spec([3, 1, 2]).in_order(), spec([1, 2, 3]));
         // A log may hold a spec from when its order was the creator's.
         assert_eq!(GroupSpec::decode(&spec([3, 1, 2]).encode()), Some(spec([1, 2, 3])));
@@ -167,20 +252,39 @@ mod tests {
     fn a_spec_survives_the_log() {
         let spec = GroupSpec::on_nodes(GroupId::new(9), [1, 2, 3].map(NodeId::new))
             .with_label("slots 0-99");
+        let spec = kept(spec);
         assert_eq!(GroupSpec::decode(&spec.encode()), Some(spec.clone()));
         // The bytes are on disks: they may not change.
         assert_eq!(
             &spec.encode()[..],
-            [&[1, 9, 1, 3, 1, 1, 2, 2, 3, 3, 10][..], b"slots 0-99"].concat()
+            [&[1, 9, 1, 3, 1, 1, 2, 2, 3, 3, 0, 0, 10][..], b"slots 0-99"].concat()
         );
         assert_eq!(
             spec.to_string(),
             "life 1, founded with replica 1 on node 1, replica 2 on node 2, replica 3 on node 3, \
-             label \"slots 0-99\""
+             DiskFirst, label \"slots 0-99\""
         );
-        let joining = GroupSpec::joining(GroupId::new(9), ReplicaId::new(4), NodeId::new(7));
+        let joining = kept(GroupSpec::joining(GroupId::new(9), ReplicaId::new(4), NodeId::new(7)));
         assert_eq!(GroupSpec::decode(&joining.encode()), Some(joining.clone()));
-        assert_eq!(&joining.encode()[..], [2, 9, 1, 1, 4, 7, 0]);
-        assert_eq!(GroupSpec::decode(&[3, 9, 1, 1, 4, 7, 0]), None);
+        assert_eq!(&joining.encode()[..], [2, 9, 1, 1, 4, 7, 0, 0, 0]);
+        assert_eq!(GroupSpec::decode(&[3, 9, 1, 1, 4, 7, 0, 0, 0]), None);
+        assert_eq!(GroupSpec::decode(&[2, 9, 1, 1, 4, 7, 2, 0, 0]), None, "no such strategy");
+    }
+
+    #[test]
+    fn a_strategy_survives_the_log_and_who_names_none_wants_the_one_there_is() {
+        let (threshold, interval) = (300, Duration::from_millis(20));
+        let flush = FlushPolicy::Batch { threshold, interval };
+        let plain = GroupSpec::joining(GroupId::new(9), ReplicaId::new(4), NodeId::new(7));
+        let fast =
+            plain.clone().with_persistence(Persistence { strategy: Strategy::MemFirst, flush });
+        let bytes = fast.encode();
+        // The bytes are on disks: they may not change.
+        assert_eq!(&bytes[..], [2, 9, 1, 1, 4, 7, 1, 1, 1, 172, 2, 160, 156, 1, 0]);
+        assert_eq!(GroupSpec::decode(&bytes), Some(fast.clone()));
+        assert!(fast.to_string().ends_with(", MemFirst, flushed after 300 entries or 20ms"));
+        assert!(fast.is_wanted(&plain) && fast.is_wanted(&fast));
+        let durable = GroupSpec { strategy: Some(Strategy::DiskFirst), ..plain.clone() };
+        assert!(!fast.is_wanted(&durable) && !durable.is_wanted(&fast));
     }
 }

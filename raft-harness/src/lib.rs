@@ -57,6 +57,7 @@ mod engine;
 mod group_spec;
 mod node;
 mod node_status;
+mod persistence;
 mod request;
 mod snapshot;
 mod state_machine;
@@ -90,6 +91,7 @@ pub use node::{
     PeerOptions, StartError,
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};
+pub use persistence::{FlushPolicy, Persistence, Strategy};
 pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 #[cfg(unix)]
 pub use snapshot::FileStore;

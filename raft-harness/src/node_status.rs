@@ -10,6 +10,7 @@ use raft_core::{
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::counters::CountersSnapshot;
+use crate::persistence::Strategy;
 
 /// What a replica is at the moment.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -68,6 +69,13 @@ pub struct GroupStatus {
     /// Commands applied since the start of the process, replay included.
     #[serde(rename = "applied_commands_total")]
     pub applied_commands: u64,
+    /// When its entries count, as its log says.
+    pub strategy: Strategy,
+    /// How often somebody accepted that entries may be lost.
+    pub loss_epoch: u32,
+    /// Of what is committed, what a quorum is known to have on disk: no power cut takes it.
+    #[serde(serialize_with = "index")]
+    pub quorum_durable_index: LogIndex,
     /// The application's label.
     #[serde(serialize_with = "label")]
     pub label: Bytes,
@@ -222,6 +230,10 @@ impl NodeStatus {
         let leaderless = self.leaderless().count();
         if leaderless > 0 {
             unready.push(format!("{leaderless} of {all} groups without a leader"));
+        }
+        let forgetful = self.groups.iter().filter(|group| group.promise != Promise::Kept).count();
+        if forgetful > 0 {
+            unready.push(format!("{forgetful} of {all} groups may have forgotten entries here"));
         }
         let is_replaying = |group: &&GroupStatus| group.is_replaying && group.fault.is_none();
         let replaying = self.groups.iter().filter(is_replaying).count();

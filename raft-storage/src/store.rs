@@ -22,6 +22,15 @@ pub trait LogStore: Send {
     /// A refused operation leaves the log unchanged; [`LogError::Io`] is final.
     fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError>;
 
+    /// As [`append`](Self::append), for what will not be synced at once: through the page cache, where
+    /// a store writes around it otherwise.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    fn append_cached(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.append(writes)
+    }
+
     /// Which entries are better written in pieces ([`Self::append_piece`]), so that large ones do not
     /// delay the small ones of others; `None`: this store writes entries whole.
     fn large(&self) -> Option<Large> {

@@ -10,12 +10,15 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 
 use super::document::Document;
-use super::file::{CompressionName, FileConfig, LogSection, Pace, RaftSection, Strategy};
+use super::file::{
+    CompressionName, FileConfig, Flush, LogSection, Pace, PersistenceSection, RaftSection,
+};
 use super::filter;
 use super::node_config::{ListenConfig, NodeConfig, PeerConfig};
 use super::problem::{Level, Problem, Rule};
 use crate::Compression;
 use crate::node::LogPace;
+use crate::persistence::{FlushPolicy, Persistence, Strategy};
 
 /// One group per hash slot is the finest division.
 const GROUPS_MAX: u64 = 16_384;
@@ -27,6 +30,8 @@ pub(crate) const CLUSTER_BYTES_MAX: usize = 255;
 const SCRUB_HOURS_MAX: u64 = 24 * 366;
 const TIME_MAX_MS: u64 = 3_600_000;
 const SEGMENT_STEP: u64 = 4096;
+/// So many of the smallest entries are 4 MiB in the log, which is flushed in any case.
+const THRESHOLD_REACHED_MAX: u64 = (4 << 20) / 16;
 
 /// Checks a file that could be read. `None` if a node cannot be described by it; whatever else
 /// is wrong is among `problems`.
@@ -50,6 +55,7 @@ pub(super) fn check(
     let peers = check.peers(file, node, listen);
     let groups = check.number("groups.count", file.groups.count, 1..=GROUPS_MAX);
     let settings = check.settings(&file.raft);
+    let persistence = check.persistence(&file.raft.persistence, settings.disk_stall_max);
     check.segment_bytes(file.log.segment_bytes);
     let log_pace = check.log_pace(&file.log);
     let checkpoint_bytes = check.bytes("log.checkpoint_bytes", file.log.checkpoint_bytes);
@@ -72,6 +78,9 @@ pub(super) fn check(
         peers: peers?,
         groups: u32::try_from(groups).ok()?,
         settings,
+        persistence,
+        certificate_dir: Some(file.raft.persistence.certificate_dir.clone())
+            .filter(|dir| !dir.as_os_str().is_empty()),
         segment_bytes: file.log.segment_bytes,
         log_pace,
         checkpoint_bytes,
@@ -294,11 +303,6 @@ impl Check<'_> {
     }
 
     fn settings(&mut self, raft: &RaftSection) -> Settings {
-        if raft.persistence.strategy == Strategy::MemFirst {
-            let message = "MemFirst is not built yet";
-            let help = "use \"DiskFirst\"; this node never acknowledges before the disk has it";
-            self.report(Rule::NotYet, "raft.persistence.strategy", message, help.to_owned());
-        }
         let heartbeat = raft.heartbeat_interval_ms;
         let (min, max) = (raft.election_timeout_min_ms, raft.election_timeout_max_ms);
         let settings = Settings {
@@ -336,6 +340,81 @@ impl Check<'_> {
             self.report(Rule::Timing, "raft.election_timeout_max_ms", message, help);
         }
         settings
+    }
+
+    /// The strategy and its flush policy, and what is odd about them.
+    fn persistence(
+        &mut self,
+        section: &PersistenceSection,
+        disk_stall_max: Duration,
+    ) -> Persistence {
+        const STRATEGY: &str = "raft.persistence.strategy";
+        const POLICY: &str = "raft.persistence.flush_policy";
+        const KNOWN: &str = "raft.persistence.power_loss_may_lose_acknowledged_writes";
+        let strategy = section.strategy;
+        let may_lose = section.power_loss_may_lose_acknowledged_writes;
+        match strategy {
+            Strategy::MemFirst if !may_lose => {
+                let message = "under MemFirst a power cut can take writes that were acknowledged";
+                let help = format!("set `{KNOWN} = true` if that is meant, or use \"DiskFirst\"");
+                self.report(Rule::MayLose, STRATEGY, message, help);
+            }
+            Strategy::DiskFirst if may_lose => {
+                let message = "under DiskFirst nothing that was acknowledged is ever lost";
+                let help = "leave it out, or set the strategy to \"MemFirst\"".to_owned();
+                self.report(Rule::Persistence, KNOWN, message, help);
+            }
+            Strategy::MemFirst | Strategy::DiskFirst => {}
+        }
+        let Some(policy) = section.flush_policy else {
+            let flush = match strategy {
+                Strategy::DiskFirst => FlushPolicy::Immediate,
+                Strategy::MemFirst => FlushPolicy::default(),
+            };
+            return Persistence { strategy, flush };
+        };
+        let flush = match policy {
+            Flush::Immediate => FlushPolicy::Immediate,
+            Flush::Batch { threshold, interval_ms } => {
+                let interval = Duration::from_millis(interval_ms);
+                FlushPolicy::Batch { threshold, interval }
+            }
+        };
+        if let Err(why) = flush.check(disk_stall_max) {
+            let help = "for instance { Batch = { threshold = 1000, interval_ms = 100 } }";
+            self.report(Rule::Timing, POLICY, why, help.to_owned());
+            return Persistence { strategy, flush: FlushPolicy::default() };
+        }
+        match (strategy, flush) {
+            (Strategy::MemFirst, FlushPolicy::Immediate) => {
+                let message = "MemFirst that flushes at once keeps the disk as busy as DiskFirst";
+                let help = "use a Batch, or \"DiskFirst\", which loses nothing".to_owned();
+                self.report(Rule::Persistence, POLICY, message, help);
+            }
+            (Strategy::MemFirst, FlushPolicy::Batch { threshold: 1, .. }) => {
+                let message = "a batch of one entry is flushed at once; its interval means nothing";
+                let help = "raise `threshold`, or say \"Immediate\"".to_owned();
+                self.report(Rule::Persistence, POLICY, message, help);
+            }
+            (Strategy::MemFirst, FlushPolicy::Batch { threshold, .. })
+                if threshold > THRESHOLD_REACHED_MAX =>
+            {
+                let message = format!(
+                    "{threshold} entries are never waited for: 4 MiB are flushed in any case"
+                );
+                let help = format!("at most {THRESHOLD_REACHED_MAX}");
+                self.report(Rule::Persistence, POLICY, message, help);
+            }
+            (Strategy::DiskFirst, FlushPolicy::Batch { .. }) => {
+                let message =
+                    "a Batch has no effect under DiskFirst, which syncs as soon as it can";
+                let help = "leave it out".to_owned();
+                self.report(Rule::Persistence, POLICY, message, help);
+            }
+            (Strategy::MemFirst, FlushPolicy::Batch { .. })
+            | (Strategy::DiskFirst, FlushPolicy::Immediate) => {}
+        }
+        Persistence { strategy, flush }
     }
 
     /// How long a leader waits for its own disk: no less than it may take to elect another.

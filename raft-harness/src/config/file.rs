@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
-use crate::node::LogPace;
+use crate::node::{CERTIFICATE_DIR, LogPace};
+use crate::persistence::Strategy;
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -106,18 +107,35 @@ impl Default for RaftSection {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PersistenceSection {
     pub(super) strategy: Strategy,
+    /// That somebody knows what `MemFirst` means, who has to say it in these words.
+    pub(super) power_loss_may_lose_acknowledged_writes: bool,
+    /// Unless set, that of the strategy.
+    pub(super) flush_policy: Option<Flush>,
+    /// Empty: none.
+    pub(super) certificate_dir: PathBuf,
 }
 
-/// When an acknowledgement may leave. The check refuses the one that is not built yet.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) enum Strategy {
-    #[default]
-    DiskFirst,
-    MemFirst,
+impl Default for PersistenceSection {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            power_loss_may_lose_acknowledged_writes: false,
+            flush_policy: None,
+            certificate_dir: PathBuf::from(CERTIFICATE_DIR),
+        }
+    }
+}
+
+/// How long written entries may wait for their sync.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) enum Flush {
+    Immediate,
+    Batch { threshold: u64, interval_ms: u64 },
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

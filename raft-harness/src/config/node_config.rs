@@ -10,6 +10,7 @@ use raft_storage::LogOptions;
 
 use crate::Compression;
 use crate::node::{LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions};
+use crate::persistence::Persistence;
 
 /// Everything a node needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -32,6 +33,11 @@ pub struct NodeConfig {
     pub groups: u32,
     /// Timing and limits of every group; [`Settings::validate`] accepts them.
     pub settings: Settings,
+    /// What the groups get when they are made; accepted by
+    /// [`FlushPolicy::check`](crate::FlushPolicy::check).
+    pub persistence: Persistence,
+    /// Where the word is kept that tells a killed process from lost power, if any is.
+    pub certificate_dir: Option<PathBuf>,
     /// The size of one file of the log, in bytes.
     pub segment_bytes: u64,
     /// How often the log may sync.
@@ -98,6 +104,8 @@ impl NodeConfig {
                 },
             },
             log_scrub: self.log_scrub,
+            persistence: self.persistence,
+            certificate_dir: self.certificate_dir.clone(),
             log_pace: self.log_pace,
             snapshot_every: Some(self.snapshot_every),
             snapshot_bytes: Some(self.snapshot_bytes),

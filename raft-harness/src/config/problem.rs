@@ -26,6 +26,8 @@ pub enum Rule {
     Timing,
     /// Sizes that cannot work together.
     Sizes,
+    /// Something that can lose acknowledged writes was asked for without saying so.
+    MayLose,
     /// The peers contradict each other or this node.
     Peers,
     /// The admin port would be reachable from outside.
@@ -36,6 +38,8 @@ pub enum Rule {
     Start,
     /// An environment variable that looks like ours and matches no key.
     UnknownVariable,
+    /// A strategy or flush policy that gains nothing, or says more than it does.
+    Persistence,
     /// One more voter would cost nothing and survive one more failure, or one less would cost
     /// nothing.
     EvenVoters,
@@ -63,11 +67,13 @@ impl Rule {
             Self::NotYet => "E015",
             Self::Timing => "E120",
             Self::Sizes => "E130",
+            Self::MayLose => "E135",
             Self::Peers => "E141",
             Self::AdminExposed => "E142",
             Self::PortsCollide => "E143",
             Self::Start => "E150",
             Self::UnknownVariable => "W001",
+            Self::Persistence => "W135",
             Self::EvenVoters => "W140",
         }
     }
@@ -75,7 +81,7 @@ impl Rule {
     /// Warnings begin with W, errors with E.
     pub fn level(self) -> Level {
         match self {
-            Self::UnknownVariable | Self::EvenVoters => Level::Warning,
+            Self::UnknownVariable | Self::Persistence | Self::EvenVoters => Level::Warning,
             Self::Unreadable
             | Self::Syntax
             | Self::WrongType
@@ -85,6 +91,7 @@ impl Rule {
             | Self::NotYet
             | Self::Timing
             | Self::Sizes
+            | Self::MayLose
             | Self::Peers
             | Self::AdminExposed
             | Self::PortsCollide

@@ -1,8 +1,11 @@
 //! Each rule, shown by a file that breaks it and no other.
 
+use std::time::Duration;
+
 use super::*;
 use crate::Compression;
 use crate::node::LogPace;
+use crate::persistence::{FlushPolicy, Persistence, Strategy};
 
 fn with(key: &str, line: &str) -> String {
     let mut found = false;
@@ -224,8 +227,54 @@ fn peers_need_addresses_that_can_be_dialed() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_not_ignored() {
-    assert_eq!(ids(&with("strategy", "strategy = \"MemFirst\"")), ["E015"]);
+fn what_can_lose_acknowledged_writes_is_asked_for_in_these_words() {
+    // The example flushes at once, which gains nothing here.
+    assert_eq!(ids(&with("strategy", "strategy = \"MemFirst\"")), ["E135", "W135"]);
+}
+
+/// The example with another strategy and flush policy, and the risk accepted where there is one.
+fn flushed(strategy: &str, policy: &str) -> String {
+    let text = with("strategy", &format!("strategy = \"{strategy}\""));
+    let knows = if strategy == "MemFirst" { "true" } else { "false" };
+    let key = "power_loss_may_lose_acknowledged_writes = ";
+    text.replace(&format!("{key}false"), &format!("{key}{knows}"))
+        .replace("flush_policy = \"Immediate\"", policy)
+}
+
+#[test]
+fn flush_policies_that_gain_nothing_or_cannot_work_are_named() {
+    let batch = |threshold: u64, interval_ms: u64| {
+        format!(
+            "flush_policy = {{ Batch = {{ threshold = {threshold}, interval_ms = {interval_ms} }} }}"
+        )
+    };
+    let text = flushed("MemFirst", &batch(1000, 100));
+    assert!(ids(&text).is_empty(), "{:?}", ids(&text));
+    let loaded = parse("node.toml", &text, &Environment::default()).expect("valid");
+    let wanted = FlushPolicy::Batch { threshold: 1000, interval: Duration::from_millis(100) };
+    let options = loaded.config.node_options();
+    let found = Persistence { strategy: Strategy::MemFirst, flush: wanted };
+    assert_eq!(options.persistence, found);
+    options.validate().expect("a node starts with it");
+    for (strategy, policy, problem) in [
+        ("MemFirst", "".to_owned(), None),
+        ("DiskFirst", "".to_owned(), None),
+        ("MemFirst", "flush_policy = \"Immediate\"".to_owned(), Some("W135")),
+        ("MemFirst", batch(1, 100), Some("W135")),
+        ("MemFirst", batch(10_000_000, 100), Some("W135")),
+        ("DiskFirst", batch(1000, 100), Some("W135")),
+        ("MemFirst", batch(0, 100), Some("E120")),
+        ("MemFirst", batch(1000, 0), Some("E120")),
+        ("MemFirst", batch(1000, 2_501), Some("E120")),
+    ] {
+        assert_eq!(
+            ids(&flushed(strategy, &policy)),
+            Vec::from_iter(problem),
+            "{strategy} with {policy}"
+        );
+    }
+    let key = "power_loss_may_lose_acknowledged_writes";
+    assert_eq!(ids(&with(key, &format!("{key} = true"))), ["W135"]);
 }
 
 #[test]

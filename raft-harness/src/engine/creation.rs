@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raft_core::{
     Base, Candidacy, DiskSpace, Group, Input, LogIndex, LogTime, Member, Membership,
-    MembershipError, PersistSeq, Standing, Start, StartError,
+    MembershipError, PersistSeq, Promise, Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -19,11 +19,12 @@ use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::peers::Peers;
 use super::reads::NewReads;
-use super::shard_engine::{Durability, ShardEngine};
+use super::shard_engine::{Durability, LogEnded, ShardEngine};
 use super::slot::Slot;
 use super::snapshots::Snapshots;
 use super::timers::Armed;
 use crate::group_spec::{GroupSpec, Origin};
+use crate::persistence::Strategy;
 use crate::snapshot::Restored;
 use crate::state_machine::ApplyMode;
 
@@ -46,11 +47,11 @@ pub(super) enum SlotError {
 
 impl ShardEngine {
     pub(super) fn on_create(&mut self, create: CreateGroup, out: &mut TurnOutput) {
-        let CreateGroup { spec, maker, recovered, restored, done } = create;
+        let CreateGroup { mut spec, maker, recovered, restored, done } = create;
         let group = spec.group;
         if let Some(at) = self.slot_of(group) {
             let slot = &mut self.slots[at as usize];
-            if *slot.spec != spec {
+            if !slot.spec.is_wanted(&spec) {
                 done(Err(CreateRefusal::SpecDiffers(GroupSpec::clone(&slot.spec))));
             } else if slot.is_on_disk {
                 done(Ok(Created::Existed));
@@ -81,6 +82,8 @@ impl ShardEngine {
             done(Err(CreateRefusal::MayBeForgotten));
             return;
         }
+        // From here on it is what its log says.
+        spec.strategy.get_or_insert(self.options.persistence.strategy);
         match self.add_slot(spec, maker, recovered, restored, out) {
             Ok(at) => {
                 self.by_group.insert(group, at);
@@ -90,6 +93,7 @@ impl ShardEngine {
                 let slot = &mut self.slots[at as usize];
                 slot.is_on_disk = !is_new || self.options.durability == Durability::Memory;
                 if !is_new {
+                    self.note_lost_promise(at, out);
                     done(Ok(Created::Existed));
                     return;
                 }
@@ -118,6 +122,31 @@ impl ShardEngine {
         }
     }
 
+    /// Whether the log as it was found may lack what the group has acknowledged: it counted entries
+    /// that were not on disk, and how the last life of the log ended is not certain.
+    ///
+    /// What decides is the strategy in the group's own records, not what a configuration says by
+    /// now, and of groups whose records share a frame each by its own.
+    fn may_have_forgotten(&self, spec: &GroupSpec, recovered: &RecoveredGroup) -> bool {
+        spec.strategy == Some(Strategy::MemFirst)
+            && self.options.log_ended == LogEnded::Unclear
+            && recovered.promise.promise == Promise::Kept
+    }
+
+    /// That promises may be lost goes into the log before anything else of the group: after an
+    /// orderly end the next start would find nothing to doubt.
+    fn note_lost_promise(&mut self, at: u32, out: &mut TurnOutput) {
+        let slot = &self.slots[at as usize];
+        let promise = slot.core.status().promise;
+        let lost = promise.promise == Promise::Lost && self.options.log_ended == LogEnded::Unclear;
+        if lost && self.options.durability == Durability::Log {
+            let mut write = GroupWrite::new(slot.spec.group);
+            write.promise = Some(promise);
+            out.persist.push(write);
+            out.persist_tickets.push((slot.spec.group, PersistTicket::Noted));
+        }
+    }
+
     pub(super) fn add_slot(
         &mut self,
         spec: GroupSpec,
@@ -128,6 +157,12 @@ impl ShardEngine {
     ) -> Result<u32, SlotError> {
         let (node, group) = (self.options.node, spec.group);
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
+        let recovered = recovered.map(|mut recovered| {
+            if self.may_have_forgotten(&spec, &recovered) {
+                recovered.promise.promise = Promise::Lost;
+            }
+            recovered
+        });
         let recovered = recovered.unwrap_or_default();
         let last_index = recovered.last_index;
         let snapshot = restored.as_ref().map(|restored| restored.meta.clone());
@@ -156,6 +191,7 @@ impl ShardEngine {
         {
             log_time = LogTime::default();
         }
+        let strategy = spec.strategy.unwrap_or_default();
         let mut core = Group::new(
             self.now,
             Start {
@@ -171,7 +207,10 @@ impl ShardEngine {
                 log_time,
                 applied,
                 promise: recovered.promise,
-                settings: Arc::clone(&self.options.settings),
+                settings: Arc::clone(match strategy {
+                    Strategy::DiskFirst => &self.options.settings,
+                    Strategy::MemFirst => &self.written_settings,
+                }),
             },
         )?;
         let mut peers = Peers::default();
@@ -204,6 +243,7 @@ impl ShardEngine {
         let at = self.slots.len() as u32;
         self.slots.push(Slot {
             incarnation: spec.incarnation,
+            flush: self.options.persistence.flush_of(strategy, spec.flush),
             spec: Arc::new(spec),
             log_clock: LogClock::starting(log_time, self.now),
             core,

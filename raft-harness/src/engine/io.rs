@@ -16,6 +16,7 @@ use super::log_time::Told;
 use super::machine::{Applied, BrokenMachine, MachineHost, MachineState};
 use crate::bodies::NewMachine;
 use crate::group_spec::GroupSpec;
+use crate::persistence::FlushPolicy;
 use crate::request::{Removal, Reply, Request};
 use crate::snapshot::desk::DeskInput;
 use crate::snapshot::{Restored, SnapshotName};
@@ -55,6 +56,8 @@ pub(crate) enum EngineInput {
     HeartbeatReplies(Source, Vec<HeartbeatReplyItem>),
     /// The log has these operations on disk.
     Persisted(Vec<(GroupId, PersistTicket)>),
+    /// The log has these in the page cache; they come again once they are on disk.
+    Written(Vec<(GroupId, PersistTicket)>),
     /// An apply worker got so far.
     Applied(GroupId, Applied),
     /// The state machine that an apply worker runs for this group is out of use.
@@ -165,8 +168,13 @@ pub(crate) enum PersistTicket {
     Fetched(SnapshotName, u64),
     /// Of those that were fetched, none is wanted any more.
     DropFetched,
+    /// The core's operation in a group that counts entries as soon as they are written: to be told
+    /// then, and again when it is on disk. Its sync may wait as the policy says.
+    Early(PersistSeq, FlushPolicy),
     /// The end of the group.
     Destroy,
+    /// Something that nobody waits for.
+    Noted,
 }
 
 /// Everything one turn wants done. Reused; the driver drains it.

@@ -15,6 +15,7 @@ mod messages;
 pub(crate) mod panics;
 mod payloads;
 mod peers;
+mod persisting;
 mod reads;
 mod removal;
 mod replication;
@@ -38,7 +39,7 @@ pub(crate) use io::{
 pub(crate) use log_load::LogLoad;
 pub(crate) use log_time::Told;
 pub(crate) use machine::{Applied, MachineHost};
-pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
+pub(crate) use shard_engine::{Durability, EngineOptions, LogEnded, ShardEngine};
 #[cfg(feature = "sim")]
 pub(crate) use watch::{Replica, Watch};
 

@@ -103,7 +103,9 @@ impl ShardEngine {
                 PersistTicket::Create
                 | PersistTicket::Op(_)
                 | PersistTicket::Fetched(..)
-                | PersistTicket::DropFetched,
+                | PersistTicket::DropFetched
+                | PersistTicket::Early(..)
+                | PersistTicket::Noted,
             ) => {}
             Ended::Applied(applied) => slot.set_applied(applied, &self.counters),
             Ended::Fetched => slot.fetching = None,

@@ -267,6 +267,7 @@ impl ShardEngine {
             | EngineInput::Heartbeats(..)
             | EngineInput::HeartbeatReplies(..)
             | EngineInput::Persisted(_)
+            | EngineInput::Written(_)
             | EngineInput::Applied(..)
             | EngineInput::MachineBroken(..)
             | EngineInput::FetchFailed(..)

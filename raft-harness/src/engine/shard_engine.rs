@@ -34,6 +34,7 @@ use super::timers::Timers;
 use super::work::WorkQueue;
 use crate::counters::Counters;
 use crate::node_status::GroupStatus;
+use crate::persistence::{Persistence, Strategy};
 use crate::request::{Reply, RequestError};
 use crate::snapshot::Restored;
 use crate::snapshot::desk::DeskInput;
@@ -46,6 +47,10 @@ pub(crate) struct EngineOptions {
     /// The log may have forgotten groups: none may be founded here, it may have been here before.
     pub(crate) creations_lost: bool,
     pub(crate) settings: Arc<Settings>,
+    /// What groups get that do not ask for another.
+    pub(crate) persistence: Persistence,
+    /// How the life of the log ended that came before this one.
+    pub(crate) log_ended: LogEnded,
     pub(crate) lane_policy: LanePolicy,
     pub(crate) seed: u64,
     pub(crate) durability: Durability,
@@ -70,6 +75,15 @@ pub(crate) struct EngineOptions {
     pub(crate) log_load: Arc<LogLoad>,
 }
 
+/// What is certain about the end of the log as it was found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LogEnded {
+    /// Everything that was ever written is there.
+    Whole,
+    /// What was written and not synced may be gone.
+    Unclear,
+}
+
 /// Who makes a shard's entries durable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Durability {
@@ -81,6 +95,8 @@ pub(crate) enum Durability {
 
 pub(crate) struct ShardEngine {
     pub(super) options: EngineOptions,
+    /// The settings of groups that count entries as soon as they are written.
+    pub(super) written_settings: Arc<Settings>,
     pub(super) counters: Arc<Counters>,
     pub(super) now: Micros,
     /// The wall clocks of all nodes, for the stamps of leaders.
@@ -160,6 +176,10 @@ impl ShardEngine {
             bulk_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             peers,
             clocks: WallClocks::new(options.settings.election_timeout_max),
+            written_settings: Arc::new(Settings {
+                acknowledge: Strategy::MemFirst.acknowledge(),
+                ..Settings::clone(&options.settings)
+            }),
             options,
             counters,
             now: Micros::ZERO,
@@ -238,6 +258,11 @@ impl ShardEngine {
             EngineInput::Persisted(tickets) => {
                 for (group, ticket) in tickets {
                     self.on_persisted(group, ticket, out);
+                }
+            }
+            EngineInput::Written(tickets) => {
+                for (group, ticket) in tickets {
+                    self.on_written(group, ticket, out);
                 }
             }
             EngineInput::Applied(group, applied) => match self.slot_of(group) {
@@ -432,8 +457,8 @@ impl ShardEngine {
                             slot.snapshots.drop_fetched(group, out);
                         }
                     }
+                    out.persist_tickets.push((group, slot.ticket(persist.seq, &write)));
                     out.persist.push(write);
-                    out.persist_tickets.push((group, PersistTicket::Op(persist.seq)));
                 }
                 Durability::Memory => {
                     self.on_persisted(group, PersistTicket::Op(persist.seq), out);
@@ -441,6 +466,7 @@ impl ShardEngine {
             }
         }
         self.dispatch_applies(at, out);
+        self.release_snapshot(at, out);
         self.take_snapshot_if_due(at, out);
         self.compact_if_owed(at, out);
         let slot = &mut self.slots[at as usize];
@@ -475,7 +501,7 @@ impl ShardEngine {
                 return;
             }
             // Whoever left is not in the table any more.
-            PersistTicket::Destroy => return,
+            PersistTicket::Destroy | PersistTicket::Noted => return,
             PersistTicket::DropFetched => {
                 self.slots[at as usize].snapshots.dropping -= 1;
                 return;
@@ -484,7 +510,7 @@ impl ShardEngine {
                 out.snapshots.push(DeskInput::Stored(name, bytes));
                 return;
             }
-            PersistTicket::Op(seq) => seq,
+            PersistTicket::Op(seq) | PersistTicket::Early(seq, _) => seq,
         };
         self.step(at, Input::Persisted(seq), out);
         let slot = &mut self.slots[at as usize];
@@ -496,6 +522,16 @@ impl ShardEngine {
                     Err(closed) => self.slots[at as usize].gated.push(closed),
                 }
             }
+        }
+    }
+
+    /// The page cache has an operation: enough for a group that counts such entries. Whatever rests
+    /// on term and vote goes on waiting for the disk.
+    fn on_written(&mut self, group: GroupId, ticket: PersistTicket, out: &mut TurnOutput) {
+        if let PersistTicket::Early(seq, _) = ticket
+            && let Some(at) = self.slot_of(group)
+        {
+            self.step(at, Input::Written(seq), out);
         }
     }
 
@@ -699,6 +735,9 @@ impl ShardEngine {
                 applied_index: slot.applied.index,
                 log_time: slot.applied.log_time,
                 applied_commands: slot.applied.commands,
+                strategy: slot.strategy(),
+                loss_epoch: core.promise.loss_epoch,
+                quorum_durable_index: core.quorum_durable_index,
                 label: slot.spec.label.clone(),
                 snapshot_index: core.snapshot_index,
                 base_index: core.base_index,

@@ -17,6 +17,7 @@ use super::snapshots::Snapshots;
 use super::timers::Armed;
 use crate::counters::Counters;
 use crate::group_spec::GroupSpec;
+use crate::persistence::FlushPolicy;
 use crate::request::Reply;
 
 /// Jobs of one group under way at an apply worker: enough to keep it busy while it reports.
@@ -25,6 +26,8 @@ const APPLY_JOBS_MAX: u64 = 4;
 pub(crate) struct Slot {
     pub(crate) spec: Arc<GroupSpec>,
     pub(crate) incarnation: GroupIncarnation,
+    /// How long its entries may wait for their sync, if its strategy lets them.
+    pub(super) flush: FlushPolicy,
     pub(crate) core: Group,
     /// Which stamp the next entry is given, if it is led here.
     pub(super) log_clock: LogClock,

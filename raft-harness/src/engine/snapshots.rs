@@ -32,6 +32,8 @@ use crate::snapshot::{Restored, SnapshotName};
 pub(super) struct Snapshots {
     /// The one being taken.
     pub(super) taking: Option<LogIndex>,
+    /// Its state, which may not become durable before the entries it covers are on a quorum's disks.
+    held: Option<Box<(SnapshotMeta, MachineState)>>,
     /// Who waits for it.
     waiting: Vec<Reply>,
     /// The machine gives none.
@@ -110,6 +112,9 @@ impl Snapshots {
 
     /// Whoever waits learns that nobody knows; what is under way ends by itself.
     pub(super) fn forget(&mut self) {
+        if self.held.take().is_some() {
+            self.taking = None;
+        }
         self.waiting.clear();
     }
 }
@@ -193,11 +198,23 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let slot = &mut self.slots[at as usize];
-        let Some(MachineState { pieces, live, live_bytes }) = state else {
+        let Some(state) = state else {
             slot.snapshots.unsupported = true;
             self.end_taking(at, false);
             return;
         };
+        slot.snapshots.held = Some(Box::new((meta, state)));
+        self.release_snapshot(at, out);
+    }
+
+    /// Writes a state down once nothing it covers can be forgotten by a quorum any more: a snapshot
+    /// that outlived the entries would stand for a log that went another way.
+    pub(super) fn release_snapshot(&mut self, at: u32, out: &mut TurnOutput) {
+        let slot = &mut self.slots[at as usize];
+        let safe = slot.core.quorum_durable_index();
+        let held = slot.snapshots.held.take_if(|held| held.0.index <= safe);
+        let Some((meta, state)) = held.map(|held| *held) else { return };
+        let MachineState { pieces, live, live_bytes } = state;
         let name = SnapshotName {
             group: slot.spec.group,
             incarnation: slot.incarnation,
@@ -400,6 +417,10 @@ impl ShardEngine {
         if let Some(fetching) = &mut slot.fetching {
             fetching.cut = true;
         }
+        if slot.snapshots.held.take().is_some() {
+            self.end_taking(at, false);
+        }
+        let slot = &mut self.slots[at as usize];
         slot.dispatched = index;
         slot.replay_until = slot.replay_until.min(index);
         slot.appliable = slot.appliable.max(index);

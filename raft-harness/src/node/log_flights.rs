@@ -85,6 +85,8 @@ pub(super) fn run(
                 Ok(Turn::Goes) => {}
                 Ok(Turn::Ends) => return true,
                 Err(failure) => {
+                    // Before anybody hears of it, and not after a disk that may hang.
+                    desk.lock().work.withdraw();
                     failed(&failure);
                     return false;
                 }
@@ -111,6 +113,7 @@ fn turn(
 ) -> Result<Turn, LogError> {
     let LogLinks { shards, counters, watch, clock, .. } = links;
     let mut held = desk.lock();
+    held.work.set_time(clock.now());
     if held.has_news() {
         watch.during(Caller::Desk, *clock, || held.land(links))?;
     }
@@ -124,10 +127,12 @@ fn turn(
         true => watch.during(Caller::Desk, *clock, || held.work.stage(shards))?,
         false => Staged::Ready,
     };
+    held.work.acknowledge_written(shards);
     watch.note_room(*clock, held.work.is_full());
-    if held.work.has_staged() && !held.is_flying {
+    if held.work.has_departing() && !held.is_flying {
         let wait = held.pacer.wait(clock.now().get());
-        if !wait.is_zero() {
+        // Nothing makes a sync larger that is due by itself, and whoever is not to wait for it would.
+        if !wait.is_zero() && held.work.has_staged() {
             drop(held);
             // What comes meanwhile makes the batch larger.
             thread::sleep(wait);
@@ -136,7 +141,9 @@ fn turn(
             if let Ok(batch) = batches.try_recv() {
                 held.work.take(batch, batches);
             }
+            held.work.set_time(clock.now());
             watch.during(Caller::Desk, *clock, || held.work.stage(shards))?;
+            held.work.acknowledge_written(shards);
             return depart(desk, held, wing, links);
         }
         return depart(desk, held, wing, links);
@@ -168,7 +175,9 @@ fn turn(
         Ok(batch) => desk.lock().work.take(batch, batches),
         Err(RecvTimeoutError::Timeout) => {
             let mut held = desk.lock();
-            watch.during(Caller::Desk, *clock, || held.work.rest(counters))?;
+            if held.work.sync_due().is_none() {
+                watch.during(Caller::Desk, *clock, || held.work.rest(counters))?;
+            }
         }
         Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
     }
@@ -186,7 +195,7 @@ fn depart(
     let departs = || held.work.depart(Ending::AtOnce);
     let departure = links.watch.during(Caller::Desk, links.clock, departs)?;
     let Some(departure) = departure else { return Ok(Turn::Goes) };
-    let is_large = departure.flight.info().bytes >= HANDOVER_BYTES || held.work.has_waiting();
+    let is_large = departure.bytes >= HANDOVER_BYTES || held.work.has_waiting();
     if let Some(flights) = &wing.flights
         && is_large
         && !departure.flight.is_over()
@@ -241,7 +250,7 @@ struct Ended {
 
 /// Makes a flight.
 fn make(caller: Caller, departure: Departure, links: &LogLinks) -> Ended {
-    let Departure { flight, entries } = departure;
+    let Departure { flight, entries, .. } = departure;
     let began = links.clock.now().get();
     let landing = links.watch.during(caller, links.clock, || flight.land());
     Ended { landing, began, ended: links.clock.now().get(), entries }
@@ -296,7 +305,7 @@ fn next_flight(
     let is_safe = ended.landing.is_safe();
     let mut held = desk.lock();
     held.ended(ended);
-    if is_safe && held.work.has_staged() {
+    if is_safe && held.work.has_departing() {
         let wait = held.pacer.wait(links.clock.now().get());
         if !wait.is_zero() {
             drop(held);

@@ -4,7 +4,13 @@
 //! A disk without room is no failure. What was written before there was none is made durable and
 //! acknowledged, the rest waits, votes pass it while the log has the room it keeps for them.
 //!
-//! Invariant: nothing is acknowledged to a shard before the sync that covers it returned.
+//! Entries of groups that count them once they are written are told of twice: when their write has
+//! returned, and when they are on disk. While the disk has nothing else to do they are written at once
+//! and in order, and their sync waits as [`Flush`] says. Where others are staged or in the air they go
+//! along with those.
+//!
+//! Invariant: nothing is acknowledged as durable before the sync that covers it returned, nor as
+//! written before its write did and somebody vouches for it.
 //! After a failure nothing is acknowledged at all, ever again (see `raft-storage`).
 
 use std::collections::{HashSet, VecDeque};
@@ -14,21 +20,23 @@ use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
-use raft_core::{DiskSpace, Entry, GroupId};
+use raft_core::{DiskSpace, Entry, GroupId, Micros};
 #[cfg(feature = "sim")]
 use raft_storage::LogStats;
 use raft_storage::{
-    AppendInfo, Ending, Flight, GroupWrite, Landing, LogError, LogReader, LogStore, Tending,
+    AppendInfo, Ending, Flight, GroupWrite, Landing, LogError, LogReader, LogStore, Lsn, Tending,
 };
 use tracing::{error, warn};
 
 use super::clock::Clock;
+use super::flush::Flush;
 use super::inbox::Inbox;
 use super::log_flights;
 use super::log_large::LargeEntries;
 use super::log_pace::LogPace;
 use super::log_watch::{Caller, LogWatch};
 use super::shard_thread::ShardInput;
+use super::vouching::Vouching;
 use crate::counters::Counters;
 use crate::engine::{EngineInput, LogLoad, PersistTicket};
 
@@ -84,6 +92,15 @@ pub(crate) struct LogWork {
     large: LargeEntries,
     /// The last turn was that of the others.
     large_is_next: bool,
+    /// What is written, and goes with the next flight only to be durable. Nothing is while something
+    /// is in the air.
+    written: Cargo,
+    /// When that has to depart.
+    flush: Flush,
+    vouching: Vouching,
+    /// Where what was written ends.
+    end: Lsn,
+    now: Micros,
     /// What the next flight takes.
     staged: Cargo,
     /// What has departed and not landed, the oldest first.
@@ -127,9 +144,17 @@ struct Cargo {
     /// It has pieces of large entries; small ones go with another.
     has_pieces: bool,
     info: AppendInfo,
+    /// Entries of operations that are written already.
+    entries: u64,
 }
 
 impl Cargo {
+    /// So much was written.
+    fn wrote(&mut self, info: AppendInfo) {
+        self.info.bytes += info.bytes;
+        self.info.unprepared_bytes += info.unprepared_bytes;
+    }
+
     fn is_empty(&self) -> bool {
         self.writes.is_empty() && !self.has_pieces
     }
@@ -139,14 +164,16 @@ impl Cargo {
     }
 
     fn entries(&self) -> u64 {
-        self.operations().map(|write| write.entries.len() as u64).sum()
+        let staged: u64 = self.operations().map(|write| write.entries.len() as u64).sum();
+        self.entries + staged
     }
 }
 
-/// A flight, and how many entries it takes.
+/// A flight, and what it makes durable.
 pub(crate) struct Departure {
     pub(crate) flight: Flight,
     pub(crate) entries: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What came of staging what was taken.
@@ -172,6 +199,11 @@ impl LogWork {
             waiting: VecDeque::new(),
             large,
             large_is_next: false,
+            written: Cargo::default(),
+            flush: Flush::default(),
+            vouching: Vouching::Nobody,
+            end: Lsn::ZERO,
+            now: Micros::ZERO,
             staged: Cargo::default(),
             air: VecDeque::new(),
             landed: Vec::new(),
@@ -180,6 +212,34 @@ impl LogWork {
             idle: false,
             tending: Tending::Done,
         }
+    }
+
+    /// Who answers for what is told of before it is on disk. Nobody, unless this says otherwise.
+    pub(crate) fn vouched_by(mut self, vouching: Vouching) -> Self {
+        self.vouching = vouching;
+        self
+    }
+
+    /// Nothing is vouched for any more: what was written may not be what the next life will read.
+    pub(super) fn withdraw(&mut self) {
+        self.vouching.withdraw();
+    }
+
+    /// The time for what is written from now on.
+    pub(crate) fn set_time(&mut self, now: Micros) {
+        self.now = self.now.max(now);
+    }
+
+    /// When what is written must depart for its sync; `None`: nothing waits for one.
+    pub(crate) fn sync_due(&self) -> Option<Micros> {
+        let due = self.flush.due(self.now)?;
+        // Shards that may hand in nothing more wait for it as well.
+        Some(if self.load.is_heavy() { due.min(self.now) } else { due })
+    }
+
+    /// Whether what is written has waited for its sync for as long as it may.
+    pub(crate) fn is_due(&self) -> bool {
+        self.sync_due().is_some_and(|due| due <= self.now)
     }
 
     /// Takes a batch, and what else is waiting.
@@ -208,9 +268,14 @@ impl LogWork {
         !self.waiting.is_empty() || !self.large.is_empty()
     }
 
-    /// Whether something is ready to depart.
+    /// Whether something is prepared that the disk has not heard of.
     pub(crate) fn has_staged(&self) -> bool {
         !self.staged.is_empty()
+    }
+
+    /// Whether something is to depart: what is staged, or the sync of what is written.
+    pub(crate) fn has_departing(&self) -> bool {
+        self.has_staged() || self.is_due()
     }
 
     /// What was taken and has not departed yet.
@@ -230,7 +295,12 @@ impl LogWork {
         if let Some(staged) = self.stage_pieces(shards)? {
             return Ok(staged);
         }
-        while !self.waiting.is_empty() && self.staged.cost < FLIGHT_BYTES {
+        if let Err((portion, why)) = self.write_early()? {
+            portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+            self.stage_votes()?;
+            return self.found_no_room(&why, shards);
+        }
+        while !self.waiting.is_empty() && self.staged.cost < FLIGHT_BYTES && !self.may_wait() {
             let count = self.portion();
             let portion: Vec<Waiting> = self.waiting.drain(..count).collect();
             if let Err((portion, why)) = self.stage_portion(portion)? {
@@ -241,6 +311,81 @@ impl LogWork {
         }
         self.pause = PAUSE_FIRST;
         Ok(Staged::Ready)
+    }
+
+    /// Whether it counts once it is written. One that is to be divided goes with a flight.
+    fn is_early(&self, waiting: &Waiting) -> bool {
+        let ticket = waiting.done.as_ref().map(|done| done.ticket.1);
+        matches!(ticket, Some(PersistTicket::Early(..)))
+            && waiting.cost <= self.portion_bytes
+            && !self.vouching.is_refused()
+    }
+
+    /// Whether all that waits is better written when what is in the air has landed, or what is written
+    /// has its sync: with a flight it would wait for a sync of its own, and so would what comes then.
+    fn may_wait(&self) -> bool {
+        let is_busy = !self.air.is_empty() || self.is_due();
+        is_busy && self.staged.is_empty() && self.waiting.iter().all(|next| self.is_early(next))
+    }
+
+    /// Writes what counts once it is written, if nothing is staged or in the air, and until a sync is due;
+    /// without room for a portion, gives it back. Within a group the order stays.
+    fn write_early(&mut self) -> Result<Result<(), NoRoomFor>, LogError> {
+        while self.air.is_empty() && self.staged.is_empty() && !self.is_due() {
+            if !self.waiting.iter().any(|waiting| self.is_early(waiting)) {
+                break;
+            }
+            let mut behind = HashSet::new();
+            let (mut early, mut later, mut cost) = (Vec::new(), VecDeque::new(), 0);
+            for waiting in std::mem::take(&mut self.waiting) {
+                let is_early = self.is_early(&waiting)
+                    && cost + waiting.cost <= self.portion_bytes
+                    && !behind.contains(&waiting.write.group);
+                if is_early {
+                    cost += waiting.cost;
+                    early.push(waiting);
+                } else {
+                    behind.insert(waiting.write.group);
+                    later.push_back(waiting);
+                }
+            }
+            self.waiting = later;
+            if early.is_empty() {
+                break;
+            }
+            if let Err(no_room) = self.write_portion(early)? {
+                return Ok(Err(no_room));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes a portion; without room for it, gives it back.
+    fn write_portion(&mut self, portion: Vec<Waiting>) -> Result<Result<(), NoRoomFor>, LogError> {
+        let (writes, rest): (Vec<_>, Vec<_>) =
+            portion.into_iter().map(|Waiting { write, cost, done }| (write, (cost, done))).unzip();
+        match self.store.append_cached(&writes) {
+            Ok(info) => {
+                self.flush.wrote(info.bytes);
+                self.end = info.end_lsn;
+                self.written.wrote(info);
+                for (write, (cost, done)) in writes.iter().zip(rest) {
+                    self.written.cost += cost;
+                    let Some(done) = done else { continue };
+                    let entries = write.entries.len() as u64;
+                    self.written.entries += entries;
+                    self.flush.note(self.now, done.shard, done.ticket, entries);
+                    self.written.done.push(done);
+                }
+                Ok(Ok(()))
+            }
+            Err(LogError::NoSegment { source }) => {
+                let parts = writes.into_iter().zip(rest);
+                let parts = parts.map(|(write, (cost, done))| Waiting { write, cost, done });
+                Ok(Err((parts.collect(), source)))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Stages pieces of large entries, if it is their turn.
@@ -301,6 +446,11 @@ impl LogWork {
             tell(shards, DiskSpace::Full);
         }
         if self.staged.is_empty() {
+            if !self.written.done.is_empty() {
+                // It need not wait as well.
+                self.flush.demand(self.now);
+                return Ok(Staged::Partly);
+            }
             if self.air.is_empty() {
                 // Nothing will follow for a while, unless housekeeping finds some room.
                 self.store.idle()?;
@@ -395,17 +545,22 @@ impl LogWork {
         Ok(if self.staged.is_empty() { Staged::NoSegment } else { Staged::Partly })
     }
 
-    /// Lets what is staged depart, if anything is.
+    /// Lets what is staged depart, or the sync of what is written if that is due. Whatever is written
+    /// is durable with either.
     pub(crate) fn depart(&mut self, ending: Ending) -> Result<Option<Departure>, LogError> {
-        if self.staged.is_empty() {
+        if !self.has_departing() {
             return Ok(None);
         }
         let flight = self.store.depart(ending)?;
-        let mut cargo = std::mem::take(&mut self.staged);
-        cargo.info = flight.info();
-        let entries = cargo.entries();
+        let mut cargo = std::mem::take(&mut self.written);
+        let staged = std::mem::take(&mut self.staged);
+        cargo.wrote(flight.info());
+        cargo.writes = staged.writes;
+        cargo.done.extend(staged.done);
+        self.flush.synced();
+        let (entries, bytes) = (cargo.entries(), cargo.info.bytes);
         self.air.push_back(cargo);
-        Ok(Some(Departure { flight, entries }))
+        Ok(Some(Departure { flight, entries, bytes }))
     }
 
     /// The oldest flight has landed.
@@ -435,6 +590,28 @@ impl LogWork {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE_MAX);
         pause
+    }
+
+    /// Tells the shards what is written, of what counts then.
+    pub(crate) fn acknowledge_written(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
+        let early = self.flush.take_early();
+        if early.is_empty() {
+            return;
+        }
+        if !self.vouching.vouch(self.end) {
+            // It is told of when it is on disk, which is to be soon.
+            self.flush.demand(self.now);
+            return;
+        }
+        let mut tickets: Vec<Vec<_>> = shards.iter().map(|_| Vec::new()).collect();
+        for (shard, ticket) in early {
+            tickets[shard].push(ticket);
+        }
+        for (shard, tickets) in shards.iter().zip(tickets) {
+            if !tickets.is_empty() {
+                let _ = shard.push(ShardInput::Engine(EngineInput::Written(tickets)));
+            }
+        }
     }
 
     /// Tells the shards what is durable.
@@ -478,8 +655,11 @@ impl LogWork {
         self.store.stats()
     }
 
-    /// How long to wait for work before [`Self::rest`] is to be called.
+    /// How long to wait for work before [`Self::rest`] is to be called, or a sync is due.
     pub(crate) fn wait(&self) -> Duration {
+        if let Some(due) = self.sync_due() {
+            return due.since(self.now);
+        }
         match self.tending {
             Tending::Done => IDLE_AFTER,
             Tending::Soon => LOOK_AFTER,
@@ -487,8 +667,8 @@ impl LogWork {
         }
     }
 
-    /// To be called when nothing came for [`Self::wait`], and nothing is staged or in the air. `false`: there is nothing left to do until
-    /// something comes.
+    /// To be called when nothing came for [`Self::wait`], and nothing is staged, in the air or waits for
+    /// a sync. `false`: there is nothing left to do until something comes.
     pub(crate) fn rest(&mut self, counters: &Counters) -> Result<bool, LogError> {
         let was_done = self.tending == Tending::Done;
         if self.idle && was_done {
@@ -534,13 +714,16 @@ pub(crate) fn run(work: LogWork, batches: &Receiver<LogBatch>, links: &LogLinks)
         links.failure.lock().get_or_insert_with(|| chain(failure));
         give_up(failure, shards);
     });
-    let Some(work) = ended else { return };
+    let Some(mut work) = ended else { return };
+    let mut vouching = std::mem::replace(&mut work.vouching, Vouching::Refused);
     if work.has_waiting() {
         warn!("the log ends with operations it had no room for");
     }
     if let Err(failure) = watch.during(Caller::Desk, *clock, || work.close()) {
         warn!(failure = chain(&failure), "the log was not closed cleanly");
     }
+    // The log's own last word says more, or the log has failed.
+    vouching.withdraw();
 }
 
 fn tell(shards: &[Arc<Inbox<ShardInput>>], space: DiskSpace) {

@@ -20,6 +20,7 @@ mod contacts;
 mod control_thread;
 mod directory;
 mod error;
+mod flush;
 mod inbox;
 mod known_stores;
 mod lives;
@@ -35,6 +36,7 @@ mod shard_thread;
 mod snapshot_thread;
 mod starting;
 mod threads;
+mod vouching;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -91,6 +93,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 pub use self::error::{CreateError, StartError};
 pub use self::log_pace::LogPace;
+#[cfg(feature = "raftd")]
+pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
 
 /// How long a thread may take to say how it is.

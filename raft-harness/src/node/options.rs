@@ -12,6 +12,7 @@ use raft_transport::{Lane, LaneConfig, LanePolicy, Network};
 
 use super::error::StartError;
 use super::log_pace::LogPace;
+use crate::persistence::{Persistence, Strategy};
 use crate::snapshot::{Compression, SnapshotStore};
 
 /// Everything a node is told at its start. Change what differs from the default.
@@ -73,6 +74,16 @@ pub struct NodeOptions {
     /// All of the log is read once in so long, to find damage while others still have what it took;
     /// `None`: only what is needed is read. Default: a day.
     pub log_scrub: Option<Duration>,
+    /// What groups get whose spec does not ask for another. Default: nothing is acknowledged before
+    /// a quorum has it on disk.
+    pub persistence: Persistence,
+    /// Where the word is kept that tells a process that was killed from a machine that lost power: a
+    /// directory on a `tmpfs`, which may be shared with other nodes. With it nothing is lost when
+    /// all nodes of a [`MemFirst`](crate::Strategy::MemFirst) group are killed; where it cannot be
+    /// kept, such groups wait for the disk here. `None`: no word is kept, and after any end that is
+    /// not orderly this node's replicas of such groups take their promises for lost.
+    /// Default: `/dev/shm`. Of no account to other groups.
+    pub certificate_dir: Option<PathBuf>,
     /// How often the log may sync. Default: as learned from the disk's stalls.
     pub log_pace: LogPace,
     /// Entries that wait for the disk, in bytes, over all groups and shards of the node. Beyond it
@@ -139,6 +150,9 @@ pub struct LaneConfigs {
     pub bulk: LaneConfig,
 }
 
+/// A tmpfs on nearly every Linux.
+pub(crate) const CERTIFICATE_DIR: &str = "/dev/shm";
+
 /// What a frame of a single entry holds beside the payload, at most.
 const FRAME_OVERHEAD: u64 = 64 << 10;
 
@@ -178,6 +192,12 @@ impl NodeOptions {
                 allowed.end()
             )));
         }
+        if self.settings.acknowledge != Strategy::DiskFirst.acknowledge() {
+            let why = "what counts is said by `persistence` and by each group's spec";
+            return Err(StartError::Options(why.to_owned()));
+        }
+        let flush = self.persistence.flush.check(self.settings.disk_stall_max);
+        flush.map_err(StartError::Options)?;
         if self.log_pending_bytes_max == 0 {
             return Err(StartError::Options("a log that may be given nothing".to_owned()));
         }
@@ -234,6 +254,8 @@ impl Default for NodeOptions {
             snapshots: None,
             log_stall: Duration::from_secs(2),
             log_scrub: Some(Duration::from_secs(24 * 60 * 60)),
+            persistence: Persistence::default(),
+            certificate_dir: Some(PathBuf::from(CERTIFICATE_DIR)),
             log_pace: LogPace::default(),
             log_pending_bytes_max: 64 << 20,
             requests_max: 128 << 10,

@@ -15,7 +15,8 @@ use raft_core::{
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_storage::{
-    FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, RecoveredGroup,
+    BootCertificate, FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, Opened,
+    RecoveredGroup,
 };
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
@@ -39,12 +40,14 @@ use super::log_watch::{LogWatch, LogWatcher};
 use super::options::{LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::threads::Threads;
+use super::vouching::{Voucher, Vouching};
 use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapshot_thread};
 use crate::counters::Counters;
 use crate::engine::{
-    ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogLoad, ShardEngine,
+    ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogEnded, LogLoad, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
+use crate::persistence::Strategy;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
@@ -76,6 +79,8 @@ struct OpenLog {
     tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     known: Option<KnownStores<FileDisk>>,
     creations_lost: bool,
+    log_ended: LogEnded,
+    vouching: Vouching,
 }
 
 impl Starting {
@@ -100,6 +105,7 @@ impl Starting {
         factory: Arc<dyn StateMachineFactory>,
     ) -> Result<NodeHost, StartError> {
         options.validate()?;
+        let opened = open_log(&options)?;
         let OpenLog {
             mut store,
             incarnation,
@@ -110,7 +116,9 @@ impl Starting {
             tombstones,
             known,
             creations_lost,
-        } = open_log(&options)?;
+            log_ended,
+            vouching,
+        } = opened;
         let durable = store.is_some();
         let log_reader = store.as_ref().map(|store| store.reader());
         let specs = read_specs(groups)?;
@@ -174,7 +182,7 @@ impl Starting {
         };
         let load = Arc::new(LogLoad::new(options.log_pending_bytes_max));
         let log = store.map(|store| {
-            let work = LogWork::new(store, Arc::clone(&load), PORTION_BYTES);
+            let work = LogWork::new(store, Arc::clone(&load), PORTION_BYTES).vouched_by(vouching);
             self.start_log(work, log_links, LogScrub::new(options.log_scrub, Instant::now()))
         });
         let log = log.transpose()?;
@@ -187,6 +195,8 @@ impl Starting {
                     incarnation,
                     creations_lost,
                     settings: Arc::new(options.settings.clone()),
+                    persistence: options.persistence,
+                    log_ended,
                     lane_policy: options.lane_policy,
                     seed: (store_id as u64) ^ incarnation.get().rotate_left(32),
                     durability: if durable { Durability::Log } else { Durability::Memory },
@@ -463,6 +473,8 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 tombstones: BTreeMap::new(),
                 known: None,
                 creations_lost: false,
+                log_ended: LogEnded::Whole,
+                vouching: Vouching::Nobody,
             })
         }
         LogKind::Directory { path, options: log } => {
@@ -479,6 +491,7 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
             let past = begin_life(&disk, opened.incarnation, life);
             let past = past.map_err(StartError::Directory)?;
             let known = KnownStores::load(disk).map_err(StartError::Directory)?;
+            let (log_ended, vouching) = vouching(options, &opened);
             Ok(OpenLog {
                 life,
                 past,
@@ -489,6 +502,8 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 store: Some(Box::new(opened.writer)),
                 known: Some(known),
                 creations_lost: opened.report.creations_lost,
+                log_ended,
+                vouching,
             })
         }
     }
@@ -550,6 +565,35 @@ fn begin_behind(
     recovered.configs.clear();
     recovered.log_time = recovered.log_time.max(meta.time);
     Ok(())
+}
+
+/// What is certain of the log's end, and who answers for what this life writes.
+#[cfg(unix)]
+fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> (LogEnded, Vouching) {
+    let counts_written = |group: &RecoveredGroup| {
+        let spec = GroupSpec::decode(&group.spec);
+        spec.is_some_and(|spec| spec.strategy == Some(Strategy::MemFirst))
+    };
+    let needed = opened.groups.values().any(counts_written);
+    let Some(dir) = options.certificate_dir.clone() else {
+        let ended = if opened.report.clean { LogEnded::Whole } else { LogEnded::Unclear };
+        return (ended, Vouching::Nobody);
+    };
+    let (store, incarnation) = (opened.identity.store, opened.incarnation);
+    let last = Incarnation::new(incarnation.get() - 1);
+    let lives = (opened.report.newest_incarnation, last);
+    let is_whole = opened.report.clean
+        || needed && BootCertificate::covers(&dir, store, lives, opened.report.end_lsn);
+    let ended = if is_whole { LogEnded::Whole } else { LogEnded::Unclear };
+    let make = move || match BootCertificate::begin(&dir, store, incarnation) {
+        Ok(certificate) => Ok(Box::new(certificate) as Box<dyn Voucher>),
+        Err(error) => Err(log_thread::chain(&error)),
+    };
+    let mut vouching = Vouching::Later(Box::new(make));
+    if needed {
+        vouching.begin();
+    }
+    (ended, vouching)
 }
 
 /// Bits that no other life has.

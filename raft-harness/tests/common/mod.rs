@@ -76,6 +76,8 @@ pub struct Cluster {
     addresses: BTreeMap<NodeId, String>,
     machine: fn() -> Box<dyn StateMachine>,
     snapshot_bytes: Option<u64>,
+    /// Where nodes keep the word that tells a kill from lost power.
+    certificates: Option<tempfile::TempDir>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,6 +103,13 @@ impl Cluster {
         Self::new(nodes, Some(root), machine, Some(4 << 20))
     }
 
+    /// With certificates, where there is a tmpfs.
+    pub fn vouched(nodes: u64) -> anyhow::Result<Self> {
+        let (root, words) = (tempfile::tempdir()?, tempfile::tempdir_in("/dev/shm")?);
+        let machine = || -> Box<dyn StateMachine> { Box::new(Hasher::default()) };
+        Self::with(nodes, Some(root), Some(words), machine, Some(64 << 20))
+    }
+
     pub fn memory(nodes: u64) -> anyhow::Result<Self> {
         Self::new(nodes, None, || Box::new(Hasher::default()), Some(64 << 20))
     }
@@ -108,6 +117,16 @@ impl Cluster {
     fn new(
         nodes: u64,
         root: Option<tempfile::TempDir>,
+        machine: fn() -> Box<dyn StateMachine>,
+        snapshot_bytes: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        Self::with(nodes, root, None, machine, snapshot_bytes)
+    }
+
+    fn with(
+        nodes: u64,
+        root: Option<tempfile::TempDir>,
+        certificates: Option<tempfile::TempDir>,
         machine: fn() -> Box<dyn StateMachine>,
         snapshot_bytes: Option<u64>,
     ) -> anyhow::Result<Self> {
@@ -124,6 +143,7 @@ impl Cluster {
             addresses: BTreeMap::new(),
             machine,
             snapshot_bytes,
+            certificates,
         };
         for node in nodes {
             if cluster.root.is_some() {
@@ -159,6 +179,7 @@ impl Cluster {
                 .collect(),
             snapshot_tail: 10,
             snapshot_bytes: self.snapshot_bytes,
+            certificate_dir: self.certificates.as_ref().map(|dir| dir.path().to_owned()),
             ..NodeOptions::default()
         };
         if self.root.is_some() {
@@ -229,6 +250,40 @@ impl Cluster {
     /// Copies the directory of a node that is stopped.
     pub fn copy_dir(&self, node: NodeId, copy: &str) -> anyhow::Result<()> {
         copy_tree(&self.dir(node), &self.dir(node).with_extension(copy))
+    }
+
+    /// Stops nodes and puts back what a kill would have left of them: their files as they were while
+    /// they ran, those in memory included.
+    pub fn kill(&mut self, nodes: &[NodeId]) -> anyhow::Result<()> {
+        let words = self.certificates.as_ref().map(|dir| dir.path().to_owned());
+        let kept = tempfile::tempdir()?;
+        for node in nodes {
+            self.copy_dir(*node, "killed")?;
+        }
+        if let Some(words) = &words {
+            copy_tree(words, &kept.path().join("words"))?;
+        }
+        for node in nodes {
+            self.stop(*node);
+            self.put_back(*node, "killed")?;
+        }
+        if let Some(words) = &words {
+            for word in std::fs::read_dir(kept.path().join("words"))? {
+                let word = word?;
+                std::fs::copy(word.path(), words.join(word.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The memory of a machine is gone: power was lost.
+    pub fn forget_certificates(&self) -> anyhow::Result<()> {
+        for dir in self.certificates.iter() {
+            for word in std::fs::read_dir(dir.path())? {
+                std::fs::remove_file(word?.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the directory of a node that is stopped back to a copy.

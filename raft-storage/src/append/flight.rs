@@ -133,6 +133,8 @@ pub(crate) enum Step<F> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Until {
     Written,
+    /// Written, and not to the device yet.
+    Cached,
     Durable,
 }
 
@@ -161,12 +163,13 @@ impl<F: DiskFile> Means<F> {
                     let mut parts = frame.parts();
                     match until {
                         Until::Written => file.write_vectored_at(&mut parts, offset),
+                        Until::Cached => file.write_cached_at(&mut parts, offset),
                         Until::Durable => file.write_durable_at(&mut parts, offset),
                     }
                 };
                 self.demand.end();
                 let (op, written) = match until {
-                    Until::Written => (DiskOp::Write, written),
+                    Until::Written | Until::Cached => (DiskOp::Write, written),
                     Until::Durable if raft_core::planted!(SyncErrorIgnored) => {
                         (DiskOp::Commit, Ok(()))
                     }

@@ -78,6 +78,8 @@ pub struct LogWriter<D: Disk> {
     /// What the disk is to do next, and what comes of it.
     steps: VecDeque<Step<D::File>>,
     effects: Vec<Effect>,
+    /// How frames are written that nothing makes durable at once.
+    writes: Until,
     /// What `steps` write.
     info: AppendInfo,
     /// Departed and not landed, in order. As many as the caller lets depart.
@@ -185,6 +187,7 @@ impl<D: Disk> LogWriter<D> {
             open: None,
             steps: VecDeque::new(),
             effects: Vec::new(),
+            writes: Until::Written,
             info: AppendInfo::default(),
             air: VecDeque::new(),
             next_flight: 1,
@@ -221,6 +224,19 @@ impl<D: Disk> LogWriter<D> {
     /// [`LogError::Io`] and [`LogError::Poisoned`] are final.
     pub fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
         self.append_here(writes, None)
+    }
+
+    /// [`append`](Self::append) through the page cache: for what counts once it is written and will
+    /// not be synced at once. A write that goes to the device waits for it.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_cached(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.begin_here()?;
+        self.writes = Until::Cached;
+        let appended = self.append_here(writes, None);
+        self.writes = Until::Written;
+        appended
     }
 
     /// [`append`](Self::append) and [`sync`](Self::sync) in one: on return all of it is durable,
@@ -666,7 +682,7 @@ impl<D: Disk> LogWriter<D> {
         // Without a segment no frame has room.
         if let Some(file) = &self.file {
             let file = Arc::clone(file);
-            self.steps.push_back(Step::Frame { file, frame, offset, lsn, until: Until::Written });
+            self.steps.push_back(Step::Frame { file, frame, offset, lsn, until: self.writes });
         }
     }
 
@@ -882,6 +898,10 @@ impl<D: Disk> LogWriter<D> {
 impl<D: Disk> LogStore for LogWriter<D> {
     fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
         self.append(writes)
+    }
+
+    fn append_cached(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.append_cached(writes)
     }
 
     fn commit(&mut self, writes: &[GroupWrite]) -> Result<(AppendInfo, SyncInfo), LogError> {

@@ -191,24 +191,11 @@ impl LogFile {
     }
 }
 
-impl DiskFile for LogFile {
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
-    }
-
-    fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+impl LogFile {
+    /// Writes all of `parts` through the page cache.
+    fn write_cached(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut parts = parts;
         let mut offset = offset;
-        #[cfg(target_os = "linux")]
-        if DirectFile::takes(parts, offset)
-            && let Some(direct) = self.direct()
-        {
-            offset += direct.write(&self.file, &mut parts, offset)?;
-        }
         // The kernel may take less than it is given; what is left is offered again.
         while !parts.is_empty() {
             let few = &parts[..parts.len().min(PARTS_MAX)];
@@ -227,6 +214,34 @@ impl DiskFile for LogFile {
             IoSlice::advance_slices(&mut parts, taken);
         }
         Ok(())
+    }
+}
+
+impl DiskFile for LogFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        let mut parts = parts;
+        #[cfg(target_os = "linux")]
+        let mut offset = offset;
+        #[cfg(target_os = "linux")]
+        if DirectFile::takes(parts, offset)
+            && let Some(direct) = self.direct()
+        {
+            offset += direct.write(&self.file, &mut parts, offset)?;
+        }
+        self.write_cached(parts, offset)
+    }
+
+    fn write_cached_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_cached(parts, offset)
     }
 
     #[cfg(target_os = "linux")]

@@ -54,6 +54,11 @@ pub trait DiskFile: Send + Sync + 'static {
     ///
     /// An error leaves it unknown how much was written.
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Writes as [`write_vectored_at`](Self::write_vectored_at) does, into memory: nothing of it
+    /// waits for the device.
+    fn write_cached_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_vectored_at(parts, offset)
+    }
     /// Writes as [`write_vectored_at`](Self::write_vectored_at) does and makes it durable, in one
     /// call where there is one. It says nothing of what was written before and not synced: that
     /// may be durable as well, or not.

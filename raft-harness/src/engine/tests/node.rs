@@ -10,9 +10,10 @@ use super::disk::Disk;
 use super::journal::Journal;
 use crate::counters::Counters;
 use crate::engine::{
-    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, LogLoad, MachineHost, ShardEngine,
-    TurnOutput,
+    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, LogEnded, LogLoad, MachineHost,
+    ShardEngine, TurnOutput,
 };
+use crate::persistence::Persistence;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
@@ -41,6 +42,9 @@ pub(super) struct Node {
     pub(super) desk_inputs: VecDeque<DeskInput>,
     /// After how many entries and bytes a snapshot is taken.
     pub(super) snapshot_every: (Option<u64>, Option<u64>),
+    pub(super) persistence: Persistence,
+    /// How the log is found at the next start.
+    pub(super) log_ended: LogEnded,
     /// Entries before a snapshot that stay.
     pub(super) snapshot_tail: u64,
     /// How much of the log is kept for peers.
@@ -131,6 +135,8 @@ impl Node {
             snapshots,
             desk_inputs: VecDeque::new(),
             snapshot_every: (Some(40), None),
+            persistence: Persistence::default(),
+            log_ended: LogEnded::Whole,
             snapshot_tail: 3,
             hold_bytes: 1 << 10,
             desk_at: None,
@@ -160,6 +166,8 @@ impl Node {
     pub(super) fn start(&mut self, seed: u64, durability: Durability, peers: &[NodeId]) {
         self.life += 1;
         let options = EngineOptions {
+            persistence: self.persistence,
+            log_ended: self.log_ended,
             node: self.id,
             incarnation: self.incarnation(),
             creations_lost: false,

@@ -8,10 +8,10 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use raft_core::{
-    Append, AppendReply, AppendResult, Campaign, Declined, DiskSpace, Entry, EntryKind, GroupId,
-    GroupIncarnation, HardState, Heartbeat, Incarnation, LogIndex, LogTime, MemberChange, Message,
-    Micros, NodeId, Promise, ReadIndexReply, ReadPath, ReplicaId, Rest, Session, Term, TermRun,
-    Verdict, VoteReply, VoteRequest,
+    Acknowledge, Append, AppendReply, AppendResult, Campaign, Declined, DiskSpace, Entry,
+    EntryKind, GroupId, GroupIncarnation, HardState, Heartbeat, Incarnation, LogIndex, LogTime,
+    MemberChange, Message, Micros, NodeId, Promise, ReadIndexReply, ReadPath, ReplicaId, Rest,
+    Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::{GroupWrite, RecoveredGroup};
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
@@ -27,6 +27,8 @@ use crate::group_spec::GroupSpec;
 use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
 use crate::snapshot::desk::DeskInput;
 use crate::state_machine::ApplyMode;
+
+mod persisting;
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -269,7 +271,7 @@ impl Solo {
                 last_term: Term::new(8),
                 attempt: 1,
                 cause: Campaign::Timeout,
-                acknowledge: raft_core::Acknowledge::Durable,
+                acknowledge: Acknowledge::Durable,
             }),
             entries: Vec::new(),
         };
@@ -304,7 +306,7 @@ impl Solo {
                 time: LogTime::default(),
                 commit: LogIndex::ZERO,
                 quorum_durable: LogIndex::ZERO,
-                acknowledge: raft_core::Acknowledge::Durable,
+                acknowledge: Acknowledge::Durable,
             }),
             entries: vec![Entry {
                 index,

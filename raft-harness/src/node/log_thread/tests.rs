@@ -1,6 +1,7 @@
 //! What the log thread does with logs that fail, fill up, hang or have something left to tidy.
 
 use super::*;
+use crate::persistence::FlushPolicy;
 use bytes::Bytes;
 use crossbeam::channel::{Sender, unbounded};
 use raft_core::LogTime;
@@ -145,16 +146,20 @@ fn work(store: impl LogStore + 'static) -> LogWork {
     LogWork::new(Box::new(store), Arc::new(LogLoad::new(u64::MAX)), 10_000)
 }
 
+fn groups_of(tickets: &[(GroupId, PersistTicket)]) -> Vec<u32> {
+    tickets.iter().map(|(group, _)| group.get()).collect()
+}
+
 /// What a shard has heard: the groups of acknowledged operations, or of the disk.
 fn heard_by(shard: &Inbox<ShardInput>) -> Vec<String> {
     let mut items = Vec::new();
     shard.drain(&mut items);
     let told = items.into_iter().map(|item| match item {
         ShardInput::Engine(EngineInput::Disk(space)) => format!("{space:?}"),
-        ShardInput::Engine(EngineInput::Persisted(tickets)) => {
-            let groups: Vec<u32> = tickets.iter().map(|(group, _)| group.get()).collect();
-            format!("{groups:?}")
+        ShardInput::Engine(EngineInput::Written(tickets)) => {
+            format!("written {:?}", groups_of(&tickets))
         }
+        ShardInput::Engine(EngineInput::Persisted(tickets)) => format!("{:?}", groups_of(&tickets)),
         _ => "something else".to_owned(),
     });
     told.collect()
@@ -526,4 +531,239 @@ fn a_disk_that_fails_under_the_second_thread_ends_the_log_and_nothing_is_told_th
             );
         }
     }
+}
+
+/// Notes what is asked of it.
+struct Noting {
+    log: MemoryLog,
+    asked: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl LogStore for Noting {
+    fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.asked.lock().push("append");
+        self.log.append(writes)
+    }
+
+    fn append_cached(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
+        self.asked.lock().push("cached");
+        self.log.append(writes)
+    }
+
+    fn commit(&mut self, writes: &[GroupWrite]) -> Result<(AppendInfo, SyncInfo), LogError> {
+        self.asked.lock().push("commit");
+        self.log.commit(writes)
+    }
+
+    fn sync(&mut self) -> Result<SyncInfo, LogError> {
+        self.asked.lock().push("sync");
+        self.log.sync()
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_poisoned(&self) -> bool {
+        false
+    }
+
+    fn reader(&self) -> LogReader {
+        self.log.reader()
+    }
+}
+
+fn noting() -> (LogWork, Arc<Mutex<Vec<&'static str>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    (work(Noting { log: MemoryLog::new(), asked: Arc::clone(&asked) }), asked)
+}
+
+/// Of a group that counts its entries once they are written.
+fn early(writes: Vec<GroupWrite>, interval_ms: u64) -> LogBatch {
+    let interval = Duration::from_millis(interval_ms);
+    let policy = FlushPolicy::Batch { threshold: 1_000, interval };
+    let mut batch = batch(writes);
+    for (_, ticket) in &mut batch.tickets {
+        if let PersistTicket::Op(seq) = *ticket {
+            *ticket = PersistTicket::Early(seq, policy);
+        }
+    }
+    batch
+}
+
+/// What is to depart is made, and told of.
+fn fly(work: &mut LogWork, shards: &[Arc<Inbox<ShardInput>>]) {
+    if let Some(departure) = work.depart(Ending::AtOnce).unwrap() {
+        work.land(departure.flight.land(), &Counters::default()).unwrap();
+        work.acknowledge(shards);
+    }
+}
+
+fn stage(work: &mut LogWork, shards: &[Arc<Inbox<ShardInput>>]) {
+    assert_eq!(work.stage(shards).unwrap(), Staged::Ready);
+    work.acknowledge_written(shards);
+}
+
+#[test]
+fn what_counts_once_written_is_told_of_at_once_and_again_when_it_is_on_disk() {
+    let (mut work, asked) = noting();
+    let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1), create(2)]), &receive);
+    stage(&mut work, &shards);
+    assert!(heard_by(&shards[0]).is_empty(), "nobody is told of it before");
+    fly(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["[1, 2]"]);
+    asked.lock().clear();
+
+    work.set_time(Micros::new(1_000));
+    work.take(early(vec![entries(1, 1, 2)], 50), &receive);
+    stage(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["written [1]"]);
+    assert_eq!(work.sync_due(), Some(Micros::new(51_000)));
+    assert_eq!(work.wait(), Duration::from_millis(50), "then it is looked after");
+    assert!(work.depart(Ending::AtOnce).unwrap().is_none(), "and not before");
+    assert_eq!(asked.lock().split_off(0), ["cached"]);
+
+    // Whoever may not wait takes it along, and what comes with that is written before.
+    work.take(batch(vec![vote(2)]), &receive);
+    work.take(early(vec![entries(1, 3, 1)], 50), &receive);
+    stage(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["written [1]"]);
+    fly(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["[1, 1, 2]"]);
+    assert_eq!(work.sync_due(), None);
+    assert_eq!(asked.lock().split_off(0), ["cached", "append", "sync"]);
+
+    // Nobody comes, and its time does.
+    work.take(early(vec![entries(1, 4, 1)], 50), &receive);
+    stage(&mut work, &shards);
+    work.set_time(Micros::new(51_000));
+    fly(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["written [1]", "[1]"]);
+    assert_eq!(asked.lock().split_off(0), ["cached", "sync"]);
+}
+
+#[test]
+fn what_counts_once_written_waits_for_a_flight_and_not_for_one_of_its_own() {
+    let (mut work, asked) = noting();
+    let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1), create(2)]), &receive);
+    stage(&mut work, &shards);
+    fly(&mut work, &shards);
+    work.take(batch(vec![vote(2)]), &receive);
+    stage(&mut work, &shards);
+    let flying = work.depart(Ending::AtOnce).unwrap().unwrap();
+    heard_by(&shards[0]);
+    asked.lock().clear();
+
+    work.take(early(vec![entries(1, 1, 1)], 50), &receive);
+    stage(&mut work, &shards);
+    assert!(work.has_waiting() && !work.has_departing(), "it is not prepared for a sync");
+    work.land(flying.flight.land(), &Counters::default()).unwrap();
+    work.acknowledge(&shards);
+    stage(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["[2]", "written [1]"]);
+
+    // Beside others that have departed and that are to follow, it goes with those.
+    work.take(batch(vec![vote(2)]), &receive);
+    stage(&mut work, &shards);
+    let flying = work.depart(Ending::AtOnce).unwrap().unwrap();
+    work.take(early(vec![entries(1, 2, 1)], 50), &receive);
+    work.take(batch(vec![vote(2)]), &receive);
+    stage(&mut work, &shards);
+    assert!(!work.has_waiting());
+    work.land(flying.flight.land(), &Counters::default()).unwrap();
+    work.acknowledge(&shards);
+    fly(&mut work, &shards);
+    assert_eq!(heard_by(&shards[0]), ["[1, 2]", "[1, 2]"]);
+}
+
+#[test]
+fn what_nobody_vouches_for_is_told_of_when_it_is_on_disk() {
+    let (work, _) = noting();
+    let mut work = work.vouched_by(Vouching::Later(Box::new(|| Err("no tmpfs".to_owned()))));
+    let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1)]), &receive);
+    stage(&mut work, &shards);
+    fly(&mut work, &shards);
+    heard_by(&shards[0]);
+    for index in 1..=2 {
+        work.take(early(vec![entries(1, index, 1)], 50), &receive);
+        stage(&mut work, &shards);
+        assert!(heard_by(&shards[0]).is_empty());
+        assert!(work.has_departing(), "it is not to wait");
+        fly(&mut work, &shards);
+        assert_eq!(heard_by(&shards[0]), ["[1]"]);
+    }
+}
+
+#[test]
+fn no_sync_carries_much_more_than_what_may_wait() {
+    let (mut work, asked) = noting();
+    let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1)]), &receive);
+    stage(&mut work, &shards);
+    fly(&mut work, &shards);
+    asked.lock().clear();
+    // The threshold of the policy is reached first here: 1,000 entries.
+    for first in 0..300 {
+        work.take(early(vec![entries(1, 8 * first + 1, 8)], 50), &receive);
+    }
+    stage(&mut work, &shards);
+    assert!(work.has_waiting() && work.has_departing() && !work.has_staged());
+    assert_eq!(asked.lock().len(), 125, "a portion each, and none after that");
+    fly(&mut work, &shards);
+    stage(&mut work, &shards);
+    assert_eq!(asked.lock().len(), 251);
+}
+
+/// A node whose shards may hand in nothing more until something is on disk does not wait.
+#[test]
+fn a_log_that_has_been_given_all_it_takes_syncs_at_once() {
+    let load = Arc::new(LogLoad::new(3_000));
+    let log = Noting { log: MemoryLog::new(), asked: Arc::default() };
+    let mut work = LogWork::new(Box::new(log), Arc::clone(&load), 10_000);
+    let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1)]), &receive);
+    stage(&mut work, &shards);
+    load.add(1_000);
+    fly(&mut work, &shards);
+    work.take(early(vec![entries(1, 1, 2)], 50), &receive);
+    stage(&mut work, &shards);
+    assert!(!work.is_due());
+    load.add(3_000);
+    assert!(work.is_due());
+}
+
+#[test]
+fn the_thread_flushes_when_the_time_has_come_and_not_before_it_has_told_of_what_is_written() {
+    let links = links(1);
+    let (send, receive) = unbounded();
+    let _ = send.send(batch(vec![create(1)]));
+    let (work, _) = noting();
+    std::thread::scope(|scope| {
+        let (links, shards) = (&links, &links.shards);
+        scope.spawn(move || run(work, &receive, links));
+        let mut heard = Vec::new();
+        while heard.is_empty() {
+            heard.extend(heard_by(&shards[0]));
+            std::thread::yield_now();
+        }
+        let _ = send.send(early(vec![entries(1, 1, 2)], 1));
+        while heard.len() < 3 {
+            heard.extend(heard_by(&shards[0]));
+            std::thread::yield_now();
+        }
+        drop(send);
+        assert_eq!(heard, ["[1]", "written [1]", "[1]"]);
+    });
 }

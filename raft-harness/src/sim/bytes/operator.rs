@@ -422,7 +422,8 @@ impl World {
         nodes.sort_unstable();
         let replicas = nodes.into_iter().map(|node| (replica_at_first(node), node)).collect();
         let origin = Origin::Founding;
-        let spec = GroupSpec { group, incarnation, origin, replicas, label: Bytes::new() };
+        let (strategy, flush, label) = (None, None, Bytes::new());
+        let spec = GroupSpec { group, incarnation, origin, replicas, strategy, flush, label };
         self.note(None, || format!("operator: {spec:?}"));
         self.sightings.hit(Mark::GroupReborn);
         self.operator.lives.insert(group, life);

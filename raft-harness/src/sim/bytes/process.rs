@@ -33,13 +33,14 @@ use crate::bodies::NewMachine;
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
-    LogLoad, MakeMachine, Replica, ShardEngine,
+    LogEnded, LogLoad, MakeMachine, Replica, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
     LogWork, Machines, Round, Shard, ShardInput, begin_life, registry, shard_of,
 };
+use crate::persistence::Persistence;
 use crate::request::Request;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
@@ -318,6 +319,11 @@ impl Process {
                     incarnation: opened.incarnation,
                     creations_lost: opened.report.creations_lost,
                     settings: Arc::new(swarm.settings.clone()),
+                    persistence: Persistence::default(),
+                    log_ended: match opened.report.clean {
+                        true => LogEnded::Whole,
+                        false => LogEnded::Unclear,
+                    },
                     lane_policy: swarm.policy,
                     seed,
                     durability: Durability::Log,

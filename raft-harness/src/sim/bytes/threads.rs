@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use raft_core::Micros;
 use raft_storage::{GroupWrite, LogError};
 
 use super::accounts::After;
@@ -108,13 +109,17 @@ impl World {
             log.work.take(batch, &log.batches);
             log.taken += 1;
         }
+        log.work.set_time(Micros::new(self.now));
         match log.work.stage(&inboxes) {
             Ok(outcome @ (Staged::Ready | Staged::Partly)) => {
+                log.work.acknowledge_written(&inboxes);
                 let is_flying = log.flight.is_some();
                 self.sightings.hit_if(outcome == Staged::Partly, Mark::BatchSplitByFullDisk);
                 self.sightings.hit_if(is_flying && log.work.has_staged(), Mark::LogOverlapped);
-                if !is_flying {
+                if !is_flying && log.work.has_departing() {
                     self.depart(place);
+                } else if !is_flying {
+                    self.go_on(place);
                 }
             }
             // It is tried again when that has landed.
@@ -200,7 +205,7 @@ impl World {
             judge.buried(place, buried);
             drop(judge);
             // The disk need not wait for whoever is told.
-            if process.log.work.has_staged() && self.delays.chance(1, 2) {
+            if process.log.work.has_departing() && self.delays.chance(1, 2) {
                 self.depart(place);
                 self.sightings.hit(Mark::LogLandedLate);
                 if self.delays.chance(1, 2) {
@@ -251,7 +256,7 @@ impl World {
         if log.flight.is_some() {
             return;
         }
-        if log.work.has_staged() {
+        if log.work.has_departing() {
             return self.depart(place);
         }
         log.state = LogState::Waits;
@@ -289,6 +294,10 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let counters = std::sync::Arc::clone(process.counters());
         let log = &mut process.log;
+        log.work.set_time(Micros::new(self.now));
+        if log.state == LogState::Waits && log.work.has_departing() {
+            return self.depart(place);
+        }
         if log.state == LogState::Waits && log.taken == taken {
             let before = log.work.stats();
             let rested = log.work.rest(&counters);
