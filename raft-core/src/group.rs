@@ -421,6 +421,11 @@ impl Group {
         self.durability.written()
     }
 
+    /// Since when the oldest operation that is not on disk waits for it; `None`: all is on disk.
+    pub fn waits_for_disk_since(&self) -> Option<Micros> {
+        self.durability.waits_since()
+    }
+
     /// The term of an entry or of the log's base; `None` below and beyond.
     pub fn entry_term(&self, index: LogIndex) -> Option<Term> {
         self.log.term(index)

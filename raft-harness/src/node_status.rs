@@ -57,6 +57,11 @@ pub struct GroupStatus {
     /// Up to here the log is on disk.
     #[serde(serialize_with = "index")]
     pub durable_index: LogIndex,
+    /// About how many bytes of applied entries are not on disk yet; what is not applied is not
+    /// counted.
+    pub flush_lag_bytes: u64,
+    /// For how long the oldest operation that is not on disk has waited for it, in milliseconds.
+    pub flush_lag_ms: u64,
     /// Up to here it is committed.
     #[serde(serialize_with = "index")]
     pub commit_index: LogIndex,

@@ -146,6 +146,28 @@ fn without_a_certificate_that_is_wanted_entries_wait_for_the_disk() -> anyhow::R
     Ok(())
 }
 
+/// What waits for its sync is told, and in the end nothing does.
+#[test]
+fn the_lag_behind_what_is_written_is_told_and_returns_to_zero() -> anyhow::Result<()> {
+    let cluster = Cluster::durable(1)?;
+    let flush = FlushPolicy::Batch { threshold: 10_000, interval: Duration::from_millis(500) };
+    let fast = Persistence { strategy: Strategy::MemFirst, flush };
+    cluster.host(1).create_group(cluster.spec(FAST).with_persistence(fast))?;
+    cluster.propose(FAST, command(0))?;
+    // It was answered before the disk had it, unless half a second passed meanwhile.
+    until(|| {
+        let _ = cluster.propose(FAST, command(1));
+        let status = status(&cluster, 1, FAST);
+        status.durable_index < status.last_index
+    });
+    until(|| {
+        let status = status(&cluster, 1, FAST);
+        let lag = (status.flush_lag_bytes, status.flush_lag_ms);
+        status.durable_index == status.last_index && lag == (0, 0)
+    });
+    Ok(())
+}
+
 /// A quorum agrees, and goes on without the one that counts otherwise.
 #[test]
 fn a_node_with_another_strategy_is_given_nothing() -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ mod error;
 mod first_cluster;
 pub(crate) mod init;
 mod log;
+mod recover;
 mod serve;
 mod signals;
 mod status;
@@ -60,6 +61,8 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Show a node, leaderless groups first.
     Status(status::StatusArguments),
+    /// Accept that a group goes on without entries that a quorum may have forgotten.
+    Recover(recover::RecoverArguments),
     /// Check or print the log of a node that does not run.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -93,6 +96,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(arguments) => init::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Recover(arguments) => recover::run(&arguments),
         Command::Log(command) => log::run(&command),
         Command::Config(command) => config::run(&command),
     };

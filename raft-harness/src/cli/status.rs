@@ -147,6 +147,7 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
     let rows = groups.iter().take(GROUPS_MAX).map(|group| {
         let state = match (&group.fault, group.leader) {
             (Some(fault), _) => fault.clone(),
+            (None, _) if group.may_have_forgotten => "may have forgotten entries".to_owned(),
             (None, None) => "leaderless".to_owned(),
             (None, _) if group.promise == "unproven" => {
                 "never votes or counts again: replace this replica".to_owned()

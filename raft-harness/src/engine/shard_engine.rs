@@ -84,6 +84,14 @@ pub(crate) enum LogEnded {
     Unclear,
 }
 
+impl LogEnded {
+    /// Whether it is certain that nothing is missing.
+    #[cfg(feature = "raftd")]
+    pub(crate) fn is_whole(self) -> bool {
+        self == Self::Whole
+    }
+}
+
 /// Who makes a shard's entries durable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Durability {
@@ -731,6 +739,14 @@ impl ShardEngine {
                 term: core.term,
                 last_index: core.last_index,
                 durable_index: core.durable_index,
+                flush_lag_bytes: match core.last_index.since(core.durable_index) {
+                    0 => 0,
+                    _ => slot.snapshots.sizes.behind(core.durable_index),
+                },
+                flush_lag_ms: slot
+                    .core
+                    .waits_for_disk_since()
+                    .map_or(0, |since| self.now.since(since).as_millis() as u64),
                 commit_index: core.commit_index,
                 applied_index: slot.applied.index,
                 log_time: slot.applied.log_time,

@@ -96,6 +96,8 @@ pub use self::log_pace::LogPace;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
+#[cfg(all(unix, feature = "raftd"))]
+pub(crate) use self::starting::log_ended;
 
 /// How long a thread may take to say how it is.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);

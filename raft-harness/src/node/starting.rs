@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -567,6 +568,22 @@ fn begin_behind(
     Ok(())
 }
 
+/// Whether everything that was ever told of as written is in a log, by its own last word or by a
+/// certificate.
+#[cfg(unix)]
+pub(crate) fn log_ended(certificates: Option<&Path>, opened: &Opened<FileDisk>) -> LogEnded {
+    let report = &opened.report;
+    // The life before this one; there is none before the first.
+    let last = Incarnation::new(opened.incarnation.get().saturating_sub(1));
+    let lives = (report.newest_incarnation, last);
+    let is_covered =
+        |dir| BootCertificate::covers(dir, opened.identity.store, lives, report.end_lsn);
+    match report.clean || certificates.is_some_and(is_covered) {
+        true => LogEnded::Whole,
+        false => LogEnded::Unclear,
+    }
+}
+
 /// What is certain of the log's end, and who answers for what this life writes.
 #[cfg(unix)]
 fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> (LogEnded, Vouching) {
@@ -575,16 +592,11 @@ fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> (LogEnded, Vouc
         spec.is_some_and(|spec| spec.strategy == Some(Strategy::MemFirst))
     };
     let needed = opened.groups.values().any(counts_written);
+    let ended = log_ended(options.certificate_dir.as_deref(), opened);
     let Some(dir) = options.certificate_dir.clone() else {
-        let ended = if opened.report.clean { LogEnded::Whole } else { LogEnded::Unclear };
         return (ended, Vouching::Nobody);
     };
     let (store, incarnation) = (opened.identity.store, opened.incarnation);
-    let last = Incarnation::new(incarnation.get() - 1);
-    let lives = (opened.report.newest_incarnation, last);
-    let is_whole = opened.report.clean
-        || needed && BootCertificate::covers(&dir, store, lives, opened.report.end_lsn);
-    let ended = if is_whole { LogEnded::Whole } else { LogEnded::Unclear };
     let make = move || match BootCertificate::begin(&dir, store, incarnation) {
         Ok(certificate) => Ok(Box::new(certificate) as Box<dyn Voucher>),
         Err(error) => Err(log_thread::chain(&error)),

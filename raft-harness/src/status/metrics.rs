@@ -26,6 +26,7 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
         writeln!(text, "raft_groups{{role=\"{name}\"}} {count}")?;
     }
     let longest = |lag: fn(&GroupView) -> u64| status.groups.iter().map(lag).max().unwrap_or(0);
+    let forgetful = status.groups.iter().filter(|group| group.may_have_forgotten).count();
     let replaying = status.groups.iter().filter(|group| group.is_replaying).count();
     let promises = |of: &[&str]| {
         let groups = status.groups.iter();
@@ -37,6 +38,11 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
         ("raft_groups_promise_lost", promises(&["lost", "damaged"])),
         ("raft_groups_promise_unproven", promises(&["unproven"])),
         ("raft_flush_lag_entries_max", longest(|group| group.flush_lag)),
+        ("raft_flush_lag_bytes_max", longest(|group| group.flush_lag_bytes)),
+        ("raft_flush_lag_ms_max", longest(|group| group.flush_lag_ms)),
+        ("raft_flush_lag_entries", status.groups.iter().map(|group| group.flush_lag).sum()),
+        ("raft_flush_lag_bytes", status.groups.iter().map(|group| group.flush_lag_bytes).sum()),
+        ("raft_groups_forgetful", forgetful as u64),
         ("raft_apply_lag_entries_max", longest(|group| group.apply_lag)),
         ("raft_groups_missing", status.groups_missing),
         ("raft_groups_replaying", replaying as u64),

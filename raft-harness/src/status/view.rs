@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::node_status::{GroupStatus, NodeStatus, Role};
+use crate::persistence::Strategy;
 
 /// One node.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -84,6 +85,21 @@ pub struct GroupView {
     pub applied_index: u64,
     /// Entries that are not on disk yet.
     pub flush_lag: u64,
+    /// About how many bytes of applied entries are not.
+    #[serde(default)]
+    pub flush_lag_bytes: u64,
+    /// For how long the oldest of what is not has waited, in milliseconds.
+    #[serde(default)]
+    pub flush_lag_ms: u64,
+    /// Of what is committed, what a quorum is known to have on disk.
+    #[serde(default)]
+    pub quorum_durable_index: u64,
+    /// When entries count, as the group's log says.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Whether this replica may have forgotten what it acknowledged: it does not count then.
+    #[serde(default)]
+    pub may_have_forgotten: bool,
     /// Entries that are committed and not applied yet.
     pub apply_lag: u64,
     /// Commands applied since the start of the process, replay included.
@@ -226,6 +242,11 @@ impl From<&GroupStatus> for GroupView {
             commit_index: group.commit_index.get(),
             applied_index: group.applied_index.get(),
             flush_lag: group.last_index.since(group.durable_index),
+            flush_lag_bytes: group.flush_lag_bytes,
+            flush_lag_ms: group.flush_lag_ms,
+            quorum_durable_index: group.quorum_durable_index.get(),
+            strategy: group.strategy,
+            may_have_forgotten: group.promise != raft_core::Promise::Kept,
             apply_lag: group.commit_index.since(group.applied_index),
             applied_commands_total: group.applied_commands,
             label: String::from_utf8_lossy(&group.label).into_owned(),
