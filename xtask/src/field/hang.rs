@@ -45,24 +45,32 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>> {
 /// What a disk that hangs holds.
 const DISK_CALLS: &str = "pwrite64,pwritev,pwritev2,fsync,fdatasync";
 
-/// A tracer that holds calls of one thread.
+/// The threads that call the disk for the log.
+const LOG_THREADS: &[&str] = &["raft-log", "raft-log-disk"];
+
+/// A tracer that holds calls of some threads.
 struct Held(Child);
 
 impl Held {
     fn thread(cluster: &Cluster, index: usize, name: &str, calls: &str) -> Result<Self> {
+        Self::threads(cluster, index, &[name], calls)
+    }
+
+    fn threads(cluster: &Cluster, index: usize, names: &[&str], calls: &str) -> Result<Self> {
         let pid = cluster.pid(index)?;
-        let mut thread = None;
+        let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
             let path = entry?.path();
-            if fs::read_to_string(path.join("comm"))?.trim() == name {
-                thread = path.file_name().map(|id| id.to_string_lossy().into_owned());
+            if names.contains(&fs::read_to_string(path.join("comm"))?.trim()) {
+                threads.extend(path.file_name().map(|id| id.to_string_lossy().into_owned()));
             }
         }
-        let thread = thread.with_context(|| format!("node {} has no thread {name}", index + 1))?;
+        ensure!(threads.len() == names.len(), "node {} lacks one of {names:?}", index + 1);
         let mut strace = Command::new("strace");
         // Longer than any check waits; it ends with the tracer.
         let inject = format!("inject={calls}:delay_enter=120s");
-        strace.args(["-qq", "-e", &format!("trace={calls}"), "-e", &inject, "-p", &thread]);
+        strace.args(["-qq", "-e", &format!("trace={calls}"), "-e", &inject]);
+        strace.args(threads.iter().flat_map(|thread| ["-p", thread]));
         strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(strace.spawn().context("strace")?))
     }
@@ -109,7 +117,7 @@ fn frozen_shard(setting: &Setting, cluster: &mut Cluster) -> Result<String> {
 /// A hung disk shows although nobody asks for a write of this node's own.
 fn hung_disk(setting: &Setting, cluster: &mut Cluster) -> Result<String> {
     let load = Load::start(&cluster.proxies()[1..], 2, "hung");
-    let held = Held::thread(cluster, 0, "raft-log", DISK_CALLS)?;
+    let held = Held::threads(cluster, 0, LOG_THREADS, DISK_CALLS)?;
     until("/healthz calls a node with a hung disk well", TOLD_LIMIT, || {
         Ok((!healthy(cluster, 0)?).then_some(()))
     })?;
@@ -139,7 +147,7 @@ fn recovered(cluster: &mut Cluster, index: usize) -> Result<()> {
 fn memory(cluster: &mut Cluster) -> Result<String> {
     let pid = cluster.pid(2)?;
     let before = resident_bytes(pid)?;
-    let held = Held::thread(cluster, 2, "raft-log", DISK_CALLS)?;
+    let held = Held::threads(cluster, 2, LOG_THREADS, DISK_CALLS)?;
     let begun = Instant::now();
     let value = vec![b'v'; VALUE_BYTES];
     let (mut written, mut most, mut n) = (0_u64, 0, 0_u64);
