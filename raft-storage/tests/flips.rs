@@ -168,7 +168,7 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
         Err(OpenError::Corrupt { .. }) => return seen,
         Err(other) => panic!("{told}: {other:?}"),
     };
-    let found = Model::of(&opened);
+    let found = Model::of_repaired(&opened);
     for (id, before) in &history.newest.groups {
         // A group that a hole may have held can be gone; then none may be founded here.
         let Some(after) = found.groups.get(id) else {
