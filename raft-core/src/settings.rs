@@ -8,7 +8,7 @@ use core::time::Duration;
 use crate::entry::HardState;
 use crate::id::{GroupId, Incarnation, LogIndex, LogTime, ReplicaId, Term};
 use crate::membership::Membership;
-use crate::message::Promise;
+use crate::message::{Promise, SnapshotMeta};
 
 /// Timing and limits, shared by all groups of a node.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -356,6 +356,17 @@ impl Base {
     /// Of a group that begins with this membership.
     pub fn first(membership: Membership) -> Self {
         Self { membership: Some(Arc::new(membership)), ..Self::default() }
+    }
+
+    /// Of a log that begins right behind a snapshot.
+    pub fn of_snapshot(meta: &SnapshotMeta) -> Self {
+        Self {
+            index: meta.index,
+            term: meta.term,
+            config_index: meta.config_index,
+            membership: Some(Arc::clone(&meta.membership)),
+            snapshot: meta.index,
+        }
     }
 }
 

@@ -154,13 +154,7 @@ impl Image {
 
     fn install(&mut self, meta: &SnapshotMeta, state: State) {
         self.log.reset(meta.index);
-        self.base = Base {
-            index: meta.index,
-            term: meta.term,
-            config_index: meta.config_index,
-            membership: Some(Arc::clone(&meta.membership)),
-            snapshot: meta.index,
-        };
+        self.base = Base::of_snapshot(meta);
         self.snapshots.insert(meta.index, state);
     }
 }

@@ -553,13 +553,7 @@ fn begin_behind(
     }
     let installed = store.commit(&[write]);
     installed.map_err(|error| StartError::Directory(io::Error::other(error)))?;
-    recovered.base = Base {
-        index: meta.index,
-        term: meta.term,
-        config_index: meta.config_index,
-        membership: Some(Arc::clone(&meta.membership)),
-        snapshot: meta.index,
-    };
+    recovered.base = Base::of_snapshot(meta);
     recovered.first_index = meta.index.next();
     recovered.last_index = meta.index;
     recovered.term_runs.clear();

@@ -17,14 +17,7 @@ const FIXED_BYTES: usize = 28;
 
 /// The base of a log that an installed snapshot replaces.
 pub(crate) fn of_snapshot(meta: &SnapshotMeta) -> Compaction {
-    let base = Base {
-        index: meta.index,
-        term: meta.term,
-        config_index: meta.config_index,
-        membership: Some(Arc::clone(&meta.membership)),
-        snapshot: meta.index,
-    };
-    Compaction { base, time: meta.time }
+    Compaction { base: Base::of_snapshot(meta), time: meta.time }
 }
 
 /// The base, and the entries up to it that stay.

@@ -70,13 +70,7 @@ impl Log {
 
     pub(crate) fn reset(&mut self, meta: &SnapshotMeta) {
         self.records.clear();
-        self.base = Base {
-            index: meta.index,
-            term: meta.term,
-            config_index: meta.config_index,
-            membership: Some(Arc::clone(&meta.membership)),
-            snapshot: meta.index,
-        };
+        self.base = Base::of_snapshot(meta);
     }
 
     pub(crate) fn compact(&mut self, upto: LogIndex) {

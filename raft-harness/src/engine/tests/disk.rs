@@ -182,13 +182,7 @@ fn apply(groups: &mut Groups, writes: &[GroupWrite]) {
         stored.promise = write.promise.unwrap_or(stored.promise);
         if let Some(meta) = &write.install {
             assert!(meta.index >= stored.base.index, "a log never begins earlier");
-            stored.base = Base {
-                index: meta.index,
-                term: meta.term,
-                config_index: meta.config_index,
-                membership: Some(Arc::clone(&meta.membership)),
-                snapshot: meta.index,
-            };
+            stored.base = Base::of_snapshot(meta);
             stored.base_time = meta.time;
             stored.entries.clear();
         }

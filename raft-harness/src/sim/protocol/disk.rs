@@ -91,13 +91,7 @@ impl Image {
             self.hard_state = hard_state;
         }
         if let Some(meta) = &persist.install {
-            self.base = Base {
-                index: meta.index,
-                term: meta.term,
-                config_index: meta.config_index,
-                membership: Some(Arc::clone(&meta.membership)),
-                snapshot: meta.index,
-            };
+            self.base = Base::of_snapshot(meta);
             self.log.clear();
             self.log_time = self.log_time.max(meta.time);
         }
@@ -245,13 +239,7 @@ impl Disk {
         }
         if meta.index > image.last_index() {
             image.log.clear();
-            image.base = Base {
-                index: meta.index,
-                term: meta.term,
-                config_index: meta.config_index,
-                membership: Some(Arc::clone(&meta.membership)),
-                snapshot: meta.index,
-            };
+            image.base = Base::of_snapshot(meta);
         }
         image.base.snapshot = meta.index;
         Some(Arc::clone(&newest.state))
