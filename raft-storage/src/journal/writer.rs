@@ -20,7 +20,6 @@ use crate::disk::Disk;
 use crate::disk::file_disk::FileDisk;
 use crate::error::{InitError, OpenError};
 use crate::log::{Expected, InitOptions, Log, LogOptions, init_on};
-use crate::read::reader::LogReader;
 use crate::store::{LogStats, LogStore, Tending};
 
 /// A journal, open for writing. There is only one per directory at a time; readers are as many as
@@ -194,11 +193,7 @@ impl Journal {
 
     /// Reads what was written, from any thread.
     pub fn reader(&self) -> JournalReader {
-        JournalReader::new(self.log_reader())
-    }
-
-    fn log_reader(&self) -> LogReader {
-        self.store.reader()
+        JournalReader::new(self.store.reader())
     }
 
     /// What the journal takes and what housekeeping has done.
