@@ -34,6 +34,25 @@ fn segments(disk: &raft_storage::MemDisk) -> usize {
     disk.list().unwrap().iter().filter(|name| name.ends_with(".seg")).count()
 }
 
+/// A list of names may be longer than a frame and than a segment: it costs what it takes, and is there
+/// after a power cut.
+#[test]
+fn a_list_longer_than_a_segment_is_written_and_found_again() {
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &tiny()).unwrap();
+    let mut model = Model::default();
+    write(&mut opened, &mut model, &[create(1)]);
+    for round in 0..30 {
+        write(&mut opened, &mut model, &[append(1, round * 100 + 1, 100, 1)]);
+    }
+    let list = compact(&model, 3_000, |index| index % 2 == 0);
+    assert!(list.cost() > 16 << 10, "{}", list.cost());
+    write(&mut opened, &mut model, &[list]);
+    drop(opened);
+    let again = open_with(&disk.crash(CrashPolicy::DropUnsynced), &tiny()).unwrap();
+    assert_eq!(Model::of(&again), model);
+}
+
 /// The log of group 1 begins behind `upto`; of what is held, what `stays` stays.
 fn compact(model: &Model, upto: u64, stays: impl Fn(u64) -> bool) -> GroupWrite {
     let held = model.groups[&group(1)].held(LogIndex::new(upto));

@@ -94,7 +94,8 @@ impl GroupWrite {
     pub fn cost(&self) -> u64 {
         let spec = self.create.as_ref().map_or(0, |create| create.spec.len() as u64);
         let entries = self.fetched.iter().chain(&self.entries);
-        RECORDS_COST + spec + entries.map(Entry::cost).sum::<u64>()
+        let names = self.live.as_ref().map_or(0, |live| live.cost());
+        RECORDS_COST + spec + names + entries.map(Entry::cost).sum::<u64>()
     }
 
     /// Leaves the first so many entries, and what comes before them; returns the rest. Appended

@@ -20,6 +20,11 @@ pub struct LiveEntries {
 }
 
 impl LiveEntries {
+    /// About what the list takes in memory and in the log, in bytes.
+    pub(crate) fn cost(&self) -> u64 {
+        (self.runs.len() + self.terms.len()) as u64 * 16
+    }
+
     /// Names an entry behind all that are named. `false`, and nothing happened: it does not come
     /// behind them, its term is smaller, or its index is none.
     #[must_use]

@@ -74,7 +74,8 @@ pub struct RecoveredGroup {
     /// The memberships among the entries, in order.
     pub configs: Vec<(LogIndex, Arc<Membership>)>,
     /// The leader's clock in the last entry, or at the base; zero if there was none. Of an earlier entry
-    /// where the log begins behind one that cannot be read ([`OnDamage::Repair`](crate::OnDamage)).
+    /// where nothing is left behind one that cannot be read ([`OnDamage::Repair`](crate::OnDamage)); the
+    /// snapshot that covers it knows better.
     pub log_time: LogTime,
     /// Whether entries lie beside the log that were fetched for a snapshot.
     pub has_fetched: bool,
