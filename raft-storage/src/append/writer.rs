@@ -25,6 +25,8 @@
 //!   could report lost data as safe.
 
 mod housekeeping;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -50,7 +52,7 @@ use crate::format::lsn::Lsn;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{ALIGNMENT, FLAG_CLEAN, RECORD_HEADER_BYTES};
 use crate::format::segment::{BLOCK_BYTES, SegmentHeader, salt};
-use crate::read::index::{Relocation, Run, Shared};
+use crate::read::index::{Index, Relocation, Run, Shared};
 use crate::read::location::Location;
 use crate::read::reader::LogReader;
 use crate::reclaim::tender::Tender;
@@ -127,6 +129,13 @@ enum Effect {
     /// The log goes so far.
     Reached(Cursor),
     Durable(Lsn),
+}
+
+/// A batch that its caller keeps: it is in the log before the effect at this place.
+struct Borrowed<'a> {
+    at: usize,
+    publication: Publication,
+    writes: &'a [GroupWrite],
 }
 
 /// A batch that was staged: what the index has to know of it.
@@ -258,17 +267,14 @@ impl<D: Disk> LogWriter<D> {
         self.begin_here()?;
         let publication = self.prepare(writes, Hand::Here)?;
         self.seal();
-        let before = std::mem::take(&mut self.effects);
+        let at = self.effects.len();
         if let Some(ending) = ending {
             self.make_durable(ending);
         }
         self.make_steps()?;
-        self.take_in(before);
-        self.publish(&publication, writes, self.cursor.end());
-        self.keep_publication(publication);
         self.reached();
         let info = self.take_info();
-        self.settle();
+        self.settle(Some(Borrowed { at, publication, writes }));
         Ok(info)
     }
 
@@ -402,7 +408,7 @@ impl<D: Disk> LogWriter<D> {
         if self.housekeeping == Some(flight.number) {
             self.housekeeping = None;
         }
-        self.take_in(flight.effects);
+        self.take_in(flight.effects, None);
         Ok(SyncInfo { durable_lsn: self.durable_lsn() })
     }
 
@@ -426,7 +432,7 @@ impl<D: Disk> LogWriter<D> {
         self.make_steps()?;
         self.reached();
         let info = self.take_info();
-        self.settle();
+        self.settle(None);
         Ok((info, piece))
     }
 
@@ -741,7 +747,7 @@ impl<D: Disk> LogWriter<D> {
         self.seal();
         self.make_steps()?;
         self.reached();
-        self.settle();
+        self.settle(None);
         Ok(())
     }
 
@@ -762,41 +768,53 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// The steps that were left were made here.
-    fn settle(&mut self) {
+    fn settle(&mut self, batch: Option<Borrowed<'_>>) {
         let effects = std::mem::take(&mut self.effects);
-        self.effects = self.take_in(effects);
+        self.effects = self.take_in(effects, batch);
         self.housekeeping = None;
     }
 
-    /// Takes in what came of steps; gives the memory of the list back.
-    fn take_in(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+    /// Takes in what came of steps, and of a batch that is not among them; gives the memory of the list
+    /// back.
+    ///
+    /// All of it under one lock: whoever looks at the index between two looks, and a checkpoint copies
+    /// it group by group, finds a batch and the end of the log behind it together, or neither.
+    fn take_in(&mut self, mut effects: Vec<Effect>, batch: Option<Borrowed<'_>>) -> Vec<Effect> {
         // A batch that goes on in an open frame ends where that does.
         let reached = effects.iter().rev().find_map(|effect| match effect {
             Effect::Reached(cursor) => Some(cursor.end()),
             _ => None,
         });
         let end = reached.unwrap_or_else(|| self.cursor.end());
-        for effect in effects.drain(..) {
+        let shared = Arc::clone(&self.shared);
+        let mut index = shared.index.write();
+        let mut batch = batch;
+        for (at, effect) in effects.drain(..).enumerate() {
+            if let Some(batch) = batch.take_if(|batch| batch.at == at) {
+                publish(&mut index, &batch.publication, batch.writes, end);
+                self.keep_publication(batch.publication);
+            }
             match effect {
                 Effect::Published(publication, writes) => {
-                    self.publish(&publication, &writes, end);
+                    publish(&mut index, &publication, &writes, end);
                     self.keep_publication(publication);
                 }
-                Effect::Piece(location) => self.shared.index.write().add_pending(location),
+                Effect::Piece(location) => index.add_pending(location),
                 Effect::Segment { slot, seq, base, bytes } => {
-                    self.shared.index.write().segments.add(slot, seq, base, bytes);
+                    index.segments.add(slot, seq, base, bytes);
                 }
                 Effect::Copied(end, relocations) => self.copied.push_back((end, relocations)),
                 Effect::Reached(cursor) => {
                     self.landed = cursor;
-                    self.shared.index.write().end = cursor.end();
+                    index.end = cursor.end();
                 }
                 Effect::Durable(durable) => {
-                    self.shared.set_durable(durable);
-                    self.moved();
+                    shared.set_durable(&mut index, durable);
+                    self.moved(&mut index);
                 }
             }
         }
+        debug_assert!(batch.is_none(), "a batch is followed by how far the log goes");
         effects
     }
 
@@ -812,74 +830,6 @@ impl<D: Disk> LogWriter<D> {
         }
     }
 
-    /// Makes a written batch, which is durable with all up to `end`, visible to readers, under one lock.
-    fn publish(&self, publication: &Publication, writes: &[GroupWrite], end: Lsn) {
-        if publication.pieces.is_empty() {
-            return;
-        }
-        let mut index = self.shared.index.write();
-        let mut locations = publication.locations.as_slice();
-        for piece in &publication.pieces {
-            let write = &writes[piece.write];
-            let Admitted { slot, incarnation } = publication.admitted[piece.write];
-            match &piece.part {
-                Part::Create => {
-                    if let Some(create) = &write.create {
-                        let made = index.create(write.group, incarnation, create.spec.clone());
-                        debug_assert_eq!(made, slot, "both tables number groups alike");
-                    }
-                }
-                Part::Promise => index.set_promise(slot, write.promise.unwrap_or_default()),
-                Part::HardState => index.set_hard_state(slot, write.hard_state.unwrap_or_default()),
-                Part::DropFetched => index.drop_fetched(slot),
-                Part::Fetched(range) => {
-                    let (run, rest) = locations.split_at(range.len());
-                    locations = rest;
-                    let first = &write.fetched[range.start];
-                    index.fetch(slot, first.index, first.term, run);
-                }
-                Part::Install(_) => {
-                    if let Some(meta) = &write.install {
-                        let live = write.live_upto(meta.index);
-                        index.install(slot, base::of_snapshot(meta), &live);
-                    }
-                }
-                Part::Truncate => {
-                    if let Some(from) = write.truncate_from {
-                        index.truncate(slot, from);
-                    }
-                }
-                Part::Destroy => {
-                    if let Some(tombstone) = write.destroy {
-                        index.destroy(slot, tombstone);
-                    }
-                }
-                Part::Run(range) => {
-                    let (run, rest) = locations.split_at(range.len());
-                    locations = rest;
-                    let entries = &write.entries[range.clone()];
-                    index.append(
-                        slot,
-                        Run {
-                            term: entries[0].term,
-                            locations: run,
-                            configs: memberships(entries),
-                            pieces: directories(write, entries),
-                            last_time: entries[entries.len() - 1].time,
-                        },
-                    );
-                    index.appended(slot, end);
-                }
-                Part::Compact(_) => {
-                    if let Some(compaction) = &write.compact {
-                        let live = write.live_upto(compaction.base.index);
-                        index.compact(slot, compaction.clone(), &live);
-                    }
-                }
-            }
-        }
-    }
-
     fn check_poison(&self) -> Result<(), LogError> {
         match self.poison {
             Some((op, kind)) => Err(LogError::Poisoned { op, kind }),
@@ -892,6 +842,70 @@ impl<D: Disk> LogWriter<D> {
         let (op, source) = &failure;
         self.poison = Some((*op, source.kind()));
         error_of(failure)
+    }
+}
+
+/// Makes a written batch, which is durable with all up to `end`, visible to readers.
+fn publish(index: &mut Index, publication: &Publication, writes: &[GroupWrite], end: Lsn) {
+    let mut locations = publication.locations.as_slice();
+    for piece in &publication.pieces {
+        let write = &writes[piece.write];
+        let Admitted { slot, incarnation } = publication.admitted[piece.write];
+        match &piece.part {
+            Part::Create => {
+                if let Some(create) = &write.create {
+                    let made = index.create(write.group, incarnation, create.spec.clone());
+                    debug_assert_eq!(made, slot, "both tables number groups alike");
+                }
+            }
+            Part::Promise => index.set_promise(slot, write.promise.unwrap_or_default()),
+            Part::HardState => index.set_hard_state(slot, write.hard_state.unwrap_or_default()),
+            Part::DropFetched => index.drop_fetched(slot),
+            Part::Fetched(range) => {
+                let (run, rest) = locations.split_at(range.len());
+                locations = rest;
+                let first = &write.fetched[range.start];
+                index.fetch(slot, first.index, first.term, run);
+            }
+            Part::Install(_) => {
+                if let Some(meta) = &write.install {
+                    let live = write.live_upto(meta.index);
+                    index.install(slot, base::of_snapshot(meta), &live);
+                }
+            }
+            Part::Truncate => {
+                if let Some(from) = write.truncate_from {
+                    index.truncate(slot, from);
+                }
+            }
+            Part::Destroy => {
+                if let Some(tombstone) = write.destroy {
+                    index.destroy(slot, tombstone);
+                }
+            }
+            Part::Run(range) => {
+                let (run, rest) = locations.split_at(range.len());
+                locations = rest;
+                let entries = &write.entries[range.clone()];
+                index.append(
+                    slot,
+                    Run {
+                        term: entries[0].term,
+                        locations: run,
+                        configs: memberships(entries),
+                        pieces: directories(write, entries),
+                        last_time: entries[entries.len() - 1].time,
+                    },
+                );
+                index.appended(slot, end);
+            }
+            Part::Compact(_) => {
+                if let Some(compaction) = &write.compact {
+                    let live = write.live_upto(compaction.base.index);
+                    index.compact(slot, compaction.clone(), &live);
+                }
+            }
+        }
     }
 }
 

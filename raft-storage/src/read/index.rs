@@ -69,8 +69,9 @@ impl<D: Disk> Shared<D> {
         Lsn::new(self.durable.load(Ordering::Acquire))
     }
 
-    pub(crate) fn set_durable(&self, durable: Lsn) {
-        self.index.write().synced(durable);
+    /// `index` is the one of the log, which its writer holds.
+    pub(crate) fn set_durable(&self, index: &mut Index, durable: Lsn) {
+        index.synced(durable);
         self.durable.store(durable.get(), Ordering::Release);
     }
 }

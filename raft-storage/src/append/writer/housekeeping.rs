@@ -15,7 +15,7 @@ use crate::error::{LogError, ReadError};
 use crate::format::frame::frame_bytes;
 use crate::format::pieces;
 use crate::format::record::{RECORD_HEADER_BYTES, item_bytes};
-use crate::read::index::{Presence, Relocation};
+use crate::read::index::{Index, Presence, Relocation};
 use crate::read::location::Location;
 use crate::reclaim::moves::LargeMove;
 use crate::reclaim::tender::Progress;
@@ -278,10 +278,9 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// Entries whose copies are durable are where the copies are.
-    pub(super) fn moved(&mut self) {
+    pub(super) fn moved(&mut self, index: &mut Index) {
         let durable = self.shared.durable();
         while let Some((_, relocations)) = self.copied.pop_front_if(|(end, _)| *end <= durable) {
-            let mut index = self.shared.index.write();
             for relocation in &relocations {
                 // What is not there any more was truncated or compacted meanwhile.
                 let moved = index.relocate(relocation);
