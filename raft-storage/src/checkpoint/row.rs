@@ -1,5 +1,6 @@
 //! One group in a checkpoint.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -169,7 +170,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Row> {
     if places.len() as u64 != count {
         return None;
     }
-    group.locations = places.iter().map(place).collect();
+    // What the log holds since is added next, to all groups in turn: each would leave a hole in memory.
+    group.locations = VecDeque::with_capacity(places.len() + GroupIndex::spare(places.len()));
+    group.locations.extend(places.iter().map(place));
     // What the index relies on.
     let sound = group.first.get() >= 1
         && group.first.get().checked_add(count).is_some()

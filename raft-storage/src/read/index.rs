@@ -428,6 +428,12 @@ impl GroupIndex {
         }
     }
 
+    /// Room for so many places more when a group has none left: an eighth, as the places of millions of
+    /// entries are most of what the index takes.
+    pub(crate) fn spare(places: usize) -> usize {
+        (places / 8).max(4)
+    }
+
     /// The entries that outlive the beginning of the log.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (LogIndex, Location)> + '_ {
         self.aside.iter().flat_map(|aside| aside.kept.iter())
@@ -514,6 +520,10 @@ impl GroupIndex {
     fn append(&mut self, term: Term, locations: &[Location]) {
         if self.runs.last().is_none_or(|(_, last)| *last != term) {
             self.runs.push((self.last().next(), term));
+        }
+        let needed = self.locations.len() + locations.len();
+        if needed > self.locations.capacity() {
+            self.locations.reserve_exact(locations.len() + Self::spare(self.locations.len()));
         }
         self.locations.extend(locations);
     }
