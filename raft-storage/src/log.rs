@@ -195,7 +195,8 @@ impl Log {
             identity::read(&disk)?.ok_or_else(|| OpenError::NotInitialised { dir: dir() })?;
         check_expected(&dir(), &identity, expected)?;
 
-        let recovered = recover(&disk, &identity, life, segment_bytes, options.on_damage)?;
+        let recovered =
+            recover(&disk, &identity, life, segment_bytes, options.on_damage, options.preparation)?;
         let incarnation = life.next().ok_or_else(|| OpenError::IdentityDamaged {
             dir: dir(),
             name: identity::INCARNATION_NAME,

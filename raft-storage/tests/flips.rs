@@ -10,7 +10,7 @@ use common::*;
 use raft_core::{GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, Disk, GroupWrite, Log, LogOptions, MemDisk, OnDamage, OpenError, Opened,
-    ReadError, Tending,
+    Preparation, ReadError, Tending,
 };
 
 /// So many bits of each log are flipped, one at a time.
@@ -155,6 +155,20 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
             assert!(verified.opens.is_none(), "{told}");
         }
         Err(other) => panic!("{told}: {other:?}"),
+    }
+    // Frames that another thread reads ahead say the same, in whatever order the two come along.
+    for on_damage in [OnDamage::Refuse, OnDamage::Repair] {
+        let alone = LogOptions { on_damage, ..history.options.clone() };
+        let helped = LogOptions { preparation: Preparation::Background, ..alone.clone() };
+        let told_by = |options| {
+            let opened = open_with(&flipped(), options);
+            let found = |opened: Opened<MemDisk>| {
+                let groups: BTreeMap<_, _> = opened.groups.iter().collect();
+                format!("{groups:?} {:?}", opened.report)
+            };
+            opened.map(found).map_err(|error| format!("{error:?}"))
+        };
+        assert_eq!(told_by(&alone), told_by(&helped), "{told}: {on_damage:?}");
     }
     // Opened by a replica: at once, or in the life after one that met the damage.
     let options = LogOptions { on_damage: OnDamage::Repair, ..history.options.clone() };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use raft_core::{GroupId, LogIndex};
 
+use crate::append::spares::Preparation;
 use crate::checkpoint::files;
 use crate::disk::Disk;
 use crate::error::{Damage, FrameFault, OpenError, ReadError, RecordFault};
@@ -143,7 +144,14 @@ impl<D: Disk> Inspection<D> {
     pub fn verify(&self) -> Result<Verified, OpenError> {
         let io = |source| OpenError::Io { dir: self.disk.describe(), source };
         let mut verified = Verified::default();
-        let judged = match judge(&self.disk, &self.identity, self.life, 0, OnDamage::Refuse) {
+        let judged = match judge(
+            &self.disk,
+            &self.identity,
+            self.life,
+            0,
+            OnDamage::Refuse,
+            Preparation::OnDemand,
+        ) {
             Ok(judged) => Some(judged),
             Err(OpenError::Corrupt { segment, offset, lsn, groups, why }) => {
                 let groups = groups.map(BTreeSet::from_iter);

@@ -429,9 +429,12 @@ impl GroupIndex {
     }
 
     /// Room for so many places more when a group has none left: an eighth, as the places of millions of
-    /// entries are most of what the index takes.
+    /// entries are most of what the index takes; a quarter where they are many, as they are copied then.
     pub(crate) fn spare(places: usize) -> usize {
-        (places / 8).max(4)
+        match places {
+            0..256 => (places / 8).max(4),
+            256.. => places / 4,
+        }
     }
 
     /// The entries that outlive the beginning of the log.

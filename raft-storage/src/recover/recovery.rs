@@ -32,7 +32,7 @@ use raft_core::{
 };
 
 use crate::append::cursor::Cursor;
-use crate::append::spares::Ready;
+use crate::append::spares::{Preparation, Ready};
 use crate::checkpoint::files::{self as checkpoint, Kept};
 use crate::checkpoint::outline::{Listed, Outline};
 use crate::disk::{Disk, DiskFile, fill_with_zeros};
@@ -46,6 +46,7 @@ use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name,
 use crate::read::index::{DOUBT_NAME, Index};
 use crate::read::location::SLOTS_MAX;
 use crate::read::open_files::OpenFiles;
+use crate::recover::ahead::{Ahead, Part};
 use crate::recover::damage::Hole;
 use crate::recover::frames::{Segment, find_frame, frame_at, frame_header, is_blank, read_header};
 use crate::recover::replay::{ApplyFault, Items, Replay, split_record};
@@ -176,10 +177,11 @@ pub(crate) fn recover<D: Disk>(
     life: Life,
     segment_bytes: u64,
     on_damage: OnDamage,
+    preparation: Preparation,
 ) -> Result<Recovered<D>, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let Judged { mut found, mut replay, cursor, kept } =
-        judge(disk, identity, life, segment_bytes, on_damage)?;
+        judge(disk, identity, life, segment_bytes, on_damage, preparation)?;
     if replay.losses.any() {
         // What has no header may be all that is left of a segment that is missed. It stays as it is.
         found.spares.retain(|spare| !found.doubtful.contains(&spare.slot));
@@ -237,6 +239,7 @@ pub(crate) fn judge<D: Disk>(
     life: Life,
     segment_bytes: u64,
     on_damage: OnDamage,
+    preparation: Preparation,
 ) -> Result<Judged, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let checkpoint = checkpoint::load(disk, identity.store).map_err(io)?;
@@ -270,70 +273,14 @@ pub(crate) fn judge<D: Disk>(
         replay.stance = Some(Lsn::new(newest.replay.get().saturating_sub(BLOCK_BYTES)));
         replay.losses.creations = newest.creations_lost;
     }
-    let mut cursor: Option<Cursor> = None;
-    // What the next frame must follow, where that is known.
-    let mut chain = Some(0);
-    for at in begin..found.segments.len() {
-        let segment = &found.segments[at];
-        let header = &segment.header;
-        let next = found.segments.get(at + 1).filter(|next| next.header.seq == header.seq + 1);
-        let sealed_at = next.map(|next| next.header.prev_end);
-        let is_first = newest.filter(|_| at == begin);
-        if let Some(newest) = is_first {
-            replay.report.checkpoint = newest.replay;
-        }
-        let from = match is_first {
-            Some(newest) if header.seq == newest.replay_seq => {
-                // What it continues may be gone long since.
-                chain = Some(header.prev_crc);
-                Some((newest.replay, newest.chain))
-            }
-            Some(_) | None => None,
+    let mut cursor = std::thread::scope(|scope| {
+        let parts = parts(&found.segments[begin..]);
+        let mut ahead = match preparation {
+            Preparation::Background => Ahead::begin(scope, disk, parts),
+            Preparation::OnDemand => None,
         };
-        let (expected, begins) = match (&cursor, is_first) {
-            (Some(before), _) => (before.seq + 1, before.end()),
-            (None, Some(newest)) => (newest.replay_seq, newest.replay),
-            (None, None) => (header.seq, header.base),
-        };
-        if repairs && from.is_none() && header.base > begins {
-            // The segments between are gone, or the end of the one before.
-            let why = Damage::SegmentSequence { expected, found: header.seq };
-            let (segment, to) = (segment.slot, header.base);
-            replay.hole(Hole { segment, offset: 0, from: begins, to, groups: None, why });
-            chain = None;
-        }
-        if chain.is_some_and(|chain| chain != header.prev_crc) {
-            return Err(segment.corrupt(0, None, Damage::SegmentChain));
-        }
-        if header.incarnation > life.incarnation.get() {
-            return Err(segment.ahead(0, header.incarnation, life));
-        }
-        let file = disk.open(&file_name(segment.slot)).map_err(io)?;
-        let way = Way { sealed_at, from, repairs };
-        let scanned =
-            scan(segment, &file, Some(header.prev_crc), &way, &mut replay).map_err(|fault| {
-                match fault {
-                    ScanFault::Io(source) => io(source),
-                    ScanFault::Open(error) => *error,
-                }
-            })?;
-        chain = scanned.chain;
-        cursor = Some(Cursor {
-            slot: segment.slot,
-            seq: header.seq,
-            base: header.base,
-            seed: header.frame_seed(),
-            bytes: header.bytes,
-            offset: scanned.end,
-            chain: chain.unwrap_or_default(),
-            incarnation: life.incarnation.get(),
-            synced: header.base.plus(scanned.end),
-            promised: scanned.promised,
-            content_end: scanned.content_end,
-            stance: replay.stance,
-        });
-    }
-
+        replay_all(disk, &found.segments[begin..], newest, repairs, &mut replay, &mut ahead)
+    })?;
     let end = cursor.map_or(Lsn::ZERO, |cursor| cursor.end());
     if end < life.durable
         && repairs
@@ -382,6 +329,99 @@ pub(crate) fn judge<D: Disk>(
     replay.report.end_lsn = reached;
     replay.index.end = end;
     Ok(Judged { found, replay, cursor, kept })
+}
+
+/// Where a segment ends, as the one behind it says.
+fn sealed_at(segment: &Segment, next: Option<&Segment>) -> Option<Lsn> {
+    let next = next.filter(|next| next.header.seq == segment.header.seq + 1);
+    next.map(|next| next.header.prev_end)
+}
+
+/// What is to be read of each segment.
+fn parts(segments: &[Segment]) -> Vec<Part<'_>> {
+    let mut parts = Vec::with_capacity(segments.len());
+    for (at, segment) in segments.iter().enumerate() {
+        let header = &segment.header;
+        let end = sealed_at(segment, segments.get(at + 1));
+        let limit = end.map_or(header.bytes, |end| end.get().saturating_sub(header.base.get()));
+        parts.push((segment, limit));
+    }
+    parts
+}
+
+/// Reads the segments, the oldest first, into `replay`; returns where the log goes on.
+fn replay_all<D: Disk>(
+    disk: &D,
+    segments: &[Segment],
+    newest: Option<&Outline>,
+    repairs: bool,
+    replay: &mut Replay,
+    ahead: &mut Option<Ahead>,
+) -> Result<Option<Cursor>, OpenError> {
+    let io = |source| OpenError::Io { dir: disk.describe(), source };
+    let life = replay.life;
+    let mut cursor: Option<Cursor> = None;
+    // What the next frame must follow, where that is known.
+    let mut chain = Some(0);
+    for (at, segment) in segments.iter().enumerate() {
+        let header = &segment.header;
+        let sealed_at = sealed_at(segment, segments.get(at + 1));
+        let is_first = newest.filter(|_| at == 0);
+        if let Some(newest) = is_first {
+            replay.report.checkpoint = newest.replay;
+        }
+        let from = match is_first {
+            Some(newest) if header.seq == newest.replay_seq => {
+                // What it continues may be gone long since.
+                chain = Some(header.prev_crc);
+                Some((newest.replay, newest.chain))
+            }
+            Some(_) | None => None,
+        };
+        let (expected, begins) = match (&cursor, is_first) {
+            (Some(before), _) => (before.seq + 1, before.end()),
+            (None, Some(newest)) => (newest.replay_seq, newest.replay),
+            (None, None) => (header.seq, header.base),
+        };
+        if repairs && from.is_none() && header.base > begins {
+            // The segments between are gone, or the end of the one before.
+            let why = Damage::SegmentSequence { expected, found: header.seq };
+            let (segment, to) = (segment.slot, header.base);
+            replay.hole(Hole { segment, offset: 0, from: begins, to, groups: None, why });
+            chain = None;
+        }
+        if chain.is_some_and(|chain| chain != header.prev_crc) {
+            return Err(segment.corrupt(0, None, Damage::SegmentChain));
+        }
+        if header.incarnation > life.incarnation.get() {
+            return Err(segment.ahead(0, header.incarnation, life));
+        }
+        let file = disk.open(&file_name(segment.slot)).map_err(io)?;
+        let way = Way { sealed_at, from, repairs };
+        let scanned =
+            scan(segment, &file, Some(header.prev_crc), &way, replay, ahead).map_err(|fault| {
+                match fault {
+                    ScanFault::Io(source) => io(source),
+                    ScanFault::Open(error) => *error,
+                }
+            })?;
+        chain = scanned.chain;
+        cursor = Some(Cursor {
+            slot: segment.slot,
+            seq: header.seq,
+            base: header.base,
+            seed: header.frame_seed(),
+            bytes: header.bytes,
+            offset: scanned.end,
+            chain: chain.unwrap_or_default(),
+            incarnation: life.incarnation.get(),
+            synced: header.base.plus(scanned.end),
+            promised: scanned.promised,
+            content_end: scanned.content_end,
+            stance: replay.stance,
+        });
+    }
+    Ok(cursor)
 }
 
 /// The segment files of a directory.
@@ -639,6 +679,7 @@ fn scan<F: DiskFile>(
     chain: Option<u32>,
     &Way { sealed_at, from, repairs }: &Way,
     replay: &mut Replay,
+    ahead: &mut Option<Ahead>,
 ) -> Result<Scanned, ScanFault> {
     let header = &segment.header;
     let limit = sealed_at.map_or(header.bytes, |end| end.get() - header.base.get());
@@ -650,8 +691,12 @@ fn scan<F: DiskFile>(
         content_end: header.prev_end,
     };
     while scanned.end < limit {
-        let frame = frame_at(segment, &mut window, scanned.chain, scanned.end, limit)
-            .map_err(ScanFault::Io)?;
+        let ready = ahead.as_mut().and_then(|ahead| ahead.next(segment.slot, scanned.end));
+        let frame = match ready {
+            Some(valid) => Ok(valid),
+            None => frame_at(segment, &mut window, scanned.chain, scanned.end, limit)
+                .map_err(ScanFault::Io)?,
+        };
         let mut torn = None;
         let (frame, crc) = match frame {
             Ok(valid) => valid,
@@ -737,7 +782,10 @@ fn scan<F: DiskFile>(
             let (to, groups) = (from.plus(frame.bytes()), Some(groups));
             replay.lose_entries(Hole { segment, offset, from, to, groups, why });
         }
-        let bytes = window.get(scanned.end, frame.bytes()).map_err(ScanFault::Io)?;
+        let bytes = match ahead {
+            Some(ahead) if ready.is_some() => ahead.bytes(),
+            Some(_) | None => window.get(scanned.end, frame.bytes()).map_err(ScanFault::Io)?,
+        };
         let body = &bytes[FRAME_HEADER_BYTES..][..frame.body_bytes as usize];
         let content = match is_old {
             true => frame.body_bytes as usize > RECORD_HEADER_BYTES,

@@ -21,9 +21,10 @@ impl<'a, F: DiskFile> Window<'a, F> {
 
     /// The bytes `[offset, offset + bytes)`; `UnexpectedEof` beyond the limit.
     pub(crate) fn get(&mut self, offset: u64, bytes: u64) -> io::Result<&[u8]> {
-        let end = offset.checked_add(bytes).filter(|end| *end <= self.limit);
-        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if offset < self.begin || end > self.begin + self.buffer.len() as u64 {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.limit) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !self.holds(offset, bytes) {
             let filled = bytes.max(STEP_BYTES).min(self.limit - offset);
             self.buffer.resize(filled as usize, 0);
             // A failed read must not leave bytes of another place behind.
@@ -34,6 +35,18 @@ impl<'a, F: DiskFile> Window<'a, F> {
             }
         }
         Ok(&self.buffer[(offset - self.begin) as usize..][..bytes as usize])
+    }
+
+    /// Whether these bytes are in memory.
+    pub(crate) fn holds(&self, offset: u64, bytes: u64) -> bool {
+        let end = offset.saturating_add(bytes);
+        offset >= self.begin && end <= self.begin.saturating_add(self.buffer.len() as u64)
+    }
+
+    /// The bytes in memory and where they begin; those that are read next go into `buffer`.
+    pub(crate) fn take(&mut self, buffer: Vec<u8>) -> (Vec<u8>, u64) {
+        let begin = std::mem::replace(&mut self.begin, u64::MAX);
+        (std::mem::replace(&mut self.buffer, buffer), begin)
     }
 
     /// Whether `[from, to)` holds nothing but zeros.
@@ -50,4 +63,5 @@ impl<'a, F: DiskFile> Window<'a, F> {
     }
 }
 
+/// How much is read at once.
 const STEP_BYTES: u64 = 1 << 20;
