@@ -28,6 +28,9 @@ pub enum Standing {
     Outgoing = 3,
     /// Joint: it votes in the old half only, and stays as a learner.
     Demoting = 4,
+    /// A learner in the place of a voter that may have forgotten its vote: whoever leads promotes it
+    /// once it has caught up.
+    Successor = 6,
 }
 
 impl Standing {
@@ -46,6 +49,7 @@ impl Standing {
             2 => Some(Self::Incoming),
             3 => Some(Self::Outgoing),
             4 => Some(Self::Demoting),
+            6 => Some(Self::Successor),
             _ => None,
         }
     }
@@ -107,6 +111,14 @@ pub enum MemberChange {
     Demote(ReplicaId),
     /// A member leaves for good.
     Remove(ReplicaId),
+    /// A member leaves for good, and another replica begins in its place, on the same node. In the
+    /// place of a voter comes a [`Standing::Successor`].
+    Replace {
+        /// Who leaves.
+        replica: ReplicaId,
+        /// Who comes; as with [`AddLearner`](Self::AddLearner), larger than any before.
+        by: ReplicaId,
+    },
 }
 
 /// Why a membership or a change of it makes no sense.
@@ -287,7 +299,8 @@ impl Membership {
             let (MemberChange::AddLearner { replica, .. }
             | MemberChange::Promote(replica)
             | MemberChange::Demote(replica)
-            | MemberChange::Remove(replica)) = *change;
+            | MemberChange::Remove(replica)
+            | MemberChange::Replace { replica, .. }) = *change;
             if named.contains(&replica) {
                 return Err(MembershipError::Twice(replica));
             }
@@ -303,9 +316,25 @@ impl Membership {
             let Some(at) = members.iter().position(|member| member.replica == replica) else {
                 return Err(MembershipError::Standing(replica));
             };
-            let standing = members[at].standing;
+            let Member { node, standing, .. } = members[at];
+            if let MemberChange::Replace { by, .. } = *change {
+                if by <= last_replica {
+                    return Err(MembershipError::Reused { replica: by, last: last_replica });
+                }
+                last_replica = by;
+                named.push(by);
+                let standing = match standing {
+                    _ if crate::planted!(SuccessorVotesAtOnce) => standing,
+                    Standing::Voter | Standing::Successor => Standing::Successor,
+                    Standing::Learner => Standing::Learner,
+                    Standing::Incoming | Standing::Outgoing | Standing::Demoting => {
+                        return Err(MembershipError::Standing(replica));
+                    }
+                };
+                members.push(Member { replica: by, node, standing });
+            }
             match (*change, standing) {
-                (MemberChange::Promote(_), Standing::Learner) => {
+                (MemberChange::Promote(_), Standing::Learner | Standing::Successor) => {
                     members[at].standing = Standing::Incoming;
                     voters_moved += 1;
                 }
@@ -313,11 +342,14 @@ impl Membership {
                     members[at].standing = Standing::Demoting;
                     voters_moved += 1;
                 }
-                (MemberChange::Remove(_), Standing::Voter) => {
+                (MemberChange::Remove(_) | MemberChange::Replace { .. }, Standing::Voter) => {
                     members[at].standing = Standing::Outgoing;
                     voters_moved += 1;
                 }
-                (MemberChange::Remove(_), Standing::Learner) => {
+                (
+                    MemberChange::Remove(_) | MemberChange::Replace { .. },
+                    Standing::Learner | Standing::Successor,
+                ) => {
                     members.remove(at);
                 }
                 _ => return Err(MembershipError::Standing(replica)),
@@ -339,6 +371,7 @@ impl Membership {
             let standing = match member.standing {
                 Standing::Voter | Standing::Incoming => Standing::Voter,
                 Standing::Learner | Standing::Demoting => Standing::Learner,
+                Standing::Successor => Standing::Successor,
                 Standing::Outgoing => return None,
             };
             Some(Member { standing, ..*member })
@@ -455,6 +488,34 @@ mod tests {
     }
 
     #[test]
+    fn another_replica_takes_the_place_of_one_on_its_node() {
+        let replace = |replica, by| MemberChange::Replace { replica: r(replica), by: r(by) };
+        let replaced = voters(&[1, 2, 3]).change(&[replace(3, 4)]).unwrap();
+        assert!(!replaced.is_joint(), "one voter moves");
+        assert_eq!(ids(replaced.incoming()), [1, 2], "nobody votes in its place yet");
+        let successor =
+            Member { replica: r(4), node: NodeId::new(3), standing: Standing::Successor };
+        assert_eq!(replaced.member(r(4)), Some(&successor));
+        assert_eq!(Membership::decode(&replaced.encode()).unwrap(), replaced);
+        // It may itself be replaced, and its place goes on to be a voter's.
+        let again = replaced.change(&[replace(4, 5)]).unwrap();
+        assert_eq!(again.standing(r(5)), Some(Standing::Successor));
+        assert_eq!(again.standing(r(4)), None);
+        let promoted = again.change(&[MemberChange::Promote(r(5))]).unwrap();
+        assert_eq!(ids(promoted.incoming()), [1, 2, 5]);
+        // A learner's place stays a learner's.
+        let learner = MemberChange::AddLearner { replica: r(4), node: NodeId::new(9) };
+        let four = voters(&[1, 2, 3]).change(&[learner]).unwrap();
+        let replaced = four.change(&[replace(4, 5)]).unwrap();
+        assert_eq!(replaced.standing(r(5)), Some(Standing::Learner));
+        let reused = MembershipError::Reused { replica: r(3), last: r(3) };
+        assert_eq!(voters(&[1, 2, 3]).change(&[replace(2, 3)]), Err(reused));
+        assert_eq!(voters(&[1]).change(&[replace(1, 2)]), Err(MembershipError::NoVoter));
+        let stranger = MembershipError::Standing(r(7));
+        assert_eq!(voters(&[1, 2, 3]).change(&[replace(7, 8)]), Err(stranger));
+    }
+
+    #[test]
     fn the_last_voter_stays() {
         let one = voters(&[1]);
         assert_eq!(one.change(&[MemberChange::Remove(r(1))]), Err(MembershipError::NoVoter));
@@ -517,7 +578,7 @@ mod tests {
             let refused = MembershipError::Encoding("of a version not known here");
             assert_eq!(Membership::decode(&other), Err(refused));
         }
-        for standing in Standing::WITNESS_CODE + 1..=u8::MAX {
+        for standing in Standing::Successor.code() + 1..=u8::MAX {
             let mut other = bytes.clone();
             other[26] = standing;
             let refused = MembershipError::Encoding("a standing not known here");

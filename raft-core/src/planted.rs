@@ -68,6 +68,9 @@ pub enum Planted {
     LearnerCounts,
     BelievesItLeftByUncommitted,
     ExpelledByUncommitted,
+    SuccessorVotesAtOnce,
+    SuccessorStaysLearner,
+    UnprovenStays,
     // Transfer.
     StaleTimeoutNowObeyed,
     TransferToLaggard,

@@ -14,6 +14,7 @@
 
 use crate::group::{Group, Role};
 use crate::io::DiskSpace;
+use crate::membership::Standing;
 use crate::message::{Heartbeat, Message, Promise, Rest};
 use crate::progress::State;
 
@@ -60,6 +61,7 @@ impl Group {
         let all_hold = leader.peers.iter().all(|peer| {
             peer.match_index == last
                 && peer.promise == Promise::Kept
+                && peer.standing != Some(Standing::Successor)
                 && matches!(peer.state, State::Replicate(_))
                 && self.now.since(peer.contact) < self.settings.election_timeout_min
         });

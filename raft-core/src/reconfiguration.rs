@@ -4,6 +4,13 @@
 //! the next waits until the last is committed, and until an entry of the leader's own term is,
 //! since only then does the leader know that no earlier change is open.
 //!
+//! A replica that may have forgotten its vote never counts again, and says so when it answers an
+//! append. Whoever leads replaces it: [`replacement_due`](Group::replacement_due) says what is to be
+//! done next, from the membership and from what was answered alone, so that the next leader goes on
+//! where this one stops. It is taken out with the change that brings its successor, and that one
+//! votes only once it has caught up: a majority without it has to agree before anybody counts in its
+//! place, and one of them knows of a newer leader if the forgotten vote made one.
+//!
 //! Invariants: at most one uncommitted membership per log; a joint one is left by whoever leads
 //! when it is committed; a leader that is no member leads only until its removal is committed,
 //! counts itself for nothing, and hands over then.
@@ -14,7 +21,8 @@ use crate::entry::EntryKind;
 use crate::group::{Group, Proposal, Role};
 use crate::id::{LogIndex, LogTime, ReplicaId, Token};
 use crate::io::{DiskSpace, Effects, Outcome, Refusal};
-use crate::membership::{MemberChange, Membership, Standing};
+use crate::leader::Leader;
+use crate::membership::{Member, MemberChange, Membership, Standing};
 use crate::message::Promise;
 use crate::progress::State;
 use crate::quorum::majority;
@@ -59,15 +67,9 @@ impl Group {
             return Err(Refusal::TermTooYoung);
         }
         let changed = self.membership().change(changes).map_err(Refusal::InvalidChange)?;
-        let last = self.log.last_index();
         for change in changes {
             let MemberChange::Promote(replica) = *change else { continue };
-            let caught_up = leader.peer(replica).is_some_and(|peer| {
-                matches!(peer.state, State::Replicate(_))
-                    && peer.match_index.plus(self.settings.promotion_lag_max) >= last
-                    && self.now.since(peer.contact) < self.settings.election_timeout_min
-            });
-            if !caught_up {
+            if !self.has_caught_up(leader, replica) {
                 return Err(Refusal::NotCaughtUp { replica });
             }
         }
@@ -84,6 +86,54 @@ impl Group {
             return Err(Refusal::QuorumAtRisk);
         }
         Ok(changed)
+    }
+
+    /// Whether a learner is close enough behind to become a voter.
+    fn has_caught_up(&self, leader: &Leader, replica: ReplicaId) -> bool {
+        leader.peer(replica).is_some_and(|peer| {
+            matches!(peer.state, State::Replicate(_))
+                && peer.match_index.plus(self.settings.promotion_lag_max) >= self.log.last_index()
+                && self.now.since(peer.contact) < self.settings.election_timeout_min
+        })
+    }
+
+    /// Whether this leader has members to replace, or successors to promote.
+    pub fn has_replacements(&self) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        !crate::planted!(UnprovenStays)
+            && leader.peers.iter().any(|peer| {
+                let is_member = peer.standing.is_some();
+                (is_member && peer.promise == Promise::Unproven)
+                    || peer.standing == Some(Standing::Successor)
+            })
+    }
+
+    /// The next change toward a group in which every member counts that should, if there is one that
+    /// can be asked for now: a successor that has caught up is promoted, and a member that may have
+    /// forgotten its vote gives way to `fresh`, an id larger than any before.
+    pub fn replacement_due(&self, fresh: ReplicaId) -> Option<MemberChange> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        if !self.has_replacements() || self.membership_index() > self.commit {
+            return None;
+        }
+        let is_ready = |member: &&Member| {
+            member.standing == Standing::Successor
+                && !crate::planted!(SuccessorStaysLearner)
+                && self.has_caught_up(leader, member.replica)
+        };
+        let members = self.membership().members();
+        if let Some(successor) = members.iter().find(is_ready) {
+            return Some(MemberChange::Promote(successor.replica));
+        }
+        let forgets = |member: &&Member| {
+            leader.peer(member.replica).is_some_and(|peer| peer.promise == Promise::Unproven)
+        };
+        let replaced = members.iter().find(forgets)?;
+        Some(MemberChange::Replace { replica: replaced.replica, by: fresh })
     }
 
     fn append_membership(&mut self, membership: Membership, effects: &mut Effects) -> LogIndex {

@@ -42,6 +42,8 @@ counters! {
     leaders_elected,
     /// Groups that went mute because something impossible came.
     groups_faulted,
+    /// Replicas that may have forgotten a vote, and that a leader here replaced by fresh ones.
+    replicas_replaced,
     /// Messages for a group, a life of a group or a replica that is not here.
     messages_dropped,
     /// Words of peers that no correct one says, and that were passed over: terms or indexes that no

@@ -89,10 +89,20 @@ impl GroupSpec {
         self
     }
 
-    /// Whether a group that is here with `self` is what a creator wants, who may leave to it what
-    /// it is not particular about.
-    pub(crate) fn is_wanted(&self, wanted: &Self) -> bool {
+    /// Whether a group that is on `node` with `self` is what a creator wants, who may leave to it what
+    /// it is not particular about. Whoever founds a group may find that a later replica of it has
+    /// taken the place of the one it names here.
+    pub(crate) fn is_wanted(&self, wanted: &Self, node: NodeId) -> bool {
+        let is_successor = self.origin == Origin::Joining
+            && wanted.origin == Origin::Founding
+            && wanted.replica_on(node).is_some_and(|older| Some(older) < self.replica_on(node));
+        let (origin, replicas) = match is_successor {
+            true => (self.origin, self.replicas.clone()),
+            false => (wanted.origin, wanted.replicas.clone()),
+        };
         let wanted = Self {
+            origin,
+            replicas,
             strategy: wanted.strategy.or(self.strategy),
             flush: wanted.flush.or(self.flush),
             ..wanted.clone()
@@ -283,8 +293,22 @@ mod tests {
         assert_eq!(&bytes[..], [2, 9, 1, 1, 4, 7, 1, 1, 1, 172, 2, 160, 156, 1, 0]);
         assert_eq!(GroupSpec::decode(&bytes), Some(fast.clone()));
         assert!(fast.to_string().ends_with(", MemFirst, flushed after 300 entries or 20ms"));
-        assert!(fast.is_wanted(&plain) && fast.is_wanted(&fast));
+        let node = NodeId::new(7);
+        assert!(fast.is_wanted(&plain, node) && fast.is_wanted(&fast, node));
         let durable = GroupSpec { strategy: Some(Strategy::DiskFirst), ..plain.clone() };
-        assert!(!fast.is_wanted(&durable) && !durable.is_wanted(&fast));
+        assert!(!fast.is_wanted(&durable, node) && !durable.is_wanted(&fast, node));
+    }
+
+    #[test]
+    fn whoever_founds_a_group_finds_the_successor_of_the_replica_it_names() {
+        let [one, seven] = [1, 7].map(NodeId::new);
+        let founding = GroupSpec::on_nodes(GroupId::new(9), [one, seven]);
+        let joined = |replica| GroupSpec::joining(GroupId::new(9), ReplicaId::new(replica), seven);
+        assert!(joined(8).is_wanted(&founding, seven));
+        assert!(!joined(7).is_wanted(&founding, seven), "that one cannot have joined");
+        assert!(!joined(8).with_label("another").is_wanted(&founding, seven));
+        assert!(!founding.is_wanted(&joined(8), seven));
+        let elsewhere = GroupSpec::on_nodes(GroupId::new(9), [one]);
+        assert!(!joined(8).is_wanted(&elsewhere, seven));
     }
 }

@@ -297,6 +297,7 @@ fn members<S: Serializer>(members: &[Member], s: S) -> Result<S::Ok, S::Error> {
             Standing::Incoming => "incoming",
             Standing::Outgoing => "outgoing",
             Standing::Demoting => "demoting",
+            Standing::Successor => "successor",
         },
     }))
 }

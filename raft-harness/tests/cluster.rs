@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Cluster, command};
-use raft_core::{GroupId, MemberChange, NodeId, Promise, ReplicaId};
+use raft_core::{GroupId, Member, MemberChange, NodeId, Promise, ReplicaId, Standing};
 use raft_harness::{
     CreateError, Created, Drained, GroupSpec, NodeHost, Removal, RequestError, StartError, Strategy,
 };
@@ -443,33 +443,73 @@ fn a_node_whose_log_is_damaged_comes_up_and_learns_again_what_it_forgot() -> any
     Ok(())
 }
 
-/// All that follows some place is gone, and with it whatever it voted there.
-#[test]
-fn a_node_that_may_have_forgotten_votes_follows_and_never_counts_again() -> anyhow::Result<()> {
-    let mut cluster = Cluster::durable(3)?;
-    cluster.create_groups(1..=1)?;
-    for number in 0..20 {
-        cluster.propose(group(1), rare(number))?;
-    }
-    let node = NodeId::new(2);
-    cluster.stop(node);
+/// The log of a node, with all that follows the place of `payload` gone.
+fn cut_behind(cluster: &Cluster, node: NodeId, payload: &[u8]) -> anyhow::Result<()> {
     let file = cluster.dir(node).join("log-00000000.seg");
     let mut bytes = std::fs::read(&file)?;
-    let payload = rare(15);
     let found = bytes.windows(payload.len()).position(|window| window == payload);
     let from = found.ok_or_else(|| anyhow::anyhow!("it is not there"))? / 4096 * 4096;
     bytes[from..].fill(0);
-    std::fs::write(&file, bytes)?;
+    Ok(std::fs::write(&file, bytes)?)
+}
+
+/// What a node knows of a group as a member of it: its replica, if that one votes and counts.
+fn voter_on(cluster: &Cluster, node: u64, id: GroupId) -> Option<ReplicaId> {
+    let status = cluster.host(node).status();
+    let group = status.groups.iter().find(|status| status.group == id)?;
+    let votes =
+        |member: &&Member| member.node == NodeId::new(node) && member.standing == Standing::Voter;
+    let member = group.members.iter().find(votes)?;
+    (group.promise == Promise::Kept && !group.removed).then_some(member.replica)
+}
+
+/// All that follows some place is gone, and with it whatever it voted there. Alone with one other
+/// it follows, and does not count; once a majority is there that does, it is replaced, and its node
+/// counts again.
+#[test]
+fn a_replica_that_may_have_forgotten_a_vote_is_replaced_without_an_operator() -> anyhow::Result<()>
+{
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=3)?;
+    for number in 0..20 {
+        for id in 1..=3 {
+            cluster.propose(group(id), rare(number))?;
+        }
+    }
+    let (one, two) = (NodeId::new(1), NodeId::new(2));
+    cluster.stop(one);
+    cluster.stop(two);
+    cut_behind(&cluster, two, &rare(15))?;
     for _ in 0..2 {
-        cluster.start(node)?;
+        cluster.start(two)?;
         common::until(|| promise_on(&cluster, 2, group(1)).is_some());
         assert_eq!(promise_on(&cluster, 2, group(1)), Some(Promise::Unproven));
-        cluster.propose(group(1), command(100))?;
-        cluster.agree(group(1))?;
         // A group that nobody can tell from one that was here is not founded anew.
         let refused = cluster.host(2).create_group(cluster.spec(group(9)));
         assert!(matches!(refused, Err(CreateError::MayBeForgotten { .. })), "{refused:?}");
-        cluster.stop(node);
+        cluster.stop(two);
+    }
+    cluster.start(one)?;
+    for id in 1..=3 {
+        cluster.propose_on(&[1, 3], group(id), command(100))?;
+    }
+    cluster.start(two)?;
+    for id in 1..=3 {
+        common::until(|| voter_on(&cluster, 2, group(id)).is_some_and(|id| id > ReplicaId::new(3)));
+        cluster.agree(group(id))?;
+        // Whoever wants the group that was founded here finds it.
+        let found = cluster.host(2).create_group(cluster.spec(group(id)))?;
+        assert_eq!(found, Created::Existed);
+    }
+    // It counts, and goes on doing so.
+    cluster.stop(two);
+    cluster.start(two)?;
+    for id in 1..=3 {
+        common::until(|| voter_on(&cluster, 2, group(id)).is_some_and(|id| id > ReplicaId::new(3)));
+    }
+    cluster.stop(NodeId::new(3));
+    for id in 1..=3 {
+        cluster.propose_on(&[1, 2], group(id), command(1_000))?;
     }
     Ok(())
 }

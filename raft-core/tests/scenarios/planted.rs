@@ -87,6 +87,9 @@ const NAMES: &[Planted] = &[
     Planted::JointNeverLeft,
     Planted::RemovedLeaderCountsItself,
     Planted::LearnerCounts,
+    Planted::SuccessorVotesAtOnce,
+    Planted::SuccessorStaysLearner,
+    Planted::UnprovenStays,
     // Transfer.
     Planted::StaleTimeoutNowObeyed,
     Planted::TransferToLaggard,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use raft_core::{
     Acknowledge, Append, AppendReply, AppendResult, Declined, Fence, HardState, Incarnation, Input,
-    LogTime, Message, Promise, PromiseRecord, ReadPath, Settings,
+    LogTime, MemberChange, Message, Outcome, Promise, PromiseRecord, ReadPath, Refusal, ReplicaId,
+    Settings, Standing,
 };
 
 use crate::bench::*;
@@ -345,4 +346,67 @@ fn a_replica_that_may_have_forgotten_its_vote_never_counts_again() {
     // Nobody's word makes up for a vote.
     fleet.input(THREE, Input::AcceptLoss);
     assert_eq!(fleet.group(THREE).status().promise.promise, Promise::Unproven);
+}
+
+/// What the leader is to do next toward full strength, done.
+fn tend(fleet: &mut Fleet, leader: ReplicaId, fresh: ReplicaId) -> Option<MemberChange> {
+    let change = fleet.group(leader).replacement_due(fresh)?;
+    let token = fleet.change(leader, &[change]);
+    fleet.live(Duration::from_millis(300));
+    assert!(fleet.is_committed(token), "{:?}", fleet.outcome(token));
+    Some(change)
+}
+
+/// Starts a replica again as one whose newest term and vote are not proven.
+fn forget_vote(fleet: &mut Fleet, id: ReplicaId) {
+    let mut start = fleet.recovered(id);
+    start.promise = PromiseRecord { promise: Promise::Unproven, loss_epoch: 0 };
+    fleet.crash(id);
+    fleet.start_from(id, start);
+}
+
+#[test]
+fn a_replica_that_may_have_forgotten_its_vote_is_replaced_by_whoever_leads() {
+    const FOUR: ReplicaId = ReplicaId::new(4);
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    assert_eq!(fleet.group(ONE).replacement_due(FOUR), None);
+    forget_vote(&mut fleet, THREE);
+    fleet.live(Duration::from_millis(300));
+    let replace = MemberChange::Replace { replica: THREE, by: FOUR };
+    assert_eq!(tend(&mut fleet, ONE, FOUR), Some(replace));
+    let membership = Arc::clone(fleet.group(ONE).membership());
+    assert_eq!(membership.incoming(), [ONE, TWO], "nobody counts in its place yet");
+    assert_eq!(membership.standing(FOUR), Some(Standing::Successor));
+    assert!(fleet.group(THREE).is_removed());
+    assert_eq!(tend(&mut fleet, ONE, FOUR), None, "its successor is not there yet");
+    // Another leader goes on, of whatever was done.
+    fleet.add_joining(FOUR);
+    fleet.transfer(ONE, TWO);
+    fleet.live(Duration::from_millis(300));
+    assert!(fleet.group(TWO).is_leader());
+    assert_eq!(tend(&mut fleet, TWO, FOUR), Some(MemberChange::Promote(FOUR)));
+    assert_eq!(fleet.group(TWO).membership().incoming(), [ONE, TWO, FOUR]);
+    assert!(!fleet.group(TWO).has_replacements());
+    fleet.crash(ONE);
+    fleet.live(Duration::from_secs(1));
+    let proposed = fleet.propose(TWO);
+    fleet.live(Duration::from_millis(300));
+    assert!(fleet.is_committed(proposed), "it counts");
+}
+
+#[test]
+fn nobody_is_replaced_where_no_majority_is_left_that_counts() {
+    const FOUR: ReplicaId = ReplicaId::new(4);
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    fleet.works();
+    forget_vote(&mut fleet, TWO);
+    forget_vote(&mut fleet, THREE);
+    fleet.live(Duration::from_millis(300));
+    let change = fleet.group(ONE).replacement_due(FOUR).expect("there is somebody to replace");
+    let refused = fleet.change(ONE, &[change]);
+    let outcome = Outcome::Refused(Refusal::QuorumAtRisk);
+    assert_eq!(fleet.outcome(refused), Some(outcome));
 }

@@ -311,6 +311,7 @@ pub(crate) fn status(group: &Group) -> String {
             Standing::Incoming => ", incoming",
             Standing::Outgoing => ", outgoing",
             Standing::Demoting => ", demoting",
+            Standing::Successor => ", successor",
         };
     } else if status.removed {
         text += ", removed";

@@ -150,7 +150,7 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
             (None, _) if group.may_have_forgotten => "may have forgotten entries".to_owned(),
             (None, None) => "leaderless".to_owned(),
             (None, _) if group.promise == "unproven" => {
-                "never votes or counts again: replace this replica".to_owned()
+                "never votes or counts again: waits to be replaced".to_owned()
             }
             (None, _) if group.promise != "kept" => "learns what it forgot".to_owned(),
             (None, Some(_)) if group.is_replaying => "replaying".to_owned(),

@@ -51,7 +51,7 @@ impl ShardEngine {
         let group = spec.group;
         if let Some(at) = self.slot_of(group) {
             let slot = &mut self.slots[at as usize];
-            if !slot.spec.is_wanted(&spec) {
+            if !slot.spec.is_wanted(&spec, self.options.node) {
                 done(Err(CreateRefusal::SpecDiffers(GroupSpec::clone(&slot.spec))));
             } else if slot.is_on_disk {
                 done(Ok(Created::Existed));
@@ -60,8 +60,13 @@ impl ShardEngine {
             }
             return;
         }
-        if self.leaving.contains_key(&group) {
-            done(Err(CreateRefusal::Leaving));
+        if let Some(leaving) = self.leaving.get(&group) {
+            let node = self.options.node;
+            let is_wanted = leaving
+                .successor
+                .as_ref()
+                .is_some_and(|successor| successor.spec.is_wanted(&spec, node));
+            done(if is_wanted { Ok(Created::Existed) } else { Err(CreateRefusal::Leaving) });
             return;
         }
         if let Some((incarnation, tombstone)) = self.tombstones.get(&group) {

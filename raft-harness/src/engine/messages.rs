@@ -55,6 +55,7 @@ impl ShardEngine {
     ) {
         self.hear_clock(source);
         let Some(at) = self.addressee(source, &Address::from(&envelope)) else {
+            self.make_room(&envelope, out);
             self.answer_for_the_gone(source, &envelope, out);
             return;
         };

@@ -18,6 +18,7 @@ mod peers;
 mod persisting;
 mod reads;
 mod removal;
+mod replacing;
 mod replication;
 mod replies;
 mod requests;

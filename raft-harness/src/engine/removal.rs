@@ -4,6 +4,9 @@
 //! is said to be done, and it answers candidates that still ask. A replica id is never used
 //! again; another replica of the group may come.
 //!
+//! A replica that gives way to a successor leaves in the same manner: the log forgets the one and
+//! begins the other in one frame, so that a crash leaves either the one or the other.
+//!
 //! Invariant: a group's place is free again only when nothing is under way that was asked for in
 //! the name of the one that left: not in the log, not at the log's reader, not at a worker, and not
 //! where snapshots are fetched and kept. The next replica of the same life of the group may ask for
@@ -14,11 +17,12 @@ use raft_storage::GroupWrite;
 use raft_transport::Envelope;
 use tracing::info;
 
-use super::io::{ApplyJob, ApplyTask, PersistTicket, Source, TurnOutput};
+use super::io::{ApplyJob, ApplyTask, MakeMachine, PersistTicket, Source, TurnOutput};
 use super::payloads::Payloads;
 use super::peers::Peers;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
+use crate::group_spec::GroupSpec;
 use crate::request::{Proposed, Removal, Reply, RequestError};
 use crate::snapshot::desk::DeskInput;
 
@@ -30,7 +34,17 @@ pub(super) struct Leaving {
     /// The log has the tombstone.
     is_buried: bool,
     snapshots: Left,
-    reply: Reply,
+    reply: Option<Reply>,
+    /// Who begins in its place.
+    pub(super) successor: Option<Box<Successor>>,
+}
+
+/// A replica that begins in the place of one that leaves.
+pub(super) struct Successor {
+    pub(super) spec: GroupSpec,
+    pub(super) maker: MakeMachine,
+    /// The log has its beginning.
+    pub(super) is_on_disk: bool,
 }
 
 /// What is left of a replica's snapshots.
@@ -60,6 +74,18 @@ impl ShardEngine {
             reply.send(Err(RequestError::StillMember(group)));
             return;
         }
+        self.let_leave(at, Some(reply), None, out);
+    }
+
+    /// A replica leaves, and may give its place to another.
+    pub(super) fn let_leave(
+        &mut self,
+        at: u32,
+        reply: Option<Reply>,
+        successor: Option<Box<Successor>>,
+        out: &mut TurnOutput,
+    ) {
+        let group = self.slots[at as usize].spec.group;
         self.abandon_slot(at, &RequestError::UnknownGroup(group));
         self.replies.forget(group);
         for (_, _, reply) in self.transfer_replies.extract_if(.., |(_, of, _)| *of == group) {
@@ -67,7 +93,7 @@ impl ShardEngine {
         }
         let slot = &mut self.slots[at as usize];
         let tombstone = slot.core.tombstone();
-        info!(%group, replica = %tombstone.replica, term = %status.term, "the replica leaves");
+        info!(%group, replica = %tombstone.replica, term = %slot.core.term(), "the replica leaves");
         slot.leave(out);
         if std::mem::take(&mut slot.uses_window) {
             self.windows -= 1;
@@ -76,8 +102,9 @@ impl ShardEngine {
         self.by_group.remove(&group);
         out.leaders.push((group, None));
         let snapshots = Left::All;
+        let is_buried = false;
         let mut leaving =
-            Leaving { at, incarnation, tombstone, is_buried: false, snapshots, reply };
+            Leaving { at, incarnation, tombstone, is_buried, snapshots, reply, successor };
         match self.options.durability {
             Durability::Memory => leaving.is_buried = true,
             Durability::Log => {
@@ -85,6 +112,10 @@ impl ShardEngine {
                 write.destroy = Some(tombstone);
                 out.persist.push(write);
                 out.persist_tickets.push((group, PersistTicket::Destroy));
+                if let Some(successor) = &leaving.successor {
+                    out.persist.push(successor.creation(&self.slots[at as usize]));
+                    out.persist_tickets.push((group, PersistTicket::Create));
+                }
             }
         }
         self.leaving.insert(group, leaving);
@@ -99,9 +130,13 @@ impl ShardEngine {
         let slot = &mut self.slots[leaving.at as usize];
         match what {
             Ended::Persisted(PersistTicket::Destroy) => leaving.is_buried = true,
+            Ended::Persisted(PersistTicket::Create) => {
+                if let Some(successor) = &mut leaving.successor {
+                    successor.is_on_disk = true;
+                }
+            }
             Ended::Persisted(
-                PersistTicket::Create
-                | PersistTicket::Op(_)
+                PersistTicket::Op(_)
                 | PersistTicket::Fetched(..)
                 | PersistTicket::DropFetched
                 | PersistTicket::Early(..)
@@ -121,6 +156,7 @@ impl ShardEngine {
         };
         let slot = &self.slots[leaving.at as usize];
         let quiet = leaving.is_buried
+            && leaving.successor.as_ref().is_none_or(|successor| successor.is_on_disk)
             && slot.fetching.is_none()
             && slot.snapshots.taking.is_none()
             && slot.jobs == slot.applied.jobs;
@@ -134,7 +170,12 @@ impl ShardEngine {
             Left::All | Left::Going => {}
             Left::None => {
                 if let Some(leaving) = self.leaving.remove(&group) {
-                    leaving.reply.send(Ok(Proposed::nothing()));
+                    if let Some(reply) = leaving.reply {
+                        reply.send(Ok(Proposed::nothing()));
+                    }
+                    if let Some(successor) = leaving.successor {
+                        self.begin_successor(*successor, out);
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@ use raft_core::{
 use tracing::{debug, info};
 
 use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
+use super::replacing::REPLACING_TOKEN;
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 use super::spreading::SPREADING_TOKEN;
@@ -100,7 +101,10 @@ impl ShardEngine {
             MemberChange::AddLearner { node, .. } => {
                 membership.members().iter().find(|member| member.node == *node)
             }
-            MemberChange::Promote(_) | MemberChange::Demote(_) | MemberChange::Remove(_) => None,
+            MemberChange::Promote(_)
+            | MemberChange::Demote(_)
+            | MemberChange::Remove(_)
+            | MemberChange::Replace { .. } => None,
         });
         if let Some(&Member { node, replica, .. }) = taken {
             reply.send(Err(RequestError::NodeTaken { node, replica }));
@@ -139,6 +143,10 @@ impl ShardEngine {
                 if token == SPREADING_TOKEN {
                     debug!(group = %slot.spec.group, ?outcome, "yielding leadership ended");
                     self.spreading.ended();
+                    continue;
+                }
+                if token == REPLACING_TOKEN {
+                    self.note_replacing(at, outcome);
                     continue;
                 }
                 info!(group = %slot.spec.group, ?outcome, "leadership hand-over ended");

@@ -26,6 +26,7 @@ use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::log_load::LogLoad;
 use super::log_time::{Stamp, Vouched, WallClocks};
 use super::removal::{Ended, Leaving};
+use super::replacing::Replacing;
 use super::replies::Replies;
 use super::slot::Slot;
 use super::spreading::Spreading;
@@ -159,6 +160,7 @@ pub(crate) struct ShardEngine {
     /// The node is going to stop.
     pub(super) stopping: Option<Stopping>,
     pub(super) spreading: Spreading,
+    pub(super) replacing: Replacing,
     /// Bytes taken in this turn, which the log was not given yet.
     pub(super) taken: u64,
     /// Groups that decline entries because the log has too much to do.
@@ -218,6 +220,7 @@ impl ShardEngine {
             disk: DiskSpace::Ample,
             stopping: None,
             spreading: Spreading::default(),
+            replacing: Replacing::default(),
             taken: 0,
             declining: Vec::new(),
             is_deaf: false,
@@ -358,13 +361,16 @@ impl ShardEngine {
             }
         }
         self.spread(out);
+        self.replace(out);
     }
 
     /// When [`fire_timers`](Self::fire_timers) has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         let abandon = self.abandons.front().map(|(due, _)| *due);
         let stopping = self.stopping.as_ref().and_then(Stopping::next_deadline);
-        let places = [self.timers.next(), abandon, stopping, self.spreading.next_deadline()];
+        let (spreading, replacing) =
+            (self.spreading.next_deadline(), self.replacing.next_deadline());
+        let places = [self.timers.next(), abandon, stopping, spreading, replacing];
         places.into_iter().flatten().min()
     }
 
@@ -486,6 +492,7 @@ impl ShardEngine {
                     self.work[peer.at].mark(at);
                 }
             }
+            self.note_replacements(at);
         }
     }
 

@@ -337,7 +337,8 @@ impl NodeHost {
             MemberChange::AddLearner { .. }
             | MemberChange::Promote(_)
             | MemberChange::Demote(_)
-            | MemberChange::Remove(_) => None,
+            | MemberChange::Remove(_)
+            | MemberChange::Replace { .. } => None,
         });
         if let Some(node) = stranger {
             request.reply.send(Err(RequestError::UnknownNode(node)));

@@ -190,6 +190,8 @@ marks! {
     PromiseLostBegan = "a replica came back without its promises",
     PromiseUnprovenBegan = "a replica came back whose newest vote may be forgotten",
     PromiseUnprovenFollowed = "such a replica went on behind its leader, and did not count",
+    UnprovenReplaced = "a leader replaced such a replica by a fresh one",
+    SuccessorPromoted = "its successor had caught up, and became a voter",
     PromiseLostFenced = "such a replica passed its fence",
     PromiseLostAbstained = "such a replica withheld a vote",
     Quiesced = "a group went to sleep",

@@ -13,7 +13,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use raft_core::Entry;
 
-use crate::append::write::GroupWrite;
+use crate::append::write::{GroupCreate, GroupWrite};
 use crate::format::base;
 use crate::format::frame::frame_bytes;
 use crate::format::record::{ALIGNMENT, RECORD_HEADER_BYTES, item_bytes};
@@ -96,8 +96,7 @@ impl Plan {
             .extend(open.map(|open| FramePlan { pieces: 0..0, body_bytes: open.body_bytes }));
         for (at, write) in writes.iter().enumerate() {
             if let Some(create) = &write.create {
-                let spec = (create.spec.len() as u64).next_multiple_of(ALIGNMENT);
-                self.push(at, Part::Create, HEADER + spec, body_bytes_max);
+                self.push(at, Part::Create, create_bytes(create), body_bytes_max);
             }
             if write.promise.is_some() {
                 self.push(at, Part::Promise, HEADER, body_bytes_max);
@@ -124,7 +123,12 @@ impl Plan {
                 self.push_base(at, Part::Compact, payload, body_bytes_max);
             }
             if write.destroy.is_some() {
-                self.push(at, Part::Destroy, HEADER + REPLICA_BYTES, body_bytes_max);
+                // Where the next replica begins right behind, a crash must not come between them.
+                let next = writes.get(at + 1).filter(|next| next.group == write.group);
+                let create = next.and_then(|next| next.create.as_ref());
+                let behind = create.map_or(0, create_bytes);
+                let bytes = HEADER + REPLICA_BYTES;
+                self.push_before(at, Part::Destroy, bytes, behind, body_bytes_max);
             }
         }
     }
@@ -185,17 +189,34 @@ impl Plan {
     }
 
     fn push(&mut self, write: usize, part: Part, bytes: u64, body_bytes_max: u64) {
+        self.push_before(write, part, bytes, 0, body_bytes_max);
+    }
+
+    /// Adds a record to a frame that has room for so many bytes behind it.
+    fn push_before(
+        &mut self,
+        write: usize,
+        part: Part,
+        bytes: u64,
+        behind: u64,
+        body_bytes_max: u64,
+    ) {
         let at = self.pieces.len();
         self.pieces.push(Piece { write, part, bytes });
         let last_max = self.last_bytes_max(body_bytes_max);
         match self.frames.last_mut() {
-            Some(frame) if frame.body_bytes + bytes <= last_max => {
+            Some(frame) if frame.body_bytes + bytes + behind <= last_max => {
                 frame.body_bytes += bytes;
                 frame.pieces.end = at + 1;
             }
             _ => self.frames.push(FramePlan { pieces: at..at + 1, body_bytes: bytes }),
         }
     }
+}
+
+/// What the record of a creation takes.
+fn create_bytes(create: &GroupCreate) -> u64 {
+    HEADER + (create.spec.len() as u64).next_multiple_of(ALIGNMENT)
 }
 
 const HEADER: u64 = RECORD_HEADER_BYTES as u64;
@@ -205,7 +226,10 @@ const RUN_ENTRIES_MAX: usize = u16::MAX as usize;
 
 #[cfg(test)]
 mod tests {
-    use raft_core::{Entry, EntryKind, GroupId, HardState, LogIndex, LogTime, Term};
+    use raft_core::{
+        Entry, EntryKind, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, ReplicaId, Term,
+        Tombstone,
+    };
 
     use super::*;
 
@@ -273,6 +297,23 @@ mod tests {
         let runs: Vec<_> =
             [0..1, 1..2, 2..3].map(|run| vec![(0, Part::Run(run))]).into_iter().collect();
         assert_eq!(frames(&[write(&[(1, 8), (1, 5000), (1, 8)])], 90), runs);
+    }
+
+    #[test]
+    fn no_crash_comes_between_the_end_of_a_replica_and_the_beginning_of_the_next() {
+        let group = GroupId::new(1);
+        let mut destroy = GroupWrite::new(group);
+        let (replica, hard_state) = (ReplicaId::new(3), HardState::default());
+        destroy.destroy = Some(Tombstone { group, replica, hard_state });
+        let mut create = GroupWrite::new(group);
+        let (incarnation, spec) = (GroupIncarnation::new(1), Bytes::from(vec![0; 100]));
+        create.create = Some(GroupCreate { incarnation, spec });
+        let together = vec![(1, Part::Destroy), (2, Part::Create)];
+        for entry_bytes in 0..200 {
+            let writes = [write(&[(1, entry_bytes)]), destroy.clone(), create.clone()];
+            let frames = frames(&writes, 300);
+            assert!(frames.iter().any(|frame| frame.ends_with(&together)), "{frames:?}");
+        }
     }
 
     #[test]

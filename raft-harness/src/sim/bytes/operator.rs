@@ -282,7 +282,9 @@ impl World {
                     let replaced = changes.iter().any(|c| matches!(c, MemberChange::Remove(_)));
                     self.sightings.hit_if(error.is_none() && replaced, Mark::ReplicaReplaced);
                 }
-                MemberChange::Demote(_) | MemberChange::Remove(_) => {}
+                MemberChange::Demote(_)
+                | MemberChange::Remove(_)
+                | MemberChange::Replace { .. } => {}
             }
         }
         let mark = match error {

@@ -159,6 +159,21 @@ impl World {
         self.abandon(*replica);
     }
 
+    /// A leader replaces members that may have forgotten a vote, and promotes their successors.
+    pub(super) fn tend_replacements(&mut self, at: NodeAt, group: GroupId) {
+        let Some(replica) = self.nodes[at].replicas.get(&group) else { return };
+        let membership = replica.core.membership().clone();
+        let Some(due) = replica.core.replacement_due(ReplicaId::new(u64::MAX)) else { return };
+        let change = match due {
+            MemberChange::Replace { replica, .. } => {
+                let by = self.new_replica(group, &membership);
+                MemberChange::Replace { replica, by }
+            }
+            due => due,
+        };
+        self.change(at, group, vec![change]);
+    }
+
     /// Replaces members whose disks are gone, one step at a time.
     pub(crate) fn repair(&mut self) {
         for group in self.groups.clone() {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{GroupId, NodeId, Standing};
+use raft_core::{GroupId, NodeId, Promise, Standing};
 
 use super::replica::{MembershipLists, Replica};
 use super::setup::Setup;
@@ -181,6 +181,11 @@ impl World {
                     return Err(stuck("a member lags for ever", self.describe(group)));
                 }
                 digests.push(replica.machine.digest());
+                let counts = replica.core.status().promise.promise != Promise::Unproven;
+                let alone = membership.incoming() == [member.replica];
+                if (!counts || member.standing == Standing::Successor) && !alone {
+                    return Err(stuck("a member never counts again", self.describe(group)));
+                }
                 if member.standing == Standing::Voter || member.standing == Standing::Learner {
                     views.push((member.node, replica, MembershipLists::of(&replica.core)));
                 }

@@ -192,6 +192,7 @@ impl World {
         replica.armed = None;
         if replica.core.next_deadline().is_some_and(|deadline| deadline <= local) {
             self.step(at, group, Input::Deadline, &[]);
+            self.tend_replacements(at, group);
         } else {
             self.arm(at, group);
         }

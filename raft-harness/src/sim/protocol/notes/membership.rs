@@ -44,6 +44,10 @@ impl World {
                 (Some(Standing::Learner), Standing::Voter | Standing::Incoming) => {
                     self.marks.hit(Mark::LearnerPromoted);
                 }
+                (None, Standing::Successor) => self.marks.hit(Mark::UnprovenReplaced),
+                (Some(Standing::Successor), Standing::Voter | Standing::Incoming) => {
+                    self.marks.hit(Mark::SuccessorPromoted);
+                }
                 (Some(_), Standing::Learner)
                 | (
                     Some(
@@ -55,6 +59,7 @@ impl World {
                     | None,
                     Standing::Voter | Standing::Incoming,
                 )
+                | (Some(_), Standing::Successor)
                 | (_, Standing::Outgoing | Standing::Demoting) => {}
             }
         }
