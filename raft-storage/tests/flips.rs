@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::*;
-use raft_core::{GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
+use raft_core::{Entry, GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
 use raft_storage::{
     CrashPolicy, Disk, GroupWrite, Log, LogOptions, MemDisk, OnDamage, OpenError, Opened,
     Preparation, ReadError, Tending,
@@ -68,6 +68,16 @@ fn write_history(random: &mut Random) -> History {
                 let upto = base + 1 + random.below(last - base - 3);
                 let term = known.entries[(upto - base - 1) as usize].term.get();
                 write.compact = Some(compaction(upto, term, 3));
+                let held = known.held(LogIndex::new(upto));
+                write.live = Some(names(held.into_iter().filter(|_| random.below(3) == 0)));
+            }
+            if random.below(10) == 0 {
+                write.drop_fetched = random.below(3) == 0;
+                // Of a snapshot that is on its way here.
+                let term = *term + 10;
+                let bytes = 1 + random.below(900) as usize;
+                let ahead = (0..3).map(|step| last + count + 20 + 7 * step);
+                write.fetched = ahead.map(|index| entry(index, term, bytes)).collect();
             }
             batch.push(write);
         }
@@ -90,16 +100,35 @@ fn write_history(random: &mut Random) -> History {
     History { disk: disk.crash(CrashPolicy::KeepAll), options, past, newest: model }
 }
 
-/// Reads every entry; the first group of which one cannot be read.
-fn unreadable(opened: &Opened<MemDisk>) -> Option<GroupId> {
+/// Reads every entry; the first group of which one cannot be read, and whether it is one of its log.
+fn unreadable(opened: &Opened<MemDisk>) -> Option<(GroupId, Place)> {
+    let corrupt = |read: Result<(), ReadError>| match read {
+        Ok(()) => false,
+        Err(ReadError::Corrupt { .. }) => true,
+        Err(other) => panic!("{other:?}"),
+    };
     opened.groups.iter().find_map(|(id, found)| {
-        let read = opened.reader.entries(*id, found.first_index, found.last_index, u64::MAX);
-        match read {
-            Ok(_) => None,
-            Err(ReadError::Corrupt { group, .. }) => Some(group),
-            Err(other) => panic!("{other:?}"),
+        let reader = &opened.reader;
+        let log = reader.entries(*id, found.first_index, found.last_index, u64::MAX);
+        let beside = |(index, term)| corrupt(reader.entry(*id, index, term).map(drop));
+        if corrupt(log.map(drop)) {
+            Some((*id, Place::Log))
+        } else if reader.fetched(*id).into_iter().any(beside) {
+            Some((*id, Place::Fetched))
+        } else {
+            reader.live(*id).iter().any(beside).then_some((*id, Place::Kept))
         }
     })
+}
+
+/// Where an entry lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    Log,
+    /// Beside the log, named by a snapshot.
+    Kept,
+    /// Beside the log, for a snapshot that is on its way here.
+    Fetched,
 }
 
 /// Whether a log is what it was at some time, up to some entry.
@@ -116,6 +145,27 @@ struct Seen {
     refused: u64,
     read: u64,
     repaired: u64,
+    /// Of entries beside the log.
+    kept: u64,
+    fetched: u64,
+}
+
+/// Where some entry lies that is kept for a snapshot, or was fetched for one.
+fn beside_the_log<'a>(
+    history: &History,
+    random: &mut Random,
+    files: &[&'a String],
+) -> Option<(&'a String, usize)> {
+    let groups = history.newest.groups.values();
+    let all = groups.flat_map(|group| group.kept.values().chain(group.fetched.values()));
+    let all: Vec<&Entry> = all.filter(|entry| entry.payload.len() >= 16).collect();
+    let entry = all.get(random.below(all.len().max(1) as u64) as usize)?;
+    let lies = |name: &&'a String| {
+        let bytes = history.disk.read(name).unwrap();
+        let at = bytes.windows(entry.payload.len()).position(|window| window == entry.payload)?;
+        Some((*name, at))
+    };
+    files.iter().find_map(lies)
 }
 
 fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
@@ -123,9 +173,16 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
     let names = history.disk.list().unwrap();
     let files: Vec<&String> =
         names.iter().filter(|name| name.contains("log-") || name.contains("checkpoint")).collect();
-    let name = files[random.below(files.len() as u64) as usize];
+    let beside = if random.below(4) == 0 { beside_the_log(history, random, &files) } else { None };
+    let name = match beside {
+        Some((name, _)) => name,
+        None => files[random.below(files.len() as u64) as usize],
+    };
     let mut bytes = history.disk.read(name).unwrap();
-    let bit = random.below(bytes.len() as u64 * 8);
+    let bit = match beside {
+        Some((_, at)) => (at * 8) as u64 + random.below(128),
+        None => random.below(bytes.len() as u64 * 8),
+    };
     bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
     let told = format!("{told}, {name}, bit {bit}");
     let flipped = || {
@@ -143,8 +200,12 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
                 assert!(Model::of(&opened) == history.newest, "{told}: cut silently");
                 assert!(verified.is_sound(), "{told}: {verified:?}");
             }
-            Some(id) => {
-                seen.read += 1;
+            Some((id, place)) => {
+                match place {
+                    Place::Log => seen.read += 1,
+                    Place::Kept => seen.kept += 1,
+                    Place::Fetched => seen.fetched += 1,
+                }
                 assert!(!verified.is_sound(), "{told}: {id:?} {verified:?}");
                 let named = verified.findings.iter().filter_map(|found| found.groups.as_ref());
                 assert!(named.into_iter().any(|groups| groups.contains(&id)), "{told}");
@@ -189,6 +250,14 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
             assert!(opened.report.creations_lost, "{told}: {id:?} is forgotten");
             continue;
         };
+        // What lies beside the log is what it was, or is asked for again.
+        let were: Vec<&Entry> = before.kept.values().chain(&before.entries).collect();
+        assert!(after.kept.values().all(|kept| were.contains(&kept)), "{told}: {id:?}");
+        let fetched = after.fetched.iter().all(|(at, entry)| {
+            let was = |past: &ModelGroup| past.fetched.get(at) == Some(entry);
+            history.past[id].iter().any(was)
+        });
+        assert!(fetched, "{told}: {id:?}");
         match after.promise.promise {
             Promise::Kept => {
                 let moved = after.base.index > before.base.index;
@@ -233,8 +302,11 @@ fn a_flipped_bit_is_seen_or_changes_nothing() {
             all.refused += seen.refused;
             all.read += seen.read;
             all.repaired += seen.repaired;
+            all.kept += seen.kept;
+            all.fetched += seen.fetched;
         }
     }
     println!("{} bits: {all:?}", histories * FLIPS);
     assert!(all.nothing > 0 && all.refused > 0 && all.read > 0 && all.repaired > 0, "{all:?}");
+    assert!(all.kept > 0 && all.fetched > 0, "{all:?}");
 }

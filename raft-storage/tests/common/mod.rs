@@ -240,11 +240,16 @@ impl Model {
         for found in opened.groups.values() {
             assert_eq!(found.log_time, time_at(found.last_index));
         }
-        Self::of_repaired(opened)
+        let model = Self::of_repaired(opened);
+        for (id, group) in &model.groups {
+            assert_eq!(group.kept.len() as u64, opened.reader.live(*id).count(), "{id:?}");
+        }
+        model
     }
 
     /// The same of a log that was opened without what it had lost: where nothing of a group's log is
-    /// left behind an entry that cannot be read, nobody knows the time of that one.
+    /// left behind an entry that cannot be read, nobody knows the time of that one, and of those that a
+    /// snapshot keeps some may be gone.
     pub(crate) fn of_repaired<D: Disk>(opened: &Opened<D>) -> Self {
         let mut model = Self::default();
         for (id, found) in &opened.groups {
@@ -285,7 +290,7 @@ impl Model {
                 promise: found.promise,
                 base: found.base.clone(),
                 entries,
-                kept: named(&opened.reader, *id, opened.reader.live(*id).iter()),
+                kept: readable(&opened.reader, *id),
                 fetched: named(&opened.reader, *id, opened.reader.fetched(*id)),
             };
             model.groups.insert(*id, group);
@@ -310,6 +315,14 @@ impl Model {
             }
         }
     }
+}
+
+/// The entries that a snapshot keeps, as far as they can be read.
+fn readable(reader: &LogReader, id: GroupId) -> BTreeMap<LogIndex, Entry> {
+    let live = reader.live(id);
+    live.iter()
+        .filter_map(|(index, term)| Some((index, reader.entry(id, index, term).ok()?)))
+        .collect()
 }
 
 fn named(
