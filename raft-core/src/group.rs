@@ -63,6 +63,9 @@ pub struct Group {
     pub(crate) promise: PromiseRecord,
     /// Where this replica must catch up in the current term to be trusted again.
     pub(crate) fence: Option<LogIndex>,
+    /// No fence of this term is before this: one that was asked for earlier in this life would not
+    /// cover what was acknowledged since.
+    pub(crate) fence_min: LogIndex,
     pub(crate) disk: DiskSpace,
     /// Whether it takes office. `None`: it was removed, and learned it from others than its leader.
     pub(crate) candidacy: Option<Candidacy>,
@@ -223,6 +226,7 @@ impl Group {
             snapshot: base.snapshot,
             promise: start.promise,
             fence: None,
+            fence_min: LogIndex::ZERO,
             disk: DiskSpace::Ample,
             candidacy: Some(Candidacy::Ready),
             role: Role::Follower,
@@ -315,6 +319,7 @@ impl Group {
             Input::Persisted(seq) => return self.on_persisted(seq, effects),
             Input::PersistFailed(seq) => return Err(Box::new(Fault::PersistFailed { seq })),
             Input::LogUnreadable(index) => return Err(Box::new(Fault::LogUnreadable { index })),
+            Input::LogDamaged(index) => return self.on_log_damaged(index, effects),
             Input::ApplyFailed(index) => return Err(Box::new(Fault::ApplyFailed { index })),
             Input::PeerUnreachable(peer) => self.on_peer_unreachable(peer, effects),
             Input::Disk(space) => self.on_disk(space, effects),
@@ -653,6 +658,7 @@ impl Group {
         self.leader_session = Session::default();
         self.ack_owed = false;
         self.fence = None;
+        self.fence_min = LogIndex::ZERO;
         self.asleep = false;
         self.abort_receiving(effects);
         self.set_hard_state(hard_state, effects);
@@ -713,6 +719,17 @@ impl Group {
         let kept = self.proposals.partition_point(|p| p.index < from);
         if kept < self.proposals.len() {
             self.orphans.vec().extend(self.proposals.drain(kept..));
+        }
+    }
+
+    /// What is known to be committed and applied is no more than what is still there.
+    pub(crate) fn fall_back(&mut self, last: LogIndex) {
+        self.commit = self.commit.min(last);
+        self.appliable = self.appliable.min(last);
+        self.verified = self.verified.min(last);
+        #[cfg(debug_assertions)]
+        {
+            self.seen = Seen { commit: self.commit, appliable: self.appliable, ..self.seen };
         }
     }
 
@@ -944,6 +961,7 @@ impl Group {
             | Input::PersistFailed(_)
             | Input::PeerUnreachable(_)
             | Input::LogUnreadable(_)
+            | Input::LogDamaged(_)
             | Input::ApplyFailed(_)
             | Input::Disk(_)
             | Input::Campaign

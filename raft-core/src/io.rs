@@ -86,6 +86,14 @@ pub enum Input {
     /// The log cannot be read back at this index: what this replica promised to hold is not at
     /// hand. The group goes mute with [`Fault::LogUnreadable`], and another replica can lead it.
     LogUnreadable(LogIndex),
+    /// The log is damaged at this index: an entry there cannot be read back, and whether those behind
+    /// it can is not known. Where nobody else could have it (a sole voter), or it is not to be learned
+    /// again (a snapshot covers it), the group goes mute as with
+    /// [`LogUnreadable`](Self::LogUnreadable). Otherwise the replica forgets the log from there on, says so
+    /// ([`Promise::Damaged`](crate::Promise::Damaged)), and is filled anew: it leads no more, and counts again
+    /// behind a fence. Its commit index falls, and what it says may be applied with it; a driver that
+    /// has applied more goes on from where it is.
+    LogDamaged(LogIndex),
     /// The state machine broke its contract at the entries from this index on: what they did to it
     /// is not known. The group goes mute with [`Fault::ApplyFailed`].
     ApplyFailed(LogIndex),

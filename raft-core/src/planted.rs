@@ -98,6 +98,9 @@ pub enum Planted {
     FenceOfOlderLifeCounts,
     FenceOnlyInMemory,
     FenceWithUnprovenVote,
+    MatchOutlivesDamage,
+    DamageKeepsPromise,
+    FenceOfEarlierTrust,
     // Log.
     TruncationNotLogged,
     TornTailAccepted,

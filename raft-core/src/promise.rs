@@ -13,12 +13,18 @@
 //! ([`Promise::Unproven`]) there is no fence: such a replica never counts again.
 //! Where they are proven, so is the vote of the term in which it recovers: it gives no second one.
 //!
+//! A log may also be found damaged while the replica runs. It is then as after a start, but that the life
+//! goes on: the leader is told to trust nothing that was acknowledged before, and a fence that was
+//! asked for earlier is not taken for one that covers what was acknowledged since.
+//!
 //! Invariants: a fence counts only for the life that asked and in the term it was given; the
 //! record that promises are kept again is written after everything below the fence is durable.
 
+use alloc::boxed::Box;
+
 use crate::group::{Group, Role};
-use crate::id::ReplicaId;
-use crate::io::Effects;
+use crate::id::{LogIndex, ReplicaId};
+use crate::io::{Effects, Fault, StepResult};
 use crate::message::{Fence, Message, Promise, Recover};
 use crate::settings::{Acknowledge, PromiseRecord};
 
@@ -40,7 +46,13 @@ impl Group {
         if request.term != term {
             return;
         }
+        let next = index.next();
         if let Some(progress) = leader.peer_mut(from) {
+            if progress.promise == Promise::Kept && !crate::planted!(MatchOutlivesDamage) {
+                // It may have been trusted in this same life: what it acknowledged is not there any
+                // more, and what it says of that on its way here is no answer.
+                progress.restart(self.sessions.bump(), next);
+            }
             progress.promise = Promise::Lost;
             let fence = Fence { term, incarnation: request.incarnation, index };
             effects.messages.send(from, Message::Fence(fence), None);
@@ -59,6 +71,7 @@ impl Group {
             && fence.term == self.hard_state.term
             && self.leader == Some(from)
             && self.fence.is_none()
+            && (fence.index >= self.fence_min || crate::planted!(FenceOfEarlierTrust))
         {
             self.fence = Some(fence.index);
         }
@@ -90,6 +103,36 @@ impl Group {
             self.send_ack(effects);
             self.reset_election_deadline();
         }
+    }
+
+    /// The log cannot be read back from here on: what it holds is forgotten, as a start would find it
+    /// damaged. Term and vote are known.
+    pub(crate) fn on_log_damaged(&mut self, index: LogIndex, effects: &mut Effects) -> StepResult {
+        if index > self.log.last_index() {
+            // It was cut meanwhile.
+            return Ok(());
+        }
+        // Nobody could fill it anew, or what is missing is below where logs are compared.
+        if index <= self.snapshot || self.membership().is_sole_voter(self.me) {
+            return Err(Box::new(Fault::LogUnreadable { index }));
+        }
+        self.wake();
+        // Of this term no more was acknowledged than this.
+        let acknowledged = if self.is_leader() { LogIndex::ZERO } else { self.verified };
+        self.fence_min = self.fence_min.max(acknowledged);
+        self.fence = None;
+        let term = self.hard_state.term;
+        self.become_follower(term, None, effects);
+        self.fail_forwarded(effects);
+        self.ack_owed = false;
+        if self.promise.promise != Promise::Unproven && !crate::planted!(DamageKeepsPromise) {
+            let promise = PromiseRecord { promise: Promise::Damaged, ..self.promise };
+            self.set_promise(promise, effects);
+        }
+        self.fall_back(index.prev());
+        self.truncate(index, effects);
+        self.reset_election_deadline();
+        Ok(())
     }
 
     /// Whether a fence makes it as good as before.

@@ -44,6 +44,8 @@ counters! {
     groups_faulted,
     /// Replicas that may have forgotten a vote, and that a leader here replaced by fresh ones.
     replicas_replaced,
+    /// Times a replica forgot its log from a damaged entry on while it ran, to learn it again.
+    logs_refilled,
     /// Messages for a group, a life of a group or a replica that is not here.
     messages_dropped,
     /// Words of peers that no correct one says, and that were passed over: terms or indexes that no

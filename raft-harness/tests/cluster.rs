@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -440,6 +441,65 @@ fn a_node_whose_log_is_damaged_comes_up_and_learns_again_what_it_forgot() -> any
     for id in 1..=3 {
         cluster.propose_on(&[1, 2], group(id), command(1_000))?;
     }
+    Ok(())
+}
+
+/// Flips a bit where `payload` lies in the log of a node that runs.
+fn rot(cluster: &Cluster, node: NodeId, payload: &[u8]) -> anyhow::Result<()> {
+    for file in std::fs::read_dir(cluster.dir(node))? {
+        let path = file?.path();
+        if path.extension().is_none_or(|extension| extension != "seg") {
+            continue;
+        }
+        let bytes = std::fs::read(&path)?;
+        if let Some(at) = bytes.windows(payload.len()).position(|window| window == payload) {
+            let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+            file.write_all_at(&[bytes[at] ^ 1], at as u64)?;
+            file.sync_all()?;
+            return Ok(());
+        }
+    }
+    anyhow::bail!("it is not there")
+}
+
+/// A leader reads its log for a peer that was away, and it is damaged there. It was mute from then on,
+/// until somebody started its node again.
+#[test]
+fn a_log_that_is_found_damaged_while_its_node_runs_is_filled_anew() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=2)?;
+    cluster.propose(group(1), command(0))?;
+    cluster.propose(group(2), command(0))?;
+    let leader = cluster.leader(group(1))?.node();
+    let away = [1, 2, 3].map(NodeId::new).into_iter().find(|node| *node != leader);
+    let away = away.expect("there are three");
+    cluster.stop(away);
+    // More than is kept at hand.
+    let large = |number: u64| {
+        let rare = rare(number);
+        Bytes::from([&rare[..], &vec![number as u8; 200 << 10]].concat())
+    };
+    for number in 0..80 {
+        cluster.propose(group(1), large(number))?;
+    }
+    let leader = cluster.leader(group(1))?.node();
+    rot(&cluster, leader, &rare(3))?;
+    cluster.start(away)?;
+    let refilled = || cluster.host(leader.get()).status().counters.logs_refilled;
+    common::until(|| refilled() == 1);
+    for node in 1..=3 {
+        common::until(|| promise_on(&cluster, node, group(1)) == Some(Promise::Kept));
+    }
+    cluster.agree(group(1))?;
+    cluster.agree(group(2))?;
+    assert_eq!(cluster.read_count(group(1))?, 81);
+    for node in 1..=3 {
+        let status = cluster.host(node).status();
+        assert!(status.groups.iter().all(|group| group.fault.is_none()));
+    }
+    // It counts: the group goes on with it and one other.
+    cluster.stop(away);
+    cluster.propose(group(1), command(1))?;
     Ok(())
 }
 

@@ -107,6 +107,9 @@ const NAMES: &[Planted] = &[
     Planted::FenceOfOlderLifeCounts,
     Planted::FenceOnlyInMemory,
     Planted::FenceWithUnprovenVote,
+    Planted::MatchOutlivesDamage,
+    Planted::DamageKeepsPromise,
+    Planted::FenceOfEarlierTrust,
     Planted::TruncationNotLogged,
     Planted::OldIncarnationAccepted,
 ];

@@ -410,3 +410,98 @@ fn nobody_is_replaced_where_no_majority_is_left_that_counts() {
     let outcome = Outcome::Refused(Refusal::QuorumAtRisk);
     assert_eq!(fleet.outcome(refused), Some(outcome));
 }
+
+/// A follower that trusts itself, in term 2 of TWO, holds this much of its log, and has committed it.
+fn trusted(entries: u64) -> Bench {
+    let mut bench = lost();
+    let terms = vec![2; entries as usize - 1];
+    hear(&mut bench, Message::Append(append(2, (1, 1), &terms, entries)));
+    bench.sync();
+    hear(&mut bench, fence(SECOND_LIFE, entries));
+    bench.sync();
+    assert_eq!((promise(&bench), bench.commit()), (Promise::Kept, entries));
+    bench.sent.clear();
+    bench
+}
+
+#[test]
+fn a_log_found_damaged_while_it_runs_is_forgotten_from_there_on_and_counts_behind_a_fence() {
+    let mut bench = trusted(6);
+    bench.input(Input::LogDamaged(index(4)));
+    assert_eq!(bench.fault(), None);
+    let first = bench.take();
+    let damaged = Some(PromiseRecord { promise: Promise::Damaged, loss_epoch: 0 });
+    assert_eq!((first.promise, first.truncate_from), (damaged, Some(index(4))));
+    bench.persisted(first.seq);
+    assert_eq!((bench.group.last_index(), bench.commit()), (index(3), 3));
+    // The leader hears of it with its next heartbeat.
+    hear(&mut bench, heartbeat(2, 6));
+    bench.sync();
+    let asks = |bench: &Bench| {
+        bench.messages_to(TWO).iter().any(|message| matches!(message, Message::Recover(_)))
+    };
+    assert!(asks(&bench));
+    // One that it had asked for before, and that comes late, covers less than it acknowledged since.
+    hear(&mut bench, fence(SECOND_LIFE, 3));
+    bench.sync();
+    assert_eq!(promise(&bench), Promise::Damaged);
+    hear(&mut bench, fence(SECOND_LIFE, 7));
+    hear(&mut bench, Message::Append(append(2, (3, 2), &[2, 2, 2], 6)));
+    bench.sync();
+    assert_eq!((promise(&bench), bench.commit()), (Promise::Damaged, 6));
+    hear(&mut bench, Message::Append(append(2, (6, 2), &[2], 7)));
+    bench.sync();
+    assert_eq!((promise(&bench), bench.commit()), (Promise::Kept, 7));
+}
+
+#[test]
+fn what_is_damaged_in_a_log_with_one_holder_or_below_a_snapshot_mutes() {
+    let mut start = start(ONE, &[1, 1]);
+    start.base = base([ONE]);
+    let mut bench = Bench::new(start);
+    bench.input(Input::LogDamaged(index(3)));
+    assert_eq!(bench.fault(), None, "it was cut meanwhile");
+    bench.input(Input::LogDamaged(index(1)));
+    assert_eq!(bench.fault(), Some(raft_core::Fault::LogUnreadable { index: index(1) }));
+
+    let mut bench = trusted(6);
+    bench.input(Input::SnapshotTaken(index(5)));
+    bench.input(Input::LogDamaged(index(5)));
+    assert_eq!(bench.fault(), Some(raft_core::Fault::LogUnreadable { index: index(5) }));
+
+    let mut bench = trusted(6);
+    bench.input(Input::LogDamaged(index(3)));
+    bench.input(Input::SnapshotTaken(index(5)));
+    assert_eq!(bench.fault(), None, "it was under way");
+}
+
+/// The leader's log is damaged: another leads, and it learns from that one what it had committed.
+#[test]
+fn whoever_finds_its_log_damaged_leads_no_more_and_is_filled_anew() {
+    for damaged in [ONE, THREE] {
+        let mut fleet = Fleet::of(3);
+        fleet.elect(ONE);
+        for _ in 0..5 {
+            fleet.works();
+        }
+        let last = fleet.last(ONE);
+        fleet.input(damaged, Input::LogDamaged(index(3)));
+        assert_eq!((fleet.last(damaged), fleet.commit(damaged)), (2, 2));
+        assert!(!fleet.group(damaged).is_leader());
+        fleet.live(Duration::from_secs(3));
+        assert!(fleet.last(damaged) >= last);
+        assert_eq!(fleet.group(damaged).status().promise.promise, Promise::Kept);
+        fleet.works();
+        fleet.live(Duration::from_millis(200));
+        fleet.agree();
+        // It counts: with one other the group goes on.
+        let leader = fleet.leader().expect("somebody leads");
+        let third = [ONE, TWO, THREE].into_iter().find(|id| ![leader, damaged].contains(id));
+        fleet.crash(third.unwrap_or(leader));
+        fleet.live(Duration::from_secs(2));
+        let leader = fleet.leader().expect("somebody leads");
+        let proposed = fleet.propose(leader);
+        fleet.live(Duration::from_millis(300));
+        assert!(fleet.is_committed(proposed));
+    }
+}

@@ -5,12 +5,14 @@
 
 use raft_core::{Entry, GroupId, Input, LogIndex, Message, NodeId, ReplicaId};
 use raft_transport::{Envelope, Frame, LaneClass};
+use tracing::warn;
 
 use super::io::{Fetch, SendLane, TurnOutput};
 use super::peers::Peer;
 use super::removal::Ended;
 use super::shard_engine::ShardEngine;
 use super::slot::{Fetching, Slot};
+use crate::counters::Counters;
 
 impl ShardEngine {
     /// Builds the next append for a peer's data lane, of at most `budget` bytes unless a single
@@ -195,16 +197,32 @@ impl ShardEngine {
             return;
         }
         if !self.passes_over(at, index, out) {
-            self.step(at, Input::LogUnreadable(index), out);
+            self.forget_damaged(at, index, out);
         }
     }
 
-    /// An entry is damaged that nobody needs at the moment. A snapshot makes it superfluous; until there
-    /// is one the replica has it in its state, and the next start finds the damage.
+    /// An entry is damaged that nobody needs at the moment. A snapshot makes it superfluous where the
+    /// state has it; a machine that gives none leaves it to whoever needs the entry.
     pub(super) fn on_log_damaged(&mut self, group: GroupId, index: LogIndex, out: &mut TurnOutput) {
         let Some(at) = self.slot_of(group) else { return };
-        if !self.passes_over(at, index, out) {
+        if self.passes_over(at, index, out) {
+            return;
+        }
+        if index <= self.slots[at as usize].dispatched {
             self.take_snapshot(at, out);
+        } else {
+            self.forget_damaged(at, index, out);
+        }
+    }
+
+    /// The log of a replica is as a start would find it damaged: what follows is learned again.
+    fn forget_damaged(&mut self, at: u32, index: LogIndex, out: &mut TurnOutput) {
+        let slot = &self.slots[at as usize];
+        let (group, last) = (slot.spec.group, slot.core.last_index());
+        self.step(at, Input::LogDamaged(index), out);
+        if self.slots[at as usize].core.last_index() < last {
+            warn!(%group, %index, "forgets its log from a damaged entry on, and learns it again");
+            Counters::add(&self.counters.logs_refilled, 1);
         }
     }
 

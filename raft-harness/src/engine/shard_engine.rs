@@ -636,6 +636,8 @@ impl ShardEngine {
             match change {
                 LogChange::Truncated { from } => {
                     slot.replay_until = slot.replay_until.min(from.prev());
+                    // Not where entries were found damaged: what is there again may be applied again.
+                    slot.appliable = slot.appliable.min(from.prev());
                     slot.payloads.truncate(from);
                     slot.cold.retain(|entry| entry.index < from);
                     if let Some(fetching) = &mut slot.fetching {

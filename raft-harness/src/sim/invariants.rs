@@ -166,6 +166,16 @@ impl Checker {
         }
     }
 
+    /// A replica goes on as one that may have forgotten what it held: its next view is that of a new
+    /// life in all but name.
+    pub fn forgets(&mut self, group: GroupId, id: ReplicaId) {
+        let Some(group) = self.groups.get_mut(&group) else { return };
+        if let Some(replica) = group.replica(id) {
+            replica.life = Life::Down;
+            group.record.drop_lease(id);
+        }
+    }
+
     /// The node's disk is empty now. A replica that promised anything may come back under its
     /// name only as one that may have forgotten.
     pub fn wiped(&mut self, node: NodeId) {

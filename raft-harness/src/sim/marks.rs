@@ -192,6 +192,7 @@ marks! {
     PromiseUnprovenFollowed = "such a replica went on behind its leader, and did not count",
     UnprovenReplaced = "a leader replaced such a replica by a fresh one",
     SuccessorPromoted = "its successor had caught up, and became a voter",
+    DamagedWhileRunning = "the log of a running replica was found damaged",
     PromiseLostFenced = "such a replica passed its fence",
     PromiseLostAbstained = "such a replica withheld a vote",
     Quiesced = "a group went to sleep",

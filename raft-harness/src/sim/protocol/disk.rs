@@ -340,6 +340,11 @@ impl Disk {
         lost
     }
 
+    /// What the log of a group holds was counted on, and goes on counting: who forgets it says so.
+    pub(crate) fn haunt(&mut self, group: GroupId) {
+        self.ghosts.extend(self.images.get(&group).map(|image| (group, image.clone())));
+    }
+
     /// The log of one group is found damaged: entries from a random place on are gone, and now and
     /// then its newest term and vote.
     pub(crate) fn damage(&mut self, group: GroupId, rng: &mut Rng) -> bool {

@@ -157,6 +157,9 @@ impl World {
                 if !world.may_lose(at, *group) {
                     return Begun::Skipped;
                 }
+                if rng.below(3) == 0 && world.rot(at, *group, &mut rng) {
+                    return Begun::Once;
+                }
                 world.crash(at, Stop::Power);
                 // A log without an entry beyond its snapshot has nothing to be damaged.
                 if world.nodes[at].disk.damage(*group, &mut rng) {
@@ -372,6 +375,8 @@ impl World {
                 || !self.nodes.iter().any(|node| {
                     node.disk.images.get(&group).is_some_and(|image| {
                         image.replica == replica && image.promise.promise == Promise::Kept
+                    }) && node.replicas.get(&group).is_none_or(|replica| {
+                        replica.core.status().promise.promise == Promise::Kept
                     })
                 })
         };
@@ -395,6 +400,24 @@ impl World {
             .iter()
             .filter(|membership| Some(membership.last_replica()) == newest)
             .all(|membership| unharmed(membership.incoming()) && unharmed(membership.outgoing()))
+    }
+
+    /// An entry of a running replica cannot be read back, from a random place beyond its snapshot on.
+    fn rot(&mut self, at: NodeAt, group: GroupId, rng: &mut Rng) -> bool {
+        let is_up = self.nodes[at].running == Running::Up;
+        let Some(replica) = self.nodes[at].replicas.get(&group).filter(|_| is_up) else {
+            return false;
+        };
+        let (low, last) = (replica.core.snapshot_index(), replica.core.last_index());
+        // A page cache may hold what was acknowledged, and no disk shows it.
+        if last <= low || replica.restore.is_some() || self.counts_written() {
+            return false;
+        }
+        let index = low.plus(1 + rng.below(last.since(low)));
+        self.nodes[at].disk.haunt(group);
+        self.step(at, group, Input::LogDamaged(index), &[]);
+        self.mark(Mark::DamagedWhileRunning);
+        true
     }
 
     /// Whether replicas act under different memberships. While they do, a voter's log may be behind

@@ -123,6 +123,9 @@ impl World {
         {
             replica.memory.is_asked(asked.term, asked.read_seq);
         }
+        let damaged = matches!(input, Input::LogDamaged(_));
+        let applied = replica.machine.applied;
+        let applied_term = replica.core.entry_term(applied).unwrap_or_default();
         let before = Before::of(&mut replica, &input);
         let role = replica.core.role_kind();
         if let Input::Candidacy(candidacy) = &input {
@@ -141,6 +144,7 @@ impl World {
         self.check(trusts_itself_rightly(promise, &replica, &self.settings));
         self.check(audited(&replica.core));
         let log = replica.follow_log(proposed, prev, records);
+        replica.appliable = replica.appliable.min(replica.core.status().appliable_index);
         self.note_step(at, &mut replica, before, log);
         // A lease ends by the leader's own clock; the checks know only the common one.
         let lease =
@@ -152,8 +156,16 @@ impl World {
             self.check(seen);
         }
         let platters = Platters { nodes: &self.nodes, counts_written: self.counts_written() };
+        if damaged {
+            self.checker.forgets(group, replica.id());
+        }
         let seen = self.checker.observe(Micros::new(self.now), &view, &platters);
         self.check(seen);
+        if damaged && applied > LogIndex::ZERO {
+            // Its machine goes on from where it is.
+            let seen = self.checker.installed(group, replica.id(), applied, applied_term);
+            self.check(seen);
+        }
         self.nodes[at].replicas.insert(group, replica);
         self.touch(at, group);
     }

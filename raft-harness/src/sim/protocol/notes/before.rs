@@ -121,6 +121,7 @@ impl Cause {
             | Input::PersistFailed(_)
             | Input::PeerUnreachable(_)
             | Input::LogUnreadable(_)
+            | Input::LogDamaged(_)
             | Input::ApplyFailed(_)
             | Input::Campaign
             | Input::Candidacy(_)
