@@ -289,50 +289,76 @@ impl<D: Disk> Inspection<D> {
         let end = replay.index.end;
         let files = OpenFiles::new(self.disk.clone());
         let reader = LogReader::new(Arc::new(Shared::to_look_at(replay.index, files, end)));
+        let mut note = |lost: Lost, verified: &mut Verified| {
+            let Lost { group, segment, offset, flaw } = lost;
+            let hit = holes.iter_mut().find(|hole| {
+                let Flaw::Frame { bytes, .. } = hole.flaw else { return false };
+                hole.segment == segment && (hole.offset..hole.offset + bytes).contains(&offset)
+            });
+            if let Some(hole) = hit {
+                hole.groups.get_or_insert_default().insert(group);
+            }
+            let base = bases.iter().find(|(slot, _)| *slot == segment);
+            let lsn = base.map(|(_, base)| base.plus(offset));
+            let groups = Some(BTreeSet::from([group]));
+            verified.found(Finding { segment, offset, lsn, groups, flaw });
+        };
         for (group, first, last) in groups {
             let mut at = first;
             while at <= last {
-                let (index, segment, offset, flaw) = match reader
-                    .entries(group, at, last, READ_BYTES)
-                {
+                match reader.entries(group, at, last, READ_BYTES) {
                     Ok(entries) => {
                         let count = entries.len() as u64;
                         verified.entries += count;
                         at = at.plus(count.max(1));
-                        continue;
                     }
-                    Err(ReadError::Corrupt { index, segment, offset, .. }) => {
-                        (index, segment, offset, Flaw::Entry { group, index })
+                    Err(error) => {
+                        let Some((index, lost)) = lost(group, error)? else { break };
+                        verified.entries += index.since(at);
+                        note(lost, verified);
+                        at = index.next();
                     }
-                    Err(ReadError::Io { source, .. }) if crate::is_out_of_descriptors(&source) => {
-                        return Err(source);
-                    }
-                    Err(ReadError::Io { index, source, .. }) => {
-                        (index, 0, 0, Flaw::Unreadable { group, index, why: source.kind() })
-                    }
-                    // The index that is asked is the one that is read.
-                    Err(
-                        ReadError::UnknownGroup { .. }
-                        | ReadError::OutOfRange { .. }
-                        | ReadError::NotHeld { .. },
-                    ) => break,
-                };
-                verified.entries += index.since(at);
-                let hit = holes.iter_mut().find(|hole| {
-                    let Flaw::Frame { bytes, .. } = hole.flaw else { return false };
-                    hole.segment == segment && (hole.offset..hole.offset + bytes).contains(&offset)
-                });
-                if let Some(hole) = hit {
-                    hole.groups.get_or_insert_default().insert(group);
                 }
-                let base = bases.iter().find(|(slot, _)| *slot == segment);
-                let lsn = base.map(|(_, base)| base.plus(offset));
-                let groups = Some(BTreeSet::from([group]));
-                verified.found(Finding { segment, offset, lsn, groups, flaw });
-                at = index.next();
+            }
+            // What lies beside the log: kept for a snapshot, or fetched for one.
+            let kept = reader.live(group);
+            let beside: Vec<_> = kept.iter().chain(reader.fetched(group)).collect();
+            for (index, term) in beside {
+                if let Err(error) = reader.entry(group, index, term)
+                    && let Some((_, lost)) = lost(group, error)?
+                {
+                    note(lost, verified);
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// An entry that is alive and cannot be read.
+struct Lost {
+    group: GroupId,
+    segment: u32,
+    offset: u64,
+    flaw: Flaw,
+}
+
+/// What a read that failed says of the log, and of which entry; `None`: nothing.
+fn lost(group: GroupId, error: ReadError) -> std::io::Result<Option<(LogIndex, Lost)>> {
+    match error {
+        ReadError::Corrupt { index, segment, offset, .. } => {
+            let flaw = Flaw::Entry { group, index };
+            Ok(Some((index, Lost { group, segment, offset, flaw })))
+        }
+        ReadError::Io { source, .. } if crate::is_out_of_descriptors(&source) => Err(source),
+        ReadError::Io { index, source, .. } => {
+            let flaw = Flaw::Unreadable { group, index, why: source.kind() };
+            Ok(Some((index, Lost { group, segment: 0, offset: 0, flaw })))
+        }
+        // The index that is asked is the one that is read.
+        ReadError::UnknownGroup { .. }
+        | ReadError::OutOfRange { .. }
+        | ReadError::NotHeld { .. } => Ok(None),
     }
 }
 
