@@ -311,6 +311,9 @@ impl Group {
                 self.on_yield(token, to, effects);
             }
             Input::Candidacy(candidacy) => self.on_candidacy(candidacy, effects),
+            Input::PeerCandidacy(peer, candidacy) => {
+                self.on_peer_candidacy(peer, candidacy, effects);
+            }
             Input::ChangeMembership { token, ref changes } => {
                 self.wake();
                 self.on_change_membership(token, changes, effects);
@@ -345,12 +348,7 @@ impl Group {
             // Nothing that matters is on its way.
             _ if self.asleep => None,
             Role::Leader(leader) => {
-                let stalls = self
-                    .durability
-                    .waits_since()
-                    .map(|since| since.after(self.settings.disk_stall_max));
-                // Alone, there is nobody to hand over to.
-                let stalls = stalls.filter(|_| leader.has_peers());
+                let stalls = self.gives_up_at(leader);
                 [leader.next_deadline(), stalls].into_iter().flatten().min()
             }
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
@@ -966,6 +964,7 @@ impl Group {
             | Input::Disk(_)
             | Input::Campaign
             | Input::Candidacy(_)
+            | Input::PeerCandidacy(..)
             | Input::Wake
             | Input::SnapshotTaken(_)
             | Input::Compact(_)

@@ -64,6 +64,10 @@ pub enum Input {
     },
     /// Whether this replica takes office from now on.
     Candidacy(Candidacy),
+    /// Whether a peer does, as its node says of itself. Told to a leader, which neither picks nor
+    /// accepts one that takes none as the target of a transfer, until it is told otherwise; a
+    /// later leadership, of this replica too, knows nothing of it. Others need not know.
+    PeerCandidacy(ReplicaId, Candidacy),
     /// Change who belongs to the group (thesis, chapter 4). Refused unless the last change and an
     /// entry of the leader's own term are committed.
     ChangeMembership {
@@ -138,8 +142,8 @@ pub enum Candidacy {
     /// leader it would let everybody wait until that has caught up. A driver need not keep this up
     /// to date; it is enough to say it before a [`Message::TimeoutNow`] is handed in.
     Behind,
-    /// It takes no office: its node is going to stop. It may be elected no more, not even if it was
-    /// asking for votes. A leader stays one until it is told to hand over.
+    /// It takes no office: its node is going to stop, or its disk hangs. It may be elected no more,
+    /// not even if it was asking for votes. A leader stays one until it is told to hand over.
     Withheld,
 }
 

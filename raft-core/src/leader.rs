@@ -531,10 +531,16 @@ impl Group {
 
     /// Whether the oldest write has waited for the disk for too long.
     pub(crate) fn disk_hangs(&self) -> bool {
-        let patience = self.settings.disk_stall_max;
-        let hangs =
-            self.durability.waits_since().is_some_and(|since| self.now.since(since) >= patience);
-        hangs && matches!(&self.role, Role::Leader(leader) if leader.has_peers())
+        let Role::Leader(leader) = &self.role else { return false };
+        self.gives_up_at(leader).is_some_and(|at| at <= self.now)
+    }
+
+    /// When this leader steps down if its disk does not answer until then: whoever drives it has as
+    /// long to hand over as it had to notice.
+    pub(crate) fn gives_up_at(&self, leader: &Leader) -> Option<Micros> {
+        // Alone, there is nobody to hand over to.
+        let since = self.durability.waits_since().filter(|_| leader.has_peers())?;
+        Some(since.after(self.settings.disk_stall_max * 2))
     }
 
     /// Heartbeats fall on multiples of the interval on the node's clock, the same for all

@@ -41,6 +41,8 @@ pub(crate) struct Progress {
     pub(crate) is_reached: bool,
     /// What it said of taking over.
     pub(crate) readiness: Readiness,
+    /// Its node says that it takes no office.
+    pub(crate) is_barred: bool,
 }
 
 /// Whether a peer takes over, as far as it was asked. The better ones are asked first.
@@ -168,6 +170,7 @@ impl Progress {
             declines_until: Micros::ZERO,
             is_reached: true,
             readiness: Readiness::Ready,
+            is_barred: false,
         }
     }
 

@@ -44,8 +44,10 @@ pub struct Settings {
     pub acknowledge: Acknowledge,
     /// Entries a learner may lack and still become a voter. Default 1024.
     pub promotion_lag_max: u64,
-    /// A leader whose oldest write has not reached the disk for so long steps down: its disk
-    /// hangs, while its heartbeats would keep everyone loyal. Default 5 s.
+    /// A disk that does not answer for so long hangs. Whoever drives the groups then lets others
+    /// lead them; a leader whose oldest write has waited twice as long steps down by itself, since
+    /// its heartbeats would keep everyone loyal. Default 2 s, longer than a disk that is only busy
+    /// takes.
     pub disk_stall_max: Duration,
     /// A leader with nothing to do for so long puts its group to sleep: no deadlines, no
     /// heartbeats, until something happens. The driver must then report dead nodes with
@@ -114,7 +116,7 @@ impl Default for Settings {
             lease: Lease::Never,
             acknowledge: Acknowledge::Durable,
             promotion_lag_max: 1024,
-            disk_stall_max: Duration::from_secs(5),
+            disk_stall_max: Duration::from_secs(2),
             quiesce_after: None,
             priority: PRIORITY_MAX,
         }

@@ -60,8 +60,9 @@ impl Group {
                 self.heir().map(Heir::Picked).ok_or(Refusal::NoHeir)
             }
             (Ok(()), Some(to)) => {
-                let fit =
-                    self.is_peer(to, |peer| peer.votes_incoming() && peer.promise == Promise::Kept);
+                let fit = self.is_peer(to, |peer| {
+                    peer.votes_incoming() && peer.promise == Promise::Kept && !peer.is_barred
+                });
                 if fit { Ok(Heir::Named(to)) } else { Err(Refusal::TransferFailed) }
             }
         };
@@ -100,6 +101,7 @@ impl Group {
     fn may_take_over(&self, peer: &Progress) -> bool {
         peer.votes_incoming()
             && peer.promise == Promise::Kept
+            && !peer.is_barred
             && peer.is_reached
             && self.now.since(peer.contact) < self.settings.election_timeout_min
     }
@@ -317,6 +319,21 @@ impl Group {
             if leader.transfer.as_ref().is_some_and(|transfer| transfer.picked && transfer.to == peer));
         if waits {
             self.end_transfer(Readiness::NotNow, effects);
+        }
+    }
+
+    /// A peer's node says whether it takes office.
+    pub(crate) fn on_peer_candidacy(
+        &mut self,
+        peer: ReplicaId,
+        candidacy: Candidacy,
+        effects: &mut Effects,
+    ) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peer_mut(peer) else { return };
+        progress.is_barred = candidacy == Candidacy::Withheld;
+        if progress.is_barred {
+            self.give_up_heir(peer, effects);
         }
     }
 

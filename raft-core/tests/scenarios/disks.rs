@@ -21,7 +21,7 @@ fn a_leader_whose_disk_hangs_gives_way() {
         let write = fleet.propose(ONE);
         fleet.settle();
         assert!(fleet.is_committed(write));
-        fleet.live(Duration::from_secs(4));
+        fleet.live(Duration::from_secs(3));
         assert_eq!(fleet.leader(), Some(ONE), "a hiccup is no hang");
         fleet.live(Duration::from_secs(4));
         let next = fleet.leader().expect("another one leads");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use raft_core::{
-    Candidacy, Input, LogIndex, Message, Outcome, Refusal, ReplicaId, RoleKind, Settings,
-    TimeoutNow, TransferRefused, Unwilling,
+    Candidacy, Input, LogIndex, Message, Outcome, PRIORITY_MAX, Refusal, ReplicaId, RoleKind,
+    Settings, TimeoutNow, TransferRefused, Unwilling,
 };
 
 use crate::bench::*;
@@ -261,4 +261,40 @@ fn all_replicas_agree_on_who_is_first_by_rank() {
     let firsts: Vec<_> = fleet.ids().iter().map(|id| fleet.group(*id).first_by_rank()).collect();
     assert!(firsts[0].is_some());
     assert!(firsts.iter().all(|first| *first == firsts[0]));
+}
+
+/// Nobody need ask a peer whose node has said that it takes no office.
+#[test]
+fn a_peer_that_is_known_to_take_no_office_is_not_asked() {
+    let (mut bench, [first, second]) = leader_of_three();
+    bench.input(Input::PeerCandidacy(first, Candidacy::Withheld));
+    bench.input(to_whom_it_likes(1));
+    assert_eq!(asked(&bench), [(second, PRIORITY_MAX)]);
+    bench.hear(second, refused(3, Unwilling::Withheld));
+    hold_all(&mut bench);
+    assert_eq!(bench.take_outcomes(), [(token(1), Outcome::Refused(Refusal::NoHeir))]);
+    // Not even by name, nor as a courtesy.
+    bench.sent.clear();
+    bench.input(Input::Transfer { token: token(2), to: Some(first) });
+    bench.input(Input::Yield { token: token(3), to: first });
+    let failed = Outcome::Refused(Refusal::TransferFailed);
+    assert_eq!(bench.take_outcomes(), [(token(2), failed), (token(3), failed)]);
+    assert_eq!(asked(&bench), []);
+    // Once it does again, it is the first as before.
+    bench.input(Input::PeerCandidacy(first, Candidacy::Ready));
+    bench.input(to_whom_it_likes(4));
+    assert_eq!(asked(&bench), [(first, PRIORITY_MAX)]);
+}
+
+/// It need not be waited for.
+#[test]
+fn an_heir_that_takes_no_office_any_more_is_followed_by_the_next() {
+    let (mut bench, [first, second]) = leader_of_three();
+    bench.input(to_whom_it_likes(1));
+    assert_eq!(asked(&bench), [(first, PRIORITY_MAX)]);
+    bench.sent.clear();
+    bench.input(Input::PeerCandidacy(first, Candidacy::Withheld));
+    hold_all(&mut bench);
+    assert_eq!(asked(&bench), [(second, PRIORITY_MAX)]);
+    assert_eq!(bench.take_outcomes(), []);
 }

@@ -86,7 +86,7 @@ impl Explorer {
             ("promotion-lag=3", 2),
             ("reads=2", 4),
             ("uncommitted-bytes=500", 3),
-            ("disk-stall=1s", 3),
+            ("disk-stall=500ms", 3),
         ] {
             if rng.below(chance) == 0 {
                 cluster = format!("{cluster} {setting}");

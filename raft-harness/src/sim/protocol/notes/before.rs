@@ -125,6 +125,7 @@ impl Cause {
             | Input::ApplyFailed(_)
             | Input::Campaign
             | Input::Candidacy(_)
+            | Input::PeerCandidacy(..)
             | Input::Wake
             | Input::SnapshotTaken(_)
             | Input::Compact(_)
