@@ -76,6 +76,9 @@ pub enum Planted {
     TransferToLaggard,
     HeirHasNotApplied,
     StoppingNodeCampaigns,
+    IdleGroupsStayWithHungDisk,
+    HungMajorityMoves,
+    ConvalescentTakesOffice,
     // Sleep.
     SleepsThroughLoss,
     BarredNeverAsks,

@@ -82,6 +82,8 @@ counters! {
     log_bytes_moved,
     /// Calls of the log that took longer than the log may stall.
     log_stalls,
+    /// Leaderships that were handed over because the log here was not well.
+    leaderships_moved_off_log,
     /// Times entries were not taken because the log had too much to do.
     log_overloaded,
     /// Turns the shards took.

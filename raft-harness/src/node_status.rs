@@ -161,8 +161,11 @@ pub struct NodeStatus {
     /// [`NodeHost::failure`](crate::NodeHost::failure).
     pub failure: Option<String>,
     /// For how long the log has been stuck in one call, if for longer than
-    /// [`NodeOptions::log_stall`](crate::NodeOptions::log_stall).
+    /// [`Settings::disk_stall_max`](raft_core::Settings::disk_stall_max). Others then lead what
+    /// they can.
     pub log_stalled: Option<Duration>,
+    /// After a stall: how many syncs in a row still have to be quick before this node leads again.
+    pub log_convalescent: Option<u32>,
     /// For how long the log has waited for room on the disk, if it does. It goes on by itself once
     /// there is some; until then the node takes no entries and leads no group that another can.
     pub log_without_room: Option<Duration>,

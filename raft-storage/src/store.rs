@@ -114,6 +114,15 @@ pub trait LogStore: Send {
     /// As [`Self::append`].
     fn idle(&mut self) -> Result<(), LogError>;
 
+    /// Writes and syncs something although nothing has to be, to see whether the disk answers; only
+    /// when [`Self::idle`] may be called. A store without a disk has nobody to ask.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn probe(&mut self) -> Result<(), LogError> {
+        self.idle()
+    }
+
     /// Housekeeping, a bounded piece of it. To be called after each sync, once what became durable is
     /// acknowledged, and when the log is idle; again as the answer says. A store that keeps
     /// everything has nothing to do.

@@ -229,6 +229,7 @@ fn answer(frame: Frame) -> Option<Frame> {
         | Frame::SnapshotChunk(_)
         | Frame::HeartbeatReplies(_)
         | Frame::Clock { .. }
+        | Frame::Condition(_)
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => None,

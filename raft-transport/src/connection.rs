@@ -550,7 +550,8 @@ impl Connection {
                 | Frame::SnapshotPull(_)
                 | Frame::SnapshotChunk(_)
                 | Frame::HeartbeatReplies(_)
-                | Frame::Clock { .. } => {
+                | Frame::Clock { .. }
+                | Frame::Condition(_) => {
                     if let Some(granting) = &mut open.granting {
                         granting.take(bytes, self.setup.config.window_bytes)?;
                     }
@@ -817,6 +818,7 @@ fn count_in(counters: &LaneCounters, frame: &Frame) {
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
         | Frame::Clock { .. }
+        | Frame::Condition(_)
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => {}
@@ -833,6 +835,7 @@ fn count_out(counters: &LaneCounters, frame: &Frame, frames: u64) {
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
         | Frame::Clock { .. }
+        | Frame::Condition(_)
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => {}

@@ -19,8 +19,8 @@ use raft_core::{
 use crate::chunks::{CHUNK, Chunks};
 use crate::envelope::Envelope;
 use crate::frame::{
-    APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
-    HEADER_LEN, SnapshotChunk,
+    APPEND_ENTRIES_MAX, Condition, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError,
+    FrameKind, HEADER_LEN, SnapshotChunk,
 };
 use crate::heartbeat_batch;
 use crate::varint::take_varint;
@@ -209,6 +209,10 @@ impl Decoder {
             }
             FrameKind::Clock => {
                 Frame::Clock { wall: LogTime::new(take_number(body).ok_or(malformed)?) }
+            }
+            FrameKind::Condition => {
+                let condition = take_number(body).and_then(Condition::from_code);
+                Frame::Condition(condition.ok_or(malformed)?)
             }
             FrameKind::Credit => Frame::Credit { bytes: take_number(body).ok_or(malformed)? },
             FrameKind::Ping => Frame::Ping { nonce: take_number(body).ok_or(malformed)? },
@@ -499,6 +503,7 @@ fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelo
         | FrameKind::ReadConfirms
         | FrameKind::HeartbeatReplies
         | FrameKind::Clock
+        | FrameKind::Condition
         | FrameKind::Credit
         | FrameKind::Ping
         | FrameKind::Pong => return None,

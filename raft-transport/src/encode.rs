@@ -62,6 +62,7 @@ pub fn encode(
             encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?
         }
         Frame::Clock { wall } => encode_number(FrameKind::Clock, wall.get(), out),
+        Frame::Condition(condition) => encode_number(FrameKind::Condition, condition.code(), out),
         Frame::Credit { bytes } => encode_number(FrameKind::Credit, *bytes, out),
         Frame::Ping { nonce } => encode_number(FrameKind::Ping, *nonce, out),
         Frame::Pong { nonce } => encode_number(FrameKind::Pong, *nonce, out),

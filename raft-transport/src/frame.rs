@@ -63,6 +63,9 @@ pub enum Frame {
         /// Milliseconds since the Unix epoch; whatever a peer says, however absurd.
         wall: LogTime,
     },
+    /// How the sender's log is. Said again and again while it ails, and once when it does no more:
+    /// what is not repeated need not be so any longer.
+    Condition(Condition),
     /// So many more bytes may be sent. Handled within the lane.
     Credit {
         /// How many.
@@ -78,6 +81,34 @@ pub enum Frame {
         /// From the ping.
         nonce: u64,
     },
+}
+
+/// How a node is, as far as others must know before they let it lead.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Condition {
+    /// Nothing is known against it.
+    #[default]
+    Well,
+    /// Its log hangs, may be about to, or did a moment ago: it is to lead nothing.
+    Ailing,
+}
+
+impl Condition {
+    /// The number on the wire.
+    pub(crate) const fn code(self) -> u64 {
+        match self {
+            Self::Well => 0,
+            Self::Ailing => 1,
+        }
+    }
+
+    pub(crate) const fn from_code(code: u64) -> Option<Self> {
+        match code {
+            0 => Some(Self::Well),
+            1 => Some(Self::Ailing),
+            _ => None,
+        }
+    }
 }
 
 /// One group's part of a heartbeat or read confirmation batch.
@@ -196,6 +227,8 @@ pub enum FrameKind {
     HeartbeatReplies = 26,
     /// [`Frame::Clock`].
     Clock = 27,
+    /// [`Frame::Condition`].
+    Condition = 28,
     /// [`Frame::Credit`].
     Credit = 32,
     /// [`Frame::Ping`].
@@ -206,7 +239,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::PreVote,
         Self::PreVoteReply,
         Self::Vote,
@@ -229,6 +262,7 @@ impl FrameKind {
         Self::ReadConfirms,
         Self::HeartbeatReplies,
         Self::Clock,
+        Self::Condition,
         Self::Credit,
         Self::Ping,
         Self::Pong,
@@ -269,6 +303,7 @@ impl FrameKind {
             | Self::ReadConfirms
             | Self::HeartbeatReplies
             | Self::Clock
+            | Self::Condition
             | Self::Credit
             | Self::Ping
             | Self::Pong => false,
@@ -299,6 +334,7 @@ impl FrameKind {
             | Self::ReadConfirms
             | Self::HeartbeatReplies
             | Self::Clock
+            | Self::Condition
             | Self::Credit
             | Self::Ping
             | Self::Pong => self.names_group(),
@@ -329,6 +365,7 @@ impl FrameKind {
             | Self::Fence
             | Self::SnapshotPull
             | Self::Clock
+            | Self::Condition
             | Self::Credit
             | Self::Ping
             | Self::Pong => 256,

@@ -73,9 +73,9 @@ pub use decode::Decoder;
 pub use encode::{Encoded, encode};
 pub use envelope::Envelope;
 pub use frame::{
-    APPEND_ENTRIES_MAX, BATCH_BODY_MAX, BODY_BYTES_MAX, Ends, FRAME_VERSION, Frame, FrameError,
-    FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem, SNAPSHOT_DATA_MAX, SnapshotChunk,
-    SnapshotPull,
+    APPEND_ENTRIES_MAX, BATCH_BODY_MAX, BODY_BYTES_MAX, Condition, Ends, FRAME_VERSION, Frame,
+    FrameError, FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem, SNAPSHOT_DATA_MAX,
+    SnapshotChunk, SnapshotPull,
 };
 pub use hello::{
     HANDSHAKE_BODY_MAX, HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal,

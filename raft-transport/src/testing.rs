@@ -443,6 +443,9 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
             }
         ),
         1 => number().prop_map(|wall| Frame::Clock { wall: LogTime::new(wall) }),
+        1 => any::<bool>().prop_map(|ails| {
+            Frame::Condition(if ails { crate::Condition::Ailing } else { crate::Condition::Well })
+        }),
         1 => number().prop_map(|bytes| Frame::Credit { bytes }),
         1 => number().prop_map(|nonce| Frame::Ping { nonce }),
         1 => number().prop_map(|nonce| Frame::Pong { nonce }),

@@ -116,6 +116,13 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
     for reason in &status.unready {
         writeln!(text, "NOT READY: {reason}")?;
     }
+    if let Some(wanted) = status.log_convalescent {
+        writeln!(
+            text,
+            "log convalescent: it leads nothing that others can, until {wanted} syncs in a row \
+             are quick"
+        )?;
+    }
     if !status.peers.is_empty() {
         let rows = status.peers.iter().map(|peer| {
             let reached = match (peer.connected, peer.silent_ms) {
@@ -298,6 +305,15 @@ mod tests {
         };
         let text = table(&StatusView { peers: vec![peer], ..StatusView::default() });
         assert!(text.contains("not reached: it refuses this node and says: node 1"), "{text}");
+    }
+
+    #[test]
+    fn a_log_that_was_stuck_a_moment_ago_is_told() {
+        let well = table(&StatusView::default());
+        assert!(!well.contains("convalescent"), "{well}");
+        let status = StatusView { log_convalescent: Some(2), ..StatusView::default() };
+        let text = table(&status);
+        assert!(text.contains("log convalescent") && text.contains("until 2 syncs"), "{text}");
     }
 
     #[test]

@@ -417,7 +417,7 @@ impl Check<'_> {
         Persistence { strategy, flush }
     }
 
-    /// How long a leader waits for its own disk: no less than it may take to elect another.
+    /// How long the disk may take for one call: no less than it may take to elect another leader.
     fn disk_stall_max(&mut self, raft: &RaftSection) -> Duration {
         let path = "raft.disk_stall_max_ms";
         let (min, max) = (raft.election_timeout_min_ms, raft.election_timeout_max_ms);

@@ -241,7 +241,7 @@ impl ShardEngine {
         if self.disk == DiskSpace::Full {
             core.step(self.now, Input::Disk(self.disk), &mut self.effects);
         }
-        if self.stopping.is_some() {
+        if self.stopping {
             let withheld = Input::Candidacy(Candidacy::Withheld);
             core.step(self.now, withheld, &mut self.effects);
         }
@@ -279,10 +279,12 @@ impl ShardEngine {
             was_leader: false,
             known_leader: None,
             declines: false,
+            is_withheld: self.stopping,
             is_gone: false,
             is_on_disk: false,
             created: Vec::new(),
         });
+        self.note_office(at);
         Ok(at)
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::{
     DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, MemberChange,
-    NodeId, PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
+    Micros, NodeId, PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
 };
 use raft_storage::GroupWrite;
-use raft_transport::{ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
+use raft_transport::{Condition, ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
 
 use super::log_load::LogLoad;
 use super::log_time::Told;
@@ -86,6 +86,10 @@ pub(crate) enum EngineInput {
     Remember(GroupIncarnation, Tombstone),
     /// The node is going to stop: take no office any more, and hand over what is led here.
     HandOver,
+    /// How the log here is, if that has changed.
+    OwnCondition(Condition),
+    /// What a node said of its log, and when that was heard.
+    PeerCondition(NodeId, Condition, Micros),
     /// A digest of a group at its applied index.
     Digest(GroupId, Reply),
     /// Take a snapshot of a group now.

@@ -4,9 +4,12 @@
 //! the core does, for many groups. Threads, sockets and files are thin drivers around it, in
 //! [`crate::node`].
 
+mod ailing;
 mod applying;
 mod creation;
+mod handing_over;
 mod io;
+mod log_health;
 mod log_load;
 mod log_sizes;
 mod log_time;
@@ -37,6 +40,7 @@ pub(crate) use io::{
     ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, HandingOver,
     MakeMachine, PersistTicket, Route, SendLane, Source, TurnOutput,
 };
+pub(crate) use log_health::{Call, Caller, LogCondition, LogHealth};
 pub(crate) use log_load::LogLoad;
 pub(crate) use log_time::Told;
 pub(crate) use machine::{Applied, MachineHost};

@@ -77,7 +77,7 @@ impl Replacing {
 impl ShardEngine {
     /// A group that is led here may have somebody to replace.
     pub(super) fn note_replacements(&mut self, at: u32) {
-        if self.slots[at as usize].core.has_replacements() && self.stopping.is_none() {
+        if self.slots[at as usize].core.has_replacements() && !self.stopping {
             let now = self.now;
             let fresh = Attempts { next: now, pause: PAUSE_MIN, since: None, is_told: false };
             self.replacing.groups.entry(at).or_insert(fresh);
@@ -95,7 +95,7 @@ impl ShardEngine {
         for at in groups {
             self.replace_in(at, &mut under_way, out);
         }
-        let more = self.stopping.is_none() && !self.replacing.groups.is_empty();
+        let more = !self.stopping && !self.replacing.groups.is_empty();
         self.replacing.due = more.then(|| self.now.after(PERIOD));
     }
 

@@ -266,7 +266,7 @@ impl ShardEngine {
         if lane == SendLane::Data {
             self.data_up[at_peer] = None;
         }
-        if lane == SendLane::Data && self.stopping.is_some() {
+        if lane == SendLane::Data && self.stopping {
             self.count_out(at_peer, out);
         }
         for at in 0..self.slots.len() as u32 {

@@ -8,12 +8,12 @@ use raft_core::{
 };
 use tracing::{debug, info};
 
+use super::handing_over::HAND_OVER_TOKEN;
 use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
 use super::replacing::REPLACING_TOKEN;
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 use super::spreading::SPREADING_TOKEN;
-use super::stopping::STOPPING_TOKEN;
 use crate::counters::Counters;
 use crate::request::{Answer, Proposed, Reply, Request, RequestError, RequestKind};
 
@@ -150,7 +150,7 @@ impl ShardEngine {
                     continue;
                 }
                 info!(group = %slot.spec.group, ?outcome, "leadership hand-over ended");
-                if token == STOPPING_TOKEN {
+                if token == HAND_OVER_TOKEN {
                     self.note_handed_over(at, outcome);
                     continue;
                 }
@@ -292,6 +292,8 @@ impl ShardEngine {
             | EngineInput::SnapshotFetched(..)
             | EngineInput::SnapshotFetchFailed(_)
             | EngineInput::SnapshotsForgotten(_)
+            | EngineInput::OwnCondition(_)
+            | EngineInput::PeerCondition(..)
             | EngineInput::HandOver => {}
         }
     }

@@ -22,6 +22,8 @@ use raft_storage::{Compaction, GroupWrite};
 use raft_transport::LanePolicy;
 use tracing::{error, info, warn};
 
+use super::ailing::Ailing;
+use super::handing_over::HandOvers;
 use super::io::{EngineInput, PersistTicket, Route, TurnOutput};
 use super::log_load::LogLoad;
 use super::log_time::{Stamp, Vouched, WallClocks};
@@ -30,7 +32,6 @@ use super::replacing::Replacing;
 use super::replies::Replies;
 use super::slot::Slot;
 use super::spreading::Spreading;
-use super::stopping::Stopping;
 use super::timers::Timers;
 use super::work::WorkQueue;
 use crate::counters::Counters;
@@ -158,7 +159,9 @@ pub(crate) struct ShardEngine {
     /// What new groups are told of the disk.
     pub(super) disk: DiskSpace,
     /// The node is going to stop.
-    pub(super) stopping: Option<Stopping>,
+    pub(super) stopping: bool,
+    pub(super) ailing: Ailing,
+    pub(super) hand_overs: HandOvers,
     pub(super) spreading: Spreading,
     pub(super) replacing: Replacing,
     /// Bytes taken in this turn, which the log was not given yet.
@@ -186,6 +189,7 @@ impl ShardEngine {
             bulk_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             peers,
             clocks: WallClocks::new(options.settings.election_timeout_max),
+            ailing: Ailing::new(options.settings.election_timeout_max),
             written_settings: Arc::new(Settings {
                 acknowledge: Strategy::MemFirst.acknowledge(),
                 ..Settings::clone(&options.settings)
@@ -218,7 +222,8 @@ impl ShardEngine {
             apply_scratch: Vec::new(),
             windows: 0,
             disk: DiskSpace::Ample,
-            stopping: None,
+            stopping: false,
+            hand_overs: HandOvers::default(),
             spreading: Spreading::default(),
             replacing: Replacing::default(),
             taken: 0,
@@ -306,6 +311,10 @@ impl ShardEngine {
                 self.disk = space;
             }
             EngineInput::HandOver => self.on_stopping(out),
+            EngineInput::OwnCondition(condition) => self.on_own_condition(condition, out),
+            EngineInput::PeerCondition(node, condition, heard) => {
+                self.on_peer_condition(node, condition, heard, out);
+            }
             EngineInput::Transfer(group, to, reply) => self.on_transfer(group, to, reply, out),
             EngineInput::ChangeMembers(group, changes, reply) => {
                 self.on_change_members(group, changes, reply, out);
@@ -367,10 +376,10 @@ impl ShardEngine {
     /// When [`fire_timers`](Self::fire_timers) has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         let abandon = self.abandons.front().map(|(due, _)| *due);
-        let stopping = self.stopping.as_ref().and_then(Stopping::next_deadline);
+        let (hand_overs, ailing) = (self.hand_overs.next_deadline(), self.ailing.next_deadline());
         let (spreading, replacing) =
             (self.spreading.next_deadline(), self.replacing.next_deadline());
-        let places = [self.timers.next(), abandon, stopping, spreading, replacing];
+        let places = [self.timers.next(), abandon, hand_overs, ailing, spreading, replacing];
         places.into_iter().flatten().min()
     }
 
@@ -382,7 +391,8 @@ impl ShardEngine {
     /// Ends the turn: gathers what all touched groups want persisted, applied and sent.
     pub(crate) fn finish_turn(&mut self, out: &mut TurnOutput) {
         self.route = Route::Control;
-        self.tend_stopping(out);
+        self.tend_ailing(out);
+        self.tend_hand_overs(out);
         self.end_declining(out);
         // Reads and, in memory, completions can touch groups again; both settle quickly.
         while !self.touched.is_empty() {
@@ -607,6 +617,7 @@ impl ShardEngine {
         peers.follow(me, &membership, |node| self.place_of(node));
         self.slots[at as usize].peers = peers;
         self.note_place(at);
+        self.note_office(at);
     }
 
     /// The nodes that groups here speak to, or ever did.
@@ -696,6 +707,7 @@ impl ShardEngine {
         let changed = std::mem::replace(&mut slot.was_leader, leads) != leads;
         if changed {
             self.note_place(at);
+            self.note_office(at);
         }
         let slot = &mut self.slots[at as usize];
         if leader != slot.known_leader {

@@ -75,6 +75,8 @@ pub(crate) struct Slot {
     pub(crate) known_leader: Option<NodeId>,
     /// It declines entries because the log has too much to do.
     pub(crate) declines: bool,
+    /// The core was told last that it takes no office.
+    pub(crate) is_withheld: bool,
     /// The replica left; the place is not used again.
     pub(crate) is_gone: bool,
     /// Whether the log holds the group.

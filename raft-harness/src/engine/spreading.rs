@@ -10,7 +10,8 @@
 //! This balances nothing: it knows ranks, not loads, and moves no group twice.
 //!
 //! Invariants: a group is yielded at most once per leadership, unless the attempt fails, and then
-//! with growing pauses; nothing is yielded by or to a node that is going to stop.
+//! with growing pauses; nothing is yielded by or to a node that is going to stop, or one whose log
+//! ails or did lately.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +26,10 @@ use super::shard_engine::ShardEngine;
 /// nuisance; a group that was just created, and was never led by anybody else, need not wait so
 /// long.
 const REACHED_MIN: Duration = Duration::from_secs(10);
+
+/// How long its log must have been well, if it ever was not: a disk that hung is likely to hang
+/// again, and each time all that it leads would move.
+const WELL_MIN: Duration = Duration::from_secs(60);
 
 /// Between two looks at the groups concerned.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -84,7 +89,7 @@ impl ShardEngine {
         if self.spreading.due.is_none_or(|due| self.now < due) {
             return;
         }
-        let idle = self.stopping.is_none() && self.disk == DiskSpace::Ample;
+        let idle = !self.stopping && self.disk == DiskSpace::Ample && self.ailing.is_well();
         let groups: Vec<u32> = self.spreading.astray.keys().copied().collect();
         for at in groups {
             if !idle || self.spreading.under_way >= UNDER_WAY_MAX {
@@ -92,7 +97,7 @@ impl ShardEngine {
             }
             self.yield_if_due(at, out);
         }
-        let more = self.stopping.is_none() && !self.spreading.astray.is_empty();
+        let more = !self.stopping && !self.spreading.astray.is_empty();
         self.spreading.due = more.then(|| self.now.after(PERIOD));
     }
 
@@ -107,8 +112,11 @@ impl ShardEngine {
         let is_new = slot.core.leads_since() == Some(LogIndex::new(1));
         let patience =
             if is_new { self.options.settings.election_timeout_max } else { REACHED_MIN };
-        let reached = slot.peers.get(to).and_then(|peer| self.data_up[peer.at]);
-        let long_enough = reached.is_some_and(|since| self.now.since(since) >= patience);
+        let place = slot.peers.get(to).map(|peer| peer.at);
+        let reached = place.and_then(|place| self.data_up[place]);
+        let well = place.and_then(|place| self.ailing.well_since(place));
+        let long_enough = reached.is_some_and(|since| self.now.since(since) >= patience)
+            && well.is_none_or(|since| self.now >= since.after(WELL_MIN));
         let Some(attempts) = self.spreading.astray.get_mut(&at) else { return };
         if !long_enough || self.now < attempts.next {
             return;

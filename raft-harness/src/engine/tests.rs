@@ -154,6 +154,38 @@ fn a_node_that_comes_late_leads_its_share() {
 }
 
 #[test]
+fn idle_groups_leave_a_node_whose_disk_hangs() {
+    for seed in 7400..7400 + 5 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).idle_groups_leave_a_hung_disk());
+    }
+}
+
+#[test]
+fn where_most_disks_hang_nobody_moves() {
+    for seed in 7500..7500 + 3 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).nobody_moves_where_most_disks_hang());
+        named(seed, CALM, || Cluster::new(seed, CALM).all_disks_hang_under_load());
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_again_and_again_moves_leaders_once() {
+    for seed in 7600..7600 + 3 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).a_disk_hangs_again_and_again());
+    }
+}
+
+#[test]
+fn a_node_whose_disk_hangs_is_not_elected_and_its_word_does_not_outlive_it() {
+    for seed in 7700..7700 + 5 * times() {
+        named(seed, CALM, || Cluster::new(seed, CALM).who_ails_is_not_elected());
+        named(seed, CALM, || {
+            Cluster::new(seed, CALM).a_word_of_the_dead_keeps_nobody_from_office()
+        });
+    }
+}
+
+#[test]
 fn a_node_that_comes_and_goes_moves_nothing_to_and_fro() {
     for seed in 7300..7300 + 5 * times() {
         named(seed, CALM, || Cluster::new(seed, CALM).come_and_go());

@@ -22,6 +22,9 @@ pub(crate) trait Watch: Send {
     /// believes that something is on its way there.
     fn lane_down(&mut self, group: GroupId, told: u64, in_flight: u64);
 
+    /// A group is about to be handed over because the log here ails.
+    fn hands_over(&mut self, group: GroupId);
+
     /// A log is about to be compacted. So many bytes of it some peer needs, none or more, and that
     /// many would be kept for it.
     fn compacts(&mut self, group: GroupId, needed: u64, kept_max: u64);
@@ -123,6 +126,12 @@ impl ShardEngine {
         let slots = 0..self.slots.len() as u32;
         let found = (0..self.peers.len()).find(|at_peer| slots.clone().any(|at| two(at, *at_peer)));
         found.map(|at_peer| self.peers[at_peer])
+    }
+
+    pub(super) fn show_hand_over(&mut self, at: u32) {
+        if let Some(watching) = &mut self.watching {
+            watching.watch.hands_over(self.slots[at as usize].spec.group);
+        }
     }
 
     pub(super) fn show_compaction(&mut self, group: GroupId, needed: u64, kept_max: u64) {

@@ -255,6 +255,7 @@ impl Bulk {
                     | Frame::ReadConfirms(_)
                     | Frame::HeartbeatReplies(_)
                     | Frame::Clock { .. }
+                    | Frame::Condition(_)
                     | Frame::Credit { .. }
                     | Frame::Ping { .. }
                     | Frame::Pong { .. } => {}

@@ -6,10 +6,13 @@
 //! frame per peer and interval, however many groups and shards; a shard that is stuck hands in
 //! nothing and so loses its own groups, and only those.
 //!
+//! It also watches the log, which cannot say that its disk hangs, and makes that known to the
+//! shards here and to the peers.
+//!
 //! [`Control`] takes its time as an argument, so that a simulator turns the same code;
 //! [`ControlTask`] adds the clock and the runtime's timer.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +30,7 @@ use tracing::{debug, info};
 use super::clock::Clock;
 use super::contacts::Contacts;
 use super::inbox::Inbox;
-use super::log_watch::LogWatcher;
+use super::log_watch::{LogWatcher, Looked};
 use super::shard_thread::{Round, ShardInput, by_node, shard_of, split};
 use crate::engine::{EngineInput, Route, Source, Told};
 
@@ -65,6 +68,9 @@ pub(crate) struct Control {
     events: VecDeque<LaneEvent>,
     /// What the wall clocks of other nodes showed when they told; one for each that ever did.
     clocks: BTreeMap<NodeId, Told>,
+    /// The peers whose lane is up.
+    up: BTreeSet<NodeId>,
+    watcher: LogWatcher,
     /// What this node's shows.
     wall: LogTime,
     /// Which refusals among the lanes are noted.
@@ -80,6 +86,7 @@ impl Control {
         lanes: Lanes,
         contacts: Arc<Contacts>,
         heartbeat_interval: Duration,
+        watcher: LogWatcher,
     ) -> Self {
         Self {
             inbox,
@@ -94,6 +101,8 @@ impl Control {
             items: Vec::new(),
             events: VecDeque::new(),
             clocks: BTreeMap::new(),
+            up: BTreeSet::new(),
+            watcher,
             wall: LogTime::default(),
             refusals: 0,
             told: Vec::new(),
@@ -155,6 +164,7 @@ impl Control {
                 self.send(peer, Frame::Heartbeats(items));
             }
         }
+        worked |= self.look_at_log(now);
         self.lanes.poll(cx, now, &mut self.events);
         self.note_refusals();
         worked |= !self.events.is_empty();
@@ -178,9 +188,28 @@ impl Control {
         self.inbox.sleep(cx)
     }
 
-    /// When heartbeats leave, if any are gathered. The lanes have their own timer.
-    pub(crate) fn next_deadline(&self) -> Option<Micros> {
-        self.heartbeats_due
+    /// When heartbeats leave, if any are gathered, or the log is looked at. The lanes have their
+    /// own timer.
+    pub(crate) fn next_deadline(&self) -> Micros {
+        let look = self.watcher.look_at();
+        self.heartbeats_due.map_or(look, |due| due.min(look))
+    }
+
+    /// Makes known what is new of the log here; whether anything was.
+    fn look_at_log(&mut self, now: Micros) -> bool {
+        let Looked { own, word } = self.watcher.look(now);
+        if let Some(condition) = own {
+            for shard in self.shards.iter() {
+                // One that has stopped leads nothing any more.
+                let _ = shard.push(ShardInput::Engine(EngineInput::OwnCondition(condition)));
+            }
+        }
+        if let Some(condition) = word {
+            for peer in self.up.iter().copied().collect::<Vec<_>>() {
+                self.send(peer, Frame::Condition(condition));
+            }
+        }
+        own.is_some() || word.is_some()
     }
 
     /// The lanes, whose deadline the simulator keeps.
@@ -228,6 +257,7 @@ impl Control {
                 // Whoever greets here is heard by what it says, once it has shown who it is.
                 if connection.direction() == Direction::Outgoing {
                     info!(%peer, "the peer is reached");
+                    self.up.insert(peer);
                     self.contacts.set_connected(peer, true, now);
                 }
                 return;
@@ -235,6 +265,7 @@ impl Control {
             LaneEvent::Down { peer, connection, reason } => {
                 if connection.direction() == Direction::Outgoing {
                     info!(%peer, %reason, "the peer is not reached any more");
+                    self.up.remove(&peer);
                     self.contacts.set_connected(peer, false, now);
                 }
                 return;
@@ -263,6 +294,11 @@ impl Control {
             Frame::Clock { wall } => {
                 self.clocks.insert(from, Told { wall, heard: now });
             }
+            Frame::Condition(condition) => {
+                for to in 0..shards {
+                    self.pass(to, EngineInput::PeerCondition(from, condition, now));
+                }
+            }
             // These have the bulk lane.
             Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
             Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
@@ -280,17 +316,15 @@ impl Control {
 pub(crate) struct ControlTask {
     control: Control,
     clock: Clock,
-    watcher: LogWatcher,
-    watch_at: Micros,
     sleep: Pin<Box<Sleep>>,
     sleep_until: Option<Micros>,
 }
 
 impl ControlTask {
     /// To be called on the control plane's own runtime: its timer lives there.
-    pub(crate) fn new(control: Control, clock: Clock, watcher: LogWatcher) -> Self {
+    pub(crate) fn new(control: Control, clock: Clock) -> Self {
         let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { control, clock, watcher, watch_at: Micros::ZERO, sleep, sleep_until: None }
+        Self { control, clock, sleep, sleep_until: None }
     }
 }
 
@@ -307,11 +341,7 @@ impl Future for ControlTask {
                 Round::Idle => {}
             }
         }
-        let now = task.clock.now();
-        if task.watch_at <= now {
-            task.watch_at = task.watcher.look(now);
-        }
-        let deadline = task.control.next_deadline().unwrap_or(task.watch_at).min(task.watch_at);
+        let deadline = task.control.next_deadline();
         if task.sleep_until != Some(deadline) {
             task.sleep.as_mut().reset(task.clock.instant(deadline));
         }
@@ -347,6 +377,7 @@ mod tests {
     use raft_transport::{Identity, Lane, LaneConfig, LaneCounters, MemoryHub};
 
     use super::*;
+    use crate::node::log_watch::LogWatch;
     use crate::node::starting::registry;
 
     /// What the control lanes of one of two nodes are made of.
@@ -377,7 +408,10 @@ mod tests {
         let (ours, mut theirs) = (lanes(&hub, [here, there]), lanes(&hub, [there, here]));
         let shards: Arc<[Arc<Inbox<ShardInput>>]> = vec![Arc::default()].into();
         let interval = Duration::from_millis(100);
-        let mut control = Control::new(Arc::default(), shards, ours, Arc::default(), interval);
+        let watch = Arc::new(LogWatch::new(Duration::from_secs(2)));
+        let watcher = LogWatcher::new(watch, Arc::default(), interval);
+        let mut control =
+            Control::new(Arc::default(), shards, ours, Arc::default(), interval, watcher);
         let cx = &mut Context::from_waker(Waker::noop());
         let (looked, late) = (Micros::new(10), Micros::new(800_000));
         let mut events = VecDeque::new();

@@ -26,8 +26,8 @@ use tracing::warn;
 
 use super::log_pace::Pacer;
 use super::log_thread::{Departure, LogBatch, LogLinks, LogWork, Staged};
-use super::log_watch::Caller;
 use crate::counters::Counters;
+use crate::engine::Caller;
 
 /// A flight of so many bytes is worth a handover: preparing as much again takes longer than that.
 const HANDOVER_BYTES: u64 = 32 << 10;
@@ -176,7 +176,11 @@ fn turn(
         Err(RecvTimeoutError::Timeout) => {
             let mut held = desk.lock();
             if held.work.sync_due().is_none() {
-                watch.during(Caller::Desk, *clock, || held.work.rest(counters))?;
+                let has_more = watch.during(Caller::Desk, *clock, || held.work.rest(counters))?;
+                // A log that nobody uses would never show that it is well again.
+                if !has_more && watch.convalescent(clock.now()).is_some() {
+                    watch.syncing(Caller::Desk, *clock, || held.work.probe())?;
+                }
             }
         }
         Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ends),
@@ -252,7 +256,7 @@ struct Ended {
 fn make(caller: Caller, departure: Departure, links: &LogLinks) -> Ended {
     let Departure { flight, entries, .. } = departure;
     let began = links.clock.now().get();
-    let landing = links.watch.during(caller, links.clock, || flight.land());
+    let landing = links.watch.syncing(caller, links.clock, || flight.land());
     Ended { landing, began, ended: links.clock.now().get(), entries }
 }
 

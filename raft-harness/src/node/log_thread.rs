@@ -34,11 +34,11 @@ use super::inbox::Inbox;
 use super::log_flights;
 use super::log_large::LargeEntries;
 use super::log_pace::LogPace;
-use super::log_watch::{Caller, LogWatch};
+use super::log_watch::LogWatch;
 use super::shard_thread::ShardInput;
 use super::vouching::Vouching;
 use crate::counters::Counters;
-use crate::engine::{EngineInput, LogLoad, PersistTicket};
+use crate::engine::{Caller, EngineInput, LogLoad, PersistTicket};
 
 /// What one turn of one shard wants durable.
 pub(crate) struct LogBatch {
@@ -685,6 +685,11 @@ impl LogWork {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Asks the disk for an answer although there is nothing to do. To be called as [`Self::rest`] is.
+    pub(crate) fn probe(&mut self) -> Result<(), LogError> {
+        self.store.probe()
     }
 
     fn seal(&mut self) -> Result<(), LogError> {

@@ -1,67 +1,62 @@
-//! Whether the log is stuck in a call, or waits for room: a disk that hangs or is full does not fail,
-//! and nobody who waits for it can say so.
+//! Watches the log from outside: a disk that hangs or is full does not fail, and nobody who waits for
+//! it can say so.
 //!
-//! The threads of the log note when a call of theirs begins and ends; others look at that without asking it.
-//! The control plane, which waits for no disk, tells when a stall begins and ends.
+//! The threads of the log note when a call of theirs begins and ends; others look at that without
+//! asking it. The control plane, which waits for no disk, makes known how the log is: to whoever reads
+//! what this node writes, to the shards, and to the peers, again and again while it ails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use raft_core::Micros;
+use raft_transport::Condition;
 use tracing::{info, warn};
 
 use super::clock::Clock;
 use crate::counters::Counters;
+use crate::engine::{Call, Caller, LogCondition, LogHealth};
 
-/// Between two looks at a stall, for its end.
-const STALL_PERIOD: Duration = Duration::from_millis(250);
-
-/// Who makes calls of the log.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Caller {
-    /// The thread that prepares what is written.
-    Desk,
-    /// The one that writes it while more is prepared.
-    Disk,
-}
+/// A log that is not known to be in a call is looked at so many times within its bound.
+const LOOKS: u32 = 4;
 
 /// The calls of the log that are under way.
 #[derive(Debug)]
 pub(crate) struct LogWatch {
-    /// A call that takes longer is a stall.
-    bound: Duration,
-    /// When it began, in microseconds and one, by caller; zero if there is none.
-    began: [AtomicU64; 2],
-    /// When the disk was found full, in the same way.
+    health: Mutex<LogHealth>,
+    /// When the disk was found full, in microseconds and one; zero if it is not.
     full: AtomicU64,
 }
 
 impl LogWatch {
     pub(crate) fn new(bound: Duration) -> Self {
-        Self { bound, began: Default::default(), full: AtomicU64::new(0) }
+        Self { health: Mutex::new(LogHealth::new(bound)), full: AtomicU64::new(0) }
     }
 
-    /// Makes a call of the log.
+    /// Makes a call of the log that may touch the disk.
     pub(crate) fn during<T>(&self, caller: Caller, clock: Clock, call: impl FnOnce() -> T) -> T {
+        self.watched(caller, Call::Other, clock, call)
+    }
+
+    /// Makes one that makes something durable.
+    pub(crate) fn syncing<T>(&self, caller: Caller, clock: Clock, call: impl FnOnce() -> T) -> T {
+        self.watched(caller, Call::Sync, clock, call)
+    }
+
+    fn watched<T>(&self, caller: Caller, kind: Call, clock: Clock, call: impl FnOnce() -> T) -> T {
         self.begin(caller, clock.now());
         let result = call();
-        self.end(caller);
+        self.end(caller, kind, clock.now());
         result
     }
 
-    fn begin(&self, caller: Caller, now: Micros) {
-        self.began[caller as usize].store(now.get() + 1, Relaxed);
+    pub(crate) fn begin(&self, caller: Caller, now: Micros) {
+        self.health.lock().begin(caller, now);
     }
 
-    fn end(&self, caller: Caller) {
-        self.began[caller as usize].store(0, Relaxed);
-    }
-
-    /// When the longest of them began.
-    fn began(&self) -> Option<Micros> {
-        let began = self.began.iter().filter_map(|began| began.load(Relaxed).checked_sub(1));
-        began.min().map(Micros::new)
+    pub(crate) fn end(&self, caller: Caller, call: Call, now: Micros) {
+        self.health.lock().end(caller, call, now);
     }
 
     /// Notes whether the log waits for room.
@@ -79,52 +74,115 @@ impl LogWatch {
         Some(now.since(since))
     }
 
+    pub(crate) fn condition(&self, now: Micros) -> LogCondition {
+        self.health.lock().condition(now)
+    }
+
     /// For how long the log has been stuck, if it is.
     pub(crate) fn stalled(&self, now: Micros) -> Option<Duration> {
-        let lasts = now.since(self.began()?);
-        (lasts >= self.bound).then_some(lasts)
+        match self.condition(now) {
+            LogCondition::Stalled { since } => Some(now.since(since)),
+            LogCondition::Well | LogCondition::Convalescent { .. } => None,
+        }
+    }
+
+    /// Since when the call that is under way for longest is.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waits_since(&self) -> Option<Micros> {
+        self.health.lock().began()
+    }
+
+    /// How many quick syncs it still lacks after it was, if any.
+    pub(crate) fn convalescent(&self, now: Micros) -> Option<u32> {
+        match self.condition(now) {
+            LogCondition::Convalescent { wanted } => Some(wanted),
+            LogCondition::Well | LogCondition::Stalled { .. } => None,
+        }
     }
 }
 
-/// Tells of stalls.
+/// What is to be made known.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Looked {
+    /// How the node is, if that is news to its shards.
+    pub(crate) own: Option<Condition>,
+    /// What the peers are told now.
+    pub(crate) word: Option<Condition>,
+}
+
+/// Makes known how the log is.
 pub(crate) struct LogWatcher {
     watch: Arc<LogWatch>,
     counters: Arc<Counters>,
-    /// How long the stall that was told of had lasted at the last look.
-    told: Option<Duration>,
+    /// The time between two words to the peers.
+    repeat: Duration,
+    /// How it was at the last look.
+    last: LogCondition,
+    /// When the peers, who think that it ails, are told again.
+    repeat_at: Option<Micros>,
+    look_at: Micros,
 }
 
 impl LogWatcher {
-    pub(crate) fn new(watch: Arc<LogWatch>, counters: Arc<Counters>) -> Self {
-        Self { watch, counters, told: None }
+    pub(crate) fn new(watch: Arc<LogWatch>, counters: Arc<Counters>, repeat: Duration) -> Self {
+        let last = LogCondition::Well;
+        Self { watch, counters, repeat, last, repeat_at: None, look_at: Micros::ZERO }
     }
 
-    /// Looks, and says when to look again.
-    pub(crate) fn look(&mut self, now: Micros) -> Micros {
-        match (self.watch.stalled(now), self.told) {
-            (Some(lasts), told) => {
-                if told.is_none() {
-                    Counters::add(&self.counters.log_stalls, 1);
-                    warn!(
-                        ?lasts,
-                        "the log is stuck in one call: nothing is acknowledged until the disk \
-                         answers"
-                    );
-                }
-                self.told = Some(lasts);
-                now.after(STALL_PERIOD)
+    /// When to look next.
+    pub(crate) fn look_at(&self) -> Micros {
+        self.look_at
+    }
+
+    /// Looks, if it is time to.
+    pub(crate) fn look(&mut self, now: Micros) -> Looked {
+        if now < self.look_at {
+            return Looked::default();
+        }
+        let (condition, is_told, turn, bound) = {
+            let health = self.watch.health.lock();
+            (health.condition(now), health.is_told(now), health.next_look(now), health.bound())
+        };
+        let before = std::mem::replace(&mut self.last, condition);
+        self.tell_of(before, condition, now);
+        let [was, is] = [before, condition].map(LogCondition::for_office);
+        let own = (was != is).then_some(is);
+        let word = if !is_told {
+            self.repeat_at.take().map(|_| Condition::Well)
+        } else if self.repeat_at.is_none_or(|at| at <= now) {
+            self.repeat_at = Some(now.after(self.repeat));
+            Some(Condition::Ailing)
+        } else {
+            None
+        };
+        // One that begins just after this look is told of a little late.
+        let look = turn.unwrap_or_else(|| now.after(bound / LOOKS));
+        self.look_at = self.repeat_at.map_or(look, |at| at.min(look));
+        Looked { own, word }
+    }
+
+    fn tell_of(&self, before: LogCondition, condition: LogCondition, now: Micros) {
+        let was_stalled = matches!(before, LogCondition::Stalled { .. });
+        match condition {
+            LogCondition::Stalled { since } if !was_stalled => {
+                Counters::add(&self.counters.log_stalls, 1);
+                let lasts = now.since(since);
+                warn!(
+                    ?lasts,
+                    "the log is stuck in one call: others are to lead until the disk answers"
+                );
             }
-            (None, told) => {
-                if let Some(lasted) = told {
-                    info!(at_least = ?lasted, "the log goes on");
-                }
-                self.told = None;
-                // One that begins just after this look is told of at most half the bound late.
-                match self.watch.began() {
-                    Some(began) => began.after(self.watch.bound),
-                    None => now.after(self.watch.bound / 2),
-                }
+            LogCondition::Convalescent { .. } if before.is_well() => {
+                Counters::add(&self.counters.log_stalls, 1);
+                warn!("the log was stuck in one call: others are to lead for a while");
             }
+            LogCondition::Convalescent { .. } if was_stalled => {
+                info!("the disk answers: the log is well once some syncs in a row were quick");
+            }
+            LogCondition::Well if !before.is_well() => info!("the log is well again"),
+            LogCondition::Stalled { .. }
+            | LogCondition::Convalescent { .. }
+            | LogCondition::Well => {}
         }
     }
 }
@@ -152,33 +210,66 @@ mod tests {
         assert_eq!(watch.without_room(later), None);
     }
 
-    #[test]
-    fn a_call_that_takes_too_long_is_told_of_once_and_so_is_its_end() {
+    /// A watch, and who looks at it and tells each 100 ms.
+    fn watched() -> (Arc<LogWatch>, LogWatcher, Arc<Counters>) {
         let watch = Arc::new(LogWatch::new(Duration::from_secs(2)));
         let counters = Arc::new(Counters::default());
-        let mut watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
+        let (of, count) = (Arc::clone(&watch), Arc::clone(&counters));
+        let watcher = LogWatcher::new(of, count, Duration::from_millis(100));
+        (watch, watcher, counters)
+    }
+
+    const AILS: Option<Condition> = Some(Condition::Ailing);
+    const WELL: Option<Condition> = Some(Condition::Well);
+
+    #[test]
+    fn peers_hear_of_a_call_that_takes_long_and_shards_of_one_that_takes_too_long() {
+        let (watch, mut watcher, counters) = watched();
         let stalls = || counters.log_stalls.load(Relaxed);
-        assert_eq!(watcher.look(at(0)), at(1000));
-        watch.begin(Caller::Desk, at(500));
-        assert_eq!(watcher.look(at(1000)), at(2500), "just when it is too long");
-        assert_eq!((watch.stalled(at(2499)), stalls()), (None, 0));
-        assert_eq!(watcher.look(at(2500)), at(2750));
-        assert_eq!(watch.stalled(at(2600)), Some(Duration::from_millis(2100)));
-        watcher.look(at(2750));
-        assert_eq!(stalls(), 1);
-        watch.end(Caller::Desk);
-        assert_eq!(watch.stalled(at(2800)), None);
-        watcher.look(at(3000));
-        watch.begin(Caller::Desk, at(3001));
-        watcher.look(at(6000));
-        assert_eq!(stalls(), 2);
-        watch.end(Caller::Desk);
-        watcher.look(at(6100));
-        // The other goes on, and that is no excuse.
-        watch.begin(Caller::Disk, at(6100));
-        watch.begin(Caller::Desk, at(8000));
-        assert_eq!(watch.stalled(at(8100)), Some(Duration::from_millis(2000)));
-        watch.end(Caller::Disk);
-        assert_eq!(watch.stalled(at(8100)), None);
+        assert_eq!(watcher.look(at(0)), Looked::default());
+        assert_eq!(watcher.look_at(), at(500));
+        watch.begin(Caller::Desk, at(400));
+        assert_eq!(watcher.look(at(500)), Looked::default());
+        assert_eq!(watcher.look_at(), at(1400));
+        assert_eq!(watcher.look(at(1400)), Looked { own: None, word: AILS });
+        assert_eq!(watcher.look_at(), at(1500));
+        assert_eq!(watcher.look(at(1500)), Looked { own: None, word: AILS }, "once more");
+        assert_eq!(watcher.look(at(1550)), Looked::default(), "not before it is time");
+        assert_eq!((watch.stalled(at(2399)), stalls()), (None, 0));
+        let looked = watcher.look(at(2400));
+        assert_eq!((looked.own, stalls()), (AILS, 1));
+        assert_eq!(watch.stalled(at(2600)), Some(Duration::from_millis(2200)));
+        watcher.look(at(2600));
+        assert_eq!(stalls(), 1, "it is the same one");
+        watch.end(Caller::Desk, Call::Other, at(2700));
+        assert_eq!(watch.stalled(at(2700)), None);
+        assert_eq!(watch.convalescent(at(2700)), Some(3));
+        assert_eq!(watcher.look(at(2800)), Looked { own: None, word: AILS });
+        for ms in 2801..2804 {
+            watch.begin(Caller::Disk, at(ms));
+            watch.end(Caller::Disk, Call::Sync, at(ms + 1));
+        }
+        assert_eq!(watcher.look(at(2900)), Looked { own: WELL, word: WELL });
+        assert_eq!(watcher.look(watcher.look_at()), Looked::default(), "that is said once");
+    }
+
+    #[test]
+    fn a_call_that_takes_long_and_not_too_long_is_between_the_nodes() {
+        let (watch, mut watcher, counters) = watched();
+        watch.begin(Caller::Disk, at(0));
+        assert_eq!(watcher.look(at(1000)), Looked { own: None, word: AILS });
+        watch.end(Caller::Disk, Call::Sync, at(1050));
+        assert_eq!(watcher.look(at(1100)), Looked { own: None, word: WELL });
+        assert_eq!(counters.log_stalls.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_stall_between_two_looks_is_one() {
+        let (watch, mut watcher, counters) = watched();
+        watcher.look(at(0));
+        watch.begin(Caller::Disk, at(1));
+        watch.end(Caller::Disk, Call::Sync, at(3000));
+        assert_eq!(watcher.look(at(3000)), Looked { own: AILS, word: AILS });
+        assert_eq!(counters.log_stalls.load(Relaxed), 1);
     }
 }

@@ -83,7 +83,8 @@ pub(crate) mod sim {
     pub(crate) use super::known_stores::KnownStores;
     pub(crate) use super::lives::begin_life;
     pub(crate) use super::log_reader::read as read_log;
-    pub(crate) use super::log_thread::{LogBatch, LogWork, Staged, give_up};
+    pub(crate) use super::log_thread::{IDLE_AFTER, LogBatch, LogWork, Staged, give_up};
+    pub(crate) use super::log_watch::{LogWatch, LogWatcher};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
     pub(crate) use super::starting::registry;
 }
@@ -475,6 +476,7 @@ impl NodeHost {
             groups_missing,
             failure: self.failure(),
             log_stalled: self.inner.log_watch.stalled(now),
+            log_convalescent: self.inner.log_watch.convalescent(now),
             log_without_room: self.inner.log_watch.without_room(now),
             log_pending_bytes: self.inner.log_load.bytes(),
             log_pending_bytes_max: self.inner.log_load.max(),

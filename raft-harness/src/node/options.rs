@@ -67,10 +67,6 @@ pub struct NodeOptions {
     pub snapshot_compression: Compression,
     /// Where snapshots are kept. `None`, the default: files beside the log, memory beside none.
     pub snapshots: Option<Arc<dyn SnapshotStore>>,
-    /// A call of the log that takes longer is told of as a stall: the disk hangs. Until it answers
-    /// nothing is acknowledged; nothing else follows from it here. Default 2 s, longer than a disk
-    /// that is only busy takes.
-    pub log_stall: Duration,
     /// All of the log is read once in so long, to find damage while others still have what it took;
     /// `None`: only what is needed is read. Default: a day.
     pub log_scrub: Option<Duration>,
@@ -252,7 +248,6 @@ impl Default for NodeOptions {
             snapshot_hold_bytes: 256 << 20,
             snapshot_compression: Compression::default(),
             snapshots: None,
-            log_stall: Duration::from_secs(2),
             log_scrub: Some(Duration::from_secs(24 * 60 * 60)),
             persistence: Persistence::default(),
             certificate_dir: Some(PathBuf::from(CERTIFICATE_DIR)),

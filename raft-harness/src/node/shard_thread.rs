@@ -237,8 +237,11 @@ impl Shard {
                     self.pass(to, input);
                 }
             }
-            // These have the bulk lane, and clocks the control lane.
-            Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) | Frame::Clock { .. } => {}
+            // These have the bulk lane, and words about the sender the control lane.
+            Frame::SnapshotPull(_)
+            | Frame::SnapshotChunk(_)
+            | Frame::Clock { .. }
+            | Frame::Condition(_) => {}
             // The lane keeps these to itself.
             Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
         }

@@ -163,8 +163,9 @@ impl Starting {
         let registry = make_registry(&options, who, lives, &remembered, on_met);
         let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
         self.failure = Arc::clone(&failure);
-        let watch = Arc::new(LogWatch::new(options.log_stall));
-        let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters));
+        let watch = Arc::new(LogWatch::new(options.settings.disk_stall_max));
+        let repeat = options.settings.heartbeat_interval;
+        let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters), repeat);
         let (network, listen) =
             self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
         let desk = self.start_desk(
@@ -329,8 +330,8 @@ impl Starting {
                     }
                 };
                 let lanes = make(network);
-                let control = Control::new(inbox, shards, lanes, contacts, interval);
-                ControlTask::new(control, clock, watcher).await;
+                let control = Control::new(inbox, shards, lanes, contacts, interval, watcher);
+                ControlTask::new(control, clock).await;
             });
         };
         self.threads.lanes.push(spawn("raft-control".to_owned(), run)?);

@@ -49,6 +49,7 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
         ("raft_threads_missing", status.missing.len() as u64),
         ("raft_failed", u64::from(status.failure.is_some())),
         ("raft_log_stalled_ms", status.log_stalled_ms.unwrap_or(0)),
+        ("raft_log_convalescent", u64::from(status.log_convalescent.unwrap_or(0))),
         ("raft_log_without_room_ms", status.log_without_room_ms.unwrap_or(0)),
         ("raft_healthy", u64::from(status.ailments.is_empty())),
         ("raft_ready", u64::from(status.unready.is_empty())),

@@ -43,6 +43,9 @@ pub struct StatusView {
     pub failure: Option<String>,
     /// For how long its log has been stuck in one call, if it is.
     pub log_stalled_ms: Option<u64>,
+    /// How many syncs in a row still have to be quick after it was, before this node leads again.
+    #[serde(default)]
+    pub log_convalescent: Option<u32>,
     /// For how long its log has waited for room on the disk, if it does.
     #[serde(default)]
     pub log_without_room_ms: Option<u64>,
@@ -192,6 +195,7 @@ impl From<&NodeStatus> for StatusView {
             groups_missing: status.groups_missing as u64,
             failure: status.failure.clone(),
             log_stalled_ms: status.log_stalled.map(|lasts| lasts.as_millis() as u64),
+            log_convalescent: status.log_convalescent,
             log_without_room_ms: status.log_without_room.map(|lasts| lasts.as_millis() as u64),
             groups_led: status.led() as u64,
             leaderless: ids(|group| group.leader.is_none()),

@@ -473,6 +473,16 @@ impl<D: Disk> LogWriter<D> {
         }
     }
 
+    /// Writes a frame that says nothing new, and syncs it: whether the disk answers. Without room it
+    /// asks nothing.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn probe(&mut self) -> Result<(), LogError> {
+        self.begin_here()?;
+        if self.write_marker(0)? { self.sync_here() } else { Ok(()) }
+    }
+
     /// Ends the log in order: syncs it and notes that, durably, in the log and beside it, so that
     /// whatever is missing at the next open is known to be missing. Dropping the writer instead
     /// is safe as well; the next open then finds whatever was written. Without room for the last
@@ -944,6 +954,10 @@ impl<D: Disk> LogStore for LogWriter<D> {
 
     fn idle(&mut self) -> Result<(), LogError> {
         self.idle()
+    }
+
+    fn probe(&mut self) -> Result<(), LogError> {
+        self.probe()
     }
 
     fn large(&self) -> Option<Large> {

@@ -9,8 +9,8 @@ use raft_core::{
 };
 
 use super::*;
-use crate::HeartbeatReplyItem;
 use crate::testing::{FRAME_MAX, SENDER, append, bytes_of, encoded, envelope, heartbeat_item, hex};
+use crate::{Condition, HeartbeatReplyItem};
 
 fn golden_frames() -> Vec<(Frame, &'static str)> {
     let term = Term::new(300);
@@ -221,6 +221,8 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             Frame::Clock { wall: LogTime::new(1_790_000_000_000) },
             "f11b0000000000000600000000000000dce38c2e339b065b80d8c1a28c34",
         ),
+        (Frame::Condition(Condition::Well), "f11c00000000000001000000000000002e6391e7cbf35fde00"),
+        (Frame::Condition(Condition::Ailing), "f11c00000000000001000000000000002e6391e7c870342c01"),
         (
             Frame::Credit { bytes: 1 << 20 },
             "f1200000000000000300000000000000d442f671706358fe808040",

@@ -7,6 +7,7 @@
 //! replica, in the place the answer named; what was said never to have happened is nowhere; an
 //! unknown outcome had a cause; every group takes commands again; an idle cluster is idle.
 
+mod hangs;
 mod members;
 mod stops;
 
@@ -153,6 +154,10 @@ pub(super) struct Cluster {
     created: Arc<Mutex<Vec<Creation>>>,
     creations: usize,
     calm: bool,
+    /// Clients ask for no hand-overs.
+    no_orders: bool,
+    /// Their disks do not answer.
+    hung: BTreeSet<NodeId>,
     clients_until: Micros,
     pending: Vec<Pending>,
     commands: u64,
@@ -205,6 +210,8 @@ impl Cluster {
             created: Arc::default(),
             creations: 0,
             calm: false,
+            no_orders: false,
+            hung: BTreeSet::new(),
             clients_until: Micros::ZERO,
             pending: Vec::new(),
             commands: 0,
@@ -324,6 +331,10 @@ impl Cluster {
             Event::TakeBulk { wire, life } => self.take_bulk(wire, life),
             Event::Synced { node, life } => {
                 if self.node(node).life != life || self.node(node).engine.is_none() {
+                    return;
+                }
+                if self.hung.contains(&node) {
+                    self.plan(5 * MS, Event::Synced { node, life });
                     return;
                 }
                 let batches = self.node(node).disk.finish();
@@ -513,6 +524,7 @@ impl Cluster {
                 return;
             }
             Frame::Clock { .. }
+            | Frame::Condition(_)
             | Frame::Credit { .. }
             | Frame::Ping { .. }
             | Frame::Pong { .. } => return,
@@ -916,7 +928,7 @@ impl Cluster {
         self.calm = true;
         self.cuts.clear();
         for id in self.ids.clone() {
-            if self.node(id).engine.as_ref().is_some_and(|engine| engine.stopping.is_some()) {
+            if self.node(id).engine.as_ref().is_some_and(|engine| engine.stopping) {
                 self.crash(id);
             }
             if self.node(id).engine.is_none() {
@@ -937,7 +949,7 @@ impl Cluster {
         let node = leader.filter(|_| !self.rng.one_in(6)).unwrap_or(any);
         for _ in 0..1 + self.rng.below(4) {
             match self.rng.below(40) {
-                0 => self.ask_other(node, spec.group),
+                0 if !self.no_orders => self.ask_other(node, spec.group),
                 1..=9 => self.ask_read(node, spec.group),
                 _ => self.ask_propose(node, spec.group),
             }

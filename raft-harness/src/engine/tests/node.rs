@@ -247,6 +247,6 @@ impl Node {
             }
             assert_eq!(status.fault, None, "node {} group {}", self.id, status.group);
         }
-        self.was_stopping = engine.stopping.is_some();
+        self.was_stopping = engine.stopping;
     }
 }

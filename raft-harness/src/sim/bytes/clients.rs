@@ -320,6 +320,10 @@ impl World {
                 };
                 let spec = spec.expect("there is a group");
                 let group = spec.group;
+                if self.now < self.quiet.1 && self.quiet.0.contains(&group) {
+                    self.plan_in(self.swarm.pause_us, Event::Ask { client: number });
+                    return;
+                }
                 if rng.chance(1, 25) {
                     let to = rng.pick(&self.operator.places_of(group)).copied();
                     let to = to.map(|place| self.swarm.nodes[place]);

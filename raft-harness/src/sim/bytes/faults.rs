@@ -6,6 +6,7 @@
 
 use super::disk::SEGMENT;
 use super::floods;
+use super::hangs;
 use super::network::Place;
 use super::options::{Options, Weather};
 use super::races;
@@ -135,6 +136,19 @@ pub enum Fault {
         node: Place,
         /// Added to each sync, in microseconds.
         by_us: u64,
+    },
+    /// The disks of some nodes answer nothing, for a while and again after a pause.
+    Hang {
+        /// Which nodes'.
+        nodes: Vec<Place>,
+        /// So long they answer nothing, in microseconds.
+        on_us: u64,
+        /// And so long they do.
+        off_us: u64,
+        /// Added to each sync when they do.
+        slow_us: u64,
+        /// Whether somebody who leads instead dies after the first time.
+        crashes: bool,
     },
     /// Whoever leads a group is cut off from all others.
     CutLeader {
@@ -278,6 +292,8 @@ impl Fault {
             Self::SyncFails { .. } => "sync-fails",
             Self::DiskFull { .. } => "disk-full",
             Self::SlowDisk { .. } => "slow-disk",
+            Self::Hang { nodes, .. } if nodes.len() > 1 => "hang-many",
+            Self::Hang { .. } => "hang",
             Self::CutLeader { .. } => "cut-leader",
             Self::CrashLeader { .. } => "crash-leader",
             Self::CutFollower { .. } => "cut-follower",
@@ -312,6 +328,7 @@ pub(super) fn draw(streams: Streams, swarm: &Swarm, options: &Options) -> Vec<Pl
             let mut faults = any(&mut rng, swarm, options);
             races::append(&mut streams.stream("races", &[]), swarm, options, &mut faults);
             floods::append(&mut streams.stream("floods", &[]), swarm, options, &mut faults);
+            hangs::append(&mut streams.stream("hangs", &[]), swarm, options, &mut faults);
             faults.sort_by_key(|fault| fault.at);
             faults
         }

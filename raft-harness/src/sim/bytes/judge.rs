@@ -41,6 +41,8 @@ pub(super) struct Bench {
     pub(super) patience: Patience,
     pub(super) onlooker: Onlooker,
     sightings: Sightings,
+    /// Hand-overs that were begun because a log ails, for the world to look at.
+    pub(super) handed: Vec<(Place, GroupId)>,
     /// What was found wrong and not yet taken.
     pub(super) found: Vec<Violation>,
     /// Nodes whose log failed in this life: all that is there goes mute.
@@ -82,6 +84,7 @@ impl Judge {
             onlooker: Onlooker::new(sightings.clone()),
             timekeeper: Timekeeper::new(swarm, sightings.clone()),
             sightings,
+            handed: Vec::new(),
             found: Vec::new(),
             failed: BTreeSet::new(),
             seen: Seen::new(),
@@ -127,6 +130,10 @@ impl Watch for AtNode {
                 format!("node {place} steps {steps} replicas for {due} items of a batch");
             self.judge.lock().found.push(Violation::of_run(Check::BatchWhole, evidence));
         }
+    }
+
+    fn hands_over(&mut self, group: GroupId) {
+        self.judge.lock().handed.push((self.place, group));
     }
 
     fn compacts(&mut self, group: GroupId, needed: u64, kept_max: u64) {

@@ -35,6 +35,7 @@ mod disk;
 mod faults;
 mod floods;
 mod fuse;
+mod hangs;
 mod incarnations;
 mod judge;
 mod lives;

@@ -38,7 +38,8 @@ use crate::engine::{
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
-    LogWork, Machines, Round, Shard, ShardInput, begin_life, registry, shard_of,
+    LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_life, registry,
+    shard_of,
 };
 use crate::persistence::Persistence;
 use crate::request::Request;
@@ -147,6 +148,10 @@ pub(super) struct LogThread {
     pub(super) taken: u64,
     /// How many segments it has begun to write again, when that was last looked at.
     pub(super) reused: u64,
+    /// Who notes when the disk is asked and answers, by the node's own clock.
+    pub(super) watch: Arc<LogWatch>,
+    /// An idle log has asked the disk for something, and that hangs.
+    pub(super) desk_waits: bool,
     /// Nothing was written since the log fell idle and said so, durably.
     pub(super) sealed: bool,
 }
@@ -359,8 +364,11 @@ impl Process {
         let shards: Vec<Shard> = shards.collect();
         let interval = swarm.settings.heartbeat_interval;
         let (control_lanes, contacts) = (lanes(Lane::Control), Arc::default());
+        let log_watch = Arc::new(LogWatch::new(swarm.settings.disk_stall_max));
+        let watcher = LogWatcher::new(Arc::clone(&log_watch), Arc::clone(&counters), interval);
+        let of_control = Arc::clone(&inboxes);
         let control =
-            Control::new(control_inbox, Arc::clone(&inboxes), control_lanes, contacts, interval);
+            Control::new(control_inbox, of_control, control_lanes, contacts, interval, watcher);
         let to_bulk = Arc::clone(&bulk_inbox);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
         let inboxes_of_desk = Arc::clone(&inboxes);
@@ -409,6 +417,8 @@ impl Process {
                 landings: VecDeque::new(),
                 taken: 0,
                 reused: 0,
+                watch: log_watch,
+                desk_waits: false,
                 // The open has noted how far it reaches.
                 sealed: true,
             },
@@ -544,7 +554,7 @@ impl Process {
                 self.note_credits(task);
                 let deadline = match task {
                     NodeTask::Control => {
-                        earliest(self.control.next_deadline(), self.control.lanes())
+                        earliest(Some(self.control.next_deadline()), self.control.lanes())
                     }
                     NodeTask::Bulk => earliest(None, self.bulk.lanes()),
                     NodeTask::Shard(shard) => {

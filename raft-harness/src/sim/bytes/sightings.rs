@@ -114,6 +114,10 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::SegmentReused
             | Mark::EntryMoved
             | Mark::DescriptorsGone
+            | Mark::LedByNoHungDisk
+            | Mark::MostDisksHung
+            | Mark::DiskHungAgain
+            | Mark::ElectedBesideAiling
             | Mark::LogOverloaded
             | Mark::LogReadOvertook
             | Mark::SealedBatchDamaged

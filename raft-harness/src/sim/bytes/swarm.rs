@@ -133,6 +133,9 @@ impl Swarm {
             lease,
             ..Settings::default()
         };
+        let bound_ms = *streams.stream("stalls", &[]).pick(&[1_000, 1_500]).expect("a list");
+        settings.disk_stall_max =
+            Duration::from_millis(bound_ms).max(settings.election_timeout_min);
         let bulk = *rng.pick(&[None, Some(1 << 10), Some(4 << 10)]).expect("a list");
         let window = if rng.chance(1, 4) { rng.range(2..=64) << 10 } else { 1 << 20 };
         let mut lane = LaneConfig {

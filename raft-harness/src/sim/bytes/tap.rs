@@ -253,6 +253,7 @@ impl Heard {
             | Frame::HeartbeatReplies(_)
             | Frame::SnapshotChunk(_)
             | Frame::Clock { .. }
+            | Frame::Condition(_)
             | Frame::Credit { .. }
             | Frame::Ping { .. }
             | Frame::Pong { .. } => {}
@@ -343,6 +344,6 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
             let (group, replica) = (GroupId::new(0), ReplicaId::new(0));
             said.push(Said { node, to, group, replica, claim: Claim::Clock(*wall) });
         }
-        Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        Frame::Condition(_) | Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
     }
 }

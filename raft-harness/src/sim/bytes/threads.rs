@@ -15,7 +15,8 @@ use super::network::Place;
 use super::process::LogState;
 use super::swarm::READ_US;
 use super::world::{Event, Phase, World};
-use crate::node::sim::{ShardInput, Staged, give_up, read_log};
+use crate::engine::{Call, Caller};
+use crate::node::sim::{IDLE_AFTER, ShardInput, Staged, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
@@ -147,6 +148,7 @@ impl World {
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
+        let clock = process.clock();
         let log = &mut process.log;
         let mut flight = match log.work.depart(self.swarm.log_ending) {
             Ok(Some(departure)) => departure.flight,
@@ -169,6 +171,7 @@ impl World {
         let waits = (node.disk.syncs() - syncs + flight.steps() as u64).max(1);
         log.flight = Some(flight);
         log.state = LogState::Busy;
+        log.watch.begin(Caller::Disk, clock.local(self.now));
         let reused = log.work.stats().segments_reused;
         let reuses = reused > std::mem::replace(&mut log.reused, reused);
         self.sightings.hit_if(reuses, Mark::SegmentReused);
@@ -181,7 +184,7 @@ impl World {
         let node = &self.nodes[place];
         let (low, high) = self.swarm.sync_us;
         let one = self.delays.range(low..=high);
-        let delay = one * waits + node.slow_disk_us;
+        let delay = one * waits + node.slow_disk_us + self.slow_after_hang(place);
         self.plan_in(delay, Event::Synced { place, life });
     }
 
@@ -190,6 +193,8 @@ impl World {
         let node = &mut self.nodes[place];
         let Some(process) = &mut node.process else { return };
         let Some(flight) = process.log.flight.take() else { return };
+        let local = process.clock().local(self.now);
+        process.log.watch.end(Caller::Disk, Call::Sync, local);
         let landing = flight.land();
         let is_safe = landing.is_safe();
         process.log.landings.push_back(landing);
@@ -289,6 +294,7 @@ impl World {
     }
 
     pub(super) fn on_log_idle(&mut self, place: Place, taken: u64) {
+        self.release_desk(place);
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
@@ -315,6 +321,10 @@ impl World {
                 }
                 Ok(false) => {
                     log.sealed = true;
+                    if self.probe_log(place) {
+                        return self.plan_log_idle(place, life, (taken, IDLE_AFTER));
+                    }
+                    let node = &mut self.nodes[place];
                     if node.disk.has_pending(SEGMENTS) {
                         let evidence = "the log fell idle while sectors wait for a sync";
                         self.fail(Violation::of_run(Check::Externalisation, evidence));
@@ -332,7 +342,7 @@ impl World {
     }
 
     /// The node acknowledges nothing any more; `raftd` leaves.
-    fn log_failed(&mut self, place: Place, failure: &LogError) {
+    pub(super) fn log_failed(&mut self, place: Place, failure: &LogError) {
         let judge = self.judge_of(place);
         let node = &mut self.nodes[place];
         let life = node.life;

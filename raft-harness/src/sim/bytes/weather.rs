@@ -108,8 +108,9 @@ impl World {
             if planned.fault != Fault::CutSource {
                 self.plan_in(planned.lasts, Event::FaultEnd(at));
             }
-            // Whoever it made silent has a while to be heard of again.
-            let quiet = self.now + planned.lasts + 5_000_000;
+            // Whoever it made silent has a while to be heard of again; a disk makes nobody silent.
+            let is_hang = matches!(planned.fault, Fault::Hang { .. });
+            let quiet = if is_hang { 0 } else { self.now + planned.lasts + 5_000_000 };
             let mut net = self.net.lock();
             net.quiet_from = net.quiet_from.max(quiet);
             drop(net);
@@ -254,6 +255,7 @@ impl World {
                 self.judge.lock().onlooker.full.insert(node);
                 true
             }
+            Fault::Hang { .. } => self.begin_hang(fault, lasts, at),
             Fault::SlowDisk { node, by_us } => {
                 self.nodes[node].slow_disk_us = by_us;
                 true
@@ -446,6 +448,9 @@ impl World {
                 self.judge.lock().onlooker.full.remove(&node);
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
+            Fault::Hang { ref nodes, .. } => {
+                nodes.iter().for_each(|node| self.nodes[*node].hang = None);
+            }
             Fault::PutBack { node } => self.put_back(node),
             Fault::Miscount => self.restart_miscounters(),
             // Half of them are noticed and set right, to the millisecond as far as it matters.
@@ -512,6 +517,7 @@ impl World {
             node.disk.heal();
             node.snapshots.heal();
             node.slow_disk_us = 0;
+            node.hang = None;
             node.slow_apply_us = 0;
             node.flips_when_idle = None;
             node.crash = None;

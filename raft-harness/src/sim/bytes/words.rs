@@ -10,8 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use raft_core::{LogTime, Message};
 use raft_transport::{
-    ConnectionKey, Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneError,
-    LaneWatch, SnapshotChunk, SnapshotPull,
+    Condition, ConnectionKey, Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem,
+    LaneError, LaneWatch, SnapshotChunk, SnapshotPull,
 };
 
 use super::judge::Judge;
@@ -52,6 +52,7 @@ enum Word {
     Pull(SnapshotPull),
     Chunk(SnapshotChunk),
     Clock(Box<Frame>),
+    Condition(Condition),
 }
 
 impl Words {
@@ -132,6 +133,7 @@ fn words(frame: &Frame) -> Vec<Word> {
         Frame::SnapshotPull(pull) => vec![Word::Pull(*pull)],
         Frame::SnapshotChunk(chunk) => vec![Word::Chunk(chunk.clone())],
         Frame::Clock { .. } => vec![Word::Clock(Box::new(frame.clone()))],
+        Frame::Condition(condition) => vec![Word::Condition(*condition)],
         Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => Vec::new(),
     }
 }

@@ -20,6 +20,7 @@ use super::disk::SimDisk;
 use super::faults::{self, Chore, PlannedFault, Power};
 use super::floods::Snare;
 use super::fuse::Fuse;
+use super::hangs::Hang;
 use super::incarnations::group_of;
 use super::judge::Judge;
 use super::machine::{Record, Slip};
@@ -71,6 +72,8 @@ pub(super) struct World {
     pub(super) snare: Option<Snare>,
     /// Some machine is to die, until then, when its log has done that.
     pub(super) chore: Option<(Chore, u64)>,
+    /// Groups that clients leave alone until then.
+    pub(super) quiet: (Vec<GroupId>, u64),
     /// Some thread is to stand still within its turn.
     pub(super) stop: Option<Stop>,
     /// How each replica was asked for its state at the end.
@@ -128,6 +131,12 @@ pub(super) struct NodeState {
     pub(super) wall_offset_ms: i64,
     /// Added to each sync.
     pub(super) slow_disk_us: u64,
+    /// It answers nothing at times.
+    pub(super) hang: Option<Hang>,
+    /// Since when its log has not been well.
+    pub(super) ails_since: Option<u64>,
+    /// When it was seen so last.
+    pub(super) ailed: Option<u64>,
     /// Whether its machines break their contract.
     pub(super) slip: Slip,
     /// Added to each job of the apply worker.
@@ -211,6 +220,9 @@ impl World {
             drift_ppm: rng.range(0..=2 * swarm.drift_ppm) as i64 - swarm.drift_ppm as i64,
             wall_offset_ms: rng.skewed(5_000) as i64 - 2_500,
             slow_disk_us: 0,
+            hang: None,
+            ails_since: None,
+            ailed: None,
             slip: Slip::default(),
             slow_apply_us: 0,
             flips_when_idle: None,
@@ -230,6 +242,7 @@ impl World {
             sources_cut: BTreeMap::new(),
             snare: None,
             chore: None,
+            quiet: (Vec::new(), 0),
             stop: None,
             digests: BTreeMap::new(),
             record: Record::default(),
@@ -459,6 +472,14 @@ impl World {
                 self.begin_to_settle();
                 None
             }
+            Event::HangLook => {
+                self.look_at_hangs();
+                None
+            }
+            Event::HungLed { at } => {
+                self.crash_who_took_over(at);
+                None
+            }
             Event::Sweep => {
                 self.sweep();
                 self.plan_in(SWEEP_US, Event::Sweep);
@@ -566,6 +587,15 @@ impl World {
             self.plan(until, event);
             return None;
         }
+        if matches!(event, Event::Synced { .. } | Event::LogIdle { .. })
+            && let Some(until) = self.hangs_until(place)
+        {
+            if let Event::LogIdle { .. } = event {
+                self.hold_desk(place);
+            }
+            self.plan(until, event);
+            return None;
+        }
         match event {
             Event::Synced { .. } => self.on_synced(place),
             Event::LogRetry { .. } => self.stage(place),
@@ -621,7 +651,7 @@ impl World {
                 Task::Client(client) => self.poll_client(client),
             }
         }
-        let elected;
+        let (elected, handed);
         let found = {
             let mut judge = self.judge.lock();
             for said in said.drain(..) {
@@ -648,10 +678,15 @@ impl World {
                 judge.said(&said, left, process.clock());
             }
             elected = std::mem::take(&mut judge.onlooker.elected);
+            handed = std::mem::take(&mut judge.handed);
             std::mem::take(&mut judge.found)
         };
-        for (_, place) in elected {
+        for (group, place) in elected {
             self.note_bridge(place);
+            self.judge_elected(group, place);
+        }
+        for (place, group) in handed {
+            self.judge_hand_over(place, group);
         }
         for violation in found.into_iter().chain(unjust) {
             self.fail(violation);

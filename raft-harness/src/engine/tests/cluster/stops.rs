@@ -6,7 +6,8 @@ use super::{Cluster, Event, MS};
 use crate::engine::EngineInput;
 
 /// Three of the nodes have a replica of each of these.
-const SHARED: [GroupId; 4] = [GroupId::new(1), GroupId::new(2), GroupId::new(3), GroupId::new(4)];
+pub(super) const SHARED: [GroupId; 4] =
+    [GroupId::new(1), GroupId::new(2), GroupId::new(3), GroupId::new(4)];
 
 /// How often a node that stops looks whether it is done.
 const LOOK: u64 = 5 * MS;
@@ -26,7 +27,7 @@ impl Cluster {
         let now = self.now;
         let node = self.node(id);
         let Some(engine) = node.engine.as_ref().filter(|_| node.life == life) else { return };
-        let told = engine.stopping.is_some();
+        let told = engine.stopping;
         if now >= until || told && engine.handing_over().open == 0 {
             self.crash(id);
         } else {
@@ -122,12 +123,12 @@ impl Cluster {
         for _ in 0..limit_ms {
             self.run_for(1);
             let engine = self.node(id).engine.as_ref().expect("it was not stopped yet");
-            if engine.stopping.is_some() && engine.handing_over().open == 0 {
+            if engine.stopping && engine.handing_over().open == 0 {
                 return;
             }
         }
         let engine = self.nodes[&id].engine.as_ref();
-        let open = engine.and_then(|engine| engine.stopping.as_ref());
+        let open = engine.map(|engine| &engine.hand_overs);
         panic!("node {id} is not done: {open:?}, {:?}", self.statuses(GroupId::new(6)));
     }
 
@@ -136,7 +137,7 @@ impl Cluster {
         SHARED.into_iter().filter(leads).collect()
     }
 
-    fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+    pub(super) fn leader_of(&self, group: GroupId) -> Option<NodeId> {
         let leads = |id: &&NodeId| self.nodes[id].leads.contains_key(&group);
         self.ids.iter().find(leads).copied()
     }

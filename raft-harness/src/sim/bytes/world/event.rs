@@ -89,6 +89,12 @@ pub(in crate::sim::bytes) enum Event {
         power: Power,
         down_us: u64,
     },
+    /// Whether a disk that hangs is its node's affair.
+    HangLook,
+    /// One of those who lead in the place of a node whose disk hung dies.
+    HungLed {
+        at: usize,
+    },
     Heal,
     /// The clients stop, and every group is asked for a sign of life.
     Probe,
@@ -141,6 +147,8 @@ impl Event {
             Self::Heal => 17 << 8,
             Self::Probe => 18 << 8,
             Self::FullPace => 30 << 8,
+            Self::HangLook => 31 << 8,
+            Self::HungLed { at } => 32 << 16 | at,
             Self::Settle => 19 << 8,
             Self::Sweep => 20 << 8,
             Self::Desk { place, .. } => 21 << 8 | place,
