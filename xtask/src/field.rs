@@ -19,6 +19,7 @@ use crate::checks::{self, Check, Suite, Tally};
 mod clock;
 mod front;
 mod hang;
+mod hung_disks;
 mod identity;
 mod links;
 mod newcomer;
@@ -76,6 +77,11 @@ const CHECKS: &[Check] = &[
         run: hang::run,
     },
     Check {
+        name: "hung-disks",
+        about: "disks that hang under load: one of three, all, one again and again",
+        run: hung_disks::run,
+    },
+    Check {
         name: "stops",
         about: "nodes that stop in order, together, in turn, or are held: who waits, how long",
         run: stops::run,
@@ -91,7 +97,7 @@ const SUITE: Suite = Suite {
 
 /// Checks that are left out of the CI: they ask how long somebody waited, which a busy machine
 /// answers in its own way.
-const TIMED: [&str; 2] = ["links", "stops"];
+const TIMED: [&str; 3] = ["links", "hung-disks", "stops"];
 
 /// What the CI has time for.
 pub(crate) fn run_untimed(workspace: &Workspace, raftd: &Path) -> Result<Tally> {

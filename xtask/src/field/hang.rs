@@ -43,20 +43,25 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>> {
 }
 
 /// What a disk that hangs holds.
-const DISK_CALLS: &str = "pwrite64,pwritev,pwritev2,fsync,fdatasync";
+pub(super) const DISK_CALLS: &str = "pwrite64,pwritev,pwritev2,fsync,fdatasync";
 
 /// The threads that call the disk for the log.
-const LOG_THREADS: &[&str] = &["raft-log", "raft-log-disk"];
+pub(super) const LOG_THREADS: &[&str] = &["raft-log", "raft-log-disk"];
 
 /// A tracer that holds calls of some threads.
-struct Held(Child);
+pub(super) struct Held(Child);
 
 impl Held {
     fn thread(cluster: &Cluster, index: usize, name: &str, calls: &str) -> Result<Self> {
         Self::threads(cluster, index, &[name], calls)
     }
 
-    fn threads(cluster: &Cluster, index: usize, names: &[&str], calls: &str) -> Result<Self> {
+    pub(super) fn threads(
+        cluster: &Cluster,
+        index: usize,
+        names: &[&str],
+        calls: &str,
+    ) -> Result<Self> {
         let pid = cluster.pid(index)?;
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
