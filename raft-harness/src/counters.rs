@@ -76,6 +76,8 @@ counters! {
     log_unprepared_bytes,
     /// Checkpoints of the log made.
     log_checkpoints,
+    /// Checkpoints of the log that failed: without them no space comes back.
+    log_checkpoints_failed,
     /// Segments of the log that were written again.
     log_segments_reused,
     /// Bytes of entries that were moved out of segments that were nearly empty.

@@ -185,6 +185,11 @@ pub struct LogStats {
     pub live_bytes: u64,
     /// Checkpoints made.
     pub checkpoints: u64,
+    /// Checkpoints that failed. Without a further one no space comes back and an open takes longer; the
+    /// next is tried when the log has gone on.
+    pub checkpoints_failed: u64,
+    /// What the disk said of the last one, if it failed.
+    pub checkpoint_failure: Option<std::io::ErrorKind>,
     /// Segments that were written again.
     pub segments_reused: u64,
     /// Bytes of entries that were moved out of segments that were nearly empty.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use common::*;
-use raft_core::{LogIndex, Term};
+use raft_core::{HardState, LogIndex, ReplicaId, Term, Tombstone};
 use raft_storage::{
     CrashPolicy, DiskOp, Ending, Fault, Flight, GroupWrite, LogError, LogWriter, MemDisk, Opened,
 };
@@ -290,4 +290,127 @@ fn the_directory_is_locked_until_the_last_flight_is_gone() {
     assert!(open_with(&disk, &options()).is_err(), "somebody may still write");
     drop(flight.land());
     assert!(open(&disk).groups.contains_key(&group(1)), "it was durable, whoever heard of it");
+}
+
+/// Entries of groups 2 to 14, which lie alone in segments that are to be emptied; the checkpoint that
+/// found them is made.
+fn log_to_be_emptied(disk: &MemDisk, model: &mut Model, in_pieces: bool) -> LogWriter<MemDisk> {
+    let Opened { mut writer, .. } = open_with(disk, &tiny()).unwrap();
+    let creates: Vec<_> = (1..=14).map(create).collect();
+    writer.commit(&creates).unwrap();
+    model.apply(&creates);
+    for round in 0..130 {
+        let mut batch = vec![append(1, round * 4 + 1, 4, 1)];
+        if round % 10 == 0 {
+            let id = 2 + (round / 10) as u32;
+            let mut write = append(id, 1, 3, 1);
+            model.apply(&[write.clone()]);
+            if in_pieces {
+                for entry in write.entries.clone() {
+                    let half = entry.payload.len() / 2;
+                    let halves = [entry.payload.slice(..half), entry.payload.slice(half..)];
+                    let mut pieces = Vec::new();
+                    for half in halves {
+                        pieces.push(writer.append_piece(group(id), &half).unwrap().1);
+                    }
+                    write.put_in_pieces(entry.index, &pieces);
+                }
+            }
+            writer.commit(&[write]).unwrap();
+        }
+        if round > 0 {
+            let mut compact = GroupWrite::new(group(1));
+            compact.compact = Some(compaction(round * 4, 1, 3));
+            batch.push(compact);
+        }
+        writer.commit(&batch).unwrap();
+        model.apply(&batch);
+    }
+    for _ in 0..10_000 {
+        if writer.stats().checkpoints > 0 {
+            break;
+        }
+        writer.tend(true).unwrap();
+    }
+    assert_eq!(writer.stats().checkpoints, 1);
+    writer
+}
+
+/// What a group loses something by.
+type Loss<'a> = (&'a str, &'a dyn Fn(u32) -> Vec<GroupWrite>);
+
+#[test]
+fn what_is_about_to_go_is_not_moved_behind_its_end() {
+    let compact = |id| {
+        let mut write = GroupWrite::new(group(id));
+        write.compact = Some(compaction(2, 1, 3));
+        vec![write]
+    };
+    let truncate = |id| {
+        let mut write = GroupWrite::new(group(id));
+        write.truncate_from = Some(LogIndex::new(2));
+        write.entries = vec![entry(2, 2, 40)];
+        vec![write]
+    };
+    let install = |id| {
+        let mut write = GroupWrite::new(group(id));
+        write.install = Some(snapshot(40, 2, 3));
+        vec![write]
+    };
+    let destroy = |id| {
+        let mut write = GroupWrite::new(group(id));
+        let replica = ReplicaId::new(1);
+        let hard_state = HardState::default();
+        write.destroy = Some(Tombstone { group: group(id), replica, hard_state });
+        vec![write]
+    };
+    let create_anew = |id| {
+        let mut writes = destroy(id);
+        writes.push(create_again(id, 2));
+        writes
+    };
+    let kinds: [Loss<'_>; 5] = [
+        ("compact", &compact),
+        ("truncate", &truncate),
+        ("install", &install),
+        ("destroy", &destroy),
+        ("create anew", &create_anew),
+    ];
+    for ((name, kind), in_pieces) in
+        kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)])
+    {
+        let (disk, mut model) = (new_disk(), Model::default());
+        let mut writer = log_to_be_emptied(&disk, &mut model, in_pieces);
+        if in_pieces {
+            // Of the first one a piece is moved, and the others are known.
+            writer.tend(true).unwrap();
+            assert!(writer.stats().bytes_moved > 0);
+        }
+        // All but one of them change; those in pieces all do, as one of them is moved at a time.
+        let first = if in_pieces { 2 } else { 3 };
+        for staged in (first..=14).map(kind) {
+            for write in staged {
+                model.apply(std::slice::from_ref(&write));
+                writer.stage(&arc(vec![write])).unwrap();
+            }
+        }
+        let before = writer.stats().bytes_moved;
+        let first = writer.depart(Ending::AtOnce).unwrap();
+        writer.tend(true).unwrap();
+        assert_eq!(writer.stats().bytes_moved > before, !in_pieces, "{name}: what stays is moved");
+        let second = writer.depart(Ending::AtOnce).unwrap();
+        writer.land(first.land()).unwrap();
+        writer.land(second.land()).unwrap();
+        model.is_read_by(&writer.reader());
+        for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll] {
+            let opened = open_with(&disk.crash(policy), &tiny());
+            let opened = opened.unwrap_or_else(|error| panic!("{name}, {policy:?}: {error:?}"));
+            assert_eq!(Model::of(&opened), model, "{name}, {policy:?}");
+        }
+        // And later nothing of them is forgotten.
+        for _ in 0..1_000 {
+            writer.tend(true).unwrap();
+        }
+        model.is_read_by(&writer.reader());
+    }
 }

@@ -479,3 +479,30 @@ fn a_segment_is_not_written_again_before_who_reads_from_it_is_done() {
     assert!(writer.stats().segments_reused > 50, "all but the one that was read came back");
     while writer.tend(true).unwrap() != Tending::Done {}
 }
+
+#[test]
+fn a_checkpoint_that_fails_is_told_of_until_one_succeeds() {
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &tiny()).unwrap();
+    let mut model = Model::default();
+    write(&mut opened, &mut model, &[create(1)]);
+    for round in 0..20 {
+        let batch = [append(1, round * 4 + 1, 4, 1)];
+        opened.writer.commit(&batch).unwrap();
+        model.apply(&batch);
+    }
+    disk.limit_bytes(Some(disk.bytes()));
+    let failed = || {
+        opened.writer.tend(true).unwrap();
+        opened.writer.stats()
+    };
+    let stats = std::iter::repeat_with(failed).take(100).find(|stats| stats.checkpoints_failed > 0);
+    let stats = stats.expect("a checkpoint has no room");
+    assert_eq!(stats.checkpoint_failure, Some(std::io::ErrorKind::StorageFull));
+    disk.limit_bytes(None);
+    for round in 20..200 {
+        write(&mut opened, &mut model, &[append(1, round * 4 + 1, 4, 1)]);
+    }
+    let stats = opened.writer.stats();
+    assert!(stats.checkpoints > 0 && stats.checkpoint_failure.is_none(), "{stats:?}");
+}

@@ -26,7 +26,7 @@ use raft_storage::LogStats;
 use raft_storage::{
     AppendInfo, Ending, Flight, GroupWrite, Landing, LogError, LogReader, LogStore, Lsn, Tending,
 };
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::clock::Clock;
 use super::flush::Flush;
@@ -113,6 +113,8 @@ pub(crate) struct LogWork {
     idle: bool,
     /// What housekeeping has said last.
     tending: Tending,
+    /// Why the last checkpoint could not be made, if so.
+    checkpoint_failure: Option<std::io::ErrorKind>,
 }
 
 /// An operation, or a part of one, that is to be written.
@@ -211,6 +213,7 @@ impl LogWork {
             pause: PAUSE_FIRST,
             idle: false,
             tending: Tending::Done,
+            checkpoint_failure: None,
         }
     }
 
@@ -645,8 +648,24 @@ impl LogWork {
             Counters::set(&counters.log_checkpoints, stats.checkpoints);
             Counters::set(&counters.log_segments_reused, stats.segments_reused);
             Counters::set(&counters.log_bytes_moved, stats.bytes_moved);
+            Counters::set(&counters.log_checkpoints_failed, stats.checkpoints_failed);
+            self.tell_of_checkpoints(stats.checkpoint_failure);
         }
         Ok(())
+    }
+
+    /// Says once that no checkpoint can be made, and once that one was.
+    fn tell_of_checkpoints(&mut self, failure: Option<std::io::ErrorKind>) {
+        match (self.checkpoint_failure, failure) {
+            (None, Some(why)) => warn!(
+                %why,
+                "no checkpoint of the log can be made: until one can, no space comes back and a start \
+                 takes longer"
+            ),
+            (Some(_), None) => info!("checkpoints of the log are made again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        self.checkpoint_failure = failure;
     }
 
     /// What housekeeping has done so far.

@@ -85,6 +85,17 @@ impl GroupWrite {
 }
 
 impl GroupWrite {
+    /// Whether something that the log holds of the group may be gone, or another, behind it.
+    pub(crate) fn takes_away(&self) -> bool {
+        self.create.is_some()
+            || self.drop_fetched
+            || !self.fetched.is_empty()
+            || self.install.is_some()
+            || self.truncate_from.is_some()
+            || self.compact.is_some()
+            || self.destroy.is_some()
+    }
+
     /// Which entries up to an index stay.
     pub(crate) fn live_upto(&self, last: LogIndex) -> LiveEntries {
         self.live.as_ref().map(|live| live.upto(last)).unwrap_or_default()

@@ -87,6 +87,16 @@ impl Moves {
         self.large.push_front(large);
     }
 
+    /// They cannot be moved yet.
+    pub(crate) fn put_off(&mut self, found: Vec<Found>) {
+        self.queue.extend(found);
+    }
+
+    /// It cannot be moved yet.
+    pub(crate) fn put_large_off(&mut self, large: LargeMove) {
+        self.large.push_back(large);
+    }
+
     /// Those of them that were not moved.
     pub(crate) fn put_back(&mut self, mut found: Found, moved: u64) {
         if moved < found.count {

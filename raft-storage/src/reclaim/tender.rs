@@ -44,6 +44,9 @@ pub(crate) struct Tender<D: Disk> {
     may_free: bool,
     /// The last attempt failed: the next one waits for the log to go on.
     failed_at: Option<Lsn>,
+    /// How many attempts failed, and why the last one did, if so.
+    pub(crate) failures: u64,
+    pub(crate) failure: Option<io::ErrorKind>,
 }
 
 /// Who makes checkpoints.
@@ -93,6 +96,8 @@ impl<D: Disk> Tender<D> {
             // What an open finds may be free already.
             may_free: true,
             failed_at: None,
+            failures: 0,
+            failure: None,
         })
     }
 
@@ -106,9 +111,16 @@ impl<D: Disk> Tender<D> {
         if cursor.seq == 0 || !self.is_due(cursor, idle) {
             return Progress::None;
         }
-        let order = self.order(cursor);
+        let order = match self.order(cursor) {
+            Ok(order) => order,
+            Err(error) => return self.ended(Err(error), cursor),
+        };
         match &mut self.maker {
-            Maker::Thread(worker) => worker.begin(order),
+            Maker::Thread(worker) => {
+                if let Err(error) = worker.begin(order) {
+                    return self.ended(Err(error), cursor);
+                }
+            }
             Maker::Here(capture) => match Capture::begin(&self.disk, self.store, order) {
                 Ok(begun) => *capture = Some(begun),
                 Err(error) => return self.ended(Err(error), cursor),
@@ -119,7 +131,7 @@ impl<D: Disk> Tender<D> {
 
     /// Makes a checkpoint and waits for it. All of the log is durable.
     pub(crate) fn make_now(&mut self, cursor: &Cursor) -> io::Result<()> {
-        let order = self.order(cursor);
+        let order = self.order(cursor)?;
         let mut capture = Capture::begin(&self.disk, self.store, order)?;
         while capture.step(&self.shared, ROWS_BYTES)? {}
         let made = capture.finish()?;
@@ -209,9 +221,18 @@ impl<D: Disk> Tender<D> {
         choose(segments, cursor.seq, self.segment_bytes, &self.moves.unreadable)
     }
 
-    fn order(&mut self, cursor: &Cursor) -> Order {
+    fn order(&mut self, cursor: &Cursor) -> io::Result<Order> {
         let index = self.shared.index.read();
-        debug_assert_eq!(index.end, cursor.end(), "the index holds the whole log");
+        if index.end != cursor.end() {
+            // It would be a checkpoint that holds less than it says.
+            debug_assert!(
+                false,
+                "the index ends at {:?}, the log at {:?}",
+                index.end,
+                cursor.end()
+            );
+            return Err(io::Error::other("the index does not hold the whole log"));
+        }
         let needed = index
             .segments
             .iter()
@@ -236,7 +257,7 @@ impl<D: Disk> Tender<D> {
             false => BTreeSet::new(),
         };
         self.name.number += 1;
-        Order { outline, file: self.kept.next_file(), victims }
+        Ok(Order { outline, file: self.kept.next_file(), victims })
     }
 
     fn ended(&mut self, made: io::Result<Option<Made>>, cursor: &Cursor) -> Progress {
@@ -248,12 +269,19 @@ impl<D: Disk> Tender<D> {
                     self.moves.begin(made.victims, made.found);
                 }
                 self.failed_at = None;
+                self.failure = None;
                 self.may_free = true;
                 Progress::Made { bytes: made.bytes }
             }
             // A log without a further checkpoint only grows; it is tried again later.
-            Ok(None) | Err(_) => {
+            Ok(None) => {
                 self.failed_at = Some(cursor.end());
+                Progress::None
+            }
+            Err(error) => {
+                self.failed_at = Some(cursor.end());
+                self.failures += 1;
+                self.failure = Some(error.kind());
                 Progress::None
             }
         }
@@ -288,9 +316,9 @@ impl Worker {
         Ok(Self { orders: Some(orders), done, is_busy: false, stops, thread: Some(thread) })
     }
 
-    fn begin(&mut self, order: Order) {
-        // A thread that is gone has panicked; the log then only grows.
+    fn begin(&mut self, order: Order) -> io::Result<()> {
         self.is_busy = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
+        if self.is_busy { Ok(()) } else { Err(is_gone()) }
     }
 
     /// What came of the order under way, if it has ended.
@@ -298,11 +326,16 @@ impl Worker {
         let ended = match self.done.try_recv() {
             Ok(ended) => ended,
             Err(TryRecvError::Empty) => return None,
-            Err(TryRecvError::Disconnected) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(is_gone()),
         };
         self.is_busy = false;
         Some(ended)
     }
+}
+
+/// The thread has panicked; the log then only grows.
+fn is_gone() -> io::Error {
+    io::Error::other("the thread that makes checkpoints is gone")
 }
 
 impl Drop for Worker {

@@ -232,6 +232,9 @@ impl Model {
                 group.entries.retain(|entry| entry.index > compaction.base.index);
                 group.base = compaction.base.clone();
             }
+            if write.destroy.is_some() {
+                self.groups.remove(&write.group);
+            }
         }
     }
 

@@ -5,9 +5,11 @@
 //! [`Tender`](crate::reclaim::tender::Tender), and what is to be moved by
 //! [`Moves`](crate::reclaim::moves::Moves).
 
+use std::collections::{HashSet, VecDeque};
+
 use raft_core::{GroupId, LogIndex, Term};
 
-use super::{Effect, LogWriter};
+use super::{Airborne, Effect, LogWriter};
 use crate::append::encode::Copies;
 use crate::checkpoint::capture::Found;
 use crate::disk::Disk;
@@ -76,9 +78,15 @@ impl<D: Disk> LogWriter<D> {
         let mut relocations = Vec::new();
         let bytes_max = self.tender.moves.piece_bytes;
         let mut bytes = 0;
+        let losing = losing(&self.air, &self.effects);
+        let mut later = Vec::new();
         while bytes < bytes_max
             && let Some(found) = self.tender.moves.next()
         {
+            if losing.contains(&found.slot) {
+                later.push(found);
+                continue;
+            }
             let Some(stretch) = self.stretch(found, bytes_max - bytes) else { continue };
             self.tender.moves.put_back(found, stretch.done);
             let Some((_, _, first)) = stretch.places.first() else { continue };
@@ -115,8 +123,9 @@ impl<D: Disk> LogWriter<D> {
             }
             bytes += stretch.bytes;
         }
+        self.tender.moves.put_off(later);
         if copies.is_empty() {
-            return self.move_large();
+            return self.move_large(&losing);
         }
         // Without room there is nothing to be gained by waiting for it here: the next checkpoint
         // names them again.
@@ -166,8 +175,12 @@ impl<D: Disk> LogWriter<D> {
 
     /// Moves a piece of an entry that is in pieces, or, after the last of them, the entry itself.
     /// `false`: nothing was moved.
-    fn move_large(&mut self) -> Result<bool, LogError> {
+    fn move_large(&mut self, losing: &HashSet<u32>) -> Result<bool, LogError> {
         let Some(mut large) = self.tender.moves.next_large() else { return Ok(false) };
+        if losing.contains(&large.slot) {
+            self.tender.moves.put_large_off(large);
+            return Ok(false);
+        }
         let key = (large.slot, large.index);
         let found = {
             let index = self.shared.index.read();
@@ -268,6 +281,8 @@ impl<D: Disk> LogWriter<D> {
         let mut stats = LogStats {
             end: self.cursor.end(),
             segments_unreadable: self.tender.moves.unreadable.len() as u64,
+            checkpoints_failed: self.tender.failures,
+            checkpoint_failure: self.tender.failure,
             ..self.done
         };
         for (_, segment) in index.segments.iter() {
@@ -294,6 +309,24 @@ impl<D: Disk> LogWriter<D> {
             }
         }
     }
+}
+
+/// The groups, by slot, that lose something or begin anew by what was staged and has not landed.
+///
+/// What is moved goes by what has landed, and its copies lie behind what has not: nothing of such a
+/// group may be moved, as the log would then hold a copy of what it says is gone.
+fn losing(air: &VecDeque<Airborne>, staged: &[Effect]) -> HashSet<u32> {
+    let mut groups = HashSet::new();
+    let effects = air.iter().flat_map(|flight| &flight.effects).chain(staged);
+    for effect in effects {
+        let Effect::Published(publication, writes) = effect else { continue };
+        for (admitted, write) in publication.admitted.iter().zip(writes.iter()) {
+            if write.takes_away() {
+                groups.insert(admitted.slot);
+            }
+        }
+    }
+    groups
 }
 
 /// Neighbours that are to be moved together.
