@@ -324,7 +324,6 @@ impl Membership {
                 last_replica = by;
                 named.push(by);
                 let standing = match standing {
-                    _ if crate::planted!(SuccessorVotesAtOnce) => standing,
                     Standing::Voter | Standing::Successor => Standing::Successor,
                     Standing::Learner => Standing::Learner,
                     Standing::Incoming | Standing::Outgoing | Standing::Demoting => {

@@ -68,7 +68,6 @@ pub enum Planted {
     LearnerCounts,
     BelievesItLeftByUncommitted,
     ExpelledByUncommitted,
-    SuccessorVotesAtOnce,
     SuccessorStaysLearner,
     UnprovenStays,
     // Transfer.
@@ -103,7 +102,6 @@ pub enum Planted {
     FenceWithUnprovenVote,
     MatchOutlivesDamage,
     DamageKeepsPromise,
-    FenceOfEarlierTrust,
     // Log.
     TruncationNotLogged,
     TornTailAccepted,

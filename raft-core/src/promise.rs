@@ -71,7 +71,7 @@ impl Group {
             && fence.term == self.hard_state.term
             && self.leader == Some(from)
             && self.fence.is_none()
-            && (fence.index >= self.fence_min || crate::planted!(FenceOfEarlierTrust))
+            && fence.index >= self.fence_min
         {
             self.fence = Some(fence.index);
         }

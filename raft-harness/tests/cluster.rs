@@ -399,6 +399,29 @@ fn snapshots_replace_the_log_for_restarts_and_for_peers_far_behind() -> anyhow::
     Ok(())
 }
 
+/// Its removal is committed, another leads, and nobody tells it: it asks for a leader, and learns that it
+/// is no member.
+#[test]
+fn a_replica_that_was_replaced_while_it_was_away_gives_its_place_up() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(3)?;
+    cluster.create_groups(1..=1)?;
+    for number in 0..20 {
+        cluster.propose(group(1), rare(number))?;
+    }
+    let two = NodeId::new(2);
+    cluster.stop(two);
+    cut_behind(&cluster, two, &rare(15))?;
+    let (replica, by) = (ReplicaId::new(2), ReplicaId::new(4));
+    let replace = vec![MemberChange::Replace { replica, by }];
+    cluster.at_leader(group(1), |host| host.change_members(group(1), replace.clone()).wait())?;
+    let before = cluster.leader(group(1))?.node();
+    let other = if before == NodeId::new(1) { NodeId::new(3) } else { NodeId::new(1) };
+    cluster.at_leader(group(1), |host| host.transfer_leadership(group(1), Some(other)).wait())?;
+    cluster.start(two)?;
+    common::until(|| voter_on(&cluster, 2, group(1)) == Some(by));
+    cluster.agree(group(1))
+}
+
 /// A command that no other bytes look like.
 fn rare(number: u64) -> Bytes {
     command(0x5eed_cafe_0000_0000 + number)

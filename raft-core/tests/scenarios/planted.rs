@@ -87,7 +87,6 @@ const NAMES: &[Planted] = &[
     Planted::JointNeverLeft,
     Planted::RemovedLeaderCountsItself,
     Planted::LearnerCounts,
-    Planted::SuccessorVotesAtOnce,
     Planted::SuccessorStaysLearner,
     Planted::UnprovenStays,
     // Transfer.
@@ -109,7 +108,6 @@ const NAMES: &[Planted] = &[
     Planted::FenceWithUnprovenVote,
     Planted::MatchOutlivesDamage,
     Planted::DamageKeepsPromise,
-    Planted::FenceOfEarlierTrust,
     Planted::TruncationNotLogged,
     Planted::OldIncarnationAccepted,
 ];
