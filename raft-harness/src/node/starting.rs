@@ -536,7 +536,7 @@ fn tell_damage(damage: &[Hole], groups: &BTreeMap<GroupId, RecoveredGroup>) {
 }
 
 /// A log that lost its end begins anew behind a snapshot that reaches further, durably.
-fn begin_behind(
+pub(crate) fn begin_behind(
     store: &mut dyn LogStore,
     group: GroupId,
     recovered: &mut RecoveredGroup,

@@ -153,6 +153,7 @@ marks! {
     SealedBatchDamaged = "damage hit the last batch of a log that had fallen idle",
     LogReadOvertook = "the log was read for a group before another that had asked earlier",
     DiskStallSeen = "a leader with a stalled disk gave up or was deposed",
+    DamageRepaired = "a damaged log was opened without what it had lost",
     DamageReported = "damage below a promise was reported",
     TruncationLostInCrash = "a truncation was lost in a crash and done again",
 

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::{
-    GroupId, GroupIncarnation, HardState, LogIndex, NodeId, PromiseRecord, ReplicaId, Term,
-    Tombstone,
+    GroupId, GroupIncarnation, HardState, LogIndex, NodeId, Promise, PromiseRecord, ReplicaId,
+    Term, Tombstone,
 };
 use raft_storage::{GroupWrite, RecoveredGroup};
 
@@ -75,6 +75,8 @@ pub(super) enum After {
     Process,
     /// The power went: of what was not synced, anything may be missing from some point on.
     Power,
+    /// The same, and what was durable was damaged and opened without what is lost.
+    Damage,
 }
 
 impl Account {
@@ -138,10 +140,11 @@ impl Account {
             }
             let possible = match after {
                 After::Process => &possible[possible.len() - 1..],
-                After::Power => &possible[..],
+                After::Power | After::Damage => &possible[..],
             };
             let found = found.get(&group).unwrap_or(&nothing);
-            if !possible.contains(found) {
+            let repaired = |before: &Memory| after == After::Damage && found.is_repaired_of(before);
+            if !possible.contains(found) && !possible.iter().any(repaired) {
                 let possible: Vec<_> = possible.iter().map(describe).collect();
                 let evidence = format!(
                     "node {} recovered {} after {after:?}, its log held {}",
@@ -153,12 +156,22 @@ impl Account {
             }
         }
         for (group, memory) in std::mem::replace(&mut self.durable, found) {
+            if after == After::Damage {
+                // It was counted on, and whoever forgets it says so.
+                self.let_go.extend(memory.here.clone().and_then(Held::named));
+            }
             let last = self.durable.get(&group).and_then(|found| found.gone);
             let last = last.map(|(life, gone)| (life, gone.replica));
             let held = memory.here.and_then(Held::named);
             self.let_go.extend(held.filter(|(of, _)| last == Some(*of)));
         }
         broken
+    }
+
+    /// A replica forgets what it holds, and goes on. That was counted on.
+    pub(super) fn forgets(&mut self, life: GroupId, replica: ReplicaId) {
+        let held = self.here(life, replica).cloned().and_then(Held::named);
+        self.let_go.extend(held);
     }
 
     /// Whether a replica that was let go of had this entry, or a snapshot of more.
@@ -225,10 +238,11 @@ impl Disks for Accounts {
     fn holds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
         let Some(account) = self.of(group, replica) else { return false };
         match account.shows(group, replica, index) {
-            Shown::Term(there) => there == term,
+            Shown::Term(there) if there == term => true,
             Shown::Compacted => true,
-            Shown::NoEntry => false,
-            Shown::NoReplica => account.had(group, replica, index, term),
+            Shown::Term(_) | Shown::NoEntry | Shown::NoReplica => {
+                account.had(group, replica, index, term)
+            }
         }
     }
 
@@ -236,6 +250,31 @@ impl Disks for Accounts {
         let state = self.of(group, replica)?.hard_state(group, replica);
         // A replica that was created and not yet written promises nothing either.
         Some(state.unwrap_or_default())
+    }
+}
+
+impl Memory {
+    /// Whether this may be left of a log that was damaged. Of entries that are lost the replica says
+    /// so; what it says to remember of term and vote is what it held.
+    fn is_repaired_of(&self, before: &Self) -> bool {
+        let (Some(here), Some(there)) = (&self.here, &before.here) else { return false };
+        let same = self.gone == before.gone
+            && (here.life, here.replica, here.hard_state)
+                == (there.life, there.replica, there.hard_state);
+        let last = |held: &Held| held.base.0.plus(held.terms.len() as u64);
+        let whole = || {
+            // What a snapshot covers may be forgotten beside it.
+            here.base.0 >= there.base.0
+                && last(here) == last(there)
+                && (here.base.0.get()..=last(here).get())
+                    .map(LogIndex::new)
+                    .all(|index| here.term(index) == there.term(index))
+        };
+        same && match here.promise.promise {
+            Promise::Kept | Promise::Lost => here.promise == there.promise && whole(),
+            Promise::Damaged => true,
+            Promise::Unproven => false,
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) enum Aim {
     Sealed(&'static str),
     /// In what was written last to a log that was sealed then.
     LastBatch,
+    /// In a segment that is not the newest.
+    Old,
 }
 
 /// How the names of segments end.
@@ -242,6 +244,7 @@ impl SimDisk {
             Aim::Open(start) => (start, false),
             Aim::Sealed(start) => (start, true),
             Aim::LastBatch => (SEGMENT, true),
+            Aim::Old => (SEGMENT, false),
         };
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -251,8 +254,15 @@ impl SimDisk {
             named.filter(|(_, file)| is_written(file)).map(|(name, _)| name.clone()).collect();
         // Of the segments the newest is the one whose damage is hardest to judge; what lies before the
         // checkpoint is not read at a start.
-        let is_newest = start == SEGMENT;
+        let is_newest = start == SEGMENT && aim != Aim::Old;
         let name = match is_newest {
+            false if aim == Aim::Old => {
+                let age = |name: &&String| sequence(&state.files[state.names[*name]].seen);
+                let newest = names.iter().max_by_key(age);
+                let older: Vec<&String> =
+                    names.iter().filter(|name| Some(*name) != newest).collect();
+                state.rng.pick(&older).copied()
+            }
             true => names.iter().max_by_key(|name| sequence(&state.files[state.names[*name]].seen)),
             false => state.rng.pick(&names),
         };

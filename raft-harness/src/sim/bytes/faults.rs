@@ -237,6 +237,11 @@ pub enum Fault {
         /// Which.
         node: Place,
     },
+    /// A bit flips in an older part of a node's log while it runs.
+    Rot {
+        /// Which.
+        node: Place,
+    },
     /// The machine of some leader leaves out an answer; whoever runs the node starts it again.
     Miscount,
     /// A node's disk is copied while it restarts, and later put back to the copy.
@@ -311,6 +316,7 @@ impl Fault {
             Self::SlowApply { .. } => "slow-apply",
             Self::Flip { .. } => "flip",
             Self::FlipIdle { .. } => "flip-idle",
+            Self::Rot { .. } => "rot",
             Self::Miscount => "miscount",
             Self::Wipe { .. } => "wipe",
             Self::PutBack { .. } => "put-back",
@@ -361,8 +367,9 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     let spare = |group: &GroupSpec| group.replicas.len() >= 3;
     if rng.chance(2, 5) && swarm.groups.iter().all(spare) && end > FIRST_US {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
-        let fault = match rng.below(8) {
+        let fault = match rng.below(10) {
             0 | 1 => Fault::Wipe { node },
+            8 | 9 => Fault::Rot { node },
             2 => Fault::Flip { node, file: SEGMENT },
             3 => Fault::PutBack { node },
             4..=6 => Fault::FlipIdle { node },

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use raft_core::{
-    Entry, EntryKind, Fault, GroupId, LogIndex, LogTime, Micros, NodeId, ReplicaId, RoleKind, Term,
+    Entry, EntryKind, Fault, GroupId, Incarnation, LogIndex, LogTime, Micros, NodeId, ReplicaId,
+    RoleKind, Term,
 };
 
 use super::accounts::{Account, Accounts, Buried, Shown};
@@ -52,6 +53,10 @@ pub(super) struct Bench {
     /// Wall clocks as they were, and the stamps that came of them.
     pub(super) timekeeper: Timekeeper,
     nodes: Vec<NodeId>,
+    /// Replicas that trust themselves: since which life, and what they may apply.
+    trusted: BTreeMap<(GroupId, ReplicaId), (Incarnation, LogIndex)>,
+    /// What replicas might apply before their logs were found damaged: that much may be on its way.
+    fallen: BTreeMap<(GroupId, ReplicaId), LogIndex>,
 }
 
 /// What each entry is, by life of a group, index and term.
@@ -89,6 +94,8 @@ impl Judge {
             failed: BTreeSet::new(),
             seen: Seen::new(),
             nodes: swarm.nodes.clone(),
+            trusted: BTreeMap::new(),
+            fallen: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(bench)))
     }
@@ -186,6 +193,7 @@ impl Bench {
         {
             self.checker.excuse_fault(life(replica), replica.core().replica());
         }
+        self.note_damage(place, replica);
         let (checker, accounts) = (&mut self.checker, &self.accounts);
         let timekeeper = &mut self.timekeeper;
         let mut log = Log::of(replica, &mut self.seen, |time| {
@@ -199,6 +207,26 @@ impl Bench {
             with_view(node, lease, replica, &log, |view| checker.observe(now, view, accounts));
         self.found.extend(judged.err());
         self.found.extend(audited(replica.core()).err());
+    }
+
+    /// A replica whose log is found damaged while it runs goes on as one that began anew.
+    fn note_damage(&mut self, place: Place, replica: Replica<'_>) {
+        let (life, status) = (life(replica), replica.core().status());
+        let key = (life, status.replica);
+        let is_damaged = status.promise.promise == raft_core::Promise::Damaged;
+        let before = self.trusted.get(&key).copied();
+        if is_damaged && let Some((incarnation, appliable)) = before {
+            self.trusted.remove(&key);
+            if incarnation == replica.core().incarnation() {
+                self.checker.forgets(life, status.replica);
+                self.accounts.nodes[place].forgets(life, status.replica);
+                self.fallen.insert(key, appliable);
+                self.sightings.hit(Mark::DamagedWhileRunning);
+            }
+        } else if !is_damaged {
+            let now = (replica.core().incarnation(), status.appliable_index);
+            self.trusted.insert(key, now);
+        }
     }
 
     /// Everything is looked at from end to end.
@@ -295,6 +323,9 @@ impl Bench {
 
     /// A state machine takes an entry.
     pub(super) fn applied(&mut self, group: GroupId, replica: ReplicaId, entry: &Entry) {
+        if self.fallen.get(&(group, replica)).is_some_and(|before| entry.index <= *before) {
+            return;
+        }
         let judged = self.checker.applied(group, replica, entry.index, entry.term, hash_of(entry));
         self.found.extend(judged.err());
     }

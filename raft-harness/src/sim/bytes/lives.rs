@@ -4,19 +4,25 @@ use super::accounts::After;
 use super::faults::Power;
 use super::incarnations::{group_of, incarnation_of, life_of};
 use super::network::{Machine, Place};
-use super::process::{Birth, CLUSTER, LogState, Process, Stillborn};
+use super::process::{Birth, Born, CLUSTER, LogState, Process, Stillborn};
 use super::world::{Event, Phase, Standing, World};
 use crate::group_spec::GroupSpec;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
-use raft_core::{GroupId, ReplicaId};
+use raft_core::{GroupId, Promise, ReplicaId};
 use raft_storage::{
-    Disk, InitError, InitOptions, Lsn, OpenError, StoreId, init_on, is_out_of_descriptors,
-    is_out_of_room,
+    Disk, InitError, InitOptions, Lsn, OpenError, RecoveredGroup, StoreId, init_on,
+    is_out_of_descriptors, is_out_of_room,
 };
 
 /// How long whoever starts nodes waits before trying again.
 const RETRY_US: u64 = 500_000;
+
+/// Whether a replica that was opened without what its log had lost is one to be replaced, or is gone.
+fn has_forgotten(born: &Born) -> bool {
+    let unproven = |group: &RecoveredGroup| group.promise.promise == Promise::Unproven;
+    born.report.creations_lost || born.recovered.values().any(unproven)
+}
 
 impl World {
     pub(super) fn plan_restart(&mut self, place: Place, in_us: u64) {
@@ -93,6 +99,22 @@ impl World {
                     self.sightings.hit(Mark::TornTail);
                     self.absorb(torn.lsn.get());
                 }
+                let is_damaged = !report.damage.is_empty();
+                if is_damaged && has_forgotten(&born) {
+                    // Nobody here replaces a replica in place, or founds a group that the log may have
+                    // forgotten: the node stays away as one that refuses to start.
+                    self.sightings.hit(Mark::DamageReported);
+                    self.note(Some(place), || "forgot a vote or a group".to_owned());
+                    self.nodes[place].disk.process_died();
+                    self.nodes[place].snapshots.process_died();
+                    self.nodes[place].standing = Standing::Out;
+                    return;
+                }
+                if is_damaged {
+                    self.sightings.hit(Mark::DamageRepaired);
+                    self.nodes[place].after = After::Damage;
+                    self.nodes[place].log_end = None;
+                }
                 let judge = self.judge_of(place);
                 let node = &mut self.nodes[place];
                 let after = std::mem::replace(&mut node.after, After::Process);
@@ -126,7 +148,9 @@ impl World {
                 if node.standing == Standing::Damaged {
                     // Whatever was hit holds nothing.
                     node.standing = Standing::Member;
-                    self.mark("damage-harmless");
+                    if !is_damaged {
+                        self.mark("damage-harmless");
+                    }
                 }
                 self.absorb(born.report.end_lsn.get());
                 // What a stranger holds is not what it promised, and nobody believes it.

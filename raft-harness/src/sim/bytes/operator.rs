@@ -578,6 +578,7 @@ impl World {
                     | Fault::PutBack { .. }
                     | Fault::Flip { .. }
                     | Fault::FlipIdle { .. }
+                    | Fault::Rot { .. }
             )
         };
         let loses = self.faults.iter().any(|planned| is_for_good(&planned.fault));

@@ -38,8 +38,8 @@ use crate::engine::{
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
-    LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_life, registry,
-    shard_of,
+    LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_behind, begin_life,
+    registry, shard_of,
 };
 use crate::persistence::Persistence;
 use crate::request::Request;
@@ -47,7 +47,7 @@ use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
 use crate::sim::violation::{Check, Violation};
 use crate::snapshot::Restored;
-use crate::snapshot::desk::newest_fit;
+use crate::snapshot::desk::{newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 
 /// The name all clusters here have.
@@ -227,7 +227,8 @@ impl Process {
         let words = birth.words;
         let node = swarm.nodes[place];
         let expected = Expected { cluster: Some(CLUSTER.to_owned()), node: Some(node) };
-        let opened = Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
+        let mut opened =
+            Log::open_on(disk.clone(), &expected, &swarm.log).map_err(Stillborn::Log)?;
         let known = KnownStores::load(disk.clone()).map_err(Stillborn::Directory)?;
         let life = u128::from(seed) << 64 | u128::from(mix(seed));
         let past = begin_life(disk, opened.incarnation, life).map_err(Stillborn::Directory)?;
@@ -267,11 +268,21 @@ impl Process {
             log: opened.reader.clone(),
         };
         let mut begun = Vec::with_capacity(specs.len());
-        for (spec, recovered) in specs {
-            let restored = match &recovered {
-                Some(log) => newest_fit(&shelf, log, &spec, &making.maker(&spec)),
+        for (spec, mut recovered) in specs {
+            let maker = making.maker(&spec);
+            let mut restored = match &recovered {
+                Some(log) => newest_fit(&shelf, log, &spec, &maker),
                 None => None,
             };
+            if let Some(log) =
+                recovered.as_mut().filter(|log| log.promise.promise != raft_core::Promise::Kept)
+                && let Some(newer) = newest_beyond(&shelf, log, &spec, &maker)
+            {
+                let begun = begin_behind(&mut opened.writer, spec.group, log, &newer);
+                begun.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
+                opened.groups.insert(spec.group, log.clone());
+                restored = Some(newer);
+            }
             begun.push((spec, recovered, restored));
         }
 

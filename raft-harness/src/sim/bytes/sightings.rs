@@ -121,6 +121,8 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::LogOverloaded
             | Mark::LogReadOvertook
             | Mark::SealedBatchDamaged
+            | Mark::DamageRepaired
+            | Mark::DamagedWhileRunning
             | Mark::DamageReported
             | Mark::LeaderCrashed
             | Mark::CrashBeforePersist

@@ -155,6 +155,7 @@ impl Swarm {
         let mut large = streams.stream("large-entries", &[]);
         let mut links = streams.stream("slow-links", &[]);
         let mut commits = streams.stream("log-commits", &[]);
+        let mut damage = streams.stream("damaged-logs", &[]);
         let pace = *links.pick(&[96, 128, 256]).expect("a list");
         // Probes of a static partition have little time, and large values cross in seconds.
         let may_be_slow =
@@ -205,7 +206,10 @@ impl Swarm {
                 frame_bytes_max: *rng.pick(&[4 << 10, 8 << 10, 4 << 20, 4 << 20]).expect("a list"),
                 preparation: Preparation::OnDemand,
                 checkpoint_bytes: 0,
-                on_damage: OnDamage::Refuse,
+                on_damage: match damage.chance(3, 4) {
+                    true => OnDamage::Repair,
+                    false => OnDamage::Refuse,
+                },
                 large: Large {
                     entry_bytes_min: *large.pick(&[4 << 10, 8 << 10, 256 << 10]).expect("a list"),
                     // A block or two each, so that pieces take little more than what is in them.

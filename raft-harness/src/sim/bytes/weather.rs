@@ -199,6 +199,15 @@ impl World {
                 let leads = leaders.iter().find(|(of, _)| *of == group);
                 leads.is_some_and(|(_, place)| self.flood(*place, group, count, bytes))
             }
+            Fault::Rot { node } => {
+                // A machine that cannot read what its snapshot left in the log is out of use, for good.
+                let runs = self.nodes[node].is_member()
+                    && self.nodes[node].process.is_some()
+                    && !self.swarm.keeps_entries;
+                let flipped = if runs { self.nodes[node].disk.flip(Aim::Old) } else { None };
+                self.note(Some(node), || format!("flipped {flipped:?} beneath it"));
+                flipped.is_some()
+            }
             Fault::FlipIdle { node } => {
                 let runs = self.nodes[node].is_member() && self.nodes[node].process.is_some();
                 self.nodes[node].flips_when_idle = runs.then_some(lasts);
@@ -471,6 +480,7 @@ impl World {
             | Fault::SyncFails { .. }
             | Fault::Flip { .. }
             | Fault::FlipIdle { .. }
+            | Fault::Rot { .. }
             | Fault::CutLeader { .. }
             | Fault::CutFollower { .. }
             | Fault::CrashLeader { .. }
