@@ -315,7 +315,7 @@ impl PeerRegistry {
             return Err(HelloRefusal::WrongNode { ours: welcome.node, theirs: peer });
         }
         let life = welcome.peer_life();
-        let is_news = {
+        {
             let mut peers = self.shared.peers.lock();
             let known = peers
                 .get_mut(&peer)
@@ -330,10 +330,10 @@ impl PeerRegistry {
             }
             known.meet(life);
             known.shards = Some(welcome.shards);
-            known.answered.replace(life) != Some(life)
-        };
-        if is_news {
-            (self.shared.on_met)(peer, life);
+            if known.answered.replace(life) != Some(life) {
+                // Under the lock: of two lives that answer one after the other, the later is told last.
+                (self.shared.on_met)(peer, life);
+            }
         }
         self.changed();
         Ok(())

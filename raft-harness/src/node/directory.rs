@@ -1,7 +1,8 @@
 //! Who leads which group, as this node last heard: shared by all threads, cheap to ask.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use parking_lot::RwLock;
 use raft_core::{GroupId, NodeId};
@@ -29,7 +30,7 @@ impl Directory {
     /// The group exists here.
     pub(crate) fn add(&self, group: GroupId) {
         self.leaders.write().entry(group).or_insert_with(|| AtomicU64::new(NOBODY));
-        self.version.fetch_add(1, Relaxed);
+        self.version.fetch_add(1, Release);
     }
 
     /// Only the shard that owns the group calls this for it, so its changes come in order.
@@ -48,7 +49,7 @@ impl Directory {
         if number == self.node.get() {
             self.led.fetch_add(1, Relaxed);
         }
-        self.version.fetch_add(1, Relaxed);
+        self.version.fetch_add(1, Release);
     }
 
     pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
@@ -73,7 +74,8 @@ impl Directory {
 
     /// Another number than before means that some leader may be another one.
     pub(crate) fn version(&self) -> u64 {
-        self.version.load(Relaxed)
+        // Who has seen the number sees what changed before it.
+        self.version.load(Acquire)
     }
 }
 

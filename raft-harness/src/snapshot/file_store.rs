@@ -13,6 +13,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -23,6 +25,8 @@ use super::store::{SnapshotBytes, SnapshotName, SnapshotPart, SnapshotStore};
 #[derive(Clone, Debug)]
 pub struct FileStore {
     dir: PathBuf,
+    /// The directory exists, and its own name is durable.
+    is_named: Arc<AtomicBool>,
     /// What is being fetched, or was.
     fetched: Arc<Mutex<BTreeMap<SnapshotName, SnapshotBytes>>>,
 }
@@ -41,6 +45,12 @@ impl FileStore {
     /// # Errors
     /// Whatever the file system says.
     pub fn open(dir: &Path) -> io::Result<Self> {
+        // A process that was killed may have left names that a power cut would still take, and who
+        // finds one here builds on it.
+        let exists = dir.exists();
+        if exists {
+            sync_names(dir)?;
+        }
         let mut fetched = BTreeMap::new();
         for path in files(dir)? {
             let is = |wanted| path.extension().is_some_and(|extension| extension == wanted);
@@ -55,7 +65,8 @@ impl FileStore {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), fetched: Arc::new(Mutex::new(fetched)) })
+        let fetched = Arc::new(Mutex::new(fetched));
+        Ok(Self { dir: dir.to_owned(), is_named: Arc::new(AtomicBool::new(exists)), fetched })
     }
 
     fn path(&self, name: SnapshotName) -> PathBuf {
@@ -67,13 +78,23 @@ impl FileStore {
     }
 
     fn make_dir(&self) -> io::Result<()> {
-        if !self.dir.exists() {
+        // If a step fails all of them are made again.
+        if !self.is_named.load(Relaxed) {
             fs::create_dir_all(&self.dir)?;
-            if let Some(parent) = self.dir.parent() {
-                File::open(parent)?.sync_all()?;
-            }
+            sync_names(&self.dir)?;
+            self.is_named.store(true, Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Makes the names in a directory durable, and its own.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()?;
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -318,6 +318,8 @@ impl<D: Disk> Shared<D> {
 
     /// Memory may hold what was there before a direct write, and the disk what was written.
     fn drop_cache(&self, segment: u32) {
+        // One that is removed meanwhile must not be opened: its slot may be another segment's next.
+        let Some(_pin) = self.index.read().segments.pin(segment) else { return };
         if let Ok(file) = self.files.get(segment) {
             let _ = file.drop_cache();
         }

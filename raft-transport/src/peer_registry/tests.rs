@@ -242,3 +242,34 @@ fn a_directory_put_back_to_before_a_life_that_answered_is_refused_whoever_greets
         assert!(!registry.has_answered(&put_back));
     }
 }
+
+/// Two lanes hear two lives of a peer, one after the other: whoever remembers them must not be told the
+/// earlier one last, or after a restart it would be taken back.
+#[test]
+fn of_two_lives_that_answer_the_later_is_told_last() {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (entered, has_entered) = channel();
+    let (later, later_is_told) = channel();
+    let later_is_told = Mutex::new(later_is_told);
+    let teller = Arc::clone(&told);
+    let on_met = move |_, life: PeerLife| {
+        if life.incarnation == Incarnation::new(7) {
+            entered.send(()).unwrap();
+            // In the time that the other needs, if nothing keeps it from overtaking.
+            let _ = later_is_told.lock().recv_timeout(Duration::from_millis(200));
+        }
+        teller.lock().push(life.incarnation.get());
+        let _ = later.send(());
+    };
+    let registry = PeerRegistry::new(identity(2), on_met);
+    registry.set_peer(PEER, "");
+    std::thread::scope(|scope| {
+        scope.spawn(|| registry.check_welcome(PEER, &welcome(&hello(7, 1))).unwrap());
+        has_entered.recv().unwrap();
+        registry.check_welcome(PEER, &welcome(&hello(8, 1))).unwrap();
+    });
+    assert_eq!(*told.lock(), [7, 8]);
+}

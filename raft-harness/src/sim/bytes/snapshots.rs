@@ -50,6 +50,8 @@ impl SimStore {
         for name in disk.list()?.iter().filter(|name| name.ends_with(TEMPORARY)) {
             disk.remove(name)?;
         }
+        // Names that a process left which was killed before it synced them.
+        disk.sync_dir()?;
         Ok(Self { disk })
     }
 }
