@@ -43,7 +43,7 @@ pub use append::write::{
 };
 pub use append::writer::LogWriter;
 #[cfg(unix)]
-pub use certificate::{BootCertificate, CertificateError};
+pub use certificate::{BootCertificate, BootWord, CertificateError};
 #[cfg(unix)]
 pub use disk::file_disk::{FileDisk, LogFile};
 pub use disk::mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};
