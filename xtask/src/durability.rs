@@ -16,6 +16,7 @@ use crate::nodes::{cluster, load, resp, running};
 
 mod cut_tails;
 mod kill9;
+mod memfirst;
 mod powercut;
 mod strace;
 
@@ -26,7 +27,7 @@ mod trace;
 /// Power cuts of a whole site, unless told otherwise.
 const ROUNDS: u32 = 20;
 
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     Check {
         name: "strace",
         about: "no acknowledgement leaves before the sync that covers it",
@@ -39,6 +40,11 @@ const CHECKS: [Check; 4] = [
         run: cut_tails::run,
     },
     Check { name: "kill9", about: "SIGKILL loses nothing acknowledged", run: kill9::run },
+    Check {
+        name: "memfirst",
+        about: "SIGKILL of all nodes loses nothing acknowledged that was only written",
+        run: memfirst::run,
+    },
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {

@@ -22,6 +22,7 @@ mod hang;
 mod hung_disks;
 mod identity;
 mod links;
+mod memfirst;
 mod newcomer;
 mod output;
 mod settings;
@@ -65,6 +66,11 @@ const CHECKS: &[Check] = &[
         name: "identity",
         about: "directories that were rolled back, copied or damaged",
         run: identity::run,
+    },
+    Check {
+        name: "memfirst",
+        about: "groups that count what is written: killed, and after lost power",
+        run: memfirst::run,
     },
     Check {
         name: "clock",

@@ -28,7 +28,8 @@ cargo xtask <command>
   durability [--only a,b] [--rounds N] [--raftd <binary>]
       Shows from outside that acknowledged means on disk: strace (order of system calls),
       powercut (as root; N cuts of a whole site, default 20, and a quarter as many of one
-      node and of two), cut-tails (the demo can fail), kill9. Builds raftd in release unless given one.
+      node and of two), cut-tails (the demo can fail), kill9, memfirst (25 N kills of all nodes).
+      Builds raftd in release unless given one.
 
   field [--only a,b] [--raftd <binary>]
       What was once found broken from outside, tried again on real nodes: outputs that fail,

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod load;
+pub(crate) mod memfirst;
 pub(crate) mod relay;
 pub(crate) mod resp;
 pub(crate) mod running;
