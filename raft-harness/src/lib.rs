@@ -55,6 +55,8 @@ mod complaint;
 mod counters;
 mod engine;
 mod group_spec;
+#[cfg(any(feature = "raftd", feature = "sim"))]
+mod loss;
 mod node;
 mod node_status;
 mod persistence;
