@@ -407,7 +407,9 @@ impl Group {
                 let written = self.quorum_index(leader, Mark::Written);
                 // Term starts and memberships wait for the disks, and hold back what follows.
                 match leader.durable_only.first() {
-                    Some(first) if *first <= written => {
+                    Some(first)
+                        if *first <= written && !crate::planted!(TermStartCountsWritten) =>
+                    {
                         let durable = self.quorum_index(leader, Mark::Durable);
                         let open = leader.durable_only.iter().find(|at| **at > durable);
                         open.map_or(written, |at| written.min(at.prev()))

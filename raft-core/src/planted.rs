@@ -102,6 +102,13 @@ pub enum Planted {
     FenceWithUnprovenVote,
     MatchOutlivesDamage,
     DamageKeepsPromise,
+    BootNotCompared,
+    UncleanEndTrusted,
+    WrittenTakenForDurable,
+    FlushForgotten,
+    TermStartCountsWritten,
+    FewestGoOn,
+    SnapshotBeyondQuorum,
     // Log.
     TruncationNotLogged,
     TornTailAccepted,

@@ -136,6 +136,7 @@ impl ShardEngine {
         spec.strategy == Some(Strategy::MemFirst)
             && self.options.log_ended == LogEnded::Unclear
             && recovered.promise.promise == Promise::Kept
+            && !raft_core::planted!(UncleanEndTrusted)
     }
 
     /// That promises may be lost goes into the log before anything else of the group: after an

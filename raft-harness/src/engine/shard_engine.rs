@@ -88,7 +88,7 @@ pub(crate) enum LogEnded {
 
 impl LogEnded {
     /// Whether it is certain that nothing is missing.
-    #[cfg(feature = "raftd")]
+    #[cfg(any(feature = "raftd", feature = "sim"))]
     pub(crate) fn is_whole(self) -> bool {
         self == Self::Whole
     }

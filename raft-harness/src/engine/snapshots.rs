@@ -212,7 +212,8 @@ impl ShardEngine {
     pub(super) fn release_snapshot(&mut self, at: u32, out: &mut TurnOutput) {
         let slot = &mut self.slots[at as usize];
         let safe = slot.core.quorum_durable_index();
-        let held = slot.snapshots.held.take_if(|held| held.0.index <= safe);
+        let may_go = |index| index <= safe || raft_core::planted!(SnapshotBeyondQuorum);
+        let held = slot.snapshots.held.take_if(|held| may_go(held.0.index));
         let Some((meta, state)) = held.map(|held| *held) else { return };
         let MachineState { pieces, live, live_bytes } = state;
         let name = SnapshotName {

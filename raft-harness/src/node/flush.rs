@@ -54,6 +54,7 @@ impl Flush {
         self.early.push((shard, ticket));
         match policy {
             FlushPolicy::Immediate => self.demand(now),
+            FlushPolicy::Batch { .. } if raft_core::planted!(FlushForgotten) => {}
             FlushPolicy::Batch { threshold, interval } => {
                 let due = now.after(interval);
                 self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));

@@ -115,6 +115,9 @@ pub(crate) struct LogWork {
     tending: Tending,
     /// Why the last checkpoint could not be made, if so.
     checkpoint_failure: Option<std::io::ErrorKind>,
+    /// What was written ahead of its sync, for whoever keeps an account of it.
+    #[cfg(feature = "sim")]
+    ahead: Option<Vec<GroupWrite>>,
 }
 
 /// An operation, or a part of one, that is to be written.
@@ -214,7 +217,22 @@ impl LogWork {
             idle: false,
             tending: Tending::Done,
             checkpoint_failure: None,
+            #[cfg(feature = "sim")]
+            ahead: None,
         }
+    }
+
+    /// Remembers what it writes ahead of its sync, until that is asked for.
+    #[cfg(feature = "sim")]
+    pub(crate) fn accounted(mut self) -> Self {
+        self.ahead = Some(Vec::new());
+        self
+    }
+
+    /// What was written ahead of its sync since this was last asked.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_ahead(&mut self) -> Vec<GroupWrite> {
+        self.ahead.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Who answers for what is told of before it is on disk. Nobody, unless this says otherwise.
@@ -372,6 +390,10 @@ impl LogWork {
                 self.flush.wrote(info.bytes);
                 self.end = info.end_lsn;
                 self.written.wrote(info);
+                #[cfg(feature = "sim")]
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.extend(writes.iter().cloned());
+                }
                 for (write, (cost, done)) in writes.iter().zip(rest) {
                     self.written.cost += cost;
                     let Some(done) = done else { continue };
@@ -611,9 +633,14 @@ impl LogWork {
             tickets[shard].push(ticket);
         }
         for (shard, tickets) in shards.iter().zip(tickets) {
-            if !tickets.is_empty() {
-                let _ = shard.push(ShardInput::Engine(EngineInput::Written(tickets)));
+            if tickets.is_empty() {
+                continue;
             }
+            let told = match raft_core::planted!(WrittenTakenForDurable) {
+                true => EngineInput::Persisted(tickets),
+                false => EngineInput::Written(tickets),
+            };
+            let _ = shard.push(ShardInput::Engine(told));
         }
     }
 

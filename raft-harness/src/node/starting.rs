@@ -16,8 +16,8 @@ use raft_core::{
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_storage::{
-    BootCertificate, FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, Opened,
-    RecoveredGroup,
+    BootCertificate, FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, Lsn, OnDamage,
+    Opened, RecoveredGroup, RecoveryReport,
 };
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
@@ -567,13 +567,23 @@ pub(crate) fn begin_behind(
 /// certificate.
 #[cfg(unix)]
 pub(crate) fn log_ended(certificates: Option<&Path>, opened: &Opened<FileDisk>) -> LogEnded {
-    let report = &opened.report;
+    let store = opened.identity.store;
+    let is_covered = |dir, lives, end| BootCertificate::covers(dir, store, lives, end);
+    let covers = |lives, end| certificates.is_some_and(|dir| is_covered(dir, lives, end));
+    log_ended_by(&opened.report, opened.incarnation, covers)
+}
+
+/// The same, for whoever keeps certificates elsewhere. `is_covered`: whether one speaks for the log of
+/// these lives up to there.
+pub(crate) fn log_ended_by(
+    report: &RecoveryReport,
+    incarnation: Incarnation,
+    is_covered: impl FnOnce((Incarnation, Incarnation), Lsn) -> bool,
+) -> LogEnded {
     // The life before this one; there is none before the first.
-    let last = Incarnation::new(opened.incarnation.get().saturating_sub(1));
+    let last = Incarnation::new(incarnation.get().saturating_sub(1));
     let lives = (report.newest_incarnation, last);
-    let is_covered =
-        |dir| BootCertificate::covers(dir, opened.identity.store, lives, report.end_lsn);
-    match report.clean || certificates.is_some_and(is_covered) {
+    match report.clean || is_covered(lives, report.end_lsn) {
         true => LogEnded::Whole,
         false => LogEnded::Unclear,
     }

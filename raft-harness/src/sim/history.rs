@@ -4,6 +4,8 @@
 //! recorded as well as the time: two events of one virtual instant still have an order, and a
 //! checker that took them for concurrent would believe too much.
 
+use std::collections::BTreeSet;
+
 use raft_core::{GroupId, LogIndex, Micros};
 
 use super::rng::mix;
@@ -210,6 +212,8 @@ pub struct Operation {
 pub struct History {
     operations: Vec<Operation>,
     events: u64,
+    /// Groups of which nothing is judged.
+    silenced: BTreeSet<GroupId>,
 }
 
 impl History {
@@ -278,14 +282,26 @@ impl History {
         self.events
     }
 
+    /// Nothing of this group is judged: some of what was answered is lost, and somebody has accepted that.
+    pub fn silence(&mut self, group: GroupId) {
+        self.silenced.insert(group);
+    }
+
+    /// Whether nothing of a group is judged.
+    pub fn is_silenced(&self, group: GroupId) -> bool {
+        self.silenced.contains(&group)
+    }
+
     /// The operation of this name.
     pub fn find(&self, id: OpId) -> Option<&Operation> {
         self.operations.get(id.0 as usize)
     }
 
-    /// All operations with their names, in the order in which they began.
+    /// All operations that are judged, with their names, in the order in which they began.
     pub fn iter(&self) -> impl Iterator<Item = (OpId, &Operation)> {
-        self.operations.iter().enumerate().map(|(at, operation)| (OpId(at as u64), operation))
+        let all = self.operations.iter().enumerate();
+        let judged = all.filter(|(_, operation)| !self.is_silenced(operation.group));
+        judged.map(|(at, operation)| (OpId(at as u64), operation))
     }
 
     /// How many operations there are.

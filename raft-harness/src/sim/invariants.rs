@@ -307,6 +307,49 @@ impl Checker {
         }
     }
 
+    /// Somebody has accepted that a group goes on with what the log of `best` has on disk, and with
+    /// nothing else. All its replicas are down. Says up to where that is what was committed, and how many
+    /// entries beyond it were.
+    ///
+    /// # Errors
+    /// If any replica has more of it on disk.
+    pub fn accepted_loss(
+        &mut self,
+        group: GroupId,
+        best: ReplicaId,
+        disks: &dyn Disks,
+    ) -> Result<(LogIndex, u64), Violation> {
+        let Some(Group { record, replicas }) = self.groups.get_mut(&group) else {
+            return Err(unknown_replica(group, best));
+        };
+        let committed = record.commits.last();
+        let has = |replica, index| {
+            let term = record.commits.term(index).unwrap_or(Term::ZERO);
+            index == LogIndex::ZERO || disks.is_on_disk(group, replica, index, term)
+        };
+        let mut kept = committed;
+        while !has(best, kept) {
+            kept = kept.prev();
+        }
+        if let Some((id, _)) =
+            replicas.iter().find(|(id, _)| kept < committed && has(*id, kept.next()))
+        {
+            return Err(record.fail(
+                Check::AcknowledgedLost,
+                format!(
+                    "{:?} is given up although it was committed and {id:?} has it on disk",
+                    kept.next()
+                ),
+            ));
+        }
+        record.give_up(kept);
+        for (_, replica) in replicas {
+            replica.promised.let_go();
+            replica.applied = None;
+        }
+        Ok((kept, committed.since(kept)))
+    }
+
     /// A client was told that its write is committed at this index in this term (G11).
     ///
     /// # Errors
@@ -370,7 +413,7 @@ impl Group {
             }
             replica.disk = DiskHistory::Own;
             if let Some((index, term)) = replica.promised.forget(&record.commits)
-                && !step.disks.holds(step.view.group, *id, index, term)
+                && !step.disks.finds(step.view.group, *id, index, term)
             {
                 return Err(record.fail(
                     Check::PromiseLost,

@@ -157,6 +157,12 @@ marks! {
     DamageReported = "damage below a promise was reported",
     TruncationLostInCrash = "a truncation was lost in a crash and done again",
 
+    SyncOfBoth = "one sync made entries of groups of both strategies durable",
+    KillVouchedFor = "a process was killed with entries that were counted and not on disk, and its word stood",
+    LossAccepted = "somebody accepted that a group had lost what a quorum had forgotten",
+    CommittedLost = "entries were lost that had been committed, by accepting it",
+    PowerTookCounted = "a machine lost power with entries that were counted and not on disk",
+
     // Crashes.
     LeaderCrashed = "a leader crashed",
     CrashBeforePersist = "a node crashed with a persist operation in flight",
@@ -238,6 +244,11 @@ impl Mark {
                 | Self::EntryFetched
                 | Self::LogHeld
                 | Self::LogHeldTooLong
+                | Self::SyncOfBoth
+                | Self::KillVouchedFor
+                | Self::PowerTookCounted
+                | Self::LossAccepted
+                | Self::CommittedLost
         )
     }
 

@@ -136,6 +136,17 @@ pub trait Disks {
     /// mode counts.
     fn holds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool;
 
+    /// The same, without what it held once and has lost with its machine's memory. That may still be
+    /// counted by whoever was told of it.
+    fn finds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        self.holds(group, replica, index, term)
+    }
+
+    /// Whether it would find the entry after its machine has lost power, however its group counts.
+    fn is_on_disk(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        self.holds(group, replica, index, term)
+    }
+
     /// The term and vote this replica would find after a crash at this moment; `None` if the
     /// profile cannot tell, and then only a real restart will.
     fn hard_state(&self, group: GroupId, replica: ReplicaId) -> Option<HardState>;

@@ -131,6 +131,9 @@ checks! {
     StateMachineSafety = "G4-state-machine-safety",
     /// What is reported committed lies on the disks of a quorum.
     DurableQuorum = "G5-durable-quorum",
+    /// Memberships and the first entry of a term are on the disks of a quorum before they are reported
+    /// committed, however their group counts.
+    OnDisk = "C3-on-disk",
     /// What was committed stays what it was.
     CommittedForever = "G6-committed-forever",
     /// Quorums of configurations that can be in use together intersect.

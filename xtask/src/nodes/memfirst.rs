@@ -25,7 +25,7 @@ const ROUND: Duration = Duration::from_millis(250);
 /// Longest a cluster may take until it serves after a kill of all nodes.
 const SERVE_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
-/// So long entries may wait for their sync: nearly half of what a leader takes for a disk that hangs.
+/// So long entries may wait for their sync: longer than a round.
 const FLUSH_MS: u64 = 400;
 
 /// A directory in memory that goes with this value.

@@ -4,6 +4,10 @@
 //! disk has left nothing pending: the log's own word is not asked. What a node recovers must be
 //! what the account says; and what a replica promises on the wire is compared with it by the
 //! [`Checker`](crate::sim::invariants::Checker).
+//!
+//! What is written ahead of its sync is known to be in the page cache: a process that is killed loses
+//! nothing of it, and groups that count what is written may count it. What goes with a flight is known
+//! to be there when the flight has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +20,7 @@ use raft_storage::{GroupWrite, RecoveredGroup};
 use super::incarnations::{group_of, life_in, life_of};
 use super::network::Place;
 use crate::group_spec::GroupSpec;
+use crate::persistence::{FlushPolicy, Strategy};
 use crate::sim::observe::Disks;
 
 /// One node's account.
@@ -27,6 +32,28 @@ pub(super) struct Account {
     let_go: BTreeMap<(GroupId, ReplicaId), Held>,
     /// Operations written and not yet durable.
     written: Vec<Operation>,
+    /// So many of them are in the page cache for certain.
+    cached: usize,
+    /// So many the sync under way covers.
+    departed: usize,
+    /// When the sync of what is written ahead has to begin.
+    flush_due: Option<u64>,
+    /// How long entries of each group may wait for theirs.
+    policies: BTreeMap<GroupId, Option<FlushPolicy>>,
+    /// What is written, of groups that count that, where it is more than what is durable.
+    ahead: BTreeMap<GroupId, Memory>,
+    /// What such replicas held when their machine lost power: whoever was told of it may count it, and
+    /// they do not.
+    lost: BTreeMap<(GroupId, ReplicaId), Vec<Held>>,
+}
+
+/// What of a disk is looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum View {
+    /// What is durable.
+    Disk,
+    /// What is written, in groups that count that.
+    Written,
 }
 
 /// What a log remembers of a group.
@@ -43,6 +70,7 @@ struct Memory {
 struct Held {
     life: GroupId,
     replica: Option<ReplicaId>,
+    strategy: Strategy,
     promise: PromiseRecord,
     hard_state: HardState,
     /// Up to here a snapshot stands for the entries.
@@ -55,7 +83,7 @@ struct Held {
 #[derive(Clone, Debug)]
 struct Operation {
     group: GroupId,
-    creates: Option<(GroupId, Option<ReplicaId>)>,
+    creates: Option<(GroupId, Option<ReplicaId>, Strategy)>,
     promise: Option<PromiseRecord>,
     hard_state: Option<HardState>,
     install: Option<(LogIndex, Term)>,
@@ -73,6 +101,9 @@ pub(super) type Buried = (GroupId, ReplicaId);
 pub(super) enum After {
     /// Only the process died: what was written is there.
     Process,
+    /// So it did, with a flight that was not written to its end: anything may be missing from some
+    /// point on, but for what was written ahead of it.
+    Flight,
     /// The power went: of what was not synced, anything may be missing from some point on.
     Power,
     /// The same, and what was durable was damaged and opened without what is lost.
@@ -80,25 +111,98 @@ pub(super) enum After {
 }
 
 impl Account {
-    pub(super) fn new(node: NodeId) -> Self {
-        Self { node, durable: BTreeMap::new(), let_go: BTreeMap::new(), written: Vec::new() }
+    pub(super) fn new(node: NodeId, policies: BTreeMap<GroupId, Option<FlushPolicy>>) -> Self {
+        Self {
+            node,
+            durable: BTreeMap::new(),
+            let_go: BTreeMap::new(),
+            written: Vec::new(),
+            cached: 0,
+            departed: 0,
+            flush_due: None,
+            policies,
+            ahead: BTreeMap::new(),
+            lost: BTreeMap::new(),
+        }
     }
 
-    /// The log writes these.
-    pub(super) fn wrote<'a>(&mut self, writes: impl IntoIterator<Item = &'a GroupWrite>) {
+    /// The log has written these, ahead of their sync.
+    pub(super) fn wrote_ahead(&mut self, now: u64, writes: &[GroupWrite]) {
+        let from = self.written.len();
+        self.wrote(writes);
+        self.cached = self.written.len();
+        self.go_ahead(from);
+        for operation in &self.written[from..] {
+            let waits = self.policies.get(&operation.group).copied().flatten();
+            let due = match waits {
+                Some(FlushPolicy::Batch { interval, .. }) => now + interval.as_micros() as u64,
+                Some(FlushPolicy::Immediate) | None => now,
+            };
+            self.flush_due = Some(self.flush_due.map_or(due, |earlier| earlier.min(due)));
+        }
+    }
+
+    /// When the sync of what is written has to begin.
+    pub(super) const fn flush_due(&self) -> Option<u64> {
+        self.flush_due
+    }
+
+    /// The log writes these, and what is written will be durable with them.
+    pub(super) fn departs<'a>(&mut self, writes: impl IntoIterator<Item = &'a GroupWrite>) {
+        self.wrote(writes);
+        self.departed = self.written.len();
+        self.flush_due = None;
+    }
+
+    fn wrote<'a>(&mut self, writes: impl IntoIterator<Item = &'a GroupWrite>) {
         let operations = writes.into_iter().map(|write| Operation::of(write, self.node));
         self.written.extend(operations.filter(|operation| !operation.is_empty()));
     }
 
-    /// Whether something written waits for a sync.
-    pub(super) fn has_written(&self) -> bool {
-        !self.written.is_empty()
+    /// Of what was written from there on, groups count what they count.
+    fn go_ahead(&mut self, from: usize) {
+        for operation in &self.written[from..] {
+            let durable = self.durable.get(&operation.group);
+            let here = durable.and_then(|memory| memory.here.as_ref());
+            let counts = operation.creates.map(|(.., strategy)| strategy);
+            let counts =
+                counts.or_else(|| here.map(|held| held.strategy)) == Some(Strategy::MemFirst);
+            if counts || self.ahead.contains_key(&operation.group) {
+                let begin = || durable.cloned().unwrap_or_default();
+                let memory = self.ahead.entry(operation.group).or_insert_with(begin);
+                operation.carry_out(memory, |_| {});
+            }
+        }
     }
 
-    /// What was written is durable. Says who is gone by it.
+    /// Whether the sync under way covers something.
+    pub(super) fn has_departed(&self) -> bool {
+        self.departed > 0
+    }
+
+    /// Whether something is written of a group that counts that, and not durable.
+    pub(super) fn is_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Whether the sync that departs covers operations of both strategies.
+    pub(super) fn departs_mixed(&self) -> bool {
+        let counts = |operation: &Operation| {
+            let durable = self.durable.get(&operation.group);
+            let here = durable.and_then(|memory| memory.here.as_ref());
+            here.is_some_and(|held| held.strategy == Strategy::MemFirst)
+        };
+        let departed = &self.written[..self.departed];
+        departed.iter().any(counts) && !departed.iter().all(counts)
+    }
+
+    /// What had departed is durable. Says who is gone by it.
     pub(super) fn synced(&mut self) -> Vec<Buried> {
         let mut buried = Vec::new();
-        for operation in std::mem::take(&mut self.written) {
+        let departed = std::mem::take(&mut self.departed);
+        self.cached = self.cached.saturating_sub(departed);
+        let rest = self.written.split_off(departed);
+        for operation in std::mem::replace(&mut self.written, rest) {
             let memory = self.durable.entry(operation.group).or_default();
             if operation.destroy.is_some() {
                 self.let_go.extend(memory.here.clone().and_then(Held::named));
@@ -107,6 +211,8 @@ impl Account {
             let gone = memory.gone.filter(|_| operation.destroy.is_some());
             buried.extend(gone.map(|(life, gone)| (life, gone.replica)));
         }
+        self.ahead.clear();
+        self.go_ahead(0);
         buried
     }
 
@@ -127,6 +233,8 @@ impl Account {
             found.entry(*group).or_default().gone = Some((life, *tombstone));
         }
         let written = std::mem::take(&mut self.written);
+        let cached = std::mem::take(&mut self.cached);
+        (self.departed, self.flush_due) = (0, None);
         let named = written.iter().map(|operation| &operation.group);
         let known: BTreeSet<GroupId> =
             self.durable.keys().chain(named).chain(found.keys()).copied().collect();
@@ -134,12 +242,19 @@ impl Account {
         let mut broken = Vec::new();
         for group in known {
             let mut possible = vec![self.durable.get(&group).cloned().unwrap_or_default()];
-            for operation in written.iter().filter(|operation| operation.group == group) {
-                let base = possible.last().cloned().unwrap_or_default();
-                possible.extend(operation.steps(base));
+            let mut certain = 0;
+            for (at, operation) in written.iter().enumerate() {
+                if operation.group == group {
+                    let base = possible.last().cloned().unwrap_or_default();
+                    possible.extend(operation.steps(base));
+                }
+                if at + 1 == cached {
+                    certain = possible.len() - 1;
+                }
             }
             let possible = match after {
                 After::Process => &possible[possible.len() - 1..],
+                After::Flight => &possible[certain..],
                 After::Power | After::Damage => &possible[..],
             };
             let found = found.get(&group).unwrap_or(&nothing);
@@ -153,6 +268,13 @@ impl Account {
                     possible.join(" or "),
                 );
                 broken.push((group, evidence));
+            }
+        }
+        for (group, memory) in std::mem::take(&mut self.ahead) {
+            let Some((name, held)) = memory.here.and_then(Held::named) else { continue };
+            let found = found.get(&group).and_then(|memory| memory.here.as_ref());
+            if found.is_none_or(|found| found.terms != held.terms || found.base != held.base) {
+                self.lost.entry(name).or_default().push(held);
             }
         }
         for (group, memory) in std::mem::replace(&mut self.durable, found) {
@@ -170,7 +292,7 @@ impl Account {
 
     /// A replica forgets what it holds, and goes on. That was counted on.
     pub(super) fn forgets(&mut self, life: GroupId, replica: ReplicaId) {
-        let held = self.here(life, replica).cloned().and_then(Held::named);
+        let held = self.here(life, replica, View::Disk).cloned().and_then(Held::named);
         self.let_go.extend(held);
     }
 
@@ -181,9 +303,28 @@ impl Account {
             .is_some_and(|held| index < held.base.0 || held.term(index) == Some(term))
     }
 
-    fn here(&self, life: GroupId, replica: ReplicaId) -> Option<&Held> {
-        let here = self.durable.get(&group_of(life))?.here.as_ref()?;
+    fn here(&self, life: GroupId, replica: ReplicaId, view: View) -> Option<&Held> {
+        let group = group_of(life);
+        let ahead = self.ahead.get(&group).filter(|_| view == View::Written);
+        let here = ahead.or_else(|| self.durable.get(&group))?.here.as_ref()?;
         ((here.life, here.replica) == (life, Some(replica))).then_some(here)
+    }
+
+    /// Whether a replica counts what is written.
+    pub(super) fn counts_written(&self, life: GroupId, replica: ReplicaId) -> bool {
+        let here = self.here(life, replica, View::Written);
+        here.is_some_and(|held| held.strategy == Strategy::MemFirst)
+    }
+
+    /// Nobody counts any more what replicas of a life have lost.
+    pub(super) fn let_lost_be(&mut self, life: GroupId) {
+        self.lost.retain(|(of, _), _| *of != life);
+    }
+
+    /// Whether it held this when its machine lost power.
+    fn has_lost(&self, life: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        let lost = self.lost.get(&(life, replica)).into_iter().flatten();
+        lost.into_iter().any(|held| index < held.base.0 || held.term(index) == Some(term))
     }
 
     fn gone(&self, life: GroupId, replica: ReplicaId) -> Option<&Tombstone> {
@@ -197,8 +338,14 @@ impl Account {
     }
 
     /// What the disk shows of a replica's log at an index.
-    pub(super) fn shows(&self, group: GroupId, replica: ReplicaId, index: LogIndex) -> Shown {
-        match self.here(group, replica) {
+    pub(super) fn shows(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        index: LogIndex,
+        view: View,
+    ) -> Shown {
+        match self.here(group, replica, view) {
             None => Shown::NoReplica,
             Some(held) if index < held.base.0 => Shown::Compacted,
             Some(held) => held.term(index).map_or(Shown::NoEntry, Shown::Term),
@@ -207,7 +354,7 @@ impl Account {
 
     /// Term and vote on disk, of a replica that is here or was.
     pub(super) fn hard_state(&self, group: GroupId, replica: ReplicaId) -> Option<HardState> {
-        let here = self.here(group, replica).map(|held| held.hard_state);
+        let here = self.here(group, replica, View::Disk).map(|held| held.hard_state);
         here.or_else(|| self.gone(group, replica).map(|gone| gone.hard_state))
     }
 }
@@ -232,18 +379,33 @@ impl Accounts {
     fn of(&self, group: GroupId, replica: ReplicaId) -> Option<&Account> {
         self.nodes.get(*self.places.get(&(group, replica))?)
     }
-}
 
-impl Disks for Accounts {
-    fn holds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+    fn shows(&self, view: View, of: (GroupId, ReplicaId), index: LogIndex, term: Term) -> bool {
+        let (group, replica) = of;
         let Some(account) = self.of(group, replica) else { return false };
-        match account.shows(group, replica, index) {
+        match account.shows(group, replica, index, view) {
             Shown::Term(there) if there == term => true,
             Shown::Compacted => true,
             Shown::Term(_) | Shown::NoEntry | Shown::NoReplica => {
                 account.had(group, replica, index, term)
             }
         }
+    }
+}
+
+impl Disks for Accounts {
+    fn holds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        let account = self.of(group, replica);
+        self.finds(group, replica, index, term)
+            || account.is_some_and(|account| account.has_lost(group, replica, index, term))
+    }
+
+    fn finds(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        self.shows(View::Written, (group, replica), index, term)
+    }
+
+    fn is_on_disk(&self, group: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
+        self.shows(View::Disk, (group, replica), index, term)
     }
 
     fn hard_state(&self, group: GroupId, replica: ReplicaId) -> Option<HardState> {
@@ -291,6 +453,7 @@ impl Held {
         let spec = GroupSpec::decode(&recovered.spec);
         Self {
             life: spec.as_ref().map(life_in).unwrap_or_default(),
+            strategy: spec.as_ref().and_then(|spec| spec.strategy).unwrap_or_default(),
             replica: spec.and_then(|spec| spec.replica_on(node)),
             promise: recovered.promise,
             hard_state: recovered.hard_state,
@@ -317,8 +480,9 @@ impl Operation {
     fn of(write: &GroupWrite, node: NodeId) -> Self {
         let creates = write.create.as_ref().map(|create| {
             let spec = GroupSpec::decode(&create.spec);
-            let replica = spec.and_then(|spec| spec.replica_on(node));
-            (life_of(write.group, create.incarnation), replica)
+            let replica = spec.as_ref().and_then(|spec| spec.replica_on(node));
+            let strategy = spec.and_then(|spec| spec.strategy).unwrap_or_default();
+            (life_of(write.group, create.incarnation), replica, strategy)
         });
         Self {
             group: write.group,
@@ -352,8 +516,8 @@ impl Operation {
     }
 
     fn carry_out(&self, memory: &mut Memory, mut after_each: impl FnMut(&Memory)) {
-        if let Some((life, replica)) = self.creates {
-            memory.here = Some(Held { life, replica, ..Held::default() });
+        if let Some((life, replica, strategy)) = self.creates {
+            memory.here = Some(Held { life, replica, strategy, ..Held::default() });
             after_each(memory);
         }
         let mut change = |memory: &mut Memory, change: &dyn Fn(&mut Held)| {

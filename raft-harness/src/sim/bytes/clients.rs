@@ -116,6 +116,21 @@ pub(super) struct Asked {
     pub(super) requests: u64,
 }
 
+impl Asked {
+    /// What a life of a group has answered from behind `kept` is lost, and somebody has accepted that.
+    pub(super) fn forget(&mut self, life: GroupId, kept: LogIndex) {
+        self.seen.silence(life);
+        for operation in self.operations.iter_mut().filter(|operation| operation.life == life) {
+            operation.is_excused |= match operation.outcome {
+                Outcome::Done { index, .. } => index > kept,
+                // The answer may be on its way.
+                Outcome::Open | Outcome::Unknown => true,
+                Outcome::Nothing => false,
+            };
+        }
+    }
+}
+
 /// One operation as its client saw it.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
@@ -129,6 +144,8 @@ pub(super) struct Operation {
     pub(super) command: Bytes,
     pub(super) ended: Option<u64>,
     pub(super) outcome: Outcome,
+    /// Its effect may be lost with a loss that somebody has accepted.
+    pub(super) is_excused: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -243,7 +260,18 @@ impl World {
             self.history.floods.push((index, ticket));
             let (client, outcome) = (client.0 as usize, Outcome::Open);
             let ended = None;
-            let asked = Operation { client, life, key, action, number, command, ended, outcome };
+            let is_excused = false;
+            let asked = Operation {
+                client,
+                life,
+                key,
+                action,
+                number,
+                command,
+                ended,
+                outcome,
+                is_excused,
+            };
             self.history.operations.push(asked);
         }
         true
@@ -390,6 +418,7 @@ impl World {
             command: encode(number_of, action, key, padding as usize),
             ended: None,
             outcome: Outcome::Open,
+            is_excused: false,
         });
         self.begin(number, Errand::Operation(index), group);
     }

@@ -160,6 +160,11 @@ impl SimDisk {
         self.state.lock().sync_fails = true;
     }
 
+    /// Whether the next sync will.
+    pub(super) fn is_to_fail(&self) -> bool {
+        self.state.lock().sync_fails
+    }
+
     /// No room for more than `spare` bytes beyond what is used; `None` gives it back.
     pub(super) fn limit(&self, spare: Option<u64>) {
         let mut state = self.state.lock();

@@ -365,7 +365,9 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     }
     // Damage for good: at most one node in a run, and only where every group can spare it.
     let spare = |group: &GroupSpec| group.replicas.len() >= 3;
-    if rng.chance(2, 5) && swarm.groups.iter().all(spare) && end > FIRST_US {
+    // A group that counts what is written spares nobody for good: others may forget beside it.
+    let lasts_for_good = !swarm.counts_written();
+    if lasts_for_good && rng.chance(2, 5) && swarm.groups.iter().all(spare) && end > FIRST_US {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
         let fault = match rng.below(10) {
             0 | 1 => Fault::Wipe { node },

@@ -12,7 +12,7 @@ use raft_core::{
     RoleKind, Term,
 };
 
-use super::accounts::{Account, Accounts, Buried, Shown};
+use super::accounts::{Account, Accounts, Buried, Shown, View};
 use super::clock::NodeClock;
 use super::incarnations::{group_of, life_in, life_of};
 use super::network::Place;
@@ -72,7 +72,9 @@ struct Known {
 
 impl Judge {
     pub(super) fn new(swarm: &Swarm, sightings: Sightings) -> Self {
-        let nodes = swarm.nodes.iter().map(|node| Account::new(*node)).collect();
+        let policies: BTreeMap<_, _> =
+            swarm.groups.iter().map(|spec| (spec.group, spec.flush)).collect();
+        let nodes = swarm.nodes.iter().map(|node| Account::new(*node, policies.clone())).collect();
         let mut accounts = Accounts { nodes, places: BTreeMap::new() };
         for spec in &swarm.groups {
             for (replica, node) in &spec.replicas {
@@ -291,22 +293,41 @@ impl Bench {
                 self.sightings.hit_if(account.is_buried(group, replica), Mark::TombstoneSpoke);
                 return;
             }
-            Claim::Held { index, term } => match account.shows(group, replica, index) {
-                Shown::Term(term) => Promise::Held { index, term },
-                // An entry that is not there is shown with a term that cannot be there either.
-                Shown::NoEntry => Promise::Held { index, term: Term::ZERO },
-                // Committed, and in a snapshot; or the last words of one that is gone.
-                Shown::Compacted | Shown::NoReplica => Promise::Term(term),
-            },
+            Claim::Written { term, .. }
+                if durable.term > term || !account.counts_written(group, replica) =>
+            {
+                return;
+            }
+            Claim::Held { index, term } | Claim::Written { index, term } => {
+                match account.shows(group, replica, index, view_of(said.claim)) {
+                    Shown::Term(term) => Promise::Held { index, term },
+                    // An entry that is not there is shown with a term that cannot be there either.
+                    Shown::NoEntry => Promise::Held { index, term: Term::ZERO },
+                    // Committed, and in a snapshot; or the last words of one that is gone.
+                    Shown::Compacted | Shown::NoReplica => Promise::Term(term),
+                }
+            }
         };
         self.sightings.hit_if(account.is_buried(group, replica), Mark::TombstoneSpoke);
         let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
         self.found.extend(judged.err());
-        if let Claim::Held { term, .. } = said.claim {
+        if let Claim::Held { term, .. } | Claim::Written { term, .. } = said.claim {
             let promise = Promise::Term(term);
             let judged = self.checker.promised(group, said.replica, promise, &self.accounts);
             self.found.extend(judged.err());
         }
+    }
+
+    /// A group goes on with the log of this replica, and without what is not in it.
+    pub(super) fn accepted_loss(
+        &mut self,
+        life: GroupId,
+        best: u64,
+    ) -> Result<(LogIndex, u64), Violation> {
+        let best = ReplicaId::new(best);
+        let told = self.checker.accepted_loss(life, best, &self.accounts)?;
+        self.accounts.nodes.iter_mut().for_each(|account| account.let_lost_be(life));
+        Ok(told)
     }
 
     /// A state machine has the state after an entry, from a snapshot.
@@ -328,6 +349,14 @@ impl Bench {
         }
         let judged = self.checker.applied(group, replica, entry.index, entry.term, hash_of(entry));
         self.found.extend(judged.err());
+    }
+}
+
+/// Where to look for what is claimed.
+fn view_of(claim: Claim) -> View {
+    match claim {
+        Claim::Written { .. } => View::Written,
+        _ => View::Disk,
     }
 }
 

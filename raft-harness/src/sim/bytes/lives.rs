@@ -2,14 +2,16 @@
 
 use super::accounts::After;
 use super::faults::Power;
-use super::incarnations::{group_of, incarnation_of, life_of};
+use super::incarnations::{group_of, incarnation_of, life_in, life_of};
 use super::network::{Machine, Place};
 use super::process::{Birth, Born, CLUSTER, LogState, Process, Stillborn};
 use super::world::{Event, Phase, Standing, World};
+use crate::engine::Replica;
 use crate::group_spec::GroupSpec;
+use crate::persistence::Strategy;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
-use raft_core::{GroupId, Promise, ReplicaId};
+use raft_core::{GroupId, Membership, Promise, ReplicaId};
 use raft_storage::{
     Disk, InitError, InitOptions, Lsn, OpenError, RecoveredGroup, StoreId, init_on,
     is_out_of_descriptors, is_out_of_room,
@@ -87,6 +89,7 @@ impl World {
             record,
             judge,
             words: &self.words,
+            memory: &node.memory,
             seed: self.streams.derive("core", &[place as u64, u64::from(node.life)]),
         };
         match Process::start(&birth) {
@@ -185,7 +188,10 @@ impl World {
             self.sightings.hit(Mark::CrashInRecovery);
             let node = &mut self.nodes[place];
             let (power, down) = node.crash.take().unwrap_or((Power::Fails, RETRY_US));
+            let power = self.bearable(place, power);
+            let node = &mut self.nodes[place];
             if power == Power::Fails {
+                node.memory.power_cut();
                 node.disk.power_cut();
                 node.snapshots.power_cut();
                 node.after = After::Power;
@@ -216,6 +222,7 @@ impl World {
 
     /// A process ends without a word; its machine may end with it.
     pub(super) fn crash(&mut self, place: Place, power: Power, down_us: u64) {
+        let power = self.bearable(place, power);
         self.note(Some(place), || format!("crashes, power {power:?}"));
         let within_write = self.nodes[place].fuse.is_dead();
         self.nodes[place].fuse.put_out();
@@ -243,7 +250,7 @@ impl World {
             self.judge.lock().found.extend(process.disbelieves());
             // What departed and was not written is lost with the process.
             if process.log.flight.as_ref().is_some_and(|flight| flight.steps() > 0) {
-                self.nodes[place].after = After::Power;
+                self.nodes[place].after = After::Flight;
             }
             let fails = process.log.state == LogState::Failed;
             let end = process.log.work.stats().end;
@@ -254,9 +261,16 @@ impl World {
         }
         drop(process);
         self.note_all_down(place);
+        if self.judge_of(place).lock().account(place).is_ahead() {
+            self.sightings.hit(match power {
+                Power::Stays => Mark::KillVouchedFor,
+                Power::Fails => Mark::PowerTookCounted,
+            });
+        }
         let node = &mut self.nodes[place];
         node.disk.process_died();
         if power == Power::Fails {
+            node.memory.power_cut();
             let resolved = node.disk.power_cut();
             node.snapshots.power_cut();
             node.after = After::Power;
@@ -273,6 +287,48 @@ impl World {
             }
         }
         self.plan_restart(place, down_us);
+    }
+
+    /// How much of a crash the groups bear that count what is written: where so many would forget that
+    /// no quorum is left, only the process dies.
+    fn bearable(&self, place: Place, power: Power) -> Power {
+        match power {
+            Power::Fails if self.swarm.accepts_losses || self.may_forget(place) => Power::Fails,
+            Power::Fails | Power::Stays => Power::Stays,
+        }
+    }
+
+    /// Whether the groups that count what is written can bear it that a place forgets.
+    pub(super) fn may_forget(&self, place: Place) -> bool {
+        let homes = self.operator.homes_on(place);
+        let counted = homes.iter().filter(|spec| spec.strategy == Some(Strategy::MemFirst));
+        counted.map(life_in).all(|life| self.spares(life, place))
+    }
+
+    /// Whether a quorum of a life of a group remembers all without one place. If memberships differ
+    /// nobody can tell.
+    fn spares(&self, life: GroupId, place: Place) -> bool {
+        let group = group_of(life);
+        let (mut kept, mut memberships) = (Vec::new(), Vec::new());
+        for at in self.operator.places_of(group) {
+            let Some(process) = &self.nodes[at].process else { continue };
+            let mut here = process.replicas();
+            let of = |replica: &Replica<'_>| life_of(group, replica.incarnation()) == life;
+            let is_it = |replica: &Replica<'_>| replica.core().id() == group && of(replica);
+            let Some(replica) = here.find(is_it) else { continue };
+            let core = replica.core();
+            memberships.push((core.membership_index(), Membership::clone(core.membership())));
+            // Whose log fails has nobody who vouches for it.
+            let fails = process.log.state == LogState::Failed || self.nodes[at].disk.is_to_fail();
+            if at != place && !fails && core.status().promise.promise == Promise::Kept {
+                kept.push(core.replica());
+            }
+        }
+        let Some((at, membership)) = memberships.first() else { return false };
+        let agree = memberships.iter().all(|(other, _)| other == at);
+        let voters: Vec<ReplicaId> = membership.voters().collect();
+        let remember = voters.iter().filter(|voter| kept.contains(voter)).count();
+        agree && !membership.is_joint() && remember > voters.len() / 2
     }
 
     /// Whether the last node of a group has gone down.
@@ -305,6 +361,7 @@ impl World {
     pub(super) fn resume(&mut self, place: Place) {
         if self.nodes[place].paused_until.is_some_and(|until| until <= self.now) {
             self.nodes[place].paused_until = None;
+            self.nodes[place].resumed = self.now;
             self.net.lock().unpause(place);
             self.judge.lock().onlooker.resumed(place);
         }

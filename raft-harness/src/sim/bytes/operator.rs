@@ -304,8 +304,11 @@ impl World {
         if is_taken || self.operator.is_gone(life, place, replica) {
             return;
         }
+        let (strategy, flush) = self.swarm.persistence_of(group);
         let spec = GroupSpec {
             incarnation: incarnation_of(life),
+            strategy,
+            flush,
             ..GroupSpec::joining(group, replica, self.swarm.nodes[place])
         };
         self.operator.homes.insert((group, place), spec.clone());
@@ -424,7 +427,7 @@ impl World {
         nodes.sort_unstable();
         let replicas = nodes.into_iter().map(|node| (replica_at_first(node), node)).collect();
         let origin = Origin::Founding;
-        let (strategy, flush, label) = (None, None, Bytes::new());
+        let ((strategy, flush), label) = (self.swarm.persistence_of(group), Bytes::new());
         let spec = GroupSpec { group, incarnation, origin, replicas, strategy, flush, label };
         self.note(None, || format!("operator: {spec:?}"));
         self.sightings.hit(Mark::GroupReborn);

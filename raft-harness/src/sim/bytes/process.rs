@@ -22,6 +22,7 @@ use super::disk::SimDisk;
 use super::incarnations::life_in;
 use super::judge::Judge;
 use super::machine::{How, Identity as MachineIdentity, Record, Slip};
+use super::memory::Memory;
 use super::network::{Listener, Net, Place};
 use super::sightings::Sightings;
 use super::snapshots::{DeskThread, SimStore};
@@ -33,15 +34,15 @@ use crate::bodies::NewMachine;
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
-    LogEnded, LogLoad, MakeMachine, Replica, ShardEngine,
+    LogLoad, MakeMachine, Replica, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
     LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_behind, begin_life,
-    registry, shard_of,
+    log_ended_by, registry, shard_of,
 };
-use crate::persistence::Persistence;
+use crate::persistence::{Persistence, Strategy};
 use crate::request::Request;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
@@ -196,6 +197,8 @@ pub(super) struct Birth<'a> {
     pub(super) record: &'a Record,
     pub(super) judge: &'a Judge,
     pub(super) words: &'a Words,
+    /// What an earlier life has vouched for.
+    pub(super) memory: &'a Memory,
     pub(super) seed: u64,
 }
 
@@ -246,6 +249,16 @@ impl Process {
             if is_new && !opened.groups.contains_key(&spec.group) {
                 specs.push((spec.clone(), None));
             }
+        }
+        let store_id = opened.identity.store;
+        let is_covered = |lives, end| birth.memory.covers(store_id, lives, end);
+        let log_ended = log_ended_by(&opened.report, opened.incarnation, is_covered);
+        let counts_written = |(spec, _): &(GroupSpec, Option<RecoveredGroup>)| {
+            spec.strategy == Some(Strategy::MemFirst)
+        };
+        let mut vouching = birth.memory.vouching(store_id, opened.incarnation);
+        if specs.iter().any(counts_written) {
+            vouching.begin();
         }
         let store =
             SimStore::open(snapshots.clone()).and_then(|store| Shelf::open(Arc::new(store)));
@@ -336,10 +349,7 @@ impl Process {
                     creations_lost: opened.report.creations_lost,
                     settings: Arc::new(swarm.settings.clone()),
                     persistence: Persistence::default(),
-                    log_ended: match opened.report.clean {
-                        true => LogEnded::Whole,
-                        false => LogEnded::Unclear,
-                    },
+                    log_ended,
                     lane_policy: swarm.policy,
                     seed,
                     durability: Durability::Log,
@@ -421,7 +431,9 @@ impl Process {
             failure,
             requests_max: swarm.requests_max,
             log: LogThread {
-                work: LogWork::new(log, Arc::clone(&load), swarm.log_portion_bytes),
+                work: LogWork::new(log, Arc::clone(&load), swarm.log_portion_bytes)
+                    .vouched_by(vouching)
+                    .accounted(),
                 batches,
                 state: LogState::Waits,
                 flight: None,
@@ -652,6 +664,7 @@ impl Process {
         for (what, left) in [
             ("writes of the log", self.log.work.waiting().count()),
             ("writes that wait for a sync", self.log.work.written().count()),
+            ("entries that wait for their sync", usize::from(self.log.work.sync_due().is_some())),
             ("batches for the log", self.log.batches.len()),
             ("bytes on their way to the log", self.load.bytes() as usize),
             ("reads of the log", self.reads.under_way.len() + self.reads.fetches.len()),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use raft_core::{Group, GroupId, Incarnation, LogIndex, Micros, RoleKind, Term};
+use raft_core::{Group, GroupId, Incarnation, LogIndex, Micros, Promise, RoleKind, Term};
 
 use super::network::Place;
 use crate::sim::marks::{Mark, Marks};
@@ -32,8 +32,7 @@ impl Sightings {
     }
 }
 
-/// Whether this profile can see a mark: it has bytes, lanes and sectors, and no way to forget
-/// promises or to sleep.
+/// Whether this profile can see a mark: it has bytes, lanes and sectors, and no way to sleep.
 pub(crate) const fn concerns(mark: Mark) -> bool {
     matches!(
         mark,
@@ -124,6 +123,13 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::DamageRepaired
             | Mark::DamagedWhileRunning
             | Mark::DamageReported
+            | Mark::SyncOfBoth
+            | Mark::KillVouchedFor
+            | Mark::PowerTookCounted
+            | Mark::LossAccepted
+            | Mark::CommittedLost
+            | Mark::PromiseLostBegan
+            | Mark::PromiseLostFenced
             | Mark::LeaderCrashed
             | Mark::CrashBeforePersist
             | Mark::CrashBetweenEffects
@@ -182,6 +188,7 @@ struct Glimpse {
     lease: Option<Micros>,
     rest: Rest,
     is_mute: bool,
+    promise: Promise,
 }
 
 /// What a membership is.
@@ -228,6 +235,7 @@ impl Glimpse {
             lease: core.lease_until(),
             rest,
             is_mute: status.fault.is_some(),
+            promise: status.promise.promise,
         }
     }
 }
@@ -243,7 +251,9 @@ impl Onlooker {
         let key = (core.id(), place);
         let before = self.seen.get(&key).filter(|before| before.life == core.incarnation());
         let Some(before) = before.copied() else {
-            self.seen.insert(key, Glimpse::of(core, Rest::None));
+            let begins = Glimpse::of(core, Rest::None);
+            self.sightings.hit_if(begins.promise == Promise::Lost, Mark::PromiseLostBegan);
+            self.seen.insert(key, begins);
             let left = self.left.remove(&key);
             let lost = left.is_some_and(|index| core.last_index() < index);
             self.sightings.hit_if(lost, Mark::ConfigTailLost);
@@ -332,6 +342,8 @@ impl Onlooker {
                 Mark::ElectionLost
             });
         }
+        let fenced = before.promise == Promise::Lost && after.promise == Promise::Kept;
+        marks.hit_if(fenced, Mark::PromiseLostFenced);
         self.compare_logs(before, after, core);
     }
 

@@ -12,6 +12,7 @@ use raft_transport::{Lane, LaneConfig, LanePolicy, SNAPSHOT_DATA_MAX};
 use super::network::{Chop, Link, Place};
 use super::options::{Options, Size, Weather};
 use crate::group_spec::GroupSpec;
+use crate::persistence::{FlushPolicy, Persistence, Strategy};
 use crate::sim::rng::{Rng, Streams};
 use crate::snapshot::desk::DeskOptions;
 use crate::state_machine::ApplyMode;
@@ -26,6 +27,8 @@ pub(super) struct Swarm {
     /// Shards of each node.
     pub(super) shards: Vec<usize>,
     pub(super) groups: Vec<GroupSpec>,
+    /// Whether a quorum of a group that counts what is written may forget, and somebody accepts that.
+    pub(super) accepts_losses: bool,
     pub(super) settings: Settings,
     pub(super) lane: LaneConfig,
     pub(super) policy: LanePolicy,
@@ -110,6 +113,10 @@ impl Swarm {
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let groups: Vec<GroupSpec> =
             (1..=groups).map(|group| draw_group(&mut rng, group, &nodes)).collect();
+        let mut persistence = streams.stream("persistence", &[]);
+        let groups = draw_persistence(&mut persistence, groups);
+        // Nobody accepts a loss in the middle of a change of members.
+        let accepts_losses = operator_us == 0 && persistence.chance(2, 3);
         let is_long = options.is_long();
         let heartbeat_ms = *rng.pick(&[50, 100, 100, 150, 200]).expect("a list");
         let heartbeat_ms = if is_long { 200 } else { heartbeat_ms };
@@ -190,6 +197,8 @@ impl Swarm {
         let wake_us = *rng.pick(&[20, 100, 1_000]).expect("a list");
         let bursts = rng.chance(1, 4);
         let rebirths = operator_us > 0 && rng.chance(1, 2);
+        let counts_written = |spec: &GroupSpec| spec.strategy == Some(Strategy::MemFirst);
+        let accepts_losses = accepts_losses && groups.iter().any(counts_written);
         let mut swarm = Self {
             pace,
             busy_bulk,
@@ -198,6 +207,7 @@ impl Swarm {
             shards: nodes.iter().map(|_| rng.range(1..=2) as usize).collect(),
             nodes,
             groups,
+            accepts_losses,
             settings,
             lane,
             policy: LanePolicy { bulk_append_min: bulk },
@@ -293,6 +303,17 @@ impl Swarm {
         LaneConfig { frame_bytes_max, ..self.lane.clone() }
     }
 
+    /// How a group counts, in each of its lives.
+    pub(super) fn persistence_of(&self, group: GroupId) -> (Option<Strategy>, Option<FlushPolicy>) {
+        let spec = self.groups.iter().find(|spec| spec.group == group);
+        spec.map_or((None, None), |spec| (spec.strategy, spec.flush))
+    }
+
+    /// Whether some groups count what is written.
+    pub(super) fn counts_written(&self) -> bool {
+        self.groups.iter().any(|spec| spec.strategy == Some(Strategy::MemFirst))
+    }
+
     /// The place of a node.
     pub(super) fn place_of(&self, node: NodeId) -> Option<Place> {
         self.nodes.iter().position(|other| *other == node)
@@ -321,6 +342,28 @@ fn offer_bytes_max(groups: &[GroupSpec]) -> u64 {
     const MEMBER: u64 = 17;
     let members = groups.iter().map(|spec| spec.replicas.len() as u64).max();
     BESIDE + MEMBER * members.unwrap_or(0)
+}
+
+/// In two of five runs some groups count what is written.
+fn draw_persistence(rng: &mut Rng, mut groups: Vec<GroupSpec>) -> Vec<GroupSpec> {
+    if rng.chance(2, 5) {
+        for group in &mut groups {
+            let flush = match rng.below(4) {
+                0 => FlushPolicy::Immediate,
+                _ => FlushPolicy::Batch {
+                    threshold: *rng.pick(&[1, 3, 20, 1_000]).expect("a list"),
+                    interval: Duration::from_millis(
+                        *rng.pick(&[1, 5, 20, 100, 1_000]).expect("a list"),
+                    ),
+                },
+            };
+            if rng.chance(3, 5) {
+                let persistence = Persistence { strategy: Strategy::MemFirst, flush };
+                *group = group.clone().with_persistence(persistence);
+            }
+        }
+    }
+    groups
 }
 
 /// Mostly three, four or five: enough for every kind of partition.

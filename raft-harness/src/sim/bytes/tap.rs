@@ -49,6 +49,8 @@ pub(super) enum Claim {
     HandsOver(Term),
     /// "My disk holds the log of this term's leader up to here."
     Held { term: Term, index: LogIndex },
+    /// "It is written here up to there", which counts where that is what counts.
+    Written { term: Term, index: LogIndex },
 }
 
 /// What was heard on all wires of a run.
@@ -296,8 +298,9 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
                     Verdict::Refused | Verdict::Removed => claim(Claim::Term(reply.term)),
                 },
                 Message::AppendReply(reply) => match reply.result {
-                    AppendResult::Accepted { durable, promise: Promise::Kept, .. } => {
+                    AppendResult::Accepted { durable, written, promise: Promise::Kept, .. } => {
                         claim(Claim::Held { term: reply.term, index: durable });
+                        claim(Claim::Written { term: reply.term, index: written });
                     }
                     AppendResult::Accepted {
                         promise: Promise::Lost | Promise::Damaged | Promise::Unproven,

@@ -23,6 +23,9 @@ use crate::sim::violation::{Check, Violation};
 /// How long a piece of housekeeping takes an idle log.
 const HOUSEKEEPING_US: u64 = 200;
 
+/// So late after its time a sync begins at the latest, where the log has nothing else to do.
+const FLUSH_LATE_US: u64 = 2_000;
+
 impl World {
     /// Threads that wait for work take what has come.
     pub(super) fn start_threads(&mut self, place: Place) {
@@ -99,6 +102,7 @@ impl World {
 
     /// The log prepares what it has taken, and lets it depart if the disk is free.
     pub(super) fn stage(&mut self, place: Place) {
+        let judge = self.judge_of(place);
         let node = &mut self.nodes[place];
         let life = node.life;
         let Some(process) = &mut node.process else { return };
@@ -113,6 +117,10 @@ impl World {
         log.work.set_time(Micros::new(self.now));
         match log.work.stage(&inboxes) {
             Ok(outcome @ (Staged::Ready | Staged::Partly)) => {
+                let ahead = log.work.take_ahead();
+                if !ahead.is_empty() {
+                    judge.lock().account(place).wrote_ahead(self.now, &ahead);
+                }
                 log.work.acknowledge_written(&inboxes);
                 let is_flying = log.flight.is_some();
                 self.sightings.hit_if(outcome == Staged::Partly, Mark::BatchSplitByFullDisk);
@@ -158,7 +166,13 @@ impl World {
                 return self.log_failed(place, &failure);
             }
         };
-        judge.lock().account(place).wrote(log.work.written());
+        let mixed = {
+            let mut judge = judge.lock();
+            let account = judge.account(place);
+            account.departs(log.work.written());
+            account.departs_mixed()
+        };
+        self.sightings.hit_if(mixed, Mark::SyncOfBoth);
         let keeps = |write: &GroupWrite| write.compact.is_some() && write.live.is_some();
         self.sightings.hit_if(log.work.written().any(keeps), Mark::EntryKept);
         let steps = flight.steps();
@@ -201,7 +215,7 @@ impl World {
         if is_safe {
             let mut judge = judge.lock();
             let account = judge.account(place);
-            if account.has_written() && node.disk.has_pending(SEGMENTS) {
+            if account.has_departed() && node.disk.has_pending(SEGMENTS) {
                 drop(judge);
                 let evidence = "the log said durable while sectors wait for a sync";
                 return self.fail(Violation::of_run(Check::Externalisation, evidence));
@@ -304,7 +318,7 @@ impl World {
         if log.state == LogState::Waits && log.work.has_departing() {
             return self.depart(place);
         }
-        if log.state == LogState::Waits && log.taken == taken {
+        if log.state == LogState::Waits && log.taken == taken && log.work.sync_due().is_none() {
             let before = log.work.stats();
             let rested = log.work.rest(&counters);
             let checkpoints = log.work.stats().checkpoints > before.checkpoints;
@@ -359,6 +373,20 @@ impl World {
         self.note(Some(place), || format!("log failed: {failure}"));
         let delay = self.delays.range(1_000..=200_000);
         self.plan_in(delay, Event::Exit { place, life });
+    }
+
+    /// Entries wait for their sync no longer than their group's policy says.
+    pub(super) fn judge_flush(&mut self, place: Place) {
+        let node = &self.nodes[place];
+        let Some(process) = &node.process else { return };
+        let idles = process.log.state == LogState::Waits && node.paused_until.is_none();
+        let judge = self.judge_of(place);
+        let due = judge.lock().account(place).flush_due();
+        let late = due.filter(|due| idles && self.now > node.resumed.max(*due) + FLUSH_LATE_US);
+        if let Some(due) = late {
+            let evidence = format!("place {place} has not begun the sync that was due at {due}");
+            self.fail(Violation::of_run(Check::Profile("flush-late"), evidence));
+        }
     }
 
     pub(super) fn on_read(&mut self, place: Place) {

@@ -214,6 +214,7 @@ impl World {
         }
         for operation in &self.history.operations {
             if let Outcome::Done { index, output } = &operation.outcome
+                && !operation.is_excused
                 && !operation.is_read()
             {
                 let index = *index;
@@ -250,7 +251,8 @@ impl World {
     fn judge_history(&self) -> Option<Violation> {
         let mut applied = AppliedLog::new();
         self.record.look(|recorded| {
-            for (group, entries) in &recorded.groups {
+            let judged = |group: &GroupId| !self.history.seen.is_silenced(*group);
+            for (group, entries) in recorded.groups.iter().filter(|(group, _)| judged(group)) {
                 for (entry, index) in entries.iter().zip(1..) {
                     if entry.kind == EntryKind::Command
                         && let Some(number) = number_of(&entry.payload)

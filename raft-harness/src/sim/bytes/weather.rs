@@ -245,11 +245,13 @@ impl World {
                 true
             }
             Fault::SyncFails { node } => {
-                let runs = self.nodes[node].process.is_some();
-                if runs {
+                // Its node forgets: nobody vouches for what a log has written that failed.
+                let may_fail = self.swarm.accepts_losses || self.may_forget(node);
+                let fails = self.nodes[node].process.is_some() && may_fail;
+                if fails {
                     self.nodes[node].disk.fail_next_sync();
                 }
-                runs
+                fails
             }
             Fault::DiskFull { node, spare } => {
                 if rng.chance(1, 4) {

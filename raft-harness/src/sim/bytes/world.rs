@@ -24,6 +24,7 @@ use super::hangs::Hang;
 use super::incarnations::group_of;
 use super::judge::Judge;
 use super::machine::{Record, Slip};
+use super::memory::Memory;
 use super::network::{Host, Machine, Net, NetEvent, Place};
 use super::operator::Operator;
 use super::options::{Options, RunReport, Stats, TraceLine, Weather};
@@ -119,6 +120,8 @@ pub(super) struct NodeState {
     /// Beside it, for snapshots alone.
     pub(super) snapshots: SimDisk,
     pub(super) fuse: Arc<Fuse>,
+    /// What outlives its processes.
+    pub(super) memory: Memory,
     pub(super) process: Option<Box<Process>>,
     /// Counts lives; what was planned for an earlier one does not happen.
     pub(super) life: u32,
@@ -127,6 +130,8 @@ pub(super) struct NodeState {
     /// How the life that is next will find its disk.
     pub(super) after: After,
     pub(super) paused_until: Option<u64>,
+    /// When it has gone on last.
+    pub(super) resumed: u64,
     pub(super) drift_ppm: i64,
     pub(super) wall_offset_ms: i64,
     /// Added to each sync.
@@ -212,11 +217,13 @@ impl World {
                 streams.stream("snapshots", &[place as u64, 0]),
             ),
             fuse: Arc::clone(&fuses[place]),
+            memory: Memory::default(),
             process: None,
             life: 0,
             boots: 0,
             after: After::Process,
             paused_until: None,
+            resumed: 0,
             drift_ppm: rng.range(0..=2 * swarm.drift_ppm) as i64 - swarm.drift_ppm as i64,
             wall_offset_ms: rng.skewed(5_000) as i64 - 2_500,
             slow_disk_us: 0,
@@ -284,6 +291,7 @@ impl World {
         }
         self.start_clients();
         self.start_operator();
+        self.start_accepting();
         for at in 0..self.faults.len() {
             self.queue.plan(self.faults[at].at, Event::Fault(at));
         }
@@ -410,6 +418,10 @@ impl World {
             Event::Workshop { place, life } => self.on_process_event(event, place, life),
             Event::Operator => {
                 self.operate();
+                None
+            }
+            Event::Losses => {
+                self.accept_losses();
                 None
             }
             Event::Digest => {
@@ -624,6 +636,7 @@ impl World {
     fn settle(&mut self, worked: Option<Place>) {
         if let Some(place) = worked {
             self.start_threads(place);
+            self.judge_flush(place);
             self.snare = self.snare.filter(|snare| self.now < snare.until);
             self.spring_snare(place);
         }

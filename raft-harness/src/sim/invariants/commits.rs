@@ -44,6 +44,14 @@ impl Commits {
         true
     }
 
+    /// Nothing was committed behind `kept`.
+    pub(super) fn give_up(&mut self, kept: LogIndex) {
+        self.terms.truncate(kept.get() as usize);
+        for (_, upto) in &mut self.reach {
+            *upto = (*upto).min(kept);
+        }
+    }
+
     /// The last index committed by leaders of terms before `term`.
     pub(super) fn before(&self, term: Term) -> LogIndex {
         let later = self.reach.partition_point(|(reporter, _)| *reporter < term);

@@ -58,6 +58,14 @@ impl Record {
         Violation::of_group(check, self.group, evidence)
     }
 
+    /// What lies behind is lost, and somebody has accepted that.
+    pub(super) fn give_up(&mut self, kept: LogIndex) {
+        self.commits.give_up(kept);
+        self.digests.retain(|index, _| *index <= kept);
+        self.acknowledged = self.acknowledged.min(kept);
+        self.leases.clear();
+    }
+
     /// G1: `replica` leads, or is said to lead, in `term`.
     pub(super) fn lead(&mut self, term: Term, replica: ReplicaId) -> Result<(), Violation> {
         let first = *self.leaders.entry(term).or_insert(replica);

@@ -205,6 +205,11 @@ impl Promised {
         self.lost = self.lost.max(self.held.take());
     }
 
+    /// Nobody counts on what it acknowledged any more.
+    pub(super) fn let_go(&mut self) {
+        (self.held, self.lost) = (None, None);
+    }
+
     /// It counts again: the last committed entry that may have been counted on it before.
     pub(super) fn forget(&mut self, commits: &Commits) -> Option<(LogIndex, Term)> {
         let (held, held_term) = self.lost.take()?;

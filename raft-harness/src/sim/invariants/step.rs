@@ -108,7 +108,7 @@ impl Step<'_> {
         let Some(term) = replica.log.term(v.durable).filter(|_| rises && v.durable > v.base) else {
             return Ok(());
         };
-        if self.disks.holds(v.group, v.replica, v.durable, term) {
+        if self.disks.is_on_disk(v.group, v.replica, v.durable, term) {
             return Ok(());
         }
         Err(record.fail(
@@ -129,7 +129,7 @@ impl Step<'_> {
         else {
             return Ok(());
         };
-        if self.disks.holds(v.group, v.replica, v.appliable, term) {
+        if self.disks.finds(v.group, v.replica, v.appliable, term) {
             return Ok(());
         }
         Err(record.fail(

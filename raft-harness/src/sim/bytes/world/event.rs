@@ -109,6 +109,8 @@ pub(in crate::sim::bytes) enum Event {
     },
     /// Operators do the next thing.
     Operator,
+    /// Somebody looks whether a loss is to be accepted.
+    Losses,
     /// All replicas are asked for their states.
     Digest,
     /// All logs are read from end to end.
@@ -155,6 +157,7 @@ impl Event {
             Self::DeskAlarm { place, .. } => 22 << 8 | place,
             Self::Operator => 23 << 8,
             Self::Digest => 24 << 8,
+            Self::Losses => 26 << 8,
             Self::Workshop { place, .. } => 25 << 8 | place,
         };
         number as u64

@@ -72,6 +72,7 @@ impl Step<'_> {
             ));
         };
         self.durable_quorum(record, replica, config_before, first_new)?;
+        self.on_disk(record, replica, config_before, first_new)?;
         if !record.commits.reached(reporter) {
             return Err(record.fail(
                 Check::CommittedForever,
@@ -89,6 +90,39 @@ impl Step<'_> {
             }
         }
         record.no_lease_before(self.now, reporter)
+    }
+
+    /// C3: the newest of those that count on disk only, which stands for all before it.
+    fn on_disk(
+        &self,
+        record: &Record,
+        replica: &Replica,
+        config_before: Option<ConfigKey>,
+        first_new: LogIndex,
+    ) -> Checked {
+        let v = self.view;
+        let log = &replica.log;
+        let begins = |index: &LogIndex| log.term(*index) != log.term(index.prev());
+        let changes = |index: &LogIndex| log.configs.iter().any(|config| config.index == *index);
+        let new = first_new.max(log.base.next()).get()..=v.commit.get();
+        let mut rests =
+            new.map(LogIndex::new).rev().filter(|index| begins(index) || changes(index));
+        let Some(index) = rests.next() else { return Ok(()) };
+        let term = log.term(index).unwrap_or(Term::ZERO);
+        let decided = |membership: &Membership| {
+            membership.is_quorum(|r| self.disks.is_on_disk(v.group, r, index, term))
+        };
+        let former = config_before.and_then(|before| record.configs.find(before));
+        if decided(&Membership::of(&v.membership)) || former.is_some_and(decided) {
+            return Ok(());
+        }
+        Err(record.fail(
+            Check::OnDisk,
+            format!(
+                "{:?} of {:?} committed {index:?} of {term:?} before a quorum of {:?} had it on disk",
+                v.replica, v.term, v.membership
+            ),
+        ))
     }
 
     /// G5: `first_new ..= commit` are reported for the first time.
