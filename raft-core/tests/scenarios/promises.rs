@@ -191,6 +191,19 @@ fn holds(append: &Append, durable: u64, written: u64) -> Message {
     Message::AppendReply(AppendReply { term: append.term, session: append.session, result })
 }
 
+/// The first entry of a term counts on disks, whatever counts of the entries behind it.
+#[test]
+fn a_term_begins_on_the_disks_of_a_quorum_where_what_is_written_counts() {
+    let mut bench = leads_by_page_cache();
+    let probe = bench.append_for(TWO).expect("a probe");
+    bench.hear(TWO, holds(&probe, 0, 0));
+    let noop = bench.append_for(TWO).expect("the no-op");
+    bench.hear(TWO, holds(&noop, 0, 1));
+    assert_eq!(bench.commit(), 0, "two page caches have it, and one disk");
+    bench.hear(TWO, holds(&noop, 1, 1));
+    assert_eq!(bench.commit(), 1);
+}
+
 /// What a quorum may still forget is in no snapshot: the leader says how far its disks are, with
 /// appends and with heartbeats, and takes no snapshot beyond itself.
 #[test]
