@@ -3,7 +3,7 @@
 //! Invariant: entries are handed over in order, without a gap, once they are durable here.
 
 use raft_core::{Input, LogTime};
-use tracing::error;
+use tracing::{debug, error};
 
 use super::io::{ApplyJob, ApplyTask, TurnOutput};
 use super::machine::{Breach, BrokenMachine};
@@ -26,8 +26,14 @@ impl ShardEngine {
         broken: BrokenMachine,
         out: &mut TurnOutput,
     ) {
-        let BrokenMachine { index, breach, why } = broken;
+        let BrokenMachine { index, jobs, breach, why } = broken;
         let slot = &mut self.slots[at as usize];
+        if jobs < slot.replaced {
+            // A snapshot was installed while its worker was behind: what it was to read is gone from the
+            // log, and another machine has taken its place.
+            debug!(group = %slot.spec.group, %index, why, "a machine that was replaced is out of use");
+            return;
+        }
         error!(group = %slot.spec.group, %index, why, "the state machine is out of use");
         slot.broken.get_or_insert(why);
         let input = match breach {

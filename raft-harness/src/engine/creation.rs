@@ -275,6 +275,7 @@ impl ShardEngine {
             replay_until: last_index,
             broken: None,
             jobs: 0,
+            replaced: 0,
             armed: Armed::default(),
             touched: false,
             was_leader: false,

@@ -66,6 +66,8 @@ pub(crate) struct MachineState {
 pub(crate) struct BrokenMachine {
     /// The first entry that it cannot be said to have applied.
     pub(crate) index: LogIndex,
+    /// Jobs that an apply worker had done for it by then.
+    pub(crate) jobs: u64,
     pub(crate) breach: Breach,
     pub(crate) why: String,
 }
@@ -173,7 +175,7 @@ impl MachineHost {
         self.outputs.clear();
         // Dropped replies say "unknown".
         self.waiters.clear();
-        BrokenMachine { index, breach, why }
+        BrokenMachine { index, jobs: self.jobs, breach, why }
     }
 
     /// Looks whether the machine missed a payload in what it did last: then nothing of it counts.
@@ -222,10 +224,12 @@ impl MachineHost {
         Ok(Some(MachineState { pieces, live, live_bytes }))
     }
 
-    /// Another machine, made from a snapshot, takes the place of this one.
+    /// Another machine, made from a snapshot, takes the place of this one, which may have missed what
+    /// the log let go of for it.
     pub(crate) fn replace(&mut self, restored: Restored) {
         let NewMachine { machine, bodies } = restored.new;
         (self.machine, self.bodies) = (machine, bodies);
+        self.is_broken = false;
         self.stand_at(&restored.meta);
         // What it covers was applied elsewhere; a dropped reply says that nobody knows more.
         while self.waiters.front().is_some_and(|(index, _)| *index <= self.applied) {

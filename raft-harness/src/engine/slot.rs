@@ -69,6 +69,9 @@ pub(crate) struct Slot {
     pub(crate) broken: Option<String>,
     /// Jobs given to the apply worker.
     pub(crate) jobs: u64,
+    /// The last of them that replaced the machine: what was wrong with the one before it, and the
+    /// state that one gave, are nothing to the one in use.
+    pub(crate) replaced: u64,
     pub(crate) armed: Armed,
     pub(crate) touched: bool,
     pub(crate) was_leader: bool,

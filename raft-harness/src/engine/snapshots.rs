@@ -32,6 +32,8 @@ use crate::snapshot::{Restored, SnapshotName};
 pub(super) struct Snapshots {
     /// The one being taken.
     pub(super) taking: Option<LogIndex>,
+    /// The job by which an apply worker was asked for its state.
+    asked: u64,
     /// Its state, which may not become durable before the entries it covers are on a quorum's disks.
     held: Option<Box<(SnapshotMeta, MachineState)>>,
     /// Who waits for it.
@@ -185,6 +187,7 @@ impl ShardEngine {
                 let task = ApplyTask::Snapshot(meta);
                 out.apply.push(ApplyJob { group: slot.spec.group, task });
                 slot.jobs += 1;
+                slot.snapshots.asked = slot.jobs;
             }
         }
     }
@@ -198,6 +201,11 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let slot = &mut self.slots[at as usize];
+        if slot.snapshots.asked < slot.replaced {
+            // It was given, or refused, by a machine that is not in use any more.
+            self.end_taking(at, false);
+            return;
+        }
         let Some(state) = state else {
             slot.snapshots.unsupported = true;
             self.end_taking(at, false);
@@ -445,6 +453,7 @@ impl ShardEngine {
                 let task = ApplyTask::Replace(Box::new(restored));
                 out.apply.push(ApplyJob { group: slot.spec.group, task });
                 slot.jobs += 1;
+                slot.replaced = slot.jobs;
             }
         }
     }

@@ -84,10 +84,12 @@ impl Worker {
             }
             ApplyTask::Snapshot(meta) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                assert_eq!(machine.applied().index, meta.index, "taken where it was asked for");
+                let state = machine.snapshot(meta.index).unwrap_or_else(|broken| {
+                    self.reports.push_back(EngineInput::MachineBroken(group, broken));
+                    None
+                });
                 machine.job_done();
                 self.reports.push_back(EngineInput::Applied(group, machine.applied()));
-                let state = machine.snapshot(meta.index).expect("it stands there");
                 return Some(EngineInput::MachineState(group, meta, state));
             }
             ApplyTask::Replace(restored) => {
@@ -98,14 +100,18 @@ impl Worker {
             }
             ApplyTask::Entries(entries, waiters) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                machine.apply(&entries, waiters).expect("these machines keep their contract");
+                if let Err(broken) = machine.apply(&entries, waiters) {
+                    self.reports.push_back(EngineInput::MachineBroken(group, broken));
+                }
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
             }
             ApplyTask::Reads(time, reads) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
                 for (query, reply) in reads {
-                    machine.read(&query, time, reply).expect("nothing is lost");
+                    if let Err(broken) = machine.read(&query, time, reply) {
+                        self.reports.push_back(EngineInput::MachineBroken(group, broken));
+                    }
                 }
                 machine.job_done();
                 return Some(EngineInput::Applied(group, machine.applied()));
@@ -117,7 +123,9 @@ impl Worker {
             }
             ApplyTask::Digest(reply) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                machine.digest(reply).expect("nothing is lost");
+                if let Err(broken) = machine.digest(reply) {
+                    self.reports.push_back(EngineInput::MachineBroken(group, broken));
+                }
             }
         }
         None

@@ -1,0 +1,268 @@
+//! What a worker says of a machine that another has replaced since.
+
+use raft_core::{SnapshotMeta, SnapshotOffer, Sparse};
+use raft_storage::{LiveEntries, LogReader, LogStore as _, MemoryLog};
+
+use super::*;
+use crate::bodies::Bodies;
+use crate::snapshot::format::Left;
+use crate::snapshot::{Restored, SnapshotName};
+use crate::state_machine::{SnapshotPieces, StateMachine};
+
+/// Leaves its first command in the log, and reads it with whatever it is asked.
+#[derive(Default)]
+struct Keeper {
+    bodies: Option<Bodies>,
+    first: Option<LogIndex>,
+}
+
+/// A command for which it has no output.
+const BREAKS: &[u8] = b"breaks";
+
+impl Keeper {
+    fn body(&self) -> Bytes {
+        let body = self.bodies.as_ref().zip(self.first).map(|(bodies, first)| bodies.get(first));
+        body.and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+impl StateMachine for Keeper {
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
+        for entry in entries {
+            if entry.kind == EntryKind::Command {
+                self.first.get_or_insert(entry.index);
+            }
+            if entry.payload != BREAKS {
+                outputs.push(self.body());
+            }
+        }
+    }
+
+    fn read(&self, _: &[u8]) -> Bytes {
+        self.body()
+    }
+
+    fn digest(&self) -> u64 {
+        self.body().len() as u64
+    }
+
+    fn snapshot(&self) -> Option<SnapshotPieces> {
+        Some(Box::new(std::iter::empty()))
+    }
+
+    fn keeps_entries(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, bodies: Bodies) {
+        self.bodies = Some(bodies);
+    }
+
+    fn live_entries(&self) -> Box<dyn Iterator<Item = LogIndex> + '_> {
+        Box::new(self.first.into_iter())
+    }
+}
+
+fn keeper(spec: &GroupSpec, log: &LogReader) -> NewMachine {
+    NewMachine::new(Box::<Keeper>::default(), spec, Some(log))
+}
+
+/// A follower of node 2 whose machine keeps entries, with a worker that does what the test lets it.
+struct Follower {
+    solo: Solo,
+    log: MemoryLog,
+    spec: GroupSpec,
+}
+
+impl Follower {
+    fn new() -> Self {
+        let mut solo = Solo::new(3);
+        let log = MemoryLog::new();
+        let reader = log.reader();
+        let spec = GroupSpec::on_nodes(GROUP, (1..=3).map(NodeId::new));
+        let create = CreateGroup {
+            spec: spec.clone(),
+            maker: Arc::new(move |spec| keeper(spec, &reader)),
+            recovered: None,
+            restored: None,
+            done: Box::new(|_| {}),
+        };
+        solo.take(EngineInput::Create(Box::new(create)));
+        let mut follower = Self { solo, log, spec };
+        follower.sync();
+        follower
+    }
+
+    fn sync(&mut self) {
+        while !self.solo.node.out.persist.is_empty() {
+            let writes = std::mem::take(&mut self.solo.node.out.persist);
+            self.log.append(&writes).expect("it is in order");
+            let tickets = std::mem::take(&mut self.solo.node.out.persist_tickets);
+            self.solo.take(EngineInput::Persisted(tickets));
+        }
+        let jobs = self.solo.node.out.apply.drain(..);
+        self.solo.node.worker.jobs.extend(jobs);
+    }
+
+    /// The worker does so many jobs; what it tells is not on its way yet.
+    fn work(&mut self, jobs: usize) -> Vec<EngineInput> {
+        let mut told = Vec::new();
+        for _ in 0..jobs.min(self.solo.node.worker.jobs.len()) {
+            let done = self.solo.node.worker.work();
+            told.extend(self.solo.node.worker.reports.drain(..));
+            told.extend(done);
+        }
+        told
+    }
+
+    fn hear(&mut self, told: Vec<EngineInput>) {
+        for input in told {
+            self.solo.take(input);
+            self.sync();
+        }
+    }
+
+    /// The worker does all there is.
+    fn settle(&mut self) {
+        self.sync();
+        while !self.solo.node.worker.jobs.is_empty() {
+            let told = self.work(usize::MAX);
+            self.hear(told);
+        }
+    }
+
+    /// The leader of term 1 speaks.
+    fn says(&mut self, message: Message, entries: Vec<Entry>) {
+        let node = NodeId::new(2);
+        let (incarnation, route) = (Incarnation::new(1), route(1));
+        let source = Source { node, incarnation, route, clock: None };
+        let envelope = Envelope {
+            group: GROUP,
+            group_incarnation: GroupIncarnation::new(1),
+            from: ReplicaId::new(2),
+            to: ReplicaId::new(1),
+            message,
+            entries,
+        };
+        self.solo.take(EngineInput::Message(source, envelope));
+        self.sync();
+    }
+
+    /// An entry, behind all others, that everybody holds.
+    fn appends(&mut self, index: u64, payload: &'static [u8]) {
+        let (index, term) = (LogIndex::new(index), Term::new(1));
+        let prev_term = if index.get() == 1 { Term::ZERO } else { term };
+        let append = Append {
+            term,
+            session: Session::new(1),
+            prev_index: index.prev(),
+            prev_term,
+            runs: [TermRun { term, count: 1 }].into_iter().collect(),
+            configs: Sparse::new(),
+            time: LogTime::default(),
+            commit: index,
+            quorum_durable: index,
+            acknowledge: Acknowledge::Durable,
+        };
+        let payload = Bytes::from_static(payload);
+        let kind = EntryKind::Command;
+        let entry = Entry { index, term, kind, time: LogTime::new(7), payload };
+        self.says(Message::Append(append), vec![entry]);
+    }
+
+    /// A snapshot at this index comes, which leaves nothing in the log, and is installed.
+    fn installs(&mut self, index: u64) {
+        let engine = self.solo.engine();
+        let meta = SnapshotMeta {
+            index: LogIndex::new(index),
+            term: Term::new(1),
+            time: LogTime::new(7),
+            config_index: LogIndex::ZERO,
+            membership: Arc::clone(engine.slots[0].core.membership()),
+        };
+        let (term, session) = (Term::new(1), Session::new(1));
+        self.says(
+            Message::Snapshot(SnapshotOffer { term, session, meta: meta.clone() }),
+            Vec::new(),
+        );
+        let asked = self.solo.node.out.snapshots.drain(..);
+        let fetches = asked.filter(|input| matches!(input, DeskInput::Fetch(_))).count();
+        assert_eq!(fetches, 1, "it lacks it");
+        let new = keeper(&self.spec, &self.log.reader());
+        let live = Arc::<LiveEntries>::default();
+        let bodies = new.bodies.as_ref().expect("it keeps entries");
+        bodies.stand_at(meta.index, Arc::clone(&live));
+        let name = SnapshotName {
+            group: GROUP,
+            incarnation: GroupIncarnation::new(1),
+            index: meta.index,
+            term: meta.term,
+        };
+        let restored = Restored { new, meta, left: Left { live, bytes: 0 }, bytes: 100 };
+        self.solo.take(EngineInput::SnapshotFetched(name, Box::new(restored)));
+        self.sync();
+        assert_eq!(self.solo.base(), LogIndex::new(index), "and is installed");
+        assert_eq!(self.log.reader().held_term(GROUP, LogIndex::new(1)), None);
+    }
+
+    fn wants_snapshot(&mut self) -> Ticket<crate::request::Proposed> {
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        self.solo.take(EngineInput::Snapshot(GROUP, request.reply));
+        self.sync();
+        ticket
+    }
+
+    fn taken(&mut self) -> Vec<LogIndex> {
+        let taken = self.solo.node.out.snapshots.drain(..).filter_map(|input| match input {
+            DeskInput::Take(taking) => Some(taking.name.index),
+            _ => None,
+        });
+        taken.collect()
+    }
+
+    /// How far the machine is, and what is wrong with the group.
+    fn status(&mut self) -> (u64, Option<String>) {
+        let status = self.solo.engine().statuses().remove(0);
+        (status.applied_index.get(), status.fault)
+    }
+}
+
+/// The worker is behind by some jobs of the old machine when a snapshot is installed, and what those
+/// would read is gone from the log. That is no fault: the machine of the snapshot takes its place.
+#[test]
+fn what_a_machine_misses_once_a_snapshot_has_replaced_it_is_no_fault() {
+    for done in 0..=3 {
+        let mut follower = Follower::new();
+        follower.appends(1, b"first");
+        follower.appends(2, b"second");
+        let waits = follower.wants_snapshot();
+        let (digest, _ticket): (Request, Ticket<(LogIndex, u64)>) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        follower.solo.take(EngineInput::Digest(GROUP, digest.reply));
+        follower.sync();
+        // The machine begins, two times entries, its state, and a digest.
+        assert_eq!(follower.solo.node.worker.jobs.len(), 5);
+        let mut told = follower.work(1 + done);
+        follower.installs(9);
+        assert_eq!(follower.solo.node.worker.jobs.len(), 5 - done, "the other machine as well");
+        told.extend(follower.work(usize::MAX));
+        follower.hear(told);
+        assert_eq!(follower.status(), (9, None), "with {done} done before");
+        assert_eq!(follower.taken(), [], "of the machine that was replaced");
+        assert!(waits.wait().is_err());
+
+        // The one in its place works, and gives its state.
+        follower.appends(10, b"tenth");
+        follower.settle();
+        assert_eq!(follower.status(), (10, None), "with {done} done before");
+        drop(follower.wants_snapshot());
+        follower.settle();
+        assert_eq!(follower.taken(), [LogIndex::new(10)]);
+        // What it does wrong is its own.
+        follower.appends(11, BREAKS);
+        follower.settle();
+        let (applied, fault) = follower.status();
+        assert!(applied == 10 && fault.is_some(), "{applied} {fault:?}");
+    }
+}
