@@ -258,6 +258,7 @@ impl ShardEngine {
             uses_window: false,
             cold: Vec::new(),
             fetching: None,
+            doubted: None,
             persist: None,
             persisting: PersistSeq::default(),
             gated: Vec::new(),

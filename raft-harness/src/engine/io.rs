@@ -64,7 +64,8 @@ pub(crate) enum EngineInput {
     MachineBroken(GroupId, BrokenMachine),
     /// The log cannot be read back from this index on.
     FetchFailed(GroupId, LogIndex),
-    /// An entry that nobody has asked for is damaged.
+    /// An entry that nobody has asked for was found damaged. What is there by now may be another, or
+    /// another replica's.
     LogDamaged(GroupId, LogIndex),
     /// The log was read.
     Fetched(GroupId, Vec<Entry>),

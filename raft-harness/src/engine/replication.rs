@@ -196,23 +196,40 @@ impl ShardEngine {
             self.touch(at);
             return;
         }
+        let is_look = fetching.is_some_and(|fetching| fetching.is_look);
+        if is_look && self.makes_superfluous(at, index, out) {
+            self.touch(at);
+            return;
+        }
         if !self.passes_over(at, index, out) {
             self.forget_damaged(at, index, out);
         }
     }
 
-    /// An entry is damaged that nobody needs at the moment. A snapshot makes it superfluous where the
-    /// state has it; a machine that gives none leaves it to whoever needs the entry.
+    /// An entry was found damaged that nobody needs at the moment. The word may be late: of entries that
+    /// were cut and written anew since, or of a replica that left. So nothing is forgotten before it was
+    /// read once more in the name of this one.
     pub(super) fn on_log_damaged(&mut self, group: GroupId, index: LogIndex, out: &mut TurnOutput) {
         let Some(at) = self.slot_of(group) else { return };
-        if self.passes_over(at, index, out) {
+        if self.makes_superfluous(at, index, out) {
             return;
         }
-        if index <= self.slots[at as usize].dispatched {
-            self.take_snapshot(at, out);
-        } else {
-            self.forget_damaged(at, index, out);
+        let doubted = &mut self.slots[at as usize].doubted;
+        *doubted = Some(doubted.map_or(index, |other| other.min(index)));
+        self.touch(at);
+    }
+
+    /// Whether a damaged entry need not be read any more: a snapshot makes it superfluous where the state
+    /// has it; a machine that gives none leaves it to whoever needs the entry.
+    fn makes_superfluous(&mut self, at: u32, index: LogIndex, out: &mut TurnOutput) -> bool {
+        if self.passes_over(at, index, out) {
+            return true;
         }
+        let is_applied = index <= self.slots[at as usize].dispatched;
+        if is_applied {
+            self.take_snapshot(at, out);
+        }
+        is_applied
     }
 
     /// The log of a replica is as a start would find it damaged: what follows is learned again.
@@ -322,7 +339,19 @@ pub(super) fn fetch(slot: &mut Slot, first: LogIndex, out: &mut TurnOutput) {
     if slot.fetching.is_none() {
         // What is newer is still in the window.
         let last = slot.core.written_index();
-        slot.fetching = Some(Fetching { last, cut: false });
+        slot.fetching = Some(Fetching { last, cut: false, is_look: false });
         out.fetches.push(Fetch { group: slot.spec.group, first, last });
+    }
+}
+
+/// Reads the entry that was found damaged, if the log still has one there, once nothing else is read.
+pub(super) fn look_at_doubted(slot: &mut Slot, out: &mut TurnOutput) {
+    if slot.fetching.is_none()
+        && let Some(index) = slot.doubted.take()
+        && index > slot.core.base_index()
+        && index <= slot.core.written_index()
+    {
+        slot.fetching = Some(Fetching { last: index, cut: false, is_look: true });
+        out.fetches.push(Fetch { group: slot.spec.group, first: index, last: index });
     }
 }

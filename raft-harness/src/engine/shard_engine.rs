@@ -29,6 +29,7 @@ use super::log_load::LogLoad;
 use super::log_time::{Stamp, Vouched, WallClocks};
 use super::removal::{Ended, Leaving};
 use super::replacing::Replacing;
+use super::replication::look_at_doubted;
 use super::replies::Replies;
 use super::slot::Slot;
 use super::spreading::Spreading;
@@ -489,6 +490,7 @@ impl ShardEngine {
                 }
             }
         }
+        look_at_doubted(&mut self.slots[at as usize], out);
         self.dispatch_applies(at, out);
         self.release_snapshot(at, out);
         self.take_snapshot_if_due(at, out);

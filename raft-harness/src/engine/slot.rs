@@ -39,6 +39,8 @@ pub(crate) struct Slot {
     pub(crate) cold: Vec<Entry>,
     /// The read of the log that is under way.
     pub(crate) fetching: Option<Fetching>,
+    /// The first entry that was found damaged when nobody had asked for it, and that is to be read.
+    pub(crate) doubted: Option<LogIndex>,
     /// The core's operation that the log has not been given yet.
     pub(crate) persist: Option<Persist>,
     /// The newest operation the log was given.
@@ -96,6 +98,8 @@ pub(crate) struct Fetching {
     /// Whether the log was cut at or before `last` since then: the reader may find less than it
     /// was asked for, and that is no damage.
     pub(crate) cut: bool,
+    /// Whether it is done only to see whether the log can be read.
+    pub(crate) is_look: bool,
 }
 
 impl Slot {

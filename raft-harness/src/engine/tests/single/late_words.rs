@@ -1,4 +1,4 @@
-//! What a worker says of a machine that another has replaced since.
+//! What a worker, or whoever reads the log, says of something that another has replaced since.
 
 use raft_core::{SnapshotMeta, SnapshotOffer, Sparse};
 use raft_storage::{LiveEntries, LogReader, LogStore as _, MemoryLog};
@@ -265,4 +265,74 @@ fn what_a_machine_misses_once_a_snapshot_has_replaced_it_is_no_fault() {
         let (applied, fault) = follower.status();
         assert!(applied == 10 && fault.is_some(), "{applied} {fault:?}");
     }
+}
+
+/// An entry is found damaged, and by the time the shard hears of it another has taken its place: in
+/// the log of the same replica, or in that of the one that followed it.
+#[test]
+fn a_late_word_of_damage_is_looked_into_before_anything_is_forgotten() {
+    let first = LogIndex::new(1);
+    let mut solo = Solo::with_group(3);
+    solo.append(2, 1, 7, route(1));
+    solo.sync();
+    solo.append(3, 2, 7, route(1));
+    solo.sync();
+    let log = |solo: &mut Solo| {
+        let slots = &solo.engine().slots;
+        let status = slots[slots.len() - 1].core.status();
+        (status.last_index, status.promise.promise, status.fault)
+    };
+    let whole = (first, Promise::Kept, None);
+    assert_eq!(log(&mut solo), whole);
+    solo.take(EngineInput::LogDamaged(GROUP, first));
+    assert_eq!(log(&mut solo), whole);
+    // It is read once more, in this replica's name, and is sound.
+    let fetch = solo.node.out.fetches.pop().expect("it is read once more");
+    assert_eq!((fetch.group, fetch.first, fetch.last), (GROUP, first, first));
+    let entry = Entry {
+        index: first,
+        term: Term::new(2),
+        kind: EntryKind::Command,
+        time: LogTime::new(7),
+        payload: Bytes::new(),
+    };
+    solo.take(EngineInput::Fetched(GROUP, vec![entry]));
+    assert_eq!(log(&mut solo), whole);
+    assert_eq!(solo.node.out.fetches.len(), 0);
+
+    // While it is read, the log is cut: that is no damage.
+    solo.take(EngineInput::LogDamaged(GROUP, first));
+    solo.append(2, 3, 7, route(1));
+    solo.sync();
+    // One read is enough at a time, and what was said meanwhile is looked into after it.
+    solo.take(EngineInput::LogDamaged(GROUP, first));
+    assert_eq!(solo.node.out.fetches.drain(..).len(), 1);
+    solo.take(EngineInput::FetchFailed(GROUP, first));
+    assert_eq!(log(&mut solo), whole);
+    assert_eq!(solo.node.out.fetches.drain(..).len(), 1);
+    // It is damaged.
+    solo.take(EngineInput::FetchFailed(GROUP, first));
+    solo.sync();
+    assert_eq!(log(&mut solo), (LogIndex::ZERO, Promise::Damaged, None));
+    solo.take(EngineInput::LogDamaged(GROUP, first));
+    assert_eq!(solo.node.out.fetches.len(), 0, "it is not there any more");
+}
+
+/// Nobody could fill the log of a sole voter anew. A word that was meant for another log of the same
+/// group must not mute it.
+#[test]
+fn a_late_word_of_damage_mutes_no_sole_voter() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    let proposed = solo.propose();
+    let status = |solo: &mut Solo| {
+        let status = solo.engine().statuses().remove(0);
+        (status.last_index, status.fault)
+    };
+    let last = status(&mut solo).0;
+    solo.take(EngineInput::LogDamaged(GROUP, last));
+    assert_eq!(status(&mut solo), (last, None));
+    assert_eq!(solo.node.out.fetches.len(), 0, "it is not in the log yet");
+    solo.sync();
+    assert!(proposed.wait().is_ok());
 }
