@@ -138,6 +138,7 @@ pub enum Planted {
     BatchStopsAtUnknownGroup,
     OldIncarnationAccepted,
     FrameChecksumIgnored,
+    BatchPassesWindow,
     CreditsLeak,
     AppliesTwice,
     LaneDownTellsOne,

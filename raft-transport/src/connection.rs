@@ -599,26 +599,38 @@ impl Connection {
     }
 
     /// Queues a frame, whatever the [`budget`](Self::budget); callers look at that first, except
-    /// for answers. A batch may go as several frames.
+    /// for answers. A batch may go as several frames, and of those none is begun without credit: what
+    /// is left is then in `frame`, and `false` is returned.
     ///
     /// # Errors
     /// The frame cannot be encoded, and nothing is queued. Without a handshake done nothing is
     /// queued either, and that is no error: the connection is about to be reported down.
-    pub fn queue(&mut self, frame: &mut Frame) -> Result<(), FrameError> {
+    pub fn queue(&mut self, frame: &mut Frame) -> Result<bool, FrameError> {
         let Phase::Open(open) = &mut self.phase else {
-            return Ok(());
+            return Ok(true);
         };
         let max = open.frame_bytes_max;
-        let encoded = encode(frame, open.ends, max, &mut self.transmit)?;
+        let credit = match open.granted {
+            Granted::Window { window, used } => window.saturating_sub(used),
+            Granted::Unlimited => u64::MAX,
+        };
+        let encoded = encode(frame, open.ends, max, credit, &mut self.transmit)?;
         self.queued_total += encoded.bytes;
         if let Granted::Window { used, .. } = &mut open.granted {
             *used += encoded.bytes;
         }
+        let rest = frame.split_off_last(encoded.left);
         count_out(&self.setup.counters, frame, encoded.frames);
         if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
             watch.said(key, self.setup.id.direction(), frame);
         }
-        Ok(())
+        match rest {
+            Some(rest) => {
+                *frame = rest;
+                Ok(false)
+            }
+            None => Ok(true),
+        }
     }
 
     /// The user is done with so many bytes of delivered frames. No effect on a dialed connection.
@@ -753,7 +765,7 @@ impl Connection {
         let Phase::Open(open) = &mut self.phase else {
             return;
         };
-        let encoded = encode(&mut frame, open.ends, u64::MAX, &mut self.transmit);
+        let encoded = encode(&mut frame, open.ends, u64::MAX, u64::MAX, &mut self.transmit);
         if raft_core::planted!(CreditCountsPings)
             && let (Frame::Ping { .. }, Granted::Window { used, .. }) = (&frame, &mut open.granted)
         {

@@ -25,9 +25,12 @@ pub struct Encoded {
     pub bytes: u64,
     /// Frames on the wire; more than one for a long batch, none for an empty one.
     pub frames: u64,
+    /// Items at the end of a batch that are not queued: there was no budget for another frame.
+    pub left: usize,
 }
 
-/// Queues a frame. Batches are sorted by group and split where they outgrow a frame.
+/// Queues a frame. Batches are sorted by group and split where they outgrow a frame; of several frames
+/// none is begun behind `budget` bytes but the first.
 ///
 /// Costs one pass over the frame; payloads are read once for their checksums and copied only if
 /// they are small.
@@ -39,35 +42,40 @@ pub fn encode(
     frame: &mut Frame,
     ends: Ends,
     frame_bytes_max: u64,
+    budget: u64,
     out: &mut Transmit,
 ) -> Result<Encoded, FrameError> {
     let before = out.len();
-    let frames = match frame {
-        Frame::Message(envelope) => encode_envelope(envelope, ends, frame_bytes_max, out)?,
+    let limits = (frame_bytes_max, budget);
+    let whole = |frames| (frames, 0);
+    let (frames, left) = match frame {
+        Frame::Message(envelope) => whole(encode_envelope(envelope, ends, frame_bytes_max, out)?),
         Frame::Heartbeats(items) => {
             let kind = FrameKind::Heartbeats;
-            heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+            heartbeat_batch::encode(kind, items, ends, limits, out)
         }
         Frame::ReadConfirms(items) => {
             let kind = FrameKind::ReadConfirms;
-            heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+            heartbeat_batch::encode(kind, items, ends, limits, out)
         }
         Frame::HeartbeatReplies(items) => {
             let kind = FrameKind::HeartbeatReplies;
-            heartbeat_batch::encode(kind, items, ends, frame_bytes_max, out)
+            heartbeat_batch::encode(kind, items, ends, limits, out)
         }
-        Frame::SnapshotPull(pull) => encode_snapshot(pull, None, frame_bytes_max, out)?,
+        Frame::SnapshotPull(pull) => whole(encode_snapshot(pull, None, frame_bytes_max, out)?),
         Frame::SnapshotChunk(chunk) => {
             fit(chunk, frame_bytes_max);
-            encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?
+            whole(encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?)
         }
-        Frame::Clock { wall } => encode_number(FrameKind::Clock, wall.get(), out),
-        Frame::Condition(condition) => encode_number(FrameKind::Condition, condition.code(), out),
-        Frame::Credit { bytes } => encode_number(FrameKind::Credit, *bytes, out),
-        Frame::Ping { nonce } => encode_number(FrameKind::Ping, *nonce, out),
-        Frame::Pong { nonce } => encode_number(FrameKind::Pong, *nonce, out),
+        Frame::Clock { wall } => whole(encode_number(FrameKind::Clock, wall.get(), out)),
+        Frame::Condition(condition) => {
+            whole(encode_number(FrameKind::Condition, condition.code(), out))
+        }
+        Frame::Credit { bytes } => whole(encode_number(FrameKind::Credit, *bytes, out)),
+        Frame::Ping { nonce } => whole(encode_number(FrameKind::Ping, *nonce, out)),
+        Frame::Pong { nonce } => whole(encode_number(FrameKind::Pong, *nonce, out)),
     };
-    Ok(Encoded { bytes: out.len() - before, frames })
+    Ok(Encoded { bytes: out.len() - before, frames, left })
 }
 
 /// A frame whose header waits for its body.

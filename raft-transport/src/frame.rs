@@ -83,6 +83,29 @@ pub enum Frame {
     },
 }
 
+impl Frame {
+    /// Splits the last items off a batch; `None` if there are to be none.
+    pub(crate) fn split_off_last(&mut self, count: usize) -> Option<Self> {
+        fn last<T>(items: &mut Vec<T>, count: usize) -> Vec<T> {
+            items.split_off(items.len().saturating_sub(count))
+        }
+        match self {
+            _ if count == 0 => None,
+            Self::Heartbeats(items) => Some(Self::Heartbeats(last(items, count))),
+            Self::ReadConfirms(items) => Some(Self::ReadConfirms(last(items, count))),
+            Self::HeartbeatReplies(items) => Some(Self::HeartbeatReplies(last(items, count))),
+            Self::Message(_)
+            | Self::SnapshotPull(_)
+            | Self::SnapshotChunk(_)
+            | Self::Clock { .. }
+            | Self::Condition(_)
+            | Self::Credit { .. }
+            | Self::Ping { .. }
+            | Self::Pong { .. } => None,
+        }
+    }
+}
+
 /// How a node is, as far as others must know before they let it lead.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Condition {

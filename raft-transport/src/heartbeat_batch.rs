@@ -143,14 +143,15 @@ struct Previous {
     sent: u64,
 }
 
-/// Queues the items in as many frames as they need and says how many that were.
+/// Queues the items, sorted, in as many frames as they need, none of them begun behind `budget` bytes but
+/// the first. Says how many frames that were, and how many items at the end of the list are left.
 pub(crate) fn encode<T: Item>(
     kind: FrameKind,
     items: &mut [T],
     ends: Ends,
-    frame_bytes_max: u64,
+    (frame_bytes_max, budget): (u64, u64),
     out: &mut Transmit,
-) -> u64 {
+) -> (u64, usize) {
     if !items.is_sorted_by_key(|item| item.parts().group) {
         items.sort_by_key(|item| item.parts().group);
     }
@@ -176,9 +177,13 @@ pub(crate) fn encode<T: Item>(
         }
         open.finish(0, tail);
         frames += 1;
+        if (tail.len() - before) as u64 >= budget && !raft_core::planted!(BatchPassesWindow) {
+            break;
+        }
     }
+    let left = items.len();
     out.grown(before);
-    frames
+    (frames, left)
 }
 
 /// Reads the items of a body whose checksum has been verified.

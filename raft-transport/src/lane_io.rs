@@ -249,7 +249,8 @@ impl Lanes {
     /// [`flush`](Self::flush) or [`poll`](Self::poll). A batch may leave as several frames.
     ///
     /// # Errors
-    /// Gives the frame back: there is no connection, or no [`budget`](Self::budget). Also if the
+    /// Gives the frame back: there is no connection, or no [`budget`](Self::budget); of a batch what
+    /// there was no budget for. Also if the
     /// frame cannot be encoded, which is a mistake of the caller, logged and counted.
     #[allow(clippy::result_large_err, reason = "the frame goes back to whoever may still need it")]
     pub fn send(&mut self, peer: NodeId, mut frame: Frame) -> Result<(), Frame> {
@@ -267,7 +268,11 @@ impl Lanes {
             return Err(frame);
         }
         match live.connection.queue(&mut frame) {
-            Ok(()) => Ok(()),
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.counters.credit_stalls.bump();
+                Err(frame)
+            }
             Err(error) => {
                 self.counters.unsendable.bump();
                 error!(lane = %self.lane, %peer, %error, "frame cannot be sent");

@@ -97,7 +97,7 @@ pub(crate) fn bytes_of(transmit: &mut Transmit) -> Vec<u8> {
 
 pub(crate) fn encoded(frame: &Frame) -> Vec<u8> {
     let mut transmit = Transmit::new();
-    encode(&mut frame.clone(), SENDER, FRAME_MAX, &mut transmit).unwrap();
+    encode(&mut frame.clone(), SENDER, FRAME_MAX, u64::MAX, &mut transmit).unwrap();
     bytes_of(&mut transmit)
 }
 

@@ -12,7 +12,7 @@
 //! [`Control`] takes its time as an argument, so that a simulator turns the same code;
 //! [`ControlTask`] adds the clock and the runtime's timer.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use raft_core::{LogTime, Micros, NodeId};
+use raft_core::{GroupId, LogTime, Micros, NodeId};
 use raft_transport::{
     Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes,
 };
@@ -61,6 +61,8 @@ pub(crate) struct Control {
     gather: Duration,
     heartbeat_interval: Duration,
     heartbeats: Vec<(NodeId, HeartbeatItem)>,
+    /// The first group whose heartbeat a peer's lane had no room for the last time.
+    beat_from: HashMap<NodeId, GroupId>,
     /// How often shards handed in since the last departure.
     hand_ins: usize,
     heartbeats_due: Option<Micros>,
@@ -96,6 +98,7 @@ impl Control {
             gather: heartbeat_interval / 10,
             heartbeat_interval,
             heartbeats: Vec::new(),
+            beat_from: HashMap::new(),
             hand_ins: 0,
             heartbeats_due: None,
             items: Vec::new(),
@@ -161,7 +164,7 @@ impl Control {
                 keep_newest(&mut self.heartbeats);
             }
             for (peer, items) in by_node(std::mem::take(&mut self.heartbeats).into_iter()) {
-                self.send(peer, Frame::Heartbeats(items));
+                self.beat(peer, items);
             }
         }
         worked |= self.look_at_log(now);
@@ -229,13 +232,40 @@ impl Control {
     /// Whatever leaves in a round has the clock before it. So a candidate has the clocks of all
     /// who vote for it, and a leader those of all who answer its heartbeats.
     fn send(&mut self, peer: NodeId, frame: Frame) {
+        self.tell_clock(peer);
+        if self.lanes.send(peer, frame).is_err() {
+            // A lost vote or answer is made good by the next one.
+            debug!(%peer, "control lane is down, or full");
+        }
+    }
+
+    fn tell_clock(&mut self, peer: NodeId) {
         if !self.told.contains(&peer) {
             self.told.push(peer);
             let _ = self.lanes.send(peer, Frame::Clock { wall: self.wall });
         }
-        if self.lanes.send(peer, frame).is_err() {
-            // A lost vote or heartbeat is made good by the next one.
-            debug!(%peer, "control lane is down");
+    }
+
+    /// Sends heartbeats. Those that the lane has no room for are lost like others, and first the next time.
+    fn beat(&mut self, peer: NodeId, mut items: Vec<HeartbeatItem>) {
+        let mut batches = Vec::with_capacity(2);
+        if let Some(first) = self.beat_from.remove(&peer) {
+            batches.push(items.extract_if(.., |item| item.group >= first).collect());
+        }
+        batches.push(items);
+        self.tell_clock(peer);
+        for batch in batches {
+            match self.lanes.send(peer, Frame::Heartbeats(batch)) {
+                Ok(()) => {}
+                Err(Frame::Heartbeats(rest)) => {
+                    // Sorted by group, if some of them went.
+                    let first = rest.iter().map(|item| item.group).min();
+                    self.beat_from.extend(first.map(|first| (peer, first)));
+                    debug!(%peer, left = rest.len(), "control lane is down, or full");
+                    return;
+                }
+                Err(_) => return,
+            }
         }
     }
 
@@ -371,9 +401,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::task::Waker;
 
-    use raft_core::{
-        GroupId, GroupIncarnation, Heartbeat, Incarnation, LogIndex, ReplicaId, Rest, Term,
-    };
+    use raft_core::{GroupIncarnation, Heartbeat, Incarnation, LogIndex, ReplicaId, Rest, Term};
     use raft_transport::{Identity, Lane, LaneConfig, LaneCounters, MemoryHub};
 
     use super::*;

@@ -190,6 +190,7 @@ mutants! {
     CheckpointedTwice Easy Bytes [] "What the row of a group holds already is applied to it again.",
     StaleFrameAccepted Hard Bytes [] "A frame that another use of its segment has left is taken.",
     BatchStopsAtUnknownGroup Medium Bytes ["E1-batch-whole"] "An item for a group that is not here ends the batch it came in.",
+    BatchPassesWindow Medium Bytes ["W3-blame"] "A batch of heartbeats goes on where the lane's credit has ended.",
     CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
     AppliesBeforeDurable Easy Protocol ["I22-applied-durable" "panic"] "An entry is applied once it is committed, whether this replica's disk has it or not.",
     EarlierLifeOfGroupHeard Medium Bytes ["I2-vote-once" "I2-vote-current" "I15-late" "G1-election-safety" "G10-externalisation" "G2-log-matching" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "Words of an earlier life of a group are taken by the replica of a later one.",

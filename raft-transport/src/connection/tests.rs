@@ -233,6 +233,32 @@ fn one_frame_larger_than_the_window_passes_alone() {
     assert_eq!(pair.a.budget(), 1000);
 }
 
+/// Each frame of a batch is one to the receiver, who ends what is begun without credit.
+#[test]
+fn a_batch_of_several_frames_stops_at_the_window_and_goes_on_behind_it() {
+    let config = LaneConfig { window_bytes: 1000, frame_bytes_max: 400, ..LaneConfig::control() };
+    let mut pair = Pair::open(&config);
+    let items: Vec<_> = (1..=500_u32).map(|group| heartbeat_item(group * 3, 7, 1 << 27)).collect();
+    let mut rest = Frame::Heartbeats(items.clone());
+    let (mut heard, mut rounds) = (Vec::new(), 0);
+    loop {
+        let is_whole = pair.a.queue(&mut rest).unwrap();
+        pair.exchange_ok(at(rounds));
+        for (frame, bytes) in frames_of(&mut pair.b_events) {
+            pair.b.consumed(bytes);
+            let Frame::Heartbeats(items) = frame else { panic!("{frame:?}") };
+            heard.extend(items);
+        }
+        pair.exchange_ok(at(rounds));
+        if is_whole {
+            break;
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 0, "{rounds}");
+    assert_eq!(heard, items);
+}
+
 #[test]
 fn peer_that_ignores_its_window_is_closed() {
     let config = LaneConfig { window_bytes: 1000, ..LaneConfig::data() };

@@ -255,7 +255,8 @@ fn entries_must_be_those_the_runs_name() {
         change(&mut envelope);
         let mut transmit = Transmit::new();
         let group = envelope.group;
-        let result = encode(&mut Frame::Message(envelope), SENDER, FRAME_MAX, &mut transmit);
+        let result =
+            encode(&mut Frame::Message(envelope), SENDER, FRAME_MAX, u64::MAX, &mut transmit);
         assert_eq!(result, Err(FrameError::EntriesDiffer { group }));
         assert!(transmit.is_empty());
     };
@@ -294,10 +295,10 @@ fn too_many_entries_and_too_many_bytes_are_refused_and_leave_nothing() {
     let mut transmit = Transmit::new();
     let count = APPEND_ENTRIES_MAX + 1;
     let many = append((0..count).map(|_| Bytes::new()));
-    let result = encode(&mut Frame::Message(many), SENDER, FRAME_MAX, &mut transmit);
+    let result = encode(&mut Frame::Message(many), SENDER, FRAME_MAX, u64::MAX, &mut transmit);
     assert_eq!(result, Err(FrameError::TooManyEntries { count }));
     let large = append([Bytes::from(vec![0; 1000])]);
-    let result = encode(&mut Frame::Message(large), SENDER, 1000, &mut transmit);
+    let result = encode(&mut Frame::Message(large), SENDER, 1000, u64::MAX, &mut transmit);
     assert!(matches!(result, Err(FrameError::TooLarge { max: 1000, .. })), "{result:?}");
     assert!(transmit.is_empty());
 }
@@ -308,7 +309,8 @@ fn the_most_and_longest_entries_fit_the_body() {
     for (entry, time) in frame.entries.iter_mut().zip([0, u64::MAX].into_iter().cycle()) {
         entry.time = LogTime::new(time);
     }
-    let encoded = encode(&mut Frame::Message(frame), SENDER, FRAME_MAX, &mut Transmit::new());
+    let encoded =
+        encode(&mut Frame::Message(frame), SENDER, FRAME_MAX, u64::MAX, &mut Transmit::new());
     encoded.unwrap();
 }
 
@@ -318,7 +320,7 @@ fn large_payloads_are_queued_by_reference_and_small_ones_gathered() {
     let small = Bytes::from_static(b"small");
     let mut frame = Frame::Message(append([small.clone(), large.clone(), small.clone(), small]));
     let mut transmit = Transmit::new();
-    encode(&mut frame, SENDER, FRAME_MAX, &mut transmit).unwrap();
+    encode(&mut frame, SENDER, FRAME_MAX, u64::MAX, &mut transmit).unwrap();
     let mut slices = [std::io::IoSlice::new(&[]); 8];
     let filled = transmit.io_slices(&mut slices);
     assert_eq!(filled, 3, "what precedes, the payload itself, what follows");
@@ -341,7 +343,7 @@ fn a_chunk_that_is_too_long_for_its_receiver_is_cut() {
         let mut frame =
             Frame::SnapshotChunk(SnapshotChunk { place, total: u64::MAX, sum: 1, data });
         let mut transmit = Transmit::new();
-        let encoded = encode(&mut frame, SENDER, max, &mut transmit).unwrap();
+        let encoded = encode(&mut frame, SENDER, max, u64::MAX, &mut transmit).unwrap();
         assert!(encoded.bytes <= max && encoded.bytes > max - 256, "{} of {max}", encoded.bytes);
         let Frame::SnapshotChunk(chunk) = frame else { panic!("it is one still") };
         assert!(!chunk.data.is_empty());

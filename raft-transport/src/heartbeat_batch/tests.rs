@@ -93,8 +93,14 @@ fn long_batches_split_at_the_frame_limit_and_lose_nothing() {
     let items: Vec<_> = (0..100_000_u32).map(|i| heartbeat_item(i * 3, 7, 1 << 27)).collect();
     for (limit, at_least) in [(FRAME_MAX, 2), (4096, 100), (1, 100_000)] {
         let mut transmit = Transmit::new();
-        let frames =
-            encode(FrameKind::Heartbeats, &mut items.clone(), SENDER, limit, &mut transmit);
+        let frames = encode(
+            FrameKind::Heartbeats,
+            &mut items.clone(),
+            SENDER,
+            (limit, u64::MAX),
+            &mut transmit,
+        )
+        .0;
         let decoded = decode_all(&bytes_of(&mut transmit));
         assert_eq!(decoded.len() as u64, frames);
         assert!(frames >= at_least, "{frames} frames at limit {limit}");
