@@ -382,6 +382,8 @@ impl World {
         let idles = process.log.state == LogState::Waits && node.paused_until.is_none();
         let judge = self.judge_of(place);
         let due = judge.lock().account(place).flush_due();
+        // A disk that hangs lets nobody begin.
+        let idles = idles && node.hang.is_none();
         let late = due.filter(|due| idles && self.now > node.resumed.max(*due) + FLUSH_LATE_US);
         if let Some(due) = late {
             let evidence = format!("place {place} has not begun the sync that was due at {due}");

@@ -460,7 +460,10 @@ impl World {
             }
             Fault::SlowDisk { node, .. } => self.nodes[node].slow_disk_us = 0,
             Fault::Hang { ref nodes, .. } => {
-                nodes.iter().for_each(|node| self.nodes[*node].hang = None);
+                for node in nodes {
+                    self.nodes[*node].hang = None;
+                    self.nodes[*node].resumed = self.now;
+                }
             }
             Fault::PutBack { node } => self.put_back(node),
             Fault::Miscount => self.restart_miscounters(),
@@ -529,7 +532,9 @@ impl World {
             node.disk.heal();
             node.snapshots.heal();
             node.slow_disk_us = 0;
-            node.hang = None;
+            if node.hang.take().is_some() {
+                node.resumed = self.now;
+            }
             node.slow_apply_us = 0;
             node.flips_when_idle = None;
             node.crash = None;
