@@ -266,6 +266,22 @@ impl Checker {
         }
     }
 
+    /// A replica's state machine still has the state after `index`, which was judged when it got there.
+    ///
+    /// # Errors
+    /// If nobody knows the replica.
+    pub fn goes_on(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        index: LogIndex,
+    ) -> Result<(), Violation> {
+        let known = self.groups.get_mut(&group).and_then(|known| known.replica(replica));
+        let state = known.ok_or_else(|| unknown_replica(group, replica))?;
+        state.applied = Some(index);
+        Ok(())
+    }
+
     /// A replica's state machine now has the state after `index`, from a snapshot or its disk.
     ///
     /// # Errors

@@ -287,15 +287,26 @@ impl Done {
         self.told = now;
         let total = options.seeds.end - options.seeds.start;
         Some(format!(
-            "{} of {total} runs, {}/min, {} of virtual time, {} faults, {} operations, {} failed",
+            "{} of {total} runs, {}/min, {} of virtual time, {} faults, {} operations, {} failed{}",
             self.finished,
             per_minute(self.finished, now.duration_since(begun)),
             hours(self.total.virtual_us),
             self.total.faults.values().sum::<u64>(),
             self.total.operations,
-            self.failed
+            self.failed,
+            seeds(&self.total.failures)
         ))
     }
+}
+
+/// Those that failed, for whoever does not want to wait for the end.
+fn seeds(failures: &[Failure]) -> String {
+    let mut text = String::new();
+    for (at, failure) in failures.iter().enumerate() {
+        text += if at == 0 { ": " } else { " " };
+        text += &failure.seed.to_string();
+    }
+    text
 }
 
 fn per_minute(runs: u64, took: Duration) -> u64 {

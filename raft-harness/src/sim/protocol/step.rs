@@ -125,7 +125,7 @@ impl World {
         }
         let damaged = matches!(input, Input::LogDamaged(_));
         let applied = replica.machine.applied;
-        let applied_term = replica.core.entry_term(applied).unwrap_or_default();
+        let applied_term = replica.core.entry_term(applied);
         let before = Before::of(&mut replica, &input);
         let role = replica.core.role_kind();
         if let Input::Candidacy(candidacy) = &input {
@@ -162,8 +162,11 @@ impl World {
         let seen = self.checker.observe(Micros::new(self.now), &view, &platters);
         self.check(seen);
         if damaged && applied > LogIndex::ZERO {
-            // Its machine goes on from where it is.
-            let seen = self.checker.installed(group, replica.id(), applied, applied_term);
+            // Its machine goes on from where it is, which the log may have lost the last time.
+            let seen = match applied_term {
+                Some(term) => self.checker.installed(group, replica.id(), applied, term),
+                None => self.checker.goes_on(group, replica.id(), applied),
+            };
             self.check(seen);
         }
         self.nodes[at].replicas.insert(group, replica);
