@@ -86,7 +86,7 @@ pub(crate) mod sim {
     pub(crate) use super::log_thread::{IDLE_AFTER, LogBatch, LogWork, Staged, give_up};
     pub(crate) use super::log_watch::{LogWatch, LogWatcher};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
-    pub(crate) use super::starting::{begin_behind, log_ended_by, registry};
+    pub(crate) use super::starting::{begin_behind, behind, log_ended_by, registry};
     pub(crate) use super::vouching::{Voucher, Vouching};
 }
 

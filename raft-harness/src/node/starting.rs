@@ -12,7 +12,8 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use raft_core::{
-    Base, GroupId, GroupIncarnation, HardState, Incarnation, NodeId, Promise, Tombstone,
+    Base, GroupId, GroupIncarnation, HardState, Incarnation, NodeId, Promise, SnapshotMeta,
+    Tombstone,
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_storage::{
@@ -542,25 +543,34 @@ pub(crate) fn begin_behind(
     recovered: &mut RecoveredGroup,
     newer: &Restored,
 ) -> Result<(), StartError> {
-    let meta = &newer.meta;
+    let begun = behind(recovered, &newer.meta);
     let mut write = GroupWrite::new(group);
     // What it leaves in the log is there, or it would not have been restored.
     write.live = Some(Arc::clone(&newer.left.live));
-    write.install = Some(meta.clone());
-    if recovered.hard_state.term < meta.term {
-        // It had reached that term at least.
-        recovered.hard_state = HardState { term: meta.term, vote: None };
-        write.hard_state = Some(recovered.hard_state);
-    }
+    write.install = Some(newer.meta.clone());
+    write.hard_state = (begun.hard_state != recovered.hard_state).then_some(begun.hard_state);
     let installed = store.commit(&[write]);
     installed.map_err(|error| StartError::Directory(io::Error::other(error)))?;
-    recovered.base = Base::of_snapshot(meta);
-    recovered.first_index = meta.index.next();
-    recovered.last_index = meta.index;
-    recovered.term_runs.clear();
-    recovered.configs.clear();
-    recovered.log_time = recovered.log_time.max(meta.time);
+    *recovered = begun;
     Ok(())
+}
+
+/// What a log holds that begins anew behind a snapshot.
+pub(crate) fn behind(recovered: &RecoveredGroup, meta: &SnapshotMeta) -> RecoveredGroup {
+    let mut begun = RecoveredGroup {
+        base: Base::of_snapshot(meta),
+        first_index: meta.index.next(),
+        last_index: meta.index,
+        term_runs: Vec::new(),
+        configs: Vec::new(),
+        log_time: recovered.log_time.max(meta.time),
+        ..recovered.clone()
+    };
+    if begun.hard_state.term < meta.term {
+        // It had reached that term at least.
+        begun.hard_state = HardState { term: meta.term, vote: None };
+    }
+    begun
 }
 
 /// Whether everything that was ever told of as written is in a log, by its own last word or by a

@@ -45,6 +45,8 @@ pub(super) struct Account {
     /// What such replicas held when their machine lost power: whoever was told of it may count it, and
     /// they do not.
     lost: BTreeMap<(GroupId, ReplicaId), Vec<Held>>,
+    /// What starts have written, or were about to when they ended.
+    anew: Vec<(GroupId, Memory)>,
 }
 
 /// What of a disk is looked at.
@@ -123,6 +125,7 @@ impl Account {
             policies,
             ahead: BTreeMap::new(),
             lost: BTreeMap::new(),
+            anew: Vec::new(),
         }
     }
 
@@ -216,6 +219,18 @@ impl Account {
         buried
     }
 
+    /// A start is about to begin a log anew, and may end with it.
+    pub(super) fn may_begin(&mut self, group: GroupId, anew: &RecoveredGroup) {
+        let gone = self.durable.get(&group).and_then(|memory| memory.gone);
+        let here = Some(Held::of(anew, self.node));
+        self.anew.push((group, Memory { here, gone }));
+    }
+
+    /// It has begun it anew.
+    pub(super) fn begins_anew(&mut self, group: GroupId, anew: &RecoveredGroup) {
+        self.durable.entry(group).or_default().here = Some(Held::of(anew, self.node));
+    }
+
     /// The node has recovered this, and holds it from now on. Says where it is not what it can
     /// have held.
     pub(super) fn recovered(
@@ -252,11 +267,14 @@ impl Account {
                     certain = possible.len() - 1;
                 }
             }
-            let possible = match after {
-                After::Process => &possible[possible.len() - 1..],
-                After::Flight => &possible[certain..],
-                After::Power | After::Damage => &possible[..],
+            let certain = match after {
+                After::Process => possible.len() - 1,
+                After::Flight => certain,
+                After::Power | After::Damage => 0,
             };
+            let mut possible = possible.split_off(certain);
+            let anew = self.anew.iter().filter(|(of, _)| *of == group);
+            possible.extend(anew.map(|(_, memory)| memory.clone()));
             let found = found.get(&group).unwrap_or(&nothing);
             let repaired = |before: &Memory| after == After::Damage && found.is_repaired_of(before);
             if !possible.contains(found) && !possible.iter().any(repaired) {
@@ -270,6 +288,7 @@ impl Account {
                 broken.push((group, evidence));
             }
         }
+        self.anew.clear();
         for (group, memory) in std::mem::take(&mut self.ahead) {
             let Some((name, held)) = memory.here.and_then(Held::named) else { continue };
             let found = found.get(&group).and_then(|memory| memory.here.as_ref());

@@ -129,7 +129,12 @@ impl World {
                 let broken = {
                     let mut judge = judge.lock();
                     judge.buried(place, gone.iter().copied());
-                    judge.account(place).recovered(&born.recovered, &born.tombstones, after)
+                    let account = judge.account(place);
+                    let broken = account.recovered(&born.recovered, &born.tombstones, after);
+                    for (group, anew) in &born.anew {
+                        account.begins_anew(*group, anew);
+                    }
+                    broken
                 };
                 let node_id = self.swarm.nodes[place];
                 for (life, replica) in gone.iter().filter(|_| self.delays.chance(1, 4)) {

@@ -40,7 +40,7 @@ use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
     LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_behind, begin_life,
-    log_ended_by, registry, shard_of,
+    behind, log_ended_by, registry, shard_of,
 };
 use crate::persistence::{Persistence, Strategy};
 use crate::request::Request;
@@ -218,6 +218,8 @@ pub(super) enum Stillborn {
 pub(super) struct Born {
     pub(super) process: Process,
     pub(super) recovered: BTreeMap<GroupId, RecoveredGroup>,
+    /// What began anew behind a snapshot, since then.
+    pub(super) anew: Vec<(GroupId, RecoveredGroup)>,
     pub(super) tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     pub(super) report: RecoveryReport,
 }
@@ -281,6 +283,7 @@ impl Process {
             log: opened.reader.clone(),
         };
         let mut begun = Vec::with_capacity(specs.len());
+        let mut anew = Vec::new();
         for (spec, mut recovered) in specs {
             let maker = making.maker(&spec);
             let mut restored = match &recovered {
@@ -291,9 +294,10 @@ impl Process {
                 recovered.as_mut().filter(|log| log.promise.promise != raft_core::Promise::Kept)
                 && let Some(newer) = newest_beyond(&shelf, log, &spec, &maker)
             {
+                judge.lock().account(place).may_begin(spec.group, &behind(log, &newer.meta));
                 let begun = begin_behind(&mut opened.writer, spec.group, log, &newer);
                 begun.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
-                opened.groups.insert(spec.group, log.clone());
+                anew.push((spec.group, log.clone()));
                 restored = Some(newer);
             }
             begun.push((spec, recovered, restored));
@@ -459,7 +463,7 @@ impl Process {
             process.create(spec, recovered, restored);
         }
         let (recovered, tombstones) = (opened.groups, opened.tombstones);
-        Ok(Born { process, recovered, tombstones, report: opened.report })
+        Ok(Born { process, recovered, anew, tombstones, report: opened.report })
     }
 
     /// Asks for a replica that was here and is gone, which must be refused.
