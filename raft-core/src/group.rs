@@ -283,6 +283,7 @@ impl Group {
             self.leave_recovery(effects);
             self.settle_after_removal(effects);
         }
+        self.note_quorum_durable();
         self.advance_appliable(effects);
         #[cfg(debug_assertions)]
         self.check_invariants();

@@ -369,10 +369,6 @@ impl Group {
     /// such a move decides nothing, and the last acknowledgement of an entry moves no further.
     /// Whatever changes who counts passes the log's end.
     pub(crate) fn advance_commit(&mut self, moved: LogIndex, effects: &mut Effects) {
-        if self.settings.acknowledge == Acknowledge::Written && self.is_leader() {
-            // Only here the disks are behind what is committed.
-            self.learn_quorum_durable(self.quorum_durable_index());
-        }
         if moved <= self.commit {
             return;
         }
@@ -442,6 +438,14 @@ impl Group {
                 let now = self.quorum_index(leader, Mark::Durable);
                 now.max(self.quorum_durable).min(self.commit)
             }
+        }
+    }
+
+    /// Where what is written counts, a leader stands by what it could say after any step: a snapshot may
+    /// be on its way by then, whoever counts less or more later.
+    pub(crate) fn note_quorum_durable(&mut self) {
+        if self.settings.acknowledge == Acknowledge::Written && self.is_leader() {
+            self.learn_quorum_durable(self.quorum_durable_index());
         }
     }
 

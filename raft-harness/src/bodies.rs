@@ -263,6 +263,6 @@ impl NewMachine {
     }
 }
 
-/// Descriptors are waited for so often and so long.
-const TRIES_MAX: u32 = 20;
+/// Descriptors are waited for so often and so long: a minute, in which their thread does nothing else.
+const TRIES_MAX: u32 = 1200;
 const PAUSE: Duration = Duration::from_millis(50);

@@ -160,6 +160,7 @@ impl Checker {
             for (id, replica) in &mut group.replicas {
                 if replica.marks.node == node && replica.life == Life::Up {
                     replica.life = Life::Down;
+                    replica.cast = None;
                     group.record.drop_lease(*id);
                 }
             }
@@ -172,6 +173,9 @@ impl Checker {
         let Some(group) = self.groups.get_mut(&group) else { return };
         if let Some(replica) = group.replica(id) {
             replica.life = Life::Down;
+            if replica.marks.promises == Promises::Kept {
+                replica.cast = replica.marks.vote.map(|vote| (replica.marks.term, vote));
+            }
             group.record.drop_lease(id);
         }
     }
@@ -494,6 +498,7 @@ impl Group {
         let group = record.group;
         if let Promise::Vote { term, candidate } = promise
             && state.marks.promises == Promises::Lost
+            && state.cast != Some((term, candidate))
         {
             return Err(record.fail(
                 Check::PromiseLost,
@@ -567,6 +572,7 @@ fn first_seen(marks: Marks) -> Replica {
         applied: None,
         fault: FaultPolicy::Unexpected,
         disk: DiskHistory::Own,
+        cast: None,
     }
 }
 

@@ -134,6 +134,7 @@ marks! {
     PersistReordered = "a later write was on disk and an earlier one was not",
     FsyncFailed = "a failed sync stopped a node",
     AnswerLeftOut = "a machine left out an answer and its group went mute",
+    KeptEntryUnreadable = "a machine could not read what its snapshot left in the log",
     DiskFullSeen = "a full disk refused entries and still took a vote",
     LogOverlapped = "a batch of the log was prepared while the disk was busy with another",
     LogLandedLate = "a batch of the log was on its way before the one before it was acknowledged",
@@ -225,6 +226,7 @@ impl Mark {
         matches!(
             self,
             Self::AnswerLeftOut
+                | Self::KeptEntryUnreadable
                 | Self::LogReadOvertook
                 | Self::LaneChanged
                 | Self::LaneDownToTwo

@@ -48,6 +48,10 @@ pub(super) struct Bench {
     pub(super) found: Vec<Violation>,
     /// Nodes whose log failed in this life: all that is there goes mute.
     pub(super) failed: BTreeSet<Place>,
+    /// Nodes with a damaged disk and machines that read what their snapshots left in the log: who meets the
+    /// damage there goes mute, and is started again.
+    pub(super) rotten: BTreeSet<Place>,
+    pub(super) mute: BTreeSet<Place>,
     /// Entries ever seen, for logs whose payloads are not at hand.
     seen: Seen,
     /// Wall clocks as they were, and the stamps that came of them.
@@ -94,6 +98,8 @@ impl Judge {
             handed: Vec::new(),
             found: Vec::new(),
             failed: BTreeSet::new(),
+            rotten: BTreeSet::new(),
+            mute: BTreeSet::new(),
             seen: Seen::new(),
             nodes: swarm.nodes.clone(),
             trusted: BTreeMap::new(),
@@ -194,6 +200,12 @@ impl Bench {
             && let Some(Fault::PersistFailed { .. }) = replica.core().status().fault
         {
             self.checker.excuse_fault(life(replica), replica.core().replica());
+        }
+        if self.rotten.contains(&place)
+            && let Some(Fault::LogUnreadable { .. }) = replica.core().status().fault
+        {
+            self.checker.excuse_fault(life(replica), replica.core().replica());
+            self.mute.insert(place);
         }
         self.note_damage(place, replica);
         let (checker, accounts) = (&mut self.checker, &self.accounts);

@@ -67,6 +67,11 @@ impl World {
     }
 
     fn accept_loss(&mut self, group: GroupId, places: &[Place]) {
+        let room = 2 * self.swarm.log.segment_bytes;
+        if !places.iter().all(|place| self.nodes[*place].disk.has_room(room)) {
+            // It would be refused there, and be said again when there is room.
+            return;
+        }
         self.note(None, || format!("a loss of group {group} is accepted at {places:?}"));
         for place in places {
             let down = self.delays.range(20_000..=300_000);

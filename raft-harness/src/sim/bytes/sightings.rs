@@ -101,6 +101,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::PersistReordered
             | Mark::FsyncFailed
             | Mark::AnswerLeftOut
+            | Mark::KeptEntryUnreadable
             | Mark::DiskFullSeen
             | Mark::DiskStallSeen
             | Mark::LogOverlapped

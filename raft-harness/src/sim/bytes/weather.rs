@@ -12,6 +12,7 @@ use crate::node::sim::KnownStores;
 use crate::sim::marks::Mark;
 use crate::sim::rng::Rng;
 use raft_core::GroupId;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Waits for a node that works on a snapshot.
@@ -371,6 +372,9 @@ impl World {
         });
         if let Some(flipped) = flipped {
             self.nodes[node].standing = Standing::Damaged;
+            if self.swarm.keeps_entries {
+                self.judge.lock().rotten.insert(node);
+            }
             self.sightings.hit_if(flipped.is_last, Mark::SealedBatchDamaged);
         }
         true
@@ -510,6 +514,17 @@ impl World {
             node.slip.is_due(false);
             if node.slip.came() && node.process.is_some() {
                 self.sightings.hit(Mark::AnswerLeftOut);
+                let down = self.delays.range(10_000..=500_000);
+                self.crash(place, Power::Stays, down);
+            }
+        }
+    }
+
+    /// So are those on which a machine could not read what its snapshot left in the log.
+    pub(super) fn restart_mute(&mut self, places: BTreeSet<Place>) {
+        for place in places {
+            if self.nodes[place].process.is_some() {
+                self.sightings.hit(Mark::KeptEntryUnreadable);
                 let down = self.delays.range(10_000..=500_000);
                 self.crash(place, Power::Stays, down);
             }

@@ -664,7 +664,7 @@ impl World {
                 Task::Client(client) => self.poll_client(client),
             }
         }
-        let (elected, handed);
+        let (elected, handed, mute);
         let found = {
             let mut judge = self.judge.lock();
             for said in said.drain(..) {
@@ -692,6 +692,7 @@ impl World {
             }
             elected = std::mem::take(&mut judge.onlooker.elected);
             handed = std::mem::take(&mut judge.handed);
+            mute = std::mem::take(&mut judge.mute);
             std::mem::take(&mut judge.found)
         };
         for (group, place) in elected {
@@ -701,6 +702,7 @@ impl World {
         for (place, group) in handed {
             self.judge_hand_over(place, group);
         }
+        self.restart_mute(mute);
         for violation in found.into_iter().chain(unjust) {
             self.fail(violation);
         }

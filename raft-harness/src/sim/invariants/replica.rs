@@ -257,6 +257,9 @@ pub(super) struct Replica {
     pub(super) fault: FaultPolicy,
     /// Its disk was replaced by an empty one.
     pub(super) disk: DiskHistory,
+    /// What it had voted when its log was found damaged in this life: that may be on its way still, and
+    /// was as good as what it held then.
+    pub(super) cast: Option<(Term, ReplicaId)>,
 }
 
 /// Whether a fault of the replica is a finding.
