@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use raft_core::{
     Acknowledge, Append, AppendReply, AppendResult, Declined, Fence, HardState, Incarnation, Input,
-    LogTime, MemberChange, Message, Outcome, Promise, PromiseRecord, ReadPath, Refusal, ReplicaId,
-    Settings, Standing,
+    LogTime, MemberChange, Message, Outcome, Promise, PromiseRecord, ReadPath, Recover, Refusal,
+    ReplicaId, Settings, Standing,
 };
 
 use crate::bench::*;
@@ -236,6 +236,29 @@ fn how_far_a_quorum_has_it_on_disk_is_told_with_the_commit_index() {
     assert_eq!(bench.commit(), 3);
     bench.input(Input::SnapshotTaken(index(3)));
     assert!(matches!(bench.fault(), Some(raft_core::Fault::Driver(_))));
+}
+
+/// A snapshot is taken by what the leader says, and may be on its way when a peer whose log is found
+/// damaged counts no more.
+#[test]
+fn a_leader_stands_by_what_it_said_of_the_disks() {
+    let mut bench = leads_by_page_cache();
+    let probe = bench.append_for(TWO).expect("a probe");
+    bench.hear(TWO, holds(&probe, 0, 0));
+    let noop = bench.append_for(TWO).expect("the no-op");
+    bench.hear(TWO, holds(&noop, 1, 1));
+    propose(&mut bench, 1);
+    let first = bench.take();
+    bench.persisted(first.seq);
+    let append = bench.append_for(TWO).expect("the entry");
+    // It is committed, and on the disks of a quorum, in one step.
+    bench.hear(TWO, holds(&append, 2, 2));
+    assert_eq!((bench.commit(), bench.group.quorum_durable_index()), (2, index(2)));
+    let request = Recover { term: append.term, incarnation: FIRST_LIFE };
+    bench.hear(TWO, Message::Recover(request));
+    assert_eq!(bench.group.quorum_durable_index(), index(2));
+    bench.input(Input::SnapshotTaken(index(2)));
+    assert_eq!(bench.fault(), None);
 }
 
 #[test]
