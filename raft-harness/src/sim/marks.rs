@@ -251,6 +251,13 @@ impl Mark {
                 | Self::PowerTookCounted
                 | Self::LossAccepted
                 | Self::CommittedLost
+                | Self::LedByNoHungDisk
+                | Self::MostDisksHung
+                | Self::DiskHungAgain
+                | Self::ElectedBesideAiling
+                | Self::DamageRepaired
+                | Self::CrashAtCheckpoint
+                | Self::CrashInReused
         )
     }
 
