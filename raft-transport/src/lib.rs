@@ -28,35 +28,13 @@
 
 mod lane;
 
-mod config;
-mod envelope;
-
-mod frame;
-
-mod chunks;
-mod decode;
-mod encode;
-mod heartbeat_batch;
-mod transmit;
-mod varint;
 mod wire;
-
-mod hello;
-mod peer_registry;
-
-mod connection;
-mod watch;
 
 mod network;
 
-mod memory_network;
-mod tcp_network;
+mod connection;
 
-mod counters;
-mod lane_io;
-
-mod backoff;
-mod log_limit;
+mod lanes;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -64,28 +42,28 @@ pub mod conformance;
 #[cfg(test)]
 mod testing;
 
-pub use config::LaneConfig;
+pub use connection::config::LaneConfig;
+pub use connection::counters::{LaneCounters, LaneSnapshot};
+pub use connection::watch::{ConnectionKey, LaneWatch, Watched};
 pub use connection::{
     Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent,
 };
-pub use counters::{LaneCounters, LaneSnapshot};
-pub use decode::Decoder;
-pub use encode::{Encoded, encode};
-pub use envelope::Envelope;
-pub use frame::{
+pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
+pub use lanes::{Lanes, PeerRefusal, Refuser};
+pub use network::memory::{MemoryHub, MemoryNetwork};
+pub use network::peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
+pub use network::tcp::TcpNetwork;
+pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
+pub use wire::decode::Decoder;
+pub use wire::encode::{Encoded, encode};
+pub use wire::envelope::Envelope;
+pub use wire::frame::{
     APPEND_ENTRIES_MAX, BATCH_BODY_MAX, BODY_BYTES_MAX, Condition, Ends, FRAME_VERSION, Frame,
     FrameError, FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem, SNAPSHOT_DATA_MAX,
     SnapshotChunk, SnapshotPull,
 };
-pub use hello::{
+pub use wire::hello::{
     HANDSHAKE_BODY_MAX, HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal,
     PAST_LIVES_MAX, Welcome, decode_handshake, encode_handshake,
 };
-pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
-pub use lane_io::{Lanes, PeerRefusal, Refuser};
-pub use memory_network::{MemoryHub, MemoryNetwork};
-pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
-pub use peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
-pub use tcp_network::TcpNetwork;
-pub use transmit::Transmit;
-pub use watch::{ConnectionKey, LaneWatch, Watched};
+pub use wire::transmit::Transmit;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::frame::Frame;
-use crate::peer_registry::{Identity, PeerLife};
+use crate::network::peer_registry::{Identity, PeerLife};
 use crate::testing::{append, bytes_of, frames_of, heartbeat_item, identity, registry, setup};
+use crate::wire::frame::Frame;
+use crate::wire::hello::{HANDSHAKE_VERSION, HelloRefusal, Welcome};
 
 const PEER: NodeId = NodeId::new(2);
 

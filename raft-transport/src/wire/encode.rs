@@ -3,20 +3,20 @@
 use bytes::{BufMut, BytesMut};
 use raft_core::{Append, Entry, GroupId, LogIndex, Message};
 
-use crate::envelope::Envelope;
-use crate::frame::{
-    APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
-    HEADER_LEN, SnapshotChunk, SnapshotPull,
-};
-use crate::heartbeat_batch;
-use crate::transmit::Transmit;
-use crate::varint::put_varint;
-use crate::wire::{
+use crate::wire::bodies::{
     AppendReplyWire, AppendWire, EntryWire, FenceWire, HeartbeatReplyWire, HeartbeatWire,
     NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, SnapshotChunkWire,
     SnapshotPullWire, TermRunWire, TimeoutNowWire, TransferRefusedWire, VoteReplyWire,
     VoteRequestWire, put, put_offer,
 };
+use crate::wire::envelope::Envelope;
+use crate::wire::frame::{
+    APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
+    HEADER_LEN, SnapshotChunk, SnapshotPull,
+};
+use crate::wire::heartbeat_batch;
+use crate::wire::transmit::Transmit;
+use crate::wire::varint::put_varint;
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::lane::Lane;
+use crate::network::peer_registry::PeerRegistry;
 use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
-use crate::peer_registry::PeerRegistry;
 
 /// The TCP network of one node. Addresses of peers are those of its [`PeerRegistry`], either
 /// `ip:port` or `name:port`; names are resolved with each dial.

@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use raft_core::{Incarnation, NodeId};
 use tracing::warn;
 
-use crate::hello::{Hello, HelloRefusal, PAST_LIVES_MAX, Welcome, cluster_name_fits};
 use crate::lane::Lane;
+use crate::wire::hello::{Hello, HelloRefusal, PAST_LIVES_MAX, Welcome, cluster_name_fits};
 
 /// Who this node is.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use raft_core::NodeId;
 
 use crate::connection::{Direction, LaneError};
-use crate::frame::Frame;
-use crate::hello::Hello;
 use crate::lane::Lane;
+use crate::wire::frame::Frame;
+use crate::wire::hello::Hello;
 
 /// Names a connection at both of its ends, and no other of any life of either.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -15,7 +15,7 @@ use raft_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::frame::SnapshotPull;
+use crate::wire::frame::SnapshotPull;
 
 /// Writes a struct of at most ten numbers.
 pub(crate) fn put<T: Serialize>(out: &mut BytesMut, value: &T) {

@@ -1,5 +1,9 @@
 //! The seam below the lanes: whoever can carry bytes both ways between two nodes can carry lanes.
 
+pub(crate) mod memory;
+pub(crate) mod peer_registry;
+pub(crate) mod tcp;
+
 use std::fmt;
 use std::future::Future;
 use std::io;

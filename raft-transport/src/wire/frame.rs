@@ -18,7 +18,7 @@ use raft_core::{
     Term,
 };
 
-use crate::envelope::Envelope;
+use crate::wire::envelope::Envelope;
 
 /// The first byte of every frame.
 pub const FRAME_VERSION: u8 = 0xF1;

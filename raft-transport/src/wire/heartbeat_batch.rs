@@ -13,12 +13,12 @@ use raft_core::{
     Rest, Term,
 };
 
-use crate::encode::OpenFrame;
-use crate::frame::{
+use crate::wire::encode::OpenFrame;
+use crate::wire::frame::{
     BATCH_BODY_MAX, Ends, FrameError, FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem,
 };
-use crate::transmit::Transmit;
-use crate::varint::{put_varint, take_varint};
+use crate::wire::transmit::Transmit;
+use crate::wire::varint::{put_varint, take_varint};
 
 /// The group id less the one before follows; it is not 1.
 const GROUP: u8 = 1;

@@ -16,20 +16,20 @@ use raft_core::{
     Term, TermRun,
 };
 
-use crate::chunks::{CHUNK, Chunks};
-use crate::envelope::Envelope;
-use crate::frame::{
-    APPEND_ENTRIES_MAX, Condition, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError,
-    FrameKind, HEADER_LEN, SnapshotChunk,
-};
-use crate::heartbeat_batch;
-use crate::varint::take_varint;
-use crate::wire::{
+use crate::wire::bodies::{
     AppendReplyWire, AppendWire, EntryWire, FenceWire, HeartbeatReplyWire, HeartbeatWire,
     NumberWire, ReadIndexReplyWire, ReadIndexWire, RecoverWire, SnapshotChunkWire,
     SnapshotOfferWire, SnapshotPullWire, TermRunWire, TimeoutNowWire, TransferRefusedWire,
     VoteReplyWire, VoteRequestWire, take,
 };
+use crate::wire::envelope::Envelope;
+use crate::wire::frame::{
+    APPEND_ENTRIES_MAX, Condition, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError,
+    FrameKind, HEADER_LEN, SnapshotChunk,
+};
+use crate::wire::heartbeat_batch;
+use crate::wire::read_buffers::{CHUNK, Chunks};
+use crate::wire::varint::take_varint;
 
 /// Less room than this is not worth a read.
 const READ_MIN: usize = 16 << 10;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::Decoder;
-use crate::frame::Frame;
 use crate::testing::{FRAME_MAX, RECEIVER, SENDER, bytes_of, encoded, heartbeat_item};
+use crate::wire::frame::Frame;
 
 /// A cheap generator for test data; the seed is in the test.
 fn random(state: &mut u64) -> u64 {

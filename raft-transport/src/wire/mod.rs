@@ -1,0 +1,14 @@
+//! Bytes and their meaning: frames, handshakes, and both ways between them. No connection, no
+//! clock, no credit.
+
+pub(crate) mod frame;
+
+pub(crate) mod bodies;
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod envelope;
+pub(crate) mod heartbeat_batch;
+pub(crate) mod hello;
+pub(crate) mod read_buffers;
+pub(crate) mod transmit;
+pub(crate) mod varint;
