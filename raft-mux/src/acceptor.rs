@@ -19,19 +19,18 @@ use std::sync::Arc;
 use raft_core::GroupId;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::oneshot;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 use crate::backoff::{Backoff, concerns_one_connection};
 use crate::config::{MuxConfig, is_wildcard};
 use crate::error::MuxError;
-use crate::half_open::{Evicted, HalfOpen};
-use crate::handoff::{Handoff, PushRefusal, RegisterRefusal, Registration};
+use crate::greeting::{HalfOpenGuard, greet};
+use crate::half_open::HalfOpen;
+use crate::handoff::{Handoff, RegisterRefusal, Registration};
 use crate::listener::GroupListener;
 use crate::log_limit::LogLimit;
-use crate::prefix::read_prefix;
 use crate::stats::{Counters, MuxStats};
 
 /// The one TCP port of a node: hands each connection to the group named by its first four bytes.
@@ -53,26 +52,26 @@ struct Owner<S> {
 
 /// What the tasks and the handles see.
 pub(crate) struct Shared<S> {
-    config: MuxConfig,
+    pub(crate) config: MuxConfig,
     local_addr: SocketAddr,
     pub(crate) handoff: Handoff<(S, SocketAddr)>,
-    half_open: HalfOpen,
+    pub(crate) half_open: HalfOpen,
     /// A permit per half-open connection.
-    permits: Arc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
-    limits: LogLimits,
+    pub(crate) limits: LogLimits,
     /// True once closed. Every task holds a receiver, so "no receiver left" means "all ended".
     closing: watch::Sender<bool>,
 }
 
 /// One limit per kind, so that a flood of one kind does not hide another.
 #[derive(Default)]
-struct LogLimits {
-    accept_error: LogLimit,
-    half_open_full: LogLimit,
-    prefix_missing: LogLimit,
-    unknown_group: LogLimit,
-    queue_full: LogLimit,
+pub(crate) struct LogLimits {
+    pub(crate) accept_error: LogLimit,
+    pub(crate) half_open_full: LogLimit,
+    pub(crate) prefix_missing: LogLimit,
+    pub(crate) unknown_group: LogLimit,
+    pub(crate) queue_full: LogLimit,
 }
 
 impl MuxAcceptor<TcpStream> {
@@ -339,154 +338,6 @@ struct CloseOnDrop<S>(Arc<Shared<S>>);
 impl<S> Drop for CloseOnDrop<S> {
     fn drop(&mut self) {
         self.0.close();
-    }
-}
-
-/// The place of a connection among the half-open ones; dropping it frees the place.
-struct HalfOpenGuard<S> {
-    shared: Arc<Shared<S>>,
-    ticket: u64,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl<S> HalfOpenGuard<S> {
-    /// Takes a place, if need be that of the oldest connection. `None` once closed.
-    async fn enter(
-        shared: &Arc<Shared<S>>,
-        peer: SocketAddr,
-    ) -> Option<(Self, oneshot::Receiver<Evicted>)> {
-        let permit = match shared.permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::Closed) => return None,
-            Err(TryAcquireError::NoPermits) => {
-                if let Some(suppressed) = shared.limits.half_open_full.permit(Instant::now()) {
-                    let max = shared.config.half_open_max;
-                    warn!(%peer, max, suppressed, "too many half-open connections, closing oldest");
-                }
-                shared.half_open.evict_oldest();
-                // Short: the oldest connection is awake now and has nothing left to wait for.
-                shared.permits.clone().acquire_owned().await.ok()?
-            }
-        };
-        let (ticket, cut) = shared.half_open.admit()?;
-        Some((Self { shared: shared.clone(), ticket, _permit: permit }, cut))
-    }
-}
-
-impl<S> Drop for HalfOpenGuard<S> {
-    fn drop(&mut self) {
-        self.shared.half_open.leave(self.ticket);
-    }
-}
-
-/// How a connection ended before its group was known.
-enum Ended {
-    HandshakeFailed(io::Error),
-    HandshakeTimeout,
-    PrefixFailed(io::Error),
-    PrefixTimeout,
-    Evicted,
-    AcceptorClosed,
-}
-
-/// The task of one connection: learns its group and hands it off.
-async fn greet<S, H, F>(
-    half_open: HalfOpenGuard<S>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    handshake: &H,
-    cut: oneshot::Receiver<Evicted>,
-) where
-    S: AsyncRead + Unpin,
-    H: Fn(TcpStream, SocketAddr) -> F,
-    F: Future<Output = io::Result<S>>,
-{
-    let identified = tokio::select! {
-        // The prefix comes first: a peer that has just sent it is not one to evict.
-        biased;
-        identified = identify(&half_open.shared.config, tcp, peer, handshake) => identified,
-        reason = cut => Err(match reason {
-            Ok(Evicted) => Ended::Evicted,
-            Err(_) => Ended::AcceptorClosed,
-        }),
-    };
-    let shared = half_open.shared.clone();
-    // Given back first, so that a group never sees its own connection counted as half-open.
-    drop(half_open);
-    match identified {
-        Ok((group, stream)) => hand_off(&shared, group, stream, peer),
-        Err(ended) => record(&shared, peer, &ended),
-    }
-}
-
-async fn identify<S, H, F>(
-    config: &MuxConfig,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    handshake: &H,
-) -> Result<(GroupId, S), Ended>
-where
-    S: AsyncRead + Unpin,
-    H: Fn(TcpStream, SocketAddr) -> F,
-    F: Future<Output = io::Result<S>>,
-{
-    // Small frames must not wait for acknowledgements of earlier ones. A failure means that the
-    // connection is dead already, which the reads below will notice.
-    let _ = tcp.set_nodelay(true);
-    let mut stream = timeout(config.handshake_timeout, handshake(tcp, peer))
-        .await
-        .map_err(|_| Ended::HandshakeTimeout)?
-        .map_err(Ended::HandshakeFailed)?;
-    let group = timeout(config.prefix_timeout, read_prefix(&mut stream))
-        .await
-        .map_err(|_| Ended::PrefixTimeout)?
-        .map_err(Ended::PrefixFailed)?;
-    Ok((group, stream))
-}
-
-fn hand_off<S>(shared: &Shared<S>, group: GroupId, stream: S, peer: SocketAddr) {
-    let Err((refusal, _connection)) = shared.handoff.push(group, (stream, peer)) else {
-        return;
-    };
-    match refusal {
-        PushRefusal::UnknownGroup => {
-            shared.counters.unknown_group.bump();
-            if let Some(suppressed) = shared.limits.unknown_group.permit(Instant::now()) {
-                warn!(%group, %peer, suppressed, "closed connection: group is not registered here");
-            }
-        }
-        PushRefusal::QueueFull => {
-            shared.counters.queue_full_dropped.bump();
-            if let Some(suppressed) = shared.limits.queue_full.permit(Instant::now()) {
-                warn!(%group, %peer, suppressed, "closed connection: group does not accept");
-            }
-        }
-        PushRefusal::Closed => shared.counters.discarded.bump(),
-    }
-}
-
-fn record<S>(shared: &Shared<S>, peer: SocketAddr, ended: &Ended) {
-    match ended {
-        Ended::HandshakeFailed(error) => {
-            shared.counters.handshake_failures.bump();
-            debug!(%peer, %error, "handshake failed");
-        }
-        Ended::HandshakeTimeout => {
-            shared.counters.handshake_failures.bump();
-            debug!(%peer, "handshake took too long");
-        }
-        Ended::PrefixFailed(error) => {
-            shared.counters.prefix_failures.bump();
-            debug!(%peer, %error, "connection ended within its prefix");
-        }
-        Ended::PrefixTimeout => {
-            shared.counters.prefix_timeouts.bump();
-            if let Some(suppressed) = shared.limits.prefix_missing.permit(Instant::now()) {
-                warn!(%peer, suppressed, "closed connection: no group prefix in time");
-            }
-        }
-        Ended::Evicted => shared.counters.half_open_evicted.bump(),
-        Ended::AcceptorClosed => shared.counters.discarded.bump(),
     }
 }
 

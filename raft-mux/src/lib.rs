@@ -68,6 +68,7 @@ mod stats;
 mod acceptor;
 mod backoff;
 mod dial;
+mod greeting;
 mod half_open;
 mod handoff;
 mod listener;

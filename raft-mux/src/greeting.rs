@@ -1,0 +1,171 @@
+//! One connection from its accept to its hand-off: handshake, prefix, and how it can end before.
+//!
+//! Invariant: a connection holds a place among the half-open ones until its group is known, and
+//! ends in exactly one counter.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use raft_core::GroupId;
+use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use crate::acceptor::Shared;
+use crate::config::MuxConfig;
+use crate::half_open::Evicted;
+use crate::handoff::PushRefusal;
+use crate::prefix::read_prefix;
+
+/// The place of a connection among the half-open ones; dropping it frees the place.
+pub(crate) struct HalfOpenGuard<S> {
+    shared: Arc<Shared<S>>,
+    ticket: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S> HalfOpenGuard<S> {
+    /// Takes a place, if need be that of the oldest connection. `None` once closed.
+    pub(crate) async fn enter(
+        shared: &Arc<Shared<S>>,
+        peer: SocketAddr,
+    ) -> Option<(Self, oneshot::Receiver<Evicted>)> {
+        let permit = match shared.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return None,
+            Err(TryAcquireError::NoPermits) => {
+                if let Some(suppressed) = shared.limits.half_open_full.permit(Instant::now()) {
+                    let max = shared.config.half_open_max;
+                    warn!(%peer, max, suppressed, "too many half-open connections, closing oldest");
+                }
+                shared.half_open.evict_oldest();
+                // Short: the oldest connection is awake now and has nothing left to wait for.
+                shared.permits.clone().acquire_owned().await.ok()?
+            }
+        };
+        let (ticket, cut) = shared.half_open.admit()?;
+        Some((Self { shared: shared.clone(), ticket, _permit: permit }, cut))
+    }
+}
+
+impl<S> Drop for HalfOpenGuard<S> {
+    fn drop(&mut self) {
+        self.shared.half_open.leave(self.ticket);
+    }
+}
+
+/// How a connection ended before its group was known.
+enum Ended {
+    HandshakeFailed(io::Error),
+    HandshakeTimeout,
+    PrefixFailed(io::Error),
+    PrefixTimeout,
+    Evicted,
+    AcceptorClosed,
+}
+
+/// The task of one connection: learns its group and hands it off.
+pub(crate) async fn greet<S, H, F>(
+    half_open: HalfOpenGuard<S>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handshake: &H,
+    cut: oneshot::Receiver<Evicted>,
+) where
+    S: AsyncRead + Unpin,
+    H: Fn(TcpStream, SocketAddr) -> F,
+    F: Future<Output = io::Result<S>>,
+{
+    let identified = tokio::select! {
+        // The prefix comes first: a peer that has just sent it is not one to evict.
+        biased;
+        identified = identify(&half_open.shared.config, tcp, peer, handshake) => identified,
+        reason = cut => Err(match reason {
+            Ok(Evicted) => Ended::Evicted,
+            Err(_) => Ended::AcceptorClosed,
+        }),
+    };
+    let shared = half_open.shared.clone();
+    // Given back first, so that a group never sees its own connection counted as half-open.
+    drop(half_open);
+    match identified {
+        Ok((group, stream)) => hand_off(&shared, group, stream, peer),
+        Err(ended) => record(&shared, peer, &ended),
+    }
+}
+
+async fn identify<S, H, F>(
+    config: &MuxConfig,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handshake: &H,
+) -> Result<(GroupId, S), Ended>
+where
+    S: AsyncRead + Unpin,
+    H: Fn(TcpStream, SocketAddr) -> F,
+    F: Future<Output = io::Result<S>>,
+{
+    // Small frames must not wait for acknowledgements of earlier ones. A failure means that the
+    // connection is dead already, which the reads below will notice.
+    let _ = tcp.set_nodelay(true);
+    let mut stream = timeout(config.handshake_timeout, handshake(tcp, peer))
+        .await
+        .map_err(|_| Ended::HandshakeTimeout)?
+        .map_err(Ended::HandshakeFailed)?;
+    let group = timeout(config.prefix_timeout, read_prefix(&mut stream))
+        .await
+        .map_err(|_| Ended::PrefixTimeout)?
+        .map_err(Ended::PrefixFailed)?;
+    Ok((group, stream))
+}
+
+fn hand_off<S>(shared: &Shared<S>, group: GroupId, stream: S, peer: SocketAddr) {
+    let Err((refusal, _connection)) = shared.handoff.push(group, (stream, peer)) else {
+        return;
+    };
+    match refusal {
+        PushRefusal::UnknownGroup => {
+            shared.counters.unknown_group.bump();
+            if let Some(suppressed) = shared.limits.unknown_group.permit(Instant::now()) {
+                warn!(%group, %peer, suppressed, "closed connection: group is not registered here");
+            }
+        }
+        PushRefusal::QueueFull => {
+            shared.counters.queue_full_dropped.bump();
+            if let Some(suppressed) = shared.limits.queue_full.permit(Instant::now()) {
+                warn!(%group, %peer, suppressed, "closed connection: group does not accept");
+            }
+        }
+        PushRefusal::Closed => shared.counters.discarded.bump(),
+    }
+}
+
+fn record<S>(shared: &Shared<S>, peer: SocketAddr, ended: &Ended) {
+    match ended {
+        Ended::HandshakeFailed(error) => {
+            shared.counters.handshake_failures.bump();
+            debug!(%peer, %error, "handshake failed");
+        }
+        Ended::HandshakeTimeout => {
+            shared.counters.handshake_failures.bump();
+            debug!(%peer, "handshake took too long");
+        }
+        Ended::PrefixFailed(error) => {
+            shared.counters.prefix_failures.bump();
+            debug!(%peer, %error, "connection ended within its prefix");
+        }
+        Ended::PrefixTimeout => {
+            shared.counters.prefix_timeouts.bump();
+            if let Some(suppressed) = shared.limits.prefix_missing.permit(Instant::now()) {
+                warn!(%peer, suppressed, "closed connection: no group prefix in time");
+            }
+        }
+        Ended::Evicted => shared.counters.half_open_evicted.bump(),
+        Ended::AcceptorClosed => shared.counters.discarded.bump(),
+    }
+}
