@@ -9,28 +9,37 @@
 //! - Once closed, nothing opens again: the listener, the half-open connections and all queues are
 //!   gone, even if closing raced with any of them.
 //! - If the runtime that runs the tasks ends first, that closes the acceptor too.
+//!
+//! Where each group has a port of its own ([`PortLayout::PortPerGroup`]), each has an accept task
+//! of its own as well, from its registration to its end; a first one, of the acceptor, accepts
+//! nothing and ends with the runtime.
 
 use std::fmt;
-use std::future::{Future, ready};
+use std::future::{Future, pending, poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use raft_core::GroupId;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::backoff::{Backoff, concerns_one_connection};
 use crate::config::{MuxConfig, is_wildcard};
 use crate::error::MuxError;
-use crate::greeting::{HalfOpenGuard, greet};
+use crate::greeting::{HalfOpenGuard, Port, greet};
 use crate::half_open::HalfOpen;
 use crate::handoff::{Handoff, RegisterRefusal, Registration};
+use crate::layout::{PortLayout, check_base};
 use crate::listener::GroupListener;
 use crate::log_limit::LogLimit;
+use crate::port_table::{PortRefusal, PortTable};
 use crate::stats::{Counters, MuxStats};
 
 /// The one TCP port of a node: hands each connection to the group named by its first four bytes.
@@ -62,7 +71,22 @@ pub(crate) struct Shared<S> {
     pub(crate) limits: LogLimits,
     /// True once closed. Every task holds a receiver, so "no receiver left" means "all ended".
     closing: watch::Sender<bool>,
+    /// Only where each group has its own.
+    ports: Option<GroupPorts<S>>,
 }
+
+/// The ports of the groups, and how another is opened.
+struct GroupPorts<S> {
+    table: PortTable<OpenPort>,
+    /// Gone once closed: it holds on to the runtime, whose own descriptors would stay with it.
+    opener: Mutex<Option<Arc<Opener<S>>>>,
+}
+
+/// Opens the port of a group. The task that serves it starts when the closure given back is called,
+/// which is once the group can be given connections.
+type Opener<S> =
+    dyn Fn(&Arc<Shared<S>>, GroupId, SocketAddr) -> io::Result<(OpenPort, Serve)> + Send + Sync;
+type Serve = Box<dyn FnOnce() + Send>;
 
 /// One limit per kind, so that a flood of one kind does not hide another.
 #[derive(Default)]
@@ -76,11 +100,12 @@ pub(crate) struct LogLimits {
 
 impl MuxAcceptor<TcpStream> {
     /// Listens on `addr` (port 0 lets the system choose) and starts accepting on the current
-    /// tokio runtime, which needs I/O and time enabled and may be of any flavor.
+    /// tokio runtime, which needs I/O and time enabled and may be of any flavor. Where each group
+    /// has a port of its own, `addr` is the base, and nothing is opened before a group registers.
     ///
     /// # Errors
-    /// [`MuxError::ZeroLimit`] and [`MuxError::WildcardAddress`] for a configuration that cannot
-    /// work, [`MuxError::Bind`] if the system refuses.
+    /// [`MuxError::ZeroLimit`], [`MuxError::WildcardAddress`] and [`MuxError::PortBase`] for a
+    /// configuration that cannot work, [`MuxError::Bind`] if the system refuses.
     pub async fn bind(addr: SocketAddr, config: MuxConfig) -> Result<Self, MuxError> {
         Self::bind_with(addr, config, |tcp, _peer| ready(Ok(tcp))).await
     }
@@ -108,12 +133,30 @@ where
         F: Future<Output = io::Result<S>> + Send + 'static,
     {
         config.check()?;
-        let (listener, local_addr) = listen(addr, config.listen_backlog)
-            .map_err(|source| MuxError::Bind { addr, source })?;
-        Ok(Self::start(listener, local_addr, config, handshake))
+        let handshake = Arc::new(handshake);
+        match config.layout {
+            PortLayout::OnePort => {
+                let (listener, local_addr) = listen(addr, config.listen_backlog)
+                    .map_err(|source| MuxError::Bind { addr, source })?;
+                Ok(Self::start(listener, local_addr, config, None, handshake))
+            }
+            PortLayout::PortPerGroup => {
+                check_base(addr)?;
+                let opener =
+                    Mutex::new(Some(Arc::new(opener(Handle::current(), handshake.clone())) as _));
+                let ports = GroupPorts { table: PortTable::new(), opener };
+                Ok(Self::start(Nowhere, addr, config, Some(ports), handshake))
+            }
+        }
     }
 
-    fn start<L, H, F>(listener: L, local_addr: SocketAddr, config: MuxConfig, handshake: H) -> Self
+    fn start<L, H, F>(
+        listener: L,
+        local_addr: SocketAddr,
+        config: MuxConfig,
+        ports: Option<GroupPorts<S>>,
+        handshake: Arc<H>,
+    ) -> Self
     where
         L: Listen,
         H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
@@ -128,17 +171,44 @@ where
             counters: Counters::default(),
             limits: LogLimits::default(),
             closing,
+            ports,
             config,
         });
         let closes = CloseOnDrop(shared.clone());
-        tokio::spawn(accept_all(closed, closes, listener, Arc::new(handshake)));
+        tokio::spawn(accept_until_closed(closed, closes, listener, handshake));
         Self { owner: Arc::new(Owner { shared }) }
     }
 }
 
+/// How ports of groups are opened, on the runtime that the acceptor was bound on.
+fn opener<S, H, F>(
+    runtime: Handle,
+    handshake: Arc<H>,
+) -> impl Fn(&Arc<Shared<S>>, GroupId, SocketAddr) -> io::Result<(OpenPort, Serve)>
+where
+    S: AsyncRead + Unpin + Send + 'static,
+    H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    move |shared, group, addr| {
+        // Whoever registers may be on no runtime, or on another.
+        let _entered = runtime.enter();
+        let (listener, _) = listen(addr, shared.config.listen_backlog)?;
+        let (port, listener, taken) = OpenPort::new(listener);
+        let liveness = shared.closing.subscribe();
+        let (runtime, shared, handshake) = (runtime.clone(), shared.clone(), handshake.clone());
+        let serve = move || {
+            let port = Port::OfGroup(group);
+            runtime.spawn(serve_port(liveness, shared, listener, taken, port, handshake));
+        };
+        Ok((port, Box::new(serve)))
+    }
+}
+
 impl<S> MuxAcceptor<S> {
-    /// The address listened on, with the real port if 0 was asked for. It may be a wildcard, so
-    /// tell peers [`advertised_addr`](Self::advertised_addr) instead.
+    /// The address listened on, with the real port if 0 was asked for, or the base where each
+    /// group has a port of its own. It may be a wildcard, so tell peers
+    /// [`advertised_addr`](Self::advertised_addr) instead.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.shared().local_addr
@@ -158,15 +228,35 @@ impl<S> MuxAcceptor<S> {
         }
     }
 
-    /// Claims the connections of `group` from now on.
+    /// Claims the connections of `group` from now on; where each group has a port of its own, opens
+    /// that port.
     ///
     /// # Errors
     /// [`MuxError::AlreadyRegistered`] leaves the first listener intact; [`MuxError::Closed`].
+    /// Where each group has a port of its own also [`MuxError::GroupWithoutPort`], and
+    /// [`MuxError::Bind`] if the system refuses the port.
     pub fn register(&self, group: GroupId) -> Result<GroupListener<S>, MuxError> {
-        match self.shared().handoff.register(group) {
+        let shared = &self.owner.shared;
+        let claimed = match &shared.ports {
+            None => shared.handoff.register(group).map_err(PortRefusal::Register),
+            Some(ports) => {
+                let addr = shared.config.layout.group_addr(shared.local_addr, group)?;
+                let opener = ports.opener.lock().clone().ok_or(MuxError::Closed)?;
+                let open = || opener(shared, group, addr);
+                let opened = ports.table.register(group, &shared.handoff, addr, open);
+                opened.map(|(registration, serve)| {
+                    serve();
+                    registration
+                })
+            }
+        };
+        match claimed {
             Ok(registration) => Ok(GroupListener::new(self.clone(), group, registration)),
-            Err(RegisterRefusal::AlreadyRegistered) => Err(MuxError::AlreadyRegistered { group }),
-            Err(RegisterRefusal::Closed) => Err(MuxError::Closed),
+            Err(PortRefusal::Open { addr, source }) => Err(MuxError::Bind { addr, source }),
+            Err(PortRefusal::Register(RegisterRefusal::AlreadyRegistered)) => {
+                Err(MuxError::AlreadyRegistered { group })
+            }
+            Err(PortRefusal::Register(RegisterRefusal::Closed)) => Err(MuxError::Closed),
         }
     }
 
@@ -205,10 +295,18 @@ impl<S> MuxAcceptor<S> {
     }
 
     pub(crate) fn discard_queue(&self, group: GroupId, only: Option<Registration>) -> bool {
-        let Some(connections) = self.shared().handoff.unregister(group, only) else {
+        let shared = self.shared();
+        let only = match &shared.ports {
+            None => only,
+            Some(ports) => match ports.table.take(group, only) {
+                Some(registration) => Some(registration),
+                None => return false,
+            },
+        };
+        let Some(connections) = shared.handoff.unregister(group, only) else {
             return false;
         };
-        self.shared().counters.discarded.add(connections.len());
+        shared.counters.discarded.add(connections.len());
         true
     }
 }
@@ -239,6 +337,10 @@ impl<S> Shared<S> {
         // The queues go first: a connection cut below could otherwise still be queued.
         let connections = self.handoff.close();
         self.counters.discarded.add(connections.len());
+        if let Some(ports) = &self.ports {
+            ports.table.close();
+            drop(ports.opener.lock().take());
+        }
         self.half_open.close();
         self.closing.send_replace(true);
     }
@@ -252,6 +354,63 @@ trait Listen: Send + 'static {
 impl Listen for TcpListener {
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         Self::accept(self).await
+    }
+}
+
+/// Where nothing ever comes from.
+struct Nowhere;
+
+impl Listen for Nowhere {
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        pending().await
+    }
+}
+
+/// The open port of one group. Dropping it closes the port at once, wherever its task is, so that
+/// the next registration can open it again.
+#[derive(Debug)]
+struct OpenPort {
+    listener: Arc<Mutex<Option<TcpListener>>>,
+    /// Dropped with the port, which ends its task.
+    _taken: oneshot::Sender<()>,
+}
+
+impl OpenPort {
+    fn new(listener: TcpListener) -> (Self, PortListener, oneshot::Receiver<()>) {
+        let listener = Arc::new(Mutex::new(Some(listener)));
+        let (sender, taken) = oneshot::channel();
+        (Self { listener: listener.clone(), _taken: sender }, PortListener(listener), taken)
+    }
+}
+
+impl Drop for OpenPort {
+    fn drop(&mut self) {
+        drop(self.listener.lock().take());
+    }
+}
+
+/// The accepting end of an [`OpenPort`].
+struct PortListener(Arc<Mutex<Option<TcpListener>>>);
+
+impl PortListener {
+    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        match &*self.0.lock() {
+            Some(listener) => listener.poll_accept(context),
+            // Its task ends by the other signal.
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Listen for PortListener {
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|context| self.poll(context)).await
+    }
+}
+
+impl Drop for PortListener {
+    fn drop(&mut self) {
+        drop(self.0.lock().take());
     }
 }
 
@@ -274,8 +433,8 @@ fn listen(addr: SocketAddr, backlog: u32) -> io::Result<(TcpListener, SocketAddr
 ///
 /// However it ends, be it with its runtime, it closes the acceptor: nobody may wait in vain. The
 /// arguments are dropped last to first, so that `closed` returns after everything is closed.
-async fn accept_all<S, L, H, F>(
-    mut closing: watch::Receiver<bool>,
+async fn accept_until_closed<S, L, H, F>(
+    liveness: watch::Receiver<bool>,
     closes: CloseOnDrop<S>,
     listener: L,
     handshake: Arc<H>,
@@ -285,50 +444,83 @@ async fn accept_all<S, L, H, F>(
     H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<S>> + Send + 'static,
 {
-    let shared = &closes.0;
-    let liveness = closing.clone();
-    let accepting = async move {
-        // Moved in here, the socket is gone before `closing` is, which `closed` waits for.
-        let mut listener = listener;
-        let mut backoff =
-            Backoff::new(shared.config.accept_backoff_min, shared.config.accept_backoff_max);
-        loop {
-            match listener.accept().await {
-                Ok((tcp, peer)) => {
-                    backoff.succeeded();
-                    let half_open = HalfOpenGuard::enter(shared, peer).await;
-                    shared.counters.accepted.bump();
-                    let Some((half_open, cut)) = half_open else {
-                        shared.counters.discarded.bump();
-                        continue;
-                    };
-                    let handshake = handshake.clone();
-                    let liveness = liveness.clone();
-                    tokio::spawn(async move {
-                        let _liveness = liveness;
-                        greet(half_open, tcp, peer, &*handshake, cut).await;
-                    });
-                }
-                Err(error) => {
-                    shared.counters.accept_errors.bump();
-                    if concerns_one_connection(&error) {
-                        continue;
-                    }
-                    let pause = backoff.failed();
-                    if let Some(suppressed) = shared.limits.accept_error.permit(Instant::now()) {
-                        let addr = shared.local_addr;
-                        warn!(%addr, %error, ?pause, suppressed, "cannot accept connections");
-                    }
-                    sleep(pause).await;
-                }
-            }
-        }
-    };
+    let mut closing = liveness.clone();
+    let accepting = accept_all(&liveness, &closes.0, listener, Port::Shared, handshake);
     tokio::select! {
         biased;
-        // It cannot fail: `shared` holds the sender.
+        // It cannot fail: `closes` holds the sender.
         _ = closing.wait_for(|closed| *closed) => {}
         () = accepting => {}
+    }
+}
+
+/// The task of one group's port, until that is closed. Arguments as above.
+async fn serve_port<S, H, F>(
+    liveness: watch::Receiver<bool>,
+    shared: Arc<Shared<S>>,
+    listener: PortListener,
+    taken: oneshot::Receiver<()>,
+    port: Port,
+    handshake: Arc<H>,
+) where
+    S: AsyncRead + Unpin + Send + 'static,
+    H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    let accepting = accept_all(&liveness, &shared, listener, port, handshake);
+    tokio::select! {
+        biased;
+        _ = taken => {}
+        () = accepting => {}
+    }
+}
+
+/// Accepts for ever.
+async fn accept_all<S, L, H, F>(
+    liveness: &watch::Receiver<bool>,
+    shared: &Arc<Shared<S>>,
+    // Owned in here, the socket is gone before `liveness` is, which `closed` waits for.
+    mut listener: L,
+    port: Port,
+    handshake: Arc<H>,
+) where
+    S: AsyncRead + Unpin + Send + 'static,
+    L: Listen,
+    H: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    let mut backoff =
+        Backoff::new(shared.config.accept_backoff_min, shared.config.accept_backoff_max);
+    loop {
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                backoff.succeeded();
+                let half_open = HalfOpenGuard::enter(shared, peer).await;
+                shared.counters.accepted.bump();
+                let Some((half_open, cut)) = half_open else {
+                    shared.counters.discarded.bump();
+                    continue;
+                };
+                let handshake = handshake.clone();
+                let liveness = liveness.clone();
+                tokio::spawn(async move {
+                    let _liveness = liveness;
+                    greet(half_open, tcp, peer, port, &*handshake, cut).await;
+                });
+            }
+            Err(error) => {
+                shared.counters.accept_errors.bump();
+                if concerns_one_connection(&error) {
+                    continue;
+                }
+                let pause = backoff.failed();
+                if let Some(suppressed) = shared.limits.accept_error.permit(Instant::now()) {
+                    let addr = shared.local_addr;
+                    warn!(%addr, ?port, %error, ?pause, suppressed, "cannot accept connections");
+                }
+                sleep(pause).await;
+            }
+        }
     }
 }
 
@@ -361,7 +553,8 @@ mod tests {
     async fn listener_that_keeps_failing_is_asked_eleven_times_in_four_seconds() {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let handshake = |tcp, _peer| ready(Ok(tcp));
-        let acceptor = MuxAcceptor::start(Exhausted, nowhere, MuxConfig::default(), handshake);
+        let acceptor =
+            MuxAcceptor::start(Exhausted, nowhere, MuxConfig::default(), None, Arc::new(handshake));
         // At 0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275 and 3275 ms; the next would be at 4275.
         sleep(Duration::from_secs(4)).await;
         assert_eq!(acceptor.stats().accept_errors, 11);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::MuxError;
+use crate::layout::PortLayout;
 
 /// Limits and times of a [`MuxAcceptor`](crate::MuxAcceptor).
 #[derive(Clone, Debug)]
@@ -33,8 +34,11 @@ pub struct MuxConfig {
     /// Longest pause after the listener failed to accept. Default 1 s: a shortage of descriptors
     /// passes in seconds, and trying more often only burns a core.
     pub accept_backoff_max: Duration,
+    /// Whether groups share one port or have one each. Default: one port.
+    pub layout: PortLayout,
     /// The address peers should dial, where it differs from the bound one: behind address
-    /// translation, or bound to a wildcard. Port 0 stands for the bound port. Default none.
+    /// translation, or bound to a wildcard. Port 0 stands for the bound port, or for the base where
+    /// each group has its own. Default none.
     pub advertise: Option<SocketAddr>,
     /// Connections the kernel may hold before we accept them; it may lower this by itself.
     /// Default 1024: after a restart all groups of all peers dial within one round trip.
@@ -50,6 +54,7 @@ impl Default for MuxConfig {
             queue_max: 32,
             accept_backoff_min: Duration::from_millis(5),
             accept_backoff_max: Duration::from_secs(1),
+            layout: PortLayout::default(),
             advertise: None,
             listen_backlog: 1024,
         }

@@ -44,12 +44,40 @@ where
     H: FnOnce(TcpStream) -> F,
     F: Future<Output = io::Result<S>>,
 {
+    open(addr, group, timeout, handshake, Opening::Prefix).await
+}
+
+/// What a dialer says before the group's own bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Opening {
+    /// The group's id, for a port that many share.
+    Prefix,
+    /// Nothing, for a port that is the group's own.
+    Nothing,
+}
+
+/// Connects to exactly `addr`, shakes hands, opens.
+pub(crate) async fn open<S, H, F>(
+    addr: SocketAddr,
+    group: GroupId,
+    timeout: Duration,
+    handshake: H,
+    opening: Opening,
+) -> Result<S, MuxError>
+where
+    S: AsyncWrite + Unpin,
+    H: FnOnce(TcpStream) -> F,
+    F: Future<Output = io::Result<S>>,
+{
     let dialing = async {
         let tcp = TcpStream::connect(addr).await?;
         refuse_own_echo(&tcp)?;
         tcp.set_nodelay(true)?;
         let mut stream = handshake(tcp).await?;
-        write_prefix(&mut stream, group).await?;
+        match opening {
+            Opening::Prefix => write_prefix(&mut stream, group).await?,
+            Opening::Nothing => {}
+        }
         Ok(stream)
     };
     match tokio::time::timeout(timeout, dialing).await {

@@ -19,7 +19,8 @@ pub enum MuxError {
         /// The name of the field.
         field: &'static str,
     },
-    /// The listener could not be opened; no group on this node can be reached.
+    /// The listener could not be opened. With one port no group on this node can be reached; with
+    /// a port per group this one cannot, and its id is free.
     #[error("cannot listen on {addr}")]
     Bind {
         /// The address asked for.
@@ -32,6 +33,19 @@ pub enum MuxError {
     #[error("{addr} is a wildcard address, peers cannot dial it")]
     WildcardAddress {
         /// The address that must not be given to peers.
+        addr: SocketAddr,
+    },
+    /// Without the mux each group has the port `base + id`, and this id has none: they go from 0
+    /// to [`PORT_GROUP_MAX`](crate::PORT_GROUP_MAX).
+    #[error("group {group} has no port of its own: without the mux ids go from 0 to 255")]
+    GroupWithoutPort {
+        /// The group asked for.
+        group: GroupId,
+    },
+    /// Without the mux a node needs the 256 ports from its base on, and here some would be missing.
+    #[error("{addr} leaves groups without a port: without the mux the base is from 1 to 65280")]
+    PortBase {
+        /// The base address.
         addr: SocketAddr,
     },
     /// The group has a listener already; that one goes on undisturbed.

@@ -22,10 +22,21 @@ use crate::half_open::Evicted;
 use crate::handoff::PushRefusal;
 use crate::prefix::read_prefix;
 
+/// What the port tells of the connections that come by it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Port {
+    /// Nothing: the prefix does.
+    Shared,
+    /// Their group, and there is no prefix.
+    OfGroup(GroupId),
+}
+
 /// The place of a connection among the half-open ones; dropping it frees the place.
 pub(crate) struct HalfOpenGuard<S> {
     shared: Arc<Shared<S>>,
     ticket: u64,
+    /// Whether the connection has come to an end that is counted, or is about to be.
+    ended: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -49,13 +60,25 @@ impl<S> HalfOpenGuard<S> {
             }
         };
         let (ticket, cut) = shared.half_open.admit()?;
-        Some((Self { shared: shared.clone(), ticket, _permit: permit }, cut))
+        Some((Self { shared: shared.clone(), ticket, ended: false, _permit: permit }, cut))
+    }
+}
+
+impl<S> HalfOpenGuard<S> {
+    /// Frees the place of a connection whose end the caller counts.
+    fn end(mut self) -> Arc<Shared<S>> {
+        self.ended = true;
+        self.shared.clone()
     }
 }
 
 impl<S> Drop for HalfOpenGuard<S> {
     fn drop(&mut self) {
         self.shared.half_open.leave(self.ticket);
+        // Its task is dropped with its runtime.
+        if !self.ended {
+            self.shared.counters.discarded.bump();
+        }
     }
 }
 
@@ -74,6 +97,7 @@ pub(crate) async fn greet<S, H, F>(
     half_open: HalfOpenGuard<S>,
     tcp: TcpStream,
     peer: SocketAddr,
+    port: Port,
     handshake: &H,
     cut: oneshot::Receiver<Evicted>,
 ) where
@@ -84,15 +108,14 @@ pub(crate) async fn greet<S, H, F>(
     let identified = tokio::select! {
         // The prefix comes first: a peer that has just sent it is not one to evict.
         biased;
-        identified = identify(&half_open.shared.config, tcp, peer, handshake) => identified,
+        identified = identify(&half_open.shared.config, tcp, peer, port, handshake) => identified,
         reason = cut => Err(match reason {
             Ok(Evicted) => Ended::Evicted,
             Err(_) => Ended::AcceptorClosed,
         }),
     };
-    let shared = half_open.shared.clone();
     // Given back first, so that a group never sees its own connection counted as half-open.
-    drop(half_open);
+    let shared = half_open.end();
     match identified {
         Ok((group, stream)) => hand_off(&shared, group, stream, peer),
         Err(ended) => record(&shared, peer, &ended),
@@ -103,6 +126,7 @@ async fn identify<S, H, F>(
     config: &MuxConfig,
     tcp: TcpStream,
     peer: SocketAddr,
+    port: Port,
     handshake: &H,
 ) -> Result<(GroupId, S), Ended>
 where
@@ -117,10 +141,13 @@ where
         .await
         .map_err(|_| Ended::HandshakeTimeout)?
         .map_err(Ended::HandshakeFailed)?;
-    let group = timeout(config.prefix_timeout, read_prefix(&mut stream))
-        .await
-        .map_err(|_| Ended::PrefixTimeout)?
-        .map_err(Ended::PrefixFailed)?;
+    let group = match port {
+        Port::OfGroup(group) => group,
+        Port::Shared => timeout(config.prefix_timeout, read_prefix(&mut stream))
+            .await
+            .map_err(|_| Ended::PrefixTimeout)?
+            .map_err(Ended::PrefixFailed)?,
+    };
     Ok((group, stream))
 }
 

@@ -42,6 +42,12 @@
 //! # }
 //! ```
 //!
+//! # Without the mux
+//!
+//! [`PortLayout::PortPerGroup`] in [`MuxConfig::layout`] gives each group a port of its own behind
+//! the same seam: registering opens `base + id`, there is no prefix, and everything else, from the
+//! deadline of the handshake to closing, is the same. The dialer says so too ([`PortLayout::dial`]).
+//!
 //! # What it promises
 //!
 //! - Exactly four bytes are consumed, however they arrive. There is no reply.
@@ -71,14 +77,17 @@ mod dial;
 mod greeting;
 mod half_open;
 mod handoff;
+mod layout;
 mod listener;
 mod log_limit;
+mod port_table;
 mod sync;
 
 pub use crate::acceptor::MuxAcceptor;
 pub use crate::config::MuxConfig;
 pub use crate::dial::{dial, dial_with};
 pub use crate::error::MuxError;
+pub use crate::layout::{PORT_GROUP_MAX, PortLayout};
 pub use crate::listener::GroupListener;
 pub use crate::prefix::{
     PREFIX_LEN, PrefixDecoder, decode_prefix, encode_prefix, read_prefix, write_prefix,

@@ -104,6 +104,11 @@ pub(crate) struct Noise(u64);
 impl Noise {
     pub(crate) fn new(seed: u64) -> Self {
         println!("seed {seed}");
+        Self::quiet(seed)
+    }
+
+    /// For a seed that is printed elsewhere.
+    pub(crate) fn quiet(seed: u64) -> Self {
         Self(seed | 1)
     }
 
@@ -120,5 +125,37 @@ impl Noise {
 
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.below(256) as u8).collect()
+    }
+}
+
+/// 256 ports of this host that no other test uses, below those that dialers are given.
+pub(crate) struct Range {
+    base: u16,
+    /// Held, so that other tests see that the range is taken. No test uses id 255.
+    _guard: std::net::TcpListener,
+}
+
+impl Range {
+    pub(crate) fn find() -> Self {
+        let start = std::process::id() as u16 % 64;
+        for step in 0..64 {
+            let base = 10_240 + (start + step) % 64 * 256;
+            let Ok(guard) = std::net::TcpListener::bind(("127.0.0.1", base + 255)) else {
+                continue;
+            };
+            let free = |id| std::net::TcpListener::bind(("127.0.0.1", base + id)).is_ok();
+            if (0..16).all(free) {
+                return Self { base, _guard: guard };
+            }
+        }
+        panic!("no free range of ports between 10240 and 26623");
+    }
+
+    pub(crate) fn base(&self) -> SocketAddr {
+        self.port(0)
+    }
+
+    pub(crate) fn port(&self, id: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.base + id))
     }
 }
