@@ -65,6 +65,8 @@ pub(crate) struct Shared<S> {
     local_addr: SocketAddr,
     pub(crate) handoff: Handoff<(S, SocketAddr)>,
     pub(crate) half_open: HalfOpen,
+    /// Those of them that are in their handshake.
+    pub(crate) handshakes: HalfOpen,
     /// A permit per half-open connection.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
@@ -93,6 +95,7 @@ type Serve = Box<dyn FnOnce() + Send>;
 pub(crate) struct LogLimits {
     pub(crate) accept_error: LogLimit,
     pub(crate) half_open_full: LogLimit,
+    pub(crate) handshakes_full: LogLimit,
     pub(crate) prefix_missing: LogLimit,
     pub(crate) unknown_group: LogLimit,
     pub(crate) queue_full: LogLimit,
@@ -167,6 +170,7 @@ where
             local_addr,
             handoff: Handoff::new(config.queue_max),
             half_open: HalfOpen::new(),
+            handshakes: HalfOpen::new(),
             permits: Arc::new(Semaphore::new(config.half_open_max.min(Semaphore::MAX_PERMITS))),
             counters: Counters::default(),
             limits: LogLimits::default(),
@@ -342,6 +346,7 @@ impl<S> Shared<S> {
             drop(ports.opener.lock().take());
         }
         self.half_open.close();
+        self.handshakes.close();
         self.closing.send_replace(true);
     }
 }

@@ -15,14 +15,23 @@ pub struct MuxConfig {
     pub prefix_timeout: Duration,
     /// How long the handshake given to [`bind_with`](crate::MuxAcceptor::bind_with) may take
     /// before the connection is closed. No effect with [`bind`](crate::MuxAcceptor::bind).
-    /// Default 5 s: a TLS handshake takes several round trips and some CPU on both sides.
+    /// Default 3 s: a TLS handshake takes several round trips and some CPU on both sides.
     pub handshake_timeout: Duration,
     /// Most connections that may be in their handshake or prefix at a time, at least 1. One more
-    /// closes the oldest of them: it has had the longest time to send four bytes, so it is the
-    /// least likely to be a live peer. (Closing the newest instead would let a stranger with this
-    /// many silent connections lock everybody out for `prefix_timeout` at a time.)
+    /// closes the oldest of the address that has the most of them (of an IPv6 network of 64 bits):
+    /// it has had the longest time to send four bytes, so it is the least likely to be a live
+    /// peer, and a stranger's flood ends itself. (Closing the newest instead would let a stranger
+    /// with this many silent connections lock everybody out for `prefix_timeout` at a time.)
     /// Default 1024: one socket and one small task each.
     pub half_open_max: usize,
+    /// Most of them that may be in the handshake given to
+    /// [`bind_with`](crate::MuxAcceptor::bind_with) at a time, at least 1; one more closes one, as
+    /// above. A handshake holds buffers and costs CPU, and may take longer than a prefix.
+    /// Default 512.
+    pub handshakes_max: usize,
+    /// Most handshakes of one address at a time, at least 1; one more closes its oldest.
+    /// Default 128: a peer dials a few lanes, and a stranger gets no more than a quarter.
+    pub handshakes_per_address_max: usize,
     /// Most connections per group that wait for [`accept`](crate::GroupListener::accept), at
     /// least 1. One more is closed at once and counted, so that its dialer learns quickly and the
     /// earlier ones keep their place. Default 32.
@@ -49,8 +58,10 @@ impl Default for MuxConfig {
     fn default() -> Self {
         Self {
             prefix_timeout: Duration::from_secs(1),
-            handshake_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(3),
             half_open_max: 1024,
+            handshakes_max: 512,
+            handshakes_per_address_max: 128,
             queue_max: 32,
             accept_backoff_min: Duration::from_millis(5),
             accept_backoff_max: Duration::from_secs(1),
@@ -66,6 +77,8 @@ impl MuxConfig {
     pub(crate) fn check(&self) -> Result<(), MuxError> {
         let limits = [
             ("half_open_max", self.half_open_max),
+            ("handshakes_max", self.handshakes_max),
+            ("handshakes_per_address_max", self.handshakes_per_address_max),
             ("queue_max", self.queue_max),
             ("listen_backlog", self.listen_backlog as usize),
         ];

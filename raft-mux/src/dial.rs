@@ -8,6 +8,7 @@ use std::time::Duration;
 use raft_core::GroupId;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 
 use crate::error::MuxError;
 use crate::prefix::write_prefix;
@@ -25,18 +26,29 @@ pub async fn dial(
     group: GroupId,
     timeout: Duration,
 ) -> Result<TcpStream, MuxError> {
-    dial_with(addr, group, timeout, |tcp| ready(Ok(tcp))).await
+    dial_with(addr, group, DialTimeouts::without_handshake(timeout), |tcp| ready(Ok(tcp))).await
+}
+
+/// How long a dial with a handshake may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DialTimeouts {
+    /// Connecting and writing the prefix, together: one round trip to a live peer.
+    pub connect: Duration,
+    /// The handshake between the two, which has its own: it takes more round trips, and CPU on
+    /// both sides. As [`handshake_timeout`](crate::MuxConfig::handshake_timeout) of the acceptor,
+    /// since whoever gives up first wastes what the other does.
+    pub handshake: Duration,
 }
 
 /// As [`dial`], with a handshake before the prefix: the counterpart of
-/// [`MuxAcceptor::bind_with`](crate::MuxAcceptor::bind_with). `timeout` covers it too.
+/// [`MuxAcceptor::bind_with`](crate::MuxAcceptor::bind_with).
 ///
 /// # Errors
 /// As for [`dial`]; an error of the handshake is a [`MuxError::Dial`].
 pub async fn dial_with<S, H, F>(
     addr: SocketAddr,
     group: GroupId,
-    timeout: Duration,
+    timeouts: DialTimeouts,
     handshake: H,
 ) -> Result<S, MuxError>
 where
@@ -44,7 +56,7 @@ where
     H: FnOnce(TcpStream) -> F,
     F: Future<Output = io::Result<S>>,
 {
-    open(addr, group, timeout, handshake, Opening::Prefix).await
+    open(addr, group, timeouts, handshake, Opening::Prefix).await
 }
 
 /// What a dialer says before the group's own bytes.
@@ -60,7 +72,7 @@ pub(crate) enum Opening {
 pub(crate) async fn open<S, H, F>(
     addr: SocketAddr,
     group: GroupId,
-    timeout: Duration,
+    timeouts: DialTimeouts,
     handshake: H,
     opening: Opening,
 ) -> Result<S, MuxError>
@@ -69,21 +81,34 @@ where
     H: FnOnce(TcpStream) -> F,
     F: Future<Output = io::Result<S>>,
 {
-    let dialing = async {
+    let failed = |source| MuxError::Dial { addr, group, source };
+    let within = |timeout| move |_| MuxError::DialTimeout { addr, group, timeout };
+    let started = Instant::now();
+    let connecting = async {
         let tcp = TcpStream::connect(addr).await?;
         refuse_own_echo(&tcp)?;
         tcp.set_nodelay(true)?;
-        let mut stream = handshake(tcp).await?;
-        match opening {
-            Opening::Prefix => write_prefix(&mut stream, group).await?,
-            Opening::Nothing => {}
-        }
-        Ok(stream)
+        Ok(tcp)
     };
-    match tokio::time::timeout(timeout, dialing).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) => Err(MuxError::Dial { addr, group, source }),
-        Err(_) => Err(MuxError::DialTimeout { addr, group, timeout }),
+    let connected = timeout(timeouts.connect, connecting).await;
+    let tcp = connected.map_err(within(timeouts.connect))?.map_err(failed)?;
+    let rest = timeouts.connect.saturating_sub(started.elapsed());
+    let shaken = timeout(timeouts.handshake, handshake(tcp)).await;
+    let mut stream = shaken.map_err(within(timeouts.handshake))?.map_err(failed)?;
+    match opening {
+        Opening::Prefix => {
+            let written = timeout(rest, write_prefix(&mut stream, group)).await;
+            written.map_err(within(timeouts.connect))?.map_err(failed)?;
+        }
+        Opening::Nothing => {}
+    }
+    Ok(stream)
+}
+
+impl DialTimeouts {
+    /// For a handshake that is over at once.
+    pub(crate) const fn without_handshake(connect: Duration) -> Self {
+        Self { connect, handshake: connect }
     }
 }
 

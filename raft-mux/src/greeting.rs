@@ -17,8 +17,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use crate::acceptor::Shared;
-use crate::config::MuxConfig;
-use crate::half_open::Evicted;
+use crate::half_open::{Evicted, HalfOpen, Origin};
 use crate::handoff::PushRefusal;
 use crate::prefix::read_prefix;
 
@@ -52,14 +51,14 @@ impl<S> HalfOpenGuard<S> {
             Err(TryAcquireError::NoPermits) => {
                 if let Some(suppressed) = shared.limits.half_open_full.permit(Instant::now()) {
                     let max = shared.config.half_open_max;
-                    warn!(%peer, max, suppressed, "too many half-open connections, closing oldest");
+                    warn!(%peer, max, suppressed, "too many half-open connections, closing the oldest of the address with the most");
                 }
-                shared.half_open.evict_oldest();
-                // Short: the oldest connection is awake now and has nothing left to wait for.
+                shared.half_open.evict_one();
+                // Short: that connection is awake now and has nothing left to wait for.
                 shared.permits.clone().acquire_owned().await.ok()?
             }
         };
-        let (ticket, cut) = shared.half_open.admit()?;
+        let (ticket, cut) = shared.half_open.admit(Origin::of(peer.ip()))?;
         Some((Self { shared: shared.clone(), ticket, ended: false, _permit: permit }, cut))
     }
 }
@@ -82,10 +81,23 @@ impl<S> Drop for HalfOpenGuard<S> {
     }
 }
 
+/// The place of a connection among the handshakes under way.
+struct HandshakeGuard<'a> {
+    handshakes: &'a HalfOpen,
+    ticket: u64,
+}
+
+impl Drop for HandshakeGuard<'_> {
+    fn drop(&mut self) {
+        self.handshakes.leave(self.ticket);
+    }
+}
+
 /// How a connection ended before its group was known.
 enum Ended {
     HandshakeFailed(io::Error),
     HandshakeTimeout,
+    HandshakeEvicted,
     PrefixFailed(io::Error),
     PrefixTimeout,
     Evicted,
@@ -108,7 +120,7 @@ pub(crate) async fn greet<S, H, F>(
     let identified = tokio::select! {
         // The prefix comes first: a peer that has just sent it is not one to evict.
         biased;
-        identified = identify(&half_open.shared.config, tcp, peer, port, handshake) => identified,
+        identified = identify(&half_open.shared, tcp, peer, port, handshake) => identified,
         reason = cut => Err(match reason {
             Ok(Evicted) => Ended::Evicted,
             Err(_) => Ended::AcceptorClosed,
@@ -123,7 +135,7 @@ pub(crate) async fn greet<S, H, F>(
 }
 
 async fn identify<S, H, F>(
-    config: &MuxConfig,
+    shared: &Shared<S>,
     tcp: TcpStream,
     peer: SocketAddr,
     port: Port,
@@ -137,13 +149,26 @@ where
     // Small frames must not wait for acknowledgements of earlier ones. A failure means that the
     // connection is dead already, which the reads below will notice.
     let _ = tcp.set_nodelay(true);
-    let mut stream = timeout(config.handshake_timeout, handshake(tcp, peer))
-        .await
-        .map_err(|_| Ended::HandshakeTimeout)?
-        .map_err(Ended::HandshakeFailed)?;
+    let mut stream = {
+        let config = &shared.config;
+        let (max, share) = (config.handshakes_max, config.handshakes_per_address_max);
+        let admitted = shared.handshakes.admit_within(Origin::of(peer.ip()), max, share);
+        let (ticket, cut) = admitted.ok_or(Ended::AcceptorClosed)?;
+        let _place = HandshakeGuard { handshakes: &shared.handshakes, ticket };
+        tokio::select! {
+            biased;
+            done = timeout(config.handshake_timeout, handshake(tcp, peer)) => done
+                .map_err(|_| Ended::HandshakeTimeout)?
+                .map_err(Ended::HandshakeFailed)?,
+            reason = cut => return Err(match reason {
+                Ok(Evicted) => Ended::HandshakeEvicted,
+                Err(_) => Ended::AcceptorClosed,
+            }),
+        }
+    };
     let group = match port {
         Port::OfGroup(group) => group,
-        Port::Shared => timeout(config.prefix_timeout, read_prefix(&mut stream))
+        Port::Shared => timeout(shared.config.prefix_timeout, read_prefix(&mut stream))
             .await
             .map_err(|_| Ended::PrefixTimeout)?
             .map_err(Ended::PrefixFailed)?,
@@ -181,6 +206,12 @@ fn record<S>(shared: &Shared<S>, peer: SocketAddr, ended: &Ended) {
         Ended::HandshakeTimeout => {
             shared.counters.handshake_failures.bump();
             debug!(%peer, "handshake took too long");
+        }
+        Ended::HandshakeEvicted => {
+            shared.counters.handshakes_evicted.bump();
+            if let Some(suppressed) = shared.limits.handshakes_full.permit(Instant::now()) {
+                warn!(%peer, suppressed, "closed connection: too many handshakes under way");
+            }
         }
         Ended::PrefixFailed(error) => {
             shared.counters.prefix_failures.bump();

@@ -16,7 +16,7 @@ use raft_core::GroupId;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use crate::dial::{Opening, open};
+use crate::dial::{DialTimeouts, Opening, open};
 use crate::error::MuxError;
 
 /// The largest group id that has a port where each group has its own.
@@ -73,7 +73,8 @@ impl PortLayout {
         group: GroupId,
         timeout: Duration,
     ) -> Result<TcpStream, MuxError> {
-        self.dial_with(base, group, timeout, |tcp| ready(Ok(tcp))).await
+        let timeouts = DialTimeouts::without_handshake(timeout);
+        self.dial_with(base, group, timeouts, |tcp| ready(Ok(tcp))).await
     }
 
     /// As [`dial`](Self::dial), with a handshake first: [`dial_with`](crate::dial_with) for either
@@ -85,7 +86,7 @@ impl PortLayout {
         self,
         base: SocketAddr,
         group: GroupId,
-        timeout: Duration,
+        timeouts: DialTimeouts,
         handshake: H,
     ) -> Result<S, MuxError>
     where
@@ -98,7 +99,7 @@ impl PortLayout {
             Self::OnePort => Opening::Prefix,
             Self::PortPerGroup => Opening::Nothing,
         };
-        open(addr, group, timeout, handshake, opening).await
+        open(addr, group, timeouts, handshake, opening).await
     }
 }
 

@@ -85,7 +85,7 @@ mod sync;
 
 pub use crate::acceptor::MuxAcceptor;
 pub use crate::config::MuxConfig;
-pub use crate::dial::{dial, dial_with};
+pub use crate::dial::{DialTimeouts, dial, dial_with};
 pub use crate::error::MuxError;
 pub use crate::layout::{PORT_GROUP_MAX, PortLayout};
 pub use crate::listener::GroupListener;

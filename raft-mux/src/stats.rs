@@ -27,7 +27,9 @@ pub struct MuxStats {
     pub prefix_failures: u64,
     /// Closed because the handshake failed or took too long.
     pub handshake_failures: u64,
-    /// Closed as the oldest one when too many were half-open.
+    /// Closed because too many handshakes were under way, of all or of one address.
+    pub handshakes_evicted: u64,
+    /// Closed because too many were half-open: the oldest of the address that had the most.
     pub half_open_evicted: u64,
     /// Closed because no one has registered the group.
     pub unknown_group: u64,
@@ -49,6 +51,7 @@ impl MuxStats {
             + self.prefix_timeouts
             + self.prefix_failures
             + self.handshake_failures
+            + self.handshakes_evicted
             + self.half_open_evicted
             + self.unknown_group
             + self.queue_full_dropped
@@ -64,6 +67,7 @@ pub(crate) struct Counters {
     pub(crate) prefix_timeouts: Counter,
     pub(crate) prefix_failures: Counter,
     pub(crate) handshake_failures: Counter,
+    pub(crate) handshakes_evicted: Counter,
     pub(crate) half_open_evicted: Counter,
     pub(crate) unknown_group: Counter,
     pub(crate) queue_full_dropped: Counter,
@@ -82,6 +86,7 @@ impl Counters {
             prefix_timeouts: self.prefix_timeouts.value(),
             prefix_failures: self.prefix_failures.value(),
             handshake_failures: self.handshake_failures.value(),
+            handshakes_evicted: self.handshakes_evicted.value(),
             half_open_evicted: self.half_open_evicted.value(),
             unknown_group: self.unknown_group.value(),
             queue_full_dropped: self.queue_full_dropped.value(),

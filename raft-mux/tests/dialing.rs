@@ -9,11 +9,12 @@ use std::io;
 use std::time::Duration;
 
 use common::*;
-use raft_mux::{MuxError, dial, dial_with};
+use raft_mux::{DialTimeouts, MuxError, dial, dial_with};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Long enough for loopback to connect, short enough to wait for.
 const TIMEOUT: Duration = Duration::from_millis(100);
+const TIMEOUTS: DialTimeouts = DialTimeouts { connect: TIMEOUT, handshake: TIMEOUT };
 
 #[tokio::test]
 async fn dialed_stream_has_no_delay_set() {
@@ -58,8 +59,33 @@ async fn timeout_covers_the_prefix_write() {
     let addr = listener.local_addr().unwrap();
     // A real socket always has room for four bytes; a stream in front of it may not.
     let (near, _far) = tokio::io::duplex(3);
-    let error = dial_with(addr, group(1), TIMEOUT, |_tcp| ready(Ok(near))).await.unwrap_err();
+    let error = dial_with(addr, group(1), TIMEOUTS, |_tcp| ready(Ok(near))).await.unwrap_err();
     assert!(matches!(error, MuxError::DialTimeout { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshake_has_its_own_time_and_leaves_the_prefix_what_connecting_left() {
+    let acceptor = loopback().await;
+    let listener = acceptor.register(group(1)).unwrap();
+    let addr = acceptor.local_addr();
+    let timeouts =
+        DialTimeouts { connect: Duration::from_millis(900), handshake: Duration::from_secs(3) };
+    let shaking = |seconds| {
+        dial_with(addr, group(1), timeouts, move |tcp| async move {
+            tokio::time::advance(Duration::from_millis(seconds * 1000_u64 - 100)).await;
+            Ok(tcp)
+        })
+    };
+    // The acceptor has no handshake, so its second for the prefix runs meanwhile.
+    let _late = busily("it is dialed", shaking(3)).await.unwrap();
+    let _early = busily("it is dialed", shaking(1)).await.unwrap();
+    busily("it is served", listener.accept()).await.unwrap();
+    let hung = dial_with::<TcpStream, _, _>(addr, group(1), timeouts, |_tcp| pending());
+    let error = hung.await.unwrap_err();
+    assert!(
+        matches!(error, MuxError::DialTimeout { timeout, .. } if timeout == timeouts.handshake),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -67,14 +93,14 @@ async fn failed_or_timed_out_dial_leaves_no_socket() {
     let listener = TcpListener::bind(any_port()).await.unwrap();
     let addr = listener.local_addr().unwrap();
 
-    let hung = dial_with::<TcpStream, _, _>(addr, group(1), TIMEOUT, |tcp| async {
+    let hung = dial_with::<TcpStream, _, _>(addr, group(1), TIMEOUTS, |tcp| async {
         let _held = tcp;
         pending().await
     });
     assert!(matches!(hung.await, Err(MuxError::DialTimeout { .. })));
     until_closed(&listener.accept().await.unwrap().0).await;
 
-    let refused = dial_with::<TcpStream, _, _>(addr, group(1), PATIENCE, |_tcp| {
+    let refused = dial_with::<TcpStream, _, _>(addr, group(1), PATIENTLY, |_tcp| {
         ready(Err(io::ErrorKind::InvalidData.into()))
     });
     assert!(matches!(refused.await, Err(MuxError::Dial { .. })));

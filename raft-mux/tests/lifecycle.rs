@@ -188,6 +188,11 @@ async fn port_in_use_and_zero_limits_are_typed_errors() {
 
     let zeros = [
         ("half_open_max", MuxConfig { half_open_max: 0, ..MuxConfig::default() }),
+        ("handshakes_max", MuxConfig { handshakes_max: 0, ..MuxConfig::default() }),
+        (
+            "handshakes_per_address_max",
+            MuxConfig { handshakes_per_address_max: 0, ..MuxConfig::default() },
+        ),
         ("queue_max", MuxConfig { queue_max: 0, ..MuxConfig::default() }),
         ("listen_backlog", MuxConfig { listen_backlog: 0, ..MuxConfig::default() }),
     ];

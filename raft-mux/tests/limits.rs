@@ -192,20 +192,73 @@ async fn prefix_deadline_starts_after_the_handshake_which_has_its_own() {
     until_closed(&client).await;
     assert_eq!(hung.stats().handshake_failures, 1);
 
-    // A handshake of 4 s, then 900 ms until the prefix: late by any common clock, but in time.
+    // A handshake of 2 s, then 900 ms until the prefix: late by any common clock, but in time.
     let slow = MuxAcceptor::bind_with(any_port(), config, |tcp, _| async {
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         Ok(tcp)
     });
     let slow = slow.await.unwrap();
     let listener = slow.register(group(1)).unwrap();
     let mut client = connect_raw(slow.local_addr(), &[]);
     eventually("it shakes hands", || slow.stats().half_open == 1).await;
-    advance(Duration::from_secs(4) + SLACK).await;
+    advance(Duration::from_secs(2) + SLACK).await;
     eventually("the prefix is awaited", || slow.stats().half_open == 1).await;
     advance(Duration::from_millis(900)).await;
     busily("prefix leaves", client.write_all(&[0, 0, 0, 1])).await.unwrap();
     busily("it is handed off", listener.accept()).await.unwrap();
+}
+
+/// Every address 127.x.y.z is this host.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn flood_of_one_address_ends_its_own_and_no_other() {
+    let config = MuxConfig { half_open_max: 4, ..MuxConfig::default() };
+    let acceptor = loopback_with(config).await;
+    let addr = acceptor.local_addr();
+    let modest = [connect_from(3, addr, &[0]).await, connect_from(4, addr, &[0]).await];
+    let mut flood = Vec::new();
+    for count in 0..20 {
+        flood.push(connect_from(2, addr, &[]).await);
+        eventually("it is accepted", || acceptor.stats().accepted == 3 + count).await;
+    }
+    assert_eq!(acceptor.stats().half_open_evicted, 18);
+    assert!(modest.iter().all(|stream| !is_closed(stream)));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn handshakes_have_a_cap_of_their_own_and_a_share_per_address() {
+    let config =
+        MuxConfig { handshakes_max: 4, handshakes_per_address_max: 3, ..MuxConfig::default() };
+    // Over with the first byte, so the silent ones stay in it.
+    let handshake = |mut tcp: TcpStream, _| async move {
+        tcp.read_exact(&mut [0]).await?;
+        Ok(tcp)
+    };
+    let acceptor = MuxAcceptor::bind_with(any_port(), config, handshake).await.unwrap();
+    let listener = acceptor.register(group(1)).unwrap();
+    let addr = acceptor.local_addr();
+    let mut silent = Vec::new();
+    for (accepted, host) in (1..).zip([2, 2, 2, 2, 3, 4]) {
+        silent.push(connect_from(host, addr, &[]).await);
+        eventually("it is in its handshake", || {
+            let stats = acceptor.stats();
+            stats.accepted == accepted && stats.half_open + stats.handshakes_evicted == accepted
+        })
+        .await;
+    }
+    // The fourth of one address was one too many for its share, the last one for all: both are
+    // paid for by the address that has the most.
+    until_closed(&silent[0]).await;
+    until_closed(&silent[1]).await;
+    assert!(silent[2..].iter().all(|stream| !is_closed(stream)));
+    assert_eq!(acceptor.stats().handshakes_evicted, 2);
+
+    // Done with its handshake, a connection is none of them any more.
+    let halfway = connect_from(3, addr, b"h").await;
+    let _served = connect_from(3, addr, b"h\0\0\0\x01").await;
+    busily("it is served", listener.accept()).await.unwrap();
+    assert!(!is_closed(&halfway));
 }
 
 #[tokio::test]
@@ -244,7 +297,7 @@ async fn wrapped_stream_carries_the_prefix_inside() {
     let acceptor = acceptor.await.unwrap();
     let listener = acceptor.register(group(99)).unwrap();
     let addr = acceptor.local_addr();
-    let client = dial_with(addr, group(99), PATIENCE, |tcp| ready(Ok(disguise(tcp))));
+    let client = dial_with(addr, group(99), PATIENTLY, |tcp| ready(Ok(disguise(tcp))));
     let mut client = client.await.unwrap();
     client.write_all(b"secret").await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();

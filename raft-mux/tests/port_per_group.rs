@@ -183,7 +183,7 @@ async fn bytes_pass_both_ways_and_half_close_too(layout: PortLayout) {
     let listener = acceptor.register(group(0)).unwrap();
     let handshake = |tcp| ready(Ok(tcp));
     let addr = acceptor.advertised_addr().unwrap();
-    let mut client = layout.dial_with(addr, group(0), PATIENCE, handshake).await.unwrap();
+    let mut client = layout.dial_with(addr, group(0), PATIENTLY, handshake).await.unwrap();
     let sent = Noise::new(0x6d75_7839).bytes(300_000);
     let (mut stream, _) = listener.accept().await.unwrap();
     let echo = async {

@@ -15,11 +15,12 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use raft_core::GroupId;
-use raft_mux::{MuxAcceptor, MuxConfig, MuxStats, encode_prefix};
+use raft_mux::{DialTimeouts, MuxAcceptor, MuxConfig, MuxStats, encode_prefix};
 use tokio::net::TcpStream;
 
 /// Far more than anything here takes; reached only by a failing test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENTLY: DialTimeouts = DialTimeouts { connect: PATIENCE, handshake: PATIENCE };
 
 pub(crate) fn group(id: u32) -> GroupId {
     GroupId::new(id)
@@ -44,6 +45,15 @@ pub(crate) fn connect_raw(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
     tcp.write_all(bytes).expect("a fresh socket takes a few bytes");
     tcp.set_nonblocking(true).unwrap();
     TcpStream::from_std(tcp).unwrap()
+}
+
+/// As [`connect_raw`], from 127.0.0.`host`.
+pub(crate) async fn connect_from(host: u8, addr: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+    let tcp = busily("it is connected", socket.connect(addr)).await.unwrap();
+    assert_eq!(tcp.try_write(bytes).unwrap(), bytes.len());
+    tcp
 }
 
 /// As [`connect_raw`], asking for `id`.
