@@ -39,6 +39,7 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     durable_index_waits_for_the_sync(make());
     a_commit_is_an_append_and_a_sync(make());
     what_was_staged_is_durable_when_its_flight_has_landed(make());
+    what_a_flight_only_writes_is_durable_with_the_next(make());
     a_refused_batch_takes_nothing_else_from_a_flight(make());
     names_hold_for_what_is_staged_as_for_what_is_there(make());
     pieces_take_the_place_of_a_payload_whoever_comes_between(make(), make());
@@ -433,6 +434,27 @@ pub fn what_was_staged_is_durable_when_its_flight_has_landed(mut store: impl Log
     expect(store.append(&[run(1, 3, 1, 7)]));
     expect(store.sync());
     assert_eq!((durable(&store), last(&store, 1)), (Some(3), Some(3)));
+}
+
+/// A flight that is only to be written is read when it has landed, and durable with the next one.
+pub fn what_a_flight_only_writes_is_durable_with_the_next(mut store: impl LogStore) {
+    let durable =
+        |store: &dyn LogStore| store.reader().durable_index(GroupId::new(1)).map(LogIndex::get);
+    expect(store.commit(&[create(1, 1)]));
+    for first in [1, 3] {
+        for (index, ending) in [(first, Ending::Written), (first + 1, Ending::AtOnce)] {
+            expect(store.stage(&Arc::new(vec![run(1, index, 1, 1)])));
+            let flight = expect(store.depart(ending));
+            expect(store.land(flight.land()));
+            assert_eq!(last(&store, 1), Some(index));
+        }
+        assert_eq!(durable(&store), Some(first + 1));
+    }
+    expect(store.stage(&Arc::new(vec![run(1, 5, 1, 1)])));
+    let flight = expect(store.depart(Ending::Written));
+    expect(store.land(flight.land()));
+    expect(store.sync());
+    assert_eq!(durable(&store), Some(5));
 }
 
 /// What is refused when it is staged leaves what was staged before.

@@ -89,8 +89,9 @@ pub trait LogStore: Send {
         self.append_piece(group, payload).map(|(_, piece)| piece)
     }
 
-    /// Hands over the calls of the disk that make everything staged durable. They may be made by
-    /// another thread, one flight after the other, while more is staged.
+    /// Hands over the calls of the disk that make everything staged durable, or with
+    /// [`Ending::Written`] that write it. They may be made by another thread, one flight after the
+    /// other, while more is staged.
     ///
     /// # Errors
     /// [`LogError::Io`] is final.
@@ -100,7 +101,8 @@ pub trait LogStore: Send {
     }
 
     /// Takes in what came of a flight, in the order in which they departed. What it wrote is durable,
-    /// and may be acknowledged.
+    /// and may be acknowledged; after [`Ending::Written`] it is written only, and durable with the next
+    /// flight of another ending.
     ///
     /// # Errors
     /// [`LogError::Io`] is final.
@@ -153,13 +155,15 @@ pub trait LogStore: Send {
     fn reader(&self) -> LogReader;
 }
 
-/// How the last write of a flight becomes durable.
+/// How what a flight writes becomes durable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ending {
     /// By itself, in one call, where nothing before it needs a sync.
     AtOnce,
     /// By a sync that follows it.
     Sync,
+    /// Not by this flight: for what counts only with something that is written later.
+    Written,
 }
 
 /// Whether there is more housekeeping to do.

@@ -23,10 +23,11 @@ struct Pilot {
     random: Random,
     /// After each part of an operation that was staged, the first one before all.
     states: Vec<Model>,
-    /// How many of them have landed, and have departed.
+    /// How many of them are durable, are read, and have departed.
     landed: usize,
+    read: usize,
     departed: usize,
-    air: VecDeque<(Flight, usize)>,
+    air: VecDeque<(Flight, Ending, usize)>,
     ends: Vec<u64>,
     /// Times something was staged while something was in the air.
     overlaps: usize,
@@ -38,6 +39,7 @@ impl Pilot {
             random: Random(seed),
             states: vec![Model::default()],
             landed: 0,
+            read: 0,
             departed: 0,
             air: VecDeque::new(),
             ends: vec![0; GROUPS as usize],
@@ -99,23 +101,29 @@ impl Pilot {
                 writer.stage(&batch)?;
             }
             3 if self.air.len() < 3 => {
-                let ending = if self.random.below(2) == 0 { Ending::AtOnce } else { Ending::Sync };
+                let ending = match self.random.below(5) {
+                    0 | 1 => Ending::AtOnce,
+                    2 | 3 => Ending::Sync,
+                    _ => Ending::Written,
+                };
                 let flight = writer.depart(ending)?;
                 self.departed = self.staged();
-                self.air.push_back((flight, self.departed));
+                self.air.push_back((flight, ending, self.departed));
             }
             4 | 5 => {
-                if let Some((flight, _)) = self.air.front_mut() {
+                if let Some((flight, ..)) = self.air.front_mut() {
                     flight.step();
                 }
             }
             6 => {
-                if let Some((flight, upto)) = self.air.pop_front() {
+                if let Some((flight, ending, upto)) = self.air.pop_front() {
                     let landing = flight.land();
-                    self.landed = if landing.is_safe() { upto } else { self.landed };
+                    let syncs = ending != Ending::Written;
+                    self.landed = if landing.is_safe() && syncs { upto } else { self.landed };
                     writer.land(landing)?;
-                    assert!(writer.durable_lsn() >= writer.end_lsn());
-                    self.states[self.landed].is_read_by(&writer.reader());
+                    self.read = upto;
+                    assert!(!syncs || writer.durable_lsn() >= writer.end_lsn());
+                    self.states[self.read].is_read_by(&writer.reader());
                 }
             }
             _ => {
@@ -124,6 +132,7 @@ impl Pilot {
                     writer.sync()?;
                     writer.idle()?;
                     self.landed = self.staged();
+                    self.read = self.landed;
                 } else {
                     writer.tend(self.random.below(4) == 0)?;
                 }
@@ -277,6 +286,42 @@ fn no_flight_overtakes_another_and_one_that_is_lost_stops_those_behind_it() {
         assert_eq!(disk.operations(), operations);
         assert!(matches!(writer.land(landing), Err(LogError::Io { .. })));
         assert!(writer.is_poisoned());
+    }
+}
+
+#[test]
+fn a_flight_that_only_writes_is_durable_with_the_next_one_that_syncs() {
+    for ending in [Ending::AtOnce, Ending::Sync] {
+        let disk = new_disk();
+        let mut writer = open(&disk).writer;
+        writer.commit(&[create(1), append(1, 1, 1, 1)]).unwrap();
+        let (synced, syncs) = (writer.durable_lsn(), disk.syncs());
+        for index in 2..=3 {
+            writer.stage(&arc(vec![append(1, index, 1, 1)])).unwrap();
+            let landing = writer.depart(Ending::Written).unwrap().land();
+            assert!(landing.is_safe());
+            writer.land(landing).unwrap();
+        }
+        let reader = writer.reader();
+        assert_eq!(reader.last_index(group(1)), Some(LogIndex::new(3)), "it is read");
+        assert_eq!(reader.durable_index(group(1)), Some(LogIndex::new(1)), "and not promised");
+        assert_eq!((writer.durable_lsn(), disk.syncs()), (synced, syncs));
+        let last = |disk: &MemDisk| {
+            let Opened { reader, .. } = open(&disk.crash(CrashPolicy::DropUnsynced));
+            reader.last_index(group(1)).map(LogIndex::get)
+        };
+        assert_eq!(last(&disk), Some(1));
+        writer.stage(&arc(vec![append(1, 4, 1, 1)])).unwrap();
+        let landing = writer.depart(ending).unwrap().land();
+        writer.land(landing).unwrap();
+        assert_eq!(reader.durable_index(group(1)), Some(LogIndex::new(4)));
+        assert_eq!(last(&disk), Some(4), "{ending:?} covers what was only written before");
+        // Nor does anything have to follow: a sync by itself does as well.
+        writer.stage(&arc(vec![append(1, 5, 1, 1)])).unwrap();
+        let landing = writer.depart(Ending::Written).unwrap().land();
+        writer.land(landing).unwrap();
+        writer.sync().unwrap();
+        assert_eq!(last(&disk), Some(5));
     }
 }
 

@@ -132,7 +132,7 @@ fn turn(
     if held.work.has_departing() && !held.is_flying {
         let wait = held.pacer.wait(clock.now().get());
         // Nothing makes a sync larger that is due by itself, and whoever is not to wait for it would.
-        if !wait.is_zero() && held.work.has_staged() {
+        if !wait.is_zero() && held.work.has_staged() && held.work.departs_to_sync() {
             drop(held);
             // What comes meanwhile makes the batch larger.
             thread::sleep(wait);
@@ -249,21 +249,27 @@ struct Ended {
     landing: Landing,
     began: u64,
     ended: u64,
+    syncs: bool,
     entries: u64,
 }
 
 /// Makes a flight.
 fn make(caller: Caller, departure: Departure, links: &LogLinks) -> Ended {
-    let Departure { flight, entries, .. } = departure;
+    let Departure { flight, syncs, entries, .. } = departure;
     let began = links.clock.now().get();
-    let landing = links.watch.syncing(caller, links.clock, || flight.land());
-    Ended { landing, began, ended: links.clock.now().get(), entries }
+    let landing = match syncs {
+        true => links.watch.syncing(caller, links.clock, || flight.land()),
+        false => links.watch.during(caller, links.clock, || flight.land()),
+    };
+    Ended { landing, began, ended: links.clock.now().get(), syncs, entries }
 }
 
 impl Desk {
     fn ended(&mut self, ended: Ended) {
-        let Ended { landing, began, ended, entries } = ended;
-        self.pacer.synced(began, ended, entries);
+        let Ended { landing, began, ended, syncs, entries } = ended;
+        if syncs {
+            self.pacer.synced(began, ended, entries);
+        }
         self.landings.push_back(landing);
     }
 
@@ -311,7 +317,7 @@ fn next_flight(
     held.ended(ended);
     if is_safe && held.work.has_departing() {
         let wait = held.pacer.wait(links.clock.now().get());
-        if !wait.is_zero() {
+        if !wait.is_zero() && held.work.departs_to_sync() {
             drop(held);
             // The other thread acknowledges what has landed, and stages what comes.
             let _ = tell.try_send(());

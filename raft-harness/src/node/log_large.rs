@@ -61,15 +61,20 @@ impl LargeEntries {
         None
     }
 
-    /// What is to be written next. `held`: groups for which something older waits elsewhere.
-    pub(super) fn next(&mut self, held: impl Fn(GroupId) -> bool) -> Option<NextPiece> {
+    /// What is to be written next, no more than `bytes_max` of it. `held`: groups for which something
+    /// older waits elsewhere.
+    pub(super) fn next(
+        &mut self,
+        bytes_max: u64,
+        held: impl Fn(GroupId) -> bool,
+    ) -> Option<NextPiece> {
         let at = self.turns.iter().position(|group| !held(*group))?;
         let group = self.turns[at];
         let limits = self.limits?;
         let queue = self.queues.get(&group)?;
         let write = &queue.operations.front()?.write;
         let payload = &write.entries[self.large_entry(write)?.0].payload;
-        let end = payload.len().min(queue.bytes + limits.piece_bytes_max as usize);
+        let end = payload.len().min(queue.bytes + limits.piece_bytes_max.min(bytes_max) as usize);
         Some(NextPiece { group, payload: payload.slice(queue.bytes..end) })
     }
 
@@ -167,7 +172,7 @@ mod tests {
     /// Takes turns until nothing is left: whose piece it was, its length, and who was released.
     fn turns(large: &mut LargeEntries) -> Vec<(u32, usize, Vec<u32>)> {
         let (mut log, mut seen) = (log(), Vec::new());
-        while let Some(next) = large.next(|_| false) {
+        while let Some(next) = large.next(u64::MAX, |_| false) {
             let (_, piece) = log.append_piece(next.group, &next.payload).unwrap();
             let released = large.wrote(&next, piece);
             let released = released.iter().map(|waiting| waiting.write.group.get()).collect();
@@ -208,8 +213,8 @@ mod tests {
         let mut large = LargeEntries::new(Some(LIMITS));
         assert!(large.take(operation(1, &[100])).is_none());
         assert!(large.take(operation(2, &[100])).is_none());
-        let next = large.next(|group| group == GroupId::new(1));
+        let next = large.next(u64::MAX, |group| group == GroupId::new(1));
         assert_eq!(next.map(|next| next.group), Some(GroupId::new(2)));
-        assert!(large.next(|_| true).is_none());
+        assert!(large.next(u64::MAX, |_| true).is_none());
     }
 }

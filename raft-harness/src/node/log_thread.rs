@@ -68,8 +68,17 @@ const WRITES_MAX: usize = 16 << 10;
 /// frame by default, so that a disk that fills up takes whole frames until it is full.
 pub(crate) const PORTION_BYTES: u64 = 4 << 20;
 
-/// So much of large entries is written at once, between the turns of the others; one piece at least.
-const TURN_BYTES: u64 = 1 << 20;
+/// So much of large entries is written at once, between the turns of the others: what a disk that three
+/// nodes share writes in less than a millisecond, while others write as well; more where none have come
+/// for long; one piece at least.
+const TURN_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=1 << 20;
+
+/// A turn is this part of what was written of large entries since something small came.
+const TURN_SHARE: u64 = 8;
+
+/// So much of large entries may be written and wait for a sync of others. It goes along with one that
+/// somebody waits for.
+const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
 
 /// No flight takes more than this and a portion.
 const FLIGHT_BYTES: u64 = 8 << 20;
@@ -92,6 +101,10 @@ pub(crate) struct LogWork {
     large: LargeEntries,
     /// The last turn was that of the others.
     large_is_next: bool,
+    /// What was staged of large entries since something small came.
+    calm_bytes: u64,
+    /// What was let depart of them, to be written only, since the last sync.
+    unsynced_bytes: u64,
     /// What is written, and goes with the next flight only to be durable. Nothing is while something
     /// is in the air.
     written: Cargo,
@@ -146,8 +159,10 @@ struct Cargo {
     done: Vec<Done>,
     /// About what it takes.
     cost: u64,
-    /// It has pieces of large entries; small ones go with another.
-    has_pieces: bool,
+    /// Of large entries, in pieces; small ones go with another.
+    piece_bytes: u64,
+    /// It is durable when it has landed, with all before it.
+    syncs: bool,
     info: AppendInfo,
     /// Entries of operations that are written already.
     entries: u64,
@@ -161,7 +176,7 @@ impl Cargo {
     }
 
     fn is_empty(&self) -> bool {
-        self.writes.is_empty() && !self.has_pieces
+        self.writes.is_empty() && self.piece_bytes == 0
     }
 
     fn operations(&self) -> impl Iterator<Item = &GroupWrite> {
@@ -174,9 +189,11 @@ impl Cargo {
     }
 }
 
-/// A flight, and what it makes durable.
+/// A flight, and what it carries.
 pub(crate) struct Departure {
     pub(crate) flight: Flight,
+    /// All of it is durable when it has landed, and not only written.
+    pub(crate) syncs: bool,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
 }
@@ -204,6 +221,8 @@ impl LogWork {
             waiting: VecDeque::new(),
             large,
             large_is_next: false,
+            calm_bytes: 0,
+            unsynced_bytes: 0,
             written: Cargo::default(),
             flush: Flush::default(),
             vouching: Vouching::Nobody,
@@ -272,7 +291,10 @@ impl LogWork {
             for (write, ticket) in writes.into_iter().zip(tickets) {
                 let cost = write.cost();
                 let waiting = Waiting { write, cost, done: Some(Done { shard, ticket, cost }) };
-                self.waiting.extend(self.large.take(waiting));
+                if let Some(small) = self.large.take(waiting) {
+                    self.calm_bytes = 0;
+                    self.waiting.push_back(small);
+                }
             }
             let more = self.waiting.len() < WRITES_MAX;
             next = if more { batches.try_recv().ok() } else { None };
@@ -418,7 +440,7 @@ impl LogWork {
         &mut self,
         shards: &[Arc<Inbox<ShardInput>>],
     ) -> Result<Option<Staged>, LogError> {
-        if self.staged.has_pieces {
+        if self.staged.piece_bytes > 0 {
             return Ok(Some(Staged::Ready));
         }
         if !self.staged.is_empty() {
@@ -430,18 +452,20 @@ impl LogWork {
         }
         // Whatever comes of it: where a piece finds no room, small ones may still.
         self.large_is_next = false;
+        let turn_bytes =
+            (self.calm_bytes / TURN_SHARE).clamp(*TURN_BYTES.start(), *TURN_BYTES.end());
         let mut bytes = 0;
-        while bytes < TURN_BYTES {
+        while bytes < turn_bytes {
             let waits = |group| self.waiting.iter().any(|waiting| waiting.write.group == group);
-            let Some(next) = self.large.next(waits) else { break };
+            let Some(next) = self.large.next(turn_bytes, waits) else { break };
             let payload_bytes = next.payload.len() as u64;
-            if bytes > 0 && bytes + payload_bytes > TURN_BYTES {
+            if bytes > 0 && bytes + payload_bytes > turn_bytes {
                 break;
             }
             match self.store.stage_piece(next.group, &next.payload) {
                 Ok(piece) => {
                     bytes += payload_bytes;
-                    self.staged.has_pieces = true;
+                    self.staged.piece_bytes += payload_bytes;
                     self.waiting.extend(self.large.wrote(&next, piece));
                 }
                 Err(LogError::NoSegment { .. }) if bytes > 0 => break,
@@ -455,6 +479,7 @@ impl LogWork {
         if bytes == 0 {
             return Ok(None);
         }
+        self.calm_bytes += bytes;
         self.pause = PAUSE_FIRST;
         Ok(Some(Staged::Ready))
     }
@@ -570,22 +595,41 @@ impl LogWork {
         Ok(if self.staged.is_empty() { Staged::NoSegment } else { Staged::Partly })
     }
 
+    /// Whether what departs next is to be durable when it has landed. Pieces of a large entry count
+    /// only with the entry, whose sync makes them durable as well: on their own they are only written.
+    /// That halves what the disk is asked for, and who waits for a sync need not wait for theirs first.
+    pub(crate) fn departs_to_sync(&self) -> bool {
+        let unsynced = self.unsynced_bytes + self.staged.piece_bytes;
+        !self.staged.writes.is_empty()
+            || self.staged.piece_bytes == 0
+            || unsynced > UNSYNCED_BYTES_MAX
+            || self.is_due()
+    }
+
     /// Lets what is staged depart, or the sync of what is written if that is due. Whatever is written
-    /// is durable with either.
+    /// is durable with either, unless what departs is itself only to be written.
     pub(crate) fn depart(&mut self, ending: Ending) -> Result<Option<Departure>, LogError> {
         if !self.has_departing() {
             return Ok(None);
         }
-        let flight = self.store.depart(ending)?;
-        let mut cargo = std::mem::take(&mut self.written);
+        let syncs = self.departs_to_sync();
+        let flight = self.store.depart(if syncs { ending } else { Ending::Written })?;
         let staged = std::mem::take(&mut self.staged);
+        let mut cargo = Cargo::default();
+        if syncs {
+            cargo = std::mem::take(&mut self.written);
+            self.flush.synced();
+            self.unsynced_bytes = 0;
+        } else {
+            self.unsynced_bytes += staged.piece_bytes;
+        }
+        cargo.syncs = syncs;
         cargo.wrote(flight.info());
         cargo.writes = staged.writes;
         cargo.done.extend(staged.done);
-        self.flush.synced();
         let (entries, bytes) = (cargo.entries(), cargo.info.bytes);
         self.air.push_back(cargo);
-        Ok(Some(Departure { flight, entries, bytes }))
+        Ok(Some(Departure { flight, syncs, entries, bytes }))
     }
 
     /// The oldest flight has landed.
@@ -593,7 +637,7 @@ impl LogWork {
         self.store.land(landing)?;
         let cargo = self.air.pop_front().unwrap_or_default();
         Counters::add(&counters.log_appends, 1);
-        Counters::add(&counters.fsyncs, 1);
+        Counters::add(&counters.fsyncs, u64::from(cargo.syncs));
         Counters::add(&counters.group_writes, cargo.done.len() as u64);
         Counters::add(&counters.log_entries, cargo.entries());
         Counters::add(&counters.log_bytes, cargo.info.bytes);

@@ -137,6 +137,7 @@ marks! {
     KeptEntryUnreadable = "a machine could not read what its snapshot left in the log",
     DiskFullSeen = "a full disk refused entries and still took a vote",
     LogOverlapped = "a batch of the log was prepared while the disk was busy with another",
+    PieceWritten = "pieces of a large entry were written, to be durable with a later sync",
     LogLandedLate = "a batch of the log was on its way before the one before it was acknowledged",
     BatchSplitByFullDisk = "a full disk took the first part of a batch and not the rest",
     StartOnFullDisk = "a node started on a full disk",

@@ -16,7 +16,7 @@
 //! Invariants:
 //! - a frame is only written behind everything the log holds, into blocks that hold nothing of it;
 //! - a frame says of those before it only what is true when it is written: it is written when all that
-//!   departed before it is durable;
+//!   departed before it has landed, and promises no more of that than what was made durable;
 //! - a segment is durable to its end before the next one gets its header, and that header is
 //!   durable before a frame follows it;
 //! - a batch has all the segments it needs before its first frame is written, so a disk that is
@@ -362,7 +362,7 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// Lets everything that was staged depart: it is durable, with all before it, when the flight has
-    /// landed. What is staged from now on goes with the next one.
+    /// landed, or with [`Ending::Written`] written. What is staged from now on goes with the next one.
     ///
     /// # Errors
     /// [`LogError::Poisoned`], which is final.
@@ -388,7 +388,8 @@ impl<D: Disk> LogWriter<D> {
         Ok(Flight::new(self.take_info(), steps))
     }
 
-    /// Takes in what came of a flight: readers see what it wrote, and it is durable.
+    /// Takes in what came of a flight: readers see what it wrote, and it is durable unless it was only to
+    /// be written.
     ///
     /// # Errors
     /// [`LogError::Io`] is final: whatever departed since the last flight that arrived may be lost. A
@@ -705,7 +706,8 @@ impl<D: Disk> LogWriter<D> {
     /// All that is to be written is to be durable then.
     fn make_durable(&mut self, ending: Ending) {
         let end = self.cursor.end();
-        if self.cursor.synced >= end || raft_core::planted!(CompletionBeforeSync) {
+        let is_asked = ending != Ending::Written;
+        if !is_asked || self.cursor.synced >= end || raft_core::planted!(CompletionBeforeSync) {
             return;
         }
         let synced = self.cursor.synced;

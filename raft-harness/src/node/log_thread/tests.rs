@@ -770,3 +770,5 @@ fn the_thread_flushes_when_the_time_has_come_and_not_before_it_has_told_of_what_
         assert_eq!(heard, ["[1]", "written [1]", "[1]"]);
     });
 }
+
+mod large;

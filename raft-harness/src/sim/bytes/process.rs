@@ -143,7 +143,9 @@ pub(super) struct LogThread {
     pub(super) state: LogState,
     /// What the disk is busy with.
     pub(super) flight: Option<Flight>,
-    /// What is durable and nobody was told of.
+    /// That makes it durable.
+    pub(super) syncs: bool,
+    /// What has ended and nobody was told of.
     pub(super) landings: VecDeque<Landing>,
     /// Counts batches, so that silence can be told from work.
     pub(super) taken: u64,
@@ -441,6 +443,7 @@ impl Process {
                 batches,
                 state: LogState::Waits,
                 flight: None,
+                syncs: false,
                 landings: VecDeque::new(),
                 taken: 0,
                 reused: 0,

@@ -106,6 +106,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::DiskStallSeen
             | Mark::LogOverlapped
             | Mark::LogLandedLate
+            | Mark::PieceWritten
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
             | Mark::Checkpoint

@@ -158,15 +158,15 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let clock = process.clock();
         let log = &mut process.log;
-        let mut flight = match log.work.depart(self.swarm.log_ending) {
-            Ok(Some(departure)) => departure.flight,
+        let (mut flight, makes_durable) = match log.work.depart(self.swarm.log_ending) {
+            Ok(Some(departure)) => (departure.flight, departure.syncs),
             Ok(None) => return,
             Err(failure) => {
                 node.after = After::Power;
                 return self.log_failed(place, &failure);
             }
         };
-        let mixed = {
+        let mixed = makes_durable && {
             let mut judge = judge.lock();
             let account = judge.account(place);
             account.departs(log.work.written());
@@ -184,6 +184,7 @@ impl World {
         // A change of segment waits for syncs of its own.
         let waits = (node.disk.syncs() - syncs + flight.steps() as u64).max(1);
         log.flight = Some(flight);
+        log.syncs = makes_durable;
         log.state = LogState::Busy;
         log.watch.begin(Caller::Disk, clock.local(self.now));
         let reused = log.work.stats().segments_reused;
@@ -208,11 +209,13 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let Some(flight) = process.log.flight.take() else { return };
         let local = process.clock().local(self.now);
-        process.log.watch.end(Caller::Disk, Call::Sync, local);
+        let syncs = process.log.syncs;
+        process.log.watch.end(Caller::Disk, if syncs { Call::Sync } else { Call::Other }, local);
         let landing = flight.land();
         let is_safe = landing.is_safe();
         process.log.landings.push_back(landing);
-        if is_safe {
+        self.sightings.hit_if(is_safe && !syncs, Mark::PieceWritten);
+        if is_safe && syncs {
             let mut judge = judge.lock();
             let account = judge.account(place);
             if account.has_departed() && node.disk.has_pending(SEGMENTS) {
@@ -222,7 +225,8 @@ impl World {
             }
             let buried = account.synced();
             judge.buried(place, buried);
-            drop(judge);
+        }
+        if is_safe {
             // The disk need not wait for whoever is told.
             if process.log.work.has_departing() && self.delays.chance(1, 2) {
                 self.depart(place);

@@ -16,6 +16,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::TornTail
             | Mark::LogOverlapped
             | Mark::LogLandedLate
+            | Mark::PieceWritten
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
             | Mark::Checkpoint
