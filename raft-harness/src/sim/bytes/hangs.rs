@@ -102,7 +102,7 @@ pub(super) fn append(
         0 | 1 => (fault(vec![first], long, 1, 0, false), long),
         // Most do.
         2 => {
-            let nodes = order[..count / 2 + 1 + rng.below(count as u64 / 2 + 1) as usize].to_vec();
+            let nodes = order[..most_of(rng, count)].to_vec();
             (fault(nodes, long, 1, 0, false), long)
         }
         // One hangs again and again.
@@ -403,9 +403,24 @@ impl World {
     }
 }
 
+/// More than half of so many nodes.
+fn most_of(rng: &mut Rng, count: usize) -> usize {
+    rng.range(count as u64 / 2 + 1..=count as u64) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn most_nodes_are_more_than_half_and_no_more_than_there_are() {
+        let mut rng = Rng::new(1);
+        for count in 1..=7 {
+            let drawn: Vec<usize> = (0..200).map(|_| most_of(&mut rng, count)).collect();
+            let bounds = (drawn.iter().min().copied(), drawn.iter().max().copied());
+            assert_eq!(bounds, (Some(count / 2 + 1), Some(count)));
+        }
+    }
 
     #[test]
     fn a_disk_that_hangs_again_and_again_answers_in_between() {
