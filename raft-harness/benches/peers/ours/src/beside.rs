@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use peerbench::load::{LoadResult, LoadSpec, closed_loop};
 use peerbench::{Args, Pool, Reporter};
+use raft_harness::NodeHost;
 use serde_json::{Value, json};
 
-use crate::cluster::{self, Class, Cluster};
+use crate::cluster::{self, Class, Cluster, Keeps};
 
 const SMALL_GROUPS: u32 = 100;
 const LARGE: usize = 8 << 20;
@@ -30,11 +31,13 @@ fn spec(args: &Args, clients: usize, payload: usize) -> LoadSpec {
 }
 
 pub(crate) fn large(args: &Args, rep: &Reporter) {
-    let hosts = cluster::start(args, &vec![Class::A; SMALL_GROUPS as usize + 1]);
+    let hosts = cluster::start(args, &vec![Class::A; SMALL_GROUPS as usize + 1], Keeps::Snapshots);
     let dir = args.str("dir", "");
     let dirs: Vec<PathBuf> = dir.split(',').map(PathBuf::from).collect();
     let runtime = cluster::runtime(args);
     let mut ratios = Vec::new();
+    let warm = args.num("turnover", 16_u64);
+    runtime.block_on(turn_over(&hosts, args, warm));
     for n in 0..args.num("reps", 3) {
         let (alone, small, large) = runtime.block_on(async {
             let quiet = Cluster::of(&hosts, 1..=SMALL_GROUPS).await;
@@ -79,6 +82,24 @@ pub(crate) fn large(args: &Args, rep: &Reporter) {
         host.stop();
     }
     runtime.shutdown_background();
+}
+
+/// Writes large entries until every log has used so many segments again: from then on nothing is prepared
+/// beside the appends. With zero, not at all.
+async fn turn_over(hosts: &[NodeHost], args: &Args, segments: u64) {
+    let busy = Cluster::of(hosts, SMALL_GROUPS + 1..=SMALL_GROUPS + 1).await;
+    let reused = |host: &NodeHost| host.status().counters.log_segments_reused;
+    let begin = Instant::now();
+    while hosts.iter().any(|host| reused(host) < segments) {
+        let load = LoadSpec {
+            warmup: Duration::ZERO,
+            measure: Duration::from_secs(1),
+            ..spec(args, 2, LARGE)
+        };
+        closed_loop(&busy, load, &[]).await;
+        let all: Vec<u64> = hosts.iter().map(reused).collect();
+        eprintln!("{:?}: segments used again {all:?}", begin.elapsed());
+    }
 }
 
 /// Latencies of 4 KiB writes with a sync each, by one thread for each of three nodes, while another one for
@@ -162,7 +183,7 @@ fn quantile(sorted: &[u64], q: f64) -> f64 {
 }
 
 pub(crate) fn mixed(args: &Args, rep: &Reporter) {
-    let hosts = cluster::start(args, &[Class::B, Class::A]);
+    let hosts = cluster::start(args, &[Class::B, Class::A], Keeps::Snapshots);
     let runtime = cluster::runtime(args);
     for n in 0..args.num("reps", 3) {
         let rows: Vec<(&str, LoadResult)> = runtime.block_on(async {

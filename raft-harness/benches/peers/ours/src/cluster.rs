@@ -12,24 +12,48 @@ use peerbench::load::Proposer;
 use raft_core::{Entry, GroupId, NodeId};
 use raft_harness::{
     ApplyMode, FlushPolicy, GroupSpec, LogKind, LogPace, NodeHost, NodeOptions, PeerOptions,
-    Persistence, StateMachine, Strategy,
+    Persistence, RestoreError, SnapshotPieces, StateMachine, Strategy,
 };
 
 /// Counts what it applies, as every peer's state machine does.
-struct Counter(u64);
+struct Counter {
+    applied: u64,
+    keeps: Keeps,
+}
+
+/// What becomes of the log behind what is applied.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Keeps {
+    /// It stays: the machine has no snapshots.
+    Log,
+    /// It goes, and its segments are written again.
+    Snapshots,
+}
 
 impl StateMachine for Counter {
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Bytes>) {
-        self.0 += entries.len() as u64;
+        self.applied += entries.len() as u64;
         outputs.extend(entries.iter().map(|_| Bytes::new()));
     }
 
     fn read(&self, _query: &[u8]) -> Bytes {
-        Bytes::copy_from_slice(&self.0.to_le_bytes())
+        Bytes::copy_from_slice(&self.applied.to_le_bytes())
     }
 
     fn digest(&self) -> u64 {
-        self.0
+        self.applied
+    }
+
+    fn snapshot(&self) -> Option<SnapshotPieces> {
+        let state = Bytes::copy_from_slice(&self.applied.to_le_bytes());
+        (self.keeps == Keeps::Snapshots).then(|| Box::new(std::iter::once(state)) as SnapshotPieces)
+    }
+
+    fn restore(&mut self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<(), RestoreError> {
+        let state = pieces.next().and_then(|piece| piece.as_ref().try_into().ok());
+        let state = state.ok_or_else(|| RestoreError::Refused("not eight bytes".to_owned()))?;
+        self.applied = u64::from_le_bytes(state);
+        Ok(())
     }
 
     fn mode(&self) -> ApplyMode {
@@ -106,7 +130,7 @@ fn pace_of(args: &Args) -> Option<LogPace> {
 }
 
 /// Three nodes with a log each, and a group of each class.
-pub(crate) fn start(args: &Args, groups: &[Class]) -> Vec<NodeHost> {
+pub(crate) fn start(args: &Args, groups: &[Class], keeps: Keeps) -> Vec<NodeHost> {
     let durable = groups.iter().any(|class| *class != Class::C);
     let dir = args.str("dir", "");
     assert!(!durable || !dir.is_empty(), "a log on disk needs --dir");
@@ -114,7 +138,7 @@ pub(crate) fn start(args: &Args, groups: &[Class]) -> Vec<NodeHost> {
     let dir_of = |node: u64| dirs[(node as usize - 1) % dirs.len()];
     let pace = pace_of(args);
     let hosts: Vec<NodeHost> =
-        (1..=3).map(|node| start_one(node, durable.then(|| dir_of(node)), pace)).collect();
+        (1..=3).map(|node| start_one(node, durable.then(|| dir_of(node)), pace, keeps)).collect();
     for host in &hosts {
         for peer in &hosts {
             let addr = peer.listen_addr().expect("a TCP node listens").to_string();
@@ -145,7 +169,7 @@ pub(crate) fn runtime(args: &Args) -> tokio::runtime::Runtime {
         .expect("runtime")
 }
 
-fn start_one(node: u64, dir: Option<&Path>, pace: Option<LogPace>) -> NodeHost {
+fn start_one(node: u64, dir: Option<&Path>, pace: Option<LogPace>, keeps: Keeps) -> NodeHost {
     let log = match dir {
         // As much as raft-rs keeps: about 16 Ki entries.
         None => LogKind::Memory { keep_bytes: Some(4 << 20) },
@@ -173,6 +197,8 @@ fn start_one(node: u64, dir: Option<&Path>, pace: Option<LogPace>) -> NodeHost {
         log,
         ..defaults
     };
-    let factory = |_: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> { Box::new(Counter(0)) };
+    let factory = move |_: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> {
+        Box::new(Counter { applied: 0, keeps })
+    };
     NodeHost::start(options, Arc::new(factory)).expect("start")
 }

@@ -20,7 +20,7 @@ use peerbench::{Args, Reporter, front};
 use raft_harness::NodeHost;
 use serde_json::json;
 
-use crate::cluster::{Class, Cluster, Op};
+use crate::cluster::{Class, Cluster, Keeps, Op};
 
 fn run(args: &Args, rep: &Reporter, durable: bool) {
     let groups: u32 = args.num("groups", 1);
@@ -30,7 +30,7 @@ fn run(args: &Args, rep: &Reporter, durable: bool) {
         "b" => Class::B,
         other => panic!("unknown --class {other}: a or b"),
     };
-    let hosts = cluster::start(args, &vec![class; groups as usize]);
+    let hosts = cluster::start(args, &vec![class; groups as usize], Keeps::Log);
     let op = match args.str("op", "write").as_str() {
         "write" => Op::Write,
         "read" => Op::Read,
