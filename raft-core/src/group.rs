@@ -66,6 +66,9 @@ pub struct Group {
     /// No fence of this term is before this: one that was asked for earlier in this life would not
     /// cover what was acknowledged since.
     pub(crate) fence_min: LogIndex,
+    /// The log was found damaged in this term, and no fence was asked for since: whoever gives one
+    /// without having heard of that goes on counting on what is not there any more.
+    pub(crate) damage_untold: bool,
     pub(crate) disk: DiskSpace,
     /// Whether it takes office. `None`: it was removed, and learned it from others than its leader.
     pub(crate) candidacy: Option<Candidacy>,
@@ -227,6 +230,7 @@ impl Group {
             promise: start.promise,
             fence: None,
             fence_min: LogIndex::ZERO,
+            damage_untold: false,
             disk: DiskSpace::Ample,
             candidacy: Some(Candidacy::Ready),
             role: Role::Follower,
@@ -658,6 +662,7 @@ impl Group {
         self.ack_owed = false;
         self.fence = None;
         self.fence_min = LogIndex::ZERO;
+        self.damage_untold = false;
         self.asleep = false;
         self.abort_receiving(effects);
         self.set_hard_state(hard_state, effects);

@@ -434,6 +434,7 @@ impl Group {
     pub(crate) fn quorum_durable_of(&self, leader: &Leader) -> LogIndex {
         match self.settings.acknowledge {
             Acknowledge::Durable => self.commit,
+            Acknowledge::Written if self.quorum_durable >= self.commit => self.commit,
             Acknowledge::Written => {
                 let now = self.quorum_index(leader, Mark::Durable);
                 now.max(self.quorum_durable).min(self.commit)

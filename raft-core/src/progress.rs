@@ -225,6 +225,13 @@ impl Progress {
         self.readiness = Readiness::Ready;
     }
 
+    /// Whether nothing is known of its log, and nothing more than a question is in flight.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.promise != Promise::Kept
+            && self.match_index.max(self.written_index) == LogIndex::ZERO
+            && matches!(self.state, State::Probe { .. })
+    }
+
     /// Something in flight may be lost: ask again where the logs agree. Nothing below `base` can
     /// be asked about.
     pub(crate) fn probe_again(&mut self, session: Session, base: LogIndex) {

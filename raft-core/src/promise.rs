@@ -30,8 +30,9 @@ use crate::settings::{Acknowledge, PromiseRecord};
 
 impl Group {
     /// The leader spoke: ask it how far we must catch up, until it has answered.
-    pub(crate) fn ask_for_fence(&self, leader: ReplicaId, effects: &mut Effects) {
+    pub(crate) fn ask_for_fence(&mut self, leader: ReplicaId, effects: &mut Effects) {
         if self.may_recover() && self.fence.is_none() {
+            self.damage_untold = false;
             let request = Recover { term: self.hard_state.term, incarnation: self.incarnation };
             self.send_promise(leader, Message::Recover(request), effects);
         }
@@ -48,9 +49,9 @@ impl Group {
         }
         let next = index.next();
         if let Some(progress) = leader.peer_mut(from) {
-            if progress.promise == Promise::Kept && !crate::planted!(MatchOutlivesDamage) {
-                // It may have been trusted in this same life: what it acknowledged is not there any
-                // more, and what it says of that on its way here is no answer.
+            if !progress.is_fresh() && !crate::planted!(MatchOutlivesDamage) {
+                // It may have acknowledged something in this same life, trusted or not: that is not
+                // there any more, and what it says of it on its way here is no answer.
                 progress.restart(self.sessions.bump(), next);
             }
             progress.promise = Promise::Lost;
@@ -71,6 +72,7 @@ impl Group {
             && fence.term == self.hard_state.term
             && self.leader == Some(from)
             && self.fence.is_none()
+            && !self.damage_untold
             && fence.index >= self.fence_min
         {
             self.fence = Some(fence.index);
@@ -120,7 +122,7 @@ impl Group {
         // Of this term no more was acknowledged than this.
         let acknowledged = if self.is_leader() { LogIndex::ZERO } else { self.verified };
         self.fence_min = self.fence_min.max(acknowledged);
-        self.fence = None;
+        (self.fence, self.damage_untold) = (None, true);
         let term = self.hard_state.term;
         self.become_follower(term, None, effects);
         self.fail_forwarded(effects);

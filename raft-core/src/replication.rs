@@ -216,6 +216,16 @@ impl Group {
                     self.continue_transfer(effects);
                 }
             }
+            AppendResult::Rejected { prev_index, .. } if prev_index <= progress.match_index => {
+                // It had that. Either this was overtaken, and asking again costs little; or it has lost
+                // what it said to hold, and the word of that did not arrive.
+                let (promise, next) = (progress.promise, last.next());
+                let session = self.sessions.bump();
+                if let Some(progress) = leader.peer_mut(from) {
+                    progress.restart(session, next);
+                    progress.promise = promise;
+                }
+            }
             AppendResult::Rejected { prev_index, hint_index, hint_term } => {
                 // Only an answer about entries beyond `match` can be news.
                 let news = match &progress.state {

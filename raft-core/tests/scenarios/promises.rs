@@ -490,6 +490,60 @@ fn a_log_found_damaged_while_it_runs_is_forgotten_from_there_on_and_counts_behin
     assert_eq!((promise(&bench), bench.commit()), (Promise::Kept, 7));
 }
 
+/// A fence that was on its way when the log was damaged again is no answer: the leader has not heard of
+/// that, and would go on from what is gone.
+#[test]
+fn a_fence_counts_only_if_it_was_asked_for_since_the_damage() {
+    let mut bench = trusted(6);
+    bench.input(Input::LogDamaged(index(4)));
+    bench.sync();
+    hear(&mut bench, Message::Append(append(2, (3, 2), &[2, 2, 2], 6)));
+    hear(&mut bench, fence(SECOND_LIFE, 6));
+    bench.sync();
+    assert_eq!(promise(&bench), Promise::Damaged);
+    hear(&mut bench, heartbeat(2, 6));
+    hear(&mut bench, fence(SECOND_LIFE, 6));
+    bench.sync();
+    assert_eq!(promise(&bench), Promise::Kept);
+}
+
+/// Damaged again before it counts: its leader remembers what it acknowledged in between, and it does
+/// not. Nor does it matter whether the word of the second damage arrives.
+#[test]
+fn a_log_that_is_damaged_twice_is_filled_twice() {
+    for told in [true, false] {
+        let mut fleet = Fleet::of(3);
+        fleet.elect(ONE);
+        for _ in 0..5 {
+            fleet.works();
+        }
+        fleet.input(THREE, Input::LogDamaged(index(3)));
+        // It has its fence, and acknowledges without counting: the last of what it needs is held back.
+        fleet.hold(|packet| packet.to == THREE && matches!(&packet.message, Message::Fence(_)));
+        fleet.live(Duration::from_millis(300));
+        let status = fleet.group(THREE).status();
+        assert_eq!(status.promise.promise, Promise::Damaged);
+        assert_eq!(fleet.last(THREE), fleet.last(ONE), "it holds all again");
+        fleet.input(THREE, Input::LogDamaged(index(4)));
+        assert_eq!(fleet.last(THREE), 3);
+        if !told {
+            // The first word was lost and an earlier fence comes: the leader hears nothing.
+            fleet.held.clear();
+            fleet.hold(|packet| matches!(&packet.message, Message::Recover(_)));
+            fleet.live(Duration::from_millis(300));
+            assert_eq!(fleet.last(THREE), fleet.last(ONE), "it is filled all the same");
+        }
+        fleet.held.clear();
+        fleet.let_pass();
+        fleet.live(Duration::from_millis(500));
+        assert_eq!(fleet.last(THREE), fleet.last(ONE));
+        assert_eq!(fleet.group(THREE).status().promise.promise, Promise::Kept);
+        fleet.works();
+        fleet.live(Duration::from_millis(200));
+        fleet.agree();
+    }
+}
+
 #[test]
 fn what_is_damaged_in_a_log_with_one_holder_or_below_a_snapshot_mutes() {
     let mut start = start(ONE, &[1, 1]);
