@@ -413,9 +413,7 @@ impl LogWork {
                 self.end = info.end_lsn;
                 self.written.wrote(info);
                 #[cfg(feature = "sim")]
-                if let Some(ahead) = &mut self.ahead {
-                    ahead.extend(writes.iter().cloned());
-                }
+                self.account_for(&writes);
                 for (write, (cost, done)) in writes.iter().zip(rest) {
                     self.written.cost += cost;
                     let Some(done) = done else { continue };
@@ -431,7 +429,19 @@ impl LogWork {
                 let parts = parts.map(|(write, (cost, done))| Waiting { write, cost, done });
                 Ok(Err((parts.collect(), source)))
             }
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                // Some of it may be there.
+                #[cfg(feature = "sim")]
+                self.account_for(&writes);
+                Err(failure)
+            }
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    fn account_for(&mut self, writes: &[GroupWrite]) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.extend_from_slice(writes);
         }
     }
 

@@ -343,17 +343,13 @@ impl Checker {
             return Err(unknown_replica(group, best));
         };
         let committed = record.commits.last();
-        let has = |replica, index| {
-            let term = record.commits.term(index).unwrap_or(Term::ZERO);
-            index == LogIndex::ZERO || disks.is_on_disk(group, replica, index, term)
+        let kept = record.kept_by(|index, term| disks.is_on_disk(group, best, index, term));
+        let has_more = |id: ReplicaId| {
+            let next = kept.next();
+            let term = record.commits.term(next);
+            term.is_some_and(|term| disks.is_on_disk(group, id, next, term))
         };
-        let mut kept = committed;
-        while !has(best, kept) {
-            kept = kept.prev();
-        }
-        if let Some((id, _)) =
-            replicas.iter().find(|(id, _)| kept < committed && has(*id, kept.next()))
-        {
+        if let Some((id, _)) = replicas.iter().find(|(id, _)| has_more(*id)) {
             return Err(record.fail(
                 Check::AcknowledgedLost,
                 format!(
@@ -366,6 +362,35 @@ impl Checker {
         for (_, replica) in replicas {
             replica.promised.let_go();
             replica.applied = None;
+        }
+        Ok((kept, committed.since(kept)))
+    }
+
+    /// The only voter of a group goes on with what its log holds, and says that entries may be lost:
+    /// `base` is in its snapshot, and `holds` says the terms behind. Says up to where that is what was
+    /// committed, and how many entries beyond it were.
+    ///
+    /// # Errors
+    /// If others vote as well.
+    pub fn gone_on_alone(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        base: LogIndex,
+        holds: impl Fn(LogIndex) -> Option<Term>,
+    ) -> Result<(LogIndex, u64), Violation> {
+        let Some(Group { record, replicas }) = self.groups.get_mut(&group) else {
+            return Err(unknown_replica(group, replica));
+        };
+        if !record.configs.is_alone(replica) {
+            let evidence = format!("{replica:?} goes on by itself although others vote");
+            return Err(record.fail(Check::PromiseLost, evidence));
+        }
+        let committed = record.commits.last();
+        let kept = record.kept_by(|index, term| index < base || holds(index) == Some(term));
+        record.give_up(kept);
+        for (_, replica) in replicas {
+            replica.promised.let_go();
         }
         Ok((kept, committed.since(kept)))
     }

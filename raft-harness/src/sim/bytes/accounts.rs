@@ -145,6 +145,11 @@ impl Account {
         }
     }
 
+    /// The log has failed while it wrote these: anything of it may be there.
+    pub(super) fn may_have_written(&mut self, writes: &[GroupWrite]) {
+        self.wrote(writes);
+    }
+
     /// When the sync of what is written has to begin.
     pub(super) const fn flush_due(&self) -> Option<u64> {
         self.flush_due
@@ -374,7 +379,10 @@ impl Account {
     /// Term and vote on disk, of a replica that is here or was.
     pub(super) fn hard_state(&self, group: GroupId, replica: ReplicaId) -> Option<HardState> {
         let here = self.here(group, replica, View::Disk).map(|held| held.hard_state);
-        here.or_else(|| self.gone(group, replica).map(|gone| gone.hard_state))
+        let gone = || self.gone(group, replica).map(|gone| gone.hard_state);
+        // The end of a later life has taken the place of its own.
+        let let_go = || self.let_go.get(&(group, replica)).map(|held| held.hard_state);
+        here.or_else(gone).or_else(let_go)
     }
 }
 

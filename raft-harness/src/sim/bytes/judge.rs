@@ -44,6 +44,9 @@ pub(super) struct Bench {
     sightings: Sightings,
     /// Hand-overs that were begun because a log ails, for the world to look at.
     pub(super) handed: Vec<(Place, GroupId)>,
+    /// Groups whose only voter went on with what its log holds: from where, and how many committed
+    /// entries it goes on without. For the world to look at.
+    pub(super) alone: Vec<(GroupId, LogIndex, u64)>,
     /// What was found wrong and not yet taken.
     pub(super) found: Vec<Violation>,
     /// Nodes whose log failed in this life: all that is there goes mute.
@@ -59,6 +62,8 @@ pub(super) struct Bench {
     nodes: Vec<NodeId>,
     /// Replicas that trust themselves: since which life, and what they may apply.
     trusted: BTreeMap<(GroupId, ReplicaId), (Incarnation, LogIndex)>,
+    /// How often losses were accepted in a replica's log, and in which life that was seen.
+    epochs: BTreeMap<(GroupId, ReplicaId), (Incarnation, u32)>,
     /// What replicas might apply before their logs were found damaged: that much may be on its way.
     fallen: BTreeMap<(GroupId, ReplicaId), LogIndex>,
 }
@@ -96,6 +101,7 @@ impl Judge {
             timekeeper: Timekeeper::new(swarm, sightings.clone()),
             sightings,
             handed: Vec::new(),
+            alone: Vec::new(),
             found: Vec::new(),
             failed: BTreeSet::new(),
             rotten: BTreeSet::new(),
@@ -103,6 +109,7 @@ impl Judge {
             seen: Seen::new(),
             nodes: swarm.nodes.clone(),
             trusted: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             fallen: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(bench)))
@@ -208,6 +215,7 @@ impl Bench {
             self.mute.insert(place);
         }
         self.note_damage(place, replica);
+        self.note_acceptance(replica);
         let (checker, accounts) = (&mut self.checker, &self.accounts);
         let timekeeper = &mut self.timekeeper;
         let mut log = Log::of(replica, &mut self.seen, |time| {
@@ -240,6 +248,25 @@ impl Bench {
         } else if !is_damaged {
             let now = (replica.core().incarnation(), status.appliable_index);
             self.trusted.insert(key, now);
+        }
+    }
+
+    /// The only voter of a group may accept by itself that entries are lost: nobody else could know
+    /// better. What it goes on without is given up before it acts on that.
+    fn note_acceptance(&mut self, replica: Replica<'_>) {
+        let (life, core) = (life(replica), replica.core());
+        let now = (core.incarnation(), core.status().promise.loss_epoch);
+        let before = self.epochs.insert((life, core.replica()), now);
+        if !before.is_some_and(|(incarnation, epoch)| incarnation == now.0 && epoch < now.1) {
+            return;
+        }
+        let holds = |index| core.entry_term(index);
+        match self.checker.gone_on_alone(life, core.replica(), core.base_index(), holds) {
+            Ok((kept, lost)) => {
+                self.accounts.nodes.iter_mut().for_each(|account| account.let_lost_be(life));
+                self.alone.push((life, kept, lost));
+            }
+            Err(violation) => self.found.push(violation),
         }
     }
 

@@ -102,7 +102,8 @@ impl World {
                     self.sightings.hit(Mark::TornTail);
                     self.absorb(torn.lsn.get());
                 }
-                let is_damaged = !report.damage.is_empty();
+                let reopened = std::mem::take(&mut self.nodes[place].reopened);
+                let is_damaged = reopened || !report.damage.is_empty();
                 if is_damaged && has_forgotten(&born) {
                     // Nobody here replaces a replica in place, or founds a group that the log may have
                     // forgotten: the node stays away as one that refuses to start.
@@ -192,6 +193,7 @@ impl World {
         if node.fuse.is_dead() {
             self.sightings.hit(Mark::CrashInRecovery);
             let node = &mut self.nodes[place];
+            node.reopened |= node.standing == Standing::Damaged;
             let (power, down) = node.crash.take().unwrap_or((Power::Fails, RETRY_US));
             let power = self.bearable(place, power);
             let node = &mut self.nodes[place];
@@ -314,6 +316,10 @@ impl World {
     /// nobody can tell.
     fn spares(&self, life: GroupId, place: Place) -> bool {
         let group = group_of(life);
+        // What is asked of its members may be decided at any moment.
+        if self.operator.is_busy(group) {
+            return false;
+        }
         let (mut kept, mut memberships) = (Vec::new(), Vec::new());
         for at in self.operator.places_of(group) {
             let Some(process) = &self.nodes[at].process else { continue };

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{GroupId, GroupIncarnation, Promise};
+use raft_core::{GroupId, GroupIncarnation, LogIndex, Promise};
 use raft_storage::{Expected, GroupWrite, Log, Lsn, Opened};
 
 use super::accounts::After;
@@ -122,7 +122,11 @@ impl World {
             self.nodes[place].disk.process_died();
         }
         for (life, best) in goes_on {
-            self.forget_lost(life, best);
+            let told = self.judge.lock().accepted_loss(life, best);
+            match told {
+                Ok((kept, lost)) => self.forget_lost(life, kept, lost),
+                Err(violation) => self.fail(violation),
+            }
         }
     }
 
@@ -155,15 +159,7 @@ impl World {
     }
 
     /// What the group goes on without never was.
-    fn forget_lost(&mut self, life: GroupId, best: u64) {
-        let goes_on = {
-            let mut judge = self.judge.lock();
-            judge.accepted_loss(life, best)
-        };
-        let (kept, lost) = match goes_on {
-            Ok(told) => told,
-            Err(violation) => return self.fail(violation),
-        };
+    pub(super) fn forget_lost(&mut self, life: GroupId, kept: LogIndex, lost: u64) {
         self.note(None, || format!("group {life} goes on from {kept}, {lost} entries are lost"));
         self.sightings.hit(Mark::LossAccepted);
         self.sightings.hit_if(lost > 0, Mark::CommittedLost);

@@ -18,16 +18,19 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use raft_core::{
-    GroupId, GroupIncarnation, MemberChange, Membership, NodeId, ReadPath, ReplicaId, Standing,
+    GroupId, GroupIncarnation, MemberChange, Membership, NodeId, Promise, ReadPath, ReplicaId,
+    Standing,
 };
 
 use super::faults::Fault;
 use super::incarnations::{group_of, incarnation_of, life_in, life_of};
 use super::network::Place;
+use super::process::LogState;
 use super::swarm::{Swarm, replica_at_first};
 use super::world::{Event, Phase, SLOW_END_US, Standing as NodeStanding, World};
 use crate::engine::{EngineInput, Replica};
 use crate::group_spec::{GroupSpec, Origin};
+use crate::persistence::Strategy;
 use crate::request::{Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, Streams};
@@ -150,7 +153,7 @@ impl Operator {
         self.orders.drain(..).map(|order| (order.place, order.life, order.ticket)).collect()
     }
 
-    fn is_busy(&self, group: GroupId) -> bool {
+    pub(super) fn is_busy(&self, group: GroupId) -> bool {
         self.orders.iter().any(|order| order.group == group && order.what != What::Snapshot)
     }
 }
@@ -542,6 +545,7 @@ impl World {
         };
         let free: Vec<Place> = (0..self.nodes.len()).filter(is_free).collect();
         let may_shrink = self.may_shrink(voters.len());
+        let voters_may_change = self.all_remember(group, membership);
         let rng = &mut self.operator.rng;
         let mut changes = Vec::new();
         match rng.below(6) {
@@ -552,7 +556,7 @@ impl World {
                 let node = self.swarm.nodes[place];
                 changes.push(MemberChange::AddLearner { replica, node });
             }
-            0..=2 if !learners.is_empty() => {
+            0..=2 if !learners.is_empty() && voters_may_change => {
                 changes.extend(rng.pick(&learners).copied().map(MemberChange::Promote));
                 if rng.chance(1, 2) && voters.len() > 1 {
                     changes.extend(rng.pick(&voters).copied().map(MemberChange::Remove));
@@ -561,10 +565,10 @@ impl World {
             3 if !learners.is_empty() => {
                 changes.extend(rng.pick(&learners).copied().map(MemberChange::Remove));
             }
-            4 if may_shrink => {
+            4 if may_shrink && voters_may_change => {
                 changes.extend(rng.pick(&voters).copied().map(MemberChange::Remove));
             }
-            _ if may_shrink => {
+            5 if may_shrink && voters_may_change => {
                 changes.extend(rng.pick(&voters).copied().map(MemberChange::Demote));
             }
             _ => {}
@@ -586,6 +590,27 @@ impl World {
         };
         let loses = self.faults.iter().any(|planned| is_for_good(&planned.fault));
         if loses { voters > 3 } else { voters > 1 }
+    }
+
+    /// Whether all members of a group that counts what is written remember all they have said. Who votes
+    /// is changed only then: otherwise those who are left may be too few of those who do.
+    fn all_remember(&self, group: GroupId, membership: &Membership) -> bool {
+        let counts = |spec: &GroupSpec| spec.strategy == Some(Strategy::MemFirst);
+        let counted = self.swarm.groups.iter().any(|spec| spec.group == group && counts(spec));
+        let remembers = |member: &raft_core::Member| {
+            let place = self.swarm.place_of(member.node);
+            let process = place.and_then(|place| self.nodes[place].process.as_ref());
+            process.is_some_and(|process| {
+                let mut here = process.replicas();
+                let is_it = |replica: &Replica<'_>| {
+                    let core = replica.core();
+                    (core.id(), core.replica()) == (group, member.replica)
+                        && core.status().promise.promise == Promise::Kept
+                };
+                process.log.state != LogState::Failed && here.any(|replica| is_it(&replica))
+            })
+        };
+        !counted || self.swarm.accepts_losses || membership.members().iter().all(remembers)
     }
 
     /// Replicas that know that they were removed leave their nodes.

@@ -144,6 +144,8 @@ impl World {
             }
             Err(failure) => {
                 node.after = After::Power;
+                let ahead = log.work.take_ahead();
+                judge.lock().account(place).may_have_written(&ahead);
                 self.log_failed(place, &failure);
             }
         }

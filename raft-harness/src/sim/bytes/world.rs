@@ -151,6 +151,8 @@ pub(super) struct NodeState {
     /// What the fuse was lit for.
     pub(super) crash: Option<(Power, u64)>,
     pub(super) standing: Standing,
+    /// A start that ended before it was up may have opened the damaged log without what it had lost.
+    pub(super) reopened: bool,
     /// The disks as they once were, to be put back.
     pub(super) copy: Option<[SimDisk; 2]>,
     /// Which disk, counting those that were replaced by an empty one.
@@ -235,6 +237,7 @@ impl World {
             flips_when_idle: None,
             crash: None,
             standing: Standing::Member,
+            reopened: false,
             copy: None,
             store: 0,
             started: None,
@@ -664,7 +667,7 @@ impl World {
                 Task::Client(client) => self.poll_client(client),
             }
         }
-        let (elected, handed, mute);
+        let (elected, handed, alone, mute);
         let found = {
             let mut judge = self.judge.lock();
             for said in said.drain(..) {
@@ -692,6 +695,7 @@ impl World {
             }
             elected = std::mem::take(&mut judge.onlooker.elected);
             handed = std::mem::take(&mut judge.handed);
+            alone = std::mem::take(&mut judge.alone);
             mute = std::mem::take(&mut judge.mute);
             std::mem::take(&mut judge.found)
         };
@@ -701,6 +705,9 @@ impl World {
         }
         for (place, group) in handed {
             self.judge_hand_over(place, group);
+        }
+        for (life, kept, lost) in alone {
+            self.forget_lost(life, kept, lost);
         }
         self.restart_mute(mute);
         for violation in found.into_iter().chain(unjust) {

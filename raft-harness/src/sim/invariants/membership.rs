@@ -155,6 +155,13 @@ impl Configs {
         Ok(())
     }
 
+    /// Whether nobody else votes in the last committed configuration.
+    pub(super) fn is_alone(&self, replica: ReplicaId) -> bool {
+        let last = self.committed.or_else(|| self.known.keys().next().copied());
+        let last = last.and_then(|key| self.known.get(&key));
+        last.is_some_and(|last| !last.is_joint() && last.voters == [replica])
+    }
+
     /// In which term the removal of this replica was committed, if it was.
     pub(super) fn removed_in(&self, replica: ReplicaId) -> Option<Term> {
         self.removed.get(&replica).copied()

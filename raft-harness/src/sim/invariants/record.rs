@@ -58,6 +58,17 @@ impl Record {
         Violation::of_group(check, self.group, evidence)
     }
 
+    /// The last committed entry of which somebody says to hold it.
+    pub(super) fn kept_by(&self, holds: impl Fn(LogIndex, Term) -> bool) -> LogIndex {
+        let mut kept = self.commits.last();
+        while kept > LogIndex::ZERO
+            && !self.commits.term(kept).is_some_and(|term| holds(kept, term))
+        {
+            kept = kept.prev();
+        }
+        kept
+    }
+
     /// What lies behind is lost, and somebody has accepted that.
     pub(super) fn give_up(&mut self, kept: LogIndex) {
         self.commits.give_up(kept);
