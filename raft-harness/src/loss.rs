@@ -99,7 +99,13 @@ fn voters(spec: &GroupSpec, log: &RecoveredGroup) -> Vec<u64> {
 pub(crate) fn judge(own: &Held, reports: &[Report]) -> Verdict {
     let words = reports.iter().flat_map(|report| &report.groups);
     let words = words.filter(|held| (held.group, held.life) == (own.group, own.life));
-    let words: BTreeMap<u64, &Held> = words.map(|held| (held.replica, held)).collect();
+    let mut words_of: BTreeMap<u64, &Held> = BTreeMap::new();
+    for word in words {
+        if words_of.insert(word.replica, word).is_some_and(|other| other != word) {
+            return Verdict::Refused(format!("two reports of replica {} differ", word.replica));
+        }
+    }
+    let words = words_of;
     // Replicas may differ in whom they take for voters: everybody whom anybody names is asked.
     let named: Vec<&Vec<u64>> =
         words.values().map(|held| &held.voters).chain([&own.voters]).collect();
@@ -210,7 +216,14 @@ mod tests {
         let mut grown = all.clone();
         grown[0].voters = vec![1, 2, 3, 4];
         refused(&all[1], &grown, "no report of replica 4");
+        // An older report of a node, beside the one it made since.
+        let mut twice = all.to_vec();
+        twice.push(held(3, 3, 7));
+        refused(&all[1], &twice, "two reports of replica 3 differ");
+        twice[3] = twice[2].clone();
+        assert_eq!(judge(&all[1], &of(&twice)), Verdict::Accepts);
     }
+
     /// The others are too few to lead it, and it is too few to lead them.
     #[test]
     fn one_that_remembers_goes_on_with_the_others_or_catches_up_with_them() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Cluster, command, until};
 use raft_core::{GroupId, NodeId, Promise};
-use raft_harness::{FlushPolicy, GroupSpec, GroupStatus, Persistence, Strategy};
+use raft_harness::{CreateError, FlushPolicy, GroupSpec, GroupStatus, Persistence, Strategy};
 
 const FAST: GroupId = GroupId::new(1);
 const SAFE: GroupId = GroupId::new(2);
@@ -86,7 +86,7 @@ fn a_group_of_which_a_quorum_may_have_forgotten_stands_still_and_others_go_on() 
 #[test]
 fn a_kill_of_all_nodes_loses_nothing_and_lost_power_is_told_from_it() -> anyhow::Result<()> {
     let cluster = Cluster::vouched(3)?;
-    let flush = FlushPolicy::Batch { threshold: 10_000, interval: Duration::from_secs(2) };
+    let flush = FlushPolicy::Batch { threshold: 10_000, interval: Duration::from_secs(1) };
     let fast = Persistence { strategy: Strategy::MemFirst, flush };
     for node in 1..=3 {
         cluster.host(node).create_group(cluster.spec(FAST).with_persistence(fast))?;
@@ -115,6 +115,42 @@ fn a_kill_of_all_nodes_loses_nothing_and_lost_power_is_told_from_it() -> anyhow:
     Ok(())
 }
 
+/// Nobody has written anything yet, so nothing can be lost.
+#[test]
+fn a_group_whose_nodes_are_killed_before_its_first_write_has_forgotten_nothing()
+-> anyhow::Result<()> {
+    let mut cluster = with_groups(Cluster::vouched(3)?)?;
+    let nodes = [1, 2, 3].map(NodeId::new);
+    cluster.kill(&nodes)?;
+    for node in nodes {
+        cluster.start(node)?;
+    }
+    for node in 1..=3 {
+        assert_eq!(status(&cluster, node, FAST).promise, Promise::Kept);
+    }
+    cluster.propose(FAST, command(1))?;
+    Ok(())
+}
+
+#[test]
+fn a_flush_policy_of_a_groups_own_that_cannot_work_is_refused() -> anyhow::Result<()> {
+    let cluster = Cluster::durable(1)?;
+    let create = |threshold, interval| {
+        let flush = FlushPolicy::Batch { threshold, interval };
+        let fast = Persistence { strategy: Strategy::MemFirst, flush };
+        cluster.host(1).create_group(cluster.spec(FAST).with_persistence(fast))
+    };
+    for (threshold, millis) in [(0, 20), (10, 0), (10, 1_001)] {
+        let refused = create(threshold, Duration::from_millis(millis));
+        assert!(
+            matches!(refused, Err(CreateError::FlushPolicy { group: FAST, .. })),
+            "{refused:?}"
+        );
+    }
+    create(1, Duration::from_secs(1))?;
+    Ok(())
+}
+
 /// A node without a place for its word does not say what nobody could vouch for.
 #[test]
 fn without_a_certificate_that_is_wanted_entries_wait_for_the_disk() -> anyhow::Result<()> {
@@ -135,7 +171,7 @@ fn without_a_certificate_that_is_wanted_entries_wait_for_the_disk() -> anyhow::R
         Box::new(common::Hasher::default())
     };
     let host = raft_harness::NodeHost::start(options, std::sync::Arc::new(factory))?;
-    let flush = FlushPolicy::Batch { threshold: 10_000, interval: Duration::from_secs(2) };
+    let flush = FlushPolicy::Batch { threshold: 10_000, interval: Duration::from_secs(1) };
     let fast = Persistence { strategy: Strategy::MemFirst, flush };
     host.create_group(GroupSpec::on_nodes(FAST, [node]).with_persistence(fast))?;
     until(|| host.leader_of(FAST) == Some(node));

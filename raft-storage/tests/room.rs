@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use raft_core::{HardState, LogIndex, NodeId, Term};
 use raft_storage::{
-    CrashPolicy, Damage, Disk, Expected, GroupWrite, InitOptions, Log, LogError, LogOptions,
+    CrashPolicy, Damage, Disk, Expected, Fault, GroupWrite, InitOptions, Log, LogError, LogOptions,
     MemDisk, OpenError, ReadError, init_on,
 };
 
@@ -82,6 +82,23 @@ fn trying_for_ever_takes_neither_room_nor_numbers() {
     made.retain(|name| name.ends_with(".seg"));
     let expected = (0..made.len()).map(|slot| format!("log-{slot:08}.seg"));
     assert_eq!(made, expected.collect::<Vec<_>>());
+}
+
+/// A full disk that hangs is to be told from one that answers.
+#[test]
+fn a_probe_asks_a_disk_without_room_as_well() {
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &split()).unwrap();
+    opened.writer.append(&[create(1), create(2)]).unwrap();
+    disk.limit_bytes(Some(disk.bytes()));
+    // Until not even a marker finds room, and beyond.
+    for _ in 0..40 {
+        let syncs = disk.syncs();
+        opened.writer.probe().unwrap();
+        assert!(disk.syncs() > syncs);
+    }
+    disk.fail_at(0, Fault::PowerCut);
+    assert!(opened.writer.probe().is_err());
 }
 
 #[test]

@@ -154,12 +154,8 @@ fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
     let rows = groups.iter().take(GROUPS_MAX).map(|group| {
         let state = match (&group.fault, group.leader) {
             (Some(fault), _) => fault.clone(),
-            (None, _) if group.may_have_forgotten => "may have forgotten entries".to_owned(),
+            (None, leader) if group.may_have_forgotten => forgot(&group.promise, leader).to_owned(),
             (None, None) => "leaderless".to_owned(),
-            (None, _) if group.promise == "unproven" => {
-                "never votes or counts again: waits to be replaced".to_owned()
-            }
-            (None, _) if group.promise != "kept" => "learns what it forgot".to_owned(),
             (None, Some(_)) if group.is_replaying => "replaying".to_owned(),
             (None, Some(_)) => "ok".to_owned(),
         };
@@ -223,6 +219,17 @@ fn write_rows<const N: usize>(
     Ok(())
 }
 
+/// What became of a replica that may not remember all it promised.
+fn forgot(promise: &str, leader: Option<u64>) -> &'static str {
+    match (promise, leader) {
+        ("unproven", _) => "never votes or counts again: waits to be replaced",
+        ("damaged", Some(_)) => "its log was damaged: learns what it lost",
+        ("damaged", None) => "leaderless, and its log was damaged",
+        (_, Some(_)) => "may have forgotten entries: learns them again",
+        (_, None) => "leaderless, and may have forgotten entries",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +262,30 @@ mod tests {
             "apply_lag": 0, "applied_commands_total": 0, "label": label, "fault": null,
         });
         serde_json::from_value(group).expect("complete")
+    }
+
+    #[test]
+    fn what_a_replica_may_have_forgotten_is_told_apart() {
+        let state = |promise: &str, leader| {
+            let mut group = group(1, "");
+            (group.promise, group.leader) = (promise.to_owned(), leader);
+            group.may_have_forgotten = promise != "kept";
+            table(&StatusView { groups: vec![group], ..StatusView::default() })
+        };
+        let kinds = [
+            ("kept", Some(1), " ok\n"),
+            ("kept", None, " leaderless\n"),
+            ("lost", Some(1), "learns them again"),
+            ("lost", None, "leaderless, and may have forgotten"),
+            ("damaged", Some(1), "learns what it lost"),
+            ("damaged", None, "leaderless, and its log was damaged"),
+            ("unproven", Some(1), "waits to be replaced"),
+            ("unproven", None, "waits to be replaced"),
+        ];
+        for (promise, leader, told) in kinds {
+            let text = state(promise, leader);
+            assert!(text.contains(told), "{promise} {leader:?}: {text}");
+        }
     }
 
     #[test]

@@ -68,6 +68,14 @@ pub enum CreateError {
         /// What is wrong with the spec.
         why: &'static str,
     },
+    /// The spec has a flush policy of its own that cannot work; it says why.
+    #[error("group {group}: {why}")]
+    FlushPolicy {
+        /// Which group.
+        group: GroupId,
+        /// What contradicts what, with both values.
+        why: String,
+    },
     /// A replica of the group was on this node and was removed; its id, and any smaller one, may
     /// not be used again.
     #[error("group {group}: {last} was on this node, a new replica needs a larger id")]

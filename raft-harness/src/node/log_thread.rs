@@ -39,6 +39,8 @@ use super::shard_thread::ShardInput;
 use super::vouching::Vouching;
 use crate::counters::Counters;
 use crate::engine::{Caller, EngineInput, LogLoad, PersistTicket};
+use crate::group_spec::GroupSpec;
+use crate::persistence::Strategy;
 
 /// What one turn of one shard wants durable.
 pub(crate) struct LogBatch {
@@ -131,6 +133,11 @@ pub(crate) struct LogWork {
     /// What was written ahead of its sync, for whoever keeps an account of it.
     #[cfg(feature = "sim")]
     ahead: Option<Vec<GroupWrite>>,
+}
+
+/// Whether a group's spec says that it counts what is written.
+fn counts_written(spec: &[u8]) -> bool {
+    GroupSpec::decode(spec).is_some_and(|spec| spec.strategy == Some(Strategy::MemFirst))
 }
 
 /// An operation, or a part of one, that is to be written.
@@ -289,6 +296,10 @@ impl LogWork {
         while let Some(LogBatch { shard, writes, tickets }) = next {
             debug_assert_eq!(writes.len(), tickets.len());
             for (write, ticket) in writes.into_iter().zip(tickets) {
+                if write.create.as_ref().is_some_and(|create| counts_written(&create.spec)) {
+                    // Killed before it counts anything, it has lost nothing: somebody is to say so.
+                    self.vouching.begin();
+                }
                 let cost = write.cost();
                 let waiting = Waiting { write, cost, done: Some(Done { shard, ticket, cost }) };
                 if let Some(small) = self.large.take(waiting) {

@@ -120,6 +120,7 @@ struct Inner {
     incarnation: Incarnation,
     listen: Option<SocketAddr>,
     durable: bool,
+    disk_stall_max: Duration,
     peers: Vec<PeerOptions>,
     requests_max: usize,
     log_load: Arc<LogLoad>,
@@ -234,6 +235,10 @@ impl NodeHost {
             if !self.knows(*node) {
                 return bad("a replica is on a node that is not a peer of this one");
             }
+        }
+        if let Some(flush) = spec.flush {
+            let checked = flush.check(self.inner.disk_stall_max);
+            checked.map_err(|why| CreateError::FlushPolicy { group, why })?;
         }
         Ok(())
     }

@@ -250,6 +250,7 @@ impl Starting {
                 incarnation,
                 listen,
                 durable,
+                disk_stall_max: options.settings.disk_stall_max,
                 peers: options.peers,
                 requests_max: options.requests_max,
                 log_load: load,

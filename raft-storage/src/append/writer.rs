@@ -474,14 +474,18 @@ impl<D: Disk> LogWriter<D> {
         }
     }
 
-    /// Writes a frame that says nothing new, and syncs it: whether the disk answers. Without room it
-    /// asks nothing.
+    /// Writes a frame that says nothing new, and syncs it: whether the disk answers. Without room for
+    /// that it syncs what is there.
     ///
     /// # Errors
     /// As [`Self::sync`].
     pub fn probe(&mut self) -> Result<(), LogError> {
         self.begin_here()?;
-        if self.write_marker(0)? { self.sync_here() } else { Ok(()) }
+        if self.write_marker(0)? {
+            return self.sync_here();
+        }
+        self.steps.extend(self.file.clone().map(|file| Step::Sync { file }));
+        self.finish_here()
     }
 
     /// Ends the log in order: syncs it and notes that, durably, in the log and beside it, so that
