@@ -296,7 +296,10 @@ fn all_of_three(cluster: &mut Cluster) -> Result<String> {
     }
     let most = changes.values().max().copied().unwrap_or(0);
     ensure!(most <= 1, "leaders changed more than once: {changes:?}");
+    let hung = ALL_HANG_FOR.saturating_sub(Duration::from_secs(1));
+    ensure!(longest >= hung, "no disk hung: no write waited for longer than {longest:?}");
     let after = handed_over(cluster)?;
+    ensure!(after == before, "{} leaderships were handed over to disks that hang", after - before);
     wait_serving(cluster)?;
     Ok(format!(
         "{} of {GROUPS} groups changed their leader, {most} times at most, {} handed over; longest \
