@@ -174,7 +174,7 @@ impl Checker {
         if let Some(replica) = group.replica(id) {
             replica.life = Life::Down;
             if replica.marks.promises == Promises::Kept {
-                replica.cast = replica.marks.vote.map(|vote| (replica.marks.term, vote));
+                replica.cast = Some((replica.marks.term, replica.marks.vote));
             }
             group.record.drop_lease(id);
         }
@@ -523,7 +523,7 @@ impl Group {
         let group = record.group;
         if let Promise::Vote { term, candidate } = promise
             && state.marks.promises == Promises::Lost
-            && state.cast != Some((term, candidate))
+            && !state.had_cast(term, candidate)
         {
             return Err(record.fail(
                 Check::PromiseLost,

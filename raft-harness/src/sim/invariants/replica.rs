@@ -257,9 +257,16 @@ pub(super) struct Replica {
     pub(super) fault: FaultPolicy,
     /// Its disk was replaced by an empty one.
     pub(super) disk: DiskHistory,
-    /// What it had voted when its log was found damaged in this life: that may be on its way still, and
-    /// was as good as what it held then.
-    pub(super) cast: Option<(Term, ReplicaId)>,
+    /// Its term and vote when its log was found damaged in this life: what it had voted may be on its
+    /// way still, and was as good as what it held then.
+    pub(super) cast: Option<(Term, Option<ReplicaId>)>,
+}
+
+impl Replica {
+    /// Whether it had voted so, or may have in an earlier term, before it was found damaged.
+    pub(super) fn had_cast(&self, term: Term, candidate: ReplicaId) -> bool {
+        self.cast.is_some_and(|(then, vote)| term < then || term == then && vote == Some(candidate))
+    }
 }
 
 /// Whether a fault of the replica is a finding.

@@ -151,6 +151,31 @@ fn a_wiped_replica_must_say_so_and_abstain() {
     refused(world.says(2, vote), Check::PromiseLost);
 }
 
+/// What it voted before its log was found damaged may leave late, of every term; nothing may that it
+/// votes after that.
+#[test]
+fn votes_that_were_cast_before_the_damage_may_leave_after_it() {
+    let vote = |term, candidate| Promise::Vote {
+        term: Term::new(term),
+        candidate: ReplicaId::new(candidate),
+    };
+    let damaged = || {
+        let mut world = World::led(&[1, 2, 3]);
+        world.stand(3, 2).expect("sound");
+        world.step(2, |p| (p.term, p.vote, p.leader) = (2, Some(3), None)).expect("sound");
+        world.stand(1, 3).expect("sound");
+        world.step(2, |p| (p.term, p.vote, p.leader) = (3, Some(1), None)).expect("sound");
+        world.checker.forgets(GROUP, ReplicaId::new(2));
+        world.step(2, |p| p.promises = Promises::Lost).expect("it says so");
+        world
+    };
+    let mut world = damaged();
+    world.says(2, vote(2, 3)).expect("it was held up");
+    world.says(2, vote(3, 1)).expect("and so was this");
+    refused(damaged().says(2, vote(3, 3)), Check::PromiseLost);
+    refused(damaged().says(2, vote(4, 1)), Check::PromiseLost);
+}
+
 #[test]
 fn taking_part_again_below_a_forgotten_term_is_refused() {
     let lost = |term| {
