@@ -16,7 +16,7 @@ use raft_core::{GroupId, NodeId, Promise, PromiseRecord, ReplicaId};
 use raft_storage::{GroupWrite, RecoveredGroup};
 use serde::{Deserialize, Serialize};
 
-use crate::group_spec::GroupSpec;
+use crate::group_spec::{GroupSpec, Origin};
 use crate::persistence::Strategy;
 
 /// What a node holds of its groups that count what is written.
@@ -33,7 +33,8 @@ pub(crate) struct Held {
     /// Which life of the group's id.
     pub(crate) life: u32,
     pub(crate) replica: u64,
-    /// Who votes, as this replica has it; none while a membership is joint.
+    /// Who votes, as this replica has it; none while a membership is joint, and of a replica that joined
+    /// and does not know yet.
     pub(crate) voters: Vec<u64>,
     pub(crate) may_have_forgotten: bool,
     /// Its log was damaged. That is another illness, and not healed by accepting this loss.
@@ -91,6 +92,8 @@ fn voters(spec: &GroupSpec, log: &RecoveredGroup) -> Vec<u64> {
     match newest.or(log.base.membership.as_ref()) {
         Some(membership) if membership.is_joint() => Vec::new(),
         Some(membership) => membership.voters().map(ReplicaId::get).collect(),
+        // Who belongs to the group is for its leader to say.
+        None if spec.origin == Origin::Joining => Vec::new(),
         None => spec.replicas.iter().map(|(replica, _)| replica.get()).collect(),
     }
 }
@@ -110,7 +113,8 @@ pub(crate) fn judge(own: &Held, reports: &[Report]) -> Verdict {
     let named: Vec<&Vec<u64>> =
         words.values().map(|held| &held.voters).chain([&own.voters]).collect();
     if named.iter().any(|voters| voters.is_empty()) {
-        return Verdict::Refused("a change of membership is under way".to_owned());
+        let why = "a change of membership is under way, or a replica has not learned of one";
+        return Verdict::Refused(why.to_owned());
     }
     let asked: BTreeSet<u64> = named.into_iter().flatten().copied().collect();
     if let Some(silent) = asked.iter().find(|voter| !words.contains_key(voter)) {

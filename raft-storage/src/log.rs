@@ -287,7 +287,7 @@ impl Log {
             groups: recovered.groups.here,
             tombstones: recovered.groups.tombstones,
             reader: writer.reader(),
-            report: RecoveryReport { end_lsn: writer.end_lsn(), ..recovered.report },
+            report: recovered.report,
             writer,
         })
     }

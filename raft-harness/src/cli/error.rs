@@ -164,7 +164,7 @@ impl CliError {
                 CreateError::SpecDiffers { .. }
                 | CreateError::ReplicaUsed { .. }
                 | CreateError::MayBeForgotten { .. } => Exit::Data,
-                CreateError::BadSpec { .. } => Exit::Usage,
+                CreateError::FlushPolicy { .. } | CreateError::BadSpec { .. } => Exit::Usage,
                 CreateError::Stopping => Exit::Failed,
             },
             Self::Failed(_) => Exit::Failed,

@@ -12,7 +12,7 @@ use raft_storage::{Expected, FileDisk, GroupWrite, Log, LogError, Opened};
 use super::error::{CliError, Exit};
 use crate::config::{Environment, load};
 use crate::loss::{Held, Report, Verdict, held, judge, remembered};
-use crate::node::{LogKind, NodeOptions, log_ended};
+use crate::node::{LogEnd, LogKind, NodeOptions};
 use crate::output;
 
 #[derive(Args, Debug)]
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &RecoverArguments) -> Result<Exit, CliError> {
     // Read before anything is opened, so that a slip changes nothing.
     let reports = read(&arguments.accept_loss)?;
     let mut opened = open(&options)?;
-    let is_whole = log_ended(options.certificate_dir.as_deref(), &opened).is_whole();
+    let is_whole = LogEnd::of_files(options.certificate_dir.as_deref(), &opened).is_whole();
     let held = held(options.node, is_whole, &opened.groups);
     let mut text = String::new();
     let mut exit = Exit::Ok;

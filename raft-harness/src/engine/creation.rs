@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raft_core::{
     Base, Candidacy, DiskSpace, Group, Input, LogIndex, LogTime, Member, Membership,
-    MembershipError, PersistSeq, Promise, Standing, Start, StartError,
+    MembershipError, PersistSeq, Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 use tracing::error;
@@ -19,7 +19,7 @@ use super::machine::MachineHost;
 use super::payloads::Payloads;
 use super::peers::Peers;
 use super::reads::NewReads;
-use super::shard_engine::{Durability, LogEnded, ShardEngine};
+use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use super::snapshots::Snapshots;
 use super::timers::Armed;
@@ -98,7 +98,6 @@ impl ShardEngine {
                 let slot = &mut self.slots[at as usize];
                 slot.is_on_disk = !is_new || self.options.durability == Durability::Memory;
                 if !is_new {
-                    self.note_lost_promise(at, out);
                     done(Ok(Created::Existed));
                     return;
                 }
@@ -127,32 +126,6 @@ impl ShardEngine {
         }
     }
 
-    /// Whether the log as it was found may lack what the group has acknowledged: it counted entries
-    /// that were not on disk, and how the last life of the log ended is not certain.
-    ///
-    /// What decides is the strategy in the group's own records, not what a configuration says by
-    /// now, and of groups whose records share a frame each by its own.
-    fn may_have_forgotten(&self, spec: &GroupSpec, recovered: &RecoveredGroup) -> bool {
-        spec.strategy == Some(Strategy::MemFirst)
-            && self.options.log_ended == LogEnded::Unclear
-            && recovered.promise.promise == Promise::Kept
-            && !raft_core::planted!(UncleanEndTrusted)
-    }
-
-    /// That promises may be lost goes into the log before anything else of the group: after an
-    /// orderly end the next start would find nothing to doubt.
-    fn note_lost_promise(&mut self, at: u32, out: &mut TurnOutput) {
-        let slot = &self.slots[at as usize];
-        let promise = slot.core.status().promise;
-        let lost = promise.promise == Promise::Lost && self.options.log_ended == LogEnded::Unclear;
-        if lost && self.options.durability == Durability::Log {
-            let mut write = GroupWrite::new(slot.spec.group);
-            write.promise = Some(promise);
-            out.persist.push(write);
-            out.persist_tickets.push((slot.spec.group, PersistTicket::Noted));
-        }
-    }
-
     pub(super) fn add_slot(
         &mut self,
         spec: GroupSpec,
@@ -163,12 +136,6 @@ impl ShardEngine {
     ) -> Result<u32, SlotError> {
         let (node, group) = (self.options.node, spec.group);
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
-        let recovered = recovered.map(|mut recovered| {
-            if self.may_have_forgotten(&spec, &recovered) {
-                recovered.promise.promise = Promise::Lost;
-            }
-            recovered
-        });
         let recovered = recovered.unwrap_or_default();
         let last_index = recovered.last_index;
         let snapshot = restored.as_ref().map(|restored| restored.meta.clone());

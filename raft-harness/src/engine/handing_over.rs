@@ -95,9 +95,13 @@ impl ShardEngine {
         }
         let patience = self.options.settings.election_timeout_max;
         let known = &mut hand_overs.known;
+        let queue = &mut hand_overs.queue;
         hand_overs.under_way.retain_mut(|group| {
             if self.slots[group.at as usize].leads() {
-                return true;
+                // Who took over did not get far, and it is led here again: the next of its hand-overs.
+                let is_over = group.until.is_some();
+                queue.extend(is_over.then_some(group.at));
+                return !is_over;
             }
             let until = *group.until.get_or_insert_with(|| self.now.after(patience));
             let waits = until > self.now && !self.is_settled(group.at);

@@ -178,8 +178,6 @@ pub(crate) enum PersistTicket {
     Early(PersistSeq, FlushPolicy),
     /// The end of the group.
     Destroy,
-    /// Something that nobody waits for.
-    Noted,
 }
 
 /// Everything one turn wants done. Reused; the driver drains it.

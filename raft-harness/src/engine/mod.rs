@@ -44,7 +44,7 @@ pub(crate) use log_health::{Call, Caller, LogCondition, LogHealth};
 pub(crate) use log_load::LogLoad;
 pub(crate) use log_time::Told;
 pub(crate) use machine::{Applied, MachineHost};
-pub(crate) use shard_engine::{Durability, EngineOptions, LogEnded, ShardEngine};
+pub(crate) use shard_engine::{Durability, EngineOptions, ShardEngine};
 #[cfg(feature = "sim")]
 pub(crate) use watch::{Replica, Watch};
 

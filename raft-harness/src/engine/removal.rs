@@ -139,8 +139,7 @@ impl ShardEngine {
                 PersistTicket::Op(_)
                 | PersistTicket::Fetched(..)
                 | PersistTicket::DropFetched
-                | PersistTicket::Early(..)
-                | PersistTicket::Noted,
+                | PersistTicket::Early(..),
             ) => {}
             Ended::Applied(applied) => slot.set_applied(applied, &self.counters),
             Ended::Fetched => slot.fetching = None,

@@ -197,10 +197,10 @@ impl ShardEngine {
         let is_for_successor = matches!(envelope.message, Message::Append(_))
             && slot.incarnation == envelope.group_incarnation
             && slot.core.replica() < envelope.to;
-        if !is_for_successor
-            || slot.core.status().promise.promise != Promise::Unproven
-            || !slot.core.is_removed()
-        {
+        // Whatever it was replaced for. By its log it may know only that it cannot be trusted.
+        let is_replaced = slot.core.status().promise.promise == Promise::Unproven
+            || slot.core.membership().standing(envelope.to) == Some(Standing::Successor);
+        if !is_for_successor || !is_replaced || !slot.core.is_removed() {
             return;
         }
         let spec = slot.spec.succeeded_by(envelope.to, self.options.node);

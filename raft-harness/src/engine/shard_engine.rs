@@ -52,8 +52,6 @@ pub(crate) struct EngineOptions {
     pub(crate) settings: Arc<Settings>,
     /// What groups get that do not ask for another.
     pub(crate) persistence: Persistence,
-    /// How the life of the log ended that came before this one.
-    pub(crate) log_ended: LogEnded,
     pub(crate) lane_policy: LanePolicy,
     pub(crate) seed: u64,
     pub(crate) durability: Durability,
@@ -76,23 +74,6 @@ pub(crate) struct EngineOptions {
     pub(crate) bulk_bytes_max: u64,
     /// What the log has been given, by all shards.
     pub(crate) log_load: Arc<LogLoad>,
-}
-
-/// What is certain about the end of the log as it was found.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum LogEnded {
-    /// Everything that was ever written is there.
-    Whole,
-    /// What was written and not synced may be gone.
-    Unclear,
-}
-
-impl LogEnded {
-    /// Whether it is certain that nothing is missing.
-    #[cfg(any(feature = "raftd", feature = "sim"))]
-    pub(crate) fn is_whole(self) -> bool {
-        self == Self::Whole
-    }
 }
 
 /// Who makes a shard's entries durable.
@@ -528,7 +509,7 @@ impl ShardEngine {
                 return;
             }
             // Whoever left is not in the table any more.
-            PersistTicket::Destroy | PersistTicket::Noted => return,
+            PersistTicket::Destroy => return,
             PersistTicket::DropFetched => {
                 self.slots[at as usize].snapshots.dropping -= 1;
                 return;

@@ -24,6 +24,7 @@ mod flush;
 mod inbox;
 mod known_stores;
 mod lives;
+mod log_end;
 mod log_flights;
 mod log_large;
 mod log_pace;
@@ -82,11 +83,12 @@ pub(crate) mod sim {
     pub(crate) use super::inbox::Inbox;
     pub(crate) use super::known_stores::KnownStores;
     pub(crate) use super::lives::begin_life;
+    pub(crate) use super::log_end::{LogEnd, note_forgetful};
     pub(crate) use super::log_reader::read as read_log;
     pub(crate) use super::log_thread::{IDLE_AFTER, LogBatch, LogWork, Staged, give_up};
     pub(crate) use super::log_watch::{LogWatch, LogWatcher};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};
-    pub(crate) use super::starting::{begin_behind, behind, log_ended_by, registry};
+    pub(crate) use super::starting::{begin_behind, behind, registry};
     pub(crate) use super::vouching::{Voucher, Vouching};
 }
 
@@ -94,12 +96,12 @@ pub(crate) mod sim {
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 pub use self::error::{CreateError, StartError};
+#[cfg(all(unix, feature = "raftd"))]
+pub(crate) use self::log_end::LogEnd;
 pub use self::log_pace::LogPace;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
-#[cfg(all(unix, feature = "raftd"))]
-pub(crate) use self::starting::log_ended;
 
 /// How long a thread may take to say how it is.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);

@@ -528,7 +528,7 @@ mod tests {
     use super::super::starting::registry;
     use super::*;
     use crate::bodies::NewMachine;
-    use crate::engine::{CreateGroup, Durability, EngineOptions, LogEnded, LogLoad};
+    use crate::engine::{CreateGroup, Durability, EngineOptions, LogLoad};
     use crate::group_spec::GroupSpec;
     use crate::persistence::Persistence;
     use crate::state_machine::StateMachine;
@@ -557,7 +557,6 @@ mod tests {
         let nodes = [1, 2, 3].map(NodeId::new);
         let options = EngineOptions {
             persistence: Persistence::default(),
-            log_ended: LogEnded::Whole,
             node,
             incarnation: Incarnation::new(1),
             creations_lost: false,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -17,8 +16,8 @@ use raft_core::{
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_storage::{
-    BootCertificate, FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, Lsn, OnDamage,
-    Opened, RecoveredGroup, RecoveryReport,
+    BootCertificate, FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, Opened,
+    RecoveredGroup,
 };
 use raft_transport::{
     Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
@@ -36,6 +35,7 @@ use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::{KnownStores, Memo};
 use super::lives::begin_life;
+use super::log_end::{LogEnd, counts_written, note_forgetful};
 use super::log_scrub::LogScrub;
 use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
@@ -46,10 +46,9 @@ use super::vouching::{Voucher, Vouching};
 use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapshot_thread};
 use crate::counters::Counters;
 use crate::engine::{
-    ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogEnded, LogLoad, ShardEngine,
+    ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogLoad, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
-use crate::persistence::Strategy;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
@@ -81,7 +80,6 @@ struct OpenLog {
     tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     known: Option<KnownStores<FileDisk>>,
     creations_lost: bool,
-    log_ended: LogEnded,
     vouching: Vouching,
 }
 
@@ -118,7 +116,6 @@ impl Starting {
             tombstones,
             known,
             creations_lost,
-            log_ended,
             vouching,
         } = opened;
         let durable = store.is_some();
@@ -199,7 +196,6 @@ impl Starting {
                     creations_lost,
                     settings: Arc::new(options.settings.clone()),
                     persistence: options.persistence,
-                    log_ended,
                     lane_policy: options.lane_policy,
                     seed: (store_id as u64) ^ incarnation.get().rotate_left(32),
                     durability: if durable { Durability::Log } else { Durability::Memory },
@@ -477,7 +473,6 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 tombstones: BTreeMap::new(),
                 known: None,
                 creations_lost: false,
-                log_ended: LogEnded::Whole,
                 vouching: Vouching::Nobody,
             })
         }
@@ -488,14 +483,19 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
             };
             // What it forgets the other replicas remember.
             let log = LogOptions { on_damage: OnDamage::Repair, ..log.clone() };
-            let opened = raft_storage::Log::open(path, &expected, &log)?;
+            let mut opened = raft_storage::Log::open(path, &expected, &log)?;
             tell_damage(&opened.report.damage, &opened.groups);
             let life = draw_life()?;
             let disk = FileDisk::open(path).map_err(StartError::Directory)?;
             let past = begin_life(&disk, opened.incarnation, life);
             let past = past.map_err(StartError::Directory)?;
             let known = KnownStores::load(disk).map_err(StartError::Directory)?;
-            let (log_ended, vouching) = vouching(options, &opened);
+            let log_end = LogEnd::of_files(options.certificate_dir.as_deref(), &opened);
+            let forgetful = log_end.forgetful(&opened.groups);
+            let noted = note_forgetful(&mut opened.writer, &forgetful);
+            noted.map_err(|error| StartError::Directory(io::Error::other(error)))?;
+            opened.groups.extend(forgetful);
+            let vouching = vouching(options, &opened);
             Ok(OpenLog {
                 life,
                 past,
@@ -506,7 +506,6 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 store: Some(Box::new(opened.writer)),
                 known: Some(known),
                 creations_lost: opened.report.creations_lost,
-                log_ended,
                 vouching,
             })
         }
@@ -574,43 +573,12 @@ pub(crate) fn behind(recovered: &RecoveredGroup, meta: &SnapshotMeta) -> Recover
     begun
 }
 
-/// Whether everything that was ever told of as written is in a log, by its own last word or by a
-/// certificate.
+/// Who answers for what this life writes. To be asked once it is in the log who may have forgotten: from
+/// then on a word in memory speaks for this life.
 #[cfg(unix)]
-pub(crate) fn log_ended(certificates: Option<&Path>, opened: &Opened<FileDisk>) -> LogEnded {
-    let store = opened.identity.store;
-    let is_covered = |dir, lives, end| BootCertificate::covers(dir, store, lives, end);
-    let covers = |lives, end| certificates.is_some_and(|dir| is_covered(dir, lives, end));
-    log_ended_by(&opened.report, opened.incarnation, covers)
-}
-
-/// The same, for whoever keeps certificates elsewhere. `is_covered`: whether one speaks for the log of
-/// these lives up to there.
-pub(crate) fn log_ended_by(
-    report: &RecoveryReport,
-    incarnation: Incarnation,
-    is_covered: impl FnOnce((Incarnation, Incarnation), Lsn) -> bool,
-) -> LogEnded {
-    // The life before this one; there is none before the first.
-    let last = Incarnation::new(incarnation.get().saturating_sub(1));
-    let lives = (report.newest_incarnation, last);
-    match report.clean || is_covered(lives, report.end_lsn) {
-        true => LogEnded::Whole,
-        false => LogEnded::Unclear,
-    }
-}
-
-/// What is certain of the log's end, and who answers for what this life writes.
-#[cfg(unix)]
-fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> (LogEnded, Vouching) {
-    let counts_written = |group: &RecoveredGroup| {
-        let spec = GroupSpec::decode(&group.spec);
-        spec.is_some_and(|spec| spec.strategy == Some(Strategy::MemFirst))
-    };
-    let needed = opened.groups.values().any(counts_written);
-    let ended = log_ended(options.certificate_dir.as_deref(), opened);
+fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> Vouching {
     let Some(dir) = options.certificate_dir.clone() else {
-        return (ended, Vouching::Nobody);
+        return Vouching::Nobody;
     };
     let (store, incarnation) = (opened.identity.store, opened.incarnation);
     let make = move || match BootCertificate::begin(&dir, store, incarnation) {
@@ -618,10 +586,10 @@ fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> (LogEnded, Vouc
         Err(error) => Err(log_thread::chain(&error)),
     };
     let mut vouching = Vouching::Later(Box::new(make));
-    if needed {
+    if opened.groups.values().any(counts_written) {
         vouching.begin();
     }
-    (ended, vouching)
+    vouching
 }
 
 /// Bits that no other life has.
@@ -756,3 +724,6 @@ where
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     std::thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)
 }
+
+#[cfg(all(test, unix))]
+mod tests;

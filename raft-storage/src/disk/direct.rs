@@ -98,7 +98,9 @@ impl DirectFile {
             return Ok(0);
         }
         if parts.len() <= PARTS_MAX && parts.iter().all(is_aligned) {
-            let written = self.write_blocks(parts, offset, Durable::Later)?;
+            // What comes back short has moved on its own slices; the caller's move on here.
+            let mut own = parts.to_vec();
+            let written = self.write_blocks(&mut own, offset, Durable::Later)?;
             self.usable.fetch_and(written == total, Ordering::Relaxed);
             IoSlice::advance_slices(parts, written);
             return Ok(written as u64);

@@ -125,7 +125,7 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// The newest life of the node that wrote anything of what is here; zero if none did.
     pub newest_incarnation: Incarnation,
-    /// Where the log ends now.
+    /// Where what the lives before had written ends. What an open adds lies behind.
     pub end_lsn: Lsn,
 }
 

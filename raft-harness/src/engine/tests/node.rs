@@ -10,8 +10,8 @@ use super::disk::Disk;
 use super::journal::Journal;
 use crate::counters::Counters;
 use crate::engine::{
-    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, LogEnded, LogLoad, MachineHost,
-    ShardEngine, TurnOutput,
+    ApplyJob, ApplyTask, Durability, EngineInput, EngineOptions, LogLoad, MachineHost, ShardEngine,
+    TurnOutput,
 };
 use crate::persistence::Persistence;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions};
@@ -43,8 +43,6 @@ pub(super) struct Node {
     /// After how many entries and bytes a snapshot is taken.
     pub(super) snapshot_every: (Option<u64>, Option<u64>),
     pub(super) persistence: Persistence,
-    /// How the log is found at the next start.
-    pub(super) log_ended: LogEnded,
     /// Entries before a snapshot that stay.
     pub(super) snapshot_tail: u64,
     /// How much of the log is kept for peers.
@@ -144,7 +142,6 @@ impl Node {
             desk_inputs: VecDeque::new(),
             snapshot_every: (Some(40), None),
             persistence: Persistence::default(),
-            log_ended: LogEnded::Whole,
             snapshot_tail: 3,
             hold_bytes: 1 << 10,
             desk_at: None,
@@ -175,7 +172,6 @@ impl Node {
         self.life += 1;
         let options = EngineOptions {
             persistence: self.persistence,
-            log_ended: self.log_ended,
             node: self.id,
             incarnation: self.incarnation(),
             creations_lost: false,

@@ -17,7 +17,7 @@ use super::network::Place;
 use super::process::{CLUSTER, LogState};
 use super::world::{Event, World};
 use crate::loss::{Held, Report, Verdict, held, judge, remembered};
-use crate::node::sim::log_ended_by;
+use crate::node::sim::LogEnd;
 use crate::persistence::Strategy;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
@@ -88,7 +88,7 @@ impl World {
             let node = self.swarm.nodes[*place];
             let memory = &self.nodes[*place].memory;
             let is_covered = |lives, end| memory.covers(log.identity.store, lives, end);
-            let ended = log_ended_by(&log.report, log.incarnation, is_covered);
+            let ended = LogEnd::of(&log.report, log.incarnation, is_covered);
             let groups = held(node, ended.is_whole(), &log.groups);
             reports.push(Report { node: node.get(), groups });
             opened.insert(*place, log);

@@ -38,9 +38,9 @@ use crate::engine::{
 };
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
-    Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch,
+    Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch, LogEnd,
     LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_behind, begin_life,
-    behind, log_ended_by, registry, shard_of,
+    behind, note_forgetful, registry, shard_of,
 };
 use crate::persistence::{Persistence, Strategy};
 use crate::request::Request;
@@ -239,6 +239,18 @@ impl Process {
         let known = KnownStores::load(disk.clone()).map_err(Stillborn::Directory)?;
         let life = u128::from(seed) << 64 | u128::from(mix(seed));
         let past = begin_life(disk, opened.incarnation, life).map_err(Stillborn::Directory)?;
+        let store_id = opened.identity.store;
+        let is_covered = |lives, end| birth.memory.covers(store_id, lives, end);
+        let log_end = LogEnd::of(&opened.report, opened.incarnation, is_covered);
+        let as_found = opened.groups.clone();
+        let forgetful = log_end.forgetful(&opened.groups);
+        for (group, log) in &forgetful {
+            judge.lock().account(place).may_begin(*group, log);
+        }
+        let noted = note_forgetful(&mut opened.writer, &forgetful);
+        noted.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
+        let mut anew: Vec<_> = forgetful.iter().map(|(group, log)| (*group, log.clone())).collect();
+        opened.groups.extend(forgetful);
         let mut specs = Vec::new();
         for (group, recovered) in &opened.groups {
             let spec = GroupSpec::decode(&recovered.spec).filter(|spec| spec.group == *group);
@@ -254,9 +266,6 @@ impl Process {
                 specs.push((spec.clone(), None));
             }
         }
-        let store_id = opened.identity.store;
-        let is_covered = |lives, end| birth.memory.covers(store_id, lives, end);
-        let log_ended = log_ended_by(&opened.report, opened.incarnation, is_covered);
         let counts_written = |(spec, _): &(GroupSpec, Option<RecoveredGroup>)| {
             spec.strategy == Some(Strategy::MemFirst)
         };
@@ -285,7 +294,6 @@ impl Process {
             log: opened.reader.clone(),
         };
         let mut begun = Vec::with_capacity(specs.len());
-        let mut anew = Vec::new();
         for (spec, mut recovered) in specs {
             let maker = making.maker(&spec);
             let mut restored = match &recovered {
@@ -355,7 +363,6 @@ impl Process {
                     creations_lost: opened.report.creations_lost,
                     settings: Arc::new(swarm.settings.clone()),
                     persistence: Persistence::default(),
-                    log_ended,
                     lane_policy: swarm.policy,
                     seed,
                     durability: Durability::Log,
@@ -465,7 +472,7 @@ impl Process {
         for (spec, recovered, restored) in begun {
             process.create(spec, recovered, restored);
         }
-        let (recovered, tombstones) = (opened.groups, opened.tombstones);
+        let (recovered, tombstones) = (as_found, opened.tombstones);
         Ok(Born { process, recovered, anew, tombstones, report: opened.report })
     }
 

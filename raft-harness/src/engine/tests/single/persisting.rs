@@ -1,12 +1,8 @@
-//! Strategies: which of a group's operations the log may tell of early, and who is trusted after a
-//! crash.
+//! Strategies: which of a group's operations the log may tell of early.
 
 use std::time::Duration;
 
-use raft_core::PromiseRecord;
-
 use super::*;
-use crate::engine::LogEnded;
 use crate::persistence::{FlushPolicy, Persistence, Strategy};
 
 const DURABLE: GroupId = GroupId::new(2);
@@ -34,12 +30,6 @@ impl Solo {
         self.take(EngineInput::Create(Box::new(create)));
     }
 
-    fn promise_of(&mut self, group: GroupId) -> Promise {
-        let statuses = self.engine().statuses();
-        let status = statuses.iter().find(|status| status.group == group);
-        status.expect("it is here").promise
-    }
-
     fn commit(&mut self) -> LogIndex {
         self.engine().statuses()[0].commit_index
     }
@@ -57,56 +47,10 @@ fn alone(group: GroupId) -> GroupSpec {
     GroupSpec::on_nodes(group, [NodeId::new(1)])
 }
 
-/// As a log has it that held two entries of a group of three.
-fn in_log() -> RecoveredGroup {
-    RecoveredGroup {
-        incarnation: GroupIncarnation::new(1),
-        hard_state: HardState { term: Term::new(1), vote: None },
-        first_index: LogIndex::new(1),
-        last_index: LogIndex::new(2),
-        term_runs: vec![(LogIndex::new(1), Term::new(1))],
-        ..RecoveredGroup::default()
-    }
-}
-
-fn of_three(group: GroupId, strategy: Strategy) -> GroupSpec {
-    let spec = GroupSpec::on_nodes(group, [1, 2, 3].map(NodeId::new));
-    GroupSpec { strategy: Some(strategy), ..spec }
-}
-
-/// Both had records in the same frames. What the configuration says by now is of no account.
-#[test]
-fn after_an_unclear_end_exactly_the_groups_recorded_as_mem_first_may_have_forgotten() {
-    for (log_ended, lost) in [(LogEnded::Unclear, Promise::Lost), (LogEnded::Whole, Promise::Kept)]
-    {
-        for configured in [Strategy::DiskFirst, Strategy::MemFirst] {
-            let mut node = Node::new(NodeId::new(1));
-            node.log_ended = log_ended;
-            node.persistence.strategy = configured;
-            let mut solo = Solo::on(3, node);
-            solo.begin(of_three(GROUP, Strategy::MemFirst), Some(in_log()));
-            solo.begin(of_three(DURABLE, Strategy::DiskFirst), Some(in_log()));
-            assert_eq!(solo.promise_of(GROUP), lost);
-            assert_eq!(solo.promise_of(DURABLE), Promise::Kept);
-            // It is on disk before an orderly end could make the next start forget it.
-            let noted: Vec<_> =
-                solo.node.out.persist.iter().map(|write| (write.group, write.promise)).collect();
-            let record = PromiseRecord { promise: Promise::Lost, loss_epoch: 0 };
-            let expected = match lost {
-                Promise::Lost => vec![(GROUP, Some(record))],
-                Promise::Kept | Promise::Damaged | Promise::Unproven => vec![],
-            };
-            assert_eq!(noted, expected);
-        }
-    }
-}
-
 #[test]
 fn entries_count_once_written_and_what_rests_on_the_disk_does_not() {
     let mut node = Node::new(NodeId::new(1));
     node.persistence = FAST;
-    // What begins in this life has nothing it could have forgotten.
-    node.log_ended = LogEnded::Unclear;
     let mut solo = Solo::on(1, node);
     solo.begin(alone(GROUP), None);
     solo.sync();
