@@ -82,21 +82,38 @@ impl LogEnd {
     }
 }
 
+/// Whether it is in the log who may have forgotten.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Noted {
+    /// It is, durably.
+    OnDisk,
+    /// There was no room. Then this life must leave nothing by which a later start would trust the log:
+    /// nobody vouches for it, and it does not end in order.
+    NoRoom,
+}
+
 /// Notes durably that groups may have forgotten.
 ///
 /// # Errors
-/// As of [`LogStore::commit`]; then the log must not be gone on with.
+/// As of [`LogStore::commit`], but for a lack of room; then the log must not be gone on with.
 pub(crate) fn note_forgetful(
     store: &mut dyn LogStore,
     forgetful: &BTreeMap<GroupId, RecoveredGroup>,
-) -> Result<(), LogError> {
+) -> Result<Noted, LogError> {
     let note = |(group, recovered): (&GroupId, &RecoveredGroup)| {
         let mut note = GroupWrite::new(*group);
         note.promise = Some(recovered.promise);
         note
     };
     let notes: Vec<GroupWrite> = forgetful.iter().map(note).collect();
-    if notes.is_empty() { Ok(()) } else { store.commit(&notes).map(drop) }
+    if notes.is_empty() {
+        return Ok(Noted::OnDisk);
+    }
+    match store.commit(&notes) {
+        Ok(_) => Ok(Noted::OnDisk),
+        Err(LogError::NoSegment { .. }) => Ok(Noted::NoRoom),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Whether a group counts what is written, by its own records.

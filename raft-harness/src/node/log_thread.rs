@@ -113,6 +113,8 @@ pub(crate) struct LogWork {
     /// When that has to depart.
     flush: Flush,
     vouching: Vouching,
+    /// The log must not end in order: that would say more than is known of it.
+    ends_unclear: bool,
     /// Where what was written ends.
     end: Lsn,
     now: Micros,
@@ -233,6 +235,7 @@ impl LogWork {
             written: Cargo::default(),
             flush: Flush::default(),
             vouching: Vouching::Nobody,
+            ends_unclear: false,
             end: Lsn::ZERO,
             now: Micros::ZERO,
             staged: Cargo::default(),
@@ -259,6 +262,12 @@ impl LogWork {
     #[cfg(feature = "sim")]
     pub(crate) fn take_ahead(&mut self) -> Vec<GroupWrite> {
         self.ahead.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether the log is to be left without a last word, however it ends.
+    pub(crate) fn ending_unclear(mut self, ends_unclear: bool) -> Self {
+        self.ends_unclear = ends_unclear;
+        self
     }
 
     /// Who answers for what is told of before it is on disk. Nobody, unless this says otherwise.
@@ -807,7 +816,10 @@ impl LogWork {
         if raft_core::planted!(SealNotWritten) { Ok(()) } else { self.store.idle() }
     }
 
-    pub(crate) fn close(self) -> Result<(), LogError> {
+    pub(crate) fn close(mut self) -> Result<(), LogError> {
+        if self.ends_unclear {
+            return self.store.sync().map(drop);
+        }
         self.store.close()
     }
 }

@@ -35,7 +35,7 @@ use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::{KnownStores, Memo};
 use super::lives::begin_life;
-use super::log_end::{LogEnd, counts_written, note_forgetful};
+use super::log_end::{LogEnd, Noted, counts_written, note_forgetful};
 use super::log_scrub::LogScrub;
 use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
@@ -80,6 +80,8 @@ struct OpenLog {
     tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     known: Option<KnownStores<FileDisk>>,
     creations_lost: bool,
+    /// The log is to be left without a last word.
+    ends_unclear: bool,
     vouching: Vouching,
 }
 
@@ -116,6 +118,7 @@ impl Starting {
             tombstones,
             known,
             creations_lost,
+            ends_unclear,
             vouching,
         } = opened;
         let durable = store.is_some();
@@ -182,7 +185,9 @@ impl Starting {
         };
         let load = Arc::new(LogLoad::new(options.log_pending_bytes_max));
         let log = store.map(|store| {
-            let work = LogWork::new(store, Arc::clone(&load), PORTION_BYTES).vouched_by(vouching);
+            let work = LogWork::new(store, Arc::clone(&load), PORTION_BYTES)
+                .vouched_by(vouching)
+                .ending_unclear(ends_unclear);
             self.start_log(work, log_links, LogScrub::new(options.log_scrub, Instant::now()))
         });
         let log = log.transpose()?;
@@ -473,6 +478,7 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 tombstones: BTreeMap::new(),
                 known: None,
                 creations_lost: false,
+                ends_unclear: false,
                 vouching: Vouching::Nobody,
             })
         }
@@ -493,9 +499,17 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
             let log_end = LogEnd::of_files(options.certificate_dir.as_deref(), &opened);
             let forgetful = log_end.forgetful(&opened.groups);
             let noted = note_forgetful(&mut opened.writer, &forgetful);
-            noted.map_err(|error| StartError::Directory(io::Error::other(error)))?;
+            let noted = noted.map_err(|error| StartError::Directory(io::Error::other(error)))?;
             opened.groups.extend(forgetful);
-            let vouching = vouching(options, &opened);
+            let vouching = match noted {
+                Noted::OnDisk => vouching(options, &opened),
+                Noted::NoRoom => {
+                    warn!(
+                        "no room to note who may have forgotten: MemFirst groups wait for the disk"
+                    );
+                    Vouching::Refused
+                }
+            };
             Ok(OpenLog {
                 life,
                 past,
@@ -506,6 +520,7 @@ fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
                 store: Some(Box::new(opened.writer)),
                 known: Some(known),
                 creations_lost: opened.report.creations_lost,
+                ends_unclear: noted == Noted::NoRoom,
                 vouching,
             })
         }

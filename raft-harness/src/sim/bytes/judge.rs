@@ -64,8 +64,9 @@ pub(super) struct Bench {
     trusted: BTreeMap<(GroupId, ReplicaId), (Incarnation, LogIndex)>,
     /// How often losses were accepted in a replica's log, and in which life that was seen.
     epochs: BTreeMap<(GroupId, ReplicaId), (Incarnation, u32)>,
-    /// What replicas might apply before their logs were found damaged: that much may be on its way.
-    fallen: BTreeMap<(GroupId, ReplicaId), LogIndex>,
+    /// What replicas might apply before their logs were found damaged, and in which life that was: that
+    /// much may be on its way.
+    fallen: BTreeMap<(GroupId, ReplicaId), (Incarnation, LogIndex)>,
 }
 
 /// What each entry is, by life of a group, index and term.
@@ -237,12 +238,17 @@ impl Bench {
         let key = (life, status.replica);
         let is_damaged = status.promise.promise == raft_core::Promise::Damaged;
         let before = self.trusted.get(&key).copied();
+        // A machine that began anew applies it anew.
+        let is_over = |(then, _): &(Incarnation, _)| *then != replica.core().incarnation();
+        if self.fallen.get(&key).is_some_and(is_over) {
+            self.fallen.remove(&key);
+        }
         if is_damaged && let Some((incarnation, appliable)) = before {
             self.trusted.remove(&key);
             if incarnation == replica.core().incarnation() {
                 self.checker.forgets(life, status.replica);
                 self.accounts.nodes[place].forgets(life, status.replica);
-                self.fallen.insert(key, appliable);
+                self.fallen.insert(key, (incarnation, appliable));
                 self.sightings.hit(Mark::DamagedWhileRunning);
             }
         } else if !is_damaged {
@@ -383,7 +389,9 @@ impl Bench {
 
     /// A state machine takes an entry.
     pub(super) fn applied(&mut self, group: GroupId, replica: ReplicaId, entry: &Entry) {
-        if self.fallen.get(&(group, replica)).is_some_and(|before| entry.index <= *before) {
+        if self.fallen.get(&(group, replica)).is_some_and(|(_, before)| entry.index <= *before) {
+            let judged = self.checker.goes_on(group, replica, entry.index);
+            self.found.extend(judged.err());
             return;
         }
         let judged = self.checker.applied(group, replica, entry.index, entry.term, hash_of(entry));

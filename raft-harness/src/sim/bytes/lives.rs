@@ -190,6 +190,8 @@ impl World {
         self.note(Some(place), || format!("does not start: {why:?}"));
         let node = &mut self.nodes[place];
         node.disk.process_died();
+        // It may have noted something before it ended.
+        node.log_end = None;
         if node.fuse.is_dead() {
             self.sightings.hit(Mark::CrashInRecovery);
             let node = &mut self.nodes[place];

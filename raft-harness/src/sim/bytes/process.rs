@@ -39,8 +39,8 @@ use crate::engine::{
 use crate::group_spec::GroupSpec;
 use crate::node::sim::{
     Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch, LogEnd,
-    LogWatch, LogWatcher, LogWork, Machines, Round, Shard, ShardInput, begin_behind, begin_life,
-    behind, note_forgetful, registry, shard_of,
+    LogWatch, LogWatcher, LogWork, Machines, Noted, Round, Shard, ShardInput, Vouching,
+    begin_behind, begin_life, behind, note_forgetful, registry, shard_of,
 };
 use crate::persistence::{Persistence, Strategy};
 use crate::request::Request;
@@ -248,8 +248,9 @@ impl Process {
             judge.lock().account(place).may_begin(*group, log);
         }
         let noted = note_forgetful(&mut opened.writer, &forgetful);
-        noted.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
-        let mut anew: Vec<_> = forgetful.iter().map(|(group, log)| (*group, log.clone())).collect();
+        let noted = noted.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
+        let on_disk = forgetful.iter().filter(|_| noted == Noted::OnDisk);
+        let mut anew: Vec<_> = on_disk.map(|(group, log)| (*group, log.clone())).collect();
         opened.groups.extend(forgetful);
         let mut specs = Vec::new();
         for (group, recovered) in &opened.groups {
@@ -269,7 +270,10 @@ impl Process {
         let counts_written = |(spec, _): &(GroupSpec, Option<RecoveredGroup>)| {
             spec.strategy == Some(Strategy::MemFirst)
         };
-        let mut vouching = birth.memory.vouching(store_id, opened.incarnation);
+        let mut vouching = match noted {
+            Noted::OnDisk => birth.memory.vouching(store_id, opened.incarnation),
+            Noted::NoRoom => Vouching::Refused,
+        };
         if specs.iter().any(counts_written) {
             vouching.begin();
         }
