@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, NodeId};
 use raft_harness::{
-    ApplyMode, CreateError, Created, GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions,
-    RequestError, StartError, StateMachine,
+    ApplyMode, CreateError, Created, GroupSpec, LogKind, NetworkOptions, NodeHost, NodeOptions,
+    PeerOptions, RequestError, StartError, StateMachine,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -530,6 +530,21 @@ fn groups_that_sleep_are_refused_at_the_start() {
     options.settings.quiesce_after = Some(Duration::from_secs(5));
     let refused = start(options).map(|_| ()).unwrap_err();
     assert!(matches!(refused, StartError::SleepNotBuilt), "{refused}");
+}
+
+#[test]
+fn a_port_per_group_is_refused_at_the_start() {
+    let mux = raft_mux::MuxConfig {
+        layout: raft_mux::PortLayout::PortPerGroup,
+        ..raft_mux::MuxConfig::default()
+    };
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let options = NodeOptions {
+        network: NetworkOptions::Tcp { listen, mux },
+        ..options(NodeId::new(1), nodes(1))
+    };
+    let refused = start(options).map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("a port per group"), "{refused}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{NodeId, Settings};
-use raft_mux::MuxConfig;
+use raft_mux::{MuxConfig, PortLayout};
 use raft_storage::ENTRY_BYTES_MAX;
 use raft_transport::{Lane, LaneConfig, LanePolicy, Network};
 
@@ -176,6 +176,13 @@ impl NodeOptions {
                 self.shards,
                 Lane::SHARD_MAX
             )));
+        }
+        if let NetworkOptions::Tcp { mux, .. } = &self.network
+            && mux.layout == PortLayout::PortPerGroup
+        {
+            let why =
+                "a port per group: the lanes of a node are groups without a port of their own";
+            return Err(StartError::Options(why.to_owned()));
         }
         if self.apply_workers == 0 {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
