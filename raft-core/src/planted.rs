@@ -158,6 +158,7 @@ pub enum Planted {
     EntryTimeNotAdded,
     RoomLostWithLane,
     CreditCountsPings,
+    TwoLongBegun,
 }
 
 #[cfg(planted)]

@@ -232,6 +232,8 @@ fn answer(frame: Frame) -> Option<Frame> {
         | Frame::Condition(_)
         | Frame::Credit { .. }
         | Frame::Ping { .. }
-        | Frame::Pong { .. } => None,
+        | Frame::Pong { .. }
+        | Frame::Chunk(_)
+        | Frame::Grant { .. } => None,
     }
 }

@@ -44,9 +44,10 @@ mod testing;
 
 pub use connection::config::LaneConfig;
 pub use connection::counters::{LaneCounters, LaneSnapshot};
+pub use connection::grants::GrantPool;
 pub use connection::watch::{ConnectionKey, LaneWatch, Watched};
 pub use connection::{
-    Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent,
+    Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent, Room,
 };
 pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
 pub use lanes::{Lanes, PeerRefusal, Refuser};
@@ -54,12 +55,14 @@ pub use network::memory::{MemoryHub, MemoryNetwork};
 pub use network::peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
 pub use network::tcp::TcpNetwork;
 pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
+pub use wire::assembly::{Assembled, Assemblies};
+pub use wire::chunk::{CHUNK_DATA_MAX, Chunk, ChunkEnd, STREAMS_MAX};
 pub use wire::decode::Decoder;
 pub use wire::encode::{Encoded, encode};
 pub use wire::envelope::Envelope;
 pub use wire::frame::{
-    APPEND_ENTRIES_MAX, BATCH_BODY_MAX, BODY_BYTES_MAX, Condition, Ends, FRAME_VERSION, Frame,
-    FrameError, FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem, SNAPSHOT_DATA_MAX,
+    APPEND_ENTRIES_MAX, BATCH_BODY_MAX, BODY_BYTES_MAX, ChunkFault, Condition, Ends, FRAME_VERSION,
+    Frame, FrameError, FrameKind, HEADER_LEN, HeartbeatItem, HeartbeatReplyItem, SNAPSHOT_DATA_MAX,
     SnapshotChunk, SnapshotPull,
 };
 pub use wire::hello::{

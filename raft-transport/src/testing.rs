@@ -15,9 +15,9 @@ use raft_core::{
 };
 
 use crate::{
-    ConnectionId, ConnectionSetup, Direction, Ends, Envelope, Frame, HeartbeatItem,
-    HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneEvent, PeerRegistry, SNAPSHOT_DATA_MAX,
-    SnapshotChunk, SnapshotPull, Transmit, encode,
+    CHUNK_DATA_MAX, Chunk, ChunkEnd, ConnectionId, ConnectionSetup, Direction, Ends, Envelope,
+    Frame, HeartbeatItem, HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneEvent, PeerRegistry,
+    SNAPSHOT_DATA_MAX, STREAMS_MAX, SnapshotChunk, SnapshotPull, Transmit, encode,
 };
 
 pub(crate) const SENDER: Ends = Ends { local: NodeId::new(1), remote: NodeId::new(2) };
@@ -134,6 +134,7 @@ pub(crate) fn setup(
 ) -> ConnectionSetup {
     ConnectionSetup {
         watch: crate::Watched::default(),
+        grants: crate::GrantPool::default(),
         id: ConnectionId::new(1, direction),
         lane: Lane::Control,
         config: config.clone(),
@@ -420,6 +421,20 @@ fn reply_of(item: HeartbeatItem) -> HeartbeatReplyItem {
     HeartbeatReplyItem { group, group_incarnation, from, to, reply }
 }
 
+fn any_chunk() -> impl Strategy<Value = Chunk> {
+    let numbers = (0..STREAMS_MAX, number(), prop::option::of(number()), 0..3_u8);
+    (numbers, payload()).prop_map(|((stream, offset, total, end), data)| {
+        let end = match (end, total) {
+            (0, _) => ChunkEnd::Last,
+            (1, None) => ChunkEnd::Abandoned,
+            _ => ChunkEnd::More,
+        };
+        let len = if end == ChunkEnd::Abandoned { 0 } else { data.len().min(CHUNK_DATA_MAX) };
+        let offset = if total.is_some() { 0 } else { offset };
+        Chunk { stream, offset, total, end, data: data.slice(..len) }
+    })
+}
+
 /// Any frame as it arrives: batches are sorted and not empty.
 pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
     let items = vec(item(), 1..40)
@@ -446,6 +461,8 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
         1 => any::<bool>().prop_map(|ails| {
             Frame::Condition(if ails { crate::Condition::Ailing } else { crate::Condition::Well })
         }),
+        1 => any_chunk().prop_map(Frame::Chunk),
+        1 => number().prop_map(|bytes| Frame::Grant { bytes }),
         1 => number().prop_map(|bytes| Frame::Credit { bytes }),
         1 => number().prop_map(|nonce| Frame::Ping { nonce }),
         1 => number().prop_map(|nonce| Frame::Pong { nonce }),

@@ -209,6 +209,8 @@ pub(crate) struct TurnOutput {
     pub(crate) snapshots: Vec<DeskInput>,
     /// Reads of the log.
     pub(crate) fetches: Vec<Fetch>,
+    /// Groups that are not led here any more: nobody needs what is left of their appends.
+    pub(crate) given_up: Vec<GroupId>,
     /// Groups whose known leader changed.
     pub(crate) leaders: Vec<(GroupId, Option<NodeId>)>,
 }

@@ -4,7 +4,7 @@
 //! nothing of it is in flight.
 
 use raft_core::{Entry, GroupId, Input, LogIndex, Message, NodeId, ReplicaId};
-use raft_transport::{Envelope, Frame, LaneClass};
+use raft_transport::{Envelope, Frame, LaneClass, LaneConfig, Room};
 use tracing::warn;
 
 use super::io::{Fetch, SendLane, TurnOutput};
@@ -15,15 +15,16 @@ use super::slot::{Fetching, Slot};
 use crate::counters::Counters;
 
 impl ShardEngine {
-    /// Builds the next append for a peer's data lane, of at most `budget` bytes unless a single
-    /// entry is larger. Appends that belong on the bulk lane go to `out` on the way.
-    pub(crate) fn pull(
-        &mut self,
-        peer: NodeId,
-        budget: u64,
-        out: &mut TurnOutput,
-    ) -> Option<Frame> {
+    /// Builds the next append for a peer's data lane, as large as its room unless a single entry
+    /// is larger. Groups with more than a short append wait where the lane takes none that is
+    /// longer. Appends that belong on the bulk lane go to `out` on the way.
+    pub(crate) fn pull(&mut self, peer: NodeId, room: Room, out: &mut TurnOutput) -> Option<Frame> {
         let at_peer = self.peers.iter().position(|node| *node == peer)?;
+        if room.takes_long {
+            while let Some(at) = self.long_parked[at_peer].pop() {
+                self.work[at_peer].mark(at);
+            }
+        }
         while let Some(at) = self.work[at_peer].pop() {
             let mut asked = 0;
             // Mostly one; while a replica replaces another on its node, two, and one that must
@@ -34,7 +35,15 @@ impl ShardEngine {
                     LaneNow::Send(lane) => lane,
                     LaneNow::Wait => continue,
                 };
-                let Some((envelope, cost)) = self.append_for(at, at_peer, replica, lane, budget)
+                if lane == SendLane::Data
+                    && !room.takes_long
+                    && self.has_long(at, replica, room.short_max)
+                {
+                    self.long_parked[at_peer].mark(at);
+                    continue;
+                }
+                let Some((envelope, cost)) =
+                    self.append_for(at, at_peer, replica, lane, room.bytes)
                 else {
                     continue;
                 };
@@ -73,7 +82,8 @@ impl ShardEngine {
     ) -> Option<(Envelope, u64)> {
         let budget = match lane {
             SendLane::Data => budget,
-            SendLane::Bulk => u64::MAX,
+            // As many as share the lane with others, unless the peer's window is smaller than ours.
+            SendLane::Bulk => LaneConfig::shared_message_max(self.options.bulk_bytes_max),
         };
         let now = self.now;
         let slot = &mut self.slots[at as usize];
@@ -108,10 +118,33 @@ impl ShardEngine {
         Some((envelope, cost))
     }
 
-    /// Whether a peer has work waiting, for lanes that have no room at the moment.
-    pub(crate) fn has_work(&self, peer: NodeId) -> bool {
+    /// Whether more than so many bytes of entries wait for a replica. Looks at no more of them.
+    fn has_long(&self, at: u32, replica: ReplicaId, short_max: u64) -> bool {
+        let slot = &self.slots[at as usize];
+        if !slot.core.sends_entries_to(replica) {
+            return false;
+        }
+        let mut index = slot.core.next_index(replica).unwrap_or_default();
+        let mut bytes = 0;
+        while index <= slot.core.last_index()
+            && let Some(entry) = slot.entry(index)
+        {
+            bytes += entry.cost();
+            if bytes > short_max {
+                return true;
+            }
+            index = index.next();
+        }
+        false
+    }
+
+    /// Whether there is work for a peer that fits into the room its lane has.
+    pub(crate) fn has_work(&self, peer: NodeId, room: Room) -> bool {
         let at = self.peers.iter().position(|node| *node == peer);
-        at.is_some_and(|at| !self.work[at].is_empty())
+        at.is_some_and(|at| {
+            let has_long = room.takes_long && !self.long_parked[at].is_empty();
+            room.bytes > 0 && (has_long || !self.work[at].is_empty())
+        })
     }
 
     /// Chooses the lane of the next append. Going from one lane to the other waits until nothing

@@ -124,6 +124,8 @@ pub(crate) struct ShardEngine {
     pub(super) data_up: Vec<Option<Micros>>,
     /// Groups that wait until the bulk lane has taken something.
     pub(super) bulk_parked: Vec<WorkQueue>,
+    /// Groups that wait until the data lane takes long appends again.
+    pub(super) long_parked: Vec<WorkQueue>,
     /// Groups that lost leadership, with the time at which what they owe becomes unknown.
     pub(super) abandons: VecDeque<(Micros, u32)>,
     pub(super) effects: Effects,
@@ -168,6 +170,7 @@ impl ShardEngine {
             bulk_bytes: vec![0; peers.len()],
             bulk_up: vec![false; peers.len()],
             data_up: vec![None; peers.len()],
+            long_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             bulk_parked: peers.iter().map(|_| WorkQueue::default()).collect(),
             peers,
             clocks: WallClocks::new(options.settings.election_timeout_max),
@@ -619,6 +622,7 @@ impl ShardEngine {
         self.bulk_up.push(false);
         self.data_up.push(None);
         self.bulk_parked.push(WorkQueue::default());
+        self.long_parked.push(WorkQueue::default());
         self.peers.len() - 1
     }
 
@@ -686,6 +690,7 @@ impl ShardEngine {
             info!(group = %slot.spec.group, term = %slot.core.term(), "no longer leading");
             let due = self.now.after(self.options.settings.election_timeout_max);
             self.abandons.push_back((due, at));
+            out.given_up.push(slot.spec.group);
         }
         let changed = std::mem::replace(&mut slot.was_leader, leads) != leads;
         if changed {

@@ -97,6 +97,8 @@ impl ShardEngine {
         count("bytes handed to bulk lanes", self.bulk_bytes.iter().sum());
         let parked = self.bulk_parked.iter().filter(|queue| !queue.is_empty()).count();
         count("peers with groups that wait for a bulk lane", parked as u64);
+        let parked = self.long_parked.iter().filter(|queue| !queue.is_empty()).count();
+        count("peers with groups that wait for a data lane", parked as u64);
         count("replicas on their way out", self.leaving.len() as u64);
         let windows = self.slots.iter().filter(|slot| slot.uses_window).count() as u64;
         count("windows that are counted and not there", self.windows.abs_diff(windows));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crossbeam::channel::Sender;
-use raft_core::{Micros, NodeId};
+use raft_core::{GroupId, Micros, NodeId};
 use raft_transport::{ConnectionId, Direction, Envelope, Frame, LaneEvent, Lanes, SnapshotPull};
 
 use super::clock::Clock;
@@ -44,6 +44,8 @@ pub(crate) enum BulkInput {
     },
     /// A question of the snapshot desk.
     Ask(NodeId, SnapshotPull),
+    /// What is left of a group's appends is not needed any more.
+    GiveUp(GroupId),
     /// An answer on the connection the question came by.
     Reply(ConnectionId, Frame),
     /// Say that this thread turns.
@@ -113,6 +115,7 @@ impl Bulk {
                 BulkInput::Ask(peer, pull) => {
                     self.waiting.entry(peer).or_default().add_question(pull);
                 }
+                BulkInput::GiveUp(group) => self.give_up(group),
                 BulkInput::Reply(connection, frame) => self.lanes.reply(connection, frame),
                 BulkInput::Ping(answer) => {
                     let _ = answer.send(());
@@ -170,6 +173,20 @@ impl Bulk {
         waited.map(|(peer, _)| *peer)
     }
 
+    fn give_up(&mut self, group: GroupId) {
+        for (peer, queue) in &mut self.waiting {
+            self.lanes.abandon(*peer, group);
+            let appends = std::mem::take(&mut queue.appends).into_iter();
+            let (given_up, kept): (VecDeque<_>, VecDeque<_>) =
+                appends.partition(|append| append.envelope.group == group);
+            queue.appends = kept;
+            for given_up in given_up {
+                let input = EngineInput::BulkSent(*peer, given_up.bytes);
+                let _ = self.shards[given_up.shard].push(ShardInput::Engine(input));
+            }
+        }
+    }
+
     fn send_waiting(&mut self) -> bool {
         let mut worked = false;
         for (peer, queue) in &mut self.waiting {
@@ -192,6 +209,9 @@ impl Bulk {
                     worked = true;
                     let _ = self.lanes.send(*peer, Frame::SnapshotPull(pull));
                     continue;
+                }
+                if !self.lanes.room(*peer).takes_long {
+                    break;
                 }
                 let Some(Waiting { shard, envelope, bytes }) = queue.appends.pop_front() else {
                     break;
@@ -256,6 +276,8 @@ impl Bulk {
                     | Frame::HeartbeatReplies(_)
                     | Frame::Clock { .. }
                     | Frame::Condition(_)
+                    | Frame::Chunk(_)
+                    | Frame::Grant { .. }
                     | Frame::Credit { .. }
                     | Frame::Ping { .. }
                     | Frame::Pong { .. } => {}

@@ -331,7 +331,11 @@ impl Control {
             }
             // These have the bulk lane.
             Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
-            Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+            Frame::Chunk(_)
+            | Frame::Grant { .. }
+            | Frame::Credit { .. }
+            | Frame::Ping { .. }
+            | Frame::Pong { .. } => {}
         }
         self.lanes.consumed(connection, bytes);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 use raft_mux::{MuxConfig, PortLayout};
 use raft_storage::ENTRY_BYTES_MAX;
-use raft_transport::{Lane, LaneConfig, LanePolicy, Network};
+use raft_transport::{GrantPool, Lane, LaneConfig, LanePolicy, Network};
 
 use super::error::StartError;
 use super::log_pace::LogPace;
@@ -38,6 +38,10 @@ pub struct NodeOptions {
     pub lane_policy: LanePolicy,
     /// The lanes' own settings.
     pub lanes: LaneConfigs,
+    /// Room for messages on their way here that are above a quarter of their lane's window, in
+    /// bytes, over all lanes and peers: each is announced and waits until there is room for all of
+    /// it. One that is longer than this has it alone. Default 128 MiB: two of the longest frames.
+    pub grant_bytes_max: u64,
     /// The largest command taken, in bytes. Default 64 MiB.
     pub command_bytes_max: u64,
     /// Applied entries that a shard keeps in memory for peers that lag, in bytes, shared by its
@@ -247,6 +251,7 @@ impl Default for NodeOptions {
             settings: Settings::default(),
             lane_policy: LanePolicy::default(),
             lanes: LaneConfigs::default(),
+            grant_bytes_max: GrantPool::BYTES_MAX,
             command_bytes_max: 64 << 20,
             window_bytes: 8 << 20,
             snapshot_every: Some(1 << 20),

@@ -243,7 +243,11 @@ impl Shard {
             | Frame::Clock { .. }
             | Frame::Condition(_) => {}
             // The lane keeps these to itself.
-            Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+            Frame::Chunk(_)
+            | Frame::Grant { .. }
+            | Frame::Credit { .. }
+            | Frame::Ping { .. }
+            | Frame::Pong { .. } => {}
         }
     }
 
@@ -290,6 +294,12 @@ impl Shard {
                 Route::Control => {}
             }
         }
+        for group in out.given_up.drain(..) {
+            for peer in self.engine.nodes() {
+                self.lanes.abandon(*peer, group);
+            }
+            let _ = self.links.bulk.push(BulkInput::GiveUp(group));
+        }
         for (peer, items) in by_node(out.read_confirms.drain(..)) {
             if self.lanes.send(peer, Frame::ReadConfirms(items)).is_err() {
                 // No lane: the next heartbeat carries the same question.
@@ -334,7 +344,7 @@ impl Shard {
     }
 
     fn can_fill_lanes(&self) -> bool {
-        let can = |peer: &NodeId| self.engine.has_work(*peer) && self.lanes.budget(*peer) > 0;
+        let can = |peer: &NodeId| self.engine.has_work(*peer, self.lanes.room(*peer));
         self.engine.nodes().iter().any(can)
     }
 
@@ -343,12 +353,12 @@ impl Shard {
         let mut at = 0;
         while let Some(&peer) = self.engine.nodes().get(at) {
             at += 1;
-            while self.engine.has_work(peer) {
-                let budget = self.lanes.budget(peer);
-                if budget == 0 {
+            loop {
+                let room = self.lanes.room(peer);
+                if !self.engine.has_work(peer, room) {
                     break;
                 }
-                let Some(frame) = self.engine.pull(peer, budget, &mut self.out) else {
+                let Some(frame) = self.engine.pull(peer, room, &mut self.out) else {
                     break;
                 };
                 if self.lanes.send(peer, frame).is_err() {

@@ -20,8 +20,8 @@ use raft_storage::{
     RecoveredGroup,
 };
 use raft_transport::{
-    Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife, PeerRegistry,
-    TcpNetwork,
+    GrantPool, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife,
+    PeerRegistry, TcpNetwork,
 };
 use tracing::{error, warn};
 
@@ -162,7 +162,12 @@ impl Starting {
         };
         let (who, lives) = ((store_id, incarnation), (life, past));
         let registry = make_registry(&options, who, lives, &remembered, on_met);
-        let lanes = LaneMaker { clock, counters: lane_counters(), registry: registry.clone() };
+        let lanes = LaneMaker {
+            clock,
+            counters: lane_counters(),
+            registry: registry.clone(),
+            grants: GrantPool::new(options.grant_bytes_max),
+        };
         self.failure = Arc::clone(&failure);
         let watch = Arc::new(LogWatch::new(options.settings.disk_stall_max));
         let repeat = options.settings.heartbeat_interval;
@@ -691,6 +696,7 @@ struct LaneMaker {
     clock: Clock,
     counters: Vec<(&'static str, Arc<LaneCounters>)>,
     registry: PeerRegistry,
+    grants: GrantPool,
 }
 
 impl LaneMaker {
@@ -699,14 +705,15 @@ impl LaneMaker {
         lane: Lane,
         config: &LaneConfig,
     ) -> impl FnOnce(Arc<dyn Network>) -> Lanes + Send + use<> {
-        let (registry, config) = (self.registry.clone(), config.clone());
+        let (registry, config, grants) =
+            (self.registry.clone(), config.clone(), self.grants.clone());
         let counters = match lane {
             Lane::Control => &self.counters[0].1,
             Lane::Data { .. } => &self.counters[1].1,
             Lane::Bulk => &self.counters[2].1,
         };
         let counters = Arc::clone(counters);
-        move |network| Lanes::new(network, registry, lane, config, counters)
+        move |network| Lanes::new(network, registry, lane, config, counters).with_grants(grants)
     }
 
     fn for_lane(

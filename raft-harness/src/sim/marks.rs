@@ -187,6 +187,7 @@ marks! {
     LaneDownToTwo = "a lane went down that carried appends to two replicas of a group",
     CreditsExhausted = "a lane ran out of credits",
     QuestionHeld = "a question about a snapshot waited for room on a lane",
+    FrameInChunks = "a frame went in chunks",
     FrameCut = "a connection broke inside of a frame",
     BatchSplit = "a batch was split over several frames",
     LargeOnSlowLane = "an append took longer on a slow lane than a lane waits for a word",
@@ -233,6 +234,7 @@ impl Mark {
                 | Self::LaneDownToTwo
                 | Self::CreditsExhausted
                 | Self::QuestionHeld
+                | Self::FrameInChunks
                 | Self::FrameCut
                 | Self::BatchSplit
                 | Self::PutBack

@@ -203,6 +203,7 @@ mutants! {
     SplitKeepsPrevious Hard Bytes ["W1-words" "W3-blame"] "The second frame of a split batch leaves away what the first one said.",
     EntryTimeNotAdded Easy Bytes ["W1-words"] "The times of entries are not added up when they are read.",
     RoomLostWithLane Hard Bytes ["E3-room"] "What waited for a lane that went down goes on taking room.",
+    TwoLongBegun Medium Bytes ["W3-blame"] "A second message above a quarter of the window is begun beside the first.",
     CreditCountsPings Medium Bytes ["W3-blame"] "A ping gives back credit that nobody gave.",
     LaneDownTellsOne Medium Bytes ["E2-lane-down"] "Of two replicas behind a lane that goes down only one is told.",
     OutputsNotCounted Medium Bytes [] "A machine's outputs are paired with its entries by place, however many there are.",

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::chunk::CHUNK_DATA_MAX;
+
 /// How one lane behaves. Every timeout measures progress, never the size of a message.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LaneConfig {
@@ -10,9 +12,10 @@ pub struct LaneConfig {
     /// Longest time from an open stream to the end of the handshake, on both sides. Default 1 s.
     pub handshake_timeout: Duration,
     /// Bytes a peer may send us on this lane before we have [`consumed`](crate::Lanes::consumed)
-    /// any; told to it in the handshake. One frame may exceed it. It bounds the memory a lane
-    /// can hold, and needs bandwidth times delay to keep a link busy. Default 4 MiB, control
-    /// 1 MiB.
+    /// any; told to it in the handshake. One frame may exceed it: the whole of a short one, a chunk
+    /// of a long one. A message above a quarter of it is taken beside it, once the node has room
+    /// for all of it ([`GrantPool`](crate::GrantPool)). It bounds the memory a lane can hold, and needs bandwidth
+    /// times delay to keep a link busy. Default 4 MiB, control 1 MiB.
     pub window_bytes: u64,
     /// Largest frame we accept, in bytes; told to the peer, and its answer binds what we send.
     /// Default 64 MiB + 64 KiB: one entry of 64 MiB and what describes it.
@@ -36,6 +39,11 @@ pub struct LaneConfig {
     /// accepted the connection, nothing is read while so many answers wait. One frame may exceed
     /// it. Default 1 MiB.
     pub write_buffer_max: u64,
+    /// Longer frames go in chunks of so many bytes, and shorter ones pass between them; at least
+    /// 512, at most 32 KiB ([`CHUNK_DATA_MAX`](crate::CHUNK_DATA_MAX)); zero: nothing goes in
+    /// chunks, for comparison. It says what we send; what a peer sends is taken in any case.
+    /// Default 32 KiB: a quarter of a millisecond at 1 Gbit/s.
+    pub chunk_bytes: u64,
 }
 
 impl Default for LaneConfig {
@@ -52,11 +60,18 @@ impl Default for LaneConfig {
             keepalive_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(5),
             write_buffer_max: 1 << 20,
+            chunk_bytes: CHUNK_DATA_MAX as u64,
         }
     }
 }
 
 impl LaneConfig {
+    /// The longest message that shares a window of so many bytes with others, less what its frame
+    /// and chunks take beside it. A longer one waits for room of its own.
+    pub const fn shared_message_max(window_bytes: u64) -> u64 {
+        window_bytes / 4 - window_bytes / 64
+    }
+
     /// The defaults of the control lane: a smaller window, as nothing on it is large.
     pub fn control() -> Self {
         Self { window_bytes: 1 << 20, ..Self::default() }

@@ -77,6 +77,14 @@ counters! {
     heartbeat_reply_frames_in,
     /// Batches of answers queued.
     heartbeat_reply_frames_out,
+    /// Pieces of long frames received.
+    chunks_in,
+    /// Pieces of long frames queued.
+    chunks_out,
+    /// Long frames given up before they were through.
+    frames_abandoned,
+    /// Messages above a quarter of the window that were given room.
+    grants_out,
     /// Credit frames sent.
     credits_out,
     /// Frames not taken because the peer's window or the write buffer was full.

@@ -122,6 +122,18 @@ pub enum LaneError {
         /// The window.
         window: u64,
     },
+    /// The peer has begun more than its window has room for, or two long messages at once.
+    #[error("the peer has begun more than its window of {window} bytes takes")]
+    TooMuchBegun {
+        /// The window.
+        window: u64,
+    },
+    /// The peer grants a message that was not announced.
+    #[error("the peer grants {bytes} bytes that nobody asked for")]
+    ExcessGrant {
+        /// What it grants.
+        bytes: u64,
+    },
     /// The peer gives back more credit than was used.
     #[error("the peer returns {bytes} bytes of credit, {used} are used")]
     ExcessCredit {

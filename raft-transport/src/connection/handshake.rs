@@ -74,7 +74,7 @@ impl Connection {
             ends: Ends { local, remote: hello.node },
             frame_bytes_max: hello.frame_bytes_max,
             granted: Granted::Unlimited,
-            granting: Some(Granting { hello, is_proven, used: 0, consumed: 0 }),
+            granting: Some(Box::new(Granting::new(hello, is_proven))),
         })
     }
 
@@ -85,7 +85,7 @@ impl Connection {
             incarnation: welcome.incarnation,
             ends: Ends { local: self.setup.registry.identity().node, remote: peer },
             frame_bytes_max: welcome.frame_bytes_max,
-            granted: Granted::Window { window: welcome.window_bytes, used: 0 },
+            granted: Granted::Window { window: welcome.window_bytes, used: 0, extra: 0 },
             granting: None,
         })
     }
@@ -109,8 +109,8 @@ impl Connection {
 
     pub(super) fn queue_handshake(&mut self, message: &Handshake) {
         let bytes = encode_handshake(message);
-        self.queued_total += bytes.len() as u64;
-        self.transmit.put_slice(&bytes);
+        self.outbox.transmit.put_slice(&bytes);
+        self.outbox.went(bytes.len() as u64);
     }
 
     /// Tells a dialer why it is not taken.

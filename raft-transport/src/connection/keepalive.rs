@@ -10,7 +10,7 @@ use crate::wire::transmit::Transmit;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ping {
     nonce: u64,
-    /// Written once `queued_total - transmit.len()` reaches this.
+    /// Written once so many bytes are, of all that were queued.
     end: u64,
     written_at: Option<Micros>,
 }
@@ -18,22 +18,31 @@ pub(super) struct Ping {
 impl Connection {
     /// What to write next.
     pub fn transmit(&self) -> &Transmit {
-        &self.transmit
+        &self.outbox.transmit
     }
 
     /// The stream took `count` of the bytes to write; zero if it could take none now. Tell it
     /// after every attempt: this is how a stall is noticed.
     pub fn transmitted(&mut self, now: Micros, count: usize) {
-        self.transmit.advance(count);
+        self.outbox.transmit.advance(count);
         if count > 0 {
             self.last_spoke = now;
         }
-        if self.transmit.is_empty() {
+        // The ping is among what was there before.
+        let written = self.outbox.queued_total - self.outbox.transmit.len();
+        self.fill();
+        if self.outbox.transmit.is_empty() {
             self.stalled_since = None;
         } else if count > 0 || self.stalled_since.is_none() {
             self.stalled_since = Some(now);
         }
-        let written = self.queued_total - self.transmit.len();
+        // Whose answers wait does not read: that it hears nothing is its own doing.
+        if count > 0
+            && self.answers_wait()
+            && let Some(Ping { written_at: Some(at), .. }) = &mut self.ping
+        {
+            *at = now;
+        }
         if let Some(ping) = self.ping.as_mut().filter(|ping| ping.end <= written) {
             ping.written_at.get_or_insert(now);
             self.pinged.get_or_insert((ping.nonce, now));
@@ -73,7 +82,7 @@ impl Connection {
             }
             Phase::Open(_) => {
                 if self.stall_deadline().is_some_and(|deadline| now >= deadline) {
-                    let queued = self.transmit.len();
+                    let queued = self.outbox.transmit.len();
                     return Err(self.end(LaneError::Stalled { queued }));
                 }
                 match self.ping {
@@ -104,7 +113,7 @@ impl Connection {
     /// A ping asks whether a silent peer lives. It also tells a peer that we do: one whose large
     /// frame is on its way to us for longer than the timeouts hears nothing else.
     fn ping_due(&self) -> Micros {
-        let owes_sign = self.last_heard > self.last_spoke && self.transmit.is_empty();
+        let owes_sign = self.last_heard > self.last_spoke && self.outbox.transmit.is_empty();
         let since = if owes_sign { self.last_spoke } else { self.last_heard };
         since.after(self.setup.config.keepalive_interval)
     }
@@ -119,6 +128,6 @@ impl Connection {
         self.queue_own(Frame::Ping { nonce });
         self.setup.counters.pings_out.bump();
         self.pinged = None;
-        self.ping = Some(Ping { nonce, end: self.queued_total, written_at: None });
+        self.ping = Some(Ping { nonce, end: self.outbox.queued_total, written_at: None });
     }
 }

@@ -5,9 +5,11 @@
 //!
 //! # Credit
 //!
-//! The acceptor grants the dialer a window of bytes. Every frame delivered counts in full against
-//! it until the acceptor's user says it is consumed; a quarter of a window at a time is given
-//! back. The dialer sends while any credit is left, so one frame may exceed it. Answers need no
+//! The acceptor grants the dialer a window of bytes. Every frame delivered, and every chunk of one
+//! that is not whole yet, counts in full against it until the acceptor's user says it is consumed;
+//! a quarter of a window at a time is given back. The dialer sends while any credit is left, so one
+//! frame or chunk may exceed it. A message above a quarter of the window waits for a grant, which
+//! adds its length to the window until it is through ([`GrantPool`]). Answers need no
 //! credit, or the two directions could wait for each other: they are bounded by the questions
 //! that credit lets in.
 //!
@@ -15,7 +17,8 @@
 //! - Nothing but a Hello leaves a dialer, and nothing is delivered by an acceptor, before the
 //!   handshake is done, and the life that dialed has answered a dial of ours: until then it is not
 //!   read from.
-//! - Bytes delivered and not yet given back never exceed the window by more than one frame.
+//! - Bytes delivered and not yet given back never exceed the window, and what is granted beside it,
+//!   by more than one frame or chunk.
 //! - Whether the peer lives is judged by progress: bytes heard, bytes written. Bytes written say
 //!   little, since a kernel takes megabytes that a slow link delivers much later; so who hears
 //!   bytes and has nothing to say gives a sign of life, also in the middle of a frame.
@@ -24,8 +27,10 @@ pub(crate) mod config;
 pub(crate) mod counters;
 mod credit;
 pub(crate) mod event;
+pub(crate) mod grants;
 mod handshake;
 mod keepalive;
+mod outbox;
 pub(crate) mod watch;
 
 use std::collections::VecDeque;
@@ -33,22 +38,38 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use bytes::buf::Limit;
-use raft_core::{Incarnation, Micros, NodeId};
+use raft_core::{GroupId, Incarnation, Micros, NodeId};
 
 use self::config::LaneConfig;
 use self::counters::LaneCounters;
 pub use self::credit::Credit;
 use self::credit::{Granted, Granting};
 pub use self::event::{ConnectionId, Direction, LaneError, LaneEvent};
+use self::grants::GrantPool;
 use self::keepalive::Ping;
+use self::outbox::{Order, Outbox};
 use self::watch::{ConnectionKey, Watched};
 use crate::lane::Lane;
 use crate::network::peer_registry::PeerRegistry;
+use crate::wire::assembly::{Assembled, Assemblies};
+use crate::wire::chunk::{Chunk, ChunkEnd};
 use crate::wire::decode::Decoder;
 use crate::wire::encode::encode;
 use crate::wire::frame::{Ends, Frame, FrameError};
 use crate::wire::hello::{Handshake, Hello};
 use crate::wire::transmit::Transmit;
+
+/// What may be sent now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Room {
+    /// Bytes that a message may have to go without delay; zero: nothing may be sent.
+    pub bytes: u64,
+    /// Longer ones go in chunks.
+    pub short_max: u64,
+    /// Whether one that is longer may be sent as well. If not, so many wait already that it would
+    /// only take memory.
+    pub takes_long: bool,
+}
 
 /// What every connection is given.
 #[derive(Clone, Debug)]
@@ -65,6 +86,8 @@ pub struct ConnectionSetup {
     pub counters: Arc<LaneCounters>,
     /// Who looks on.
     pub watch: Watched,
+    /// Room for what no window holds.
+    pub grants: GrantPool,
 }
 
 /// One connection, without its stream.
@@ -73,9 +96,8 @@ pub struct Connection {
     setup: ConnectionSetup,
     phase: Phase,
     decoder: Decoder,
-    transmit: Transmit,
-    /// Bytes ever queued.
-    queued_total: u64,
+    outbox: Outbox,
+    assemblies: Assemblies,
     /// Since when bytes have been waiting without any being written.
     stalled_since: Option<Micros>,
     last_heard: Micros,
@@ -117,7 +139,7 @@ struct Open {
     /// As the dialer.
     granted: Granted,
     /// As the acceptor.
-    granting: Option<Granting>,
+    granting: Option<Box<Granting>>,
 }
 
 impl Connection {
@@ -140,10 +162,10 @@ impl Connection {
     fn new(setup: ConnectionSetup, phase: Phase, now: Micros) -> Self {
         Self {
             decoder: Decoder::new(setup.config.frame_bytes_max),
+            outbox: Outbox::new(setup.config.chunk_bytes),
+            assemblies: Assemblies::new(setup.config.frame_bytes_max),
             setup,
             phase,
-            transmit: Transmit::new(),
-            queued_total: 0,
             stalled_since: None,
             last_heard: now,
             last_spoke: now,
@@ -195,11 +217,16 @@ impl Connection {
     pub fn wants_read(&self) -> bool {
         match &self.phase {
             Phase::Open(Open { granting: Some(granting), .. }) => {
-                granting.is_proven && self.transmit.len() <= self.setup.config.write_buffer_max
+                granting.is_proven && !self.answers_wait()
             }
             Phase::Open(_) | Phase::Greeting { .. } | Phase::Awaiting { .. } => true,
             Phase::Ended(_) => false,
         }
+    }
+
+    fn answers_wait(&self) -> bool {
+        let queued = self.outbox.transmit.len() + self.outbox.bytes();
+        queued > self.setup.config.write_buffer_max
     }
 
     /// Where the next bytes from the stream belong. Call [`on_bytes`](Self::on_bytes) after.
@@ -276,9 +303,20 @@ impl Connection {
                 return Ok(pong);
             };
             match frame {
-                Frame::Credit { bytes } => open.granted.give(bytes)?,
+                Frame::Credit { bytes } => {
+                    open.granted.give(bytes)?;
+                    self.fill();
+                }
+                Frame::Grant { bytes } => {
+                    if !self.outbox.grant(bytes) {
+                        return Err(LaneError::ExcessGrant { bytes });
+                    }
+                    open.granted.set_long(Some(bytes));
+                    self.fill();
+                }
                 Frame::Ping { nonce } => self.queue_own(Frame::Pong { nonce }),
                 Frame::Pong { nonce } => pong = Some(nonce),
+                Frame::Chunk(chunk) => self.hear_chunk(chunk, bytes, events)?,
                 Frame::Message(_)
                 | Frame::Heartbeats(_)
                 | Frame::ReadConfirms(_)
@@ -290,20 +328,79 @@ impl Connection {
                     if let Some(granting) = &mut open.granting {
                         granting.take(bytes, self.setup.config.window_bytes)?;
                     }
-                    count_in(&self.setup.counters, &frame);
-                    if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
-                        watch.heard(key, self.setup.id.direction(), &frame);
-                    }
-                    events.push_back(LaneEvent::Frame {
-                        connection: self.setup.id,
-                        from: open.peer,
-                        from_incarnation: open.incarnation,
-                        bytes,
-                        frame,
-                    });
+                    self.deliver(frame, bytes, events);
                 }
             }
         }
+    }
+
+    fn hear_chunk(
+        &mut self,
+        chunk: Chunk,
+        bytes: u64,
+        events: &mut VecDeque<LaneEvent>,
+    ) -> Result<(), LaneError> {
+        let Phase::Open(open) = &mut self.phase else {
+            return Ok(());
+        };
+        let window = self.setup.config.window_bytes;
+        self.setup.counters.chunks_in.bump();
+        let begins = chunk.total;
+        if let Some(granting) = &mut open.granting {
+            if chunk.end != ChunkEnd::Abandoned {
+                granting.take(bytes, window)?;
+            }
+            if let Some(total) = begins {
+                granting.begin(total, window, &self.setup.grants)?;
+            }
+        } else if begins.is_some() && !self.assemblies.is_empty() {
+            // Answers need no credit, so they come one after the other.
+            return Err(LaneError::TooMuchBegun { window });
+        }
+        match self.assemblies.take(chunk, bytes, open.ends)? {
+            Assembled::Pending => self.look_for_grant(),
+            Assembled::Whole { frame, bytes, total } => {
+                if let Some(granting) = &mut open.granting {
+                    granting.end(total, window);
+                }
+                self.deliver(frame, bytes, events);
+            }
+            Assembled::Abandoned { bytes, total } => {
+                if let Some(granting) = &mut open.granting {
+                    granting.end(total, window);
+                }
+                self.consumed(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the long message that the peer has announced go on, if there is room for it.
+    pub fn look_for_grant(&mut self) {
+        let Phase::Open(Open { granting: Some(granting), .. }) = &mut self.phase else {
+            return;
+        };
+        if let Some(bytes) = granting.grant_due() {
+            self.setup.counters.grants_out.bump();
+            self.queue_own(Frame::Grant { bytes });
+        }
+    }
+
+    fn deliver(&self, frame: Frame, bytes: u64, events: &mut VecDeque<LaneEvent>) {
+        let Phase::Open(open) = &self.phase else {
+            return;
+        };
+        count_in(&self.setup.counters, &frame);
+        if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
+            watch.heard(key, self.setup.id.direction(), &frame);
+        }
+        events.push_back(LaneEvent::Frame {
+            connection: self.setup.id,
+            from: open.peer,
+            from_incarnation: open.incarnation,
+            bytes,
+            frame,
+        });
     }
 
     /// How its credit stands; `None` before the handshake is done.
@@ -320,17 +417,28 @@ impl Connection {
         Some(Credit { used, consumed })
     }
 
-    /// Bytes that may be queued now: what credit and write buffer leave. A frame may be queued
-    /// whole while this is above zero.
+    /// Bytes that may be queued now, see [`room`](Self::room). A frame may be queued whole while
+    /// this is above zero.
     pub fn budget(&self) -> u64 {
+        self.room().bytes
+    }
+
+    /// What may be queued now: what credit and write buffer leave.
+    pub fn room(&self) -> Room {
         let Phase::Open(open) = &self.phase else {
-            return 0;
+            return Room::default();
         };
-        let room = self.setup.config.write_buffer_max.saturating_sub(self.transmit.len());
-        match open.granted {
-            Granted::Window { window, used } => room.min(window.saturating_sub(used)),
-            Granted::Unlimited => room,
+        let max = self.setup.config.write_buffer_max;
+        let left = open.granted.left();
+        let bytes = max.saturating_sub(self.outbox.transmit.len()).min(left);
+        let chunk = self.outbox.chunk_bytes();
+        if chunk == 0 || bytes == 0 {
+            let short_max = if chunk == 0 { u64::MAX } else { chunk };
+            return Room { bytes, short_max, takes_long: bytes > 0 };
         }
+        let takes_long = self.outbox.bytes() < max;
+        let most = if takes_long { open.granted.shared_message_max().max(chunk) } else { chunk };
+        Room { bytes: bytes.min(most), short_max: chunk, takes_long }
     }
 
     /// Queues a frame, whatever the [`budget`](Self::budget); callers look at that first, except
@@ -345,20 +453,26 @@ impl Connection {
             return Ok(true);
         };
         let max = open.frame_bytes_max;
-        let credit = match open.granted {
-            Granted::Window { window, used } => window.saturating_sub(used),
-            Granted::Unlimited => u64::MAX,
-        };
-        let encoded = encode(frame, open.ends, max, credit, &mut self.transmit)?;
-        self.queued_total += encoded.bytes;
-        if let Granted::Window { used, .. } = &mut open.granted {
-            *used += encoded.bytes;
+        let order = Order::of(frame);
+        if !self.outbox.goes_at_once(frame.bytes_about(), order) {
+            let mut bytes = Transmit::new();
+            let encoded = encode(frame, open.ends, max, u64::MAX, &mut bytes)?;
+            count_out(&self.setup.counters, frame, encoded.frames);
+            let told = self.setup.watch.0.is_some().then(|| Box::new(frame.clone()));
+            self.outbox.take(bytes, order, told);
+            self.fill();
+            return Ok(true);
         }
+        let credit = open.granted.left();
+        let encoded = encode(frame, open.ends, max, credit, &mut self.outbox.transmit)?;
+        self.outbox.went(encoded.bytes);
+        open.granted.spend(encoded.bytes);
         let rest = frame.split_off_last(encoded.left);
         count_out(&self.setup.counters, frame, encoded.frames);
         if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
             watch.said(key, self.setup.id.direction(), frame);
         }
+        self.fill();
         match rest {
             Some(rest) => {
                 *frame = rest;
@@ -368,20 +482,44 @@ impl Connection {
         }
     }
 
+    /// Gives up the appends of a group that have not left whole: nobody needs them any more. What
+    /// the peer holds of them it forgets.
+    pub fn abandon(&mut self, group: GroupId) {
+        let Phase::Open(open) = &mut self.phase else {
+            return;
+        };
+        let abandoned = self.outbox.abandon(group, &mut open.granted);
+        self.setup.counters.frames_abandoned.add(abandoned as u64);
+        self.fill();
+    }
+
+    /// Moves long frames on, as far as the stream and the credit take them.
+    fn fill(&mut self) {
+        let Phase::Open(open) = &mut self.phase else {
+            return;
+        };
+        self.outbox.fill(&mut open.granted);
+        self.setup.counters.chunks_out.add(std::mem::take(&mut self.outbox.chunks));
+        for frame in self.outbox.told.drain(..) {
+            if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
+                watch.said(key, self.setup.id.direction(), &frame);
+            }
+        }
+    }
+
+    /// Bytes that have come of messages which are not whole.
+    pub fn half_received(&self) -> u64 {
+        self.assemblies.bytes()
+    }
+
     /// The user is done with so many bytes of delivered frames. No effect on a dialed connection.
     pub fn consumed(&mut self, bytes: u64) {
         let window = self.setup.config.window_bytes;
         let Phase::Open(Open { granting: Some(granting), .. }) = &mut self.phase else {
             return;
         };
-        granting.consumed = granting.consumed.saturating_add(bytes).min(granting.used);
-        if granting.consumed == 0 || granting.consumed < window / 4 {
-            return;
-        }
-        let bytes = granting.consumed;
-        granting.used -= bytes;
-        granting.consumed = 0;
-        if raft_core::planted!(CreditsLeak) {
+        let bytes = granting.consume(bytes, window);
+        if bytes == 0 || raft_core::planted!(CreditsLeak) {
             return;
         }
         self.setup.counters.credits_out.bump();
@@ -394,13 +532,14 @@ impl Connection {
         let Phase::Open(open) = &mut self.phase else {
             return;
         };
-        let encoded = encode(&mut frame, open.ends, u64::MAX, u64::MAX, &mut self.transmit);
+        let out = &mut self.outbox.transmit;
+        let encoded = encode(&mut frame, open.ends, u64::MAX, u64::MAX, out);
         if raft_core::planted!(CreditCountsPings)
             && let (Frame::Ping { .. }, Granted::Window { used, .. }) = (&frame, &mut open.granted)
         {
             *used = used.saturating_sub(21);
         }
-        self.queued_total += encoded.map_or(0, |encoded| encoded.bytes);
+        self.outbox.went(encoded.map_or(0, |encoded| encoded.bytes));
     }
 
     fn end(&mut self, error: LaneError) -> LaneError {
@@ -420,6 +559,8 @@ fn count_in(counters: &LaneCounters, frame: &Frame) {
         | Frame::SnapshotChunk(_)
         | Frame::Clock { .. }
         | Frame::Condition(_)
+        | Frame::Chunk(_)
+        | Frame::Grant { .. }
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => {}
@@ -437,6 +578,8 @@ fn count_out(counters: &LaneCounters, frame: &Frame, frames: u64) {
         | Frame::SnapshotChunk(_)
         | Frame::Clock { .. }
         | Frame::Condition(_)
+        | Frame::Chunk(_)
+        | Frame::Grant { .. }
         | Frame::Credit { .. }
         | Frame::Ping { .. }
         | Frame::Pong { .. } => {}

@@ -10,6 +10,8 @@ use crate::testing::{append, bytes_of, frames_of, heartbeat_item, identity, regi
 use crate::wire::frame::Frame;
 use crate::wire::hello::{HANDSHAKE_VERSION, HelloRefusal, Welcome};
 
+mod chunks;
+
 const PEER: NodeId = NodeId::new(2);
 
 fn at(millis: u64) -> Micros {
@@ -89,10 +91,10 @@ fn welcome_of(node: &Identity) -> Welcome {
 }
 
 fn take(connection: &mut Connection, now: Micros) -> Vec<u8> {
-    let count = connection.transmit.len();
-    let mut transmit = std::mem::take(&mut connection.transmit);
+    let count = connection.outbox.transmit.len();
+    let mut transmit = std::mem::take(&mut connection.outbox.transmit);
     let bytes = bytes_of(&mut transmit);
-    connection.transmit = transmit;
+    connection.outbox.transmit = transmit;
     assert_eq!(count, bytes.len() as u64);
     if count > 0 {
         connection.last_spoke = now;
@@ -114,7 +116,8 @@ fn handshake_brings_both_ends_up_with_each_others_names() {
     for (events, expected) in [(&pair.a_events, 2), (&pair.b_events, 1)] {
         assert!(matches!(events[0], LaneEvent::Up { peer, .. } if peer == NodeId::new(expected)));
     }
-    assert_eq!(pair.a.budget(), config.window_bytes);
+    let Room { bytes, takes_long, .. } = pair.a.room();
+    assert!(takes_long && (config.window_bytes / 8..config.window_bytes / 4).contains(&bytes));
 }
 
 #[test]
@@ -224,7 +227,7 @@ fn one_frame_larger_than_the_window_passes_alone() {
     let mut pair = Pair::open(&config);
     let mut large = data(5 << 20);
     pair.a.queue(&mut large).unwrap();
-    assert_eq!(pair.a.budget(), 0);
+    assert!(!pair.a.room().takes_long);
     pair.exchange_ok(at(1));
     let frames = frames_of(&mut pair.b_events);
     assert_eq!(frames.iter().map(|(frame, _)| frame).collect::<Vec<_>>(), [&large]);
@@ -375,7 +378,8 @@ fn bytes_that_cannot_be_written_stall_the_connection_and_progress_does_not() {
 
 #[test]
 fn ping_behind_a_large_frame_gets_its_full_time() {
-    let mut pair = Pair::open(&LaneConfig::bulk());
+    let config = LaneConfig { chunk_bytes: 0, ..LaneConfig::bulk() };
+    let mut pair = Pair::open(&config);
     pair.a.queue(&mut data(1_000_000)).unwrap();
     pair.a.transmitted(at(900), 1);
     pair.a.on_deadline(at(1000)).unwrap();
@@ -467,7 +471,8 @@ fn a_frame_that_takes_long_on_a_slow_link_ends_nothing() {
                 while pair.a_events.len() + pair.b_events.len() < frames {
                     now += 1;
                     link.tick(&mut pair, at(now));
-                    assert!(now < 120_000, "{bytes} at {rate} through {kernel}");
+                    // A grant may have to come behind all that goes the other way.
+                    assert!(now < 240_000, "{bytes} at {rate} through {kernel}");
                 }
             }
         }

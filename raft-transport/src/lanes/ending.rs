@@ -116,6 +116,8 @@ impl Lanes {
                 | LaneError::Handshake(_)
                 | LaneError::HandshakeTimeout
                 | LaneError::WindowExceeded { .. }
+                | LaneError::TooMuchBegun { .. }
+                | LaneError::ExcessGrant { .. }
                 | LaneError::ExcessCredit { .. }
                 | LaneError::PeerRemoved
                 | LaneError::ShutDown,
@@ -148,6 +150,8 @@ impl Lanes {
             LaneError::Frame(_)
             | LaneError::Handshake(_)
             | LaneError::WindowExceeded { .. }
+            | LaneError::TooMuchBegun { .. }
+            | LaneError::ExcessGrant { .. }
             | LaneError::ExcessCredit { .. } => (&mut logs.misbehaving, "peer misbehaves"),
             // A port scanner causes these as often as it likes, and so may whoever poses as a node.
             LaneError::HandshakeTimeout | LaneError::Crowded => {

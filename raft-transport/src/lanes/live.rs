@@ -54,6 +54,7 @@ impl Live {
     ) -> Result<(), LaneError> {
         self.write(cx, now, counters)?;
         self.connection.look_for_proof(events)?;
+        self.connection.look_for_grant();
         let more = self.read(cx, now, events, counters)?;
         // Only after trying to move bytes: if we were late, the peer is not to blame.
         if self.connection.deadline().is_some_and(|deadline| deadline <= now) {

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use raft_core::{Micros, NodeId};
+use raft_core::{GroupId, Micros, NodeId};
 use tracing::error;
 
 use self::ending::LogLimits;
@@ -32,8 +32,11 @@ use self::outgoing::{Outgoing, OutgoingState};
 use self::timer::Timer;
 use crate::connection::config::LaneConfig;
 use crate::connection::counters::LaneCounters;
+use crate::connection::grants::GrantPool;
 use crate::connection::watch::{LaneWatch, Watched};
-use crate::connection::{ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent};
+use crate::connection::{
+    ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent, Room,
+};
 use crate::lane::Lane;
 use crate::network::peer_registry::{PeerRegistry, Watcher};
 use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
@@ -63,6 +66,7 @@ pub struct Lanes {
     /// The registry's epoch last looked at.
     epoch: u64,
     watcher: Arc<Watcher>,
+    grants: GrantPool,
     waker: Option<Waker>,
     /// Wakes the lanes at or before the earliest deadline.
     timer: Timer,
@@ -89,6 +93,7 @@ impl Lanes {
     ) -> Self {
         Self {
             watcher: registry.watch(),
+            grants: GrantPool::default(),
             network,
             registry,
             lane,
@@ -127,6 +132,15 @@ impl Lanes {
         self
     }
 
+    /// Shares the room for long messages with the other lanes of the node. Without it these lanes
+    /// have one of their own.
+    #[must_use]
+    pub fn with_grants(mut self, grants: GrantPool) -> Self {
+        grants.watch(&self.watcher);
+        self.grants = grants;
+        self
+    }
+
     /// The lane.
     pub fn lane(&self) -> Lane {
         self.lane
@@ -158,6 +172,25 @@ impl Lanes {
     /// whole while this is above zero.
     pub fn budget(&self, peer: NodeId) -> u64 {
         self.outgoing_live(peer).map_or(0, |live| live.connection.budget())
+    }
+
+    /// What may be sent to `peer` now.
+    pub fn room(&self, peer: NodeId) -> Room {
+        self.outgoing_live(peer).map_or_else(Room::default, |live| live.connection.room())
+    }
+
+    /// Gives up the appends of a group to `peer` that have not left whole.
+    pub fn abandon(&mut self, peer: NodeId, group: GroupId) {
+        if let Some(OutgoingState::Connected(id)) = self.outgoing.get(&peer).map(|out| &out.state)
+            && let Some(live) = self.connections.get_mut(id)
+        {
+            live.connection.abandon(group);
+        }
+    }
+
+    /// Bytes that have come of messages which are not whole, from all peers.
+    pub fn half_received(&self) -> u64 {
+        self.connections.values().map(|live| live.connection.half_received()).sum()
     }
 
     /// Queues a frame on the outgoing connection to `peer`; it leaves with the next
@@ -372,6 +405,7 @@ impl Lanes {
             registry: self.registry.clone(),
             counters: self.counters.clone(),
             watch: self.watch.clone(),
+            grants: self.grants.clone(),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Watcher {
         *self.waker.lock() = Some(waker.clone());
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let waker = self.waker.lock().clone();
         if let Some(waker) = waker {
             waker.wake();

@@ -22,6 +22,7 @@ use crate::wire::bodies::{
     SnapshotOfferWire, SnapshotPullWire, TermRunWire, TimeoutNowWire, TransferRefusedWire,
     VoteReplyWire, VoteRequestWire, take,
 };
+use crate::wire::chunk::Chunk;
 use crate::wire::envelope::Envelope;
 use crate::wire::frame::{
     APPEND_ENTRIES_MAX, Condition, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError,
@@ -46,6 +47,8 @@ pub struct Decoder {
     /// The buffer must hold so many bytes before decoding can go on.
     needed: usize,
     append: Option<OpenAppend>,
+    /// Bytes of a read buffer; what needs more gets room as it arrives.
+    room: usize,
 }
 
 /// An append whose payloads are still arriving.
@@ -93,7 +96,13 @@ impl Decoder {
             chunks: Chunks::default(),
             needed: HEADER_LEN,
             append: None,
+            room: CHUNK,
         }
+    }
+
+    /// One whose bytes come at most `room` at a time, so that it needs no larger buffers.
+    pub(crate) fn of_chunks(frame_bytes_max: u64, room: usize) -> Self {
+        Self { chunks: Chunks::of(room), room, ..Self::new(frame_bytes_max) }
     }
 
     /// Where the next bytes belong; never without room once [`next_frame`](Self::next_frame) has found
@@ -105,12 +114,12 @@ impl Decoder {
         let missing = self.needed.saturating_sub(self.buffer.len());
         // Large bodies: room grows with what has arrived, and ends where the body does, so that
         // no payload shares the large buffer.
-        let large = self.needed > CHUNK;
-        let wanted = if large { missing.min(self.buffer.len().max(CHUNK)) } else { missing };
+        let large = self.needed > self.room;
+        let wanted = if large { missing.min(self.buffer.len().max(self.room)) } else { missing };
         let wanted = wanted.max(if large { 1 } else { READ_MIN });
         self.chunks.make_room(&mut self.buffer, wanted);
         let spare = self.buffer.capacity() - self.buffer.len();
-        let limit = if large { spare.min(missing.max(1)) } else { spare.min(CHUNK) };
+        let limit = if large { spare.min(missing.max(1)) } else { spare.min(self.room) };
         (&mut self.buffer).limit(limit)
     }
 
@@ -154,7 +163,7 @@ impl Decoder {
         let Some(open) = &mut self.append else {
             return Ok(None);
         };
-        if !open.take_payloads(&mut self.buffer, &mut self.needed)? {
+        if !open.take_payloads(&mut self.buffer, &mut self.needed, self.room)? {
             return Ok(None);
         }
         let Some(open) = self.append.take() else {
@@ -214,6 +223,14 @@ impl Decoder {
                 let condition = take_number(body).and_then(Condition::from_code);
                 Frame::Condition(condition.ok_or(malformed)?)
             }
+            FrameKind::Chunk => {
+                let head = Chunk::take_head(header.flags, &mut body).ok_or(malformed)?;
+                let count = body.len();
+                self.buffer.advance(frame_head - count);
+                let data = self.buffer.split_to(count).freeze();
+                return Ok(Some(Frame::Chunk(Chunk { data, ..head })));
+            }
+            FrameKind::Grant => Frame::Grant { bytes: take_number(body).ok_or(malformed)? },
             FrameKind::Credit => Frame::Credit { bytes: take_number(body).ok_or(malformed)? },
             FrameKind::Ping => Frame::Ping { nonce: take_number(body).ok_or(malformed)? },
             FrameKind::Pong => Frame::Pong { nonce: take_number(body).ok_or(malformed)? },
@@ -269,7 +286,7 @@ impl Decoder {
         let frame_head = HEADER_LEN + header.body_len;
         self.buffer.advance(frame_head - described);
         let entries_left = self.buffer.split_to(described).freeze();
-        if frame_head > CHUNK {
+        if frame_head > self.room {
             // Payloads must not pin the large buffer the body needed. Little follows in it.
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
@@ -294,6 +311,7 @@ impl OpenAppend {
         &mut self,
         buffer: &mut BytesMut,
         needed: &mut usize,
+        room: usize,
     ) -> Result<bool, FrameError> {
         loop {
             if let Some(gathering) = &mut self.gathering {
@@ -331,7 +349,7 @@ impl OpenAppend {
                 let crc = crc32c::crc32c(&payload);
                 self.accept(entry, payload, crc)?;
             } else {
-                self.gathering = Some(Gathering::start(entry, buffer));
+                self.gathering = Some(Gathering::start(entry, buffer, room));
             }
         }
     }
@@ -379,11 +397,11 @@ impl OpenAppend {
 
 impl Gathering {
     /// Begins with what has arrived: the one copy a large payload may see.
-    fn start(entry: EntryHead, buffer: &mut BytesMut) -> Self {
+    fn start(entry: EntryHead, buffer: &mut BytesMut, room: usize) -> Self {
         // The buffer grows by doubling and shall end at the payload's size, so it starts at that
         // size halved until it is small.
         let mut first = entry.payload_len;
-        while first > CHUNK {
+        while first > room {
             first = first.div_ceil(2);
         }
         let mut payload = BytesMut::with_capacity(first.max(buffer.len()));
@@ -438,8 +456,7 @@ impl Header {
         }
         let kind = FrameKind::from_code(kind).ok_or(FrameError::UnknownKind { kind })?;
         let flags = u16::from_le_bytes([f0, f1]);
-        let flags_known = if kind.names_replicas() { FLAG_FROM | FLAG_TO } else { 0 };
-        if flags & !flags_known != 0 {
+        if flags & !kind.flags() != 0 {
             return Err(FrameError::UnknownFlags { kind, flags });
         }
         if body_len > kind.body_max() {
@@ -458,7 +475,8 @@ impl Header {
             header_crc,
             crc,
         };
-        if header.bytes() > frame_bytes_max {
+        // A chunk is bounded by itself, and the frame beneath is looked at like any other.
+        if header.bytes() > frame_bytes_max && kind != FrameKind::Chunk {
             return Err(FrameError::TooLarge { kind, bytes: header.bytes(), max: frame_bytes_max });
         }
         Ok(header)
@@ -506,7 +524,9 @@ fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelo
         | FrameKind::Condition
         | FrameKind::Credit
         | FrameKind::Ping
-        | FrameKind::Pong => return None,
+        | FrameKind::Pong
+        | FrameKind::Chunk
+        | FrameKind::Grant => return None,
     };
     Some(Envelope {
         group: header.group,

@@ -9,6 +9,7 @@ use crate::wire::bodies::{
     SnapshotPullWire, TermRunWire, TimeoutNowWire, TransferRefusedWire, VoteReplyWire,
     VoteRequestWire, put, put_offer,
 };
+use crate::wire::chunk::put_chunk;
 use crate::wire::envelope::Envelope;
 use crate::wire::frame::{
     APPEND_ENTRIES_MAX, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError, FrameKind,
@@ -71,6 +72,13 @@ pub fn encode(
         Frame::Condition(condition) => {
             whole(encode_number(FrameKind::Condition, condition.code(), out))
         }
+        Frame::Chunk(chunk) => {
+            let mut data = Transmit::new();
+            data.put_payload(&chunk.data);
+            put_chunk(chunk, &mut data, chunk.data.len(), out);
+            whole(1)
+        }
+        Frame::Grant { bytes } => whole(encode_number(FrameKind::Grant, *bytes, out)),
         Frame::Credit { bytes } => whole(encode_number(FrameKind::Credit, *bytes, out)),
         Frame::Ping { nonce } => whole(encode_number(FrameKind::Ping, *nonce, out)),
         Frame::Pong { nonce } => whole(encode_number(FrameKind::Pong, *nonce, out)),

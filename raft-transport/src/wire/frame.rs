@@ -14,10 +14,11 @@
 
 use bytes::Bytes;
 use raft_core::{
-    GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, LogTime, NodeId, ReplicaId,
-    Term,
+    Entry, GroupId, GroupIncarnation, Heartbeat, HeartbeatReply, LogIndex, LogTime, NodeId,
+    ReplicaId, Term,
 };
 
+use crate::wire::chunk::{CHUNK_BODY_MAX, Chunk, FLAG_ABANDONED, FLAG_FIRST, FLAG_LAST};
 use crate::wire::envelope::Envelope;
 
 /// The first byte of every frame.
@@ -66,6 +67,14 @@ pub enum Frame {
     /// How the sender's log is. Said again and again while it ails, and once when it does no more:
     /// what is not repeated need not be so any longer.
     Condition(Condition),
+    /// A piece of a long frame. Handled within the lane.
+    Chunk(Chunk),
+    /// The frame above a quarter of the window that was begun may go on, beside the window.
+    /// Handled within the lane.
+    Grant {
+        /// How long it is, as its first chunk said.
+        bytes: u64,
+    },
     /// So many more bytes may be sent. Handled within the lane.
     Credit {
         /// How many.
@@ -84,6 +93,48 @@ pub enum Frame {
 }
 
 impl Frame {
+    /// Whether the lane keeps it to itself.
+    pub const fn is_of_the_lane(&self) -> bool {
+        match self {
+            Self::Chunk(_)
+            | Self::Grant { .. }
+            | Self::Credit { .. }
+            | Self::Ping { .. }
+            | Self::Pong { .. } => true,
+            Self::Message(_)
+            | Self::Heartbeats(_)
+            | Self::ReadConfirms(_)
+            | Self::HeartbeatReplies(_)
+            | Self::SnapshotPull(_)
+            | Self::SnapshotChunk(_)
+            | Self::Clock { .. }
+            | Self::Condition(_) => false,
+        }
+    }
+
+    /// At least how many bytes it takes, if it is one that goes in chunks; else zero.
+    pub(crate) fn bytes_about(&self) -> u64 {
+        const BESIDE: u64 = 256;
+        match self {
+            Self::Message(envelope) => {
+                let entries: u64 = envelope.entries.iter().map(Entry::cost).sum();
+                entries + BESIDE
+            }
+            Self::SnapshotChunk(chunk) => chunk.data.len() as u64 + BESIDE,
+            Self::Heartbeats(_)
+            | Self::ReadConfirms(_)
+            | Self::HeartbeatReplies(_)
+            | Self::SnapshotPull(_)
+            | Self::Clock { .. }
+            | Self::Condition(_)
+            | Self::Chunk(_)
+            | Self::Grant { .. }
+            | Self::Credit { .. }
+            | Self::Ping { .. }
+            | Self::Pong { .. } => 0,
+        }
+    }
+
     /// Splits the last items off a batch; `None` if there are to be none.
     pub(crate) fn split_off_last(&mut self, count: usize) -> Option<Self> {
         fn last<T>(items: &mut Vec<T>, count: usize) -> Vec<T> {
@@ -99,6 +150,8 @@ impl Frame {
             | Self::SnapshotChunk(_)
             | Self::Clock { .. }
             | Self::Condition(_)
+            | Self::Chunk(_)
+            | Self::Grant { .. }
             | Self::Credit { .. }
             | Self::Ping { .. }
             | Self::Pong { .. } => None,
@@ -258,11 +311,15 @@ pub enum FrameKind {
     Ping = 33,
     /// [`Frame::Pong`].
     Pong = 34,
+    /// [`Frame::Chunk`].
+    Chunk = 35,
+    /// [`Frame::Grant`].
+    Grant = 36,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::PreVote,
         Self::PreVoteReply,
         Self::Vote,
@@ -289,6 +346,8 @@ impl FrameKind {
         Self::Credit,
         Self::Ping,
         Self::Pong,
+        Self::Chunk,
+        Self::Grant,
     ];
 
     /// The number on the wire.
@@ -329,7 +388,9 @@ impl FrameKind {
             | Self::Condition
             | Self::Credit
             | Self::Ping
-            | Self::Pong => false,
+            | Self::Pong
+            | Self::Chunk
+            | Self::Grant => false,
         }
     }
 
@@ -360,7 +421,18 @@ impl FrameKind {
             | Self::Condition
             | Self::Credit
             | Self::Ping
-            | Self::Pong => self.names_group(),
+            | Self::Pong
+            | Self::Chunk
+            | Self::Grant => self.names_group(),
+        }
+    }
+
+    /// The flags a header of this kind may have.
+    pub(crate) const fn flags(self) -> u16 {
+        match self {
+            Self::Chunk => FLAG_FIRST | FLAG_LAST | FLAG_ABANDONED,
+            other if other.names_replicas() => FLAG_FROM | FLAG_TO,
+            _ => 0,
         }
     }
 
@@ -368,6 +440,7 @@ impl FrameKind {
     pub(crate) const fn body_max(self) -> u32 {
         match self {
             Self::Append => BODY_BYTES_MAX,
+            Self::Chunk => CHUNK_BODY_MAX,
             // A membership of the largest size takes about 1100 bytes.
             Self::Snapshot => 4096,
             Self::SnapshotChunk => SNAPSHOT_DATA_MAX as u32 + 256,
@@ -391,7 +464,8 @@ impl FrameKind {
             | Self::Condition
             | Self::Credit
             | Self::Ping
-            | Self::Pong => 256,
+            | Self::Pong
+            | Self::Grant => 256,
         }
     }
 }
@@ -400,6 +474,26 @@ impl FrameKind {
 pub(crate) const FLAG_FROM: u16 = 1;
 /// The receiver's replica id follows: it differs from its node's.
 pub(crate) const FLAG_TO: u16 = 2;
+
+/// What is wrong with a chunk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ChunkFault {
+    /// Another frame is under way there.
+    #[error("another frame is open there")]
+    AlreadyOpen,
+    /// It goes on with a frame that never began.
+    #[error("no frame is open there")]
+    NotOpen,
+    /// It does not begin where the one before has ended.
+    #[error("it does not begin where the last one has ended")]
+    Gap,
+    /// The frame beneath is longer or shorter than was said.
+    #[error("the frame beneath is of another length")]
+    Length,
+    /// What lies beneath is no frame that goes in chunks.
+    #[error("a frame of the lane's own lies beneath")]
+    Nested,
+}
 
 /// Why a frame could not be read, or could not be written. After the former the connection is
 /// closed; the latter is our own mistake and leaves the connection as it was.
@@ -464,6 +558,14 @@ pub enum FrameError {
     EntriesDiffer {
         /// The group.
         group: GroupId,
+    },
+    /// A chunk that does not follow the one before it on its stream.
+    #[error("chunk of stream {stream}: {fault}")]
+    Chunk {
+        /// The stream.
+        stream: u8,
+        /// What is wrong.
+        fault: ChunkFault,
     },
     /// More entries than [`APPEND_ENTRIES_MAX`].
     #[error("append of {count} entries, at most {APPEND_ENTRIES_MAX} allowed")]

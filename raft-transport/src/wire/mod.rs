@@ -3,7 +3,9 @@
 
 pub(crate) mod frame;
 
+pub(crate) mod assembly;
 pub(crate) mod bodies;
+pub(crate) mod chunk;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod envelope;

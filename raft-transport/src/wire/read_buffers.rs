@@ -15,22 +15,35 @@ pub(crate) const CHUNK: usize = 256 << 10;
 /// Used chunks kept for reuse, free or not: 10 MiB.
 const RETIRED_MAX: usize = 40;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Chunks {
+    /// Bytes of one.
+    size: usize,
     /// Chunks that payloads may still point into, oldest first.
     retired: VecDeque<BytesMut>,
     /// Whether the buffer in use is a chunk of the ordinary size.
     in_chunk: bool,
 }
 
+impl Default for Chunks {
+    fn default() -> Self {
+        Self::of(CHUNK)
+    }
+}
+
 impl Chunks {
+    /// Buffers of so many bytes.
+    pub(crate) fn of(size: usize) -> Self {
+        Self { size, retired: VecDeque::new(), in_chunk: false }
+    }
+
     /// Makes room for `wanted` more bytes: in place if nobody holds a slice, else in another
     /// chunk, which is one that came free if there is one.
     pub(crate) fn make_room(&mut self, buffer: &mut BytesMut, wanted: usize) {
         if buffer.capacity() - buffer.len() >= wanted || buffer.try_reclaim(wanted) {
             return;
         }
-        let size = (buffer.len() + wanted).max(CHUNK);
+        let size = (buffer.len() + wanted).max(self.size);
         let free = self.retired.front_mut().is_some_and(|chunk| chunk.try_reclaim(size));
         let reused = if free { self.retired.pop_front() } else { None };
         let mut fresh = reused.unwrap_or_else(|| BytesMut::with_capacity(size));
@@ -38,7 +51,7 @@ impl Chunks {
         let mut used = std::mem::replace(buffer, fresh);
         used.clear();
         // Larger buffers were made for one large body and are not kept.
-        if std::mem::replace(&mut self.in_chunk, size == CHUNK) {
+        if std::mem::replace(&mut self.in_chunk, size == self.size) {
             if self.retired.len() == RETIRED_MAX {
                 self.retired.pop_front();
             }

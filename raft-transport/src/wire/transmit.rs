@@ -77,6 +77,48 @@ impl Transmit {
         self.len += (self.tail.len() - before) as u64;
     }
 
+    /// Moves all of another queue to the end.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        let len = usize::try_from(other.len).expect("it is in memory");
+        other.move_front(len, self);
+    }
+
+    /// Moves the first `count` bytes to the end of another queue.
+    pub(crate) fn move_front(&mut self, count: usize, out: &mut Self) {
+        let mut left = count;
+        while let Some(front) = self.segments.front_mut().filter(|_| left > 0) {
+            if left < front.len() {
+                out.put_payload(&front.split_to(left));
+                self.len -= left as u64;
+                return;
+            }
+            left -= front.len();
+            self.len -= front.len() as u64;
+            if let Some(front) = self.segments.pop_front() {
+                out.put_payload(&front);
+            }
+        }
+        if left > 0 {
+            self.len -= left as u64;
+            out.put_payload(&self.tail.split_to(left).freeze());
+        }
+    }
+
+    /// Goes on with a checksum over the first `count` bytes.
+    pub(crate) fn sum_front(&self, count: usize, crc: u32) -> u32 {
+        let pieces = self.segments.iter().map(|segment| &segment[..]).chain([&self.tail[..]]);
+        let (mut left, mut crc) = (count, crc);
+        for piece in pieces {
+            let piece = &piece[..left.min(piece.len())];
+            crc = crc32c::crc32c_append(crc, piece);
+            left -= piece.len();
+            if left == 0 {
+                break;
+            }
+        }
+        crc
+    }
+
     pub(crate) fn put_slice(&mut self, bytes: &[u8]) {
         self.tail.extend_from_slice(bytes);
         self.len += bytes.len() as u64;

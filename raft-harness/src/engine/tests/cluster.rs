@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use raft_core::{GroupId, Message, Micros, NodeId, ReadPath, ReplicaId, Session, Term};
-use raft_transport::{ConnectionId, Frame, HeartbeatItem};
+use raft_transport::{ConnectionId, Frame, HeartbeatItem, Room};
 
 use super::journal::{Applied, Journal, command, number};
 use super::network::{LinkId, Network, Wire};
@@ -525,6 +525,8 @@ impl Cluster {
             }
             Frame::Clock { .. }
             | Frame::Condition(_)
+            | Frame::Chunk(_)
+            | Frame::Grant { .. }
             | Frame::Credit { .. }
             | Frame::Ping { .. }
             | Frame::Pong { .. } => return,
@@ -788,7 +790,8 @@ impl Cluster {
                 }
                 let node = self.node(id);
                 let Some(engine) = &mut node.engine else { return };
-                let Some(frame) = engine.pull(to, budget, &mut node.out) else {
+                let room = Room { bytes: budget, short_max: u64::MAX, takes_long: true };
+                let Some(frame) = engine.pull(to, room, &mut node.out) else {
                     break;
                 };
                 let life = self.node(id).life;

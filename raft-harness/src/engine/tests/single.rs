@@ -14,7 +14,7 @@ use raft_core::{
     Session, Term, TermRun, Verdict, VoteReply, VoteRequest,
 };
 use raft_storage::{GroupWrite, RecoveredGroup};
-use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem};
+use raft_transport::{ConnectionId, Direction, Envelope, Frame, HeartbeatItem, Room};
 
 use super::journal::{Journal, command};
 use super::node::Node;
@@ -30,6 +30,9 @@ use crate::state_machine::ApplyMode;
 
 mod late_words;
 mod persisting;
+
+/// A lane that takes anything.
+const ROOM: Room = Room { bytes: 1 << 20, short_max: u64::MAX, takes_long: true };
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -180,7 +183,7 @@ impl Solo {
     fn pull_all(&mut self, node: NodeId) -> Vec<ReplicaId> {
         let engine = self.node.engine.as_mut().expect("it runs");
         let mut to = Vec::new();
-        while let Some(Frame::Message(envelope)) = engine.pull(node, u64::MAX, &mut self.node.out) {
+        while let Some(Frame::Message(envelope)) = engine.pull(node, ROOM, &mut self.node.out) {
             to.push(envelope.to);
         }
         to
@@ -214,7 +217,7 @@ impl Solo {
     /// The next append for the learner.
     fn pull(&mut self) -> Option<Append> {
         let engine = self.node.engine.as_mut().expect("it runs");
-        let frame = engine.pull(NodeId::new(2), 1 << 20, &mut self.node.out)?;
+        let frame = engine.pull(NodeId::new(2), ROOM, &mut self.node.out)?;
         match frame {
             Frame::Message(Envelope { message: Message::Append(append), .. }) => Some(append),
             _ => panic!("an append was expected"),

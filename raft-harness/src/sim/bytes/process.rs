@@ -15,7 +15,9 @@ use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_storage::{
     Expected, Flight, Landing, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport,
 };
-use raft_transport::{Credit, Direction, Identity, Lane, LaneCounters, LaneLayout, Lanes, Network};
+use raft_transport::{
+    Credit, Direction, GrantPool, Identity, Lane, LaneCounters, LaneLayout, Lanes, Network,
+};
 
 use super::clock::{Looks, NodeClock, Still};
 use super::disk::SimDisk;
@@ -339,12 +341,13 @@ impl Process {
         let network: Arc<dyn Network> =
             Arc::new(SimNetwork::new(net.clone(), place, swarm.nodes.clone(), registry.clone()));
         let lane_counters = Arc::new(LaneCounters::default());
+        let grants = GrantPool::new(swarm.grant_bytes_max);
         let lanes = |lane| {
             let counters = Arc::clone(&lane_counters);
             let (network, registry) = (Arc::clone(&network), registry.clone());
             let config = swarm.lane_config(lane);
             let lanes = Lanes::new(network, registry, lane, config, counters);
-            lanes.without_timer().watched(words.watch())
+            lanes.without_timer().watched(words.watch()).with_grants(grants.clone())
         };
 
         let counters = Arc::new(Counters::default());

@@ -49,6 +49,8 @@ pub(super) struct Swarm {
     pub(super) pace: Option<u64>,
     /// Bulk lanes are soon full, and go down when they are.
     pub(super) busy_bulk: bool,
+    /// Room of a node for messages that no window holds.
+    pub(super) grant_bytes_max: u64,
     /// Leaders come back again and again to a snapshot that contradicts what they have appended.
     pub(super) contradicts: bool,
     /// The largest frame that a control lane accepts.
@@ -190,6 +192,10 @@ impl Swarm {
             // A large command each, so that several appends are ready at once.
             settings.append_bytes_max = 4 << 10;
         }
+        // Chunks that a small append is cut into, and little room for what has to be alone.
+        let mut chunks = streams.stream("chunks", &[]);
+        lane.chunk_bytes = *chunks.pick(&[0, 512, 2 << 10, 32 << 10]).expect("a list");
+        let grant_bytes_max = *chunks.pick(&[1, 64 << 10, 128 << 20]).expect("a list");
         // Snapshots that replace logs which contradict them, and are long on their way.
         let mut against = streams.stream("contradictions", &[]);
         let contradicts = pace.is_none() && may_be_slow && against.chance(1, 12);
@@ -202,6 +208,7 @@ impl Swarm {
         let mut swarm = Self {
             pace,
             busy_bulk,
+            grant_bytes_max,
             contradicts,
             control_frame_max,
             shards: nodes.iter().map(|_| rng.range(1..=2) as usize).collect(),

@@ -12,7 +12,9 @@ use raft_core::{
     ReplicaId, Term, Verdict,
 };
 use raft_mux::PREFIX_LEN;
-use raft_transport::{Decoder, Ends, Frame, Handshake, Lane, SnapshotPull, decode_handshake};
+use raft_transport::{
+    Assembled, Assemblies, Decoder, Ends, Frame, Handshake, Lane, SnapshotPull, decode_handshake,
+};
 
 use super::incarnations::life_of;
 use super::sightings::Sightings;
@@ -93,11 +95,17 @@ struct Frames {
     read: u64,
 }
 
+/// What understands the frames of one direction.
+struct Reading {
+    decoder: Decoder,
+    assemblies: Assemblies,
+}
+
 enum Phase {
     /// So many bytes of the prefix are still to come.
     Prefix(usize),
     Handshake(BytesMut),
-    Frames(Box<Decoder>),
+    Frames(Box<Reading>),
     /// Nothing more is understood, or worth it.
     Deaf,
 }
@@ -162,11 +170,14 @@ impl Tap {
                     if matches!(message, Handshake::Welcome(_)) {
                         self.greeting.note(self.speaker, self.listener, &mut heard.said);
                     }
-                    let decoder = Decoder::new(u64::MAX);
+                    let reading = Reading {
+                        decoder: Decoder::new(u64::MAX),
+                        assemblies: Assemblies::new(u64::MAX),
+                    };
                     let rest = std::mem::take(buffer);
                     self.frames.spoken = self.heard - rest.len() as u64;
                     self.frames.ends.push_back(self.frames.spoken);
-                    self.phase = Phase::Frames(Box::new(decoder));
+                    self.phase = Phase::Frames(Box::new(reading));
                     return self.hear_frames(&rest, heard);
                 }
                 Ok(Some(Handshake::Refusal(_))) | Err(_) => Phase::Deaf,
@@ -179,21 +190,35 @@ impl Tap {
     /// A decoder takes no more than belongs to one payload: what is complete goes first.
     fn hear_frames(&mut self, mut bytes: &[u8], heard: &mut Heard) {
         while !bytes.is_empty() {
-            let Phase::Frames(decoder) = &mut self.phase else { return };
-            decoder.push(&mut bytes);
+            let Phase::Frames(reading) = &mut self.phase else { return };
+            reading.decoder.push(&mut bytes);
             self.take_frames(heard);
         }
     }
 
     fn take_frames(&mut self, heard: &mut Heard) {
-        let Phase::Frames(decoder) = &mut self.phase else { return };
+        let Phase::Frames(reading) = &mut self.phase else { return };
         let ends = Ends { local: self.listener, remote: self.speaker };
         loop {
-            match decoder.next_frame(ends) {
+            match reading.decoder.next_frame(ends) {
                 Ok(Some((frame, bytes))) => {
                     self.frames.spoken += bytes;
                     self.frames.ends.push_back(self.frames.spoken);
                     self.greeting.note(self.speaker, self.listener, &mut heard.said);
+                    let Frame::Chunk(chunk) = frame else {
+                        note(self.speaker, self.listener, &frame, &mut heard.said);
+                        heard.look(self.speaker, self.listener, self.lane, &frame);
+                        continue;
+                    };
+                    let frame = match reading.assemblies.take(chunk, bytes, ends) {
+                        Ok(Assembled::Whole { frame, .. }) => frame,
+                        Ok(Assembled::Pending | Assembled::Abandoned { .. }) => continue,
+                        Err(_) => {
+                            self.phase = Phase::Deaf;
+                            return;
+                        }
+                    };
+                    heard.sightings.hit(Mark::FrameInChunks);
                     note(self.speaker, self.listener, &frame, &mut heard.said);
                     heard.look(self.speaker, self.listener, self.lane, &frame);
                 }
@@ -256,6 +281,8 @@ impl Heard {
             | Frame::SnapshotChunk(_)
             | Frame::Clock { .. }
             | Frame::Condition(_)
+            | Frame::Chunk(_)
+            | Frame::Grant { .. }
             | Frame::Credit { .. }
             | Frame::Ping { .. }
             | Frame::Pong { .. } => {}
@@ -347,6 +374,11 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
             let (group, replica) = (GroupId::new(0), ReplicaId::new(0));
             said.push(Said { node, to, group, replica, claim: Claim::Clock(*wall) });
         }
-        Frame::Condition(_) | Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => {}
+        Frame::Condition(_)
+        | Frame::Chunk(_)
+        | Frame::Grant { .. }
+        | Frame::Credit { .. }
+        | Frame::Ping { .. }
+        | Frame::Pong { .. } => {}
     }
 }

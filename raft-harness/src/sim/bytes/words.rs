@@ -106,6 +106,8 @@ impl LaneWatch for Shared {
             LaneError::Frame(_)
             | LaneError::Handshake(_)
             | LaneError::WindowExceeded { .. }
+            | LaneError::TooMuchBegun { .. }
+            | LaneError::ExcessGrant { .. }
             | LaneError::ExcessCredit { .. } => Ending::Accuses(reason.to_string()),
             LaneError::KeepaliveTimeout | LaneError::Stalled { .. } => {
                 Ending::Silence(reason.to_string())
@@ -134,6 +136,10 @@ fn words(frame: &Frame) -> Vec<Word> {
         Frame::SnapshotChunk(chunk) => vec![Word::Chunk(chunk.clone())],
         Frame::Clock { .. } => vec![Word::Clock(Box::new(frame.clone()))],
         Frame::Condition(condition) => vec![Word::Condition(*condition)],
-        Frame::Credit { .. } | Frame::Ping { .. } | Frame::Pong { .. } => Vec::new(),
+        Frame::Chunk(_)
+        | Frame::Grant { .. }
+        | Frame::Credit { .. }
+        | Frame::Ping { .. }
+        | Frame::Pong { .. } => Vec::new(),
     }
 }

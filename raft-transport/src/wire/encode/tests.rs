@@ -10,7 +10,7 @@ use raft_core::{
 
 use super::*;
 use crate::testing::{FRAME_MAX, SENDER, append, bytes_of, encoded, envelope, heartbeat_item, hex};
-use crate::{Condition, HeartbeatReplyItem};
+use crate::{Chunk, ChunkEnd, Condition, HeartbeatReplyItem};
 
 fn golden_frames() -> Vec<(Frame, &'static str)> {
     let term = Term::new(300);
@@ -228,6 +228,37 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             "f1200000000000000300000000000000d442f671706358fe808040",
         ),
         (Frame::Ping { nonce: 300 }, "f1210000000000000200000000000000f2c2445f5dabe506ac02"),
+        (
+            Frame::Chunk(Chunk {
+                stream: 3,
+                offset: 0,
+                total: Some(70_000),
+                end: ChunkEnd::More,
+                data: Bytes::from_static(b"hello"),
+            }),
+            "f1230100000000000a000000000000006c696586b31d77a70300f0a20468656c6c6f",
+        ),
+        (
+            Frame::Chunk(Chunk {
+                stream: 3,
+                offset: 69_995,
+                total: None,
+                end: ChunkEnd::Last,
+                data: Bytes::from_static(b"world"),
+            }),
+            "f1230200000000000900000000000000cf1128a1f70b630603eba204776f726c64",
+        ),
+        (
+            Frame::Chunk(Chunk {
+                stream: 3,
+                offset: 5,
+                total: None,
+                end: ChunkEnd::Abandoned,
+                data: Bytes::new(),
+            }),
+            "f1230400000000000200000000000000191ba8c5e5c8d3c80305",
+        ),
+        (Frame::Grant { bytes: 70_000 }, "f124000000000000030000000000000021c021ead434504bf0a204"),
         (Frame::Pong { nonce: 300 }, "f1220000000000000200000000000000f1c5d7f7bccfc8e6ac02"),
     ]
 }

@@ -1,0 +1,330 @@
+//! What leaves on a connection, and in which order.
+//!
+//! Short frames go at once; long ones go in chunks, one of each in turn, and only as fast as the
+//! stream takes them: so a short frame waits for two chunks, never for a long message. Short ones
+//! take at most half of the bytes while long ones wait.
+//!
+//! Invariants:
+//! - Frames that have an order keep it: a log's appends, a snapshot's bytes.
+//! - Of messages above a quarter of the window one is begun, and goes on once it is granted; the
+//!   others that are begun take half of the window together. See [`Share`].
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft_core::{GroupId, Message};
+
+use super::credit::{Granted, Share, shared_max};
+use crate::wire::chunk::{Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
+use crate::wire::frame::Frame;
+use crate::wire::transmit::Transmit;
+
+/// Chunks that wait for the stream ahead of whatever comes next.
+const AHEAD: u64 = 2;
+
+/// Frames with the same one leave in the order in which they were queued.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Order {
+    /// The appends of a group: its log is one order.
+    Log(GroupId),
+    /// The bytes of a group's snapshot.
+    Snapshot(GroupId),
+}
+
+impl Order {
+    /// What a frame must not overtake. Everything else may: each says all it needs.
+    pub(super) fn of(frame: &Frame) -> Option<Self> {
+        match frame {
+            Frame::Message(envelope) => {
+                let is_append = matches!(envelope.message, Message::Append(_));
+                is_append.then_some(Self::Log(envelope.group))
+            }
+            Frame::SnapshotChunk(chunk) => Some(Self::Snapshot(chunk.place.group)),
+            Frame::Heartbeats(_)
+            | Frame::ReadConfirms(_)
+            | Frame::HeartbeatReplies(_)
+            | Frame::SnapshotPull(_)
+            | Frame::Clock { .. }
+            | Frame::Condition(_)
+            | Frame::Chunk(_)
+            | Frame::Grant { .. }
+            | Frame::Credit { .. }
+            | Frame::Ping { .. }
+            | Frame::Pong { .. } => None,
+        }
+    }
+}
+
+/// A frame that leaves later, or in pieces.
+#[derive(Debug)]
+struct Long {
+    order: Option<Order>,
+    /// What is left of its bytes.
+    rest: Transmit,
+    total: u64,
+    sent: u64,
+    stream: u8,
+    phase: LongPhase,
+    /// To be given up as soon as that can be told.
+    is_abandoned: bool,
+    /// For who looks on.
+    told: Option<Box<Frame>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum LongPhase {
+    /// In chunks, on the window's credit.
+    Shares,
+    /// Announced.
+    Asked,
+    /// In chunks, with a grant of its own.
+    Alone,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub(super) transmit: Transmit,
+    /// Bytes that ever came into `transmit`.
+    pub(super) queued_total: u64,
+    /// The largest chunk's data; zero: nothing goes in chunks.
+    chunk_bytes: u64,
+    /// Begun; whose turn it is comes first.
+    open: VecDeque<Long>,
+    /// Not begun, oldest first.
+    waiting: VecDeque<Long>,
+    /// Bytes of both that are not in `transmit` yet.
+    bytes: u64,
+    /// Bytes of short frames that went while long ones waited, less those of chunks.
+    owed: u64,
+    /// Chunks that were made.
+    pub(super) chunks: u64,
+    /// Frames whose last byte is in `transmit`, for who looks on.
+    pub(super) told: Vec<Frame>,
+}
+
+impl Outbox {
+    pub(super) fn new(chunk_bytes: u64) -> Self {
+        Self { chunk_bytes, ..Self::default() }
+    }
+
+    /// Bytes of long frames that have not begun or are not through.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// Whether a frame of so many bytes, or a few less, leaves at once.
+    pub(super) fn goes_at_once(&self, bytes: u64, order: Option<Order>) -> bool {
+        let is_short = self.chunk_bytes == 0 || bytes <= self.chunk_bytes;
+        is_short && order.is_none_or(|order| !self.holds(order))
+    }
+
+    fn holds(&self, order: Order) -> bool {
+        self.open.iter().chain(&self.waiting).any(|long| long.order == Some(order))
+    }
+
+    /// Bytes came into `transmit` as a frame of its own.
+    pub(super) fn went(&mut self, bytes: u64) {
+        self.queued_total += bytes;
+        if self.bytes > 0 {
+            self.owed += bytes;
+        }
+    }
+
+    /// Takes a frame that goes in chunks, or has to wait for one that does.
+    pub(super) fn take(&mut self, rest: Transmit, order: Option<Order>, told: Option<Box<Frame>>) {
+        let (total, sent, stream) = (rest.len(), 0, 0);
+        self.bytes += total;
+        let (phase, is_abandoned) = (LongPhase::Shares, false);
+        let long = Long { order, rest, total, sent, stream, phase, is_abandoned, told };
+        self.waiting.push_back(long);
+    }
+
+    /// Moves as much of the long frames into `transmit` as is good there.
+    pub(super) fn fill(&mut self, granted: &mut Granted) {
+        if self.open.is_empty() && self.waiting.is_empty() {
+            return;
+        }
+        loop {
+            self.begin(granted);
+            let ahead = AHEAD * self.chunk_bytes;
+            let is_full = self.transmit.len() >= ahead && self.owed < self.chunk_bytes;
+            if is_full || !self.put_next(granted) {
+                break;
+            }
+        }
+        if self.bytes == 0 {
+            self.owed = 0;
+        }
+    }
+
+    /// The long message that was announced may go on. `false` if none was, of that length.
+    pub(super) fn grant(&mut self, bytes: u64) -> bool {
+        let asked = |long: &&mut Long| long.phase == LongPhase::Asked && long.total == bytes;
+        let long = self.open.iter_mut().find(asked);
+        long.map(|long| long.phase = LongPhase::Alone).is_some()
+    }
+
+    /// Gives up the appends of a group that are not through. Returns how many those are.
+    pub(super) fn abandon(&mut self, group: GroupId, granted: &mut Granted) -> usize {
+        let of_group = |long: &Long| long.order == Some(Order::Log(group)) && !long.is_abandoned;
+        let before = self.waiting.len();
+        self.waiting.retain(|long| !of_group(long));
+        let mut abandoned = before - self.waiting.len();
+        for long in self.open.iter_mut().filter(|long| of_group(long)) {
+            long.is_abandoned = true;
+            abandoned += 1;
+        }
+        self.bytes = self.open.iter().chain(&self.waiting).map(|long| long.rest.len()).sum();
+        self.fill(granted);
+        abandoned
+    }
+
+    /// Begins what may be begun, oldest first, but nothing before what it must not overtake.
+    fn begin(&mut self, granted: &mut Granted) {
+        let mut at = 0;
+        let (mut shared_full, mut alone_taken) = (false, false);
+        while at < self.waiting.len() {
+            let long = &self.waiting[at];
+            let is_behind = long.order.is_some_and(|order| {
+                let before = self.open.iter().chain(self.waiting.iter().take(at));
+                before.into_iter().any(|long| long.order == Some(order))
+            });
+            let begins = !is_behind
+                && match self.share(long.total, granted) {
+                    None => granted.left() > 0,
+                    Some(Share::Window) => {
+                        shared_full |= !self.has_room(long.total, granted);
+                        !shared_full
+                    }
+                    Some(Share::Alone) => {
+                        alone_taken |= self.has_alone();
+                        !alone_taken && granted.left() > 0
+                    }
+                };
+            if !begins {
+                at += 1;
+                continue;
+            }
+            let Some(long) = self.waiting.remove(at) else { return };
+            self.begin_one(long, granted);
+        }
+    }
+
+    /// `None` for a frame that is short enough to go in one.
+    fn share(&self, total: u64, granted: &Granted) -> Option<Share> {
+        if self.chunk_bytes == 0 || total <= self.chunk_bytes {
+            return None;
+        }
+        match granted {
+            Granted::Window { window, .. } => Some(Share::of(total, *window)),
+            Granted::Unlimited => Some(Share::Window),
+        }
+    }
+
+    /// Whether another message of so many bytes may be begun that shares the window. What needs
+    /// no credit is bounded by its number: one.
+    fn has_room(&self, total: u64, granted: &Granted) -> bool {
+        match granted {
+            Granted::Unlimited => self.open.is_empty(),
+            Granted::Window { window, .. } => {
+                let sharing = self.open.iter().filter(|long| long.phase == LongPhase::Shares);
+                let taken: u64 = sharing.map(|long| long.total).sum();
+                taken + total <= shared_max(*window)
+                    && self.open.len() < usize::from(STREAMS_MAX) - 1
+            }
+        }
+    }
+
+    fn has_alone(&self) -> bool {
+        !raft_core::planted!(TwoLongBegun)
+            && self.open.iter().any(|long| long.phase != LongPhase::Shares)
+    }
+
+    fn begin_one(&mut self, mut long: Long, granted: &mut Granted) {
+        let Some(share) = self.share(long.total, granted) else {
+            self.bytes -= long.total;
+            granted.spend(long.total);
+            self.queued_total += long.total;
+            self.transmit.append(long.rest);
+            self.told.extend(long.told.map(|told| *told));
+            return;
+        };
+        let is_free = |stream: &u8| !self.open.iter().any(|long| long.stream == *stream);
+        long.stream = (0..STREAMS_MAX).find(is_free).unwrap_or(0);
+        if share == Share::Alone {
+            long.phase = LongPhase::Asked;
+            self.put(&mut long, 0, ChunkEnd::More, granted);
+        }
+        self.open.push_back(long);
+    }
+
+    /// Puts the next chunk into `transmit`; `false` if there is none that may go.
+    fn put_next(&mut self, granted: &mut Granted) -> bool {
+        for _ in 0..self.open.len() {
+            let Some(mut long) = self.open.pop_front() else { return false };
+            if long.phase == LongPhase::Asked {
+                self.open.push_back(long);
+                continue;
+            }
+            if long.is_abandoned {
+                self.bytes -= long.rest.len();
+                if long.sent > 0 || long.phase == LongPhase::Alone {
+                    long.rest = Transmit::new();
+                    self.put(&mut long, 0, ChunkEnd::Abandoned, granted);
+                }
+                self.ends(&long, granted);
+                return true;
+            }
+            if granted.left() == 0 {
+                self.open.push_front(long);
+                return false;
+            }
+            let left = long.rest.len();
+            let count = left.min(self.chunk_bytes);
+            let end = if count == left { ChunkEnd::Last } else { ChunkEnd::More };
+            self.put(&mut long, count, end, granted);
+            self.bytes -= count;
+            if end == ChunkEnd::Last {
+                self.ends(&long, granted);
+                self.told.extend(long.told.map(|told| *told));
+            } else {
+                self.open.push_back(long);
+            }
+            return true;
+        }
+        false
+    }
+
+    fn ends(&self, long: &Long, granted: &mut Granted) {
+        if long.phase == LongPhase::Alone {
+            granted.set_long(None);
+        }
+    }
+
+    fn put(&mut self, long: &mut Long, count: u64, end: ChunkEnd, granted: &mut Granted) {
+        let is_announced = matches!(long.phase, LongPhase::Alone);
+        let is_first = long.sent == 0 && !is_announced && end != ChunkEnd::Abandoned;
+        let head = Chunk {
+            stream: long.stream,
+            offset: long.sent,
+            total: is_first.then_some(long.total),
+            end,
+            data: Bytes::new(),
+        };
+        let before = self.transmit.len();
+        let count_in_memory = usize::try_from(count).unwrap_or(usize::MAX);
+        put_chunk(&head, &mut long.rest, count_in_memory, &mut self.transmit);
+        let bytes = self.transmit.len() - before;
+        long.sent += count;
+        self.queued_total += bytes;
+        self.owed = self.owed.saturating_sub(bytes);
+        self.chunks += 1;
+        if end != ChunkEnd::Abandoned {
+            granted.spend(bytes);
+        }
+    }
+}
