@@ -53,6 +53,7 @@ pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
 pub use lanes::{Lanes, PeerRefusal, Refuser};
 pub use network::memory::{MemoryHub, MemoryNetwork};
 pub use network::peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
+pub use network::socket_options::SocketOptions;
 pub use network::tcp::TcpNetwork;
 pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
 pub use wire::assembly::{Assembled, Assemblies};

@@ -66,6 +66,8 @@ pub(super) fn check(
     let prefix_timeout = check.time("mux.prefix_timeout_ms", file.mux.prefix_timeout_ms);
     let half_open_max = check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
     let lanes = check.lanes(&file.network, &file.raft);
+    let lane_policy = check.lane_policy(&file.network);
+    let grant_bytes_max = check.grants(&file.network);
     let drain = check.number("shutdown.drain_ms", file.shutdown.drain_ms, 0..=TIME_MAX_MS);
     check.trace_filter(&file.trace.filter);
     let config = NodeConfig {
@@ -91,6 +93,8 @@ pub(super) fn check(
         prefix_timeout,
         half_open_max: half_open_max as usize,
         lanes,
+        lane_policy,
+        grant_bytes_max,
         drain: Duration::from_millis(drain),
         trace_filter: file.trace.filter.clone(),
     };

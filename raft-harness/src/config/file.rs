@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use raft_transport::{GrantPool, LanePolicy};
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
@@ -216,12 +217,27 @@ impl Default for MuxSection {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct NetworkSection {
+    pub(super) grant_bytes_max: u64,
+    /// Zero: never.
+    pub(super) bulk_append_bytes: u64,
     pub(super) control: LaneSection,
     pub(super) data: LaneSection,
     pub(super) bulk: LaneSection,
+}
+
+impl Default for NetworkSection {
+    fn default() -> Self {
+        Self {
+            grant_bytes_max: GrantPool::BYTES_MAX,
+            bulk_append_bytes: LanePolicy::default().bulk_append_min.unwrap_or(0),
+            control: LaneSection::default(),
+            data: LaneSection::default(),
+            bulk: LaneSection::default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

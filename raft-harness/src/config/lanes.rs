@@ -1,9 +1,10 @@
 //! One `[network.*]` section: only what is set, so that a section filled in part keeps the
 //! lane's own defaults.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use raft_transport::LaneConfig;
+use raft_transport::{CHUNK_DATA_MAX, LaneConfig, LanePolicy, SocketOptions};
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
@@ -17,6 +18,10 @@ const SIZE_MIN: u64 = 64 << 10;
 const FRAME_OVERHEAD: u64 = 64 << 10;
 /// More could not be meant.
 const SIZE_MAX: u64 = 1 << 30;
+/// A chunk's own header is to be small beside it.
+const CHUNK_RANGE: RangeInclusive<u64> = 512..=CHUNK_DATA_MAX as u64;
+const BUFFER_RANGE: RangeInclusive<u64> = 4 << 10..=SIZE_MAX;
+const TIME_RANGE_MS: RangeInclusive<u64> = 1000..=3_600_000;
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,6 +36,13 @@ pub(super) struct LaneSection {
     pub(super) keepalive_timeout_ms: Option<u64>,
     pub(super) stall_timeout_ms: Option<u64>,
     pub(super) write_buffer_max: Option<u64>,
+    pub(super) chunk_bytes: Option<u64>,
+    pub(super) nodelay: Option<bool>,
+    pub(super) unsent_bytes_max: Option<u64>,
+    pub(super) send_buffer_bytes: Option<u64>,
+    pub(super) receive_buffer_bytes: Option<u64>,
+    pub(super) user_timeout_ms: Option<u64>,
+    pub(super) tcp_keepalive_ms: Option<u64>,
 }
 
 impl Check<'_> {
@@ -77,6 +89,10 @@ impl Check<'_> {
                 *size = self.number(&path(key), value, SIZE_MIN..=SIZE_MAX);
             }
         }
+        if let Some(bytes) = section.chunk_bytes {
+            lane.chunk_bytes = self.or_none(&path("chunk_bytes"), bytes, CHUNK_RANGE).unwrap_or(0);
+        }
+        self.socket(&path, section, &mut lane.socket);
         if lane.backoff_max < lane.backoff_min {
             let message = format!(
                 "the longest pause, {:?}, is shorter than the first, {:?}",
@@ -101,5 +117,69 @@ impl Check<'_> {
             self.report(Rule::Sizes, &path("frame_bytes_max"), message, help);
         }
         lane
+    }
+
+    fn socket(
+        &mut self,
+        path: &impl Fn(&str) -> String,
+        section: &LaneSection,
+        socket: &mut SocketOptions,
+    ) {
+        if let Some(nodelay) = section.nodelay {
+            socket.nodelay = nodelay;
+        }
+        if let Some(bytes) = section.unsent_bytes_max {
+            let bytes = self.or_none(&path("unsent_bytes_max"), bytes, BUFFER_RANGE);
+            socket.unsent_bytes_max = bytes.and_then(|bytes| u32::try_from(bytes).ok());
+        }
+        let buffers = [
+            ("send_buffer_bytes", section.send_buffer_bytes, &mut socket.send_buffer_bytes),
+            (
+                "receive_buffer_bytes",
+                section.receive_buffer_bytes,
+                &mut socket.receive_buffer_bytes,
+            ),
+        ];
+        for (key, value, buffer) in buffers {
+            if let Some(bytes) = value {
+                let bytes = self.or_none(&path(key), bytes, BUFFER_RANGE);
+                *buffer = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+            }
+        }
+        let times = [
+            ("user_timeout_ms", section.user_timeout_ms, &mut socket.user_timeout),
+            ("tcp_keepalive_ms", section.tcp_keepalive_ms, &mut socket.keepalive),
+        ];
+        for (key, value, time) in times {
+            if let Some(value) = value {
+                let value = self.or_none(&path(key), value, TIME_RANGE_MS);
+                *time = value.map(Duration::from_millis);
+            }
+        }
+    }
+
+    /// A number of which zero means that there is none.
+    fn or_none(&mut self, path: &str, value: u64, allowed: RangeInclusive<u64>) -> Option<u64> {
+        if value == 0 {
+            return None;
+        }
+        if !allowed.contains(&value) {
+            let message = format!("`{path}` is {value}");
+            let help = format!("allowed: 0, or {} to {}", allowed.start(), allowed.end());
+            self.report(Rule::OutOfRange, path, message, help);
+        }
+        Some(value)
+    }
+
+    /// From which size on appends travel on the bulk lane.
+    pub(super) fn lane_policy(&mut self, network: &NetworkSection) -> LanePolicy {
+        let path = "network.bulk_append_bytes";
+        let min = self.or_none(path, network.bulk_append_bytes, 1..=SIZE_MAX);
+        LanePolicy { bulk_append_min: min }
+    }
+
+    /// Room for messages that no window holds.
+    pub(super) fn grants(&mut self, network: &NetworkSection) -> u64 {
+        self.number("network.grant_bytes_max", network.grant_bytes_max, SIZE_MIN..=1 << 40)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
 use raft_storage::LogOptions;
+use raft_transport::LanePolicy;
 
 use crate::Compression;
 use crate::node::{LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions};
@@ -58,6 +59,10 @@ pub struct NodeConfig {
     pub half_open_max: usize,
     /// The settings of the lanes.
     pub lanes: LaneConfigs,
+    /// Which appends travel on the bulk lane.
+    pub lane_policy: LanePolicy,
+    /// Room for messages that no window holds, in bytes.
+    pub grant_bytes_max: u64,
     /// Longest a stopping node hands over its leaderships.
     pub drain: Duration,
     /// What is traced, unless `RUST_LOG` says otherwise.
@@ -116,6 +121,8 @@ impl NodeConfig {
             // Smaller frames carry smaller commands.
             command_bytes_max: options.command_bytes_max.min(self.lanes.command_bytes_max()),
             lanes: self.lanes.clone(),
+            lane_policy: self.lane_policy,
+            grant_bytes_max: self.grant_bytes_max,
             ..options
         }
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use raft_transport::{LaneConfig, SocketOptions};
+
 use super::*;
 use crate::Compression;
-use crate::node::LogPace;
+use crate::node::{LaneConfigs, LogPace};
 use crate::persistence::{FlushPolicy, Persistence, Strategy};
 
 fn with(key: &str, line: &str) -> String {
@@ -312,6 +314,92 @@ fn lanes_that_contradict_themselves_are_refused() {
     assert_eq!(ids(&with("backoff_max_ms", "backoff_max_ms = 10")), ["E120"]);
     assert_eq!(ids(&with("backoff_max_ms", "backoff_max_ms = 500")), ["E120"]);
     assert_eq!(ids(&with("frame_bytes_max", "frame_bytes_max = 1_048_576")), ["E130"]);
+}
+
+/// Every key of a lane, of values that are nobody's default.
+const LANE_KEYS: &str = "connect_timeout_ms = 1001
+handshake_timeout_ms = 1002
+window_bytes = 2_000_003
+frame_bytes_max = 67_174_404
+backoff_min_ms = 25
+backoff_max_ms = 406
+keepalive_interval_ms = 1007
+keepalive_timeout_ms = 3008
+stall_timeout_ms = 5009
+write_buffer_max = 1_048_010
+chunk_bytes = 4011
+nodelay = false
+unsent_bytes_max = 65_012
+send_buffer_bytes = 300_013
+receive_buffer_bytes = 300_014
+user_timeout_ms = 20_015
+tcp_keepalive_ms = 60_016
+";
+
+#[test]
+fn each_key_of_each_lane_reaches_the_options_of_a_node() {
+    let lane = |name: &str| {
+        let start = EXAMPLE.find(&format!("[network.{name}]")).expect("a section");
+        let end = EXAMPLE[start + 1..].find("\n[").expect("another") + start + 1;
+        let text = EXAMPLE.replace(&EXAMPLE[start..end], &format!("[network.{name}]\n{LANE_KEYS}"));
+        parse("node.toml", &text, &Environment::default()).expect("valid").config.node_options()
+    };
+    let ms = Duration::from_millis;
+    let expected = LaneConfig {
+        connect_timeout: ms(1001),
+        handshake_timeout: ms(1002),
+        window_bytes: 2_000_003,
+        frame_bytes_max: 67_174_404,
+        backoff_min: ms(25),
+        backoff_max: ms(406),
+        keepalive_interval: ms(1007),
+        keepalive_timeout: ms(3008),
+        stall_timeout: ms(5009),
+        write_buffer_max: 1_048_010,
+        chunk_bytes: 4011,
+        socket: SocketOptions {
+            nodelay: false,
+            unsent_bytes_max: Some(65_012),
+            send_buffer_bytes: Some(300_013),
+            receive_buffer_bytes: Some(300_014),
+            user_timeout: Some(ms(20_015)),
+            keepalive: Some(ms(60_016)),
+        },
+    };
+    let defaults = LaneConfigs::default();
+    let [control, data, bulk] = ["control", "data", "bulk"].map(|name| lane(name).lanes);
+    assert_eq!([&control.control, &data.data, &bulk.bulk], [&expected; 3]);
+    assert_eq!([&data.control, &bulk.control], [&defaults.control; 2], "and no other lane");
+    assert_eq!([&control.data, &bulk.data], [&defaults.data; 2]);
+    assert_eq!([&control.bulk, &data.bulk], [&defaults.bulk; 2]);
+}
+
+#[test]
+fn a_lane_filled_in_part_keeps_its_own_defaults() {
+    let start = EXAMPLE.find("[network.control]").expect("a section");
+    let end = EXAMPLE.find("[network.data]").expect("the next");
+    let text = EXAMPLE.replace(&EXAMPLE[start..end], "[network.control]\nchunk_bytes = 0\n");
+    let loaded = parse("node.toml", &text, &Environment::default()).expect("valid");
+    let expected = LaneConfig { chunk_bytes: 0, ..LaneConfig::control() };
+    assert_eq!(loaded.config.node_options().lanes.control, expected);
+}
+
+#[test]
+fn what_all_lanes_share_reaches_the_options_of_a_node() {
+    let text = with("bulk_append_bytes", "bulk_append_bytes = 1234")
+        .replace("grant_bytes_max = 134_217_728", "grant_bytes_max = 1_000_000");
+    let loaded = parse("node.toml", &text, &Environment::default()).expect("valid");
+    let options = loaded.config.node_options();
+    assert_eq!(options.lane_policy.bulk_append_min, Some(1234));
+    assert_eq!(options.grant_bytes_max, 1_000_000);
+    let never = with("bulk_append_bytes", "bulk_append_bytes = 0");
+    let loaded = parse("node.toml", &never, &Environment::default()).expect("valid");
+    assert_eq!(loaded.config.node_options().lane_policy.bulk_append_min, None);
+    for wrong in ["chunk_bytes = 511", "chunk_bytes = 32_769"] {
+        assert_eq!(ids(&with("chunk_bytes", wrong)), ["E014"]);
+    }
+    assert_eq!(ids(&with("unsent_bytes_max", "unsent_bytes_max = 1")), ["E014"]);
+    assert_eq!(ids(&with("user_timeout_ms", "user_timeout_ms = 1")), ["E014"]);
 }
 
 #[test]

@@ -157,6 +157,15 @@ pub(crate) const CERTIFICATE_DIR: &str = "/dev/shm";
 const FRAME_OVERHEAD: u64 = 64 << 10;
 
 impl LaneConfigs {
+    /// Those of a lane.
+    pub const fn of(&self, lane: Lane) -> &LaneConfig {
+        match lane {
+            Lane::Control => &self.control,
+            Lane::Data { .. } => &self.data,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
     /// The largest command that an append can carry over these lanes, in bytes.
     pub fn command_bytes_max(&self) -> u64 {
         self.data.frame_bytes_max.min(self.bulk.frame_bytes_max).saturating_sub(FRAME_OVERHEAD)

@@ -39,7 +39,7 @@ use super::log_end::{LogEnd, Noted, counts_written, note_forgetful};
 use super::log_scrub::LogScrub;
 use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
-use super::options::{LogKind, NetworkOptions, NodeOptions};
+use super::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::threads::Threads;
 use super::vouching::{Voucher, Vouching};
@@ -303,7 +303,7 @@ impl Starting {
             NetworkOptions::Tcp { listen, mux } => Err((*listen, mux.clone())),
         };
         let registry = lanes.registry.clone();
-        let shard_count = options.shards as u8;
+        let lanes_here = (options.shards as u8, options.lanes.clone());
         let make = lanes.maker(Lane::Control, &options.lanes.control);
         let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
         let (interval, contacts) = (options.settings.heartbeat_interval, Arc::clone(contacts));
@@ -324,7 +324,7 @@ impl Starting {
                         network
                     }
                     Err((listen, mux)) => {
-                        match open_port(listen, mux, shard_count, registry).await {
+                        match open_port(listen, mux, lanes_here, registry).await {
                             Ok((acceptor, addr, network)) => {
                                 let opened = (Arc::clone(&network), Some((acceptor, addr)));
                                 let _ = ready.send(Ok(opened));
@@ -458,13 +458,16 @@ impl Starting {
 async fn open_port(
     listen: SocketAddr,
     mux: MuxConfig,
-    shards: u8,
+    (shards, configs): (u8, LaneConfigs),
     registry: PeerRegistry,
 ) -> Result<(MuxAcceptor, SocketAddr, Arc<dyn Network>), StartError> {
     let acceptor = MuxAcceptor::bind(listen, mux).await?;
     let addr = acceptor.local_addr();
     let lanes = LaneLayout::default().lanes(shards);
-    let network = TcpNetwork::new(acceptor.clone(), &lanes, registry)?;
+    let mut network = TcpNetwork::new(acceptor.clone(), &lanes, registry)?;
+    for lane in lanes {
+        network = network.with_socket(lane, configs.of(lane).socket.clone());
+    }
     Ok((acceptor, addr, Arc::new(network)))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::network::socket_options::SocketOptions;
 use crate::wire::chunk::CHUNK_DATA_MAX;
 
 /// How one lane behaves. Every timeout measures progress, never the size of a message.
@@ -44,6 +45,8 @@ pub struct LaneConfig {
     /// chunks, for comparison. It says what we send; what a peer sends is taken in any case.
     /// Default 32 KiB: a quarter of a millisecond at 1 Gbit/s.
     pub chunk_bytes: u64,
+    /// What the kernel is told, if the lane is a TCP socket.
+    pub socket: SocketOptions,
 }
 
 impl Default for LaneConfig {
@@ -61,6 +64,7 @@ impl Default for LaneConfig {
             stall_timeout: Duration::from_secs(5),
             write_buffer_max: 1 << 20,
             chunk_bytes: CHUNK_DATA_MAX as u64,
+            socket: SocketOptions::default(),
         }
     }
 }

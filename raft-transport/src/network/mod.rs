@@ -2,6 +2,7 @@
 
 pub(crate) mod memory;
 pub(crate) mod peer_registry;
+pub(crate) mod socket_options;
 pub(crate) mod tcp;
 
 use std::fmt;

@@ -11,9 +11,11 @@ use raft_core::NodeId;
 use raft_mux::{GroupListener, MuxAcceptor};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::lane::Lane;
 use crate::network::peer_registry::PeerRegistry;
+use crate::network::socket_options::SocketOptions;
 use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
 
 /// The TCP network of one node. Addresses of peers are those of its [`PeerRegistry`], either
@@ -22,6 +24,7 @@ pub struct TcpNetwork {
     listeners: BTreeMap<Lane, GroupListener>,
     acceptor: MuxAcceptor,
     registry: PeerRegistry,
+    sockets: BTreeMap<Lane, SocketOptions>,
 }
 
 impl TcpNetwork {
@@ -38,7 +41,26 @@ impl TcpNetwork {
             .iter()
             .map(|&lane| Ok((lane, acceptor.register(lane.group_id())?)))
             .collect::<Result<_, NetworkError>>()?;
-        Ok(Self { listeners, acceptor, registry })
+        Ok(Self { listeners, acceptor, registry, sockets: BTreeMap::new() })
+    }
+
+    /// How the sockets of a lane behave, dialed and accepted ones; not said, as is the default.
+    #[must_use]
+    pub fn with_socket(mut self, lane: Lane, options: SocketOptions) -> Self {
+        self.sockets.insert(lane, options);
+        self
+    }
+
+    /// Sets the options of a lane's socket. One that refuses is used all the same: the first read
+    /// or write tells what is wrong with it.
+    fn prepare(&self, stream: &TcpStream, lane: Lane) {
+        let applied = match self.sockets.get(&lane) {
+            Some(options) => options.apply(stream),
+            None => SocketOptions::default().apply(stream),
+        };
+        if let Err(error) = applied {
+            debug!(%lane, %error, "socket options are refused");
+        }
     }
 
     /// Our shards may outnumber the peer's. Until it has told us how many it has, on any lane, we
@@ -47,21 +69,37 @@ impl TcpNetwork {
         self.registry.peer_shards(peer).map_or(lane, |shards| lane.at_receiver(shards))
     }
 
-    async fn dial_any(
+    async fn dial_tcp(
         &self,
         peer: NodeId,
         lane: Lane,
         timeout: Duration,
-    ) -> Result<BoxStream, NetworkError> {
+    ) -> Result<TcpStream, NetworkError> {
         let addr = self.registry.addr(peer).ok_or(NetworkError::UnknownPeer { peer })?;
         let group = self.lane_at(peer, lane).group_id();
         let addrs = resolve(addr).await?;
         let dial = |addr| raft_mux::dial(addr, group, timeout);
         match first_of(addrs, timeout, dial).await {
-            Some(Ok(stream)) => Ok(Box::new(stream)),
+            Some(Ok(stream)) => {
+                self.prepare(&stream, lane);
+                Ok(stream)
+            }
             Some(Err(error)) => Err(error.into()),
             None => Err(NetworkError::UnknownPeer { peer }),
         }
+    }
+}
+
+impl TcpNetwork {
+    async fn accept_tcp(&self, lane: Lane) -> Result<TcpStream, NetworkError> {
+        let listener = self.listeners.get(&lane).ok_or(NetworkError::NotServed { lane })?;
+        let (stream, _peer) = listener.accept().await?;
+        // The mux accepted on its own runtime. Registered there, every read would wake that
+        // thread first; so the socket moves to the runtime that polls us.
+        let moved = stream.into_std().and_then(TcpStream::from_std);
+        let stream = moved.map_err(|source| NetworkError::Handover { source })?;
+        self.prepare(&stream, lane);
+        Ok(stream)
     }
 }
 
@@ -73,22 +111,14 @@ impl Network for TcpNetwork {
         timeout: Duration,
     ) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
         Box::pin(async move {
-            tokio::time::timeout(timeout, self.dial_any(peer, lane, timeout))
-                .await
-                .unwrap_or(Err(NetworkError::Timeout { peer, timeout }))
+            let dialed = tokio::time::timeout(timeout, self.dial_tcp(peer, lane, timeout)).await;
+            let stream = dialed.unwrap_or(Err(NetworkError::Timeout { peer, timeout }))?;
+            Ok(Box::new(stream) as BoxStream)
         })
     }
 
     fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
-        Box::pin(async move {
-            let listener = self.listeners.get(&lane).ok_or(NetworkError::NotServed { lane })?;
-            let (stream, _peer) = listener.accept().await?;
-            // The mux accepted on its own runtime. Registered there, every read would wake that
-            // thread first; so the socket moves to the runtime that polls us.
-            let moved = stream.into_std().and_then(TcpStream::from_std);
-            let stream = moved.map_err(|source| NetworkError::Handover { source })?;
-            Ok(Box::new(stream) as BoxStream)
-        })
+        Box::pin(async move { Ok(Box::new(self.accept_tcp(lane).await?) as BoxStream) })
     }
 
     fn set_peer(&self, peer: NodeId, addr: String) {
@@ -170,6 +200,38 @@ mod tests {
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    /// Both ends of a lane have the options of that lane, and another lane has its own.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn sockets_of_a_lane_have_its_options_at_both_ends() {
+        use raft_mux::MuxConfig;
+        use socket2::SockRef;
+
+        let acceptor =
+            MuxAcceptor::bind(SocketAddr::from(([127, 0, 0, 1], 0)), MuxConfig::default());
+        let acceptor = acceptor.await.unwrap();
+        let registry = crate::testing::registry(crate::testing::identity(1));
+        registry.set_peer(NodeId::new(2), acceptor.local_addr().to_string());
+        let lanes = [Lane::Control, Lane::Bulk];
+        let slow = SocketOptions {
+            nodelay: false,
+            unsent_bytes_max: Some(50_000),
+            ..SocketOptions::default()
+        };
+        let network = TcpNetwork::new(acceptor, &lanes, registry).unwrap();
+        let network = network.with_socket(Lane::Bulk, slow);
+        for (lane, nodelay, unsent) in
+            [(Lane::Control, true, 128 << 10), (Lane::Bulk, false, 50_000)]
+        {
+            let dialed = network.dial_tcp(NodeId::new(2), lane, Duration::from_secs(5));
+            let (dialed, accepted) = tokio::join!(dialed, network.accept_tcp(lane));
+            for stream in [dialed.unwrap(), accepted.unwrap()] {
+                assert_eq!(stream.nodelay().unwrap(), nodelay, "{lane}");
+                assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), unsent, "{lane}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
