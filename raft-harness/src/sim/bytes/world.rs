@@ -6,7 +6,7 @@
 
 mod event;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft_core::{GroupId, RoleKind, Term};
@@ -92,6 +92,8 @@ pub(super) struct World {
     pub(super) stats: Stats,
     pub(super) violations: Vec<Violation>,
     pub(super) settled_terms: Terms,
+    /// Groups whose leader was still to yield then to the first by rank.
+    pub(super) astray: BTreeSet<GroupId>,
     /// Nodes that came back with an empty disk are not judged: nobody listens to them.
     pub(super) strangers: (Record, Judge),
     /// Roles as last noted in the trace.
@@ -265,6 +267,7 @@ impl World {
             stats: Stats::default(),
             violations: Vec::new(),
             settled_terms: Terms::new(),
+            astray: BTreeSet::new(),
             strangers: (Record::default(), Judge::new(&swarm, Sightings::default())),
             sightings,
             roles: Roles::new(),
