@@ -598,9 +598,10 @@ impl World {
         let counts = |spec: &GroupSpec| spec.strategy == Some(Strategy::MemFirst);
         let counted = self.swarm.groups.iter().any(|spec| spec.group == group && counts(spec));
         let remembers = |member: &raft_core::Member| {
-            let place = self.swarm.place_of(member.node);
-            let process = place.and_then(|place| self.nodes[place].process.as_ref());
-            process.is_some_and(|process| {
+            let node = self.swarm.place_of(member.node).map(|place| &self.nodes[place]);
+            // A log that is about to fail has nobody who vouches for it.
+            let node = node.filter(|node| !node.disk.is_to_fail());
+            node.and_then(|node| node.process.as_ref()).is_some_and(|process| {
                 let mut here = process.replicas();
                 let is_it = |replica: &Replica<'_>| {
                     let core = replica.core();
