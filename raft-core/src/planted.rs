@@ -159,6 +159,7 @@ pub enum Planted {
     RoomLostWithLane,
     CreditCountsPings,
     TwoLongBegun,
+    LossNotNoted,
 }
 
 #[cfg(planted)]

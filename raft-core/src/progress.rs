@@ -225,7 +225,8 @@ impl Progress {
         self.readiness = Readiness::Ready;
     }
 
-    /// Whether nothing is known of its log, and nothing more than a question is in flight.
+    /// Whether there is nothing to forget: it is not trusted, nothing is known of its log, and nothing
+    /// more than a question is in flight.
     pub(crate) fn is_fresh(&self) -> bool {
         self.promise != Promise::Kept
             && self.match_index.max(self.written_index) == LogIndex::ZERO

@@ -216,7 +216,9 @@ impl Group {
                     self.continue_transfer(effects);
                 }
             }
-            AppendResult::Rejected { prev_index, .. } if prev_index <= progress.match_index => {
+            AppendResult::Rejected { prev_index, .. }
+                if prev_index <= progress.match_index && !crate::planted!(MatchOutlivesDamage) =>
+            {
                 // It had that. Either this was overtaken, and asking again costs little; or it has lost
                 // what it said to hold, and the word of that did not arrive.
                 let (promise, next) = (progress.promise, last.next());

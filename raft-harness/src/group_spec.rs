@@ -145,6 +145,12 @@ impl GroupSpec {
         postcard::to_allocvec(&record).expect("a plain struct always encodes").into()
     }
 
+    /// Whether the group counts what is written. What decides is what the spec has recorded, not what a
+    /// configuration says by now.
+    pub(crate) fn counts_written(&self) -> bool {
+        self.strategy == Some(Strategy::MemFirst)
+    }
+
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let record: SpecRecordV1 = postcard::from_bytes(bytes).ok()?;
         let origin = match record.version {

@@ -17,7 +17,6 @@ use raft_storage::{GroupWrite, RecoveredGroup};
 use serde::{Deserialize, Serialize};
 
 use crate::group_spec::{GroupSpec, Origin};
-use crate::persistence::Strategy;
 
 /// What a node holds of its groups that count what is written.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,7 +63,7 @@ pub(crate) fn held(
     let held = groups.iter().filter_map(|(group, log)| {
         let spec = GroupSpec::decode(&log.spec)?;
         let replica = spec.replica_on(node)?;
-        let counts_written = spec.strategy == Some(Strategy::MemFirst);
+        let counts_written = spec.counts_written();
         let may_have_forgotten = match log.promise.promise {
             Promise::Kept => !is_whole,
             Promise::Lost => true,
@@ -226,6 +225,22 @@ mod tests {
         refused(&all[1], &twice, "two reports of replica 3 differ");
         twice[3] = twice[2].clone();
         assert_eq!(judge(&all[1], &of(&twice)), Verdict::Accepts);
+    }
+
+    /// Its own word alone would be that of all whom it knows of.
+    #[test]
+    fn a_replica_that_joined_and_knows_no_voters_accepts_nothing() {
+        let node = NodeId::new(9);
+        let spec = GroupSpec {
+            strategy: Some(crate::persistence::Strategy::MemFirst),
+            ..GroupSpec::joining(GroupId::new(7), ReplicaId::new(4), node)
+        };
+        let log = RecoveredGroup { spec: spec.encode(), ..RecoveredGroup::default() };
+        let groups = super::held(node, false, &BTreeMap::from([(spec.group, log)]));
+        assert!(groups[0].may_have_forgotten && groups[0].voters.is_empty(), "{groups:?}");
+        let own = groups[0].clone();
+        let verdict = judge(&own, &[Report { node: node.get(), groups }]);
+        assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
     }
 
     /// The others are too few to lead it, and it is too few to lead them.

@@ -422,6 +422,22 @@ fn a_replica_that_was_replaced_while_it_was_away_gives_its_place_up() -> anyhow:
     cluster.agree(group(1))
 }
 
+/// Whatever somebody replaces it for, there is one voter in its place.
+#[test]
+fn a_replica_that_is_well_can_be_replaced() -> anyhow::Result<()> {
+    let cluster = Cluster::memory(3)?;
+    cluster.create_groups(1..=1)?;
+    cluster.propose(group(1), command(1))?;
+    let leader = cluster.leader(group(1))?.node();
+    let well = if leader == NodeId::new(2) { 3 } else { 2 };
+    let (replica, by) = (ReplicaId::new(well), ReplicaId::new(4));
+    let replace = vec![MemberChange::Replace { replica, by }];
+    cluster.at_leader(group(1), |host| host.change_members(group(1), replace.clone()).wait())?;
+    common::until(|| voter_on(&cluster, well, group(1)) == Some(by));
+    cluster.propose(group(1), command(2))?;
+    cluster.agree(group(1))
+}
+
 /// A command that no other bytes look like.
 fn rare(number: u64) -> Bytes {
     command(0x5eed_cafe_0000_0000 + number)

@@ -12,7 +12,6 @@ use raft_storage::{BootCertificate, FileDisk, Opened};
 use raft_storage::{GroupWrite, LogError, LogStore, Lsn, RecoveredGroup, RecoveryReport};
 
 use crate::group_spec::GroupSpec;
-use crate::persistence::Strategy;
 
 /// What is certain of a log's end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,7 +70,7 @@ impl LogEnd {
             return BTreeMap::new();
         }
         let doubted = groups.iter().filter(|(_, recovered)| {
-            recovered.promise.promise == Promise::Kept && counts_written(recovered)
+            recovered.promise.promise == Promise::Kept && counts_written(&recovered.spec)
         });
         let forgetful = doubted.map(|(group, recovered)| {
             let mut recovered = recovered.clone();
@@ -106,7 +105,7 @@ pub(crate) fn note_forgetful(
         note
     };
     let notes: Vec<GroupWrite> = forgetful.iter().map(note).collect();
-    if notes.is_empty() {
+    if notes.is_empty() || raft_core::planted!(LossNotNoted) {
         return Ok(Noted::OnDisk);
     }
     match store.commit(&notes) {
@@ -116,17 +115,22 @@ pub(crate) fn note_forgetful(
     }
 }
 
-/// Whether a group counts what is written, by its own records.
-pub(crate) fn counts_written(recovered: &RecoveredGroup) -> bool {
-    let spec = GroupSpec::decode(&recovered.spec);
-    spec.is_some_and(|spec| spec.strategy == Some(Strategy::MemFirst))
+/// Whether a group counts what is written, by its own records: the spec it was created with.
+pub(crate) fn counts_written(spec: &[u8]) -> bool {
+    GroupSpec::decode(spec).is_some_and(|spec| spec.counts_written())
 }
 
 #[cfg(test)]
 mod tests {
-    use raft_core::NodeId;
+    use std::sync::Arc;
 
+    use raft_core::{GroupIncarnation, HardState, NodeId, Term};
+    use raft_storage::{Expected, GroupCreate, InitOptions, Log, LogOptions, MemDisk, init_on};
+
+    use super::super::log_thread::LogWork;
     use super::*;
+    use crate::engine::LogLoad;
+    use crate::persistence::Strategy;
 
     fn recovered(group: GroupId, strategy: Strategy, promise: Promise) -> RecoveredGroup {
         let spec = GroupSpec::on_nodes(group, [1, 2, 3].map(NodeId::new));
@@ -150,5 +154,51 @@ mod tests {
         let promises: Vec<_> =
             forgetful.iter().map(|(group, log)| (*group, log.promise.promise)).collect();
         assert_eq!(promises, [(fast, Promise::Lost)]);
+    }
+
+    /// Without room to note it, an orderly end would hide what was found; so the log does not end in order.
+    #[test]
+    fn what_finds_no_room_to_be_noted_is_found_again_by_the_next_start() {
+        let disk = MemDisk::new();
+        let expected = Expected { cluster: None, node: None };
+        let options = LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() };
+        init_on(&disk, "test", NodeId::new(1), &InitOptions::default()).unwrap();
+        let fast = GroupId::new(1);
+        let recovered = recovered(fast, Strategy::MemFirst, Promise::Kept);
+        let mut write = GroupWrite::new(fast);
+        let incarnation = GroupIncarnation::new(1);
+        write.create = Some(GroupCreate { incarnation, spec: recovered.spec });
+        let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
+        opened.writer.commit(&[write]).unwrap();
+        disk.limit_bytes(Some(disk.bytes()));
+        // Votes take what is kept for them as well.
+        for term in 1.. {
+            let mut vote = GroupWrite::new(fast);
+            vote.hard_state = Some(HardState { term: Term::new(term), vote: None });
+            match opened.writer.commit(&[vote]) {
+                Ok(_) => {}
+                Err(LogError::NoSegment { .. }) => break,
+                Err(failure) => panic!("{failure}"),
+            }
+        }
+        drop(opened);
+        for _ in 0..2 {
+            let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
+            let end = LogEnd::of(&opened.report, opened.incarnation, |_, _| false);
+            assert_eq!(end, LogEnd::Unclear);
+            let forgetful = end.forgetful(&opened.groups);
+            let noted = note_forgetful(&mut opened.writer, &forgetful).unwrap();
+            assert_eq!((forgetful.len(), noted), (1, Noted::NoRoom));
+            let work = LogWork::new(Box::new(opened.writer), Arc::new(LogLoad::new(1 << 20)), 4096);
+            work.ending_unclear(true).close().unwrap();
+        }
+        disk.limit_bytes(None);
+        let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
+        let end = LogEnd::of(&opened.report, opened.incarnation, |_, _| false);
+        let forgetful = end.forgetful(&opened.groups);
+        assert_eq!(note_forgetful(&mut opened.writer, &forgetful).unwrap(), Noted::OnDisk);
+        opened.writer.close().unwrap();
+        let opened = Log::open_on(disk, &expected, &options).unwrap();
+        assert_eq!(opened.groups[&fast].promise.promise, Promise::Lost);
     }
 }

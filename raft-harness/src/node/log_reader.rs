@@ -31,14 +31,30 @@ const REFUSES_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Refusals(HashMap<GroupId, (LogIndex, Instant)>);
 
+/// A place that the disk refuses to read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refusal {
+    /// It was read before, as far as is known.
+    New,
+    /// It has been refused for a while.
+    Again,
+    /// For so long that it is given up.
+    Lasting,
+}
+
 impl Refusals {
-    /// Whether a place has been refused for so long that it will not be read any more.
-    fn is_lasting(&mut self, group: GroupId, index: LogIndex, now: Instant) -> bool {
-        let since = self.0.entry(group).or_insert((index, now));
-        if since.0 != index {
-            *since = (index, now);
+    /// A place was refused.
+    fn note(&mut self, group: GroupId, index: LogIndex, now: Instant) -> Refusal {
+        match self.0.get(&group) {
+            Some((place, since)) if *place == index => {
+                let lasts = now.duration_since(*since) >= REFUSES_MAX;
+                if lasts { Refusal::Lasting } else { Refusal::Again }
+            }
+            Some(_) | None => {
+                self.0.insert(group, (index, now));
+                Refusal::New
+            }
         }
-        now.duration_since(since.1) >= REFUSES_MAX
     }
 
     /// The group was read.
@@ -76,8 +92,7 @@ pub(crate) fn run(
             }
         };
         let group = fetch.group;
-        let lasts = |index| refusals.is_lasting(group, index, Instant::now());
-        let answer = read(reader, fetch, lasts);
+        let answer = read(reader, fetch, |index| refusals.note(group, index, Instant::now()));
         match &answer {
             // It will be asked again at once, and what was missing is still missing.
             EngineInput::Fetched(_, entries) if entries.is_empty() => std::thread::sleep(PAUSE),
@@ -87,31 +102,30 @@ pub(crate) fn run(
     }
 }
 
-/// Reads what is asked for; what the shard is told of it. `is_lasting`: whether a place that the disk
-/// refuses to read is to be given up.
+/// Reads what is asked for; what the shard is told of it. `refused`: what is known of a place that the
+/// disk refuses to read.
 pub(crate) fn read(
     reader: &LogReader,
     fetch: Fetch,
-    is_lasting: impl FnOnce(LogIndex) -> bool,
+    refused: impl FnOnce(LogIndex) -> Refusal,
 ) -> EngineInput {
     match reader.entries(fetch.group, fetch.first, fetch.last, READ_BYTES) {
         Ok(entries) => EngineInput::Fetched(fetch.group, entries),
-        // Nothing is wrong with the log. Whoever still needs the entries asks again.
-        Err(error) if error.is_passing() => {
-            warn!(group = %fetch.group, error = chain(&error), "the log cannot be read now");
-            EngineInput::Fetched(fetch.group, Vec::new())
-        }
-        Err(error @ ReadError::Io { index, .. }) if !is_lasting(index) => {
-            warn!(group = %fetch.group, error = chain(&error), "the disk does not give what is in the log");
-            EngineInput::Fetched(fetch.group, Vec::new())
-        }
         Err(error) => {
-            error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
-            let index = match error {
-                ReadError::Corrupt { index, .. } | ReadError::Io { index, .. } => index,
-                _ => fetch.first,
+            let (index, refusal) = match error {
+                ReadError::Io { index, .. } => (index, refused(index)),
+                ReadError::Corrupt { index, .. } => (index, Refusal::Lasting),
+                _ => (fetch.first, Refusal::Lasting),
             };
-            EngineInput::FetchFailed(fetch.group, index)
+            if refusal == Refusal::Lasting && !error.is_passing() {
+                error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
+                return EngineInput::FetchFailed(fetch.group, index);
+            }
+            // Nothing may be wrong with the log. Whoever still needs the entries asks again.
+            if refusal == Refusal::New {
+                warn!(group = %fetch.group, error = chain(&error), "the log cannot be read now");
+            }
+            EngineInput::Fetched(fetch.group, Vec::new())
         }
     }
 }
@@ -125,11 +139,12 @@ mod tests {
         let (group, place) = (GroupId::new(1), LogIndex::new(7));
         let mut refusals = Refusals::default();
         let began = Instant::now();
-        assert!(!refusals.is_lasting(group, place, began));
-        assert!(!refusals.is_lasting(group, place, began + REFUSES_MAX / 2));
-        assert!(!refusals.is_lasting(group, place.next(), began + REFUSES_MAX), "another place");
-        assert!(refusals.is_lasting(group, place.next(), began + 2 * REFUSES_MAX));
+        assert_eq!(refusals.note(group, place, began), Refusal::New);
+        assert_eq!(refusals.note(group, place, began + REFUSES_MAX / 2), Refusal::Again);
+        assert_eq!(refusals.note(group, place.next(), began + REFUSES_MAX), Refusal::New);
+        let later = began + 2 * REFUSES_MAX;
+        assert_eq!(refusals.note(group, place.next(), later), Refusal::Lasting);
         refusals.forget(group);
-        assert!(!refusals.is_lasting(group, place.next(), began + 2 * REFUSES_MAX));
+        assert_eq!(refusals.note(group, place.next(), later), Refusal::New);
     }
 }

@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 use super::clock::Clock;
 use super::flush::Flush;
 use super::inbox::Inbox;
+use super::log_end::counts_written;
 use super::log_flights;
 use super::log_large::LargeEntries;
 use super::log_pace::LogPace;
@@ -39,8 +40,6 @@ use super::shard_thread::ShardInput;
 use super::vouching::Vouching;
 use crate::counters::Counters;
 use crate::engine::{Caller, EngineInput, LogLoad, PersistTicket};
-use crate::group_spec::GroupSpec;
-use crate::persistence::Strategy;
 
 /// What one turn of one shard wants durable.
 pub(crate) struct LogBatch {
@@ -135,11 +134,6 @@ pub(crate) struct LogWork {
     /// What was written ahead of its sync, for whoever keeps an account of it.
     #[cfg(feature = "sim")]
     ahead: Option<Vec<GroupWrite>>,
-}
-
-/// Whether a group's spec says that it counts what is written.
-fn counts_written(spec: &[u8]) -> bool {
-    GroupSpec::decode(spec).is_some_and(|spec| spec.strategy == Some(Strategy::MemFirst))
 }
 
 /// An operation, or a part of one, that is to be written.

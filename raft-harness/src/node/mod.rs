@@ -84,7 +84,7 @@ pub(crate) mod sim {
     pub(crate) use super::known_stores::KnownStores;
     pub(crate) use super::lives::begin_life;
     pub(crate) use super::log_end::{LogEnd, Noted, note_forgetful};
-    pub(crate) use super::log_reader::read as read_log;
+    pub(crate) use super::log_reader::{Refusal, read as read_log};
     pub(crate) use super::log_thread::{IDLE_AFTER, LogBatch, LogWork, Staged, give_up};
     pub(crate) use super::log_watch::{LogWatch, LogWatcher};
     pub(crate) use super::shard_thread::{Links, Round, Shard, ShardInput, shard_of};

@@ -609,7 +609,7 @@ fn vouching(options: &NodeOptions, opened: &Opened<FileDisk>) -> Vouching {
         Err(error) => Err(log_thread::chain(&error)),
     };
     let mut vouching = Vouching::Later(Box::new(make));
-    if opened.groups.values().any(counts_written) {
+    if opened.groups.values().any(|group| counts_written(&group.spec)) {
         vouching.begin();
     }
     vouching

@@ -207,6 +207,7 @@ marks! {
     UnprovenReplaced = "a leader replaced such a replica by a fresh one",
     SuccessorPromoted = "its successor had caught up, and became a voter",
     DamagedWhileRunning = "the log of a running replica was found damaged",
+    LossWithoutRoom = "a start found promises lost and no room to note it",
     PromiseLostFenced = "such a replica passed its fence",
     PromiseLostAbstained = "such a replica withheld a vote",
     Quiesced = "a group went to sleep",
@@ -253,6 +254,7 @@ impl Mark {
                 | Self::KillVouchedFor
                 | Self::PowerTookCounted
                 | Self::LossAccepted
+                | Self::LossWithoutRoom
                 | Self::CommittedLost
                 | Self::LedByNoHungDisk
                 | Self::MostDisksHung

@@ -8,7 +8,7 @@ use super::process::{Birth, Born, CLUSTER, LogState, Process, Stillborn};
 use super::world::{Event, Phase, Standing, World};
 use crate::engine::Replica;
 use crate::group_spec::GroupSpec;
-use crate::persistence::Strategy;
+use crate::node::sim::Noted;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 use raft_core::{GroupId, Membership, Promise, ReplicaId};
@@ -98,6 +98,7 @@ impl World {
                 self.sightings.hit_if(report.checkpoint > Lsn::ZERO, Mark::StartFromCheckpoint);
                 let unreadable = report.checkpoints_unreadable > 0;
                 self.sightings.hit_if(unreadable, Mark::CheckpointUnreadable);
+                self.sightings.hit_if(born.noted == Noted::NoRoom, Mark::LossWithoutRoom);
                 if let Some(torn) = born.report.torn_tail {
                     self.sightings.hit(Mark::TornTail);
                     self.absorb(torn.lsn.get());
@@ -310,7 +311,7 @@ impl World {
     /// Whether the groups that count what is written can bear it that a place forgets.
     pub(super) fn may_forget(&self, place: Place) -> bool {
         let homes = self.operator.homes_on(place);
-        let counted = homes.iter().filter(|spec| spec.strategy == Some(Strategy::MemFirst));
+        let counted = homes.iter().filter(|spec| spec.counts_written());
         counted.map(life_in).all(|life| self.spares(life, place))
     }
 

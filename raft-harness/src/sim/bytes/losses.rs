@@ -18,7 +18,6 @@ use super::process::{CLUSTER, LogState};
 use super::world::{Event, World};
 use crate::loss::{Held, Report, Verdict, held, judge, remembered};
 use crate::node::sim::LogEnd;
-use crate::persistence::Strategy;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
@@ -36,7 +35,7 @@ impl World {
     pub(super) fn accept_losses(&mut self) {
         self.plan_in(LOOK_US, Event::Losses);
         let counted = self.swarm.groups.iter();
-        let counted = counted.filter(|spec| spec.strategy == Some(Strategy::MemFirst));
+        let counted = counted.filter(|spec| spec.counts_written());
         let groups: Vec<GroupId> = counted.map(|spec| spec.group).collect();
         for group in groups {
             let places = self.operator.places_of(group);

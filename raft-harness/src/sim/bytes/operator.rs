@@ -30,7 +30,6 @@ use super::swarm::{Swarm, replica_at_first};
 use super::world::{Event, Phase, SLOW_END_US, Standing as NodeStanding, World};
 use crate::engine::{EngineInput, Replica};
 use crate::group_spec::{GroupSpec, Origin};
-use crate::persistence::Strategy;
 use crate::request::{Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 use crate::sim::marks::Mark;
 use crate::sim::rng::{Rng, Streams};
@@ -595,8 +594,8 @@ impl World {
     /// Whether all members of a group that counts what is written remember all they have said. Who votes
     /// is changed only then: otherwise those who are left may be too few of those who do.
     fn all_remember(&self, group: GroupId, membership: &Membership) -> bool {
-        let counts = |spec: &GroupSpec| spec.strategy == Some(Strategy::MemFirst);
-        let counted = self.swarm.groups.iter().any(|spec| spec.group == group && counts(spec));
+        let counted =
+            self.swarm.groups.iter().any(|spec| spec.group == group && spec.counts_written());
         let remembers = |member: &raft_core::Member| {
             let node = self.swarm.place_of(member.node).map(|place| &self.nodes[place]);
             // A log that is about to fail has nobody who vouches for it.

@@ -44,7 +44,7 @@ use crate::node::sim::{
     LogWatch, LogWatcher, LogWork, Machines, Noted, Round, Shard, ShardInput, Vouching,
     begin_behind, begin_life, behind, note_forgetful, registry, shard_of,
 };
-use crate::persistence::{Persistence, Strategy};
+use crate::persistence::Persistence;
 use crate::request::Request;
 use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
@@ -226,6 +226,8 @@ pub(super) struct Born {
     pub(super) anew: Vec<(GroupId, RecoveredGroup)>,
     pub(super) tombstones: BTreeMap<GroupId, (GroupIncarnation, Tombstone)>,
     pub(super) report: RecoveryReport,
+    /// Whether it is in the log who may have forgotten.
+    pub(super) noted: Noted,
 }
 
 impl Process {
@@ -269,14 +271,11 @@ impl Process {
                 specs.push((spec.clone(), None));
             }
         }
-        let counts_written = |(spec, _): &(GroupSpec, Option<RecoveredGroup>)| {
-            spec.strategy == Some(Strategy::MemFirst)
-        };
         let mut vouching = match noted {
             Noted::OnDisk => birth.memory.vouching(store_id, opened.incarnation),
             Noted::NoRoom => Vouching::Refused,
         };
-        if specs.iter().any(counts_written) {
+        if specs.iter().any(|(spec, _)| spec.counts_written()) {
             vouching.begin();
         }
         let store =
@@ -480,7 +479,7 @@ impl Process {
             process.create(spec, recovered, restored);
         }
         let (recovered, tombstones) = (as_found, opened.tombstones);
-        Ok(Born { process, recovered, anew, tombstones, report: opened.report })
+        Ok(Born { process, recovered, anew, tombstones, report: opened.report, noted })
     }
 
     /// Asks for a replica that was here and is gone, which must be refused.

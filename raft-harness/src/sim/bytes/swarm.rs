@@ -203,8 +203,7 @@ impl Swarm {
         let wake_us = *rng.pick(&[20, 100, 1_000]).expect("a list");
         let bursts = rng.chance(1, 4);
         let rebirths = operator_us > 0 && rng.chance(1, 2);
-        let counts_written = |spec: &GroupSpec| spec.strategy == Some(Strategy::MemFirst);
-        let accepts_losses = accepts_losses && groups.iter().any(counts_written);
+        let accepts_losses = accepts_losses && groups.iter().any(GroupSpec::counts_written);
         let mut swarm = Self {
             pace,
             busy_bulk,
@@ -318,7 +317,7 @@ impl Swarm {
 
     /// Whether some groups count what is written.
     pub(super) fn counts_written(&self) -> bool {
-        self.groups.iter().any(|spec| spec.strategy == Some(Strategy::MemFirst))
+        self.groups.iter().any(GroupSpec::counts_written)
     }
 
     /// The place of a node.

@@ -16,7 +16,7 @@ use super::process::LogState;
 use super::swarm::READ_US;
 use super::world::{Event, Phase, World};
 use crate::engine::{Call, Caller};
-use crate::node::sim::{IDLE_AFTER, ShardInput, Staged, give_up, read_log};
+use crate::node::sim::{IDLE_AFTER, Refusal, ShardInput, Staged, give_up, read_log};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 
@@ -404,7 +404,7 @@ impl World {
         let next = if waits > 1 { self.delays.below(waits) as usize } else { 0 };
         self.sightings.hit_if(next > 0, Mark::LogReadOvertook);
         if let Some((shard, fetch)) = process.reads.under_way.remove(next) {
-            let answer = read_log(&process.reads.reader, fetch, |_| true);
+            let answer = read_log(&process.reads.reader, fetch, |_| Refusal::Lasting);
             process.tell_shard(shard, ShardInput::Engine(answer));
             self.mark("log-read-back");
         }
