@@ -204,7 +204,7 @@ impl Bulk {
                 }
                 continue;
             }
-            while self.lanes.budget(*peer) > 0 {
+            while self.lanes.room(*peer).bytes > 0 {
                 if let Some(pull) = queue.questions.pop_front() {
                     worked = true;
                     let _ = self.lanes.send(*peer, Frame::SnapshotPull(pull));

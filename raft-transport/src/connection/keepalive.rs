@@ -82,7 +82,7 @@ impl Connection {
             }
             Phase::Open(_) => {
                 if self.stall_deadline().is_some_and(|deadline| now >= deadline) {
-                    let queued = self.outbox.transmit.len();
+                    let queued = self.queued();
                     return Err(self.end(LaneError::Stalled { queued }));
                 }
                 match self.ping {

@@ -225,8 +225,12 @@ impl Connection {
     }
 
     fn answers_wait(&self) -> bool {
-        let queued = self.outbox.transmit.len() + self.outbox.bytes();
-        queued > self.setup.config.write_buffer_max
+        self.queued() > self.setup.config.write_buffer_max
+    }
+
+    /// Bytes that the stream has not taken yet.
+    fn queued(&self) -> u64 {
+        self.outbox.transmit.len() + self.outbox.bytes()
     }
 
     /// Where the next bytes from the stream belong. Call [`on_bytes`](Self::on_bytes) after.
@@ -417,10 +421,12 @@ impl Connection {
         Some(Credit { used, consumed })
     }
 
-    /// Bytes that may be queued now, see [`room`](Self::room). A frame may be queued whole while
-    /// this is above zero.
+    /// Bytes that may be queued now. A frame of any length may be queued whole while this is above
+    /// zero; where it is zero only because long ones wait, [`room`](Self::room) has some for short
+    /// ones.
     pub fn budget(&self) -> u64 {
-        self.room().bytes
+        let room = self.room();
+        if room.takes_long { room.bytes } else { 0 }
     }
 
     /// What may be queued now: what credit and write buffer leave.
@@ -430,7 +436,8 @@ impl Connection {
         };
         let max = self.setup.config.write_buffer_max;
         let left = open.granted.left();
-        let bytes = max.saturating_sub(self.outbox.transmit.len()).min(left);
+        let queued = self.outbox.transmit.len() + self.outbox.behind();
+        let bytes = max.saturating_sub(queued).min(left);
         let chunk = self.outbox.chunk_bytes();
         if chunk == 0 || bytes == 0 {
             let short_max = if chunk == 0 { u64::MAX } else { chunk };
@@ -441,8 +448,15 @@ impl Connection {
         Room { bytes: bytes.min(most), short_max: chunk, takes_long }
     }
 
-    /// Queues a frame, whatever the [`budget`](Self::budget); callers look at that first, except
-    /// for answers. A batch may go as several frames, and of those none is begun without credit: what
+    /// Whether a frame may be queued now.
+    pub fn admits(&self, frame: &Frame) -> bool {
+        let room = self.room();
+        let is_short = frame.bytes_about() <= room.short_max.saturating_mul(2);
+        room.bytes > 0 && (room.takes_long || is_short)
+    }
+
+    /// Queues a frame, whether it is [admitted](Self::admits) or not; callers look at that first,
+    /// except for answers. A batch may go as several frames, and of those none is begun without credit: what
     /// is left is then in `frame`, and `false` is returned.
     ///
     /// # Errors

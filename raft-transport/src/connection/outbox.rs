@@ -9,7 +9,7 @@
 //! - Of messages above a quarter of the window one is begun, and goes on once it is granted; the
 //!   others that are begun take half of the window together. See [`Share`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raft_core::{GroupId, Message};
@@ -23,7 +23,7 @@ use crate::wire::transmit::Transmit;
 const AHEAD: u64 = 2;
 
 /// Frames with the same one leave in the order in which they were queued.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Order {
     /// The appends of a group: its log is one order.
     Log(GroupId),
@@ -92,8 +92,14 @@ pub(super) struct Outbox {
     open: VecDeque<Long>,
     /// Not begun, oldest first.
     waiting: VecDeque<Long>,
+    /// How many of both have an order.
+    held: BTreeMap<Order, usize>,
     /// Bytes of both that are not in `transmit` yet.
     bytes: u64,
+    /// Of these, of short frames that wait only because of their order.
+    behind: u64,
+    /// Whether one of those that wait might begin, so that nobody looks in vain.
+    may_begin: bool,
     /// Bytes of short frames that went while long ones waited, less those of chunks.
     owed: u64,
     /// Chunks that were made.
@@ -116,14 +122,18 @@ impl Outbox {
         self.chunk_bytes
     }
 
-    /// Whether a frame of so many bytes, or a few less, leaves at once.
-    pub(super) fn goes_at_once(&self, bytes: u64, order: Option<Order>) -> bool {
-        let is_short = self.chunk_bytes == 0 || bytes <= self.chunk_bytes;
-        is_short && order.is_none_or(|order| !self.holds(order))
+    /// Of these, bytes of short frames that wait for a long one of their order.
+    pub(super) fn behind(&self) -> u64 {
+        self.behind
     }
 
-    fn holds(&self, order: Order) -> bool {
-        self.open.iter().chain(&self.waiting).any(|long| long.order == Some(order))
+    /// Whether a frame of so many bytes, or a few less, leaves at once.
+    pub(super) fn goes_at_once(&self, bytes: u64, order: Option<Order>) -> bool {
+        self.is_short(bytes) && order.is_none_or(|order| !self.held.contains_key(&order))
+    }
+
+    fn is_short(&self, bytes: u64) -> bool {
+        self.chunk_bytes == 0 || bytes <= self.chunk_bytes
     }
 
     /// Bytes came into `transmit` as a frame of its own.
@@ -138,6 +148,13 @@ impl Outbox {
     pub(super) fn take(&mut self, rest: Transmit, order: Option<Order>, told: Option<Box<Frame>>) {
         let (total, sent, stream) = (rest.len(), 0, 0);
         self.bytes += total;
+        self.may_begin = true;
+        if self.is_short(total) {
+            self.behind += total;
+        }
+        if let Some(order) = order {
+            *self.held.entry(order).or_default() += 1;
+        }
         let (phase, is_abandoned) = (LongPhase::Shares, false);
         let long = Long { order, rest, total, sent, stream, phase, is_abandoned, told };
         self.waiting.push_back(long);
@@ -171,9 +188,10 @@ impl Outbox {
     /// Gives up the appends of a group that are not through. Returns how many those are.
     pub(super) fn abandon(&mut self, group: GroupId, granted: &mut Granted) -> usize {
         let of_group = |long: &Long| long.order == Some(Order::Log(group)) && !long.is_abandoned;
-        let before = self.waiting.len();
-        self.waiting.retain(|long| !of_group(long));
-        let mut abandoned = before - self.waiting.len();
+        let (gone, kept): (VecDeque<_>, _) = self.waiting.drain(..).partition(of_group);
+        self.waiting = kept;
+        gone.iter().for_each(|long| self.leaves(long));
+        let mut abandoned = gone.len();
         for long in self.open.iter_mut().filter(|long| of_group(long)) {
             long.is_abandoned = true;
             abandoned += 1;
@@ -185,32 +203,58 @@ impl Outbox {
 
     /// Begins what may be begun, oldest first, but nothing before what it must not overtake.
     fn begin(&mut self, granted: &mut Granted) {
+        if !self.may_begin {
+            return;
+        }
+        self.may_begin = false;
         let mut at = 0;
         let (mut shared_full, mut alone_taken) = (false, false);
+        let mut before: BTreeSet<Order> = self.open.iter().filter_map(|long| long.order).collect();
         while at < self.waiting.len() {
             let long = &self.waiting[at];
-            let is_behind = long.order.is_some_and(|order| {
-                let before = self.open.iter().chain(self.waiting.iter().take(at));
-                before.into_iter().any(|long| long.order == Some(order))
-            });
-            let begins = !is_behind
+            let is_next = long.order.is_none_or(|order| !before.contains(&order));
+            let may = is_next
                 && match self.share(long.total, granted) {
-                    None => granted.left() > 0,
+                    None => true,
                     Some(Share::Window) => {
                         shared_full |= !self.has_room(long.total, granted);
                         !shared_full
                     }
                     Some(Share::Alone) => {
                         alone_taken |= self.has_alone();
-                        !alone_taken && granted.left() > 0
+                        !alone_taken
                     }
                 };
-            if !begins {
+            let begins = may && granted.left() > 0;
+            self.may_begin |= may && !begins;
+            if begins {
+                let Some(long) = self.waiting.remove(at) else { return };
+                let opened = self.open.len();
+                let order = long.order;
+                self.begin_one(long, granted);
+                if self.open.len() > opened {
+                    before.extend(order);
+                }
+            } else {
+                before.extend(long.order);
                 at += 1;
-                continue;
             }
-            let Some(long) = self.waiting.remove(at) else { return };
-            self.begin_one(long, granted);
+        }
+    }
+
+    /// A frame neither waits any more nor is under way: it went, or is given up.
+    fn leaves(&mut self, long: &Long) {
+        self.may_begin = true;
+        if self.is_short(long.total) {
+            self.behind -= long.total;
+        }
+        if let Some(order) = long.order
+            && let Some(count) = self.held.get_mut(&order)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&order);
+            }
         }
     }
 
@@ -246,6 +290,7 @@ impl Outbox {
 
     fn begin_one(&mut self, mut long: Long, granted: &mut Granted) {
         let Some(share) = self.share(long.total, granted) else {
+            self.leaves(&long);
             self.bytes -= long.total;
             granted.spend(long.total);
             self.queued_total += long.total;
@@ -299,7 +344,8 @@ impl Outbox {
         false
     }
 
-    fn ends(&self, long: &Long, granted: &mut Granted) {
+    fn ends(&mut self, long: &Long, granted: &mut Granted) {
+        self.leaves(long);
         if long.phase == LongPhase::Alone {
             granted.set_long(None);
         }

@@ -372,8 +372,32 @@ fn bytes_that_cannot_be_written_stall_the_connection_and_progress_does_not() {
     pair.a.transmitted(at(80_000), 0);
     pair.a.on_deadline(at(80_999)).unwrap();
     let error = pair.a.on_deadline(at(81_000)).unwrap_err();
-    let queued = pair.a.transmit().len();
-    assert_eq!(error, LaneError::Stalled { queued });
+    let LaneError::Stalled { queued } = error else { panic!("{error:?}") };
+    assert!((80_000..81_000).contains(&queued), "all that the stream has not taken: {queued}");
+}
+
+#[test]
+fn what_waits_for_a_long_frame_is_bounded_and_leaves_in_order() {
+    let config = LaneConfig { write_buffer_max: 100_000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    pair.a.queue(&mut data(200_000)).unwrap();
+    assert_eq!(pair.a.budget(), 0, "a second long one would only take memory");
+    assert!(!pair.a.admits(&data(200_000)) && pair.a.admits(&data(1000)));
+    // Of the same group, so they go after it.
+    let mut waiting = 0;
+    while pair.a.admits(&data(waiting)) {
+        pair.a.queue(&mut data(waiting)).unwrap();
+        waiting += 1;
+    }
+    let queued = pair.a.queued();
+    assert!((200_000..310_000).contains(&queued), "{waiting} frames, {queued} bytes");
+    pair.exchange_ok(at(1));
+    let sizes = frames_of(&mut pair.b_events).into_iter().map(|(frame, _)| match frame {
+        Frame::Message(envelope) => envelope.entries[0].payload.len(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), Vec::from_iter([200_000].into_iter().chain(0..waiting)));
+    assert!(pair.a.budget() > 0);
 }
 
 #[test]

@@ -168,8 +168,8 @@ impl Lanes {
         self.arm_timer(cx, now);
     }
 
-    /// Bytes that may be sent to `peer` now; 0 while there is no connection. A frame may be sent
-    /// whole while this is above zero.
+    /// Bytes that may be sent to `peer` now; 0 while there is no connection. A frame of any length
+    /// may be sent whole while this is above zero, see [`Connection::budget`].
     pub fn budget(&self, peer: NodeId) -> u64 {
         self.outgoing_live(peer).map_or(0, |live| live.connection.budget())
     }
@@ -197,9 +197,8 @@ impl Lanes {
     /// [`flush`](Self::flush) or [`poll`](Self::poll). A batch may leave as several frames.
     ///
     /// # Errors
-    /// Gives the frame back: there is no connection, or no [`budget`](Self::budget); of a batch what
-    /// there was no budget for. Also if the
-    /// frame cannot be encoded, which is a mistake of the caller, logged and counted.
+    /// Gives the frame back: there is no connection, or no [`room`](Self::room) for it; of a batch what
+    /// there was no room for. Also if the frame cannot be encoded, which is a mistake of the caller, logged and counted.
     #[allow(clippy::result_large_err, reason = "the frame goes back to whoever may still need it")]
     pub fn send(&mut self, peer: NodeId, mut frame: Frame) -> Result<(), Frame> {
         let Some(OutgoingState::Connected(id)) = self.outgoing.get(&peer).map(|out| &out.state)
@@ -209,7 +208,7 @@ impl Lanes {
         let Some(live) = self.connections.get_mut(id) else {
             return Err(frame);
         };
-        if live.connection.budget() == 0 {
+        if !live.connection.admits(&frame) {
             if live.connection.is_open() {
                 self.counters.credit_stalls.bump();
             }

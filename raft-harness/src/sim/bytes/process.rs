@@ -616,7 +616,7 @@ impl Process {
     fn note_credits(&mut self, task: NodeTask) {
         let NodeTask::Shard(shard) = task else { return };
         let (lanes, engine) = (self.shards[shard].lanes(), self.shards[shard].engine());
-        let full = |peer: &NodeId| lanes.is_up(*peer) && lanes.budget(*peer) == 0;
+        let full = |peer: &NodeId| lanes.is_up(*peer) && lanes.room(*peer).bytes == 0;
         self.lanes_full += u64::from(engine.nodes().iter().any(full));
     }
 

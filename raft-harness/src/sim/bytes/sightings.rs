@@ -51,6 +51,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::BatchSplit
             | Mark::LargeOnSlowLane
             | Mark::PutBack
+            | Mark::FrameInChunks
             | Mark::LaneDownToTwo
             | Mark::LearnerAdded
             | Mark::LearnerPromoted
@@ -129,6 +130,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::KillVouchedFor
             | Mark::PowerTookCounted
             | Mark::LossAccepted
+            | Mark::LossWithoutRoom
             | Mark::CommittedLost
             | Mark::PromiseLostBegan
             | Mark::PromiseLostFenced
