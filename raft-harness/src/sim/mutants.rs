@@ -163,7 +163,7 @@ mutants! {
     SuccessorStaysLearner Medium Protocol ["L1-stuck"] "The successor of a replica that may have forgotten its vote is never promoted.",
     UnprovenStays Easy Protocol ["L1-stuck"] "A replica that may have forgotten its vote is never replaced.",
     BootNotCompared Medium Bytes [] "The word of an earlier boot of the machine is believed after a power cut.",
-    UncleanEndTrusted Medium Bytes [] "A group that counts what is written trusts a log whose end nobody vouches for.",
+    UncleanEndTrusted Medium Bytes ["G10-externalisation"] "A group that counts what is written trusts a log whose end nobody vouches for.",
     LossNotNoted Medium Bytes ["G10-externalisation" "G10-promise-lost" "C3-on-disk" "G3-leader-completeness" "G11-acknowledged-lost"] "A start takes promises for lost and does not note that.",
     WrittenTakenForDurable Medium Bytes ["I10-durable-true" "C3-on-disk" "G10-externalisation"] "What is written ahead of its sync is told as durable.",
     FlushForgotten Medium Bytes ["flush-late" "E3-room" "liveness"] "Entries that may wait for their sync wait for ever.",
