@@ -87,6 +87,7 @@ impl ShardEngine {
     ) {
         let group = self.slots[at as usize].spec.group;
         self.abandon_slot(at, &RequestError::UnknownGroup(group));
+        out.given_up.push(group);
         self.replies.forget(group);
         for (_, _, reply) in self.transfer_replies.extract_if(.., |(_, of, _)| *of == group) {
             reply.send(Err(RequestError::UnknownGroup(group)));

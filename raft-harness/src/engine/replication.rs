@@ -14,18 +14,16 @@ use super::shard_engine::ShardEngine;
 use super::slot::{Fetching, Slot};
 use crate::counters::Counters;
 
+/// What an append counts for against a shard's allowance of the bulk lane, in bytes, at least.
+const BULK_COST_MIN: u64 = 256;
+
 impl ShardEngine {
     /// Builds the next append for a peer's data lane, as large as its room unless a single entry
     /// is larger. Groups with more than a short append wait where the lane takes none that is
     /// longer. Appends that belong on the bulk lane go to `out` on the way.
     pub(crate) fn pull(&mut self, peer: NodeId, room: Room, out: &mut TurnOutput) -> Option<Frame> {
         let at_peer = self.peers.iter().position(|node| *node == peer)?;
-        if room.takes_long {
-            while let Some(at) = self.long_parked[at_peer].pop() {
-                self.work[at_peer].mark(at);
-            }
-        }
-        while let Some(at) = self.work[at_peer].pop() {
+        while let Some(at) = self.next_group(at_peer, room) {
             let mut asked = 0;
             // Mostly one; while a replica replaces another on its node, two, and one that must
             // wait does not hold up the other.
@@ -53,6 +51,8 @@ impl ShardEngine {
                 match lane {
                     SendLane::Data => return Some(Frame::Message(envelope)),
                     SendLane::Bulk => {
+                        // One without entries, which only asks, takes memory as well.
+                        let cost = cost.max(BULK_COST_MIN);
                         self.bulk_bytes[at_peer] += cost;
                         out.bulk.push((peer, envelope, cost));
                         break;
@@ -61,6 +61,12 @@ impl ShardEngine {
             }
         }
         None
+    }
+
+    /// Whose turn it is. Those that waited for room for a long append come first, one at a time.
+    fn next_group(&mut self, at_peer: usize, room: Room) -> Option<u32> {
+        let parked = &mut self.long_parked[at_peer];
+        room.takes_long.then(|| parked.pop()).flatten().or_else(|| self.work[at_peer].pop())
     }
 
     /// The `nth` replica on a node that wants an append, and its lane.

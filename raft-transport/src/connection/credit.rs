@@ -159,7 +159,7 @@ impl Granting {
                 if self.long.is_some() {
                     return Err(LaneError::TooMuchBegun { window });
                 }
-                self.long = Some(pool.ask(total));
+                self.long = Some(pool.ask(self.hello.node, total));
             }
         }
         Ok(())

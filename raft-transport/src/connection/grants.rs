@@ -4,13 +4,17 @@
 //! several could fill the window and none would ever be whole. Its sender announces it, and goes
 //! on when the receiver's node has room for all of it.
 //!
-//! Invariant: whoever asked first is given first, so no long message waits for ever behind shorter
-//! ones. One that is longer than the whole pool has it for itself.
+//! Invariants:
+//! - Whoever asked first is given first, so no long message waits for ever behind shorter ones.
+//!   One that is longer than the whole pool has it for itself.
+//! - A peer that has some is given no more than half of the pool, so one that is slow, or does not
+//!   send what it announced, leaves room to others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use raft_core::NodeId;
 
 use crate::network::peer_registry::Watcher;
 
@@ -28,10 +32,19 @@ struct State {
     next: u64,
     /// Given and not given back.
     used: u64,
+    /// The same, by whom it was given to.
+    held: BTreeMap<NodeId, u64>,
     /// Who asked, in order, and for how much.
-    asked: VecDeque<(u64, u64)>,
+    asked: VecDeque<Asked>,
     /// One per set of lanes.
     watchers: Vec<Weak<Watcher>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    number: u64,
+    peer: NodeId,
+    bytes: u64,
 }
 
 /// A message that is to be received, or is being. Dropping it gives the room back.
@@ -39,6 +52,7 @@ struct State {
 pub(crate) struct Claim {
     pool: GrantPool,
     number: u64,
+    peer: NodeId,
     bytes: u64,
     is_granted: bool,
 }
@@ -59,7 +73,7 @@ impl GrantPool {
 
     /// Bytes that are asked for and not granted yet.
     pub fn asked(&self) -> u64 {
-        self.0.state.lock().asked.iter().map(|(_, bytes)| bytes).sum()
+        self.0.state.lock().asked.iter().map(|asked| asked.bytes).sum()
     }
 
     /// Wakes a set of lanes when there may be room for what it has asked for.
@@ -69,12 +83,12 @@ impl GrantPool {
         state.watchers.push(Arc::downgrade(watcher));
     }
 
-    pub(crate) fn ask(&self, bytes: u64) -> Claim {
+    pub(crate) fn ask(&self, peer: NodeId, bytes: u64) -> Claim {
         let mut state = self.0.state.lock();
         let number = state.next;
         state.next += 1;
-        state.asked.push_back((number, bytes));
-        Claim { pool: self.clone(), number, bytes, is_granted: false }
+        state.asked.push_back(Asked { number, peer, bytes });
+        Claim { pool: self.clone(), number, peer, bytes, is_granted: false }
     }
 
     fn changed(&self) {
@@ -87,6 +101,23 @@ impl GrantPool {
         };
         for watcher in watchers {
             watcher.wake();
+        }
+    }
+}
+
+impl State {
+    /// Whether who asks has nothing yet, or would have half of the room at most.
+    fn is_modest(&self, asked: &Asked, bytes_max: u64) -> bool {
+        let held = self.held.get(&asked.peer);
+        held.is_none_or(|held| held.saturating_add(asked.bytes) <= bytes_max / 2)
+    }
+
+    fn gives_back(&mut self, peer: NodeId, bytes: u64) {
+        if let Some(held) = self.held.get_mut(&peer) {
+            *held -= bytes;
+            if *held == 0 {
+                self.held.remove(&peer);
+            }
         }
     }
 }
@@ -109,13 +140,17 @@ impl Claim {
         }
         {
             let mut state = self.pool.0.state.lock();
-            let is_first = state.asked.front().is_some_and(|(number, _)| *number == self.number);
-            let fits = state.used == 0 || state.used + self.bytes <= self.pool.0.bytes_max;
-            if !is_first || !fits {
+            let max = self.pool.0.bytes_max;
+            let first = state.asked.iter().position(|asked| state.is_modest(asked, max));
+            let Some(at) = first.filter(|at| state.asked[*at].number == self.number) else {
+                return false;
+            };
+            if state.used > 0 && state.used.saturating_add(self.bytes) > max {
                 return false;
             }
-            state.asked.pop_front();
-            state.used += self.bytes;
+            state.asked.remove(at);
+            state.used = state.used.saturating_add(self.bytes);
+            *state.held.entry(self.peer).or_default() += self.bytes;
         }
         self.is_granted = true;
         self.pool.changed();
@@ -133,8 +168,9 @@ impl Drop for Claim {
             let mut state = self.pool.0.state.lock();
             if self.is_granted {
                 state.used -= self.bytes;
+                state.gives_back(self.peer, self.bytes);
             } else {
-                state.asked.retain(|(number, _)| *number != self.number);
+                state.asked.retain(|asked| asked.number != self.number);
             }
         }
         self.pool.changed();
@@ -152,10 +188,31 @@ impl std::fmt::Debug for Shared {
 mod tests {
     use super::*;
 
+    fn ask(pool: &GrantPool, peer: u64, bytes: u64) -> Claim {
+        pool.ask(NodeId::new(peer), bytes)
+    }
+
+    #[test]
+    fn nobody_has_all_of_it_while_others_ask() {
+        let pool = GrantPool::new(100);
+        let mut greedy = [50, 50, 1].map(|bytes| ask(&pool, 1, bytes));
+        assert_eq!(greedy.each_mut().map(Claim::is_due), [true, false, false]);
+        let mut modest = ask(&pool, 2, 40);
+        assert!(modest.is_due(), "it passes those that have had their part");
+        let [first, mut second, mut third] = greedy;
+        drop(first);
+        assert!(!third.is_due() && second.is_due());
+        drop((modest, second));
+        assert!(third.is_due());
+        drop(third);
+        assert_eq!((pool.used(), pool.asked()), (0, 0));
+        assert!(pool.0.state.lock().held.is_empty());
+    }
+
     #[test]
     fn who_asked_first_is_given_first_and_what_is_given_back_goes_on() {
         let pool = GrantPool::new(100);
-        let mut claims = [60, 60, 30].map(|bytes| pool.ask(bytes));
+        let mut claims = [(1, 60), (2, 60), (3, 30)].map(|(peer, bytes)| ask(&pool, peer, bytes));
         let due = |claims: &mut [Claim]| claims.iter_mut().map(Claim::is_due).collect::<Vec<_>>();
         assert_eq!(due(&mut claims), [true, false, false], "the third waits behind the second");
         let [first, second, third] = claims;
@@ -170,13 +227,13 @@ mod tests {
     #[test]
     fn one_that_is_longer_than_the_pool_has_it_alone() {
         let pool = GrantPool::new(100);
-        let mut small = pool.ask(1);
+        let mut small = ask(&pool, 1, 1);
         assert!(small.is_due());
-        let mut long = pool.ask(1000);
+        let mut long = ask(&pool, 2, 1000);
         assert!(!long.is_due());
         drop(small);
         assert!(long.is_due() && long.is_granted());
-        let mut next = pool.ask(1);
+        let mut next = ask(&pool, 1, 1);
         assert!(!next.is_due());
         drop(long);
         assert!(next.is_due());
@@ -185,9 +242,9 @@ mod tests {
     #[test]
     fn who_gives_up_waiting_holds_nobody_up() {
         let pool = GrantPool::new(100);
-        let mut first = pool.ask(100);
+        let mut first = ask(&pool, 1, 100);
         assert!(first.is_due());
-        let (second, mut third) = (pool.ask(80), pool.ask(80));
+        let (second, mut third) = (ask(&pool, 2, 80), ask(&pool, 3, 80));
         drop(second);
         drop(first);
         assert!(third.is_due());

@@ -24,6 +24,7 @@ impl Connection {
     /// The stream took `count` of the bytes to write; zero if it could take none now. Tell it
     /// after every attempt: this is how a stall is noticed.
     pub fn transmitted(&mut self, now: Micros, count: usize) {
+        let answers_waited = self.answers_wait();
         self.outbox.transmit.advance(count);
         if count > 0 {
             self.last_spoke = now;
@@ -38,7 +39,7 @@ impl Connection {
         }
         // Whose answers wait does not read: that it hears nothing is its own doing.
         if count > 0
-            && self.answers_wait()
+            && answers_waited
             && let Some(Ping { written_at: Some(at), .. }) = &mut self.ping
         {
             *at = now;
@@ -58,7 +59,9 @@ impl Connection {
                 let stall = self.stall_deadline();
                 let keepalive = match self.ping {
                     None => Some(self.ping_due()),
-                    // While the ping itself waits to be written, the stall timeout watches.
+                    // While the ping itself waits to be written, or nothing is read, the stall
+                    // timeout watches.
+                    Some(_) if self.answers_wait() => None,
                     Some(ping) => ping.written_at.map(|at| self.keepalive_deadline(at)),
                 };
                 stall.into_iter().chain(keepalive).min()
@@ -91,12 +94,12 @@ impl Connection {
                             self.queue_ping();
                         }
                     }
-                    Some(Ping { written_at: Some(at), .. }) => {
+                    Some(Ping { written_at: Some(at), .. }) if !self.answers_wait() => {
                         if now >= self.keepalive_deadline(at) {
                             return Err(self.end(LaneError::KeepaliveTimeout));
                         }
                     }
-                    Some(Ping { written_at: None, .. }) => {}
+                    Some(_) => {}
                 }
                 Ok(())
             }

@@ -59,6 +59,10 @@ use crate::wire::frame::{Ends, Frame, FrameError};
 use crate::wire::hello::{Handshake, Hello};
 use crate::wire::transmit::Transmit;
 
+/// Short frames that wait behind long ones of their order may take so many write buffers before
+/// the connection takes nothing more. The windows of their groups end them earlier.
+const BEHIND_MAX: u64 = 8;
+
 /// What may be sent now.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Room {
@@ -224,8 +228,10 @@ impl Connection {
         }
     }
 
+    /// Of an acceptor: whether so much of what it answers waits that it hears no more questions.
     fn answers_wait(&self) -> bool {
-        self.queued() > self.setup.config.write_buffer_max
+        matches!(self.phase, Phase::Open(Open { granting: Some(_), .. }))
+            && self.queued() > self.setup.config.write_buffer_max
     }
 
     /// Bytes that the stream has not taken yet.
@@ -318,7 +324,13 @@ impl Connection {
                     open.granted.set_long(Some(bytes));
                     self.fill();
                 }
-                Frame::Ping { nonce } => self.queue_own(Frame::Pong { nonce }),
+                Frame::Ping { nonce } => {
+                    // Where the stream has much to take, each byte of it is a sign of life, and
+                    // who only pings must not fill our memory.
+                    if self.outbox.transmit.len() <= self.setup.config.write_buffer_max {
+                        self.queue_own(Frame::Pong { nonce });
+                    }
+                }
                 Frame::Pong { nonce } => pong = Some(nonce),
                 Frame::Chunk(chunk) => self.hear_chunk(chunk, bytes, events)?,
                 Frame::Message(_)
@@ -436,14 +448,15 @@ impl Connection {
         };
         let max = self.setup.config.write_buffer_max;
         let left = open.granted.left();
-        let queued = self.outbox.transmit.len() + self.outbox.behind();
-        let bytes = max.saturating_sub(queued).min(left);
+        let is_crowded = self.outbox.behind() > max.saturating_mul(BEHIND_MAX);
+        let max_now = if is_crowded { 0 } else { max };
+        let bytes = max_now.saturating_sub(self.outbox.transmit.len()).min(left);
         let chunk = self.outbox.chunk_bytes();
         if chunk == 0 || bytes == 0 {
             let short_max = if chunk == 0 { u64::MAX } else { chunk };
             return Room { bytes, short_max, takes_long: bytes > 0 };
         }
-        let takes_long = self.outbox.bytes() < max;
+        let takes_long = self.outbox.crowding() < max;
         let most = if takes_long { open.granted.shared_message_max().max(chunk) } else { chunk };
         Room { bytes: bytes.min(most), short_max: chunk, takes_long }
     }

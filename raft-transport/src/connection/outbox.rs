@@ -15,12 +15,16 @@ use bytes::Bytes;
 use raft_core::{GroupId, Message};
 
 use super::credit::{Granted, Share, shared_max};
-use crate::wire::chunk::{Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
+use crate::wire::chunk::{CHUNK_DATA_MAX, Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
 use crate::wire::frame::Frame;
 use crate::wire::transmit::Transmit;
 
 /// Chunks that wait for the stream ahead of whatever comes next.
 const AHEAD: u64 = 2;
+
+/// The smallest chunk's data, in bytes: with less, headers would outgrow what a grant allows for
+/// them.
+const CHUNK_MIN: u64 = 1024;
 
 /// Frames with the same one leave in the order in which they were queued.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -109,7 +113,12 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// Of frames whose chunks carry so many bytes; zero: none goes in chunks.
     pub(super) fn new(chunk_bytes: u64) -> Self {
+        let chunk_bytes = match chunk_bytes {
+            0 => 0,
+            some => some.clamp(CHUNK_MIN, CHUNK_DATA_MAX as u64),
+        };
         Self { chunk_bytes, ..Self::default() }
     }
 
@@ -120,6 +129,13 @@ impl Outbox {
 
     pub(super) fn chunk_bytes(&self) -> u64 {
         self.chunk_bytes
+    }
+
+    /// Of these, what others must make room for: all but the one message that has a grant of its
+    /// own, or waits for it.
+    pub(super) fn crowding(&self) -> u64 {
+        let alone = self.open.iter().filter(|long| long.phase != LongPhase::Shares);
+        self.bytes - alone.map(|long| long.rest.len()).sum::<u64>()
     }
 
     /// Of these, bytes of short frames that wait for a long one of their order.
@@ -169,7 +185,12 @@ impl Outbox {
             self.begin(granted);
             let ahead = AHEAD * self.chunk_bytes;
             let is_full = self.transmit.len() >= ahead && self.owed < self.chunk_bytes;
-            if is_full || !self.put_next(granted) {
+            if is_full {
+                break;
+            }
+            if !self.put_next(granted) {
+                // None may go now, so nothing is taken from any.
+                self.owed = 0;
                 break;
             }
         }
@@ -187,15 +208,26 @@ impl Outbox {
 
     /// Gives up the appends of a group that are not through. Returns how many those are.
     pub(super) fn abandon(&mut self, group: GroupId, granted: &mut Granted) -> usize {
+        if !self.held.contains_key(&Order::Log(group)) {
+            return 0;
+        }
         let of_group = |long: &Long| long.order == Some(Order::Log(group)) && !long.is_abandoned;
         let (gone, kept): (VecDeque<_>, _) = self.waiting.drain(..).partition(of_group);
         self.waiting = kept;
         gone.iter().for_each(|long| self.leaves(long));
         let mut abandoned = gone.len();
+        let mut at_rest = Vec::new();
         for long in self.open.iter_mut().filter(|long| of_group(long)) {
             long.is_abandoned = true;
             abandoned += 1;
+            if long.phase == LongPhase::Asked {
+                // Its grant may be on its way, so it stays; but nobody need wait for it.
+                long.rest = Transmit::new();
+                long.told = None;
+                at_rest.extend(long.order.take());
+            }
         }
+        at_rest.into_iter().for_each(|order| self.lets_pass(order));
         self.bytes = self.open.iter().chain(&self.waiting).map(|long| long.rest.len()).sum();
         self.fill(granted);
         abandoned
@@ -248,9 +280,14 @@ impl Outbox {
         if self.is_short(long.total) {
             self.behind -= long.total;
         }
-        if let Some(order) = long.order
-            && let Some(count) = self.held.get_mut(&order)
-        {
+        if let Some(order) = long.order {
+            self.lets_pass(order);
+        }
+    }
+
+    fn lets_pass(&mut self, order: Order) {
+        self.may_begin = true;
+        if let Some(count) = self.held.get_mut(&order) {
             *count -= 1;
             if *count == 0 {
                 self.held.remove(&order);

@@ -91,9 +91,11 @@ impl Lanes {
         config: LaneConfig,
         counters: Arc<LaneCounters>,
     ) -> Self {
+        let (watcher, grants) = (registry.watch(), GrantPool::default());
+        grants.watch(&watcher);
         Self {
-            watcher: registry.watch(),
-            grants: GrantPool::default(),
+            watcher,
+            grants,
             network,
             registry,
             lane,
@@ -169,7 +171,7 @@ impl Lanes {
     }
 
     /// Bytes that may be sent to `peer` now; 0 while there is no connection. A frame of any length
-    /// may be sent whole while this is above zero, see [`Connection::budget`].
+    /// may be sent whole while this is above zero, see [`room`](Self::room).
     pub fn budget(&self, peer: NodeId) -> u64 {
         self.outgoing_live(peer).map_or(0, |live| live.connection.budget())
     }

@@ -4,7 +4,8 @@
 //! and copied once. Whoever cuts frames must not be able to claim memory by it.
 //!
 //! Invariants:
-//! - Memory is at most twice what has arrived, and about 100 KiB per open stream.
+//! - Memory is bounded by what has arrived: twice that, about 64 bytes for each entry of an append
+//!   however short, and about 100 KiB per open stream.
 //! - A frame is whole at its last chunk, and not a byte earlier or later.
 
 use std::collections::BTreeMap;

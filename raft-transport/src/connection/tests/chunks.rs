@@ -192,7 +192,7 @@ fn a_lane_that_is_lost_takes_its_halves_along() {
 #[test]
 fn a_long_message_waits_for_room_in_the_pool_and_short_ones_do_not() {
     let pool = GrantPool::new(4 << 20);
-    let mut held = pool.ask(3 << 20);
+    let mut held = pool.ask(NodeId::new(9), 3 << 20);
     assert!(held.is_due());
     let mut pair = Pair::open(&LaneConfig::data());
     pair.b.setup.grants = pool.clone();
@@ -355,7 +355,7 @@ impl Schedule {
             Step::Pool => match self.others.take() {
                 Some(_) => self.pair.b.look_for_grant(),
                 None => {
-                    let mut claim = self.pool.ask(self.window);
+                    let mut claim = self.pool.ask(NodeId::new(9), self.window);
                     self.others = claim.is_due().then_some(claim);
                     self.pair.b.look_for_grant();
                 }
@@ -484,4 +484,79 @@ fn who_looks_on_is_told_in_the_order_in_which_frames_are_heard() {
     let [said, heard] = &*order.0.lock();
     assert_eq!(said.len(), 6);
     assert_eq!(said, heard);
+}
+
+#[test]
+fn what_waits_for_a_long_frame_is_bounded_and_leaves_in_order() {
+    let config = LaneConfig { write_buffer_max: 100_000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    pair.a.queue(&mut data(200_000)).unwrap();
+    assert_eq!(pair.a.budget(), 0, "a second long one would only take memory");
+    assert!(!pair.a.admits(&data(200_000)) && pair.a.admits(&data(1000)));
+    // Of the same group, so they go after it.
+    let mut waiting = 0;
+    while pair.a.admits(&data(waiting)) {
+        pair.a.queue(&mut data(waiting)).unwrap();
+        waiting += 1;
+    }
+    let queued = pair.a.queued();
+    assert!((900_000..1_100_000).contains(&queued), "{waiting} frames, {queued} bytes");
+    pair.exchange_ok(at(1));
+    let sizes = frames_of(&mut pair.b_events).into_iter().map(|(frame, _)| match frame {
+        Frame::Message(envelope) => envelope.entries[0].payload.len(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), Vec::from_iter([200_000].into_iter().chain(0..waiting)));
+    assert!(pair.a.budget() > 0);
+}
+
+/// A long message that waits for its grant, on a lane with a small window.
+fn asked() -> Pair {
+    let config = LaneConfig { window_bytes: 1 << 20, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    pair.a.queue(&mut data(8 << 20)).unwrap();
+    // The peer hears that it is to come, and its grant is on its way.
+    let announced = take(&mut pair.a, at(1));
+    pair.b.push_bytes(at(1), &announced, &mut pair.b_events).unwrap();
+    pair
+}
+
+#[test]
+fn what_went_while_a_long_message_waited_for_its_grant_is_not_made_up_for() {
+    let mut pair = asked();
+    let (mut events, chunk) = (VecDeque::new(), CHUNK as u64);
+    for _ in 0..40 {
+        pair.a.queue(&mut append_of(2, 10_000, 2)).unwrap();
+        let _gone = take(&mut pair.a, at(2));
+    }
+    let grant = take(&mut pair.b, at(3));
+    pair.a.push_bytes(at(3), &grant, &mut events).unwrap();
+    assert!(pair.a.transmit().len() <= 3 * chunk, "{}", pair.a.transmit().len());
+}
+
+#[test]
+fn a_message_with_a_grant_of_its_own_closes_the_lane_to_no_other() {
+    let mut pair = asked();
+    assert!(pair.a.room().takes_long);
+    pair.a.queue(&mut append_of(2, 100_000, 2)).unwrap();
+    pair.exchange_ok(at(2));
+    let sizes = frames_of(&mut pair.b_events).into_iter().map(|(_, bytes)| bytes);
+    let sizes = sizes.collect::<Vec<_>>();
+    assert!(sizes.len() == 2 && sizes[0] < sizes[1], "{sizes:?}");
+}
+
+#[test]
+fn one_that_is_given_up_before_its_grant_holds_up_nobody() {
+    let mut pair = asked();
+    pair.a.abandon(GroupId::new(7));
+    assert_eq!(pair.a.queued(), 0);
+    pair.a.queue(&mut data(1000)).unwrap();
+    assert!(pair.a.queued() > 1000, "an append of the same group leaves at once");
+    assert_eq!(pair.a.transmit().len(), pair.a.queued());
+    pair.exchange_ok(at(2));
+    assert_eq!(frames_of(&mut pair.b_events).len(), 1);
+    assert_eq!((pair.b.half_received(), pair.b.setup.grants.used()), (0, 0));
+    pair.a.queue(&mut data(8 << 20)).unwrap();
+    pair.exchange_ok(at(3));
+    assert_eq!(frames_of(&mut pair.b_events).len(), 1);
 }
