@@ -40,6 +40,7 @@ pub fn all<S: LogStore>(make: impl Fn() -> S) {
     a_commit_is_an_append_and_a_sync(make());
     what_was_staged_is_durable_when_its_flight_has_landed(make());
     what_a_flight_only_writes_is_durable_with_the_next(make());
+    a_sync_covers_what_was_written_when_it_began(make());
     a_refused_batch_takes_nothing_else_from_a_flight(make());
     names_hold_for_what_is_staged_as_for_what_is_there(make());
     pieces_take_the_place_of_a_payload_whoever_comes_between(make(), make());
@@ -455,6 +456,31 @@ pub fn what_a_flight_only_writes_is_durable_with_the_next(mut store: impl LogSto
     expect(store.land(flight.land()));
     expect(store.sync());
     assert_eq!(durable(&store), Some(5));
+}
+
+/// A sync that departs covers what was written before, in whatever order it lands, and the next one what
+/// was written beside it. What was staged goes along.
+pub fn a_sync_covers_what_was_written_when_it_began(mut store: impl LogStore) {
+    let durable =
+        |store: &dyn LogStore| store.reader().durable_index(GroupId::new(1)).map(LogIndex::get);
+    expect(store.commit(&[create(1, 1)]));
+    for first in [1, 4] {
+        expect(store.append_cached(&[run(1, first, 1, 1)]));
+        let flight = expect(store.depart_sync());
+        if flight.is_sync() || flight.is_over() {
+            expect(store.append_cached(&[run(1, first + 1, 1, 1)]));
+            assert_eq!(last(&store, 1), Some(first + 1));
+        } else {
+            expect(store.stage(&Arc::new(vec![run(1, first + 1, 1, 1)])));
+        }
+        expect(store.land(flight.land()));
+        assert!(durable(&store) >= Some(first));
+        expect(store.stage(&Arc::new(vec![run(1, first + 2, 1, 1)])));
+        let flight = expect(store.depart_sync());
+        assert!(!flight.is_sync(), "it writes what was staged");
+        expect(store.land(flight.land()));
+        assert_eq!(durable(&store), Some(first + 2));
+    }
 }
 
 /// What is refused when it is staged leaves what was staged before.

@@ -23,10 +23,11 @@ pub trait LogStore: Send {
     fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError>;
 
     /// As [`append`](Self::append), for what will not be synced at once: through the page cache, where
-    /// a store writes around it otherwise.
+    /// a store writes around it otherwise. May be called while syncs are in the air
+    /// ([`Flight::is_sync`]), and is not covered by those.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// As [`append`](Self::append). [`LogError::UnderWay`]: not before what is in the air has landed.
     fn append_cached(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
         self.append(writes)
     }
@@ -72,8 +73,8 @@ pub trait LogStore: Send {
     /// ([`Self::depart`]): what can be done before the disk has to be asked, so that it may be done
     /// while the disk is busy. Readers see them when that flight has landed.
     ///
-    /// Between `stage` and [`Self::land`] only these four and [`Self::tend`] may be called. A store
-    /// without a disk to wait for appends.
+    /// Between `stage` and [`Self::land`] only these five and [`Self::tend`] may be called, and
+    /// [`Self::append_cached`] beside syncs. A store without a disk to wait for appends.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -98,6 +99,15 @@ pub trait LogStore: Send {
     fn depart(&mut self, ending: Ending) -> Result<Flight, LogError> {
         let _ = ending;
         Ok(Flight::over(AppendInfo::default(), self.sync()?))
+    }
+
+    /// Hands over the sync of what is written now. Where something was staged or another flight is in
+    /// the air, and in a store that does not tell the two apart, as [`Self::depart`] with [`Ending::Sync`].
+    ///
+    /// # Errors
+    /// [`LogError::Io`] is final.
+    fn depart_sync(&mut self) -> Result<Flight, LogError> {
+        self.depart(Ending::Sync)
     }
 
     /// Takes in what came of a flight, in the order in which they departed. What it wrote is durable,

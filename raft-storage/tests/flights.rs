@@ -29,8 +29,9 @@ struct Pilot {
     departed: usize,
     air: VecDeque<(Flight, Ending, usize)>,
     ends: Vec<u64>,
-    /// Times something was staged while something was in the air.
+    /// Times something was staged while something was in the air, or written while a sync was.
     overlaps: usize,
+    beside: usize,
 }
 
 impl Pilot {
@@ -44,6 +45,7 @@ impl Pilot {
             air: VecDeque::new(),
             ends: vec![0; GROUPS as usize],
             overlaps: 0,
+            beside: 0,
         }
     }
 
@@ -94,7 +96,35 @@ impl Pilot {
 
     /// Does something. What cannot be taken back is counted before it is done.
     fn turn(&mut self, writer: &mut LogWriter<MemDisk>) -> Result<(), LogError> {
-        match self.random.below(8) {
+        match self.random.below(16) {
+            8..=10 => {
+                let (states, departed, ends) =
+                    (self.states.len(), self.departed, self.ends.clone());
+                let batch = self.batch();
+                self.departed = self.staged();
+                let end = writer.end_lsn();
+                match writer.append_cached(&batch) {
+                    Ok(_) => {
+                        self.read = self.staged();
+                        self.beside += usize::from(!self.air.is_empty());
+                    }
+                    Err(LogError::UnderWay { flights }) => {
+                        assert_eq!(flights, self.air.len());
+                        self.states.truncate(states);
+                        (self.departed, self.ends) = (departed, ends);
+                        if writer.end_lsn() > end {
+                            // What was staged went before.
+                            (self.departed, self.read) = (self.staged(), self.staged());
+                        }
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
+            11 | 12 if self.air.len() < 3 => {
+                let flight = writer.depart_sync()?;
+                self.departed = self.staged();
+                self.air.push_back((flight, Ending::Sync, self.departed));
+            }
             0..=2 => {
                 let batch = arc(self.batch());
                 self.overlaps += usize::from(!self.air.is_empty());
@@ -115,14 +145,15 @@ impl Pilot {
                     flight.step();
                 }
             }
-            6 => {
+            6 | 13 | 14 => {
                 if let Some((flight, ending, upto)) = self.air.pop_front() {
+                    let is_sync = flight.is_sync();
                     let landing = flight.land();
                     let syncs = ending != Ending::Written;
                     self.landed = if landing.is_safe() && syncs { upto } else { self.landed };
                     writer.land(landing)?;
-                    self.read = upto;
-                    assert!(!syncs || writer.durable_lsn() >= writer.end_lsn());
+                    self.read = self.read.max(upto);
+                    assert!(is_sync || !syncs || writer.durable_lsn() >= writer.end_lsn());
                     self.states[self.read].is_read_by(&writer.reader());
                 }
             }
@@ -144,7 +175,7 @@ impl Pilot {
 
 #[test]
 fn a_power_cut_at_any_step_leaves_what_has_landed_and_nothing_that_has_not_departed() {
-    let mut overlaps = 0;
+    let (mut overlaps, mut beside) = (0, 0);
     for seed in 0..30 {
         // Until nothing fails any more.
         for operation in (seed % 3..).step_by(3) {
@@ -154,6 +185,7 @@ fn a_power_cut_at_any_step_leaves_what_has_landed_and_nothing_that_has_not_depar
             let mut pilot = Pilot::new(seed);
             let failed = (0..120).any(|_| pilot.turn(&mut writer).is_err());
             overlaps += pilot.overlaps;
+            beside += pilot.beside;
             for policy in [
                 CrashPolicy::DropUnsynced,
                 CrashPolicy::KeepAll,
@@ -176,7 +208,7 @@ fn a_power_cut_at_any_step_leaves_what_has_landed_and_nothing_that_has_not_depar
             }
         }
     }
-    assert!(overlaps > 5_000, "{overlaps}");
+    assert!(overlaps > 5_000 && beside > 200, "{overlaps} {beside}");
 }
 
 #[test]
@@ -323,6 +355,149 @@ fn a_flight_that_only_writes_is_durable_with_the_next_one_that_syncs() {
         writer.sync().unwrap();
         assert_eq!(last(&disk), Some(5));
     }
+}
+
+/// Entries of group 1 after a power cut.
+fn left(disk: &MemDisk, policy: CrashPolicy) -> u64 {
+    let opened = open_with(&disk.crash(policy), &options());
+    let opened = opened.unwrap_or_else(|error| panic!("{policy:?}: {error:?}"));
+    opened.groups[&group(1)].last_index.get()
+}
+
+#[test]
+fn what_is_written_beside_a_sync_is_read_and_waits_for_the_next_one() {
+    for steps_first in [true, false] {
+        let disk = new_disk();
+        let mut writer = open(&disk).writer;
+        let reader = writer.reader();
+        let durable = || reader.durable_index(group(1)).map(LogIndex::get);
+        writer.commit(&[create(1), append(1, 1, 1, 1)]).unwrap();
+        writer.append_cached(&[append(1, 2, 1, 1)]).unwrap();
+        let begin = writer.end_lsn();
+        let mut flight = writer.depart_sync().unwrap();
+        assert!(flight.is_sync());
+        if steps_first {
+            // The disk covers nothing that is written later.
+            flight.step();
+        }
+        for index in 3..=5 {
+            writer.append_cached(&[append(1, index, 1, 1)]).unwrap();
+            assert_eq!(reader.last_index(group(1)), Some(LogIndex::new(index)));
+        }
+        assert_eq!(durable(), Some(1), "nothing has landed");
+        writer.land(flight.land()).unwrap();
+        assert_eq!((durable(), writer.durable_lsn()), (Some(2), begin));
+        if steps_first {
+            assert_eq!(left(&disk, CrashPolicy::DropUnsynced), 2);
+        }
+        // A write that is made durable by itself would not take along what lies before it.
+        writer.stage(&arc(vec![append(1, 6, 1, 1)])).unwrap();
+        let landing = writer.depart(Ending::AtOnce).unwrap().land();
+        writer.land(landing).unwrap();
+        assert_eq!((durable(), writer.durable_lsn()), (Some(6), writer.end_lsn()));
+        assert_eq!(left(&disk, CrashPolicy::DropUnsynced), 6);
+    }
+}
+
+#[test]
+fn frames_beside_a_sync_promise_nothing_of_it() {
+    let mut kept = [0_usize; 8];
+    for seed in 0..200 {
+        let disk = new_disk();
+        let mut writer = open(&disk).writer;
+        writer.commit(&[create(1), append(1, 1, 1, 1)]).unwrap();
+        for index in 2..=4 {
+            writer.append_cached(&[append(1, index, 1, 1)]).unwrap();
+        }
+        // Whatever becomes of it, a frame behind a hole is no damage.
+        let flight = writer.depart_sync().unwrap();
+        for index in 5..=7 {
+            writer.append_cached(&[append(1, index, 1, 1)]).unwrap();
+        }
+        let last = left(&disk, CrashPolicy::RandomSectors { seed });
+        assert!((1..=7).contains(&last));
+        kept[last as usize] += 1;
+        // Nor is it when the sync has landed, and they hold what was before it.
+        writer.land(flight.land()).unwrap();
+        for index in 8..=9 {
+            writer.append_cached(&[append(1, index, 1, 1)]).unwrap();
+        }
+        assert!(left(&disk, CrashPolicy::RandomSectors { seed }) >= 4);
+    }
+    assert!(kept[1..4].iter().all(|count| *count > 0), "{kept:?}");
+}
+
+#[test]
+fn no_segment_begins_beside_a_sync() {
+    let disk = new_disk();
+    let mut writer = open_with(&disk, &tiny()).unwrap().writer;
+    writer.commit(&[create(1)]).unwrap();
+    let (mut index, mut waited) = (0, 0);
+    for _ in 0..40 {
+        index += 1;
+        writer.append_cached(&[append(1, index, 1, 1)]).unwrap();
+        let flight = writer.depart_sync().unwrap();
+        for _ in 0..3 {
+            match writer.append_cached(&[append(1, index + 1, 1, 1)]) {
+                Ok(_) => index += 1,
+                Err(LogError::UnderWay { flights: 1 }) => waited += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        writer.land(flight.land()).unwrap();
+    }
+    assert!(waited > 5, "{waited}");
+    writer.sync().unwrap();
+    assert_eq!(left(&disk, CrashPolicy::DropUnsynced), index);
+}
+
+#[test]
+fn beside_other_flights_nothing_is_written_and_a_sync_takes_along_what_was_staged() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    writer.commit(&[create(1)]).unwrap();
+    for (index, ending) in [(1, Ending::AtOnce), (2, Ending::Written)] {
+        writer.stage(&arc(vec![append(1, index, 1, 1)])).unwrap();
+        let flight = writer.depart(ending).unwrap();
+        assert!(!flight.is_sync());
+        let refused = writer.append_cached(&[append(1, index + 1, 1, 1)]);
+        assert!(matches!(refused, Err(LogError::UnderWay { flights: 1 })), "{refused:?}");
+        writer.land(flight.land()).unwrap();
+    }
+    // Also what is written in between, as it lies behind it.
+    let first = writer.depart_sync().unwrap();
+    writer.stage(&arc(vec![append(1, 3, 1, 1)])).unwrap();
+    writer.append_cached(&[append(1, 4, 1, 1)]).unwrap();
+    writer.stage(&arc(vec![append(1, 5, 1, 1)])).unwrap();
+    let second = writer.depart_sync().unwrap();
+    assert!(first.is_sync() && !second.is_sync());
+    writer.land(first.land()).unwrap();
+    assert_eq!(left(&disk, CrashPolicy::KeepAll), 4);
+    writer.land(second.land()).unwrap();
+    assert_eq!(left(&disk, CrashPolicy::DropUnsynced), 5);
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_log_whatever_was_written_beside_it() {
+    let disk = new_disk();
+    let mut writer = open(&disk).writer;
+    writer.commit(&[create(1), append(1, 1, 1, 1)]).unwrap();
+    writer.append_cached(&[append(1, 2, 1, 1)]).unwrap();
+    let mut first = writer.depart_sync().unwrap();
+    disk.fail_at(0, Fault::Error);
+    assert!(!first.step());
+    writer.append_cached(&[append(1, 3, 1, 1)]).unwrap();
+    let second = writer.depart_sync().unwrap();
+    let syncs = disk.syncs();
+    let (first, second) = (first.land(), second.land());
+    assert!(!first.is_safe() && !second.is_safe(), "the next one is not made");
+    assert_eq!(disk.syncs(), syncs);
+    let failed = writer.land(first);
+    assert!(matches!(failed, Err(LogError::Io { op: DiskOp::Sync, .. })), "{failed:?}");
+    assert!(matches!(writer.land(second), Err(LogError::Poisoned { .. })));
+    let refused = writer.append_cached(&[append(1, 4, 1, 1)]);
+    assert!(matches!(refused, Err(LogError::Poisoned { .. })), "{refused:?}");
+    assert_eq!(writer.reader().durable_index(group(1)), Some(LogIndex::new(1)));
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub struct Flight {
     info: AppendInfo,
     steps: Option<Box<dyn Steps>>,
     synced: SyncInfo,
+    is_sync: bool,
 }
 
 /// What came of a [`Flight`].
@@ -48,12 +49,17 @@ pub struct Landing {
 
 impl Flight {
     pub(crate) fn new(info: AppendInfo, steps: impl Steps) -> Self {
-        Self { info, steps: Some(Box::new(steps)), synced: SyncInfo::default() }
+        Self { info, steps: Some(Box::new(steps)), synced: SyncInfo::default(), is_sync: false }
+    }
+
+    /// Of a sync and nothing else.
+    pub(crate) fn beside(self) -> Self {
+        Self { is_sync: true, ..self }
     }
 
     /// Of a store that has made everything durable already.
     pub(crate) fn over(info: AppendInfo, synced: SyncInfo) -> Self {
-        Self { info, steps: None, synced }
+        Self { info, steps: None, synced, is_sync: false }
     }
 
     /// What it writes.
@@ -64,6 +70,12 @@ impl Flight {
     /// Whether the store has done everything beforehand.
     pub fn is_over(&self) -> bool {
         self.steps.is_none()
+    }
+
+    /// Whether it is a sync and nothing else, beside which
+    /// [`append_cached`](crate::LogStore::append_cached) may go on.
+    pub fn is_sync(&self) -> bool {
+        self.is_sync
     }
 
     /// How many steps are left, with one that has failed.

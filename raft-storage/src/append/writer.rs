@@ -24,6 +24,7 @@
 //! - after one failed write or sync nothing is written or acknowledged again: retrying a sync
 //!   could report lost data as safe.
 
+mod beside;
 mod housekeeping;
 #[cfg(test)]
 mod tests;
@@ -151,6 +152,14 @@ struct Publication {
 struct Airborne {
     number: u64,
     effects: Vec<Effect>,
+    /// It is a sync and nothing else: of what lies below.
+    covers: Option<Lsn>,
+}
+
+impl Airborne {
+    fn is_sync(&self) -> bool {
+        self.covers.is_some()
+    }
 }
 
 /// Who makes the steps of an operation.
@@ -158,6 +167,8 @@ struct Airborne {
 enum Hand {
     /// The call itself, before it returns.
     Here,
+    /// The same, while a sync is in the air.
+    Beside,
     /// The next flight.
     Over,
 }
@@ -235,19 +246,6 @@ impl<D: Disk> LogWriter<D> {
         self.append_here(writes, None)
     }
 
-    /// [`append`](Self::append) through the page cache: for what counts once it is written and will
-    /// not be synced at once. A write that goes to the device waits for it.
-    ///
-    /// # Errors
-    /// As [`append`](Self::append).
-    pub fn append_cached(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
-        self.begin_here()?;
-        self.writes = Until::Cached;
-        let appended = self.append_here(writes, None);
-        self.writes = Until::Written;
-        appended
-    }
-
     /// [`append`](Self::append) and [`sync`](Self::sync) in one: on return all of it is durable,
     /// with whatever was appended before. A batch of one frame, behind a log that is durable to
     /// its end, takes one call of the disk.
@@ -265,7 +263,16 @@ impl<D: Disk> LogWriter<D> {
         ending: Option<Ending>,
     ) -> Result<AppendInfo, LogError> {
         self.begin_here()?;
-        let publication = self.prepare(writes, Hand::Here)?;
+        self.append_begun(writes, ending, Hand::Here)
+    }
+
+    fn append_begun(
+        &mut self,
+        writes: &[GroupWrite],
+        ending: Option<Ending>,
+        hand: Hand,
+    ) -> Result<AppendInfo, LogError> {
+        let publication = self.prepare(writes, hand)?;
         self.seal();
         let at = self.effects.len();
         if let Some(ending) = ending {
@@ -290,6 +297,11 @@ impl<D: Disk> LogWriter<D> {
                 .min(self.cursor.room().saturating_sub(FRAME_HEADER_BYTES as u64)),
         });
         self.plan.build(writes, goes_on, self.body_bytes_max);
+        let bytes: u64 = self.plan.frames.iter().map(plan::FramePlan::bytes).sum();
+        if hand == Hand::Beside && bytes > self.cursor.room() {
+            self.tails.undo();
+            return Err(LogError::UnderWay { flights: self.air.len() });
+        }
         let has_entries =
             writes.iter().any(|write| !write.entries.is_empty() || !write.fetched.is_empty());
         self.reserve(has_entries)?;
@@ -297,7 +309,7 @@ impl<D: Disk> LogWriter<D> {
         for at in 0..self.plan.frames.len() {
             if goes_on.take().is_none() {
                 self.seal();
-                if hand == Hand::Here {
+                if hand != Hand::Over {
                     // One frame in memory at a time.
                     self.make_steps()?;
                 }
@@ -371,10 +383,15 @@ impl<D: Disk> LogWriter<D> {
         self.seal();
         self.make_durable(ending);
         self.reached();
-        let number = self.next_flight;
-        self.next_flight += 1;
         let effects = std::mem::take(&mut self.effects);
-        self.air.push_back(Airborne { number, effects });
+        Ok(self.take_off(Airborne { number: self.next_flight, effects, covers: None }))
+    }
+
+    /// The steps that are there become a flight.
+    fn take_off(&mut self, flight: Airborne) -> Flight {
+        let number = flight.number;
+        self.next_flight = number + 1;
+        self.air.push_back(flight);
         let steps = Flying {
             number,
             turn: Arc::clone(&self.turn),
@@ -385,7 +402,7 @@ impl<D: Disk> LogWriter<D> {
             is_over: false,
             _lock: Arc::clone(&self.lock),
         };
-        Ok(Flight::new(self.take_info(), steps))
+        Flight::new(self.take_info(), steps)
     }
 
     /// Takes in what came of a flight: readers see what it wrote, and it is durable unless it was only to
@@ -410,6 +427,10 @@ impl<D: Disk> LogWriter<D> {
             self.housekeeping = None;
         }
         self.take_in(flight.effects, None);
+        if let Some(covers) = flight.covers {
+            self.cursor.synced(covers);
+            self.landed.synced(covers);
+        }
         Ok(SyncInfo { durable_lsn: self.durable_lsn() })
     }
 
@@ -948,6 +969,10 @@ impl<D: Disk> LogStore for LogWriter<D> {
 
     fn depart(&mut self, ending: Ending) -> Result<Flight, LogError> {
         self.depart(ending)
+    }
+
+    fn depart_sync(&mut self) -> Result<Flight, LogError> {
+        self.depart_sync()
     }
 
     fn land(&mut self, landing: Landing) -> Result<SyncInfo, LogError> {

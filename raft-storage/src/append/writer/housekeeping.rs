@@ -29,8 +29,8 @@ impl<D: Disk> LogWriter<D> {
     /// once what became durable is acknowledged, and again as it asks for. `idle`: nothing was
     /// appended for a while, so nobody waits for the disk.
     ///
-    /// What it writes goes with the next flight where something was staged or has departed; it may be
-    /// called then as well.
+    /// What it writes goes with the next flight where something was staged, or has departed that is not only
+    /// a sync; it may be called then as well.
     ///
     /// Cost of a call: at most a write of 256 KiB, or of one piece of a large entry; a lock and a look
     /// at each segment after a checkpoint.
@@ -40,7 +40,8 @@ impl<D: Disk> LogWriter<D> {
     /// done.
     pub fn tend(&mut self, idle: bool) -> Result<Tending, LogError> {
         self.check_poison()?;
-        let is_alone = self.air.is_empty() && self.open.is_none() && self.steps.is_empty();
+        let is_clear = self.open.is_none() && self.steps.is_empty();
+        let is_alone = self.air.is_empty() && is_clear;
         if is_alone && idle && self.cursor.content_end > self.cursor.synced {
             self.sync_here()?;
         }
@@ -48,7 +49,8 @@ impl<D: Disk> LogWriter<D> {
         // What is under way may be taken back, and is not there to be taken back yet.
         if self.housekeeping.is_none() && self.tender.moves.may_move(idle) {
             moved = self.move_some()?;
-            if moved && is_alone {
+            // Who writes beside syncs does not find copies in the way.
+            if moved && (is_alone || is_clear && self.may_write_beside()) {
                 self.finish_here()?;
             } else if moved {
                 self.housekeeping = Some(self.next_flight);
