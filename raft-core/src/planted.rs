@@ -113,6 +113,7 @@ pub enum Planted {
     TruncationNotLogged,
     TornTailAccepted,
     DamageCutAsTornTail,
+    UnreadableCutAsTornTail,
     SyncErrorIgnored,
     TermAndVoteNotLogged,
     CompletionBeforeSync,

@@ -7,6 +7,7 @@ use std::io;
 use raft_core::{GroupId, GroupIncarnation, LogIndex, LogTime, MembershipError, NodeId, Term};
 
 use crate::disk::is_out_of_descriptors;
+use crate::disk::readings::is_unreadable;
 use crate::format::identity::{Identity, StoreId};
 use crate::format::lsn::Lsn;
 
@@ -173,6 +174,10 @@ pub enum OpenError {
         "segment_bytes is {segment_bytes}: allowed are multiples of 4096 from 16 KiB to 64 MiB"
     )]
     SegmentBytes { segment_bytes: u64 },
+    /// The disk cannot read what a log is opened by: more than a MiB of it, or nothing at all. That is
+    /// no damage to the log but the disk, or the way to it; nothing was judged.
+    #[error("{dir}: the disk cannot be read ({blocks} blocks of 4 KiB were refused)")]
+    DiskUnreadable { dir: String, blocks: u64, source: io::Error },
     /// The file system refused.
     #[error("cannot open {dir}")]
     Io { dir: String, source: io::Error },
@@ -268,6 +273,9 @@ pub enum FrameFault {
     /// The unused rest of its last block is not zero.
     #[error("padding")]
     Padding,
+    /// The disk cannot read some of it.
+    #[error("unreadable")]
+    Unreadable,
 }
 
 /// Why the records of a frame make no sense.
@@ -324,6 +332,16 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Whether something is wrong with the log, or with the disk beneath it: bytes that are not what was
+    /// written, or that the disk cannot read ([`is_unreadable`]). The latter may pass.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_unreadable(source),
+            Self::Corrupt { .. } => true,
+            Self::UnknownGroup { .. } | Self::OutOfRange { .. } | Self::NotHeld { .. } => false,
+        }
+    }
+
     /// Whether nothing is wrong with the log and the same read may be tried again: the process
     /// was out of file descriptors.
     pub fn is_passing(&self) -> bool {

@@ -47,6 +47,7 @@ pub use certificate::{BootCertificate, BootWord, CertificateError};
 #[cfg(unix)]
 pub use disk::file_disk::{FileDisk, LogFile};
 pub use disk::mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};
+pub use disk::readings::is_unreadable;
 pub use disk::{
     Disk, DiskFile, TWIN_BYTES, is_out_of_descriptors, is_out_of_room, read_file, read_twins,
     replace_file, write_twins,

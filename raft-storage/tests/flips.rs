@@ -1,4 +1,5 @@
-//! Single bits that flip at rest, anywhere in random logs: each is seen, or it changes nothing.
+//! Single bits that flip at rest, and blocks that cannot be read, anywhere in random logs: each is seen, or it
+//! changes nothing.
 //!
 //! `cargo xtask flips` runs more of them than a test run has time for.
 
@@ -104,7 +105,7 @@ fn write_history(random: &mut Random) -> History {
 fn unreadable(opened: &Opened<MemDisk>) -> Option<(GroupId, Place)> {
     let corrupt = |read: Result<(), ReadError>| match read {
         Ok(()) => false,
-        Err(ReadError::Corrupt { .. }) => true,
+        Err(error) if error.is_damage() => true,
         Err(other) => panic!("{other:?}"),
     };
     opened.groups.iter().find_map(|(id, found)| {
@@ -184,10 +185,14 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
         None => random.below(bytes.len() as u64 * 8),
     };
     bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
-    let told = format!("{told}, {name}, bit {bit}");
+    let is_lost = random.below(3) == 0;
+    let told = format!("{told}, {name}, bit {bit}, unreadable: {is_lost}");
     let flipped = || {
         let copy = history.disk.crash(CrashPolicy::KeepAll);
-        copy.overwrite(name, &bytes);
+        match is_lost {
+            true => copy.lose_block(name, bit / 8),
+            false => copy.overwrite(name, &bytes),
+        }
         copy
     };
     // Looked at: what is called sound is what it was.

@@ -230,6 +230,10 @@ impl CliError {
                      repair by itself it does: this says that it cannot know what is lost. Let \
                      this node come back empty, under a new id"
                 }
+                OpenError::DiskUnreadable { .. } => {
+                    "nothing is known to be lost: it is the disk, or the way to it. See what the \
+                     system says of it (`dmesg`), mend that, then repeat this"
+                }
                 OpenError::Unsupported { .. } => {
                     "use the version of raftd that wrote it, or a newer one"
                 }

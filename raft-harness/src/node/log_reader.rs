@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// For so long a disk may refuse to read a place before that is damage. A path to a disk that is lost
 /// comes back, and what is called damaged is forgotten for good.
-const REFUSES_MAX: Duration = Duration::from_secs(30);
+pub(super) const REFUSES_MAX: Duration = Duration::from_secs(30);
 
 /// What the disk refuses to read: of each group one place, and since when.
 #[derive(Debug, Default)]
@@ -82,8 +82,11 @@ pub(crate) fn run(
                 let step = scrub.step(reader, Instant::now());
                 Counters::add(&counters.log_scrubbed_bytes, step.bytes);
                 Counters::add(&counters.log_scrubs, u64::from(step.is_through));
-                if let Some(ReadError::Corrupt { group, index, segment, offset }) = step.damage {
-                    error!(%group, %index, segment, offset, "the log is damaged");
+                if let Some(refused) = step.refused {
+                    warn!(error = chain(&refused), "the log cannot be read now");
+                }
+                if let Some((group, index, why)) = step.damage {
+                    error!(%group, %index, error = chain(&why), "the log is damaged");
                     Counters::add(&counters.log_damage_found, 1);
                     let found = EngineInput::LogDamaged(group, index);
                     let _ = shards[shard_of(group, shards.len())].push(ShardInput::Engine(found));

@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 
+use crate::disk::readings::Readings;
 use crate::disk::{DiskFile, fill_with_zeros};
 use crate::format::checksum::{crc32c, crc32c_append};
 use crate::format::field::{put, u32_at, u64_at};
@@ -88,9 +89,11 @@ impl<F: DiskFile> ChunkWriter<F> {
 }
 
 /// Reads a stream back. What it takes in memory grows with what it has read, never with what a
-/// length says.
+/// length says. What the disk cannot read is zeros, and so no sound chunk.
 pub(crate) struct ChunkReader<'a, F> {
     file: &'a F,
+    file_name: String,
+    readings: &'a Readings,
     seed: u32,
     name: Name,
     /// How many chunks are read.
@@ -104,9 +107,15 @@ pub(crate) struct ChunkReader<'a, F> {
 
 impl<'a, F: DiskFile> ChunkReader<'a, F> {
     /// The stream that begins in `file`; `None` if none does.
-    pub(crate) fn open(file: &'a F, store: StoreId) -> io::Result<Option<Self>> {
+    pub(crate) fn open(
+        (file_name, file): (String, &'a F),
+        store: StoreId,
+        readings: &'a Readings,
+    ) -> io::Result<Option<Self>> {
         let mut reader = Self {
             file,
+            file_name,
+            readings,
             seed: seed(store),
             name: Name::default(),
             count: 0,
@@ -152,7 +161,7 @@ impl<'a, F: DiskFile> ChunkReader<'a, F> {
             return Ok(false);
         }
         self.chunk.resize(there, 0);
-        self.file.read_exact_at(&mut self.chunk, at)?;
+        self.readings.read((&self.file_name, self.file), &mut self.chunk, at)?;
         let name = Name { incarnation: u64_at(&self.chunk, 8), number: u64_at(&self.chunk, 16) };
         let bytes = u32_at(&self.chunk, 24) as usize;
         let Some(content) = self.chunk[CHUNK_HEADER_BYTES..].get(..bytes) else { return Ok(false) };
@@ -205,7 +214,9 @@ mod tests {
 
     fn read(disk: &MemDisk, bytes: usize) -> Option<Vec<u8>> {
         let file = disk.open("c").unwrap();
-        let mut reader = ChunkReader::open(&file, StoreId::new(7)).unwrap()?;
+        let readings = Readings::default();
+        let mut reader =
+            ChunkReader::open(("c".into(), &file), StoreId::new(7), &readings).unwrap()?;
         let taken = reader.take(bytes).unwrap()?.to_vec();
         reader.is_at_end().then_some(taken)
     }

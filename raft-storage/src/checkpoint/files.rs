@@ -5,6 +5,7 @@ use std::io;
 use crate::checkpoint::chunks::{ChunkReader, Name};
 use crate::checkpoint::outline::Outline;
 use crate::checkpoint::row::{self, LENGTH_BYTES, Row};
+use crate::disk::readings::Readings;
 use crate::disk::{Disk, DiskFile};
 use crate::format::field::u64_at;
 use crate::format::identity::StoreId;
@@ -61,7 +62,7 @@ pub(crate) struct Loaded {
 }
 
 /// Reads the newest checkpoint that is whole.
-pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
+pub(crate) fn load<D: Disk>(disk: &D, store: StoreId, readings: &Readings) -> io::Result<Loaded> {
     let mut found = Vec::new();
     let mut unreadable = 0;
     for number in 0..FILES {
@@ -72,7 +73,7 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
         // What a failed sync left in memory is not what a further crash leaves.
         file.sync_data()?;
         file.drop_cache()?;
-        match ChunkReader::open(&file, store)?.map(|stream| stream.name()) {
+        match open_stream((number, &file), store, readings)?.map(|stream| stream.name()) {
             Some(name) => found.push((name, number, file)),
             None => unreadable += 1,
         }
@@ -82,7 +83,7 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
         Loaded { kept: Kept::default(), rows: Vec::new(), durable: Lsn::ZERO, unreadable };
     while let Some((_, number, file)) = found.pop() {
         if loaded.kept.newest.is_none() {
-            match read(&file, store)? {
+            match read((number, &file), store, readings)? {
                 Some((outline, rows, durable)) => {
                     loaded.kept.newest = Some(Stored { outline, file: number });
                     (loaded.rows, loaded.durable) = (rows, durable);
@@ -90,7 +91,7 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
                 None => loaded.unreadable += 1,
             }
         } else if loaded.kept.previous.is_none()
-            && let Some(mut stream) = ChunkReader::open(&file, store)?
+            && let Some(mut stream) = open_stream((number, &file), store, readings)?
             && let Some(outline) = Outline::read(&mut stream)?
         {
             // Its rows are read if they are ever needed.
@@ -101,14 +102,32 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId) -> io::Result<Loaded> {
 }
 
 /// Whether the checkpoint in this file can be read to its end.
-pub(crate) fn is_whole<D: Disk>(disk: &D, number: usize, store: StoreId) -> io::Result<bool> {
-    Ok(read(&disk.open(&file_name(number))?, store)?.is_some())
+pub(crate) fn is_whole<D: Disk>(
+    disk: &D,
+    number: usize,
+    store: StoreId,
+    readings: &Readings,
+) -> io::Result<bool> {
+    let file = disk.open(&file_name(number))?;
+    Ok(read((number, &file), store, readings)?.is_some())
 }
 
 type Checkpoint = (Outline, Vec<Row>, Lsn);
 
-fn read<F: DiskFile>(file: &F, store: StoreId) -> io::Result<Option<Checkpoint>> {
-    let Some(mut stream) = ChunkReader::open(file, store)? else { return Ok(None) };
+fn open_stream<'a, F: DiskFile>(
+    (number, file): (usize, &'a F),
+    store: StoreId,
+    readings: &'a Readings,
+) -> io::Result<Option<ChunkReader<'a, F>>> {
+    ChunkReader::open((file_name(number), file), store, readings)
+}
+
+fn read<F: DiskFile>(
+    of: (usize, &F),
+    store: StoreId,
+    readings: &Readings,
+) -> io::Result<Option<Checkpoint>> {
+    let Some(mut stream) = open_stream(of, store, readings)? else { return Ok(None) };
     let Some(outline) = Outline::read(&mut stream)? else { return Ok(None) };
     let mut rows = Vec::new();
     loop {

@@ -3,9 +3,10 @@
 //! It holds two images, what readers see and what is durable, and the list of writes between
 //! them. [`MemDisk::crash`] makes the disk a machine would find after a power cut: the durable
 //! image and whatever of the pending writes a [`CrashPolicy`] lets survive, torn at sectors of
-//! 512 bytes. Names follow the same rule until `sync_dir`.
+//! 512 bytes. Names follow the same rule until `sync_dir`. Blocks can be lost that were durable
+//! ([`MemDisk::lose_block`]), and all reads fail ([`MemDisk::fail_reads`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -67,6 +68,10 @@ struct State {
     open: usize,
     open_peak: usize,
     open_max: Option<usize>,
+    /// No read succeeds.
+    reads_fail: bool,
+    /// Reads that were refused.
+    refused: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -74,6 +79,8 @@ struct FileState {
     seen: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<PendingWrite>,
+    /// Blocks that cannot be read, by number.
+    lost: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -184,6 +191,25 @@ impl MemDisk {
         state.names.get(name).map(|file| state.files[*file].seen.clone())
     }
 
+    /// From now on the block of 4 KiB that holds this byte cannot be read (`EIO`), and no part of it
+    /// written, until all of it is.
+    pub fn lose_block(&self, name: &str, offset: u64) {
+        let mut state = self.state.lock();
+        if let Some(file) = state.names.get(name).copied() {
+            state.files[file].lost.insert(offset / BLOCK_BYTES);
+        }
+    }
+
+    /// From now on no read succeeds (`EIO`), or all of them do again that are not of a lost block.
+    pub fn fail_reads(&self, fail: bool) {
+        self.state.lock().reads_fail = fail;
+    }
+
+    /// How many reads were refused.
+    pub fn reads_refused(&self) -> u64 {
+        self.state.lock().refused
+    }
+
     /// Replaces the content of a file, durably: for tests that damage what is at rest.
     pub fn overwrite(&self, name: &str, content: &[u8]) {
         let mut state = self.state.lock();
@@ -198,7 +224,8 @@ impl MemDisk {
             }
         };
         let file = &mut state.files[file];
-        *file = FileState { seen: content.into(), durable: content.into(), pending: Vec::new() };
+        let (seen, durable) = (content.into(), content.into());
+        *file = FileState { seen, durable, ..FileState::default() };
     }
 }
 
@@ -235,6 +262,15 @@ impl State {
         if grows > 0 && self.bytes_max.is_some_and(|max| self.bytes() + grows > max) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        let end = offset + bytes.len() as u64;
+        let lost = &mut self.files[file].lost;
+        let is_partly =
+            |block: u64| block * BLOCK_BYTES < offset || (block + 1) * BLOCK_BYTES > end;
+        let written = offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        if lost.range(written.clone()).any(|block| is_partly(*block)) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        lost.retain(|block| !written.contains(block));
         patch(&mut self.files[file].seen, offset, &bytes);
         Ok(PendingWrite { offset, bytes })
     }
@@ -343,7 +379,13 @@ impl DiskFile for MemFile {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        let blocks = offset / BLOCK_BYTES..(offset + buffer.len() as u64).div_ceil(BLOCK_BYTES);
+        let lost = &state.files[self.file].lost;
+        if state.reads_fail || lost.range(blocks).next().is_some() {
+            state.refused += 1;
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let seen = &state.files[self.file].seen;
         let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let bytes = begin.checked_add(buffer.len()).and_then(|end| seen.get(begin..end));
@@ -471,5 +513,9 @@ impl Coins {
 }
 
 const SECTOR_BYTES: u64 = 512;
+/// What a file system reads and writes at once.
+const BLOCK_BYTES: u64 = 4096;
+/// "Input/output error", the same on every Unix.
+const EIO: i32 = 5;
 /// "Too many open files", the same on every Unix.
 const EMFILE: i32 = 24;

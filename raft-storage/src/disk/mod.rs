@@ -9,15 +9,20 @@
 //!   a `write_durable_at` once that has;
 //! - names (created, renamed, removed) are durable once `sync_dir` has returned `Ok`;
 //! - before that, any subset of the written sectors may survive a power cut, in any order;
-//! - after a failed sync nothing is known, and a second sync proves nothing.
+//! - after a failed sync nothing is known, and a second sync proves nothing;
+//! - a place that cannot be read ([`is_unreadable`](readings::is_unreadable)) can be again once whole
+//!   blocks were written there, or the device is worn out.
 
 #[cfg(target_os = "linux")]
 mod direct;
 #[cfg(unix)]
 pub(crate) mod file_disk;
 pub(crate) mod mem_disk;
+pub(crate) mod readings;
 
 use std::io::{self, IoSlice};
+
+use crate::disk::readings::Readings;
 
 /// One directory on which a log lives. Clones name the same directory.
 pub trait Disk: Clone + Send + Sync + 'static {
@@ -182,12 +187,13 @@ pub fn write_twins<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result<
 }
 
 /// Both copies of a file that [`write_twins`] has made, without the zeros at their ends, or `None`
-/// if there is no such file. Either may be torn; a file of another length has no copy.
+/// if there is no such file. Either may be torn, and one that the disk cannot read is empty; a file of
+/// another length has no copy.
 ///
 /// # Errors
-/// The disk's own.
+/// The disk's own, if it cannot read either.
 pub fn read_twins<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Vec<u8>>>> {
-    let Some(bytes) = read_file(disk, name, 2 * TWIN_BYTES)? else { return Ok(None) };
+    let Some(bytes) = read_doubled(disk, name, 2 * TWIN_BYTES)? else { return Ok(None) };
     if bytes.len() != 2 * TWIN_BYTES {
         return Ok(Some(Vec::new()));
     }
@@ -215,6 +221,28 @@ pub fn read_file<D: Disk>(disk: &D, name: &str, bytes_max: usize) -> io::Result<
     let mut content = vec![0; bytes as usize];
     file.read_exact_at(&mut content, 0)?;
     Ok(Some(content))
+}
+
+/// [`read_file`] for a file that says everything twice: a block that the disk cannot read is zeros,
+/// unless that is so of all of them.
+pub(crate) fn read_doubled<D: Disk>(
+    disk: &D,
+    name: &str,
+    bytes_max: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let bytes = file.bytes()?.min(bytes_max as u64 + 1);
+    let mut content = vec![0; bytes as usize];
+    let readings = Readings::default();
+    readings.read((name, &file), &mut content, 0)?;
+    match readings.refusal() {
+        Some(error) => Err(error),
+        None => Ok(Some(content)),
+    }
 }
 
 /// Parts per system call; Linux and the BSDs take 1024 (`IOV_MAX`).

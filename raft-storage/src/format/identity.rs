@@ -4,7 +4,8 @@
 //! random [`StoreId`] that peers remember, so that a wiped node cannot come back under its old
 //! name. `incarnation` says the same thing twice, and both copies are overwritten in place at
 //! every open, one after the other, before the log is handed out (rule R1). That takes no room:
-//! a node starts on a full disk. Whatever a crash or damage does to one copy, the other holds;
+//! a node starts on a full disk. Whatever a crash or damage does to one copy, the other holds, also
+//! where the disk cannot read it;
 //! and a life begins only when both are durable, so losing one does not take it back.
 //!
 //! Invariant: `identity` is written last, so a directory that has it is complete, and an
@@ -15,7 +16,9 @@ use std::io;
 
 use raft_core::{Incarnation, NodeId};
 
-use crate::disk::{Disk, DiskFile, LOCK_NAME, TEMPORARY_SUFFIX, read_file, replace_file};
+use crate::disk::{
+    Disk, DiskFile, LOCK_NAME, TEMPORARY_SUFFIX, read_doubled, read_file, replace_file,
+};
 use crate::error::{InitError, OpenError};
 use crate::format::checksum::crc32c;
 use crate::format::field::{put, u16_at, u32_at, u64_at, u128_at};
@@ -174,8 +177,12 @@ impl<F: DiskFile> LifeFile<F> {
 
     /// Makes this life the noted one; durable on return. After an error the one before may be.
     pub(crate) fn store(&self, life: Life) -> io::Result<()> {
+        // A whole block: a part of one that cannot be read could not be written. Not worth a
+        // descriptor for direct writes.
+        let mut block = vec![0; LIFE_FILE_BYTES / LIFE_COPIES_AT.len()];
+        put(&mut block, 0, &life.encode());
         for at in LIFE_COPIES_AT {
-            self.file.write_vectored_at(&mut [io::IoSlice::new(&life.encode())], at)?;
+            self.file.write_cached_at(&mut [io::IoSlice::new(&block)], at)?;
             self.file.sync_data()?;
         }
         Ok(())
@@ -215,7 +222,7 @@ pub(crate) fn read<D: Disk>(disk: &D) -> Result<Option<(Identity, Life)>, OpenEr
         return Ok(None);
     };
     let identity = Identity::decode(&bytes).ok_or_else(|| damaged(IDENTITY_NAME))?;
-    let life = read_file(disk, INCARNATION_NAME, LIFE_FILE_BYTES)
+    let life = read_doubled(disk, INCARNATION_NAME, LIFE_FILE_BYTES)
         .map_err(io)?
         .and_then(|bytes| Life::of_file(&bytes))
         .ok_or_else(|| damaged(INCARNATION_NAME))?;

@@ -108,7 +108,11 @@ impl SegmentHeader {
 pub(crate) enum HeaderFault {
     Blank,
     Damaged,
-    Unsupported { format: u16 },
+    /// The disk cannot read it.
+    Unreadable,
+    Unsupported {
+        format: u16,
+    },
 }
 
 /// The salt of a segment: different for every (store, sequence, incarnation), so that a frame

@@ -5,6 +5,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 use raft_core::{GroupId, GroupIncarnation, LogIndex, ReplicaId, Term};
 
 use crate::disk::Disk;
+use crate::disk::readings::Readings;
 use crate::error::{FrameFault, OpenError};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::lsn::Lsn;
@@ -85,14 +86,16 @@ impl<D: Disk> Inspection<D> {
     /// enough. Cost: reads each segment once, a step of it at a time.
     ///
     /// # Errors
-    /// [`OpenError::Io`]. Damage is none: what is readable behind it is shown.
+    /// [`OpenError::Io`] and [`OpenError::DiskUnreadable`]. Damage is none: what is readable behind it is shown.
     pub fn records(
         &self,
         filter: &RecordFilter,
         visit: &mut dyn FnMut(Dumped) -> ControlFlow<()>,
     ) -> Result<(), OpenError> {
         let io = |source| OpenError::Io { dir: self.disk.describe(), source };
-        let (_, segments) = self.segments()?;
+        let readings = Readings::default();
+        let failed = |error| readings.judge(self.disk.describe(), error);
+        let (_, segments) = self.segments(&readings).map_err(failed)?;
         let mut ended = ControlFlow::Continue(());
         for (at, segment) in segments.iter().enumerate() {
             let header = &segment.header;
@@ -109,7 +112,7 @@ impl<D: Disk> Inspection<D> {
                 ended = show(segment.slot, header.base, met, filter, visit);
                 ended
             };
-            walk(segment, &file, sealed, &mut each).map_err(io)?;
+            walk(segment, (&file, &readings), sealed, &mut each).map_err(io).map_err(failed)?;
             if ended.is_break() {
                 break;
             }

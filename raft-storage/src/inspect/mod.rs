@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::checkpoint::files::{self as checkpoint, Kept};
 #[cfg(unix)]
 use crate::disk::file_disk::FileDisk;
+use crate::disk::readings::Readings;
 use crate::disk::{Disk, DiskFile};
 use crate::error::OpenError;
 use crate::format::identity::{self, Identity, Life};
@@ -75,14 +76,15 @@ impl<D: Disk> Inspection<D> {
 
     /// The checkpoints that an open would go by, and every segment that one of them needs, in the order
     /// of the log.
-    fn segments(&self) -> Result<(Kept, Vec<Segment>), OpenError> {
+    fn segments(&self, readings: &Readings) -> Result<(Kept, Vec<Segment>), OpenError> {
         let io = |source| OpenError::Io { dir: self.disk.describe(), source };
-        let kept = checkpoint::load(&self.disk, self.identity.store).map_err(io)?.kept;
+        let kept = checkpoint::load(&self.disk, self.identity.store, readings).map_err(io)?.kept;
         let mut segments = Vec::new();
         for slot in self.disk.list().map_err(io)?.iter().filter_map(|name| slot_of(name)) {
             let file = self.disk.open(&file_name(slot)).map_err(io)?;
             let bytes = file.bytes().map_err(io)?;
-            let Ok(header) = read_header(&file, bytes).map_err(io)? else { continue };
+            let header = read_header((slot, &file), bytes, readings).map_err(io)?;
+            let Ok(header) = header else { continue };
             if header.store == self.identity.store && kept.needs(slot, header.seq) {
                 segments.push(Segment { slot, header });
             }

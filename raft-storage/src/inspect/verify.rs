@@ -13,6 +13,7 @@ use raft_core::{GroupId, LogIndex};
 use crate::append::spares::Preparation;
 use crate::checkpoint::files;
 use crate::disk::Disk;
+use crate::disk::readings::Readings;
 use crate::error::{Damage, FrameFault, OpenError, ReadError, RecordFault};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::lsn::Lsn;
@@ -140,19 +141,19 @@ impl<D: Disk> Inspection<D> {
     ///
     /// # Errors
     /// What keeps an open from judging, other than damage: [`OpenError::Unsupported`],
-    /// [`OpenError::ForeignSegment`], [`OpenError::Io`].
+    /// [`OpenError::ForeignSegment`], [`OpenError::DiskUnreadable`], [`OpenError::Io`].
     pub fn verify(&self) -> Result<Verified, OpenError> {
+        let readings = Readings::default();
+        self.verify_by(&readings).map_err(|error| readings.judge(self.disk.describe(), error))
+    }
+
+    fn verify_by(&self, readings: &Readings) -> Result<Verified, OpenError> {
         let io = |source| OpenError::Io { dir: self.disk.describe(), source };
         let mut verified = Verified::default();
-        let judged = match judge(
-            &self.disk,
-            &self.identity,
-            self.life,
-            0,
-            OnDamage::Refuse,
-            Preparation::OnDemand,
-        ) {
+        let ways = (OnDamage::Refuse, Preparation::OnDemand);
+        let judged = match judge(&self.disk, &self.identity, self.life, 0, ways, readings) {
             Ok(judged) => Some(judged),
+            Err(error) if readings.is_disk() => return Err(error),
             Err(OpenError::Corrupt { segment, offset, lsn, groups, why }) => {
                 let groups = groups.map(BTreeSet::from_iter);
                 let flaw = Flaw::Opening(why);
@@ -161,11 +162,12 @@ impl<D: Disk> Inspection<D> {
             }
             Err(other) => return Err(other),
         };
-        let (kept, segments) = self.segments()?;
-        let loaded = files::load(&self.disk, self.identity.store).map_err(io)?;
+        let (kept, segments) = self.segments(readings)?;
+        let loaded = files::load(&self.disk, self.identity.store, readings).map_err(io)?;
         verified.checkpoints_unreadable = loaded.unreadable;
         if let Some(previous) = &kept.previous
-            && !files::is_whole(&self.disk, previous.file, self.identity.store).map_err(io)?
+            && !files::is_whole(&self.disk, previous.file, self.identity.store, readings)
+                .map_err(io)?
         {
             verified.checkpoints_unreadable += 1;
         }
@@ -173,7 +175,7 @@ impl<D: Disk> Inspection<D> {
         for (at, segment) in segments.iter().enumerate() {
             let next =
                 segments.get(at + 1).filter(|next| next.header.seq == segment.header.seq + 1);
-            self.frames(segment, next, &mut verified, &mut holes).map_err(io)?;
+            self.frames(segment, next, readings, (&mut verified, &mut holes)).map_err(io)?;
         }
         verified.segments = segments.len() as u64;
         if let Some(judged) = judged {
@@ -195,8 +197,8 @@ impl<D: Disk> Inspection<D> {
         &self,
         segment: &Segment,
         next: Option<&Segment>,
-        verified: &mut Verified,
-        holes: &mut Vec<Finding>,
+        readings: &Readings,
+        (verified, holes): (&mut Verified, &mut Vec<Finding>),
     ) -> std::io::Result<()> {
         let base = segment.header.base;
         let sealed = next.map(|next| next.header.prev_end.get().saturating_sub(base.get()));
@@ -252,7 +254,7 @@ impl<D: Disk> Inspection<D> {
             }
             ControlFlow::Continue(())
         };
-        let ended = walk(segment, &file, sealed, &mut visit)?;
+        let ended = walk(segment, (&file, readings), sealed, &mut visit)?;
         if let Some(next) = next
             && ended.chain.is_some_and(|chain| chain != next.header.prev_crc)
         {

@@ -4,9 +4,10 @@ use std::io;
 use std::ops::ControlFlow;
 
 use crate::disk::DiskFile;
+use crate::disk::readings::Readings;
 use crate::error::FrameFault;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use crate::format::segment::BLOCK_BYTES;
+use crate::format::segment::{BLOCK_BYTES, file_name};
 use crate::recover::frames::{Segment, find_frame, frame_at};
 use crate::recover::window::Window;
 
@@ -31,14 +32,14 @@ pub(super) struct Ended {
 /// Visits the frames of `segment`, which ends at `sealed` if another one follows.
 pub(super) fn walk<F: DiskFile>(
     segment: &Segment,
-    file: &F,
+    (file, readings): (&F, &Readings),
     sealed: Option<u64>,
     visit: &mut dyn FnMut(Met<'_>) -> ControlFlow<()>,
 ) -> io::Result<Ended> {
     let header = &segment.header;
     let bytes = file.bytes()?;
     let limit = sealed.unwrap_or(header.bytes).min(bytes) / BLOCK_BYTES * BLOCK_BYTES;
-    let mut window = Window::new(file, limit);
+    let mut window = Window::over_holes(file, file_name(segment.slot), limit, readings);
     let mut at = Ended { offset: BLOCK_BYTES, chain: Some(header.prev_crc), promised: 0 };
     while at.offset < limit {
         let offset = at.offset;

@@ -13,11 +13,13 @@ use bytes::Bytes;
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 
 use crate::append::write::ENTRY_BYTES_MAX;
-use crate::disk::{Disk, DiskFile, is_out_of_descriptors};
+use crate::disk::readings::{Readings, is_unreadable};
+use crate::disk::{Disk, DiskFile};
 use crate::error::ReadError;
 use crate::format::live::LiveEntries;
 use crate::format::pieces::{self, Piece};
 use crate::format::record::{EntryName, ITEM_HEADER_BYTES, ItemHeader, entry_kind, item_bytes};
+use crate::format::segment::file_name;
 use crate::read::index::{GroupIndex, Presence, Shared};
 use crate::read::location::Location;
 use crate::read::open_files::OpenFiles;
@@ -136,7 +138,8 @@ pub struct Scrubbed {
     pub next: Option<Scrub>,
     /// How much was read.
     pub bytes: u64,
-    /// What cannot be read.
+    /// What cannot be read: [`ReadError::Corrupt`], or [`ReadError::Io`] where the disk refuses, which
+    /// may pass. The next step goes on behind it either way.
     pub damage: Option<ReadError>,
 }
 
@@ -211,7 +214,7 @@ impl<D: Disk> EntrySource for Shared<D> {
                 self.drop_cache(segment);
                 self.noting(self.entries_once(group, first, last, bytes_max))
             }
-            read => read,
+            read => self.noting(read),
         }
     }
 
@@ -237,8 +240,11 @@ impl<D: Disk> EntrySource for Shared<D> {
                 (entries.last().map_or(last, |entry| entry.index), bytes, None)
             }
             Err(damage @ ReadError::Corrupt { index, .. }) => (index, 0, Some(damage)),
-            // It was compacted or is gone meanwhile, or cannot be read now: that is for the next time.
-            Err(_) => (last, 0, None),
+            Err(damage @ ReadError::Io { index, .. }) if !damage.is_passing() => {
+                (index, 0, Some(damage))
+            }
+            // It was compacted or is gone meanwhile, or descriptors ran out: it is looked up anew.
+            Err(_) => return Scrubbed { next: Some(at), bytes: 0, damage: None },
         };
         let next = match read < last {
             true => Scrub { group: at.group, index: read.next() },
@@ -263,7 +269,7 @@ impl<D: Disk> EntrySource for Shared<D> {
                 self.drop_cache(segment);
                 self.noting(self.entry_once(group, index, term))
             }
-            read => read,
+            read => self.noting(read),
         }
     }
 
@@ -310,7 +316,7 @@ impl<D: Disk> EntrySource for Shared<D> {
 impl<D: Disk> Shared<D> {
     /// Notes beside the log that it is damaged.
     fn noting<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
-        if matches!(read, Err(ReadError::Corrupt { .. })) {
+        if read.as_ref().is_err_and(ReadError::is_damage) {
             self.doubt();
         }
         read
@@ -450,7 +456,14 @@ impl<D: Disk> Shared<D> {
         };
         let begin = first.location.offset();
         let bytes = last.location.offset() + item_bytes(last.location.payload_bytes_min()) - begin;
-        let buffer = self.read(group, *first, begin, bytes)?;
+        let buffer = match self.read(group, *first, begin, bytes) {
+            // A sector that cannot be read holds some of them, and which is to be told.
+            Err(ReadError::Io { source, .. }) if is_unreadable(&source) => {
+                let alone = |wanted: &Wanted| self.read_one(group, incarnation, *wanted);
+                return stretch.iter().map(alone).collect();
+            }
+            read => read?,
+        };
         let decode = |wanted: &Wanted| {
             let at = (wanted.location.offset() - begin) as usize;
             self.entry(group, incarnation, *wanted, &buffer.slice(at..))
@@ -632,9 +645,9 @@ fn decode_entry(
 /// Whether an entry can be read from where it should lie, with its pieces.
 ///
 /// # Errors
-/// Only where descriptors ran out; what the disk cannot give is not there.
+/// Where descriptors ran out, or the disk fails as a whole; a place that it cannot read holds nothing.
 pub(crate) fn is_readable<D: Disk>(
-    files: &OpenFiles<D>,
+    (files, readings): (&OpenFiles<D>, &Readings),
     (group, incarnation): (GroupId, GroupIncarnation),
     (index, term): (LogIndex, Term),
     location: Location,
@@ -642,10 +655,12 @@ pub(crate) fn is_readable<D: Disk>(
 ) -> io::Result<bool> {
     let read = |place: Location, bytes: u64| -> io::Result<Option<Bytes>> {
         let mut buffer = vec![0; bytes as usize];
-        match files.get(place.slot()).and_then(|f| f.read_exact_at(&mut buffer, place.offset())) {
-            Ok(()) => Ok(Some(buffer.into())),
-            Err(error) if is_out_of_descriptors(&error) => Err(error),
-            Err(_) => Ok(None),
+        let name = file_name(place.slot());
+        let file = files.get(place.slot());
+        match file.and_then(|f| readings.read((&name, &*f), &mut buffer, place.offset())) {
+            Ok(lost) => Ok(lost.is_empty().then(|| buffer.into())),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     };
     let bytes = match location.payload_bytes() {
@@ -670,6 +685,11 @@ pub(crate) fn is_readable<D: Disk>(
         }
     }
     Ok(true)
+}
+
+/// The file, or its end, is gone.
+pub(crate) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
 }
 
 fn corrupt(group: GroupId, wanted: Wanted) -> ReadError {

@@ -30,6 +30,7 @@ use raft_core::{GroupId, HardState, LogIndex, Promise};
 
 use crate::append::write::Compaction;
 use crate::disk::Disk;
+use crate::disk::readings::Readings;
 use crate::error::Damage;
 use crate::format::frame::FrameHeader;
 use crate::format::lsn::Lsn;
@@ -136,7 +137,7 @@ impl Losses {
         self.holes.push(hole);
     }
 
-    /// Below the checkpoint: entries may lie here, and nothing else that matters.
+    /// Below the checkpoint, or of one entry: entries may lie here, and nothing else that matters.
     pub(crate) fn old(&mut self, hole: Hole) {
         self.lose_places(
             hole.segment,
@@ -207,13 +208,13 @@ impl Losses {
     pub(crate) fn settle<D: Disk>(
         &mut self,
         index: &mut Index,
-        files: &OpenFiles<D>,
+        from: (&OpenFiles<D>, &Readings),
     ) -> io::Result<()> {
         for slot in 0..index.groups.len() as u32 {
-            if self.shorten(slot, index, files)? {
+            if self.shorten(slot, index, from)? {
                 self.groups.entry(slot).or_insert(Loss { log: true, stance: true });
             }
-            self.fetch_again(slot, index, files)?;
+            self.fetch_again(slot, index, from)?;
         }
         for (slot, loss) in &self.groups {
             let group = &mut index.groups[*slot as usize];
@@ -240,7 +241,7 @@ impl Losses {
         &mut self,
         slot: u32,
         index: &mut Index,
-        files: &OpenFiles<D>,
+        files: (&OpenFiles<D>, &Readings),
     ) -> io::Result<bool> {
         let group = &index.groups[slot as usize];
         let mut lost = Vec::new();
@@ -273,6 +274,12 @@ impl Losses {
             }
         }
         let lost: Vec<LogIndex> = lost.into_iter().map(|(at, _)| at).collect();
+        // Before the beginning moves: a clock of what is left out says nothing of what stays.
+        let from = lost.iter().copied().find(|at| *at > snapshot);
+        if let Some(from) = from {
+            index.truncate(slot, from);
+        }
+        let group = &index.groups[slot as usize];
         if let Some(upto) = lost.iter().copied().filter(|at| *at <= snapshot).max() {
             // Which of them the snapshot leaves in the log is not known here: all that can be read stay
             // beside it, until it is compacted for the next time.
@@ -286,10 +293,6 @@ impl Losses {
             let begins = beginning_after(group, upto);
             index.compact(slot, begins, &live);
         }
-        let from = lost.into_iter().find(|at| *at > snapshot);
-        if let Some(from) = from {
-            index.truncate(slot, from);
-        }
         Ok(from.is_some())
     }
 
@@ -299,7 +302,7 @@ impl Losses {
         &self,
         slot: u32,
         index: &mut Index,
-        files: &OpenFiles<D>,
+        files: (&OpenFiles<D>, &Readings),
     ) -> io::Result<()> {
         let group = &index.groups[slot as usize];
         let name = (group.id, group.incarnation);

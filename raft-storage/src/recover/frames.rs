@@ -8,10 +8,11 @@ use std::io;
 use raft_core::GroupId;
 
 use crate::disk::DiskFile;
+use crate::disk::readings::Readings;
 use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::identity::Life;
-use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader};
+use crate::format::segment::{BLOCK_BYTES, HeaderFault, SegmentHeader, file_name};
 use crate::recover::window::Window;
 
 /// A segment with a valid header.
@@ -41,15 +42,16 @@ impl Segment {
     }
 }
 
-/// Reads the header of a segment.
+/// Reads the header of the segment in `slot`, a file of so many bytes.
 pub(crate) fn read_header<F: DiskFile>(
-    file: &F,
+    (slot, file): (u32, &F),
     bytes: u64,
+    readings: &Readings,
 ) -> io::Result<Result<SegmentHeader, HeaderFault>> {
     let mut block = vec![0; BLOCK_BYTES as usize];
-    let readable = bytes.min(BLOCK_BYTES) as usize;
-    file.read_exact_at(&mut block[..readable], 0)?;
-    Ok(SegmentHeader::decode(&block))
+    let there = bytes.min(BLOCK_BYTES) as usize;
+    let lost = readings.read((&file_name(slot), file), &mut block[..there], 0)?;
+    Ok(if lost.is_empty() { SegmentHeader::decode(&block) } else { Err(HeaderFault::Unreadable) })
 }
 
 /// The frame at `offset`, or why there is none.
@@ -63,7 +65,7 @@ fn next_frame<F: DiskFile>(
     let header = &segment.header;
     let (frame, crc) = match frame_header(header, window.get(offset, BLOCK_BYTES)?, offset) {
         Ok(valid) => valid,
-        Err(fault) => return Ok(Err(fault)),
+        Err(fault) => return Ok(Err(unless_unreadable(window, (offset, BLOCK_BYTES), fault))),
     };
     if frame.prev_crc != chain && !raft_core::planted!(StaleFrameAccepted) {
         return Ok(Err(FrameFault::Chain));
@@ -73,7 +75,18 @@ fn next_frame<F: DiskFile>(
     }
     let bytes = window.get(offset, frame.bytes())?;
     let sound = frame.check_body(&bytes[FRAME_HEADER_BYTES..]);
-    Ok(if raft_core::planted!(TornTailAccepted) { Ok(()) } else { sound }.map(|()| (frame, crc)))
+    let sound = if raft_core::planted!(TornTailAccepted) { Ok(()) } else { sound };
+    let why = |fault| unless_unreadable(window, (offset, frame.bytes()), fault);
+    Ok(sound.map(|()| (frame, crc)).map_err(why))
+}
+
+/// Why there is no frame in these bytes, which are in memory.
+fn unless_unreadable<F: DiskFile>(
+    window: &Window<'_, F>,
+    (offset, bytes): (u64, u64),
+    fault: FrameFault,
+) -> FrameFault {
+    if window.has_hole(offset, bytes) { FrameFault::Unreadable } else { fault }
 }
 
 /// The frame at `offset`. Behind a hole nothing says which one it follows.
@@ -88,7 +101,7 @@ pub(crate) fn frame_at<F: DiskFile>(
         Some(chain) => chain,
         None => match frame_header(&segment.header, window.get(offset, BLOCK_BYTES)?, offset) {
             Ok((frame, _)) => frame.prev_crc,
-            Err(fault) => return Ok(Err(fault)),
+            Err(fault) => return Ok(Err(unless_unreadable(window, (offset, BLOCK_BYTES), fault))),
         },
     };
     next_frame(segment, window, offset, chain, limit)
@@ -123,11 +136,6 @@ pub(crate) fn frame_header(
         return Err(FrameFault::Position);
     }
     Ok((frame, crc))
-}
-
-/// Whether `[from, to)` of a file was never written.
-pub(crate) fn is_blank<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<bool> {
-    Window::new(file, to).is_blank(from, to)
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@
 //! crash leaves. A sync that failed marks pages clean that never reached the disk; whoever built
 //! on them would lose what it acknowledges later.
 //!
+//! A block that the disk cannot read is taken for zeros ([`Readings`]), and so is judged like one that
+//! was changed: damage below a promise, no matter behind the end.
+//!
 //! One segment is open at a time, however many there are, and nothing is changed before all of
 //! them were judged.
 
@@ -35,6 +38,7 @@ use crate::append::cursor::Cursor;
 use crate::append::spares::{Preparation, Ready};
 use crate::checkpoint::files::{self as checkpoint, Kept};
 use crate::checkpoint::outline::{Listed, Outline};
+use crate::disk::readings::Readings;
 use crate::disk::{Disk, DiskFile, fill_with_zeros};
 use crate::error::{Damage, FrameFault, OpenError, Unsupported};
 use crate::format::field::is_zero;
@@ -48,9 +52,9 @@ use crate::read::location::SLOTS_MAX;
 use crate::read::open_files::OpenFiles;
 use crate::recover::ahead::{Ahead, Part};
 use crate::recover::damage::Hole;
-use crate::recover::frames::{Segment, find_frame, frame_at, frame_header, is_blank, read_header};
+use crate::recover::frames::{Segment, find_frame, frame_at, frame_header, read_header};
 use crate::recover::replay::{ApplyFault, Items, Replay, split_record};
-use crate::recover::window::Window;
+use crate::recover::window::{Content, Window};
 
 /// What the log holds of one group.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -179,9 +183,24 @@ pub(crate) fn recover<D: Disk>(
     on_damage: OnDamage,
     preparation: Preparation,
 ) -> Result<Recovered<D>, OpenError> {
+    let readings = Readings::default();
+    let ways = (on_damage, preparation);
+    recover_by(disk, identity, life, segment_bytes, ways, &readings)
+        .map_err(|error| readings.judge(disk.describe(), error))
+}
+
+fn recover_by<D: Disk>(
+    disk: &D,
+    identity: &Identity,
+    life: Life,
+    segment_bytes: u64,
+    ways: (OnDamage, Preparation),
+    readings: &Readings,
+) -> Result<Recovered<D>, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
+    let (on_damage, _) = ways;
     let Judged { mut found, mut replay, cursor, kept } =
-        judge(disk, identity, life, segment_bytes, on_damage, preparation)?;
+        judge(disk, identity, life, segment_bytes, ways, readings)?;
     if replay.losses.any() {
         // What has no header may be all that is left of a segment that is missed. It stays as it is.
         found.spares.retain(|spare| !found.doubtful.contains(&spare.slot));
@@ -193,13 +212,13 @@ pub(crate) fn recover<D: Disk>(
     {
         let from = torn.lsn.get() - segment.header.base.get();
         let file = disk.open(&file_name(segment.slot)).map_err(io)?;
-        torn.blocks = cut_tail(segment, &file, from).map_err(io)?;
+        torn.blocks = cut_tail(segment, &file, from, readings).map_err(io)?;
     }
     found.tidy_up(disk).map_err(io)?;
 
     let files = OpenFiles::new(disk.clone());
     replay.losses.doubts = on_damage == OnDamage::Repair && is_doubted(disk).map_err(io)?;
-    let groups = replay.finish(&files).map_err(io)?;
+    let groups = replay.finish((&files, readings)).map_err(io)?;
     replay.report.damage = std::mem::take(&mut replay.losses.holes);
     replay.report.clean &= replay.report.damage.is_empty();
     Ok(Recovered {
@@ -232,20 +251,21 @@ pub(crate) fn doubt_no_more<D: Disk>(disk: &D) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the log in `disk` and changes nothing.
+/// Reads the log in `disk` and changes nothing. What cannot be read is noted in `readings`, by which the
+/// caller is to judge an error.
 pub(crate) fn judge<D: Disk>(
     disk: &D,
     identity: &Identity,
     life: Life,
     segment_bytes: u64,
-    on_damage: OnDamage,
-    preparation: Preparation,
+    (on_damage, preparation): (OnDamage, Preparation),
+    readings: &Readings,
 ) -> Result<Judged, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
-    let checkpoint = checkpoint::load(disk, identity.store).map_err(io)?;
+    let checkpoint = checkpoint::load(disk, identity.store, readings).map_err(io)?;
     let kept = checkpoint.kept;
     let newest = kept.newest.as_ref().map(|newest| &newest.outline);
-    let found = find_segments(disk, identity, segment_bytes, &kept)?;
+    let found = find_segments(disk, identity, segment_bytes, &kept, readings)?;
     let repairs = on_damage == OnDamage::Repair;
     let (begin, missing) = check_sequence(&found.segments, newest, repairs)?;
 
@@ -279,7 +299,8 @@ pub(crate) fn judge<D: Disk>(
             Preparation::Background => Ahead::begin(scope, disk, parts),
             Preparation::OnDemand => None,
         };
-        replay_all(disk, &found.segments[begin..], newest, repairs, &mut replay, &mut ahead)
+        let ways = (repairs, readings);
+        replay_all(disk, &found.segments[begin..], newest, ways, &mut replay, &mut ahead)
     })?;
     let end = cursor.map_or(Lsn::ZERO, |cursor| cursor.end());
     if end < life.durable
@@ -303,6 +324,14 @@ pub(crate) fn judge<D: Disk>(
     }
     let ends_in_hole = replay.losses.end_is_lost();
     replay.end();
+    let files = OpenFiles::new(disk.clone());
+    for hole in replay.unreadable_clocks((&files, readings)).map_err(io)? {
+        let Hole { segment, offset, from, groups, why, .. } = hole.clone();
+        if !repairs {
+            return Err(OpenError::Corrupt { segment, offset, lsn: Some(from), groups, why });
+        }
+        replay.losses.old(hole);
+    }
     if let Some(hole) = replay.losses.holes.first()
         && !replay.losses.strangers.is_empty()
     {
@@ -354,7 +383,7 @@ fn replay_all<D: Disk>(
     disk: &D,
     segments: &[Segment],
     newest: Option<&Outline>,
-    repairs: bool,
+    (repairs, readings): (bool, &Readings),
     replay: &mut Replay,
     ahead: &mut Option<Ahead>,
 ) -> Result<Option<Cursor>, OpenError> {
@@ -397,7 +426,7 @@ fn replay_all<D: Disk>(
             return Err(segment.ahead(0, header.incarnation, life));
         }
         let file = disk.open(&file_name(segment.slot)).map_err(io)?;
-        let way = Way { sealed_at, from, repairs };
+        let way = Way { sealed_at, from, repairs, readings };
         let scanned =
             scan(segment, &file, Some(header.prev_crc), &way, replay, ahead).map_err(|fault| {
                 match fault {
@@ -445,6 +474,7 @@ fn find_segments<D: Disk>(
     identity: &Identity,
     segment_bytes: u64,
     kept: &Kept,
+    readings: &Readings,
 ) -> Result<Found, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let mut slots: Vec<u32> = disk.list().map_err(io)?.iter().filter_map(|n| slot_of(n)).collect();
@@ -458,7 +488,7 @@ fn find_segments<D: Disk>(
         found.next_slot = slot + 1;
         let file = disk.open(&file_name(slot)).map_err(io)?;
         file.sync_data().map_err(io)?;
-        found.classify(disk, identity, (slot, &file), segment_bytes, kept)?;
+        found.classify(disk, identity, (slot, &file), segment_bytes, (kept, readings))?;
     }
     // The older ones were followed by a segment, and so were durable before.
     loop {
@@ -466,7 +496,7 @@ fn find_segments<D: Disk>(
         let Some(newest) = found.segments.pop() else { break };
         let file = disk.open(&file_name(newest.slot)).map_err(io)?;
         file.drop_cache().map_err(io)?;
-        found.classify(disk, identity, (newest.slot, &file), segment_bytes, kept)?;
+        found.classify(disk, identity, (newest.slot, &file), segment_bytes, (kept, readings))?;
         if found.segments.last().is_some_and(|last| last.header == newest.header) {
             break;
         }
@@ -482,14 +512,17 @@ impl Found {
         identity: &Identity,
         (slot, file): (u32, &D::File),
         segment_bytes: u64,
-        kept: &Kept,
+        (kept, readings): (&Kept, &Readings),
     ) -> Result<(), OpenError> {
         let io = |source| OpenError::Io { dir: disk.describe(), source };
         let bytes = file.bytes().map_err(io)?;
-        let header = match read_header(file, bytes).map_err(io)? {
+        let header = match read_header((slot, file), bytes, readings).map_err(io)? {
             Ok(header) => header,
             Err(fault) => {
-                return self.set_aside(disk, (slot, file, bytes), fault, segment_bytes, kept);
+                let name = file_name(slot);
+                let mut window = Window::over_holes(file, name, bytes, readings);
+                let content = window.content(BLOCK_BYTES.min(bytes), bytes).map_err(io)?;
+                return self.set_aside((slot, bytes), fault, content, segment_bytes, kept);
             }
         };
         let segment = Segment { slot, header };
@@ -523,16 +556,16 @@ impl Found {
     /// anything followed.
     ///
     /// Once segments are used again that is all there is to say: whatever needs the file as it was
-    /// finds that it is missing. Before, a spare is blank, and anything else is damage.
-    fn set_aside<D: Disk>(
+    /// finds that it is missing. Before, a spare is blank, and anything else is damage. What cannot be
+    /// read is nothing where the header says that it is a spare, and else may have been something.
+    fn set_aside(
         &mut self,
-        disk: &D,
-        (slot, file, bytes): (u32, &D::File, u64),
+        (slot, bytes): (u32, u64),
         fault: HeaderFault,
+        content: Content,
         segment_bytes: u64,
         kept: &Kept,
     ) -> Result<(), OpenError> {
-        let io = |source| OpenError::Io { dir: disk.describe(), source };
         if let HeaderFault::Unsupported { format } = fault {
             return Err(OpenError::Unsupported {
                 segment: slot,
@@ -542,7 +575,12 @@ impl Found {
             });
         }
         let fits = bytes == segment_bytes;
-        if !is_blank(file, BLOCK_BYTES.min(bytes), bytes).map_err(io)? {
+        let is_blank = match content {
+            Content::Blank => true,
+            Content::Unreadable => fault == HeaderFault::Blank,
+            Content::Some => false,
+        };
+        if !is_blank {
             if kept.newest.is_some() {
                 self.doubtful.push(slot);
                 self.keep_spare(slot, fits, true);
@@ -556,7 +594,7 @@ impl Found {
                 why: Damage::SegmentHeader,
             });
         }
-        if fits && fault == HeaderFault::Damaged {
+        if fits && matches!(fault, HeaderFault::Damaged | HeaderFault::Unreadable) {
             self.torn.push(slot);
         }
         self.keep_spare(slot, fits, false);
@@ -663,12 +701,13 @@ struct Scanned {
 }
 
 /// How a segment is read.
-struct Way {
+struct Way<'a> {
     /// Where it ends, as the next one says.
     sealed_at: Option<Lsn>,
     /// What lies before this place is known; the frames up to there end with this checksum.
     from: Option<(Lsn, u32)>,
     repairs: bool,
+    readings: &'a Readings,
 }
 
 /// Reads the frames of one segment into `replay`: those from a place on, if one is given, with the
@@ -677,13 +716,13 @@ fn scan<F: DiskFile>(
     segment: &Segment,
     file: &F,
     chain: Option<u32>,
-    &Way { sealed_at, from, repairs }: &Way,
+    &Way { sealed_at, from, repairs, readings }: &Way<'_>,
     replay: &mut Replay,
     ahead: &mut Option<Ahead>,
 ) -> Result<Scanned, ScanFault> {
     let header = &segment.header;
     let limit = sealed_at.map_or(header.bytes, |end| end.get() - header.base.get());
-    let mut window = Window::new(file, limit);
+    let mut window = Window::over_holes(file, file_name(segment.slot), limit, readings);
     let mut scanned = Scanned {
         end: BLOCK_BYTES,
         chain,
@@ -703,6 +742,11 @@ fn scan<F: DiskFile>(
             Err(fault) => {
                 let promised = match sealed_at {
                     _ if raft_core::planted!(DamageCutAsTornTail) => None,
+                    _ if fault == FrameFault::Unreadable
+                        && raft_core::planted!(UnreadableCutAsTornTail) =>
+                    {
+                        None
+                    }
                     Some(end) => Some(end),
                     None => later_promise(segment, &mut window, scanned.end, limit, replay.life)
                         .map_err(ScanFault::Io)?,
@@ -712,8 +756,13 @@ fn scan<F: DiskFile>(
                 let lsn = header.base.plus(offset);
                 let is_old = from.is_some_and(|(from, _)| lsn < from);
                 let whole = match fault {
-                    FrameFault::BodyChecksum | FrameFault::Padding if repairs && !is_old => {
+                    FrameFault::BodyChecksum | FrameFault::Padding | FrameFault::Unreadable
+                        if repairs && !is_old =>
+                    {
                         let groups = damaged_groups(segment, &mut window, offset, limit);
+                        // Of one that begins in it, what entries it has is not known without them.
+                        let known = |group: &GroupId| replay.index.slots.contains_key(group);
+                        let groups = groups.filter(|groups| groups.iter().all(known));
                         let block = window.get(offset, BLOCK_BYTES).map_err(ScanFault::Io)?;
                         groups.zip(frame_header(header, block, offset).ok())
                     }
@@ -887,8 +936,8 @@ fn damaged_groups<F: DiskFile>(
     rest.is_empty().then_some(groups)
 }
 
-/// Whether something stands behind the last frame of the log that is no part of it. What another use
-/// of the file has left counts for nothing.
+/// Whether something stands behind the last frame of the log that is no part of it, or cannot be read.
+/// What another use of the file has left counts for nothing.
 fn has_tail<F: DiskFile>(
     segment: &Segment,
     window: &mut Window<'_, F>,
@@ -896,11 +945,12 @@ fn has_tail<F: DiskFile>(
     limit: u64,
 ) -> io::Result<bool> {
     if !segment.header.recycled {
-        return window.is_blank(offset, limit).map(|blank| !blank);
+        return Ok(window.content(offset, limit)? != Content::Blank);
     }
     let mut at = offset;
     while at < limit {
-        if frame_header(&segment.header, window.get(at, BLOCK_BYTES)?, at).is_ok() {
+        let is_frame = frame_header(&segment.header, window.get(at, BLOCK_BYTES)?, at).is_ok();
+        if is_frame || window.has_hole(at, BLOCK_BYTES) {
             return Ok(true);
         }
         at += BLOCK_BYTES;
@@ -914,9 +964,17 @@ fn has_tail<F: DiskFile>(
 /// go. That needs neither room nor another segment, as an open on a full disk has none. Nothing is
 /// left that could be taken for a frame: those of this use had a header each, and the others are
 /// refused by position.
-fn cut_tail<F: DiskFile>(segment: &Segment, file: &F, from: u64) -> io::Result<u64> {
+///
+/// What cannot be read is overwritten as well: it may be read again later, and the device has other
+/// sectors for it.
+fn cut_tail<F: DiskFile>(
+    segment: &Segment,
+    file: &F,
+    from: u64,
+    readings: &Readings,
+) -> io::Result<u64> {
     let limit = segment.header.bytes;
-    let mut window = Window::new(file, limit);
+    let mut window = Window::over_holes(file, file_name(segment.slot), limit, readings);
     let mut blocks = 0;
     let mut at = from;
     while at < limit {
@@ -926,7 +984,7 @@ fn cut_tail<F: DiskFile>(segment: &Segment, file: &F, from: u64) -> io::Result<u
             true => end - at == BLOCK_BYTES && frame_header(&segment.header, block, at).is_ok(),
             false => !is_zero(block),
         };
-        if goes {
+        if goes || window.has_hole(at, end - at) {
             fill_with_zeros(file, at, end)?;
             blocks += 1;
         }

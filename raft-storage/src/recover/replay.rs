@@ -13,8 +13,9 @@ use raft_core::{
 };
 
 use crate::checkpoint::row::Row;
-use crate::disk::{Disk, DiskFile};
-use crate::error::{RecordFault, Unsupported};
+use crate::disk::Disk;
+use crate::disk::readings::Readings;
+use crate::error::{Damage, RecordFault, Unsupported};
 use crate::format::base;
 use crate::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::identity::Life;
@@ -25,9 +26,11 @@ use crate::format::record::{
     ITEM_HEADER_BYTES, ItemHeader, RECORD_HEADER_BYTES, RecordHeader, RecordType, entry_kind,
     item_bytes,
 };
+use crate::format::segment::{BLOCK_BYTES, file_name};
 use crate::read::index::{Index, Presence, Relocation, Run};
 use crate::read::location::{Location, SEGMENT_BYTES_MAX};
 use crate::read::open_files::OpenFiles;
+use crate::read::reader::is_missing;
 use crate::recover::damage::{Hole, Losses};
 use crate::recover::recovery::{RecoveredGroup, RecoveredGroups, RecoveryReport};
 
@@ -416,10 +419,44 @@ impl Replay {
         Ok(located)
     }
 
+    /// Looks for the clock in the last entry of each group of which only the entry knows it. Returns what
+    /// of that the disk cannot read.
+    pub(crate) fn unreadable_clocks<D: Disk>(
+        &self,
+        from: (&OpenFiles<D>, &Readings),
+    ) -> io::Result<Vec<Hole>> {
+        let mut holes = Vec::new();
+        let Index { groups, segments, .. } = &self.index;
+        for group in groups {
+            let is_asked = group.presence == Presence::Here && group.facts.last_time.is_none();
+            let Some(place) = group.location(group.last()).filter(|_| is_asked) else { continue };
+            match read_time(from, place) {
+                // Whether it is what was written shows when what is lost is left out.
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let (segment, index) = (place.slot(), group.last());
+                    let offset = place.offset() - place.offset() % BLOCK_BYTES;
+                    let listed = segments.iter().find(|(slot, _)| *slot == segment);
+                    let base = listed.map_or(Lsn::ZERO, |(_, segment)| segment.base);
+                    let (from, to) = (base.plus(offset), base.plus(offset + BLOCK_BYTES));
+                    let (groups, why) = (Some(vec![group.id]), Damage::Entry { index });
+                    holes.push(Hole { segment, offset, from, to, groups, why });
+                }
+                // It is known that the segment is gone.
+                Err(error) if is_missing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(holes)
+    }
+
     /// All groups; the replay is over.
-    pub(crate) fn finish<D: Disk>(&mut self, files: &OpenFiles<D>) -> io::Result<RecoveredGroups> {
+    pub(crate) fn finish<D: Disk>(
+        &mut self,
+        from: (&OpenFiles<D>, &Readings),
+    ) -> io::Result<RecoveredGroups> {
         if self.losses.any() || self.losses.doubts {
-            self.losses.settle(&mut self.index, files)?;
+            self.losses.settle(&mut self.index, from)?;
         }
         let mut groups = RecoveredGroups::default();
         for group in &mut self.index.groups {
@@ -434,7 +471,8 @@ impl Replay {
             }
             let log_time = match (facts.last_time, last) {
                 (Some(time), Some(_)) => time,
-                (None, Some(location)) => read_time(files, location)?,
+                // What cannot be read is found when it is read.
+                (None, Some(location)) => read_time(from, location)?.unwrap_or(LogTime::new(0)),
                 (_, None) => LogTime::new(0),
             };
             facts.last_time = last.map(|_| log_time);
@@ -458,11 +496,16 @@ impl Replay {
     }
 }
 
-/// The clock in the entry at `location`, which recovery has checked already.
-fn read_time<D: Disk>(files: &OpenFiles<D>, location: Location) -> io::Result<LogTime> {
+/// The clock in the entry at `location`; `None` if the disk cannot read it.
+fn read_time<D: Disk>(
+    (files, readings): (&OpenFiles<D>, &Readings),
+    location: Location,
+) -> io::Result<Option<LogTime>> {
     let mut block = [0; ITEM_HEADER_BYTES];
-    files.get(location.slot())?.read_exact_at(&mut block, location.offset())?;
-    Ok(ItemHeader::decode(&block).time)
+    let file = files.get(location.slot())?;
+    let name = file_name(location.slot());
+    let lost = readings.read((&name, &*file), &mut block, location.offset())?;
+    Ok(lost.is_empty().then(|| ItemHeader::decode(&block).time))
 }
 
 /// The record at the beginning of `bytes`: header, payload, and what follows.
