@@ -195,7 +195,7 @@ pub struct LogStats {
     pub end: Lsn,
     /// Bytes of all segments, without spares.
     pub segment_bytes: u64,
-    /// Bytes of the entries that the groups' logs hold; of one of 2 MiB or more only so much counts.
+    /// Bytes of the entries that the groups' logs hold; of one of 1 MiB or more in whole blocks of 4 KiB.
     pub live_bytes: u64,
     /// Checkpoints made.
     pub checkpoints: u64,

@@ -100,6 +100,40 @@ fn entries_of_slow_groups_are_moved_and_their_segments_come_back() {
     }
 }
 
+/// Entries that lie whole, fetched ones and those of the log, each with a segment of its own.
+#[test]
+fn an_idle_log_of_long_entries_comes_to_rest() {
+    const BYTES: usize = 8 << 20;
+    let options = LogOptions { segment_bytes: 1 << 20, checkpoint_bytes: 1 << 20, ..options() };
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &options).unwrap();
+    let mut model = Model::default();
+    write(&mut opened, &mut model, &[create(1)]);
+    for index in 1..=3 {
+        let mut batch = GroupWrite::new(group(1));
+        batch.entries.push(entry(index, 1, BYTES + 1_000 * index as usize));
+        write(&mut opened, &mut model, &[batch]);
+    }
+    for index in [20, 30] {
+        let mut batch = GroupWrite::new(group(1));
+        batch.fetched.push(entry(index, 1, BYTES));
+        write(&mut opened, &mut model, &[batch]);
+    }
+    let is_at_rest = (0..300).any(|_| opened.writer.tend(true).unwrap() == Tending::Done);
+    assert!(is_at_rest, "{:?}", opened.writer.stats());
+    let stats = opened.writer.stats();
+    assert_eq!(stats.bytes_moved, 0, "nothing is gained");
+    let bytes = 5 * BYTES as u64 + 6_000;
+    assert!(stats.live_bytes <= stats.segment_bytes, "{stats:?}");
+    assert!(stats.live_bytes > bytes - 5 * 4096 && stats.live_bytes <= bytes + 5 * 32, "{stats:?}");
+    let operations = disk.operations();
+    for _ in 0..20 {
+        assert_eq!(opened.writer.tend(true).unwrap(), Tending::Done);
+    }
+    assert_eq!(disk.operations(), operations, "nothing is written");
+    model.is_read_by(&opened.reader);
+}
+
 #[test]
 fn what_is_removed_leaves_its_tombstone_and_no_space() {
     let disk = new_disk();

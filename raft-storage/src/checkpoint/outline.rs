@@ -91,6 +91,6 @@ impl Outline {
     }
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FIXED_BYTES: usize = 32;
 const LISTED_BYTES: usize = 32;

@@ -165,7 +165,7 @@ pub(crate) trait EntrySource: Send + Sync + 'static {
 /// How much of what is named the log of a node holds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Holding {
-    /// Payload bytes of what is held; of an entry of 2 MiB or more only so much counts.
+    /// Payload bytes of what is held; of an entry of 1 MiB or more in whole blocks of 4 KiB.
     pub bytes: u64,
     /// What is not held.
     pub missing: LiveEntries,

@@ -32,7 +32,7 @@ pub(crate) type Pin = Arc<()>;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Live {
     pub(crate) entries: u64,
-    /// Of an entry of 2 MiB and more only so much is counted.
+    /// Never more than there are, and less by no more than 4 KiB for each entry of 1 MiB or more.
     pub(crate) bytes: u64,
 }
 
