@@ -36,6 +36,7 @@ pub mod journal;
 pub mod conformance;
 
 pub use append::flight::{Flight, Landing};
+pub use append::room_wait::RoomWait;
 pub use append::spares::Preparation;
 pub use append::write::{
     AppendInfo, Compaction, ENTRY_BYTES_MAX, GroupCreate, GroupWrite, Large, SPEC_BYTES_MAX,

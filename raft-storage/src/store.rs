@@ -6,6 +6,7 @@ use bytes::Bytes;
 use raft_core::GroupId;
 
 use crate::append::flight::{Flight, Landing};
+use crate::append::room_wait::RoomWait;
 use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
 use crate::error::LogError;
 use crate::format::lsn::Lsn;
@@ -163,6 +164,12 @@ pub trait LogStore: Send {
 
     /// Reads what was appended, from any thread.
     fn reader(&self) -> LogReader;
+
+    /// Whether a call of it, or a flight, waits for room in the middle of a write, and a way to end that.
+    /// A store that never does says so.
+    fn room_wait(&self) -> RoomWait {
+        RoomWait::default()
+    }
 }
 
 /// How what a flight writes becomes durable.

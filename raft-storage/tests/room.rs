@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use raft_core::{HardState, LogIndex, NodeId, Term};
 use raft_storage::{
-    CrashPolicy, Damage, Disk, Expected, Fault, GroupWrite, InitOptions, Log, LogError, LogOptions,
-    MemDisk, OpenError, ReadError, init_on,
+    CrashPolicy, Damage, Disk, Ending, Expected, Fault, GroupWrite, InitOptions, Log, LogError,
+    LogOptions, LogWriter, MemDisk, OpenError, ReadError, Tending, init_on, is_out_of_room,
 };
 
 /// Segments of 16 KiB and frames of 8 KiB.
@@ -305,5 +307,135 @@ fn damage_to_the_last_batch_of_a_log_that_fell_idle_is_refused_and_to_its_seal_i
             let opened = outcome.unwrap();
             assert_eq!(opened.groups[&group(1)].last_index.get(), 3, "byte {at}");
         }
+    }
+}
+
+/// Segments of 64 KiB and frames of 8 KiB.
+fn long() -> LogOptions {
+    LogOptions { segment_bytes: 64 << 10, ..split() }
+}
+
+/// One segment is enough.
+fn huge() -> LogOptions {
+    LogOptions { segment_bytes: 256 << 10, ..split() }
+}
+
+/// How a batch is written: each of these may end in the middle of a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum By {
+    Append,
+    Cached,
+    Commit,
+    Flight,
+}
+
+const WAYS: [By; 4] = [By::Append, By::Cached, By::Commit, By::Flight];
+
+fn write_by(writer: &mut LogWriter<MemDisk>, by: By, batch: &[GroupWrite]) -> Result<(), LogError> {
+    match by {
+        By::Append => writer.append(batch).map(drop),
+        By::Cached => writer.append_cached(batch).map(drop),
+        By::Commit => writer.commit(batch).map(drop),
+        By::Flight => {
+            writer.stage(&Arc::new(batch.to_vec()))?;
+            let landing = writer.depart(Ending::AtOnce)?.land();
+            writer.land(landing).map(drop)
+        }
+    }
+}
+
+/// File systems that copy on write take room for an overwrite.
+#[test]
+fn a_write_into_reserved_room_that_finds_none_is_made_again() {
+    let batches = [frames(1, 6), frames(7, 6)];
+    let mut waited = 0;
+    for by in WAYS {
+        // From nothing at all to more than both take, segments' headers included.
+        for found in (0..140 << 10).step_by(3_500) {
+            let disk = new_disk();
+            let mut opened = open_with(&disk, &long()).unwrap();
+            let mut model = Model::default();
+            opened.writer.commit(&[create(1), create(2)]).unwrap();
+            model.apply(&[create(1), create(2)]);
+            disk.take_reserve(found, Some(3));
+            for batch in &batches {
+                let mut written = write_by(&mut opened.writer, by, batch);
+                if let Err(LogError::NoSegment { .. }) = written {
+                    // That is for the caller to try again.
+                    disk.take_reserve(u64::MAX, None);
+                    written = write_by(&mut opened.writer, by, batch);
+                }
+                written.unwrap();
+                opened.writer.sync().unwrap();
+                model.apply(batch);
+            }
+            assert!(!opened.writer.room_wait().waits());
+            waited += usize::from(!disk.is_reserve_taken());
+            model.is_read_by(&opened.reader);
+            for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll] {
+                let again = open_with(&disk.crash(policy), &long()).unwrap();
+                assert!(again.report.damage.is_empty(), "{found}");
+                assert_eq!(Model::of(&again), model, "{by:?} {policy:?}");
+            }
+        }
+    }
+    assert!(waited > 40, "{waited}");
+}
+
+#[test]
+fn a_crash_while_a_write_waits_for_room_leaves_what_was_durable() {
+    for by in WAYS {
+        for found in (0..40 << 10).step_by(1_500) {
+            let disk = new_disk();
+            let mut opened = open_with(&disk, &huge()).unwrap();
+            let mut model = Model::default();
+            opened.writer.commit(&[create(1), create(2)]).unwrap();
+            opened.writer.commit(&frames(1, 2)).unwrap();
+            [vec![create(1), create(2)], frames(1, 2)].iter().for_each(|batch| model.apply(batch));
+            opened.writer.idle().unwrap();
+            // Whoever stops it does not wait.
+            disk.take_reserve(found, Some(u32::MAX));
+            opened.writer.room_wait().give_up();
+            let failed = write_by(&mut opened.writer, by, &frames(3, 6));
+            let Err(LogError::Io { source, .. }) = failed else {
+                panic!("{by:?} {found}: {failed:?}")
+            };
+            assert!(is_out_of_room(&source));
+            for seed in 0..4 {
+                let crashed = disk.crash(CrashPolicy::RandomSectors { seed });
+                let opened = open_with(&crashed, &huge()).unwrap();
+                for (id, group) in &model.groups {
+                    let last = opened.groups[id].last_index;
+                    assert!(last >= group.base.index.plus(group.entries.len() as u64));
+                    let entries = opened.reader.entries(*id, LogIndex::new(1), last, u64::MAX);
+                    assert!(entries.unwrap().starts_with(&group.entries));
+                }
+            }
+        }
+    }
+}
+
+/// Nor does housekeeping fail, or what a log says when it falls idle and when it ends.
+#[test]
+fn a_log_that_has_lost_its_reserve_rests_and_ends_in_order() {
+    for found in (0..64 << 10).step_by(2_000) {
+        let disk = new_disk();
+        let mut opened = open_with(&disk, &tiny()).unwrap();
+        let mut model = Model::default();
+        for batch in [vec![create(1), create(2)], frames(1, 4), frames(5, 4)] {
+            opened.writer.commit(&batch).unwrap();
+            model.apply(&batch);
+        }
+        disk.take_reserve(found, Some(2));
+        opened.writer.idle().unwrap();
+        for _ in 0..200 {
+            if opened.writer.tend(true).unwrap() == Tending::Done {
+                break;
+            }
+        }
+        opened.writer.close().unwrap();
+        // An open has a note to write.
+        disk.take_reserve(u64::MAX, None);
+        assert_eq!(Model::of(&open_with(&disk, &tiny()).unwrap()), model);
     }
 }

@@ -24,7 +24,8 @@ use raft_core::{DiskSpace, Entry, GroupId, Micros};
 #[cfg(feature = "sim")]
 use raft_storage::LogStats;
 use raft_storage::{
-    AppendInfo, Ending, Flight, GroupWrite, Landing, LogError, LogReader, LogStore, Lsn, Tending,
+    AppendInfo, Ending, Flight, GroupWrite, Landing, LogError, LogReader, LogStore, Lsn, RoomWait,
+    Tending,
 };
 use tracing::{error, info, warn};
 
@@ -676,6 +677,11 @@ impl LogWork {
     /// Reads what is written here.
     pub(crate) fn reader(&self) -> LogReader {
         self.store.reader()
+    }
+
+    /// Whether the log waits for room in the middle of a write.
+    pub(crate) fn room_wait(&self) -> RoomWait {
+        self.store.room_wait()
     }
 
     /// How long to wait after there was no segment: longer each time.

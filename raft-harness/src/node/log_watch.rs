@@ -5,12 +5,13 @@
 //! asking it. The control plane, which waits for no disk, makes known how the log is: to whoever reads
 //! what this node writes, to the shards, and to the peers, again and again while it ails.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use raft_core::Micros;
+use raft_storage::RoomWait;
 use raft_transport::Condition;
 use tracing::{info, warn};
 
@@ -27,11 +28,20 @@ pub(crate) struct LogWatch {
     health: Mutex<LogHealth>,
     /// When the disk was found full, in microseconds and one; zero if it is not.
     full: AtomicU64,
+    /// Whether a call that is under way waits for room.
+    room: OnceLock<RoomWait>,
 }
 
 impl LogWatch {
     pub(crate) fn new(bound: Duration) -> Self {
-        Self { health: Mutex::new(LogHealth::new(bound)), full: AtomicU64::new(0) }
+        let health = Mutex::new(LogHealth::new(bound));
+        Self { health, full: AtomicU64::new(0), room: OnceLock::new() }
+    }
+
+    /// The log tells here whether it waits for room in the middle of a write.
+    pub(crate) fn watch_room(&self, room: RoomWait) {
+        // There is one log.
+        let _ = self.room.set(room);
     }
 
     /// Makes a call of the log that may touch the disk.
@@ -70,8 +80,11 @@ impl LogWatch {
 
     /// For how long the log has waited for room, if it does.
     pub(crate) fn without_room(&self, now: Micros) -> Option<Duration> {
-        let since = self.full.load(Relaxed).checked_sub(1).map(Micros::new)?;
-        Some(now.since(since))
+        let since = self.full.load(Relaxed).checked_sub(1).map(Micros::new);
+        // One that waits in the middle of a write is under way for as long.
+        let waits = || self.room.get().is_some_and(RoomWait::waits);
+        let within = || waits().then(|| self.stalled(now).unwrap_or_default());
+        since.map(|since| now.since(since)).or_else(within)
     }
 
     pub(crate) fn condition(&self, now: Micros) -> LogCondition {

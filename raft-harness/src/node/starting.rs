@@ -418,6 +418,8 @@ impl Starting {
         let (batches, batches_out): (_, Receiver<LogBatch>) = unbounded();
         let (fetches, fetches_out) = unbounded();
         let reader = work.reader();
+        self.threads.room = work.room_wait();
+        links.watch.watch_room(work.room_wait());
         let inboxes = Arc::clone(&links.shards);
         let counters = Arc::clone(&links.counters);
         let alarm = Alarm::new("raft-log", &inboxes, &self.failure);

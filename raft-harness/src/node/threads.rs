@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use raft_mux::MuxAcceptor;
+use raft_storage::RoomWait;
 use tracing::error;
 
 use super::bulk_thread::BulkInput;
@@ -20,6 +21,8 @@ pub(super) struct Threads {
     pub(super) lanes: Vec<JoinHandle<()>>,
     pub(super) snapshots: Vec<JoinHandle<()>>,
     pub(super) log: Vec<JoinHandle<()>>,
+    /// Whether those of the log wait for room.
+    pub(super) room: RoomWait,
     /// Who remembers peers, and what it is to write.
     pub(super) memo: Option<(Arc<Memo>, JoinHandle<()>)>,
     pub(super) acceptor: Option<MuxAcceptor>,
@@ -46,6 +49,8 @@ impl Threads {
         join(self.lanes);
         // With shards and lanes gone nobody can ask it any more.
         join(self.snapshots);
+        // It may wait for ever for room, and nobody waits for it any more.
+        self.room.give_up();
         join(self.log);
         if let Some((memo, thread)) = self.memo {
             memo.close();

@@ -9,7 +9,8 @@
 //! Invariants:
 //! - flights are made in the order in which they departed, and none before the one before it has
 //!   ended well: so whatever a frame says of those before it is true when it is written;
-//! - after a failed step no further one is made, in this flight or in a later one;
+//! - after a failed step no further one is made, in this flight or in a later one; one that found no
+//!   room is made again first, for as long as the disk says ([`RoomWait`]);
 //! - the directory stays locked until the last flight is gone.
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 use crate::append::encode::FrameBuffer;
 use crate::append::preparation::Demand;
+use crate::append::room_wait::RoomWait;
 use crate::append::write::{AppendInfo, SyncInfo};
 use crate::disk::{DiskFile, is_out_of_room};
 use crate::error::{DiskOp, LogError};
@@ -141,6 +143,17 @@ pub(crate) enum Step<F> {
     Note(Life),
 }
 
+impl<F> Step<F> {
+    /// Whether nothing is lost by it if it has failed for want of room: it writes bytes that nothing
+    /// before them needs, all of them again, and makes none durable that another call wrote.
+    fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::Frame { .. } | Self::Segment { .. } => true,
+            Self::Sync { .. } | Self::Note(_) => false,
+        }
+    }
+}
+
 /// How far a write of frames goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Until {
@@ -157,19 +170,54 @@ pub(crate) type Turn = Arc<AtomicU64>;
 pub(crate) struct Means<F> {
     pub(crate) life: Arc<LifeFile<F>>,
     pub(crate) demand: Arc<Demand>,
+    pub(crate) room: RoomWait,
+    /// [`Disk::wait_for_room`](crate::Disk::wait_for_room).
+    pub(crate) wait: Arc<dyn Fn(u32) -> bool + Send + Sync>,
 }
 
 impl<F> Clone for Means<F> {
     fn clone(&self) -> Self {
-        Self { life: Arc::clone(&self.life), demand: Arc::clone(&self.demand) }
+        Self {
+            life: Arc::clone(&self.life),
+            demand: Arc::clone(&self.demand),
+            room: self.room.clone(),
+            wait: Arc::clone(&self.wait),
+        }
     }
 }
 
 impl<F: DiskFile> Means<F> {
-    /// Makes a step; gives its frame back, if it had one.
-    pub(crate) fn make(&self, step: Step<F>) -> Result<Option<FrameBuffer>, Failure> {
+    /// Makes a step, again as long as there is no room for it; gives its frame back, if it had one.
+    pub(crate) fn make(&self, mut step: Step<F>) -> Result<Option<FrameBuffer>, Failure> {
+        let mut tries = 0_u32;
+        let made = loop {
+            match self.attempt(&mut step) {
+                Err((_, error))
+                    if is_out_of_room(&error)
+                        && step.may_be_repeated()
+                        && self.room.wait(|| (self.wait)(tries)) =>
+                {
+                    tries = tries.saturating_add(1);
+                }
+                made => break made,
+            }
+        };
+        if tries > 0 {
+            self.room.ended();
+        }
         match step {
-            Step::Frame { file, mut frame, offset, until, .. } => {
+            Step::Frame { mut frame, .. } => {
+                frame.release();
+                made.map(|()| Some(frame))
+            }
+            Step::Sync { .. } | Step::Segment { .. } | Step::Note(_) => made.map(|()| None),
+        }
+    }
+
+    fn attempt(&self, step: &mut Step<F>) -> Result<(), Failure> {
+        match step {
+            Step::Frame { file, frame, offset, until, .. } => {
+                let (offset, until) = (*offset, *until);
                 self.demand.begin(frame.bytes());
                 let written = {
                     let mut parts = frame.parts();
@@ -187,25 +235,24 @@ impl<F: DiskFile> Means<F> {
                     }
                     Until::Durable => (DiskOp::Commit, written),
                 };
-                frame.release();
-                written.map(|()| Some(frame)).map_err(|error| (op, error))
+                written.map_err(|error| (op, error))
             }
             Step::Sync { file } => {
                 let synced = file.sync_data();
                 let synced = if raft_core::planted!(SyncErrorIgnored) { Ok(()) } else { synced };
-                synced.map(|()| None).map_err(|error| (DiskOp::Sync, error))
+                synced.map_err(|error| (DiskOp::Sync, error))
             }
             Step::Segment { file, header } => {
                 let header = header.encode();
                 file.write_vectored_at(&mut [io::IoSlice::new(&header)], 0)
                     .map_err(|error| (DiskOp::Write, error))?;
-                file.sync_data().map(|()| None).map_err(|error| (DiskOp::Sync, error))
+                file.sync_data().map_err(|error| (DiskOp::Sync, error))
             }
-            Step::Note(life) => match self.life.store(life) {
+            Step::Note(life) => match self.life.store(*life) {
                 // Some file systems need room even to overwrite. The note is evidence against
                 // damage and nothing that was promised, and one of its copies is whole.
                 Err(error) if !is_out_of_room(&error) => Err((DiskOp::Write, error)),
-                _ => Ok(None),
+                _ => Ok(()),
             },
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod encode;
 pub(crate) mod flight;
 pub(crate) mod plan;
 pub(crate) mod preparation;
+pub(crate) mod room_wait;
 pub(crate) mod spares;
 pub(crate) mod tails;
 pub(crate) mod write;

@@ -22,7 +22,8 @@
 //! - a batch has all the segments it needs before its first frame is written, so a disk that is
 //!   full leaves all of it in the log or nothing;
 //! - after one failed write or sync nothing is written or acknowledged again: retrying a sync
-//!   could report lost data as safe.
+//!   could report lost data as safe. A write that found no room is made again, as a whole, before
+//!   anything else ([`RoomWait`]).
 
 mod beside;
 mod housekeeping;
@@ -41,6 +42,7 @@ use crate::append::cursor::Cursor;
 use crate::append::encode::FrameBuffer;
 use crate::append::flight::{Failure, Flight, Flying, Landing, Means, Step, Turn, Until, error_of};
 use crate::append::plan::{self, OpenFrame, Part, Plan};
+use crate::append::room_wait::RoomWait;
 use crate::append::spares::{Spare, Spares};
 use crate::append::tails::{Admitted, Tails};
 use crate::append::write::{AppendInfo, GroupWrite, Large, SyncInfo};
@@ -193,6 +195,8 @@ impl<D: Disk> LogWriter<D> {
     pub(crate) fn new(parts: WriterParts<D>) -> Self {
         let reader = LogReader::new(Arc::clone(&parts.shared));
         let demand = Arc::clone(&parts.spares.demand);
+        let disk = parts.shared.files.disk().clone();
+        let wait = Arc::new(move |tries| disk.wait_for_room(tries));
         Self {
             spares: parts.spares,
             reserved: VecDeque::new(),
@@ -219,7 +223,7 @@ impl<D: Disk> LogWriter<D> {
             large: parts.large,
             kept_bytes: parts.kept_bytes,
             store: parts.store,
-            means: Means { life: Arc::new(parts.life), demand },
+            means: Means { life: Arc::new(parts.life), demand, room: RoomWait::default(), wait },
             poison: None,
             reader,
             tender: parts.tender,
@@ -552,6 +556,11 @@ impl<D: Disk> LogWriter<D> {
     /// Whether an earlier write or sync failed, so that the writer accepts nothing more.
     pub fn is_poisoned(&self) -> bool {
         self.poison.is_some()
+    }
+
+    /// Whether it waits for room in the middle of a write, for other threads to look at.
+    pub fn room_wait(&self) -> RoomWait {
+        self.means.room.clone()
     }
 
     /// Reads what this writer has written.
@@ -1021,6 +1030,10 @@ impl<D: Disk> LogStore for LogWriter<D> {
 
     fn reader(&self) -> LogReader {
         self.reader()
+    }
+
+    fn room_wait(&self) -> RoomWait {
+        self.room_wait()
     }
 }
 

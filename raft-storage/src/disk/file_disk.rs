@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(target_os = "linux")]
 use std::sync::OnceLock;
+use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use crate::disk::direct::DirectFile;
@@ -160,7 +161,21 @@ impl Disk for FileDisk {
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
+
+    fn wait_for_room(&self, tries: u32) -> bool {
+        std::thread::sleep(pause(tries));
+        true
+    }
 }
+
+/// How long to wait before a write is made for so many times: long enough to ask the disk rarely.
+fn pause(tries: u32) -> Duration {
+    PAUSE_MAX.min(PAUSE_FIRST * 2_u32.saturating_pow(tries.min(16)))
+}
+
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+/// Whoever makes room sees the log go on within that time.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// An open file of a [`FileDisk`]. One descriptor, and on Linux a second one from the first
 /// write of whole blocks on.
@@ -350,6 +365,13 @@ mod tests {
             file.read_exact_at(&mut back, offset).unwrap();
             assert!(back == content, "{length} bytes at {offset}");
         }
+    }
+
+    #[test]
+    fn a_disk_without_room_is_asked_less_and_less_often() {
+        let pauses: Vec<Duration> = (0..40).map(pause).collect();
+        assert_eq!(pauses[..3].iter().map(Duration::as_millis).sum::<u128>(), 20 + 40 + 80);
+        assert!(pauses.is_sorted() && pauses[39] == PAUSE_MAX);
     }
 
     #[test]

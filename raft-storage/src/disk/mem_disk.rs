@@ -64,6 +64,10 @@ struct State {
     dead: bool,
     /// Bytes that all named files together may have.
     bytes_max: Option<u64>,
+    /// What was reserved is gone: so many bytes can still be written, anywhere.
+    reserve: Option<u64>,
+    /// Room comes back when it was waited for so often.
+    waits_max: Option<u32>,
     /// Files open at the moment, the most there ever were, and how many there may be.
     open: usize,
     open_peak: usize,
@@ -170,6 +174,19 @@ impl MemDisk {
         self.state.lock().bytes_max = bytes_max;
     }
 
+    /// From now on writes find no room after so many bytes, also where files have their length already:
+    /// as on file systems that copy on write, and on thin volumes. One that ends there is torn. The
+    /// log waits, and has room again after so many `waits`; with `None` it is not to wait.
+    pub fn take_reserve(&self, bytes: u64, waits: Option<u32>) {
+        let mut state = self.state.lock();
+        (state.reserve, state.waits_max) = (Some(bytes), waits);
+    }
+
+    /// Whether there is no more than was taken by [`Self::take_reserve`].
+    pub fn is_reserve_taken(&self) -> bool {
+        self.state.lock().reserve.is_some()
+    }
+
     /// Bytes of all named files.
     pub fn bytes(&self) -> u64 {
         self.state.lock().bytes()
@@ -261,6 +278,17 @@ impl State {
         let grows = (offset + bytes.len() as u64).saturating_sub(length);
         if grows > 0 && self.bytes_max.is_some_and(|max| self.bytes() + grows > max) {
             return Err(io::ErrorKind::StorageFull.into());
+        }
+        if let Some(left) = self.reserve.as_mut() {
+            let found = (*left).min(bytes.len() as u64) as usize;
+            *left -= found as u64;
+            if found < bytes.len() {
+                let bytes = bytes[..found].to_vec();
+                let file = &mut self.files[file];
+                patch(&mut file.seen, offset, &bytes);
+                file.pending.push(PendingWrite { offset, bytes });
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
         let end = offset + bytes.len() as u64;
         let lost = &mut self.files[file].lost;
@@ -357,6 +385,15 @@ impl Disk for MemDisk {
         state.change()?;
         state.durable_names = state.names.clone();
         Ok(())
+    }
+
+    fn wait_for_room(&self, tries: u32) -> bool {
+        let mut state = self.state.lock();
+        let Some(waits) = state.waits_max else { return false };
+        if tries + 1 >= waits {
+            (state.reserve, state.waits_max) = (None, None);
+        }
+        true
     }
 }
 

@@ -10,6 +10,8 @@
 //! - names (created, renamed, removed) are durable once `sync_dir` has returned `Ok`;
 //! - before that, any subset of the written sectors may survive a power cut, in any order;
 //! - after a failed sync nothing is known, and a second sync proves nothing;
+//! - a write that finds no room may have written a part, and takes nothing back that was there before
+//!   outside of where it writes;
 //! - a place that cannot be read ([`is_unreadable`](readings::is_unreadable)) can be again once whole
 //!   blocks were written there, or the device is worn out.
 
@@ -47,6 +49,13 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes all name changes so far durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// A write into room that was reserved found none ([`is_out_of_room`]), and so did those that
+    /// repeated it `tries` times. Lets some time pass, and says whether to try again; if not, the log
+    /// fails.
+    fn wait_for_room(&self, tries: u32) -> bool {
+        let _ = tries;
+        false
+    }
 }
 
 /// One open file of a [`Disk`].
