@@ -46,9 +46,25 @@ pub(crate) enum Durable {
     AtOnce,
 }
 
+/// The two system calls of a direct write. Both may take less than they are given.
+pub(crate) trait Device: Send + Sync {
+    fn write(&self, parts: &[IoSlice<'_>], offset: u64) -> rustix::io::Result<usize>;
+    fn write_durable(&self, parts: &[IoSlice<'_>], offset: u64) -> rustix::io::Result<usize>;
+}
+
+impl Device for File {
+    fn write(&self, parts: &[IoSlice<'_>], offset: u64) -> rustix::io::Result<usize> {
+        rustix::io::pwritev(self, parts, offset)
+    }
+
+    fn write_durable(&self, parts: &[IoSlice<'_>], offset: u64) -> rustix::io::Result<usize> {
+        rustix::io::pwritev2(self, parts, offset, ReadWriteFlags::DSYNC)
+    }
+}
+
 /// A file opened a second time, for direct writes.
-pub(crate) struct DirectFile {
-    file: File,
+pub(crate) struct DirectFile<D = File> {
+    file: D,
     /// False once the file system has refused.
     usable: AtomicBool,
     /// False once the kernel has refused to write and sync in one call.
@@ -56,7 +72,7 @@ pub(crate) struct DirectFile {
     blocks: Mutex<Vec<Block>>,
 }
 
-impl std::fmt::Debug for DirectFile {
+impl<D> std::fmt::Debug for DirectFile<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DirectFile").field("usable", &self.usable).finish_non_exhaustive()
     }
@@ -66,19 +82,24 @@ impl DirectFile {
     /// `None` where the file system has no direct writes.
     pub(crate) fn open(path: &Path) -> Option<Self> {
         let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
-        let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
-        Some(Self {
-            file,
-            usable: AtomicBool::new(true),
-            syncs: AtomicBool::new(true),
-            blocks: Mutex::default(),
-        })
+        OpenOptions::new().write(true).custom_flags(flags).open(path).ok().map(Self::new)
     }
 
     /// Whether these are whole blocks at the place of one: others are not written directly.
     pub(crate) fn takes(parts: &[IoSlice<'_>], offset: u64) -> bool {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         total.is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64)
+    }
+}
+
+impl<D: Device> DirectFile<D> {
+    fn new(file: D) -> Self {
+        Self {
+            file,
+            usable: AtomicBool::new(true),
+            syncs: AtomicBool::new(true),
+            blocks: Mutex::default(),
+        }
     }
 
     /// Writes what it can of `parts` and moves them on; returns how many bytes that was. What is
@@ -94,7 +115,7 @@ impl DirectFile {
         offset: u64,
     ) -> io::Result<u64> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        if !Self::takes(parts, offset) || !self.usable.load(Ordering::Relaxed) {
+        if !DirectFile::takes(parts, offset) || !self.usable.load(Ordering::Relaxed) {
             return Ok(0);
         }
         if parts.len() <= PARTS_MAX && parts.iter().all(is_aligned) {
@@ -129,7 +150,7 @@ impl DirectFile {
     /// Whatever the device says, except that it does not do this.
     pub(crate) fn write_durable(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<bool> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        let able = Self::takes(parts, offset)
+        let able = DirectFile::takes(parts, offset)
             && total <= BLOCKS_MAX * BLOCK
             && self.usable.load(Ordering::Relaxed)
             && self.syncs.load(Ordering::Relaxed);
@@ -176,17 +197,13 @@ impl DirectFile {
         offset: u64,
         durable: Durable,
     ) -> io::Result<usize> {
-        let flags = match durable {
-            Durable::Later => ReadWriteFlags::empty(),
-            Durable::AtOnce => ReadWriteFlags::DSYNC,
-        };
         let mut left = slices;
         let mut done = 0;
         while !left.is_empty() {
             let at = offset + done as u64;
             let taken = match durable {
-                Durable::Later => rustix::io::pwritev(&self.file, left, at),
-                Durable::AtOnce => rustix::io::pwritev2(&self.file, left, at, flags),
+                Durable::Later => self.file.write(left, at),
+                Durable::AtOnce => self.file.write_durable(left, at),
             };
             match taken {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -256,6 +273,73 @@ mod tests {
         assert_eq!(written, content.len() as u64);
         assert!(left.is_empty());
         assert_eq!(std::fs::read(&path)?[BLOCK..], content);
+        Ok(())
+    }
+
+    const SECTOR: usize = 512;
+
+    /// A device that takes no more than so many bytes at a time, and refuses what is not aligned then.
+    struct Short {
+        file: File,
+        bytes_max: usize,
+    }
+
+    impl Device for Short {
+        fn write(&self, parts: &[IoSlice<'_>], offset: u64) -> rustix::io::Result<usize> {
+            if !offset.is_multiple_of(SECTOR as u64) {
+                return Err(rustix::io::Errno::INVAL);
+            }
+            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            let taken = bytes.len().min(self.bytes_max);
+            self.file.write_all_at(&bytes[..taken], offset).expect("an ordinary file");
+            Ok(taken)
+        }
+
+        fn write_durable(&self, parts: &[IoSlice<'_>], offset: u64) -> rustix::io::Result<usize> {
+            self.write(parts, offset)
+        }
+    }
+
+    #[test]
+    fn a_write_that_comes_back_short_is_whole_in_the_end() -> io::Result<()> {
+        const COUNT: usize = 7;
+        let content: Vec<u8> = (0..COUNT * BLOCK).map(|at| (at / 3) as u8 | 1).collect();
+        let aligned: Vec<Block> =
+            content.as_chunks::<BLOCK>().0.iter().map(|bytes| Block(*bytes)).collect();
+        let shifted: Vec<u8> = [0].into_iter().chain(content.iter().copied()).collect();
+        // Within a sector and at its end, within a block and at its end, and all of it.
+        for bytes_max in [1, 511, 512, 3 * 512 + 100, BLOCK, 2 * BLOCK + 512, COUNT * BLOCK] {
+            for (is_aligned, is_durable) in [(true, false), (false, false), (true, true)] {
+                let dir = tempfile::tempdir()?;
+                let path = dir.path().join("file");
+                let ordinary = OpenOptions::new().write(true).create_new(true).open(&path)?;
+                let direct = DirectFile::new(Short { file: ordinary.try_clone()?, bytes_max });
+                let mut parts: Vec<IoSlice<'_>> = match is_aligned {
+                    true => aligned.iter().map(|block| IoSlice::new(&block.0)).collect(),
+                    false => shifted[1..].chunks(3 * BLOCK).map(IoSlice::new).collect(),
+                };
+                let told = format!("{bytes_max}, aligned {is_aligned}, durable {is_durable}");
+                if is_durable {
+                    let done = direct.write_durable(&parts, BLOCK as u64)?;
+                    assert_eq!(done, bytes_max.is_multiple_of(SECTOR), "{told}");
+                    let before: usize = parts.iter().map(|part| part.len()).sum();
+                    assert_eq!(before, COUNT * BLOCK, "{told}: it is to be written as it was");
+                    if !done {
+                        continue;
+                    }
+                } else {
+                    let mut left = &mut parts[..];
+                    let mut at = BLOCK as u64;
+                    at += direct.write(&ordinary, &mut left, at)?;
+                    for part in left.iter() {
+                        ordinary.write_all_at(part, at)?;
+                        at += part.len() as u64;
+                    }
+                    assert_eq!(at, (BLOCK * (COUNT + 1)) as u64, "{told}");
+                }
+                assert!(std::fs::read(&path)?[BLOCK..] == content, "{told}");
+            }
+        }
         Ok(())
     }
 
