@@ -227,7 +227,7 @@ impl Effects {
     }
 }
 
-/// What to do about a snapshot a leader offered.
+/// What to do about a snapshot that was offered, or that this replica offers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SnapshotEffect {
     /// Fetch it, resuming what there is of it, and report
@@ -241,6 +241,12 @@ pub enum SnapshotEffect {
     },
     /// It is not wanted any more.
     Abort {
+        /// Its last index.
+        index: LogIndex,
+    },
+    /// A peer that was offered this one says that it did not come, or was of no use. It may be the
+    /// peer's own trouble; but if the bytes are not any more what was written, nobody else can say so.
+    Doubted {
         /// Its last index.
         index: LogIndex,
     },

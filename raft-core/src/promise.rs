@@ -127,9 +127,14 @@ impl Group {
         self.become_follower(term, None, effects);
         self.fail_forwarded(effects);
         self.ack_owed = false;
-        if self.promise.promise != Promise::Unproven && !crate::planted!(DamageKeepsPromise) {
-            let promise = PromiseRecord { promise: Promise::Damaged, ..self.promise };
-            self.set_promise(promise, effects);
+        if !crate::planted!(DamageKeepsPromise) {
+            // One that never counts again stays so. It is written down even then: a driver may have
+            // started one so for a reason of which its log says nothing.
+            let promise = match self.promise.promise {
+                Promise::Unproven => Promise::Unproven,
+                Promise::Kept | Promise::Lost | Promise::Damaged => Promise::Damaged,
+            };
+            self.set_promise(PromiseRecord { promise, ..self.promise }, effects);
         }
         self.fall_back(index.prev());
         self.truncate(index, effects);

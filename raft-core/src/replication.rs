@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 
 use crate::group::{Group, Role};
 use crate::id::{LogIndex, LogTime, Micros, ReplicaId};
-use crate::io::{Effects, Fault, StepResult};
+use crate::io::{Effects, Fault, SnapshotEffect, StepResult};
 use crate::message::{Append, AppendReply, AppendResult, Declined, Session};
 use crate::progress::State;
 use crate::sparse::Sparse;
@@ -259,7 +259,11 @@ impl Group {
             AppendResult::StaleTerm => {}
             AppendResult::Receiving { index } => progress.fetches(index, self.snapshot),
             // The offer is repeated when its time has come; whatever came instead goes on.
-            AppendResult::Declined(Declined::SnapshotFailed) => {}
+            AppendResult::Declined(Declined::SnapshotFailed) => {
+                if let State::Snapshot { offered: Some(offered) } = &progress.state {
+                    effects.snapshot = Some(SnapshotEffect::Doubted { index: offered.0 });
+                }
+            }
             AppendResult::Declined(Declined::DiskFull | Declined::OtherStrategy) => {
                 // It is asked again after a while, and what is in flight is not asked about.
                 progress.declines_until = now.after(self.settings.election_timeout_min);

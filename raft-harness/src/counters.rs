@@ -46,6 +46,9 @@ counters! {
     replicas_replaced,
     /// Times a replica forgot its log from a damaged entry on while it ran, to learn it again.
     logs_refilled,
+    /// Snapshots of this node that were found damaged, or gone, when a peer could make nothing of
+    /// them, and that were taken anew.
+    snapshots_retaken,
     /// Messages for a group, a life of a group or a replica that is not here.
     messages_dropped,
     /// Words of peers that no correct one says, and that were passed over: terms or indexes that no

@@ -391,6 +391,9 @@ impl Live {
                 told.lines.push(format!("wants snapshot {index} no more"));
                 self.fetching = None;
             }
+            Some(SnapshotEffect::Doubted { index }) => {
+                told.lines.push(format!("doubts its snapshot {index}"));
+            }
             None => {}
         }
     }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use raft_core::{
     Base, Candidacy, DiskSpace, Group, Input, LogIndex, LogTime, Member, Membership,
-    MembershipError, PersistSeq, Standing, Start, StartError,
+    MembershipError, PersistSeq, Promise, Standing, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
-use tracing::error;
 
 use super::io::{
     ApplyJob, ApplyTask, CreateGroup, CreateRefusal, Created, MakeMachine, PersistTicket,
@@ -23,6 +22,7 @@ use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use super::snapshots::Snapshots;
 use super::timers::Armed;
+use super::unusable::{Unusable, stateless};
 use crate::group_spec::{GroupSpec, Origin};
 use crate::persistence::Strategy;
 use crate::snapshot::Restored;
@@ -78,7 +78,7 @@ impl ShardEngine {
                 return;
             }
         }
-        if self.unusable.contains(&group) {
+        if self.unusable.contains_key(&group) {
             done(Err(CreateRefusal::Unusable));
             return;
         }
@@ -89,6 +89,7 @@ impl ShardEngine {
         }
         // From here on it is what its log says.
         spec.strategy.get_or_insert(self.options.persistence.strategy);
+        let held = recovered.as_ref().map(|log| Unusable::holding(&spec, log, self.options.node));
         match self.add_slot(spec, maker, recovered, restored, out) {
             Ok(at) => {
                 self.by_group.insert(group, at);
@@ -119,8 +120,9 @@ impl ShardEngine {
             Err(error) => {
                 // The spec was checked before it came here; this is a recovered log that
                 // contradicts itself, and the group stays down while the others go on.
-                error!(%group, %error, "cannot start the group");
-                self.unusable.insert(group);
+                if let Some(held) = held {
+                    self.note_unusable(held, &error);
+                }
                 done(Err(CreateRefusal::Unusable));
             }
         }
@@ -136,10 +138,15 @@ impl ShardEngine {
     ) -> Result<u32, SlotError> {
         let (node, group) = (self.options.node, spec.group);
         let replica = spec.replica_on(node).ok_or(SlotError::NotHere)?;
-        let recovered = recovered.unwrap_or_default();
+        let mut recovered = recovered.unwrap_or_default();
         let last_index = recovered.last_index;
         let snapshot = restored.as_ref().map(|restored| restored.meta.clone());
-        let applied = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.index);
+        // Where it is behind the beginning of its log, nobody has the state that it begins with.
+        let applied = snapshot.as_ref().map_or(recovered.base.index, |meta| meta.index);
+        let is_stateless = snapshot.is_none() && applied > LogIndex::ZERO;
+        if is_stateless {
+            recovered.promise.promise = Promise::Unproven;
+        }
         let mut snapshots = Snapshots::default();
         if let Some(restored) = &restored {
             snapshots.stands_at(restored);
@@ -196,7 +203,10 @@ impl ShardEngine {
             return Err(SlotError::NeedsLog);
         }
         let mode = new.machine.mode();
-        let host = MachineHost::starting(group, new, snapshot);
+        let host = match is_stateless {
+            true => MachineHost::stateless(group, new),
+            false => MachineHost::starting(group, new, snapshot),
+        };
         let reached = host.applied();
         let inline = match mode {
             ApplyMode::Inline => Some(host),
@@ -213,8 +223,7 @@ impl ShardEngine {
             let withheld = Input::Candidacy(Candidacy::Withheld);
             core.step(self.now, withheld, &mut self.effects);
         }
-        let at = self.slots.len() as u32;
-        self.slots.push(Slot {
+        let slot = Slot {
             incarnation: spec.incarnation,
             flush: self.options.persistence.flush_of(strategy, spec.flush),
             spec: Arc::new(spec),
@@ -241,7 +250,7 @@ impl ShardEngine {
             inline,
             applied: reached,
             replay_until: last_index,
-            broken: None,
+            broken: is_stateless.then(|| stateless(applied)),
             jobs: 0,
             replaced: 0,
             armed: Armed::default(),
@@ -253,8 +262,12 @@ impl ShardEngine {
             is_gone: false,
             is_on_disk: false,
             created: Vec::new(),
-        });
+        };
+        let at = self.take_place(slot);
         self.note_office(at);
+        if is_stateless {
+            self.note_stateless(at);
+        }
         Ok(at)
     }
 }

@@ -71,6 +71,13 @@ impl HandOvers {
         waits.chain(self.again.front().map(|(due, _)| *due)).min()
     }
 
+    /// The replica left.
+    pub(super) fn forget(&mut self, at: u32) {
+        self.queue.retain(|other| *other != at);
+        self.again.retain(|(_, other)| *other != at);
+        self.give_up(at);
+    }
+
     fn try_again(&mut self, at: u32, due: Micros) {
         self.under_way.retain(|group| group.at != at);
         let place = self.again.partition_point(|(other, _)| *other <= due);

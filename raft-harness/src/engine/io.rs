@@ -105,6 +105,8 @@ pub(crate) enum EngineInput {
     SnapshotEntries(SnapshotName, Vec<Entry>),
     /// It did not come, and nobody goes on trying.
     SnapshotFetchFailed(SnapshotName),
+    /// One of our own can serve nobody any more: it is damaged, or gone.
+    SnapshotUseless(GroupId, GroupIncarnation, LogIndex),
     /// Nothing is under way any more, and nothing kept, in the name of a replica that leaves.
     SnapshotsForgotten(GroupId),
 }
@@ -140,7 +142,7 @@ pub(crate) enum CreateRefusal {
     /// The id is in use by this group.
     SpecDiffers(GroupSpec),
     /// The log holds the group, and it could not be started from what the log holds. A new one
-    /// must not take its place: it would not remember what the old one promised.
+    /// must not take its place while it is there: it would not remember what the old one promised.
     Unusable,
     /// A replica of the group is just leaving.
     Leaving,

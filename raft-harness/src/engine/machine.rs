@@ -98,6 +98,11 @@ impl MachineHost {
         }
     }
 
+    /// A machine that lacks the state its log begins with: out of use until a snapshot replaces it.
+    pub(crate) fn stateless(group: GroupId, new: NewMachine) -> Self {
+        Self { is_broken: true, ..Self::new(group, new) }
+    }
+
     /// Applies `entries`, which follow what was applied, and answers those of `waiters`, which
     /// ascend by index, that they concern.
     ///

@@ -31,6 +31,7 @@ mod snapshots;
 mod spreading;
 mod stopping;
 mod timers;
+mod unusable;
 #[cfg(feature = "sim")]
 mod watch;
 mod work;

@@ -57,10 +57,11 @@ impl ShardEngine {
             ReadPath::Quorum | ReadPath::Lease => !slot.core.is_leader(),
             ReadPath::Follower => slot.core.leader().is_none(),
         };
-        if elsewhere {
-            let error = match slot.core.fault() {
-                Some(_) => RequestError::Faulted(slot.spec.group),
-                None => RequestError::NotLeader { leader: slot.known_leader },
+        if elsewhere || slot.broken.is_some() {
+            let is_mute = slot.core.fault().is_some() || !elsewhere;
+            let error = match is_mute {
+                true => RequestError::Faulted(slot.spec.group),
+                false => RequestError::NotLeader { leader: slot.known_leader },
             };
             reply.send(Err(error));
             return;

@@ -28,7 +28,8 @@ use crate::snapshot::desk::DeskInput;
 
 /// A replica on its way out.
 pub(super) struct Leaving {
-    at: u32,
+    /// Its place; one that could not be started has none.
+    at: Option<u32>,
     incarnation: GroupIncarnation,
     tombstone: Tombstone,
     /// The log has the tombstone.
@@ -66,7 +67,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
-            reply.send(Err(RequestError::UnknownGroup(group)));
+            self.on_remove_unusable(group, removal, reply, out);
             return;
         };
         let status = self.slots[at as usize].core.status();
@@ -75,6 +76,37 @@ impl ShardEngine {
             return;
         }
         self.let_leave(at, Some(reply), None, out);
+    }
+
+    /// One that could not be started leaves like any other. That its group removed it, it cannot know.
+    fn on_remove_unusable(
+        &mut self,
+        group: GroupId,
+        removal: Removal,
+        reply: Reply,
+        out: &mut TurnOutput,
+    ) {
+        if removal == Removal::OfFormerMember && self.unusable.contains_key(&group) {
+            reply.send(Err(RequestError::StillMember(group)));
+            return;
+        }
+        let Some(unusable) = self.unusable.remove(&group) else {
+            reply.send(Err(RequestError::UnknownGroup(group)));
+            return;
+        };
+        let (incarnation, tombstone) = (unusable.incarnation(), unusable.tombstone());
+        info!(%group, replica = %tombstone.replica, "a replica leaves that could not be started");
+        let (at, snapshots, is_buried, successor) = (None, Left::All, false, None);
+        let leaving = Leaving {
+            at,
+            incarnation,
+            tombstone,
+            is_buried,
+            snapshots,
+            reply: Some(reply),
+            successor,
+        };
+        self.bury(leaving, out);
     }
 
     /// A replica leaves, and may give its place to another.
@@ -96,25 +128,34 @@ impl ShardEngine {
         let tombstone = slot.core.tombstone();
         info!(%group, replica = %tombstone.replica, term = %slot.core.term(), "the replica leaves");
         slot.leave(out);
+        self.spreading.forget(at);
+        self.replacing.forget(at);
+        self.hand_overs.forget(at);
+        let slot = &mut self.slots[at as usize];
         if std::mem::take(&mut slot.uses_window) {
             self.windows -= 1;
         }
         let incarnation = slot.incarnation;
         self.by_group.remove(&group);
         out.leaders.push((group, None));
-        let snapshots = Left::All;
-        let is_buried = false;
-        let mut leaving =
+        let (at, snapshots, is_buried) = (Some(at), Left::All, false);
+        let leaving =
             Leaving { at, incarnation, tombstone, is_buried, snapshots, reply, successor };
+        self.bury(leaving, out);
+    }
+
+    /// Has the log forget a replica and begin its successor, if it has one.
+    fn bury(&mut self, mut leaving: Leaving, out: &mut TurnOutput) {
+        let group = leaving.tombstone.group;
         match self.options.durability {
             Durability::Memory => leaving.is_buried = true,
             Durability::Log => {
                 let mut write = GroupWrite::new(group);
-                write.destroy = Some(tombstone);
+                write.destroy = Some(leaving.tombstone);
                 out.persist.push(write);
                 out.persist_tickets.push((group, PersistTicket::Destroy));
                 if let Some(successor) = &leaving.successor {
-                    out.persist.push(successor.creation(&self.slots[at as usize]));
+                    out.persist.push(successor.creation(leaving.incarnation));
                     out.persist_tickets.push((group, PersistTicket::Create));
                 }
             }
@@ -128,7 +169,7 @@ impl ShardEngine {
         let Some(leaving) = self.leaving.get_mut(&group) else {
             return;
         };
-        let slot = &mut self.slots[leaving.at as usize];
+        let mut slot = leaving.at.map(|at| &mut self.slots[at as usize]);
         match what {
             Ended::Persisted(PersistTicket::Destroy) => leaving.is_buried = true,
             Ended::Persisted(PersistTicket::Create) => {
@@ -142,9 +183,21 @@ impl ShardEngine {
                 | PersistTicket::DropFetched
                 | PersistTicket::Early(..),
             ) => {}
-            Ended::Applied(applied) => slot.set_applied(applied, &self.counters),
-            Ended::Fetched => slot.fetching = None,
-            Ended::SnapshotTaken => slot.snapshots.taking = None,
+            Ended::Applied(applied) => {
+                if let Some(slot) = &mut slot {
+                    slot.set_applied(applied, &self.counters);
+                }
+            }
+            Ended::Fetched => {
+                if let Some(slot) = &mut slot {
+                    slot.fetching = None;
+                }
+            }
+            Ended::SnapshotTaken => {
+                if let Some(slot) = &mut slot {
+                    slot.snapshots.taking = None;
+                }
+            }
             Ended::SnapshotsForgotten => leaving.snapshots = Left::None,
         }
         self.settle_leaving(group, out);
@@ -154,12 +207,14 @@ impl ShardEngine {
         let Some(leaving) = self.leaving.get_mut(&group) else {
             return;
         };
-        let slot = &self.slots[leaving.at as usize];
+        let is_idle = |slot: &Slot| {
+            slot.fetching.is_none()
+                && slot.snapshots.taking.is_none()
+                && slot.jobs == slot.applied.jobs
+        };
         let quiet = leaving.is_buried
             && leaving.successor.as_ref().is_none_or(|successor| successor.is_on_disk)
-            && slot.fetching.is_none()
-            && slot.snapshots.taking.is_none()
-            && slot.jobs == slot.applied.jobs;
+            && leaving.at.is_none_or(|at| is_idle(&self.slots[at as usize]));
         match leaving.snapshots {
             Left::All if quiet => {
                 leaving.snapshots = Left::Going;
@@ -170,6 +225,9 @@ impl ShardEngine {
             Left::All | Left::Going => {}
             Left::None => {
                 if let Some(leaving) = self.leaving.remove(&group) {
+                    if let Some(at) = leaving.at {
+                        self.give_place_back(at);
+                    }
                     if let Some(reply) = leaving.reply {
                         reply.send(Ok(Proposed::nothing()));
                     }
@@ -179,6 +237,29 @@ impl ShardEngine {
                 }
             }
         }
+    }
+
+    /// A place for a replica that begins.
+    pub(super) fn take_place(&mut self, slot: Slot) -> u32 {
+        match self.free.pop() {
+            Some(at) => {
+                self.slots[at as usize] = slot;
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+        }
+    }
+
+    /// A replica is gone, and another may have its place. What is noted by place of this one must
+    /// not be taken for the other's; marks for lanes and timers only make somebody look once more.
+    fn give_place_back(&mut self, at: u32) {
+        self.abandons.retain(|(_, other)| *other != at);
+        self.declining.retain(|other| *other != at);
+        self.leased.retain(|other| *other != at);
+        self.free.push(at);
     }
 
     /// Remembers a replica that is gone.

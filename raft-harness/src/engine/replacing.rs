@@ -19,18 +19,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use raft_core::{
-    DiskSpace, Input, Member, MemberChange, Message, Micros, NodeId, Outcome, Promise, Refusal,
-    ReplicaId, Standing, Token,
+    DiskSpace, GroupIncarnation, Input, Member, MemberChange, Message, Micros, NodeId, Outcome,
+    Promise, Refusal, ReplicaId, Standing, Token,
 };
 use raft_storage::{GroupCreate, GroupWrite};
 use raft_transport::Envelope;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::io::TurnOutput;
 use super::removal::Successor;
 use super::requests::TRANSFER_TOKEN;
 use super::shard_engine::{Durability, ShardEngine};
-use super::slot::Slot;
+use super::unusable::Unusable;
 use crate::counters::Counters;
 use crate::group_spec::{GroupSpec, Origin};
 
@@ -71,6 +71,11 @@ struct Attempts {
 impl Replacing {
     pub(super) fn next_deadline(&self) -> Option<Micros> {
         self.due
+    }
+
+    /// The replica that led the group left.
+    pub(super) fn forget(&mut self, at: u32) {
+        self.groups.remove(&at);
     }
 }
 
@@ -213,6 +218,7 @@ impl ShardEngine {
     /// The place is free.
     pub(super) fn begin_successor(&mut self, successor: Successor, out: &mut TurnOutput) {
         let group = successor.spec.group;
+        let held = Unusable::fresh(&successor.spec, self.options.node);
         match self.add_slot(successor.spec, successor.maker, None, None, out) {
             Ok(at) => {
                 self.by_group.insert(group, at);
@@ -221,20 +227,17 @@ impl ShardEngine {
                 self.show(at);
                 self.touch(at);
             }
-            Err(error) => {
-                error!(%group, %error, "cannot start the successor of a replica");
-                self.unusable.insert(group);
-            }
+            Err(error) => self.note_unusable(held, &error),
         }
     }
 }
 
 impl Successor {
     /// Its beginning, for the log.
-    pub(super) fn creation(&self, slot: &Slot) -> GroupWrite {
+    pub(super) fn creation(&self, incarnation: GroupIncarnation) -> GroupWrite {
         let mut write = GroupWrite::new(self.spec.group);
         let spec = self.spec.encode();
-        write.create = Some(GroupCreate { incarnation: slot.incarnation, spec });
+        write.create = Some(GroupCreate { incarnation, spec });
         write
     }
 }

@@ -25,7 +25,7 @@ impl ShardEngine {
     pub(super) fn on_request(&mut self, request: Request, out: &mut TurnOutput) {
         let Request { group, kind, reply } = request;
         let Some(at) = self.slot_of(group) else {
-            reply.send(Err(RequestError::UnknownGroup(group)));
+            reply.send(Err(self.not_here(group)));
             return;
         };
         match kind {
@@ -70,7 +70,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
-            reply.send(Err(RequestError::UnknownGroup(group)));
+            reply.send(Err(self.not_here(group)));
             return;
         };
         // A node without a replica is no target; the core refuses the replica id that is nobody's.
@@ -92,7 +92,7 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
-            reply.send(Err(RequestError::UnknownGroup(group)));
+            reply.send(Err(self.not_here(group)));
             return;
         };
         // A node has room for one replica of a group.
@@ -120,7 +120,7 @@ impl ShardEngine {
 
     pub(super) fn on_digest(&mut self, group: GroupId, reply: Reply, out: &mut TurnOutput) {
         let Some(at) = self.slot_of(group) else {
-            reply.send(Err(RequestError::UnknownGroup(group)));
+            reply.send(Err(self.not_here(group)));
             return;
         };
         match &mut self.slots[at as usize].inline {
@@ -142,7 +142,7 @@ impl ShardEngine {
             if !is_read && token.get() & TRANSFER_TOKEN != 0 {
                 if token == SPREADING_TOKEN {
                     debug!(group = %slot.spec.group, ?outcome, "yielding leadership ended");
-                    self.spreading.ended();
+                    self.spreading.ended(at);
                     continue;
                 }
                 if token == REPLACING_TOKEN {
@@ -291,6 +291,7 @@ impl ShardEngine {
             | EngineInput::SnapshotDone(..)
             | EngineInput::SnapshotFetched(..)
             | EngineInput::SnapshotFetchFailed(_)
+            | EngineInput::SnapshotUseless(..)
             | EngineInput::SnapshotsForgotten(_)
             | EngineInput::OwnCondition(_)
             | EngineInput::PeerCondition(..)

@@ -8,7 +8,7 @@
 //! Invariants: what waits for the log leaves only against its proof; a group's payloads always
 //! match its core's metadata; an append never overtakes another of its group.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -34,6 +34,7 @@ use super::replies::Replies;
 use super::slot::Slot;
 use super::spreading::Spreading;
 use super::timers::Timers;
+use super::unusable::Unusable;
 use super::work::WorkQueue;
 use crate::counters::Counters;
 use crate::node_status::GroupStatus;
@@ -93,10 +94,13 @@ pub(crate) struct ShardEngine {
     pub(super) now: Micros,
     /// The wall clocks of all nodes, for the stamps of leaders.
     pub(super) clocks: WallClocks,
+    /// Places are used again: there are no more of them than replicas were here at a time.
     pub(super) slots: Vec<Slot>,
+    /// The places of replicas that left, in whose name nothing is under way any more.
+    pub(super) free: Vec<u32>,
     pub(super) by_group: HashMap<GroupId, u32>,
     /// Groups in the log that could not be started from it.
-    pub(super) unusable: HashSet<GroupId>,
+    pub(super) unusable: BTreeMap<GroupId, Unusable>,
     /// Replicas on their way out, and what is remembered of those that left.
     pub(super) leaving: HashMap<GroupId, Leaving>,
     pub(super) tombstones: HashMap<GroupId, (GroupIncarnation, Tombstone)>,
@@ -183,8 +187,9 @@ impl ShardEngine {
             counters,
             now: Micros::ZERO,
             slots: Vec::new(),
+            free: Vec::new(),
             by_group: HashMap::new(),
-            unusable: HashSet::new(),
+            unusable: BTreeMap::new(),
             leaving: HashMap::new(),
             tombstones: HashMap::new(),
             touched: Vec::new(),
@@ -324,6 +329,9 @@ impl ShardEngine {
                 self.on_snapshot_entries(name, entries, out);
             }
             EngineInput::SnapshotFetchFailed(name) => self.on_snapshot_fetch_failed(name, out),
+            EngineInput::SnapshotUseless(group, incarnation, index) => {
+                self.on_snapshot_useless((group, incarnation), index, out);
+            }
             EngineInput::SnapshotsForgotten(group) => {
                 self.on_left(group, Ended::SnapshotsForgotten, out);
             }
@@ -447,6 +455,9 @@ impl ShardEngine {
                         persist.hard_state.filter(|_| !raft_core::planted!(TermAndVoteNotLogged));
                     write.install = persist.install.map(|meta| *meta);
                     write.truncate_from = persist.truncate_from;
+                    if write.truncate_from.is_some() {
+                        slot.snapshots.cuts(persist.seq);
+                    }
                     if let Some((first, last)) = persist.append {
                         let entries = slot.payloads.range(first, last);
                         write.entries = entries
@@ -523,6 +534,7 @@ impl ShardEngine {
             }
             PersistTicket::Op(seq) | PersistTicket::Early(seq, _) => seq,
         };
+        self.slots[at as usize].snapshots.persisted(seq);
         self.step(at, Input::Persisted(seq), out);
         let slot = &mut self.slots[at as usize];
         if !slot.gated.is_empty() {
@@ -773,7 +785,7 @@ impl ShardEngine {
                 fault: slot.broken.clone().or_else(|| core.fault.map(|fault| fault.to_string())),
             }
         });
-        statuses.collect()
+        statuses.chain(self.unusable.values().map(Unusable::status)).collect()
     }
 
     /// What the log has been given.

@@ -82,7 +82,7 @@ pub(crate) struct Slot {
     pub(crate) declines: bool,
     /// The core was told last that it takes no office.
     pub(crate) is_withheld: bool,
-    /// The replica left; the place is not used again.
+    /// The replica left; the place is free once nothing is under way in its name.
     pub(crate) is_gone: bool,
     /// Whether the log holds the group.
     pub(crate) is_on_disk: bool,

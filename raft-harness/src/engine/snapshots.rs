@@ -10,8 +10,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use raft_core::{Base, Entry, GroupId, Input, LogIndex, SnapshotEffect, SnapshotMeta};
+use raft_core::{
+    Base, Entry, GroupId, GroupIncarnation, Input, LogIndex, PersistSeq, SnapshotEffect,
+    SnapshotMeta,
+};
 use raft_storage::{Compaction, GroupWrite, LIVE_BYTES_MAX, LiveEntries};
+use tracing::warn;
 
 use super::io::{ApplyJob, ApplyTask, PersistTicket, TurnOutput};
 use super::log_sizes::LogSizes;
@@ -21,6 +25,7 @@ use super::removal::Ended;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use crate::bodies::NewMachine;
+use crate::counters::Counters;
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::desk::{DeskInput, Wanted};
 use crate::snapshot::format::Left;
@@ -42,6 +47,8 @@ pub(super) struct Snapshots {
     unsupported: bool,
     /// The last one that was not taken: a disk that had no room for it will hardly have some now.
     failed: LogIndex,
+    /// The newest one is of no use to anybody: another is to take its place, at the same index or later.
+    is_useless: bool,
     /// The newest one that the log was not compacted for yet.
     owed: Option<LogIndex>,
     /// The bytes of the log.
@@ -58,6 +65,8 @@ pub(super) struct Snapshots {
     pub(super) has_fetched: bool,
     /// How often the log was told to drop them that has not been done.
     pub(super) dropping: u32,
+    /// The newest operation that cuts the log and is not on disk yet.
+    cutting: Option<PersistSeq>,
     /// What those name that are durable, up to the newest: the older ones as long as peers fetch them.
     named: Vec<(LogIndex, Arc<LiveEntries>)>,
 }
@@ -68,7 +77,7 @@ const TAIL_PART: u64 = 4;
 impl Snapshots {
     /// The machine is what a snapshot says, and the log begins there.
     pub(super) fn stands_at(&mut self, restored: &Restored) {
-        self.owed = None;
+        (self.owed, self.is_useless) = (None, false);
         self.sizes.reset();
         self.counted = self.sizes.total();
         self.released = 0;
@@ -85,6 +94,16 @@ impl Snapshots {
         }
         self.named.push((index, naming));
         self.named.retain(|(other, _)| *other >= index.min(offered));
+    }
+
+    /// The log was told to cut something off.
+    pub(super) fn cuts(&mut self, seq: PersistSeq) {
+        self.cutting = Some(seq);
+    }
+
+    /// An operation is on disk, and all before it.
+    pub(super) fn persisted(&mut self, seq: PersistSeq) {
+        self.cutting.take_if(|cutting| *cutting <= seq);
     }
 
     /// What was fetched for a snapshot is not wanted any more.
@@ -129,15 +148,19 @@ impl ShardEngine {
         out: &mut TurnOutput,
     ) {
         let Some(at) = self.slot_of(group) else {
-            reply.send(Err(RequestError::UnknownGroup(group)));
+            reply.send(Err(self.not_here(group)));
             return;
         };
         let slot = &mut self.slots[at as usize];
+        if slot.broken.is_some() {
+            reply.send(Err(RequestError::Faulted(group)));
+            return;
+        }
         if slot.snapshots.unsupported {
             reply.send(Err(RequestError::NoSnapshot(group)));
             return;
         }
-        if slot.snapshots.taking.is_none() && slot.dispatched <= slot.core.snapshot_index() {
+        if slot.snapshots.taking.is_none() && !slot.has_news() {
             let index = slot.core.snapshot_index();
             reply.send(Ok(Proposed { index, ..Proposed::nothing() }));
             return;
@@ -164,7 +187,7 @@ impl ShardEngine {
 
     pub(super) fn take_snapshot(&mut self, at: u32, out: &mut TurnOutput) {
         let slot = &mut self.slots[at as usize];
-        if slot.snapshots.taking.is_some() || slot.dispatched <= slot.core.snapshot_index() {
+        if slot.snapshots.taking.is_some() || !slot.has_news() {
             return;
         }
         let Some(meta) = slot.core.snapshot_meta(slot.dispatched) else {
@@ -257,9 +280,17 @@ impl ShardEngine {
         }
         match bytes {
             Some(bytes) => {
-                self.slots[at as usize].snapshots.bytes = bytes;
                 self.step(at, Input::SnapshotTaken(name.index), out);
                 let slot = &mut self.slots[at as usize];
+                if slot.core.snapshot_index() < name.index {
+                    // The log was found damaged meanwhile, below what it stands for: nothing may go
+                    // for it, and what the one before it names must stay.
+                    slot.snapshots.failed = name.index;
+                    self.end_taking(at, false);
+                    self.touch(at);
+                    return;
+                }
+                (slot.snapshots.bytes, slot.snapshots.is_useless) = (bytes, false);
                 let offered = slot.core.snapshot_offered().unwrap_or(name.index);
                 slot.snapshots.has_taken(name.index, offered);
                 slot.snapshots.owed = Some(name.index);
@@ -356,7 +387,32 @@ impl ShardEngine {
                 out.snapshots.push(DeskInput::Abort(group));
                 self.slots[at as usize].snapshots.drop_fetched(group, out);
             }
+            SnapshotEffect::Doubted { index } => {
+                out.snapshots.push(DeskInput::Doubt(group, slot.incarnation, index));
+            }
         }
+    }
+
+    /// One of our snapshots is damaged or gone. If it was the newest, another is taken, however
+    /// little was applied since: whoever lacks what it covers can be served by nothing else.
+    pub(super) fn on_snapshot_useless(
+        &mut self,
+        (group, incarnation): (GroupId, GroupIncarnation),
+        index: LogIndex,
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(group) else { return };
+        let slot = &mut self.slots[at as usize];
+        // An older one gives way to the newest with the next offer.
+        if slot.incarnation != incarnation || index != slot.core.snapshot_index() {
+            return;
+        }
+        let is_known = std::mem::replace(&mut slot.snapshots.is_useless, true);
+        if !is_known && slot.snapshots.taking.is_none() {
+            warn!(%group, %index, "a snapshot of no use to anybody is taken anew");
+            Counters::add(&self.counters.snapshots_retaken, 1);
+        }
+        self.take_snapshot(at, out);
     }
 
     pub(super) fn on_snapshot_fetched(
@@ -369,11 +425,14 @@ impl ShardEngine {
             return;
         };
         // What was fetched for it may be dropped already, if it was given up meanwhile and is wanted
-        // anew: it is made of what is there then.
+        // anew: it is made of what is there then. And what is on its way to be cut off, because it was
+        // found damaged, is in the log only for the moment.
+        let slot = &self.slots[at as usize];
+        let cuts = slot.persist.as_ref().is_some_and(|persist| persist.truncate_from.is_some());
+        let goes = slot.snapshots.dropping > 0 || slot.snapshots.cutting.is_some() || cuts;
         let is_whole = restored.new.bodies.as_ref().is_none_or(|bodies| {
-            let is_dropping = self.slots[at as usize].snapshots.dropping > 0;
-            restored.left.live.is_empty()
-                || !is_dropping && bodies.held(&restored.left.live).is_ok()
+            let live = &restored.left.live;
+            live.is_empty() || !goes && bodies.held(live).is_ok()
         });
         if !is_whole {
             self.step(at, Input::SnapshotFailed { index: name.index }, out);
@@ -443,6 +502,7 @@ impl ShardEngine {
             return;
         };
         slot.snapshots.stands_at(&restored);
+        slot.broken = None;
         match &mut slot.inline {
             Some(machine) => {
                 machine.replace(restored);
@@ -460,6 +520,11 @@ impl ShardEngine {
 }
 
 impl Slot {
+    /// Whether a snapshot would be one that there is not yet.
+    fn has_news(&self) -> bool {
+        self.dispatched > self.core.snapshot_index() || self.snapshots.is_useless
+    }
+
     /// Leaves only these in the log, where it begins now.
     fn list_anew(&mut self, live: &Arc<LiveEntries>, out: &mut TurnOutput) {
         let Some(meta) = self.core.snapshot_meta(self.core.base_index()) else { return };

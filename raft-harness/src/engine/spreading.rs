@@ -13,7 +13,7 @@
 //! with growing pauses; nothing is yielded by or to a node that is going to stop, or one whose log
 //! ails or did lately.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use raft_core::{DiskSpace, Input, LogIndex, Micros, Token};
@@ -48,7 +48,7 @@ pub(super) const SPREADING_TOKEN: Token = Token::new(TRANSFER_TOKEN | 1 << 61);
 #[derive(Debug, Default)]
 pub(super) struct Spreading {
     astray: BTreeMap<u32, Attempts>,
-    under_way: usize,
+    under_way: BTreeSet<u32>,
     due: Option<Micros>,
 }
 
@@ -64,9 +64,25 @@ impl Spreading {
         self.due
     }
 
+    /// A group is being yielded.
+    pub(super) fn begun(&mut self, at: u32) {
+        self.under_way.insert(at);
+    }
+
     /// An attempt ended, either way.
-    pub(super) fn ended(&mut self) {
-        self.under_way = self.under_way.saturating_sub(1);
+    pub(super) fn ended(&mut self, at: u32) {
+        self.under_way.remove(&at);
+    }
+
+    /// The replica left: whatever was under way for it has no end of its own.
+    pub(super) fn forget(&mut self, at: u32) {
+        self.under_way.remove(&at);
+        self.astray.remove(&at);
+    }
+
+    /// How many groups are being yielded.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.len()
     }
 }
 
@@ -92,7 +108,7 @@ impl ShardEngine {
         let idle = !self.stopping && self.disk == DiskSpace::Ample && self.ailing.is_well();
         let groups: Vec<u32> = self.spreading.astray.keys().copied().collect();
         for at in groups {
-            if !idle || self.spreading.under_way >= UNDER_WAY_MAX {
+            if !idle || self.spreading.under_way() >= UNDER_WAY_MAX {
                 break;
             }
             self.yield_if_due(at, out);
@@ -123,7 +139,7 @@ impl ShardEngine {
         }
         attempts.next = self.now.after(attempts.pause);
         attempts.pause = (attempts.pause * 2).min(PAUSE_MAX);
-        self.spreading.under_way += 1;
+        self.spreading.begun(at);
         self.step(at, Input::Yield { token: SPREADING_TOKEN, to }, out);
     }
 }

@@ -100,6 +100,8 @@ impl ShardEngine {
         let parked = self.long_parked.iter().filter(|queue| !queue.is_empty()).count();
         count("peers with groups that wait for a data lane", parked as u64);
         count("replicas on their way out", self.leaving.len() as u64);
+        let gone = self.slots.iter().filter(|slot| slot.is_gone).count() as u64;
+        count("places of replicas that left", gone.abs_diff(self.free.len() as u64));
         let windows = self.slots.iter().filter(|slot| slot.uses_window).count() as u64;
         count("windows that are counted and not there", self.windows.abs_diff(windows));
         for slot in self.slots.iter().filter(|slot| !slot.is_gone) {

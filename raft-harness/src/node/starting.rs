@@ -133,10 +133,12 @@ impl Starting {
         let mut restored = Vec::with_capacity(specs.len());
         for (spec, mut recovered) in specs {
             let maker = maker(&factory, spec.group, log_reader.clone());
-            let mut machine = newest_fit(&snapshots, &recovered, &spec, &maker);
+            let machine = newest_fit(&snapshots, &recovered, &spec, &maker);
+            let mut machine = machine.map_err(StartError::Directory)?;
             if let Some(store) = &mut store
                 && recovered.promise.promise != Promise::Kept
                 && let Some(newer) = newest_beyond(&snapshots, &recovered, &spec, &maker)
+                    .map_err(StartError::Directory)?
             {
                 begin_behind(store.as_mut(), spec.group, &mut recovered, &newer)?;
                 machine = Some(newer);

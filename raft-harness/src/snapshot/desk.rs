@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
-use raft_storage::LogReader;
+use raft_storage::{LogReader, is_out_of_descriptors};
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
@@ -39,6 +39,7 @@ use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
 use super::workshop::{Job, Made, Taking};
 use crate::engine::{EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
+use crate::state_machine::RestoreError;
 
 /// After so long without any progress the question is asked again. Each time in vain doubles it
 /// for the fetch, so that a lane slower than that is not filled with repetitions.
@@ -52,6 +53,9 @@ const PATIENCE_MAX: Duration = Duration::from_secs(48);
 const CUT_OFF_MAX: Duration = Duration::from_secs(10);
 /// What came of a snapshot is kept so long for whoever offers the same one again.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+/// One of ours that a peer doubts is read through, and for so long not again if it is sound: a peer
+/// costs us no more than that by what it says.
+const VERIFY_PAUSE: Duration = Duration::from_secs(60);
 
 /// How a desk goes about it.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +86,8 @@ pub(crate) enum DeskInput {
     /// The replica is gone, and all its snapshots. Its engine is told when that was tried:
     /// what cannot be removed goes at the next start.
     Forget(GroupId, GroupIncarnation),
+    /// A peer could make nothing of the snapshot of this index.
+    Doubt(GroupId, GroupIncarnation, LogIndex),
     /// A peer asks for bytes, on this connection.
     Pull(ConnectionId, SnapshotPull),
     /// A peer sent some.
@@ -131,6 +137,8 @@ pub(crate) struct Desk {
     making: BTreeMap<SnapshotName, Wish>,
     /// Nodes that no question reaches.
     down: BTreeSet<NodeId>,
+    /// Of ours, those that were doubted lately, and when they were looked at.
+    doubted: BTreeMap<SnapshotName, Micros>,
     /// Fetches that went on with what an earlier life had got.
     #[cfg(feature = "sim")]
     resumed: u64,
@@ -183,6 +191,7 @@ impl Desk {
             fetches,
             making,
             down,
+            doubted: BTreeMap::new(),
             #[cfg(feature = "sim")]
             resumed: 0,
         }
@@ -196,6 +205,9 @@ impl Desk {
             DeskInput::Forget(group, incarnation) => {
                 self.withdraw(group);
                 out.push(DeskOutput::Work(Job::Forget(group, incarnation)));
+            }
+            DeskInput::Doubt(group, incarnation, index) => {
+                self.doubt(now, (group, incarnation), index, out);
             }
             DeskInput::Pull(connection, pull) => {
                 out.push(DeskOutput::Chunk(connection, self.answer(pull)));
@@ -226,6 +238,10 @@ impl Desk {
                 if self.making.remove(&name) == Some(Wish::Stands) {
                     self.fetches.entry(name.group).or_insert_with(|| Fetch::new(wanted));
                 }
+            }
+            Made::Rotten(name) => {
+                self.doubted.remove(&name);
+                useless((name.group, name.incarnation), name.index, out);
             }
             Made::Lacking(wanted, missing, each) => {
                 let name = wanted.name;
@@ -337,6 +353,27 @@ impl Desk {
             Some(_) | None => Fetch::new(wanted),
         };
         self.fetches.insert(name.group, fetch);
+    }
+
+    /// A peer says that a snapshot of ours was of no use. Sound or not, it is not read through at each
+    /// such word; what is not there at all needs no reading.
+    fn doubt(
+        &mut self,
+        now: Micros,
+        life: (GroupId, GroupIncarnation),
+        index: LogIndex,
+        out: &mut Vec<DeskOutput>,
+    ) {
+        self.doubted.retain(|_, looked| now < looked.after(VERIFY_PAUSE));
+        let ours = self.shelf.of(life.0, life.1).into_iter().find(|name| name.index == index);
+        match ours {
+            None => useless(life, index, out),
+            Some(name) if !self.doubted.contains_key(&name) => {
+                self.doubted.insert(name, now);
+                out.push(DeskOutput::Work(Job::Verify(name)));
+            }
+            Some(_) => {}
+        }
     }
 
     /// Nobody waits any more for what is got for a group; what came already is put away all the
@@ -536,6 +573,16 @@ impl Desk {
     }
 }
 
+/// One of ours can serve nobody.
+fn useless(
+    (group, incarnation): (GroupId, GroupIncarnation),
+    index: LogIndex,
+    out: &mut Vec<DeskOutput>,
+) {
+    let input = EngineInput::SnapshotUseless(group, incarnation, index);
+    out.push(DeskOutput::Engine(group, input));
+}
+
 /// How a question for entries travels.
 fn place_of(name: SnapshotName, question: Question) -> SnapshotPull {
     SnapshotPull {
@@ -668,12 +715,15 @@ enum Taken {
 
 /// The newest snapshot that fits a recovered log, as a machine; a damaged one gives way to an
 /// older one.
+///
+/// # Errors
+/// The process is out of descriptors, which says nothing of any snapshot.
 pub(crate) fn newest_fit(
     shelf: &Shelf,
     recovered: &raft_storage::RecoveredGroup,
     spec: &GroupSpec,
     maker: &MakeMachine,
-) -> Option<Restored> {
+) -> io::Result<Option<Restored>> {
     let term_at = |index: LogIndex| {
         if index == recovered.base.index {
             return Some(recovered.base.term);
@@ -689,12 +739,15 @@ pub(crate) fn newest_fit(
 }
 
 /// The newest snapshot that reaches beyond the end of a log, which has lost it.
+///
+/// # Errors
+/// As [`newest_fit`].
 pub(crate) fn newest_beyond(
     shelf: &Shelf,
     recovered: &raft_storage::RecoveredGroup,
     spec: &GroupSpec,
     maker: &MakeMachine,
-) -> Option<Restored> {
+) -> io::Result<Option<Restored>> {
     newest_of(shelf, spec, maker, |name| name.index > recovered.last_index)
 }
 
@@ -703,15 +756,16 @@ fn newest_of(
     spec: &GroupSpec,
     maker: &MakeMachine,
     fits: impl Fn(&SnapshotName) -> bool,
-) -> Option<Restored> {
+) -> io::Result<Option<Restored>> {
     let names = shelf.of(spec.group, spec.incarnation);
     for name in names.into_iter().rev().filter(fits) {
         match restore(shelf.store(), name, maker(spec)) {
-            Ok(restored) => return Some(restored),
+            Ok(restored) => return Ok(Some(restored)),
+            Err(RestoreError::Io(error)) if is_out_of_descriptors(&error) => return Err(error),
             Err(error) => warn!(group = %name.group, index = %name.index, %error, "passed over"),
         }
     }
-    None
+    Ok(None)
 }
 
 #[cfg(test)]

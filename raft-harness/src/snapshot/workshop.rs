@@ -9,11 +9,12 @@
 //! Bounds: one taking and one restoring per group (the engine's rule and the desk's).
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use raft_core::{GroupId, GroupIncarnation, LogIndex, SnapshotMeta};
-use raft_storage::LiveEntries;
-use tracing::{info, warn};
+use raft_storage::{LiveEntries, is_out_of_descriptors};
+use tracing::{error, info, warn};
 
 use super::blocks::Compression;
 use super::desk::Wanted;
@@ -22,7 +23,7 @@ use super::shelf::Shelf;
 use super::store::{SnapshotName, SnapshotPart};
 use crate::engine::EngineInput;
 use crate::engine::panics::at_work_for;
-use crate::state_machine::SnapshotPieces;
+use crate::state_machine::{RestoreError, SnapshotPieces};
 
 /// One thing to be done.
 pub(crate) enum Job {
@@ -36,6 +37,8 @@ pub(crate) enum Job {
     },
     /// A replica is gone, and all its snapshots.
     Forget(GroupId, GroupIncarnation),
+    /// See whether one of ours is still what was written.
+    Verify(SnapshotName),
 }
 
 /// A snapshot that is to be written down.
@@ -58,6 +61,8 @@ pub(crate) enum Made {
     Useless(Box<Wanted>),
     /// Nor of this one yet: the log lacks these entries, of about so many bytes each.
     Lacking(Box<Wanted>, LiveEntries, u64),
+    /// One of ours can serve nobody.
+    Rotten(SnapshotName),
 }
 
 /// What came of making a machine.
@@ -84,7 +89,9 @@ impl Workshop {
         match job {
             Job::Take(taking) => self.takings.push_back(taking),
             // In their order: what is restored of a replica that leaves is forgotten with it.
-            job @ (Job::Restore { .. } | Job::Forget(..)) => self.pressing.push_back(job),
+            job @ (Job::Restore { .. } | Job::Forget(..) | Job::Verify(_)) => {
+                self.pressing.push_back(job);
+            }
         }
     }
 
@@ -103,6 +110,7 @@ impl Workshop {
                 }
                 out.push(Made::Engine(group, EngineInput::SnapshotsForgotten(group)));
             }
+            Some(Job::Verify(name)) => self.verify(name, out),
             Some(Job::Take(taking)) => self.take(*taking, out),
             None => {
                 if let Some(taking) = self.takings.pop_front() {
@@ -128,6 +136,25 @@ impl Workshop {
             }
         }
         out.push(Made::Engine(name.group, EngineInput::SnapshotDone(name, written.ok())));
+    }
+
+    /// One that is damaged is removed, so that nobody begins with it either.
+    fn verify(&self, name: SnapshotName, out: &mut Vec<Made>) {
+        let Err(error) = format::verify(self.shelf.store(), name) else { return };
+        match &error {
+            // Another build may read what this one cannot.
+            RestoreError::Unsupported { .. } | RestoreError::UnknownCodec { .. } => return,
+            RestoreError::Io(io) if is_out_of_descriptors(io) => return,
+            // Perhaps it can be read again one day: it stays until another takes its place.
+            RestoreError::Io(io) if io.kind() != io::ErrorKind::NotFound => {}
+            RestoreError::Io(_)
+            | RestoreError::Damaged(_)
+            | RestoreError::Refused(_)
+            | RestoreError::EntriesMissing { .. }
+            | RestoreError::BodyLost(_) => self.remove([name].into_iter()),
+        }
+        error!(group = %name.group, index = %name.index, %error, "a snapshot of this node is damaged");
+        out.push(Made::Rotten(name));
     }
 
     fn restore(

@@ -79,7 +79,7 @@ impl Fleet {
         match up.effects.snapshot.take() {
             Some(SnapshotEffect::Fetch { from, meta }) => up.fetch = Some((from, meta)),
             Some(SnapshotEffect::Abort { .. }) => up.fetch = None,
-            None => {}
+            Some(SnapshotEffect::Doubted { .. }) | None => {}
         }
         let fault = up.effects.fault.take();
         up.effects.appliable = None;

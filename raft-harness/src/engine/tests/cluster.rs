@@ -579,6 +579,7 @@ impl Cluster {
             self.node(id).journals.insert(spec.group, journal.clone());
             let maker = maker(spec.group, journal);
             let restored = newest_fit(&self.node(id).shelf, &recovered, &spec, &maker);
+            let restored = restored.expect("memory needs no descriptors");
             self.restored += usize::from(restored.is_some());
             self.create_from(id, spec, Some(recovered), restored);
         }

@@ -30,6 +30,7 @@ use crate::state_machine::ApplyMode;
 
 mod late_words;
 mod persisting;
+mod unusable;
 
 /// A lane that takes anything.
 const ROOM: Room = Room { bytes: 1 << 20, short_max: u64::MAX, takes_long: true };
@@ -149,9 +150,26 @@ impl Solo {
     }
 
     fn read(&mut self) -> Ticket<Bytes> {
+        self.read_of(ReadPath::Quorum)
+    }
+
+    fn read_of(&mut self, path: ReadPath) -> Ticket<Bytes> {
+        let (request, ticket) = Request::new(GROUP, RequestKind::Read(path, Bytes::new()));
+        self.take(EngineInput::Request(request));
+        ticket
+    }
+
+    fn snapshot(&mut self) -> Ticket<crate::request::Proposed> {
         let (request, ticket) =
             Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
-        self.take(EngineInput::Request(request));
+        self.take(EngineInput::Snapshot(GROUP, request.reply));
+        ticket
+    }
+
+    fn digest(&mut self) -> Ticket<(LogIndex, u64)> {
+        let (request, ticket) =
+            Request::new(GROUP, RequestKind::Read(ReadPath::Quorum, Bytes::new()));
+        self.take(EngineInput::Digest(GROUP, request.reply));
         ticket
     }
 
@@ -563,25 +581,6 @@ fn a_group_that_goes_mute_answers_reads_that_are_confirmed_and_cannot_be_served(
 }
 
 #[test]
-fn a_group_the_log_cannot_start_is_not_made_anew() {
-    let mut solo = Solo::new(1);
-    let recovered = RecoveredGroup {
-        spec: Bytes::new(),
-        incarnation: GroupIncarnation::new(1),
-        hard_state: HardState::default(),
-        first_index: LogIndex::new(1),
-        last_index: LogIndex::new(5),
-        term_runs: vec![(LogIndex::new(1), Term::new(3))],
-        log_time: LogTime::new(9),
-        ..RecoveredGroup::default()
-    };
-    solo.create(1, Some(recovered));
-    solo.create(1, None);
-    assert_eq!(solo.created(), vec![Err(CreateRefusal::Unusable); 2]);
-    assert!(solo.node.out.persist.is_empty(), "what the group had promised stays in the log");
-}
-
-#[test]
 fn after_the_log_failed_all_is_answered_and_nothing_is_promised() {
     let mut solo = Solo::with_group(1);
     solo.lead();
@@ -612,6 +611,29 @@ fn who_waits_for_a_creation_when_the_log_fails_waits_no_more() {
     solo.create(1, None);
     assert_eq!(Arc::strong_count(&solo.created), 1, "none waits");
     assert_eq!(solo.created(), vec![]);
+}
+
+/// Groups come and go for as long as a node runs.
+#[test]
+fn the_place_of_a_replica_that_left_is_used_again() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    for replica in 2..8 {
+        // It leaves while it hands its group over.
+        solo.engine().spreading.begun(0);
+        let removed = solo.remove(Removal::OfAnyone);
+        solo.sync();
+        assert_eq!(solo.engine().slots.len(), 1);
+        solo.take(EngineInput::SnapshotsForgotten(GROUP));
+        assert_eq!(removed.wait(), Ok(()));
+        assert_eq!(solo.engine().spreading.under_way(), 0, "it ended with its leader");
+        solo.join(replica);
+        solo.sync();
+        assert_eq!(solo.created().pop(), Some(Ok(Created::New)));
+        assert_eq!(solo.engine().slots.len(), 1, "after {replica} replicas");
+        let status = solo.engine().statuses().remove(0);
+        assert_eq!((status.last_index, status.fault), (LogIndex::ZERO, None));
+    }
 }
 
 /// Where a snapshot finds no room, the next one is not begun at once, or a node with a full disk
@@ -723,6 +745,67 @@ fn the_log_behind_a_snapshot_on_its_way_is_kept_until_it_is_there() {
     }
     assert!(takings > 3, "{takings}");
     assert_eq!(solo.node.counters.compactions_forced.load(Relaxed), 1);
+}
+
+/// The names of the snapshots that are to be taken, and how many are doubted.
+fn taken_and_doubted(solo: &mut Solo) -> (Vec<LogIndex>, usize) {
+    let (mut taken, mut doubted) = (Vec::new(), 0);
+    for input in solo.node.out.snapshots.drain(..) {
+        match input {
+            DeskInput::Take(taking) => taken.push(taking.name.index),
+            DeskInput::Doubt(..) => doubted += 1,
+            _ => {}
+        }
+    }
+    (taken, doubted)
+}
+
+/// Nothing is proposed any more, so no other snapshot was ever due.
+#[test]
+fn a_snapshot_that_serves_nobody_is_taken_anew_in_a_group_at_rest() {
+    let mut solo = Solo::with_group(1);
+    solo.lead();
+    let first = solo.propose_until_taking();
+    solo.take(EngineInput::SnapshotDone(first, Some(100)));
+    solo.sync();
+    solo.add_learner();
+    let probe = solo.pull().expect("a newcomer is asked what it has");
+    let nothing = AppendResult::Rejected {
+        prev_index: probe.prev_index,
+        hint_index: LogIndex::ZERO,
+        hint_term: Term::ZERO,
+    };
+    solo.answer(probe.session, nothing);
+    solo.answer(probe.session, AppendResult::Receiving { index: first.index });
+    assert_eq!(taken_and_doubted(&mut solo), (vec![], 0));
+    // What its peers say makes it look, and take none.
+    for _ in 0..3 {
+        solo.answer(probe.session, AppendResult::Declined(Declined::SnapshotFailed));
+        assert_eq!(taken_and_doubted(&mut solo), (vec![], 1));
+    }
+    let useless =
+        |index: u64| EngineInput::SnapshotUseless(GROUP, first.incarnation, LogIndex::new(index));
+    let applied = solo.engine().statuses()[0].applied_index;
+    assert!(applied > first.index, "its learner is in the log");
+    solo.take(useless(first.index.get() - 1));
+    assert_eq!(taken_and_doubted(&mut solo), (vec![], 0), "an older one");
+    for taken in [vec![applied], vec![]] {
+        solo.take(useless(first.index.get()));
+        assert_eq!(taken_and_doubted(&mut solo), (taken, 0), "one at a time");
+    }
+    let name = crate::snapshot::SnapshotName { index: applied, ..first };
+    solo.take(EngineInput::SnapshotDone(name, Some(100)));
+    solo.sync();
+    // At the very index of the one that is of no use; and it is tried again if that fails.
+    for written in [None, Some(100)] {
+        solo.take(useless(applied.get()));
+        assert_eq!(taken_and_doubted(&mut solo), (vec![applied], 0));
+        solo.take(EngineInput::SnapshotDone(name, written));
+        solo.sync();
+        assert_eq!(taken_and_doubted(&mut solo), (vec![], 0));
+    }
+    assert_eq!(solo.node.counters.snapshots_retaken.load(Relaxed), 2);
+    assert_eq!(solo.snapshot().wait().map(|taken| taken.index), Ok(applied));
 }
 
 #[test]

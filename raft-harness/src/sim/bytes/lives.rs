@@ -110,10 +110,18 @@ impl World {
                     // forgotten: the node stays away as one that refuses to start.
                     self.sightings.hit(Mark::DamageReported);
                     self.note(Some(place), || "forgot a vote or a group".to_owned());
-                    self.nodes[place].disk.process_died();
-                    self.nodes[place].snapshots.process_died();
-                    self.nodes[place].standing = Standing::Out;
+                    self.stays_away(place);
                     return;
+                }
+                if let Some(group) = born.stateless.first().copied() {
+                    self.note(Some(place), || format!("lost the state of {group}"));
+                    if is_damaged {
+                        self.sightings.hit(Mark::DamageReported);
+                        self.stays_away(place);
+                        return;
+                    }
+                    let evidence = format!("no snapshot of place {place} can be read any more");
+                    self.fail(Violation::of_group(Check::Profile("state-lost"), group, evidence));
                 }
                 if is_damaged {
                     self.sightings.hit(Mark::DamageRepaired);
@@ -185,6 +193,14 @@ impl World {
             }
             Err(stillborn) => self.not_born(place, &stillborn),
         }
+    }
+
+    /// A node that has just been started is as one that refuses to.
+    fn stays_away(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        node.disk.process_died();
+        node.snapshots.process_died();
+        node.standing = Standing::Out;
     }
 
     fn not_born(&mut self, place: Place, why: &Stillborn) {

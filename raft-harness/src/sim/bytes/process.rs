@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
+use raft_core::{GroupId, GroupIncarnation, Incarnation, LogIndex, NodeId, Tombstone};
 use raft_storage::{
     Expected, Flight, Landing, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport,
 };
@@ -228,6 +228,8 @@ pub(super) struct Born {
     pub(super) report: RecoveryReport,
     /// Whether it is in the log who may have forgotten.
     pub(super) noted: Noted,
+    /// Groups whose replica lacks the state that its log begins with.
+    pub(super) stateless: Vec<GroupId>,
 }
 
 impl Process {
@@ -299,21 +301,29 @@ impl Process {
             log: opened.reader.clone(),
         };
         let mut begun = Vec::with_capacity(specs.len());
+        let mut stateless = Vec::new();
         for (spec, mut recovered) in specs {
             let maker = making.maker(&spec);
             let mut restored = match &recovered {
-                Some(log) => newest_fit(&shelf, log, &spec, &maker),
+                Some(log) => {
+                    newest_fit(&shelf, log, &spec, &maker).map_err(Stillborn::Directory)?
+                }
                 None => None,
             };
             if let Some(log) =
                 recovered.as_mut().filter(|log| log.promise.promise != raft_core::Promise::Kept)
-                && let Some(newer) = newest_beyond(&shelf, log, &spec, &maker)
+                && let Some(newer) =
+                    newest_beyond(&shelf, log, &spec, &maker).map_err(Stillborn::Directory)?
             {
                 judge.lock().account(place).may_begin(spec.group, &behind(log, &newer.meta));
                 let begun = begin_behind(&mut opened.writer, spec.group, log, &newer);
                 begun.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
                 anew.push((spec.group, log.clone()));
                 restored = Some(newer);
+            }
+            let base = recovered.as_ref().map(|log| log.base.index).unwrap_or_default();
+            if restored.is_none() && base > LogIndex::ZERO {
+                stateless.push(spec.group);
             }
             begun.push((spec, recovered, restored));
         }
@@ -479,7 +489,7 @@ impl Process {
             process.create(spec, recovered, restored);
         }
         let (recovered, tombstones) = (as_found, opened.tombstones);
-        Ok(Born { process, recovered, anew, tombstones, report: opened.report, noted })
+        Ok(Born { process, recovered, anew, tombstones, report: opened.report, noted, stateless })
     }
 
     /// Asks for a replica that was here and is gone, which must be refused.

@@ -16,7 +16,8 @@ impl World {
     pub(super) fn handle_snapshot_effect(&mut self, at: NodeAt, group: GroupId) {
         let Some(replica) = self.nodes[at].replicas.get_mut(&group) else { return };
         match replica.effects.snapshot.take() {
-            None => {}
+            // No snapshot rots here.
+            None | Some(SnapshotEffect::Doubted { .. }) => {}
             Some(SnapshotEffect::Abort { .. }) => self.marks.hit(Mark::SnapshotInterrupted),
             Some(SnapshotEffect::Fetch { from, meta }) => {
                 self.marks.hit(Mark::SnapshotSent);

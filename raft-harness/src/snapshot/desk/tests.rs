@@ -404,6 +404,67 @@ fn what_comes_damaged_or_is_gone_is_given_up() {
     assert!(failed(&pair.finish(out).1), "the sender has it no more");
 }
 
+fn doubt() -> DeskInput {
+    DeskInput::Doubt(GROUP, name().incarnation, name().index)
+}
+
+/// Whether the engine is told, and nothing else is said.
+fn is_told_useless(out: &[DeskOutput]) -> bool {
+    match out {
+        [DeskOutput::Engine(GROUP, EngineInput::SnapshotUseless(GROUP, incarnation, index))] => {
+            (*incarnation, *index) == (name().incarnation, name().index)
+        }
+        [] => false,
+        _ => panic!("nothing else is said"),
+    }
+}
+
+/// A bit flips in a snapshot.
+fn rot(side: &Side, at: usize) {
+    let mut bytes = side.store.read(name(), 0, usize::MAX).unwrap().to_vec();
+    bytes[at] ^= 1;
+    let mut part = side.store.begin(name()).unwrap();
+    part.append(&bytes).unwrap();
+    part.finish().unwrap();
+}
+
+/// Its bytes came again and again, and were of no use again and again.
+#[test]
+fn a_snapshot_that_rotted_at_its_sender_is_found_out_when_a_peer_says_so() {
+    for at in [3, 100, 400_000, 700_000] {
+        let mut pair = Pair::new();
+        rot(&pair.sender, at);
+        let out = pair.fetch();
+        assert!(failed(&pair.finish(out).1), "{at}");
+        assert_eq!(pair.sender.names(), [name()]);
+        assert!(pair.sender.hear(doubt()).is_empty());
+        let out = pair.sender.work();
+        assert!(is_told_useless(&out), "{at}");
+        assert_eq!(pair.sender.names(), [], "nobody begins with it either");
+        // What is not there is told at once, until another is there.
+        let out = pair.sender.hear(doubt());
+        assert!(is_told_useless(&out) && pair.sender.workshop.is_idle());
+        pair.sender.hear(taking(name(), &state(0), 0));
+        pair.sender.work();
+        let out = pair.fetch();
+        assert_eq!(came(pair.finish(out).1), state(0), "{at}");
+    }
+}
+
+/// A peer may say so for ever: that costs a look now and then, and no snapshot.
+#[test]
+fn a_sound_snapshot_that_is_doubted_is_looked_at_once_a_minute_and_stays() {
+    let mut side = Pair::new().sender;
+    let mut looks = 0;
+    for _ in 0..1_200 {
+        assert!(side.hear(doubt()).is_empty());
+        looks += u32::from(!side.workshop.is_idle());
+        assert!(side.work().is_empty());
+        side.now = side.now.after(Duration::from_millis(100));
+    }
+    assert_eq!((looks, side.names()), (2, vec![name()]));
+}
+
 #[test]
 fn one_found_here_and_of_no_use_is_fetched() {
     let mut pair = Pair::new();
@@ -551,7 +612,7 @@ fn the_store_is_listed_once_whatever_is_taken_and_forgotten() {
     for group in 0..900 {
         // Empty files are of no use, and are looked at all the same.
         let spec = GroupSpec::on_nodes(GroupId::new(group), [SENDER]);
-        assert!(newest_fit(&shelf, &recovered, &spec, &maker).is_none());
+        assert!(newest_fit(&shelf, &recovered, &spec, &maker).unwrap().is_none());
     }
     let mut side = Side::new(DeskOptions::default());
     side.desk.shelf = Arc::clone(&shelf);

@@ -131,8 +131,13 @@ impl Follower {
         }
     }
 
-    /// The leader of term 1 speaks.
+    /// The leader of term 1 speaks, and the log does what follows.
     fn says(&mut self, message: Message, entries: Vec<Entry>) {
+        self.speaks(message, entries);
+        self.sync();
+    }
+
+    fn speaks(&mut self, message: Message, entries: Vec<Entry>) {
         let node = NodeId::new(2);
         let (incarnation, route) = (Incarnation::new(1), route(1));
         let source = Source { node, incarnation, route, clock: None };
@@ -145,7 +150,6 @@ impl Follower {
             entries,
         };
         self.solo.take(EngineInput::Message(source, envelope));
-        self.sync();
     }
 
     /// An entry, behind all others, that everybody holds.
@@ -172,6 +176,14 @@ impl Follower {
 
     /// A snapshot at this index comes, which leaves nothing in the log, and is installed.
     fn installs(&mut self, index: u64) {
+        self.hears_of(index, LiveEntries::default());
+        self.sync();
+        assert_eq!(self.solo.base(), LogIndex::new(index), "and is installed");
+        assert_eq!(self.log.reader().held_term(GROUP, LogIndex::new(1)), None);
+    }
+
+    /// A snapshot at this index is offered, and comes, which leaves these in the log.
+    fn hears_of(&mut self, index: u64, live: LiveEntries) {
         let engine = self.solo.engine();
         let meta = SnapshotMeta {
             index: LogIndex::new(index),
@@ -181,7 +193,7 @@ impl Follower {
             membership: Arc::clone(engine.slots[0].core.membership()),
         };
         let (term, session) = (Term::new(1), Session::new(1));
-        self.says(
+        self.speaks(
             Message::Snapshot(SnapshotOffer { term, session, meta: meta.clone() }),
             Vec::new(),
         );
@@ -189,7 +201,7 @@ impl Follower {
         let fetches = asked.filter(|input| matches!(input, DeskInput::Fetch(_))).count();
         assert_eq!(fetches, 1, "it lacks it");
         let new = keeper(&self.spec, &self.log.reader());
-        let live = Arc::<LiveEntries>::default();
+        let live = Arc::new(live);
         let bodies = new.bodies.as_ref().expect("it keeps entries");
         bodies.stand_at(meta.index, Arc::clone(&live));
         let name = SnapshotName {
@@ -200,9 +212,6 @@ impl Follower {
         };
         let restored = Restored { new, meta, left: Left { live, bytes: 0 }, bytes: 100 };
         self.solo.take(EngineInput::SnapshotFetched(name, Box::new(restored)));
-        self.sync();
-        assert_eq!(self.solo.base(), LogIndex::new(index), "and is installed");
-        assert_eq!(self.log.reader().held_term(GROUP, LogIndex::new(1)), None);
     }
 
     fn wants_snapshot(&mut self) -> Ticket<crate::request::Proposed> {
@@ -335,4 +344,70 @@ fn a_late_word_of_damage_mutes_no_sole_voter() {
     assert_eq!(solo.node.out.fetches.len(), 0, "it is not in the log yet");
     solo.sync();
     assert!(proposed.wait().is_ok());
+}
+
+/// What a snapshot leaves in the log was there when its machine was made of it, and is on its way to be
+/// cut off: installed at once, it would name what the log does not hold, and no log bears that.
+#[test]
+fn a_snapshot_that_names_what_is_being_cut_off_is_not_installed_yet() {
+    let mut follower = Follower::new();
+    follower.appends(1, b"first");
+    follower.appends(2, b"second");
+    follower.settle();
+    let names_second = || {
+        let mut live = LiveEntries::default();
+        assert!(live.push(LogIndex::new(2), Term::new(1)));
+        live
+    };
+    // A peer needs it, and it is damaged.
+    follower.solo.take(EngineInput::FetchFailed(GROUP, LogIndex::new(2)));
+    follower.hears_of(9, names_second());
+    let declined = |follower: &mut Follower| {
+        let said = follower.solo.node.out.replies.drain(..);
+        let failed = AppendResult::Declined(Declined::SnapshotFailed);
+        said.filter(|(_, frame)| match frame {
+            Frame::Message(Envelope { message: Message::AppendReply(reply), .. }) => {
+                reply.result == failed
+            }
+            _ => false,
+        })
+        .count()
+    };
+    assert_eq!(declined(&mut follower), 1, "for now");
+    follower.sync();
+    assert_eq!(follower.solo.base(), LogIndex::ZERO);
+    // Once that is done, whoever makes a machine finds it missing and has it fetched first.
+    let new = keeper(&follower.spec, &follower.log.reader());
+    let bodies = new.bodies.as_ref().expect("it keeps entries");
+    assert_eq!(bodies.missing(&names_second()), names_second());
+    follower.hears_of(9, LiveEntries::default());
+    follower.sync();
+    assert_eq!(follower.solo.base(), LogIndex::new(9));
+}
+
+/// It was begun before the log was found damaged below what it stands for, and stands for more than the
+/// replica says of itself now.
+#[test]
+fn a_snapshot_that_ends_after_its_log_was_found_damaged_lets_nothing_go() {
+    let mut follower = Follower::new();
+    for (index, payload) in [(1, &b"first"[..]), (2, b"second"), (3, b"third")] {
+        follower.appends(index, payload);
+    }
+    let waits = follower.wants_snapshot();
+    follower.settle();
+    assert_eq!(follower.taken(), [LogIndex::new(3)]);
+    follower.solo.take(EngineInput::FetchFailed(GROUP, LogIndex::new(2)));
+    follower.sync();
+    let name = SnapshotName {
+        group: GROUP,
+        incarnation: GroupIncarnation::new(1),
+        index: LogIndex::new(3),
+        term: Term::new(1),
+    };
+    follower.solo.take(EngineInput::SnapshotDone(name, Some(100)));
+    follower.sync();
+    assert_eq!(waits.wait(), Err(RequestError::NoSnapshot(GROUP)));
+    let status = follower.solo.engine().statuses().remove(0);
+    assert_eq!((status.snapshot_index, status.last_index), (LogIndex::ZERO, LogIndex::new(1)));
+    assert_eq!(follower.solo.engine().slots[0].snapshots.left_in_log(), None);
 }
