@@ -188,7 +188,7 @@ impl Replica {
 
     /// What may leave now. With everything else that waits, one sync makes it durable.
     fn sync(&mut self, now: Micros) -> Result<Vec<Outgoing>> {
-        self.gated.extend(self.effects.messages.drain_gated());
+        self.effects.messages.hold_gated(&mut self.gated);
         let mut leaving: Vec<Outgoing> = self.effects.messages.drain_ready().collect();
         if let Some(persist) = self.effects.persist.take() {
             self.journal.persist(&persist, &self.log)?;

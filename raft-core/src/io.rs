@@ -9,6 +9,7 @@ use crate::entry::{EntryKind, HardState};
 use crate::id::{Incarnation, LogIndex, LogTime, PersistSeq, ReplicaId, Term, Token};
 use crate::membership::{MemberChange, MembershipError};
 use crate::message::{Message, SnapshotMeta};
+use crate::outbox::Outbox;
 use crate::settings::{Acknowledge, Base, PromiseRecord};
 
 /// Something happened.
@@ -529,99 +530,6 @@ pub enum Fault {
 
 /// How every input ends. The fault is boxed, because hardly any does end in one.
 pub(crate) type StepResult = Result<(), Box<Fault>>;
-
-/// Messages of a group on their way out.
-///
-/// A message that promises something durable is kept apart, as [`Gated`], and comes out only
-/// against a [`Durable`] proof: "sent before fsync" does not compile (thesis 3.8).
-#[derive(Debug, Default)]
-pub struct Outbox {
-    ready: Vec<Outgoing>,
-    gated: Vec<Gated>,
-}
-
-/// A message and its addressee.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Outgoing {
-    /// To whom.
-    pub to: ReplicaId,
-    /// What.
-    pub message: Message,
-}
-
-/// A message that may not leave before an operation is durable.
-///
-/// There is no way to it but [`open`](Self::open), which asks for the proof:
-///
-/// ```compile_fail
-/// fn leaves_early(gate: raft_core::Gated) -> raft_core::Outgoing {
-///     gate.message
-/// }
-/// ```
-#[derive(Debug)]
-pub struct Gated {
-    until: PersistSeq,
-    message: Outgoing,
-}
-
-impl Gated {
-    /// The operation it waits for.
-    pub const fn until(&self) -> PersistSeq {
-        self.until
-    }
-
-    /// Opens the gate, or hands the message back still closed.
-    ///
-    /// # Errors
-    /// The message itself, if the proof does not reach far enough.
-    pub fn open(self, durable: Durable) -> Result<Outgoing, Self> {
-        if durable.seq >= self.until { Ok(self.message) } else { Err(self) }
-    }
-}
-
-/// Proof that the operations of one group up to a number are on disk.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Durable {
-    seq: PersistSeq,
-}
-
-impl Durable {
-    /// To be called by whoever saw the fsync succeed, and by nobody else.
-    pub const fn attest(seq: PersistSeq) -> Self {
-        Self { seq }
-    }
-}
-
-impl Outbox {
-    /// Takes the messages that depend on no disk.
-    pub fn drain_ready(&mut self) -> impl Iterator<Item = Outgoing> + '_ {
-        self.ready.drain(..)
-    }
-
-    /// Takes the messages that wait for a disk, still closed, to be kept until their operation
-    /// is durable.
-    pub fn drain_gated(&mut self) -> impl Iterator<Item = Gated> + '_ {
-        self.gated.drain(..)
-    }
-
-    /// Whether no message is waiting.
-    pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.gated.is_empty()
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.ready.clear();
-        self.gated.clear();
-    }
-
-    pub(crate) fn send(&mut self, to: ReplicaId, message: Message, gate: Option<PersistSeq>) {
-        let message = Outgoing { to, message };
-        match gate {
-            None => self.ready.push(message),
-            Some(until) => self.gated.push(Gated { until, message }),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

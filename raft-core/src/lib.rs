@@ -63,6 +63,7 @@ mod leader;
 mod lease;
 mod membership;
 mod message;
+mod outbox;
 pub mod planted;
 mod progress;
 mod promise;
@@ -89,8 +90,8 @@ pub use id::{
     ReplicaId, Term, Token,
 };
 pub use io::{
-    Candidacy, Disbelief, DiskSpace, Durable, Effects, Fault, Gated, Input, LogChange, Outbox,
-    Outcome, Outgoing, Persist, ReadPath, Refusal, SnapshotEffect,
+    Candidacy, Disbelief, DiskSpace, Effects, Fault, Input, LogChange, Outcome, Persist, ReadPath,
+    Refusal, SnapshotEffect,
 };
 pub use membership::{Member, MemberChange, Membership, MembershipError, Standing};
 pub use message::{
@@ -98,6 +99,7 @@ pub use message::{
     Message, Promise, ReadIndex, ReadIndexReply, Recover, Rest, Session, SnapshotMeta,
     SnapshotOffer, TimeoutNow, TransferRefused, Unwilling, Verdict, VoteReply, VoteRequest,
 };
+pub use outbox::{Durable, Gated, Outbox, Outgoing};
 pub use quorum::{
     Half, Joint, MEMBERS_MAX, VoteResult, committed, joint_committed, joint_reached,
     joint_vote_result, majority, majority_reached, vote_result,

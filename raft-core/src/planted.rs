@@ -161,6 +161,7 @@ pub enum Planted {
     CreditCountsPings,
     TwoLongBegun,
     LossNotNoted,
+    AnswersPileUp,
 }
 
 #[cfg(planted)]

@@ -632,7 +632,7 @@ impl Cluster {
         let Some(mut live) = self.nodes[at].live.take() else {
             return;
         };
-        live.gated.extend(live.effects.messages.drain_gated());
+        live.effects.messages.hold_gated(&mut live.gated);
         let ready: Vec<Outgoing> = live.effects.messages.drain_ready().collect();
         let waits = live.effects.persist.is_some();
         self.nodes[at].live = Some(live);

@@ -136,7 +136,7 @@ impl Bench {
     pub(crate) fn input(&mut self, input: Input) {
         self.group.step(self.now, input, &mut self.effects);
         self.sent.extend(self.effects.messages.drain_ready());
-        self.gated.extend(self.effects.messages.drain_gated());
+        self.effects.messages.hold_gated(&mut self.gated);
     }
 
     pub(crate) fn hear(&mut self, from: ReplicaId, message: Message) {

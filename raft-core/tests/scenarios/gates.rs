@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use raft_core::{AppendResult, Durable, HardState, Input, LogTime, Message, RoleKind, Verdict};
+use raft_core::{
+    AppendResult, Durable, HardState, Heartbeat, Input, LogIndex, LogTime, Message, Micros,
+    ReadIndex, ReadPath, Rest, RoleKind, Token, Verdict, VoteRequest,
+};
 
 use crate::bench::*;
 
@@ -61,7 +64,63 @@ fn a_grant_repeated_before_the_disk_has_it_waits_as_well() {
     bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
     bench.hear(TWO, Message::Vote(vote_request(2, 1, 1)));
     assert!(bench.sent.is_empty());
-    assert_eq!(bench.gated.len(), 2);
+    assert_eq!(bench.gated.len(), 1, "it need not be said twice");
+}
+
+/// A disk that hangs, and peers that go on speaking as ever.
+#[test]
+fn what_waits_for_a_disk_that_hangs_is_bounded_and_says_the_newest() {
+    let mut bench = Bench::follower(&[1, 1, 1]);
+    bench.hear(TWO, heartbeat(3, 0));
+    let rounds = 1_500;
+    for round in 1..=rounds {
+        let confirm = Heartbeat {
+            term: term(3),
+            commit: LogIndex::ZERO,
+            quorum_durable: LogIndex::ZERO,
+            read_seq: round,
+            sent: Micros::new(round),
+            rest: Rest::Awake,
+        };
+        bench.hear(TWO, Message::ReadConfirm(confirm));
+        bench.hear(TWO, Message::Append(append(3, (9, 3), &[], 0)));
+        bench.hear(TWO, Message::Append(append(3, (3, 1), &[], 0)));
+        bench.hear(TWO, Message::Append(append(2, (3, 1), &[], 0)));
+        bench.hear(THREE, heartbeat(2, 0));
+        let attempt = VoteRequest { attempt: round, ..vote_request(3, 3, 1) };
+        bench.hear(THREE, Message::Vote(attempt));
+        bench.hear(THREE, Message::PreVote(VoteRequest { term: term(4), ..attempt }));
+        bench.hear(THREE, Message::ReadIndex(ReadIndex { term: term(3), id: round }));
+        bench.input(Input::Read { token: Token::new(round), path: ReadPath::Follower });
+    }
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    assert!(bench.gated.len() <= 2 * 1024 + 2 * 16, "{} wait", bench.gated.len());
+    bench.sync();
+    let newest = |of: &dyn Fn(&Message) -> Option<u64>, to| {
+        bench.messages_to(to).into_iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let confirmed = |message: &Message| match message {
+        Message::HeartbeatReply(reply) => Some(reply.read_seq),
+        _ => None,
+    };
+    assert_eq!(newest(&confirmed, TWO), [rounds]);
+    assert_eq!(newest(&confirmed, THREE), [0], "its term is over");
+    let attempts = |message: &Message| match message {
+        Message::VoteReply(reply) | Message::PreVoteReply(reply) => Some(reply.attempt),
+        _ => None,
+    };
+    assert_eq!(newest(&attempts, THREE), [rounds, rounds]);
+    let appends = |message: &Message| matches!(message, Message::AppendReply(_)).then_some(1);
+    assert_eq!(newest(&appends, TWO).len(), 3, "accepted, rejected, and of a term that is over");
+    // Our own questions are numbered by ourselves.
+    let ids = |message: &Message| match message {
+        Message::ReadIndex(asked) => Some(asked.id),
+        Message::ReadIndexReply(answer) => Some(answer.id),
+        _ => None,
+    };
+    assert_eq!(newest(&ids, TWO).len(), 1024);
+    let answered = newest(&ids, THREE);
+    assert_eq!((answered.len(), answered.last()), (1024, Some(&rounds)));
 }
 
 #[test]

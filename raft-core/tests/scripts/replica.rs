@@ -227,7 +227,7 @@ impl Replica {
         let Some(live) = &mut self.live else {
             return Vec::new();
         };
-        live.gated.extend(live.effects.messages.drain_gated());
+        live.effects.messages.hold_gated(&mut live.gated);
         live.effects.messages.drain_ready().collect()
     }
 

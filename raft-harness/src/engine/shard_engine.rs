@@ -587,7 +587,9 @@ impl ShardEngine {
             self.send(at, outgoing, out);
         }
         let slot = &mut self.slots[at as usize];
-        slot.gated.extend(effects.messages.drain_gated());
+        effects.messages.hold_gated(&mut slot.gated);
+        // A guest that was forgotten since is found no more when it is answered.
+        slot.gated.retain(|gated| slot.peers.get(gated.to()).is_some());
         if let Some(appliable) = effects.appliable.take() {
             slot.appliable = appliable;
         }

@@ -45,7 +45,8 @@ pub(crate) struct Slot {
     pub(crate) persist: Option<Persist>,
     /// The newest operation the log was given.
     pub(crate) persisting: PersistSeq,
-    /// Messages that wait for the log.
+    /// Messages that wait for the log: as many as [`Outbox::hold_gated`](raft_core::Outbox::hold_gated)
+    /// leaves of the members and guests there are, however long it takes. Others are dropped.
     pub(crate) gated: Vec<Gated>,
     pub(crate) appliable: LogIndex,
     /// Up to here entries were given to the state machine.

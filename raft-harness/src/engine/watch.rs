@@ -58,6 +58,13 @@ impl<'a> Replica<'a> {
         self.slot.incarnation
     }
 
+    /// Messages that wait for the log and need not: a newer one says the same to the same replica.
+    pub(crate) fn stale_gated(self) -> usize {
+        let gated = &self.slot.gated;
+        let newer = |at: usize| gated[at + 1..].iter().any(|newer| newer.supersedes(&gated[at]));
+        (0..gated.len()).filter(|at| newer(*at)).count()
+    }
+
     /// An entry of its log, if it is at hand.
     pub(crate) fn entry(self, index: LogIndex) -> Option<&'a Entry> {
         self.slot.entry(index)

@@ -181,6 +181,7 @@ mutants! {
     FrameChecksumIgnored Medium Bytes [] "A frame that fails its checksum is taken.",
     TornBatchAcknowledged Medium Bytes [] "What a full disk left of a batch is told as durable with the part it took.",
     StagedAcknowledged Medium Bytes [] "What was prepared while the disk was busy is told as durable with what it was busy with.",
+    AnswersPileUp Medium Bytes ["gated"] "What waits for a disk to become durable is kept, however much newer words are worth.",
     LogBoundForgotten Medium Bytes ["log-load"] "Entries are taken however much the log has to do.",
     SealIgnored Medium Bytes [] "A log that fell idle is cut at damage to its last batch, whatever its seal says.",
     SealNotSynced Easy Bytes [] "The seal of a log that fell idle is written and not made durable.",

@@ -84,7 +84,7 @@ impl Fleet {
         let fault = up.effects.fault.take();
         up.effects.appliable = None;
         let outgoing: Vec<Outgoing> = up.effects.messages.drain_ready().collect();
-        up.gated.extend(up.effects.messages.drain_gated());
+        up.effects.messages.hold_gated(&mut up.gated);
         let outcomes = std::mem::take(&mut up.effects.outcomes);
         if let Some(fault) = fault {
             up.gated.clear();

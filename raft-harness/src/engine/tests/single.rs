@@ -28,6 +28,7 @@ use crate::request::{Removal, Request, RequestError, RequestKind, Ticket};
 use crate::snapshot::desk::DeskInput;
 use crate::state_machine::ApplyMode;
 
+mod answers;
 mod late_words;
 mod persisting;
 mod unusable;

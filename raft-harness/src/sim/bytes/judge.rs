@@ -144,6 +144,13 @@ impl Watch for AtNode {
             let group = life(replica);
             bench.found.push(Violation::of_group(Check::Profile("dated"), group, evidence));
         }
+        let stale = replica.stale_gated();
+        if stale > 0 {
+            let place = self.place;
+            let evidence = format!("node {place} keeps {stale} messages that newer ones stand for");
+            let group = life(replica);
+            bench.found.push(Violation::of_group(Check::Profile("gated"), group, evidence));
+        }
     }
 
     fn took_batch(&mut self, due: u64, steps: u64) {

@@ -80,7 +80,7 @@ impl World {
     fn send_ready(&mut self, at: NodeAt, group: GroupId) {
         let Some(replica) = self.nodes[at].replicas.get_mut(&group) else { return };
         let ready: Vec<Outgoing> = replica.effects.messages.drain_ready().collect();
-        replica.gated.extend(replica.effects.messages.drain_gated());
+        replica.effects.messages.hold_gated(&mut replica.gated);
         for outgoing in ready {
             if self.dies(at) {
                 return;
