@@ -6,17 +6,28 @@
 //! holds, whether it remembers all or not, and nothing is accepted without the word of all. What a node
 //! has kept elsewhere is no danger: no snapshot goes beyond what a quorum has on disk.
 //!
+//! Whose word that is, the logs say ([`membership`]): the newest membership that is certain counts, and an
+//! uncommitted change of voters behind it is taken back.
+//!
 //! Accepted is as little as possible: of each group the replicas that hold most, as many as make a
 //! majority, trust themselves again. They can elect only the one with the newest entry, which leads;
 //! the others catch up with it before they count, also those that have forgotten nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
-use raft_core::{GroupId, NodeId, Promise, PromiseRecord, ReplicaId};
+use raft_core::{GroupId, LogIndex, NodeId, Promise, PromiseRecord};
 use raft_storage::{GroupWrite, RecoveredGroup};
 use serde::{Deserialize, Serialize};
 
+use self::membership::{Named, Voters, certain, elects, undecided};
 use crate::group_spec::{GroupSpec, Origin};
+
+mod membership;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 /// What a node holds of its groups that count what is written.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -32,9 +43,11 @@ pub(crate) struct Held {
     /// Which life of the group's id.
     pub(crate) life: u32,
     pub(crate) replica: u64,
-    /// Who votes, as this replica has it; none while a membership is joint, and of a replica that joined
-    /// and does not know yet.
-    pub(crate) voters: Vec<u64>,
+    /// The memberships in its log, oldest first, from the one it begins with. None of a replica that
+    /// joined and has not learned of any.
+    pub(crate) memberships: Vec<Named>,
+    /// Up to here its log is committed beyond doubt: a snapshot covers it.
+    pub(crate) snapshot_index: u64,
     pub(crate) may_have_forgotten: bool,
     /// Its log was damaged. That is another illness, and not healed by accepting this loss.
     pub(crate) is_damaged: bool,
@@ -43,11 +56,23 @@ pub(crate) struct Held {
     pub(crate) loss_epoch: u32,
 }
 
+/// Where a log ends: which is newer is decided by the term first (paper, section 5.4.1).
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct End {
+    pub(crate) term: u64,
+    pub(crate) index: u64,
+}
+
 /// What becomes of a replica.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Verdict {
     /// It trusts itself again, or goes on trusting itself.
-    Accepts,
+    Accepts {
+        /// Where its log ends then.
+        end: End,
+        /// Without its log from here on: a change of voters that was not committed, and what follows it.
+        cut: Option<LogIndex>,
+    },
     /// Others hold as much or more: it will catch up with them.
     CatchesUp,
     /// Nothing can be accepted yet.
@@ -70,15 +95,15 @@ pub(crate) fn held(
             Promise::Damaged | Promise::Unproven => false,
         };
         let is_damaged = matches!(log.promise.promise, Promise::Damaged | Promise::Unproven);
-        let last_term = log.term_runs.last().map_or(log.base.term, |(_, term)| *term);
         counts_written.then(|| Held {
             group: group.get(),
             life: log.incarnation.get(),
             replica: replica.get(),
-            voters: voters(&spec, log),
+            memberships: memberships(&spec, log),
+            snapshot_index: log.base.index.max(log.base.snapshot).get(),
             may_have_forgotten,
             is_damaged,
-            last_term: last_term.get(),
+            last_term: term_at(log, log.last_index),
             last_index: log.last_index.get(),
             loss_epoch: log.promise.loss_epoch,
         })
@@ -86,15 +111,32 @@ pub(crate) fn held(
     held.collect()
 }
 
-fn voters(spec: &GroupSpec, log: &RecoveredGroup) -> Vec<u64> {
-    let newest = log.configs.last().map(|(_, membership)| membership);
-    match newest.or(log.base.membership.as_ref()) {
-        Some(membership) if membership.is_joint() => Vec::new(),
-        Some(membership) => membership.voters().map(ReplicaId::get).collect(),
+/// The term of an entry, or of the one before the log.
+fn term_at(log: &RecoveredGroup, index: LogIndex) -> u64 {
+    let run = log.term_runs.iter().rev().find(|(first, _)| *first <= index);
+    run.map_or(log.base.term, |(_, term)| *term).get()
+}
+
+fn memberships(spec: &GroupSpec, log: &RecoveredGroup) -> Vec<Named> {
+    let first = match &log.base.membership {
+        Some(membership) => Some((log.base.config_index, Voters::of(membership))),
         // Who belongs to the group is for its leader to say.
-        None if spec.origin == Origin::Joining => Vec::new(),
-        None => spec.replicas.iter().map(|(replica, _)| replica.get()).collect(),
-    }
+        None if spec.origin == Origin::Joining => None,
+        None => Some((LogIndex::ZERO, Voters::of_all(&spec.replicas))),
+    };
+    let first = first.map(|(index, voters)| Named {
+        index: index.get(),
+        term: None,
+        term_before: 0,
+        voters,
+    });
+    let later = log.configs.iter().map(|(index, membership)| Named {
+        index: index.get(),
+        term: Some(term_at(log, *index)),
+        term_before: term_at(log, index.prev()),
+        voters: Voters::of(membership),
+    });
+    first.into_iter().chain(later).collect()
 }
 
 /// What becomes of a replica by the word of all.
@@ -107,48 +149,110 @@ pub(crate) fn judge(own: &Held, reports: &[Report]) -> Verdict {
             return Verdict::Refused(format!("two reports of replica {} differ", word.replica));
         }
     }
-    let words = words_of;
-    // Replicas may differ in whom they take for voters: everybody whom anybody names is asked.
-    let named: Vec<&Vec<u64>> =
-        words.values().map(|held| &held.voters).chain([&own.voters]).collect();
-    if named.iter().any(|voters| voters.is_empty()) {
-        let why = "a change of membership is under way, or a replica has not learned of one";
-        return Verdict::Refused(why.to_owned());
+    match words_of.get(&own.replica) {
+        None => return Verdict::Refused(format!("there is no report of replica {}", own.replica)),
+        Some(word) if **word != *own => {
+            return Verdict::Refused("this node has changed since its report".to_owned());
+        }
+        Some(_) => {}
     }
-    let asked: BTreeSet<u64> = named.into_iter().flatten().copied().collect();
-    if let Some(silent) = asked.iter().find(|voter| !words.contains_key(voter)) {
-        return Verdict::Refused(format!("there is no report of replica {silent}"));
+    match accepted(&words_of) {
+        Ok(accepted) => match accepted.iter().find(|ending| ending.held.replica == own.replica) {
+            Some(Ending { end, cut, .. }) => {
+                Verdict::Accepts { end: *end, cut: cut.map(LogIndex::new) }
+            }
+            None => Verdict::CatchesUp,
+        },
+        Err(why) => Verdict::Refused(why),
     }
-    let majority = asked.len() / 2 + 1;
-    let remembers = |word: &Held| !word.may_have_forgotten && !word.is_damaged;
-    if asked.iter().filter(|voter| remembers(words[voter])).count() >= majority {
-        return Verdict::Refused(
-            "a majority remembers everything, and leads the others".to_owned(),
-        );
+}
+
+/// A replica, and where its log ends if it goes on.
+#[derive(Clone, Copy)]
+struct Ending<'a> {
+    held: &'a Held,
+    /// The first index that is taken back, if any is.
+    cut: Option<u64>,
+    end: End,
+}
+
+impl<'a> Ending<'a> {
+    /// As it is.
+    fn whole(held: &'a Held) -> Self {
+        Self { held, cut: None, end: End { term: held.last_term, index: held.last_index } }
     }
-    if words.get(&own.replica).is_none_or(|word| **word != *own) {
-        return Verdict::Refused("this node has changed since its report".to_owned());
+
+    /// Without what is not decided.
+    fn decided(held: &'a Held, decided: &[&Named]) -> Self {
+        match undecided(held, decided) {
+            None => Self::whole(held),
+            Some(named) => Self {
+                held,
+                cut: Some(named.index),
+                end: End { term: named.term_before, index: named.index - 1 },
+            },
+        }
     }
-    let voters = asked.iter().map(|voter| words[voter]);
-    let mut voters: Vec<&Held> = voters.filter(|held| !held.is_damaged).collect();
-    if voters.len() < majority {
-        return Verdict::Refused(
-            "too many replicas are damaged: they are to be replaced".to_owned(),
-        );
+
+    /// By whom it believes to be elected.
+    fn voters(&self) -> Option<&'a Voters> {
+        let stays = |named: &&Named| self.cut.is_none_or(|cut| named.index < cut);
+        self.held.memberships.iter().rev().find(stays).map(|named| &named.voters)
     }
-    voters.sort_by_key(|held| std::cmp::Reverse((held.last_term, held.last_index, held.replica)));
+}
+
+/// The replicas that go on.
+fn accepted<'a>(words: &BTreeMap<u64, &'a Held>) -> Result<Vec<Ending<'a>>, String> {
+    let remembers = words.values().filter(|held| !held.may_have_forgotten && !held.is_damaged);
+    let remembering: Vec<Ending<'_>> = remembers.map(|held| Ending::whole(held)).collect();
+    if elects(&remembering) {
+        return Err("a majority remembers everything, and leads the others".to_owned());
+    }
+    let decided = certain(words)?;
+    let Some(Named { voters, .. }) = decided.last() else {
+        return Err("nobody here knows who belongs to the group".to_owned());
+    };
+    if let Some(silent) = voters.all().find(|voter| !words.contains_key(voter)) {
+        return Err(format!("there is no report of replica {silent}"));
+    }
+    let able = voters.all().map(|voter| words[&voter]).filter(|held| !held.is_damaged);
+    let mut able: Vec<Ending<'a>> = able.map(|held| Ending::decided(held, &decided)).collect();
+    able.sort_by_key(|ending| Reverse((ending.end, ending.held.replica)));
     if raft_core::planted!(FewestGoOn) {
-        voters.reverse();
+        able.reverse();
     }
-    let is_among = voters[..majority].iter().any(|held| held.replica == own.replica);
-    if is_among { Verdict::Accepts } else { Verdict::CatchesUp }
+    if !is_quorum(voters, &able) {
+        return Err("too many replicas are damaged: they are to be replaced".to_owned());
+    }
+    let able = fewest(able, voters);
+    if !elects(&able) {
+        return Err("those that hold most would elect nobody".to_owned());
+    }
+    Ok(able)
+}
+
+/// As few of these as make a quorum, from the one that holds most on.
+fn fewest<'a>(able: Vec<Ending<'a>>, voters: &Voters) -> Vec<Ending<'a>> {
+    let best = able[0].held.replica;
+    let mut order: Vec<u64> = able.iter().rev().map(|ending| ending.held.replica).collect();
+    // It is certain to be needed if those in its half of a joint membership are as few as can be.
+    order.sort_by_key(|replica| (*replica == best, !voters.share_a_half(best, *replica)));
+    order.into_iter().fold(able, |able, replica| {
+        let others = able.iter().filter(|ending| ending.held.replica != replica);
+        let without: Vec<Ending<'a>> = others.copied().collect();
+        if is_quorum(voters, &without) { without } else { able }
+    })
+}
+
+fn is_quorum(voters: &Voters, of: &[Ending<'_>]) -> bool {
+    voters.is_quorum(|voter| of.iter().any(|ending| ending.held.replica == voter))
 }
 
 /// What a replica is to remember of it, if anything is new. `does_it`: not only said.
 pub(crate) fn remembered(own: &Held, verdict: &Verdict, does_it: bool) -> Option<GroupWrite> {
     let lost = PromiseRecord { promise: Promise::Lost, loss_epoch: own.loss_epoch };
     let promise = match verdict {
-        Verdict::Accepts if does_it => {
+        Verdict::Accepts { .. } if does_it => {
             let loss_epoch = own.loss_epoch.saturating_add(1);
             PromiseRecord { promise: Promise::Kept, loss_epoch }
         }
@@ -160,104 +264,10 @@ pub(crate) fn remembered(own: &Held, verdict: &Verdict, does_it: bool) -> Option
     };
     let mut write = GroupWrite::new(GroupId::new(own.group));
     write.promise = Some(promise);
+    if let Verdict::Accepts { cut, .. } = verdict
+        && does_it
+    {
+        write.truncate_from = *cut;
+    }
     Some(write)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held(replica: u64, last_term: u64, last_index: u64) -> Held {
-        Held {
-            group: 7,
-            life: 1,
-            replica,
-            voters: vec![1, 2, 3],
-            may_have_forgotten: true,
-            is_damaged: false,
-            last_term,
-            last_index,
-            loss_epoch: 0,
-        }
-    }
-
-    fn of(groups: &[Held]) -> Vec<Report> {
-        groups
-            .iter()
-            .map(|held| Report { node: held.replica, groups: vec![held.clone()] })
-            .collect()
-    }
-
-    #[test]
-    fn those_that_hold_most_go_on_and_are_a_majority() {
-        let all = [held(1, 3, 8), held(2, 4, 5), held(3, 3, 9)];
-        let verdicts = all.each_ref().map(|own| judge(own, &of(&all)));
-        assert_eq!(verdicts, [Verdict::CatchesUp, Verdict::Accepts, Verdict::Accepts]);
-    }
-
-    #[test]
-    fn without_the_word_of_all_nothing_is_accepted() {
-        let all = [held(1, 3, 8), held(2, 4, 5), held(3, 3, 9)];
-        let refused = |own: &Held, words: &[Held], why: &str| match judge(own, &of(words)) {
-            Verdict::Refused(told) => assert!(told.contains(why), "{told}"),
-            other => panic!("{other:?}"),
-        };
-        refused(&all[1], &all[..2], "no report of replica 3");
-        let mut know = all.clone();
-        know[1].may_have_forgotten = false;
-        know[2].may_have_forgotten = false;
-        refused(&know[0], &know, "a majority remembers everything");
-        let mut moved = all.clone();
-        moved[1].last_index = 6;
-        refused(&moved[1], &all, "has changed");
-        let mut joint = all.clone();
-        joint[0].voters = Vec::new();
-        refused(&all[1], &joint, "change of membership");
-        let mut reborn = all.clone();
-        reborn[2].life = 2;
-        refused(&all[1], &reborn, "no report of replica 3");
-        let mut grown = all.clone();
-        grown[0].voters = vec![1, 2, 3, 4];
-        refused(&all[1], &grown, "no report of replica 4");
-        // An older report of a node, beside the one it made since.
-        let mut twice = all.to_vec();
-        twice.push(held(3, 3, 7));
-        refused(&all[1], &twice, "two reports of replica 3 differ");
-        twice[3] = twice[2].clone();
-        assert_eq!(judge(&all[1], &of(&twice)), Verdict::Accepts);
-    }
-
-    /// Its own word alone would be that of all whom it knows of.
-    #[test]
-    fn a_replica_that_joined_and_knows_no_voters_accepts_nothing() {
-        let node = NodeId::new(9);
-        let spec = GroupSpec {
-            strategy: Some(crate::persistence::Strategy::MemFirst),
-            ..GroupSpec::joining(GroupId::new(7), ReplicaId::new(4), node)
-        };
-        let log = RecoveredGroup { spec: spec.encode(), ..RecoveredGroup::default() };
-        let groups = super::held(node, false, &BTreeMap::from([(spec.group, log)]));
-        assert!(groups[0].may_have_forgotten && groups[0].voters.is_empty(), "{groups:?}");
-        let own = groups[0].clone();
-        let verdict = judge(&own, &[Report { node: node.get(), groups }]);
-        assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
-    }
-
-    /// The others are too few to lead it, and it is too few to lead them.
-    #[test]
-    fn one_that_remembers_goes_on_with_the_others_or_catches_up_with_them() {
-        let mut all = [held(1, 3, 8), held(2, 3, 5), held(3, 3, 9)];
-        all[0].may_have_forgotten = false;
-        let verdicts = all.each_ref().map(|own| judge(own, &of(&all)));
-        assert_eq!(verdicts, [Verdict::Accepts, Verdict::CatchesUp, Verdict::Accepts]);
-        all[0].last_index = 4;
-        let verdicts = all.each_ref().map(|own| judge(own, &of(&all)));
-        assert_eq!(verdicts, [Verdict::CatchesUp, Verdict::Accepts, Verdict::Accepts]);
-        let promises = [0, 1].map(|at| {
-            let write = remembered(&all[at], &verdicts[at], true);
-            write.and_then(|write| write.promise).map(|record| record.promise)
-        });
-        assert_eq!(promises, [Some(Promise::Lost), Some(Promise::Kept)]);
-        assert_eq!(remembered(&all[0], &verdicts[0], false), None, "nothing was changed");
-    }
 }

@@ -47,7 +47,12 @@ pub(super) fn run(arguments: &RecoverArguments) -> Result<Exit, CliError> {
         let verdict = judge(own, &reports);
         let told = match &verdict {
             _ if reports.is_empty() => "may have forgotten entries".to_owned(),
-            Verdict::Accepts => "goes on from here".to_owned(),
+            Verdict::Accepts { cut: None, .. } => "goes on from here".to_owned(),
+            Verdict::Accepts { cut: Some(cut), .. } => {
+                format!(
+                    "goes on without entry {cut}, an uncommitted change of members, and what follows"
+                )
+            }
             Verdict::CatchesUp => "catches up with the replicas that hold more".to_owned(),
             Verdict::Refused(why) => format!("stays as it is: {why}"),
         };

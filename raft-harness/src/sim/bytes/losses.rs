@@ -16,7 +16,7 @@ use super::incarnations::life_of;
 use super::network::Place;
 use super::process::{CLUSTER, LogState};
 use super::world::{Event, World};
-use crate::loss::{Held, Report, Verdict, held, judge, remembered};
+use crate::loss::{End, Report, Verdict, held, judge, remembered};
 use crate::node::sim::LogEnd;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
@@ -93,17 +93,16 @@ impl World {
             opened.insert(*place, log);
         }
         // Other groups of these nodes may have lost a quorum as well.
-        let mut goes_on: BTreeMap<GroupId, &Held> = BTreeMap::new();
+        let mut goes_on: BTreeMap<GroupId, (End, u64)> = BTreeMap::new();
         for held in reports.iter().flat_map(|report| &report.groups) {
             let life = life_of(GroupId::new(held.group), GroupIncarnation::new(held.life));
-            if judge(held, &reports) == Verdict::Accepts {
-                let end = |held: &Held| (held.last_term, held.last_index);
-                let best = goes_on.entry(life).or_insert(held);
-                *best = if end(held) > end(best) { held } else { best };
+            if let Verdict::Accepts { end, .. } = judge(held, &reports) {
+                let best = goes_on.entry(life).or_insert((end, held.replica));
+                *best = if end > best.0 { (end, held.replica) } else { *best };
             }
         }
         let goes_on: Vec<(GroupId, u64)> =
-            goes_on.into_iter().map(|(life, best)| (life, best.replica)).collect();
+            goes_on.into_iter().map(|(life, (_, best))| (life, best)).collect();
         for (report, (place, mut log)) in reports.iter().zip(opened) {
             let writes: Vec<GroupWrite> = report
                 .groups
