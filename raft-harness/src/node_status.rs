@@ -150,7 +150,8 @@ pub struct NodeStatus {
     pub listen: Option<SocketAddr>,
     /// Shard threads.
     pub shards: usize,
-    /// Whether acknowledged writes are on disk (class A) or in memory (class C).
+    /// Whether the log is on disk or in memory (class C). When what is acknowledged is there is said by
+    /// each group's strategy.
     pub durable: bool,
     /// Threads of the node that did not say within a second how they are: dead, or stuck. Of a
     /// shard that is missing, the groups are missing as well.

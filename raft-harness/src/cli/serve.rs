@@ -35,7 +35,9 @@ use crate::group_spec::GroupSpec;
 use crate::kv::KvFactory;
 use crate::kv::slots::SlotMap;
 use crate::node::{CreateError, NodeHost, StartError};
+use crate::node_status::GroupStatus;
 use crate::output::{self, LogLines};
+use crate::persistence::Strategy;
 use crate::resp::{
     ClientBudget, FrontNode, Limits, Mode, NodeHostBackend, RespServer, Topology, listen,
 };
@@ -273,8 +275,13 @@ fn topology(
             Some(FrontNode { node: peer.id, host, port: port.parse().ok()? })
         })
         .collect();
-    Topology::new(config.node, nodes, slots, specs, host.is_durable())
-        .map_err(|error| CliError::Front(error.to_string()))
+    let topology = Topology::new(config.node, nodes, slots, specs, host.is_durable())
+        .map_err(|error| CliError::Front(error.to_string()))?;
+    // By what is in the log: a configuration says it of groups that are new only.
+    let status = host.status();
+    let syncs_later = |group: &GroupStatus| group.strategy == Strategy::MemFirst;
+    let some = status.groups_missing > 0 || status.groups.iter().any(syncs_later);
+    Ok(if some { topology.syncing_later() } else { topology })
 }
 
 async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, CliError> {

@@ -80,7 +80,7 @@ fn table(status: &StatusView) -> String {
 }
 
 fn write_table(text: &mut String, status: &StatusView) -> fmt::Result {
-    let loss = if status.durable { "none (DiskFirst)" } else { "everything (memory log)" };
+    let loss = status.loss_window();
     let missing = match status.groups_missing {
         0 => String::new(),
         missing => format!("   missing {missing}"),
@@ -233,6 +233,7 @@ fn forgot(promise: &str, leader: Option<u64>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::persistence::Strategy;
     use crate::status::PeerView;
 
     #[test]
@@ -285,6 +286,28 @@ mod tests {
         for (promise, leader, told) in kinds {
             let text = state(promise, leader);
             assert!(text.contains(told), "{promise} {leader:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_lost_is_said_by_the_strategies_of_the_groups() {
+        let told = |durable, strategies: &[Strategy], groups_missing| {
+            let groups = (1..).zip(strategies).map(|(id, strategy)| {
+                let group = group(id, "");
+                GroupView { strategy: *strategy, ..group }
+            });
+            let groups = groups.collect();
+            table(&StatusView { durable, groups, groups_missing, ..StatusView::default() })
+        };
+        let (disk, memory) = (Strategy::DiskFirst, Strategy::MemFirst);
+        for (durable, strategies, missing, loss) in [
+            (false, &[disk][..], 0, "everything (memory log)\n"),
+            (true, &[disk, disk][..], 0, "none (DiskFirst)\n"),
+            (true, &[disk][..], 3, "none (DiskFirst) in the groups that answer\n"),
+            (true, &[memory, disk, memory][..], 0, "quorum loses power (MemFirst: 2 groups)\n"),
+        ] {
+            let text = told(durable, strategies, missing);
+            assert!(text.contains("loss window: ") && text.contains(loss), "{text}");
         }
     }
 

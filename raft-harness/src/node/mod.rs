@@ -419,7 +419,9 @@ impl NodeHost {
         self.inner.listen
     }
 
-    /// Whether acknowledged writes are on disk.
+    /// Whether this node keeps its log on disk. Acknowledged writes are there, but for the last ones of
+    /// groups under [`MemFirst`](crate::Strategy::MemFirst): each group's strategy is in its
+    /// [status](Self::status).
     pub fn is_durable(&self) -> bool {
         self.inner.durable
     }

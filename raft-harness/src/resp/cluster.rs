@@ -41,8 +41,10 @@ pub struct Topology {
     slots: SlotMap,
     /// By group id less one.
     replicas: Vec<Vec<NodeId>>,
-    /// Whether an acknowledged write is on disk; what `CONFIG GET appendonly` says.
+    /// Whether there is a log on disk; what `CONFIG GET appendonly` says.
     durable: bool,
+    /// Whether some writes are acknowledged before they are there; what `CONFIG GET appendfsync` says.
+    syncs_later: bool,
 }
 
 /// A topology that contradicts itself.
@@ -75,7 +77,7 @@ pub(super) enum Leader<'a> {
 }
 
 impl Topology {
-    /// Checks and builds the topology as seen from `node`.
+    /// Checks and builds the topology as seen from `node`. `durable`: there is a log on disk.
     ///
     /// # Errors
     /// [`TopologyError`] if a node has no address or a group of the slot map no replica.
@@ -103,7 +105,13 @@ impl Topology {
                 return Err(TopologyError::NodeWithoutAddress { node });
             }
         }
-        Ok(Self { node, nodes, slots, replicas, durable })
+        Ok(Self { node, nodes, slots, replicas, durable, syncs_later: false })
+    }
+
+    /// Some groups acknowledge what is in memory and sync it later
+    /// ([`MemFirst`](crate::Strategy::MemFirst)): clients that ask are to know it.
+    pub fn syncing_later(self) -> Self {
+        Self { syncs_later: true, ..self }
     }
 
     /// This node.
@@ -116,9 +124,19 @@ impl Topology {
         self.slots
     }
 
-    /// Whether an acknowledged write is on disk.
+    /// Whether writes go to a log on disk.
     pub fn is_durable(&self) -> bool {
         self.durable
+    }
+
+    /// The same in the words of Redis: what a loss of power may take of a log that syncs `everysec` it may
+    /// take here, if a quorum loses power.
+    pub(super) fn appendfsync(&self) -> &'static str {
+        match (self.durable, self.syncs_later) {
+            (false, _) => "no",
+            (true, false) => "always",
+            (true, true) => "everysec",
+        }
     }
 
     pub(super) fn front(&self, node: NodeId) -> Option<&FrontNode> {
@@ -456,5 +474,24 @@ impl View<'_> {
             self.topology.nodes.len(),
             masters.len(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_learn_when_a_write_is_on_disk() {
+        let front = FrontNode { node: NodeId::new(1), host: "127.0.0.1".to_owned(), port: 1 };
+        let slots = SlotMap::new(1).expect("a legal number of groups");
+        let specs = [GroupSpec::on_nodes(GroupId::new(1), [NodeId::new(1)])];
+        let topology = |durable| {
+            Topology::new(NodeId::new(1), vec![front.clone()], slots, &specs, durable)
+                .expect("complete")
+        };
+        assert_eq!(topology(true).appendfsync(), "always");
+        assert_eq!(topology(true).syncing_later().appendfsync(), "everysec");
+        assert_eq!(topology(false).appendfsync(), "no");
     }
 }

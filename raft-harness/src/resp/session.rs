@@ -355,7 +355,13 @@ fn config<B: Backend>(shared: &Shared<B>, request: &Request<'_>) -> Result<Reply
         _ => return Err(ArgumentError::unknown_subcommand("CONFIG", subcommand)),
     }
     let appendonly = if shared.topology().is_durable() { "yes" } else { "no" };
-    let known = [("save", ""), ("appendonly", appendonly), ("maxmemory", "0")];
+    let appendfsync = shared.topology().appendfsync();
+    let known = [
+        ("save", ""),
+        ("appendonly", appendonly),
+        ("appendfsync", appendfsync),
+        ("maxmemory", "0"),
+    ];
     let asked = |name: &str| {
         request
             .from(2)

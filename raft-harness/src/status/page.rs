@@ -23,13 +23,14 @@ fn write(html: &mut String, status: &StatusView) -> fmt::Result {
          <style>body{{font:14px monospace;margin:2em}}td,th{{padding:0 1em 0 0;text-align:right}}\
          .bad{{font-weight:bold}}</style></head><body>\
          <h1>node {node} of {cluster}</h1>\
-         <p>groups {groups}, led here {led}, incarnation {incarnation}, {durable}</p>",
+         <p>groups {groups}, led here {led}, incarnation {incarnation}, \
+         loss window: {loss}</p>",
         node = status.node,
         cluster = escape(&status.cluster),
         groups = status.groups.len(),
         led = status.groups_led,
         incarnation = status.incarnation,
-        durable = if status.durable { "acknowledged means on disk" } else { "in memory" },
+        loss = status.loss_window(),
     )?;
     write!(html, "<p class=\"bad\">leaderless {}", status.leaderless.len())?;
     write!(html, " &middot; faulted {}</p>", status.faulted.len())?;

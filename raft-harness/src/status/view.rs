@@ -21,7 +21,8 @@ pub struct StatusView {
     pub incarnation: u64,
     /// Its Raft port.
     pub listen: Option<String>,
-    /// Whether what it acknowledges is on disk.
+    /// Whether it keeps a log on disk. What an acknowledged write has behind it is said by each group's
+    /// strategy.
     pub durable: bool,
     /// Bytes that were taken for the log and are not on disk yet.
     #[serde(default)]
@@ -166,6 +167,19 @@ impl StatusView {
     /// A counter of the node; zero if it has none of that name.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// What of the writes it acknowledges can be lost, in words.
+    pub fn loss_window(&self) -> String {
+        let counts_written = |group: &&GroupView| group.strategy == Strategy::MemFirst;
+        match self.groups.iter().filter(counts_written).count() {
+            _ if !self.durable => "everything (memory log)".to_owned(),
+            0 if self.groups_missing > 0 => "none (DiskFirst) in the groups that answer".to_owned(),
+            0 => "none (DiskFirst)".to_owned(),
+            groups => format!(
+                "up to the flush policy, if a quorum loses power (MemFirst: {groups} groups)"
+            ),
+        }
     }
 
     /// The sum of a lane counter over all lanes.
