@@ -554,7 +554,7 @@ impl LogWork {
                 continue;
             }
             if at > 0 {
-                return at;
+                return self.ends_before(at);
             }
             let write = &mut self.waiting[at].write;
             // As many of its entries as fit, one at least.
@@ -570,9 +570,24 @@ impl LogWork {
                 let (cost, done) = (rest.cost(), self.waiting[at].done.take());
                 self.waiting.insert(at + 1, Waiting { write: rest, cost, done });
             }
-            return 1;
+            return self.ends_before(1);
         }
         self.waiting.len()
+    }
+
+    /// Where a portion of about so many ends: not between the end of a replica and the beginning of its
+    /// successor, which the log writes into one frame only if it is given both.
+    fn ends_before(&self, at: usize) -> usize {
+        let ends = |at: usize| self.waiting[at - 1].write.destroy.is_some();
+        let goes_on = |at: usize| {
+            let groups = [at - 1, at].map(|at| self.waiting[at].write.group);
+            groups[0] == groups[1] && self.waiting[at].write.create.is_some()
+        };
+        match at {
+            _ if at >= self.waiting.len() || !ends(at) || !goes_on(at) => at,
+            1 => 2,
+            _ => at - 1,
+        }
     }
 
     /// Stages a portion; without room for it, gives it back.

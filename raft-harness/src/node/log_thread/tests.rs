@@ -772,3 +772,4 @@ fn the_thread_flushes_when_the_time_has_come_and_not_before_it_has_told_of_what_
 }
 
 mod large;
+mod portions;
