@@ -12,14 +12,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, Term};
 use raft_storage::{LiveEntries, LogReader, ReadError};
+use tracing::warn;
 
 use crate::group_spec::GroupSpec;
+use crate::node::{REFUSES_MAX, chain};
 use crate::state_machine::StateMachine;
 
 /// Reads the payloads of commands that a state machine has applied and names in
@@ -76,7 +78,9 @@ impl Bodies {
     /// [`restore`](StateMachine::restore); not from the pieces of a snapshot, which are taken when the
     /// machine may have let go of it.
     ///
-    /// Cost: a read of the log, from the page cache or the disk.
+    /// Cost: a read of the log, from the page cache or the disk. One that the disk refuses is asked for
+    /// again for up to 30 s, a minute if the process is out of file descriptors, and the machine's thread
+    /// waits for that.
     ///
     /// # Errors
     /// [`BodyLost`]: pass it on or answer anything, it is noted already.
@@ -113,17 +117,8 @@ impl Bodies {
     fn read(&self, index: LogIndex, term: Term) -> Result<Entry, ReadError> {
         let group = self.0.group;
         let log = self.0.log.as_ref().ok_or(ReadError::UnknownGroup { group })?;
-        let mut tries = 0;
-        loop {
-            match log.entry(group, index, term) {
-                // The process is out of file descriptors: nothing is wrong with the log.
-                Err(error) if error.is_passing() && tries < TRIES_MAX => {
-                    tries += 1;
-                    thread::sleep(PAUSE);
-                }
-                read => return read,
-            }
-        }
+        let read = || log.entry(group, index, term);
+        patiently(read, Instant::now, || thread::sleep(PAUSE))
     }
 
     pub(crate) fn has_log(&self) -> bool {
@@ -263,6 +258,78 @@ impl NewMachine {
     }
 }
 
-/// Descriptors are waited for so often and so long: a minute, in which their thread does nothing else.
-const TRIES_MAX: u32 = 1200;
+/// Reads until it is certain that it cannot be read; its thread does nothing else meanwhile.
+fn patiently<T>(
+    read: impl Fn() -> Result<T, ReadError>,
+    clock: impl Fn() -> Instant,
+    rest: impl Fn(),
+) -> Result<T, ReadError> {
+    let mut began = None;
+    loop {
+        let error = match read() {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let longest = match &error {
+            // The process is out of file descriptors: nothing is wrong with the log.
+            error if error.is_passing() => DESCRIPTORS_MAX,
+            // As for any other reader of the log: a path to a disk that is lost comes back.
+            ReadError::Io { .. } => REFUSES_MAX,
+            _ => return Err(error),
+        };
+        let now = clock();
+        let since = *began.get_or_insert_with(|| {
+            warn!(error = chain(&error), "the log cannot be read now");
+            now
+        });
+        if now.duration_since(since) >= longest {
+            return Err(error);
+        }
+        rest();
+    }
+}
+
+/// Descriptors are waited for so long.
+const DESCRIPTORS_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+
+    use super::*;
+
+    /// How a read ends that is answered so, one answer after the other, and how long it took.
+    fn read(answers: &[Result<u8, &'static str>]) -> (Result<u8, String>, Duration) {
+        let began = Instant::now();
+        let (now, at) = (Cell::new(began), Cell::new(0));
+        let (group, index) = (GroupId::new(1), LogIndex::new(7));
+        let error = |why| match why {
+            "corrupt" => ReadError::Corrupt { group, index, segment: 0, offset: 0 },
+            "descriptors" => {
+                ReadError::Io { group, index, source: io::Error::from_raw_os_error(24) }
+            }
+            why => ReadError::Io { group, index, source: io::Error::other(why) },
+        };
+        let answer = || answers[at.replace(at.get() + 1)].map_err(error);
+        let ended = patiently(answer, || now.get(), || now.set(now.get() + PAUSE));
+        (ended.map_err(|error| error.to_string()), now.get() - began)
+    }
+
+    #[test]
+    fn a_disk_that_refuses_a_payload_for_a_moment_has_not_lost_it() {
+        assert_eq!(read(&[Err("EIO"), Err("EIO"), Ok(7)]), (Ok(7), 2 * PAUSE));
+        let long = [&[Err("EIO"); 600][..], &[Ok(7)]].concat();
+        assert_eq!(read(&long), (Ok(7), REFUSES_MAX));
+        let (ended, waited) = read(&[Err("EIO"); 601]);
+        assert!(ended.is_err(), "{ended:?}");
+        assert_eq!(waited, REFUSES_MAX);
+        let (ended, waited) = read(&[Err("descriptors"); 1201]);
+        assert!(ended.is_err(), "{ended:?}");
+        assert_eq!(waited, DESCRIPTORS_MAX);
+        let (ended, waited) = read(&[Err("corrupt")]);
+        assert!(ended.is_err(), "{ended:?}");
+        assert_eq!(waited, Duration::ZERO, "what fails its sum is not what was written");
+    }
+}

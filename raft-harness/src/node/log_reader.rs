@@ -25,11 +25,27 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// For so long a disk may refuse to read a place before that is damage. A path to a disk that is lost
 /// comes back, and what is called damaged is forgotten for good.
-pub(super) const REFUSES_MAX: Duration = Duration::from_secs(30);
+pub(crate) const REFUSES_MAX: Duration = Duration::from_secs(30);
 
-/// What the disk refuses to read: of each group one place, and since when.
+/// A place that nobody asks for again within so long, while the reader has nothing else to do, is refused
+/// anew the next time: what was wrong then may have nothing to do with it.
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the disk refuses to read: of each group one place.
 #[derive(Debug, Default)]
-struct Refusals(HashMap<GroupId, (LogIndex, Instant)>);
+struct Refusals {
+    refused: HashMap<GroupId, Refused>,
+    /// For so long the reader has waited for something to do.
+    idle: Duration,
+}
+
+#[derive(Debug)]
+struct Refused {
+    place: LogIndex,
+    since: Instant,
+    /// How long the reader had been idle when it was refused last.
+    idle: Duration,
+}
 
 /// A place that the disk refuses to read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,21 +61,27 @@ pub(crate) enum Refusal {
 impl Refusals {
     /// A place was refused.
     fn note(&mut self, group: GroupId, index: LogIndex, now: Instant) -> Refusal {
-        match self.0.get(&group) {
-            Some((place, since)) if *place == index => {
-                let lasts = now.duration_since(*since) >= REFUSES_MAX;
-                if lasts { Refusal::Lasting } else { Refusal::Again }
-            }
-            Some(_) | None => {
-                self.0.insert(group, (index, now));
-                Refusal::New
-            }
+        let idle = self.idle;
+        if let Some(refused) = self.refused.get_mut(&group)
+            && refused.place == index
+            && idle - refused.idle <= ASKED_WITHIN
+        {
+            refused.idle = idle;
+            let lasts = now.duration_since(refused.since) >= REFUSES_MAX;
+            return if lasts { Refusal::Lasting } else { Refusal::Again };
         }
+        self.refused.insert(group, Refused { place: index, since: now, idle });
+        Refusal::New
+    }
+
+    /// Nobody asked for anything for so long.
+    fn waited(&mut self, lasted: Duration) {
+        self.idle += lasted;
     }
 
     /// The group was read.
     fn forget(&mut self, group: GroupId) {
-        self.0.remove(&group);
+        self.refused.remove(&group);
     }
 }
 
@@ -71,10 +93,12 @@ pub(crate) fn run(
 ) {
     let mut refusals = Refusals::default();
     loop {
+        let idle_since = Instant::now();
         let asked = match scrub.due() {
             Some(due) => fetches.recv_deadline(due),
             None => fetches.recv().map_err(RecvTimeoutError::from),
         };
+        refusals.waited(idle_since.elapsed());
         let (shard, fetch) = match asked {
             Ok(asked) => asked,
             Err(RecvTimeoutError::Disconnected) => return,
@@ -149,5 +173,24 @@ mod tests {
         assert_eq!(refusals.note(group, place.next(), later), Refusal::Lasting);
         refusals.forget(group);
         assert_eq!(refusals.note(group, place.next(), later), Refusal::New);
+    }
+
+    /// Two refusals with a long time between them, in which nobody asked, are no lasting one.
+    #[test]
+    fn a_place_that_is_refused_now_and_then_is_not_given_up() {
+        let (group, place) = (GroupId::new(1), LogIndex::new(7));
+        let mut refusals = Refusals::default();
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(refusals.note(group, place, now), Refusal::New);
+            refusals.waited(ASKED_WITHIN);
+            now += REFUSES_MAX / 2;
+            assert_eq!(refusals.note(group, place, now), Refusal::Again, "it is asked for again");
+            refusals.waited(ASKED_WITHIN + Duration::from_millis(1));
+            now += REFUSES_MAX;
+        }
+        // However long the disk takes to refuse, and whatever else it is asked for meanwhile.
+        assert_eq!(refusals.note(group, place, now), Refusal::New);
+        assert_eq!(refusals.note(group, place, now + 3 * REFUSES_MAX), Refusal::Lasting);
     }
 }

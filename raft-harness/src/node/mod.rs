@@ -99,6 +99,8 @@ pub use self::error::{CreateError, StartError};
 #[cfg(all(unix, feature = "raftd"))]
 pub(crate) use self::log_end::LogEnd;
 pub use self::log_pace::LogPace;
+pub(crate) use self::log_reader::REFUSES_MAX;
+pub(crate) use self::log_thread::chain;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
