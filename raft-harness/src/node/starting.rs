@@ -16,8 +16,8 @@ use raft_core::{
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_storage::{
-    BootCertificate, FileDisk, GroupWrite, Hole, LogOptions, LogReader, LogStore, OnDamage, Opened,
-    RecoveredGroup,
+    BootCertificate, FileDisk, GroupWrite, Hole, LogError, LogOptions, LogReader, LogStore,
+    OnDamage, Opened, RecoveredGroup,
 };
 use raft_transport::{
     GrantPool, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife,
@@ -139,8 +139,8 @@ impl Starting {
                 && recovered.promise.promise != Promise::Kept
                 && let Some(newer) = newest_beyond(&snapshots, &recovered, &spec, &maker)
                     .map_err(StartError::Directory)?
+                && begin_behind(store.as_mut(), spec.group, &mut recovered, &newer)?
             {
-                begin_behind(store.as_mut(), spec.group, &mut recovered, &newer)?;
                 machine = Some(newer);
             }
             restored.push((spec, recovered, machine));
@@ -563,23 +563,30 @@ fn tell_damage(damage: &[Hole], groups: &BTreeMap<GroupId, RecoveredGroup>) {
     }
 }
 
-/// A log that lost its end begins anew behind a snapshot that reaches further, durably.
+/// A log that lost its end begins anew behind a snapshot that reaches further, durably. Whether it does: on
+/// a full disk it stays as it is, and what is missing comes from the leader.
 pub(crate) fn begin_behind(
     store: &mut dyn LogStore,
     group: GroupId,
     recovered: &mut RecoveredGroup,
     newer: &Restored,
-) -> Result<(), StartError> {
+) -> Result<bool, StartError> {
     let begun = behind(recovered, &newer.meta);
     let mut write = GroupWrite::new(group);
     // What it leaves in the log is there, or it would not have been restored.
     write.live = Some(Arc::clone(&newer.left.live));
     write.install = Some(newer.meta.clone());
     write.hard_state = (begun.hard_state != recovered.hard_state).then_some(begun.hard_state);
-    let installed = store.commit(&[write]);
-    installed.map_err(|error| StartError::Directory(io::Error::other(error)))?;
+    match store.commit(&[write]) {
+        Ok(_) => {}
+        Err(LogError::NoSegment { .. }) => {
+            warn!(%group, "no room to begin the log behind a newer snapshot");
+            return Ok(false);
+        }
+        Err(error) => return Err(StartError::Directory(io::Error::other(error))),
+    }
     *recovered = begun;
-    Ok(())
+    Ok(true)
 }
 
 /// What a log holds that begins anew behind a snapshot.

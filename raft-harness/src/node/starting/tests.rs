@@ -1,9 +1,13 @@
 //! Starts that end before anything runs.
 
-use raft_core::{Entry, EntryKind, GroupIncarnation, LogIndex, LogTime, Term};
-use raft_storage::{GroupCreate, InitOptions, init};
+use raft_core::{
+    Entry, EntryKind, GroupIncarnation, HardState, LogIndex, LogTime, Membership, ReplicaId, Term,
+};
+use raft_storage::{Expected, GroupCreate, InitOptions, Log, MemDisk, init, init_on};
 
 use super::*;
+use crate::bodies::NewMachine;
+use crate::snapshot::format::Left;
 
 const FAST: GroupId = GroupId::new(1);
 
@@ -50,4 +54,68 @@ fn a_start_that_ends_early_hides_no_lost_promise() {
     // Nor does an orderly end hide it.
     third.store.unwrap().close().unwrap();
     assert_eq!(promise(&open_log(&options).unwrap()), Promise::Lost);
+}
+
+struct Idle;
+
+impl crate::state_machine::StateMachine for Idle {
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<bytes::Bytes>) {
+        let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
+        outputs.extend(commands.map(|_| bytes::Bytes::new()));
+    }
+
+    fn read(&self, _: &[u8]) -> bytes::Bytes {
+        bytes::Bytes::new()
+    }
+
+    fn digest(&self) -> u64 {
+        0
+    }
+}
+
+/// It lost its end, and its snapshot reaches further. Without room the leader tells it what is missing.
+#[test]
+fn a_log_without_room_to_begin_behind_a_newer_snapshot_stays_as_it_is() {
+    let disk = MemDisk::new();
+    let expected = Expected { cluster: None, node: None };
+    let options = LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() };
+    init_on(&disk, "test", NodeId::new(1), &InitOptions::default()).unwrap();
+    let spec = GroupSpec::on_nodes(FAST, [1, 2, 3].map(NodeId::new));
+    let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
+    let mut write = GroupWrite::new(FAST);
+    let incarnation = GroupIncarnation::new(1);
+    write.create = Some(GroupCreate { incarnation, spec: spec.encode() });
+    opened.writer.commit(&[write]).unwrap();
+    disk.limit_bytes(Some(disk.bytes()));
+    for term in 1.. {
+        let mut vote = GroupWrite::new(FAST);
+        vote.hard_state = Some(HardState { term: Term::new(term), vote: None });
+        match opened.writer.commit(&[vote]) {
+            Ok(_) => {}
+            Err(LogError::NoSegment { .. }) => break,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    drop(opened);
+    let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
+    let membership = Membership::of_voters([1, 2, 3].map(ReplicaId::new)).unwrap();
+    let meta = SnapshotMeta {
+        index: LogIndex::new(9),
+        term: Term::new(1),
+        time: LogTime::new(7),
+        config_index: LogIndex::ZERO,
+        membership: Arc::new(membership),
+    };
+    let new = NewMachine::new(Box::new(Idle), &spec, None);
+    let newer = Restored { new, meta, left: Left::default(), bytes: 100 };
+    let mut recovered = opened.groups[&FAST].clone();
+    let before = recovered.clone();
+    assert!(!begin_behind(&mut opened.writer, FAST, &mut recovered, &newer).unwrap());
+    assert_eq!(recovered, before);
+    disk.limit_bytes(None);
+    assert!(begin_behind(&mut opened.writer, FAST, &mut recovered, &newer).unwrap());
+    assert_eq!(recovered.last_index, LogIndex::new(9));
+    opened.writer.close().unwrap();
+    let opened = Log::open_on(disk, &expected, &options).unwrap();
+    assert_eq!(opened.groups[&FAST].last_index, LogIndex::new(9));
 }

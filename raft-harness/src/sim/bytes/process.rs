@@ -317,9 +317,10 @@ impl Process {
             {
                 judge.lock().account(place).may_begin(spec.group, &behind(log, &newer.meta));
                 let begun = begin_behind(&mut opened.writer, spec.group, log, &newer);
-                begun.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))?;
-                anew.push((spec.group, log.clone()));
-                restored = Some(newer);
+                if begun.map_err(|_| Stillborn::Directory(std::io::ErrorKind::Other.into()))? {
+                    anew.push((spec.group, log.clone()));
+                    restored = Some(newer);
+                }
             }
             let base = recovered.as_ref().map(|log| log.base.index).unwrap_or_default();
             if restored.is_none() && base > LogIndex::ZERO {
