@@ -87,14 +87,10 @@ impl Group {
     }
 
     pub(crate) fn on_snapshot_taken(&mut self, index: LogIndex) -> StepResult {
-        if index > self.appliable && self.is_lost() {
-            // It was taken before the log was found damaged, of entries that are learned again.
-            return Ok(());
-        }
         if index > self.appliable {
-            return Err(Box::new(Fault::Driver(
-                "took a snapshot of entries that may not be applied yet",
-            )));
+            // It was taken before the log was found damaged, of entries that are learned again: nothing
+            // rests on it until they are.
+            return Ok(());
         }
         if index > self.quorum_durable_index() {
             return Err(Box::new(Fault::Driver(

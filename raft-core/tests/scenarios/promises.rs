@@ -565,6 +565,24 @@ fn what_is_damaged_in_a_log_with_one_holder_or_below_a_snapshot_mutes() {
     assert_eq!(bench.fault(), None, "it was under way");
 }
 
+/// It may be done when the replica counts again and has not been told yet how far it may apply.
+#[test]
+fn a_snapshot_from_before_the_damage_that_is_done_after_the_fence_is_no_fault() {
+    let mut bench = trusted(6);
+    bench.input(Input::LogDamaged(index(4)));
+    bench.sync();
+    hear(&mut bench, heartbeat(2, 3));
+    hear(&mut bench, fence(SECOND_LIFE, 6));
+    hear(&mut bench, Message::Append(append(2, (3, 2), &[2, 2, 2], 4)));
+    bench.sync();
+    assert_eq!((promise(&bench), bench.commit()), (Promise::Kept, 4));
+    bench.input(Input::SnapshotTaken(index(5)));
+    assert_eq!((bench.fault(), bench.group.status().snapshot_index), (None, index(0)));
+    hear(&mut bench, heartbeat(2, 6));
+    bench.input(Input::SnapshotTaken(index(6)));
+    assert_eq!((bench.fault(), bench.group.status().snapshot_index), (None, index(6)));
+}
+
 /// The leader's log is damaged: another leads, and it learns from that one what it had committed.
 #[test]
 fn whoever_finds_its_log_damaged_leads_no_more_and_is_filled_anew() {
