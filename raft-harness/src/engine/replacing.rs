@@ -199,7 +199,12 @@ impl ShardEngine {
         let group = envelope.group;
         let Some(at) = self.slot_of(group) else { return };
         let slot = &self.slots[at as usize];
-        let is_for_successor = matches!(envelope.message, Message::Append(_))
+        // What comes late may be of a change that was lost, after which another was given another id.
+        let speaks_now = match &envelope.message {
+            Message::Append(append) => append.term >= slot.core.term(),
+            _ => false,
+        };
+        let is_for_successor = speaks_now
             && slot.incarnation == envelope.group_incarnation
             && slot.core.replica() < envelope.to;
         // Whatever it was replaced for. By its log it may know only that it cannot be trusted.

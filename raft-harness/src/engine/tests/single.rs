@@ -31,6 +31,7 @@ use crate::state_machine::ApplyMode;
 mod answers;
 mod late_words;
 mod persisting;
+mod replaced;
 mod unusable;
 
 /// A lane that takes anything.
