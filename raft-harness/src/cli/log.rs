@@ -252,6 +252,7 @@ fn promise(flags: u8) -> &'static str {
         0 => "kept",
         1 => "lost",
         2 => "damaged",
+        4 => "unproven",
         _ => "unknown",
     }
 }
@@ -291,3 +292,13 @@ fn range(text: &str) -> Result<RangeInclusive<u64>, String> {
 
 /// So many groups of a finding are named; all of them are in the JSON.
 const GROUPS_NAMED: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_promise_of_the_format_has_a_name() {
+        assert_eq!([0, 1, 2, 4].map(promise), ["kept", "lost", "damaged", "unproven"]);
+    }
+}

@@ -50,7 +50,7 @@ pub struct NodeOptions {
     pub window_bytes: u64,
     /// A snapshot of a group is taken when so many entries were applied since the last one, and
     /// the log before it, less `snapshot_tail`, is forgotten; `None`: not by their number. It costs
-    /// the machine's whole state once. Default 1,048,576.
+    /// the machine's whole state once. At least 1. Default 1,048,576.
     pub snapshot_every: Option<u64>,
     /// Entries before a snapshot that stay in the log: a peer that lags by less needs no snapshot.
     /// Default 16,384.
@@ -200,6 +200,10 @@ impl NodeOptions {
         if self.apply_workers == 0 {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
         }
+        if self.snapshot_every == Some(0) {
+            // One that fails would be due again at once.
+            return Err(StartError::Options("a snapshot after every 0 entries".to_owned()));
+        }
         if !self.log_pace.is_valid() {
             let (pace, allowed) = (self.log_pace, LogPace::FIXED);
             return Err(StartError::Options(format!(
@@ -275,6 +279,19 @@ impl Default for NodeOptions {
             log_pace: LogPace::default(),
             log_pending_bytes_max: 64 << 20,
             requests_max: 128 << 10,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_after_no_entries_is_refused() {
+        for (every, is_valid) in [(None, true), (Some(0), false), (Some(1), true)] {
+            let options = NodeOptions { snapshot_every: every, ..NodeOptions::default() };
+            assert_eq!(options.validate().is_ok(), is_valid, "{every:?}");
         }
     }
 }
