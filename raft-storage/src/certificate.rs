@@ -18,7 +18,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use raft_core::Incarnation;
@@ -88,17 +88,10 @@ impl BootCertificate {
         let io = |source| CertificateError::Io { dir: dir.to_owned(), source };
         let boot = boot_id().map_err(CertificateError::NoBoot)?;
         let word = BootWord { boot, store, incarnation, written: Lsn::ZERO };
-        let begun = || {
-            let mut options = OpenOptions::new();
-            let file = options.create(true).truncate(false).write(true).open(&path)?;
-            // What is overwritten from now on needs no room.
-            file.write_all_at(&word.encode(), 0)?;
-            Ok(file)
-        };
         if !is_in_memory(dir).map_err(io)? {
             return Err(CertificateError::NotInMemory { dir: dir.to_owned() });
         }
-        match begun() {
+        match write_anew(&path, &word) {
             Ok(file) => Ok(Self { file, path, word }),
             Err(source) => {
                 // One of an earlier life must not be taken for ours.
@@ -115,7 +108,13 @@ impl BootCertificate {
     /// [withdrawn](Self::withdraw).
     pub fn vouch(&mut self, written: Lsn) -> io::Result<()> {
         self.word.written = self.word.written.max(written);
-        self.file.write_all_at(&self.word.encode(), 0)
+        self.file.write_all_at(&self.word.encode(), 0)?;
+        // Some remove the files of a user who logs out, /dev/shm included: the word would be given to a
+        // file that nobody finds any more.
+        if self.file.metadata()?.nlink() == 0 {
+            self.file = write_anew(&self.path, &self.word)?;
+        }
+        Ok(())
     }
 
     /// Takes it back: what was written may not be what a reader will find, or need not be looked
@@ -187,6 +186,13 @@ impl BootWord {
             written: Lsn::new(u64_at(bytes, 48)),
         })
     }
+}
+
+/// What is overwritten from then on needs no room.
+fn write_anew(path: &Path, word: &BootWord) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    file.write_all_at(&word.encode(), 0)?;
+    Ok(file)
 }
 
 /// Two nodes of one machine differ in their stores.
@@ -286,6 +292,24 @@ mod tests {
         lost.vouch(end).unwrap();
         std::fs::remove_dir_all(dir.path()).unwrap();
         assert!(!covers((life(7), life(7)), end), "the tmpfs went with its container");
+    }
+
+    #[test]
+    fn a_word_whose_file_was_removed_is_given_anew_with_the_next() {
+        let Some(dir) = in_memory() else { return };
+        let (lives, end) = ((life(5), life(5)), Lsn::new(8192));
+        let covers = |end| BootCertificate::covers(dir.path(), STORE, lives, end);
+        let mut ours = BootCertificate::begin(dir.path(), STORE, life(5)).unwrap();
+        ours.vouch(Lsn::new(4096)).unwrap();
+        std::fs::remove_file(path(dir.path(), STORE)).unwrap();
+        assert!(!covers(end));
+        ours.vouch(end).unwrap();
+        assert!(covers(end));
+        assert!(!covers(Lsn::new(4096)), "it says what was written last");
+        ours.vouch(Lsn::new(12288)).unwrap();
+        assert!(!covers(end), "and goes on being the file that is found");
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        assert!(ours.vouch(end).is_err(), "nobody may be told");
     }
 
     #[test]
