@@ -287,6 +287,8 @@ fn all_of_three(cluster: &mut Cluster) -> Result<String> {
     let lookout = Lookout::start(cluster)?;
     let held: Vec<Held> = (0..3).map(|index| hold(cluster, index)).collect::<Result<_>>()?;
     thread::sleep(ALL_HANG_FOR);
+    let (during, after) = (lookout.stop()?, handed_over(cluster)?);
+    let lookout = Lookout::start(cluster)?;
     drop(held);
     thread::sleep(Duration::from_secs(8));
     let changes = lookout.stop()?;
@@ -294,18 +296,19 @@ fn all_of_three(cluster: &mut Cluster) -> Result<String> {
     for writer in writers {
         longest = longest.max(writer.stop()?.1);
     }
+    ensure!(during.is_empty(), "leaders changed while all disks hung: {during:?}");
+    // A disk that has just hung is well again later than another, so its node may give its groups
+    // away and have them back.
     let most = changes.values().max().copied().unwrap_or(0);
-    ensure!(most <= 1, "leaders changed more than once: {changes:?}");
+    ensure!(most <= 2, "leaders changed to and fro afterwards: {changes:?}");
     let hung = ALL_HANG_FOR.saturating_sub(Duration::from_secs(1));
     ensure!(longest >= hung, "no disk hung: no write waited for longer than {longest:?}");
-    let after = handed_over(cluster)?;
     ensure!(after == before, "{} leaderships were handed over to disks that hang", after - before);
     wait_serving(cluster)?;
     Ok(format!(
-        "{} of {GROUPS} groups changed their leader, {most} times at most, {} handed over; longest \
-         gap of writes {longest:.1?}",
-        changes.len(),
-        after - before
+        "no leader changed meanwhile; {} of {GROUPS} groups did afterwards, {most} times at most; \
+         longest gap of writes {longest:.1?}",
+        changes.len()
     ))
 }
 
