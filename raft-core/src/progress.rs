@@ -79,7 +79,9 @@ pub(crate) enum State {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Window(Option<Box<Flight>>);
 
-/// Appends in flight, oldest first.
+/// Appends in flight, oldest first: those of which nobody knows that they arrived. What the peer has in
+/// its page cache did. If only its disk took an append out of here, a peer whose syncs wait (where what
+/// is written counts) would be sent one window for each of them and nothing more.
 #[derive(Clone, Debug, Default)]
 struct Flight {
     appends: VecDeque<(LogIndex, u64)>,
@@ -347,7 +349,7 @@ impl Progress {
                     if grew {
                         flight.moved = now;
                     }
-                    flight.acked(self.match_index);
+                    flight.acked(self.match_index.max(self.written_index));
                 }
                 self.next_index = self.next_index.max(self.match_index.next());
             }

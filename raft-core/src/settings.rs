@@ -25,7 +25,8 @@ pub struct Settings {
     pub election_timeout_max: Duration,
     /// Payload cap of one append, in bytes. A single larger entry travels alone. Default 1 MiB.
     pub append_bytes_max: u64,
-    /// Appends in flight to one peer before the leader waits for an answer. Default 256.
+    /// Appends in flight to one peer before the leader waits for an answer, that it has written
+    /// them or has them on disk. Default 256.
     pub inflight_appends_max: usize,
     /// Bytes in flight to one peer before the leader waits for an answer; one append may pass
     /// the limit, so that an oversize entry is not stuck. Default 8 MiB.

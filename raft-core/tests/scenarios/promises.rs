@@ -238,6 +238,37 @@ fn how_far_a_quorum_has_it_on_disk_is_told_with_the_commit_index() {
     assert!(matches!(bench.fault(), Some(raft_core::Fault::Driver(_))));
 }
 
+/// A sync that waits, as it may where what is written counts, holds up no appends: a window is what
+/// may be lost on the way, and what a page cache has is there.
+#[test]
+fn what_is_written_has_left_the_window() {
+    let mut start = start(ONE, &[]);
+    start.settings = Arc::new(Settings {
+        acknowledge: Acknowledge::Written,
+        inflight_appends_max: 2,
+        ..Settings::default()
+    });
+    let mut bench = Bench::leader_of(start);
+    let probe = bench.append_for(TWO).expect("a probe");
+    bench.hear(TWO, holds(&probe, 0, 0));
+    let noop = bench.append_for(TWO).expect("the no-op");
+    bench.hear(TWO, holds(&noop, 1, 1));
+    for of in 1..=20 {
+        propose(&mut bench, of);
+        let append = bench.append_for(TWO).unwrap_or_else(|| panic!("{of}: the window is full"));
+        bench.hear(TWO, holds(&append, 1, 1 + of));
+    }
+    assert!(!bench.group.has_in_flight(TWO));
+    assert_eq!(bench.group.match_index(TWO), Some(index(1)), "one disk has no more");
+    // Of what nobody has answered there are two, as ever.
+    for of in 21..=22 {
+        propose(&mut bench, of);
+        bench.append_for(TWO).expect("room for two");
+    }
+    propose(&mut bench, 23);
+    assert!(bench.append_for(TWO).is_none());
+}
+
 /// A snapshot is taken by what the leader says, and may be on its way when a peer whose log is found
 /// damaged counts no more.
 #[test]
