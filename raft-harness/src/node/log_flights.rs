@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use raft_storage::{Ending, Landing, LogError};
 use tracing::warn;
 
-use super::log_pace::Pacer;
+use super::log_pace::{Carried, Pacer};
 use super::log_thread::{Departure, LogBatch, LogLinks, LogWork, Staged};
 use crate::counters::Counters;
 use crate::engine::Caller;
@@ -251,24 +251,27 @@ struct Ended {
     ended: u64,
     syncs: bool,
     entries: u64,
+    bytes: u64,
 }
 
 /// Makes a flight.
 fn make(caller: Caller, departure: Departure, links: &LogLinks) -> Ended {
-    let Departure { flight, syncs, entries, .. } = departure;
+    let Departure { flight, syncs, entries, bytes } = departure;
     let began = links.clock.now().get();
     let landing = match syncs {
         true => links.watch.syncing(caller, links.clock, || flight.land()),
         false => links.watch.during(caller, links.clock, || flight.land()),
     };
-    Ended { landing, began, ended: links.clock.now().get(), syncs, entries }
+    Ended { landing, began, ended: links.clock.now().get(), syncs, entries, bytes }
 }
 
 impl Desk {
     fn ended(&mut self, ended: Ended) {
-        let Ended { landing, began, ended, syncs, entries } = ended;
+        let Ended { landing, began, ended, syncs, entries, bytes } = ended;
         if syncs {
-            self.pacer.synced(began, ended, entries);
+            self.pacer.synced(began, ended, Carried { entries, bytes });
+        } else if bytes >= HANDOVER_BYTES {
+            self.pacer.wrote_piece(ended);
         }
         self.landings.push_back(landing);
     }
