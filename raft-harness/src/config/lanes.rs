@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use raft_transport::{CHUNK_DATA_MAX, LaneConfig, LanePolicy, SocketOptions};
+use raft_transport::{LaneConfig, LanePolicy, SocketOptions};
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
@@ -18,8 +18,6 @@ const SIZE_MIN: u64 = 64 << 10;
 const FRAME_OVERHEAD: u64 = 64 << 10;
 /// More could not be meant.
 const SIZE_MAX: u64 = 1 << 30;
-/// A chunk's own header is to be small beside it.
-const CHUNK_RANGE: RangeInclusive<u64> = 512..=CHUNK_DATA_MAX as u64;
 const BUFFER_RANGE: RangeInclusive<u64> = 4 << 10..=SIZE_MAX;
 const TIME_RANGE_MS: RangeInclusive<u64> = 1000..=3_600_000;
 
@@ -90,7 +88,8 @@ impl Check<'_> {
             }
         }
         if let Some(bytes) = section.chunk_bytes {
-            lane.chunk_bytes = self.or_none(&path("chunk_bytes"), bytes, CHUNK_RANGE).unwrap_or(0);
+            let bytes = self.or_none(&path("chunk_bytes"), bytes, LaneConfig::CHUNK_BYTES);
+            lane.chunk_bytes = bytes.unwrap_or(0);
         }
         self.socket(&path, section, &mut lane.socket);
         if lane.backoff_max < lane.backoff_min {

@@ -1,5 +1,6 @@
 //! The settings of one lane.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::network::socket_options::SocketOptions;
@@ -40,9 +41,9 @@ pub struct LaneConfig {
     /// accepted the connection, nothing is read while so many answers wait. One frame may exceed
     /// it. Default 1 MiB.
     pub write_buffer_max: u64,
-    /// Longer frames go in chunks of so many bytes, and shorter ones pass between them; at least
-    /// 512, at most 32 KiB ([`CHUNK_DATA_MAX`](crate::CHUNK_DATA_MAX)); zero: nothing goes in
-    /// chunks, for comparison. It says what we send; what a peer sends is taken in any case.
+    /// Longer frames go in chunks of so many bytes, and shorter ones pass between them; within
+    /// [`CHUNK_BYTES`](Self::CHUNK_BYTES), or the nearest there; zero: nothing goes in chunks, for
+    /// comparison. It says what we send; what a peer sends is taken in any case.
     /// Default 32 KiB: a quarter of a millisecond at 1 Gbit/s.
     pub chunk_bytes: u64,
     /// What the kernel is told, if the lane is a TCP socket.
@@ -70,6 +71,11 @@ impl Default for LaneConfig {
 }
 
 impl LaneConfig {
+    /// The bytes that a chunk may carry: at least 512, so that its header, 56 bytes at most, stays
+    /// within the eighth that a grant adds to its message; at most 32 KiB
+    /// ([`CHUNK_DATA_MAX`](crate::CHUNK_DATA_MAX)).
+    pub const CHUNK_BYTES: RangeInclusive<u64> = 512..=CHUNK_DATA_MAX as u64;
+
     /// The longest message that shares a window of so many bytes with others, less what its frame
     /// and chunks take beside it. A longer one waits for room of its own.
     pub const fn shared_message_max(window_bytes: u64) -> u64 {

@@ -14,17 +14,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use raft_core::{GroupId, Message};
 
+use super::config::LaneConfig;
 use super::credit::{Granted, Share, shared_max};
-use crate::wire::chunk::{CHUNK_DATA_MAX, Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
+use crate::wire::chunk::{Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
 use crate::wire::frame::Frame;
 use crate::wire::transmit::Transmit;
 
 /// Chunks that wait for the stream ahead of whatever comes next.
 const AHEAD: u64 = 2;
-
-/// The smallest chunk's data, in bytes: with less, headers would outgrow what a grant allows for
-/// them.
-const CHUNK_MIN: u64 = 1024;
 
 /// Frames with the same one leave in the order in which they were queued.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -117,7 +114,8 @@ impl Outbox {
     pub(super) fn new(chunk_bytes: u64) -> Self {
         let chunk_bytes = match chunk_bytes {
             0 => 0,
-            some => some.clamp(CHUNK_MIN, CHUNK_DATA_MAX as u64),
+            some => some
+                .clamp(*LaneConfig::CHUNK_BYTES.start(), *LaneConfig::CHUNK_BYTES.end()),
         };
         Self { chunk_bytes, ..Self::default() }
     }

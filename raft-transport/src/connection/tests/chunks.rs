@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use raft_core::GroupId;
 
 use super::*;
+use crate::connection::credit::extra_of;
 use crate::connection::grants::GrantPool;
 use crate::connection::watch::LaneWatch;
 use crate::wire::chunk::{CHUNK_DATA_MAX, ChunkEnd};
@@ -433,6 +434,28 @@ proptest! {
         }
         prop_assert_eq!((schedule.pool.used(), schedule.pool.asked()), (0, 0));
         prop_assert!(schedule.pair.b.assemblies.is_empty());
+    }
+}
+
+/// A grant adds an eighth to its message for the headers of its chunks.
+#[test]
+fn a_grant_is_enough_for_its_message_however_small_the_chunks() {
+    let range = LaneConfig::CHUNK_BYTES;
+    for chunk_bytes in [1, *range.start(), 1_000, *range.end(), u64::MAX] {
+        for size in [20_000, 300_000, 8 << 20] {
+            let config = LaneConfig { window_bytes: 64 << 10, chunk_bytes, ..LaneConfig::data() };
+            let mut pair = Pair::open(&config);
+            let (bytes, chunks) = (pair.a.outbox.queued_total, pair.a.outbox.chunks);
+            pair.a.queue(&mut data(size)).unwrap();
+            pair.exchange_ok(at(1));
+            assert_eq!(frames_of(&mut pair.b_events).len(), 1, "{size} in {chunk_bytes}");
+            let bytes = pair.a.outbox.queued_total - bytes;
+            assert!(bytes <= extra_of(size as u64), "{bytes} for {size} in {chunk_bytes}");
+            // They are as small as they were asked to be.
+            let chunks = pair.a.outbox.chunks - chunks;
+            let each = chunk_bytes.clamp(*range.start(), *range.end());
+            assert!(chunks == 0 || chunks > size as u64 / each, "{chunks} of {chunk_bytes}");
+        }
     }
 }
 
