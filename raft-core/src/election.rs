@@ -420,6 +420,8 @@ impl Group {
         };
         if reply.verdict == Verdict::Removed && ours {
             self.candidacy = None;
+            // Ours may be further: what the voter knows was committed by its own.
+            self.note_removal(reply.term);
             effects.membership_changed = true;
             self.give_up_proposals(effects);
             let term = self.hard_state.term;

@@ -72,6 +72,8 @@ pub struct Group {
     pub(crate) disk: DiskSpace,
     /// Whether it takes office. `None`: it was removed, and learned it from others than its leader.
     pub(crate) candidacy: Option<Candidacy>,
+    /// In which term it learned that it was removed.
+    pub(crate) removed_in: Option<Term>,
 
     pub(crate) role: Role,
     /// Who leads this term, as far as known.
@@ -233,6 +235,7 @@ impl Group {
             damage_untold: false,
             disk: DiskSpace::Ample,
             candidacy: Some(Candidacy::Ready),
+            removed_in: None,
             role: Role::Follower,
             leader: None,
             leader_contact: None,
@@ -257,6 +260,7 @@ impl Group {
             seen: Seen::default(),
         };
         group.election_deadline = now.after(group.first_campaign_delay()).max(group.votes_from);
+        group.note_removal(group.hard_state.term);
         Ok(group)
     }
 
@@ -280,12 +284,16 @@ impl Group {
             self.refuse_when_mute(input, effects);
             return;
         }
+        let commit = self.commit;
         let result = self.dispatch(input, effects);
         if let Err(fault) = result {
             self.go_mute(fault, effects);
         } else {
             self.leave_recovery(effects);
             self.settle_after_removal(effects);
+            if self.commit != commit {
+                self.note_removal(self.hard_state.term);
+            }
         }
         self.note_quorum_durable();
         self.advance_appliable(effects);

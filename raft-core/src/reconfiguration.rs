@@ -19,7 +19,7 @@ use alloc::sync::Arc;
 
 use crate::entry::EntryKind;
 use crate::group::{Group, Proposal, Role};
-use crate::id::{LogIndex, LogTime, ReplicaId, Token};
+use crate::id::{LogIndex, LogTime, ReplicaId, Term, Token};
 use crate::io::{DiskSpace, Effects, Outcome, Refusal};
 use crate::leader::Leader;
 use crate::membership::{Member, MemberChange, Membership, Standing};
@@ -158,6 +158,23 @@ impl Group {
             || (membership.last_replica() >= self.me
                 && membership.member(self.me).is_none()
                 && !membership.is_unknown())
+    }
+
+    /// The first term of which this replica knows that it was removed by then; `None` while it
+    /// does not know that it was. Whoever leads in that term or a later one has the removal
+    /// committed or will have it (paper, section 5.4.3); a word from an earlier one may be of a
+    /// change that was lost.
+    ///
+    /// It may have heard of a later term before or since, which no leader of the group is in.
+    pub const fn removed_in(&self) -> Option<Term> {
+        self.removed_in
+    }
+
+    /// If it knows that it was removed, that was by this term.
+    pub(crate) fn note_removal(&mut self, term: Term) {
+        if self.removed_in.is_none_or(|before| term < before) && self.is_removed() {
+            self.removed_in = Some(term);
+        }
     }
 
     /// Nobody tells a removed replica what became of its last proposals.

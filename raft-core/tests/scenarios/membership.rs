@@ -162,6 +162,20 @@ fn a_removal_that_is_not_committed_is_believed_by_nobody() {
     assert_eq!(verdicts.collect::<Vec<_>>(), [Verdict::Refused], "its log is too short, no more");
 }
 
+/// What it hears of afterwards is no term of its leader's.
+#[test]
+fn a_removed_replica_remembers_by_which_term_it_was() {
+    let mut fleet = Fleet::of(3);
+    fleet.elect(ONE);
+    assert_eq!(fleet.group(THREE).removed_in(), None);
+    let term = fleet.group(ONE).term();
+    fleet.change(ONE, &[MemberChange::Remove(THREE)]);
+    fleet.live(Duration::from_millis(100));
+    assert!(fleet.group(THREE).is_removed());
+    assert_eq!(fleet.group(THREE).removed_in(), Some(term));
+    assert_eq!(fleet.group(ONE).removed_in(), None);
+}
+
 #[test]
 fn a_change_before_the_own_noop_is_committed_is_refused() {
     let mut start = start(ONE, &[1]);

@@ -201,7 +201,9 @@ impl ShardEngine {
         let slot = &self.slots[at as usize];
         // What comes late may be of a change that was lost, after which another was given another id.
         let speaks_now = match &envelope.message {
-            Message::Append(append) => append.term >= slot.core.term(),
+            Message::Append(append) => {
+                slot.core.removed_in().is_some_and(|removed_in| append.term >= removed_in)
+            }
             _ => false,
         };
         let is_for_successor = speaks_now
@@ -210,7 +212,7 @@ impl ShardEngine {
         // Whatever it was replaced for. By its log it may know only that it cannot be trusted.
         let is_replaced = slot.core.status().promise.promise == Promise::Unproven
             || slot.core.membership().standing(envelope.to) == Some(Standing::Successor);
-        if !is_for_successor || !is_replaced || !slot.core.is_removed() {
+        if !is_for_successor || !is_replaced {
             return;
         }
         let spec = slot.spec.succeeded_by(envelope.to, self.options.node);

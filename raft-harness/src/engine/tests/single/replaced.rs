@@ -4,15 +4,15 @@ use raft_core::PromiseRecord;
 
 use super::*;
 
-/// Of replica 1 of three, removed in term 7, which it has heard.
-fn removed() -> Solo {
+/// Of replica 1 of three, which had heard of a term when it hears that it was removed by term 7.
+fn removed(heard: u64) -> Solo {
     let mut solo = Solo::new(3);
     let promise = PromiseRecord { promise: Promise::Unproven, loss_epoch: 0 };
     let spec = GroupSpec::on_nodes(GROUP, (1..=3).map(NodeId::new));
     let recovered = RecoveredGroup {
         spec: spec.encode(),
         incarnation: GroupIncarnation::new(1),
-        hard_state: HardState { term: Term::new(5), vote: None },
+        hard_state: HardState { term: Term::new(heard), vote: None },
         promise,
         first_index: LogIndex::new(1),
         ..RecoveredGroup::default()
@@ -73,7 +73,15 @@ fn makes_room(solo: &mut Solo, successor: u64, term: u64) -> bool {
 
 #[test]
 fn a_late_append_of_a_change_that_was_lost_brings_no_successor_to_life() {
-    let mut solo = removed();
+    let mut solo = removed(5);
+    assert!(!makes_room(&mut solo, 4, 6), "its term is over, and the change of it may be lost");
+    assert!(makes_room(&mut solo, 5, 7));
+}
+
+/// Somebody campaigned in term 9 and reached this replica alone: the group knows nothing of it.
+#[test]
+fn a_term_that_only_the_old_replica_has_heard_of_keeps_no_successor_waiting() {
+    let mut solo = removed(9);
     assert!(!makes_room(&mut solo, 4, 6), "its term is over, and the change of it may be lost");
     assert!(makes_room(&mut solo, 5, 7));
 }
