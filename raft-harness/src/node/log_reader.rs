@@ -79,7 +79,15 @@ impl Refusals {
         self.idle += lasted;
     }
 
-    /// The group was read.
+    /// These entries of the group were read. That says nothing of a place that is not among them.
+    fn were_read(&mut self, group: GroupId, (first, last): (LogIndex, LogIndex)) {
+        let is_among = |refused: &Refused| (first..=last).contains(&refused.place);
+        if self.refused.get(&group).is_some_and(is_among) {
+            self.refused.remove(&group);
+        }
+    }
+
+    /// The place is given up.
     fn forget(&mut self, group: GroupId) {
         self.refused.remove(&group);
     }
@@ -121,8 +129,12 @@ pub(crate) fn run(
         let group = fetch.group;
         let answer = read(reader, fetch, |index| refusals.note(group, index, Instant::now()));
         match &answer {
-            // It will be asked again at once, and what was missing is still missing.
-            EngineInput::Fetched(_, entries) if entries.is_empty() => std::thread::sleep(PAUSE),
+            EngineInput::Fetched(_, entries) => match &entries[..] {
+                [first, .., last] => refusals.were_read(group, (first.index, last.index)),
+                [one] => refusals.were_read(group, (one.index, one.index)),
+                // It will be asked again at once, and what was missing is still missing.
+                [] => std::thread::sleep(PAUSE),
+            },
             _ => refusals.forget(group),
         }
         let _ = shards[shard].push(ShardInput::Engine(answer));
@@ -162,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_that_is_refused_for_long_enough_is_given_up_and_a_read_forgives() {
+    fn a_place_that_is_refused_for_long_enough_is_given_up_and_a_read_of_it_forgives() {
         let (group, place) = (GroupId::new(1), LogIndex::new(7));
         let mut refusals = Refusals::default();
         let began = Instant::now();
@@ -173,6 +185,23 @@ mod tests {
         assert_eq!(refusals.note(group, place.next(), later), Refusal::Lasting);
         refusals.forget(group);
         assert_eq!(refusals.note(group, place.next(), later), Refusal::New);
+    }
+
+    /// One peer lags behind the place, another one is beyond it: what goes to them is read in turn.
+    #[test]
+    fn what_is_read_beside_a_refused_place_does_not_forgive_it() {
+        let (group, at) = (GroupId::new(1), LogIndex::new);
+        let mut refusals = Refusals::default();
+        let began = Instant::now();
+        assert_eq!(refusals.note(group, at(7), began), Refusal::New);
+        for read in [(at(1), at(6)), (at(8), at(9))] {
+            refusals.were_read(group, read);
+            assert_eq!(refusals.note(group, at(7), began + REFUSES_MAX / 2), Refusal::Again);
+        }
+        refusals.were_read(GroupId::new(2), (at(1), at(9)));
+        assert_eq!(refusals.note(group, at(7), began + REFUSES_MAX), Refusal::Lasting);
+        refusals.were_read(group, (at(5), at(7)));
+        assert_eq!(refusals.note(group, at(7), began + REFUSES_MAX), Refusal::New);
     }
 
     /// Two refusals with a long time between them, in which nobody asked, are no lasting one.

@@ -113,10 +113,10 @@ impl LogScrub {
         let mut step = Step::default();
         match reader.entries(group, index, index, PIECE_BYTES) {
             Ok(_) => self.read = Some(now),
-            Err(damage) if damage.is_damage() && self.read.is_some_and(|read| read > since) => {
-                step.damage = Some((group, index, damage));
+            Err(refusal) if is_refusal(&refusal) && self.read.is_some_and(|read| read > since) => {
+                step.damage = Some((group, index, refusal));
             }
-            Err(damage) if damage.is_damage() => {
+            Err(refusal) if is_refusal(&refusal) => {
                 self.refused.push_back(Refused { next: now + REFUSES_MAX, ..refused });
             }
             // It is not there any more, or descriptors ran out: the next walk comes by.
@@ -132,6 +132,12 @@ impl LogScrub {
         let pause = period / u32::try_from(pieces).unwrap_or(u32::MAX);
         pause.clamp(PAUSE_MIN, PAUSE_MAX)
     }
+}
+
+/// Whether the disk refuses to read a place, for whatever reason: to whoever reads the log that is damage
+/// once it has lasted, and so it is here.
+fn is_refusal(error: &ReadError) -> bool {
+    matches!(error, ReadError::Io { .. } | ReadError::Corrupt { .. }) && !error.is_passing()
 }
 
 #[cfg(test)]
@@ -207,6 +213,20 @@ mod tests {
         walk(&mut scrub, &opened.reader, &mut now, 10);
         disk.overwrite(SEGMENT, &bytes);
         assert_eq!(walk(&mut scrub, &opened.reader, &mut now, 200), []);
+    }
+
+    #[test]
+    fn a_refusal_is_one_whatever_the_disk_calls_it() {
+        let (group, index, term) = (GroupId::new(1), LogIndex::new(7), Term::new(1));
+        let io = |number| {
+            let source = std::io::Error::from_raw_os_error(number);
+            ReadError::Io { group, index, source }
+        };
+        let (input_output, no_data, timed_out, no_descriptors) = (5, 61, 110, 24);
+        let refused = [input_output, no_data, timed_out, no_descriptors];
+        assert_eq!(refused.map(|number| is_refusal(&io(number))), [true, true, true, false]);
+        assert!(is_refusal(&ReadError::Corrupt { group, index, segment: 1, offset: 4096 }));
+        assert!(!is_refusal(&ReadError::NotHeld { group, index, term }));
     }
 
     #[test]
