@@ -35,7 +35,6 @@ use crate::group_spec::GroupSpec;
 use crate::kv::KvFactory;
 use crate::kv::slots::SlotMap;
 use crate::node::{CreateError, NodeHost, StartError};
-use crate::node_status::GroupStatus;
 use crate::output::{self, LogLines};
 use crate::persistence::Strategy;
 use crate::resp::{
@@ -57,6 +56,9 @@ const READY_PERIOD_MAX: Duration = Duration::from_secs(1);
 /// When it is told for the first time what is missing, and how often at most.
 const UNREADY_AFTER: Duration = Duration::from_secs(2);
 const UNREADY_PERIOD: Duration = Duration::from_secs(10);
+/// So long clients wait until all groups have said when what they acknowledge is on disk; after that
+/// they are told the worse of it until it is known.
+const STRATEGIES_PATIENCE: Duration = Duration::from_secs(2);
 /// How long clients may take to read their last answers.
 const CLIENT_GRACE: Duration = Duration::from_millis(500);
 /// Groups that are created at a time, so that they share the log's flushes.
@@ -206,6 +208,19 @@ async fn serve(
         }
     }
     let topology = topology(config, host, slots, specs)?;
+    let learning = tokio::spawn(learn_strategies(host.clone(), topology.clone()));
+    tokio::select! {
+        _ = tokio::time::timeout(STRATEGIES_PATIENCE, learning) => {}
+        failure = failure_of(host) => return Err(CliError::Failed(failure)),
+        () = signals.next() => {
+            info!("asked to stop by a signal, before clients were served");
+            return Ok(Exit::Ok);
+        }
+        () = &mut closed, if exit_with_stdin => {
+            info!("asked to stop before clients were served: standard input closed");
+            return Ok(Exit::Ok);
+        }
+    }
     let budget = ClientBudget::new(limits.connections_max, limits.buffered_bytes_max);
     let front = |listener, mode| {
         let (backend, topology) = (NodeHostBackend::new(host.clone()), topology.clone());
@@ -277,11 +292,30 @@ fn topology(
         .collect();
     let topology = Topology::new(config.node, nodes, slots, specs, host.is_durable())
         .map_err(|error| CliError::Front(error.to_string()))?;
-    // By what is in the log: a configuration says it of groups that are new only.
-    let status = host.status();
-    let syncs_later = |group: &GroupStatus| group.strategy == Strategy::MemFirst;
-    let some = status.groups_missing > 0 || status.groups.iter().any(syncs_later);
-    Ok(if some { topology.syncing_later() } else { topology })
+    // Until it is known.
+    Ok(topology.syncing_later())
+}
+
+/// Has clients told when writes are on disk, as soon as that is known of all groups. By what is in the log:
+/// a configuration says it of groups that are new only.
+async fn learn_strategies(host: NodeHost, topology: Topology) {
+    loop {
+        let asked = host.clone();
+        // A shard that does not answer is waited for, so not on this thread.
+        let Ok(status) = tokio::task::spawn_blocking(move || asked.status()).await else { return };
+        let strategies = status.groups.iter().map(|group| group.strategy);
+        if let Some(some_do) = some_sync_later(strategies, status.groups_missing) {
+            topology.set_syncing_later(some_do);
+            return;
+        }
+        sleep(READY_PERIOD_MAX).await;
+    }
+}
+
+/// Whether some groups acknowledge what is not on disk yet; `None` if those that are missing may.
+fn some_sync_later(known: impl IntoIterator<Item = Strategy>, missing: usize) -> Option<bool> {
+    let some_do = known.into_iter().any(|strategy| strategy == Strategy::MemFirst);
+    (some_do || missing == 0).then_some(some_do)
 }
 
 async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, CliError> {
@@ -414,4 +448,19 @@ fn trace(config: &NodeConfig) {
         let backtrace = backtrace.map(tracing::field::display);
         error!(thread = thread::current().name().unwrap_or("?"), backtrace, "{panic}");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was asked once, and a shard that was late then made it so for the life of the node.
+    #[test]
+    fn how_groups_count_is_asked_again_while_some_have_not_said() {
+        use Strategy::{DiskFirst, MemFirst};
+        assert_eq!(some_sync_later([DiskFirst, DiskFirst], 0), Some(false));
+        assert_eq!(some_sync_later([DiskFirst], 1), None);
+        assert_eq!(some_sync_later([DiskFirst, MemFirst], 1), Some(true));
+        assert_eq!(some_sync_later([], 0), Some(false));
+    }
 }

@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -33,7 +34,8 @@ pub struct FrontNode {
     pub port: u16,
 }
 
-/// Who could answer for what: all nodes, and the groups with their replicas.
+/// Who could answer for what: all nodes, and the groups with their replicas. Clones share what was
+/// learned of it since.
 #[derive(Clone, Debug)]
 pub struct Topology {
     node: NodeId,
@@ -44,7 +46,7 @@ pub struct Topology {
     /// Whether there is a log on disk; what `CONFIG GET appendonly` says.
     durable: bool,
     /// Whether some writes are acknowledged before they are there; what `CONFIG GET appendfsync` says.
-    syncs_later: bool,
+    syncs_later: Arc<AtomicBool>,
 }
 
 /// A topology that contradicts itself.
@@ -105,13 +107,19 @@ impl Topology {
                 return Err(TopologyError::NodeWithoutAddress { node });
             }
         }
-        Ok(Self { node, nodes, slots, replicas, durable, syncs_later: false })
+        Ok(Self { node, nodes, slots, replicas, durable, syncs_later: Arc::default() })
     }
 
     /// Some groups acknowledge what is in memory and sync it later
     /// ([`MemFirst`](crate::Strategy::MemFirst)): clients that ask are to know it.
     pub fn syncing_later(self) -> Self {
-        Self { syncs_later: true, ..self }
+        self.set_syncing_later(true);
+        self
+    }
+
+    /// Whether some do, as it is known by now; all clones say so from then on.
+    pub fn set_syncing_later(&self, some_do: bool) {
+        self.syncs_later.store(some_do, Relaxed);
     }
 
     /// This node.
@@ -132,7 +140,7 @@ impl Topology {
     /// The same in the words of Redis: what a loss of power may take of a log that syncs `everysec` it may
     /// take here, if a quorum loses power.
     pub(super) fn appendfsync(&self) -> &'static str {
-        match (self.durable, self.syncs_later) {
+        match (self.durable, self.syncs_later.load(Relaxed)) {
             (false, _) => "no",
             (true, false) => "always",
             (true, true) => "everysec",
@@ -491,7 +499,11 @@ mod tests {
                 .expect("complete")
         };
         assert_eq!(topology(true).appendfsync(), "always");
-        assert_eq!(topology(true).syncing_later().appendfsync(), "everysec");
+        let later = topology(true).syncing_later();
+        let clone = later.clone();
+        assert_eq!((later.appendfsync(), clone.appendfsync()), ("everysec", "everysec"));
+        later.set_syncing_later(false);
+        assert_eq!(clone.appendfsync(), "always", "it is known better by now");
         assert_eq!(topology(false).appendfsync(), "no");
     }
 }
