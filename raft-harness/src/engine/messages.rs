@@ -164,7 +164,9 @@ impl ShardEngine {
         let mut known = for_us;
         if for_us && slot.peers.node_of(from) != Some(source.node) {
             let place = self.place_of(source.node);
-            known = self.slots[at as usize].peers.admit(from, source.node, place);
+            let slot = &mut self.slots[at as usize];
+            known = slot.peers.admit(from, source.node, place);
+            slot.drop_words_to_strangers();
         }
         if !known {
             self.counters.messages_dropped.fetch_add(1, Relaxed);

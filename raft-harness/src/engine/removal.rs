@@ -96,17 +96,7 @@ impl ShardEngine {
         };
         let (incarnation, tombstone) = (unusable.incarnation(), unusable.tombstone());
         info!(%group, replica = %tombstone.replica, "a replica leaves that could not be started");
-        let (at, snapshots, is_buried, successor) = (None, Left::All, false, None);
-        let leaving = Leaving {
-            at,
-            incarnation,
-            tombstone,
-            is_buried,
-            snapshots,
-            reply: Some(reply),
-            successor,
-        };
-        self.bury(leaving, out);
+        self.bury((None, incarnation, tombstone), Some(reply), None, out);
     }
 
     /// A replica leaves, and may give its place to another.
@@ -119,7 +109,9 @@ impl ShardEngine {
     ) {
         let group = self.slots[at as usize].spec.group;
         self.abandon_slot(at, &RequestError::UnknownGroup(group));
-        out.given_up.push(group);
+        if self.slots[at as usize].was_leader {
+            out.given_up.push(group);
+        }
         self.replies.forget(group);
         for (_, _, reply) in self.transfer_replies.extract_if(.., |(_, of, _)| *of == group) {
             reply.send(Err(RequestError::UnknownGroup(group)));
@@ -138,28 +130,33 @@ impl ShardEngine {
         let incarnation = slot.incarnation;
         self.by_group.remove(&group);
         out.leaders.push((group, None));
-        let (at, snapshots, is_buried) = (Some(at), Left::All, false);
-        let leaving =
-            Leaving { at, incarnation, tombstone, is_buried, snapshots, reply, successor };
-        self.bury(leaving, out);
+        self.bury((Some(at), incarnation, tombstone), reply, successor, out);
     }
 
-    /// Has the log forget a replica and begin its successor, if it has one.
-    fn bury(&mut self, mut leaving: Leaving, out: &mut TurnOutput) {
-        let group = leaving.tombstone.group;
-        match self.options.durability {
-            Durability::Memory => leaving.is_buried = true,
-            Durability::Log => {
-                let mut write = GroupWrite::new(group);
-                write.destroy = Some(leaving.tombstone);
-                out.persist.push(write);
-                out.persist_tickets.push((group, PersistTicket::Destroy));
-                if let Some(successor) = &leaving.successor {
-                    out.persist.push(successor.creation(leaving.incarnation));
-                    out.persist_tickets.push((group, PersistTicket::Create));
-                }
+    /// Has the log forget a replica, whose place this is if it has one, and begin its successor, if it
+    /// has one.
+    fn bury(
+        &mut self,
+        (at, incarnation, tombstone): (Option<u32>, GroupIncarnation, Tombstone),
+        reply: Option<Reply>,
+        successor: Option<Box<Successor>>,
+        out: &mut TurnOutput,
+    ) {
+        let group = tombstone.group;
+        let is_buried = self.options.durability == Durability::Memory;
+        if !is_buried {
+            let mut write = GroupWrite::new(group);
+            write.destroy = Some(tombstone);
+            out.persist.push(write);
+            out.persist_tickets.push((group, PersistTicket::Destroy));
+            if let Some(successor) = &successor {
+                out.persist.push(successor.creation(incarnation));
+                out.persist_tickets.push((group, PersistTicket::Create));
             }
         }
+        let snapshots = Left::All;
+        let leaving =
+            Leaving { at, incarnation, tombstone, is_buried, snapshots, reply, successor };
         self.leaving.insert(group, leaving);
         self.settle_leaving(group, out);
     }

@@ -588,8 +588,6 @@ impl ShardEngine {
         }
         let slot = &mut self.slots[at as usize];
         effects.messages.hold_gated(&mut slot.gated);
-        // A guest that was forgotten since is found no more when it is answered.
-        slot.gated.retain(|gated| slot.peers.get(gated.to()).is_some());
         if let Some(appliable) = effects.appliable.take() {
             slot.appliable = appliable;
         }
@@ -615,7 +613,9 @@ impl ShardEngine {
         let membership = Arc::clone(self.slots[at as usize].core.membership());
         let me = self.slots[at as usize].core.replica();
         peers.follow(me, &membership, |node| self.place_of(node));
-        self.slots[at as usize].peers = peers;
+        let slot = &mut self.slots[at as usize];
+        slot.peers = peers;
+        slot.drop_words_to_strangers();
         self.note_place(at);
         self.note_office(at);
     }

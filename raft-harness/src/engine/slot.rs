@@ -117,6 +117,11 @@ impl Slot {
         self.cold.get(index.since(first) as usize)
     }
 
+    /// Whoever left the table of peers is not found any more when it is to be answered.
+    pub(super) fn drop_words_to_strangers(&mut self) {
+        self.gated.retain(|gated| self.peers.get(gated.to()).is_some());
+    }
+
     pub(crate) fn leads(&self) -> bool {
         self.core.is_leader() && !self.is_gone
     }
