@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{GroupId, GroupIncarnation, NodeId, ReplicaId};
+use raft_core::{GroupId, GroupIncarnation, Member, NodeId, ReplicaId, Standing};
 use serde::{Deserialize, Serialize};
 
 use crate::persistence::{FlushPolicy, Persistence, Strategy};
@@ -72,6 +72,16 @@ impl GroupSpec {
             flush: None,
             label: Bytes::new(),
         }
+    }
+
+    /// With whom the group began, by id, all of them voters. Nobody is known of a spec that only joins.
+    pub(crate) fn founders(&self) -> impl Iterator<Item = Member> {
+        let replicas = match self.origin {
+            Origin::Founding => &self.replicas[..],
+            Origin::Joining => &[],
+        };
+        let voter = |&(replica, node)| Member { replica, node, standing: Standing::Voter };
+        replicas.iter().map(voter)
     }
 
     /// The same spec with a label.

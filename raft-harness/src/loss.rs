@@ -15,6 +15,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::io;
 
 use raft_core::{GroupId, LogIndex, NodeId, Promise, PromiseRecord};
 use raft_storage::{GroupWrite, RecoveredGroup};
@@ -49,7 +50,8 @@ pub(crate) struct Held {
     /// Up to here its log is committed beyond doubt: a snapshot covers it.
     pub(crate) snapshot_index: u64,
     pub(crate) may_have_forgotten: bool,
-    /// Its log was damaged. That is another illness, and not healed by accepting this loss.
+    /// Its log was damaged, or begins behind a state that is in no snapshot there. That is another
+    /// illness, and not healed by accepting this loss.
     pub(crate) is_damaged: bool,
     pub(crate) last_term: u64,
     pub(crate) last_index: u64,
@@ -79,23 +81,31 @@ pub(crate) enum Verdict {
     Refused(String),
 }
 
-/// What a node holds of its groups that count what is written.
+/// What a node holds of its groups that count what is written. `has_state`: whether a start would find
+/// the state that a log begins with; a replica without one stands for nothing, whatever its log holds.
+///
+/// # Errors
+/// Those of `has_state`.
 pub(crate) fn held(
     node: NodeId,
     is_whole: bool,
     groups: &BTreeMap<GroupId, RecoveredGroup>,
-) -> Vec<Held> {
-    let held = groups.iter().filter_map(|(group, log)| {
-        let spec = GroupSpec::decode(&log.spec)?;
-        let replica = spec.replica_on(node)?;
-        let counts_written = spec.counts_written();
+    has_state: impl Fn(&GroupSpec, &RecoveredGroup) -> io::Result<bool>,
+) -> io::Result<Vec<Held>> {
+    let mut all = Vec::new();
+    for (group, log) in groups {
+        let Some(spec) = GroupSpec::decode(&log.spec).filter(GroupSpec::counts_written) else {
+            continue;
+        };
+        let Some(replica) = spec.replica_on(node) else { continue };
         let may_have_forgotten = match log.promise.promise {
             Promise::Kept => !is_whole,
             Promise::Lost => true,
             Promise::Damaged | Promise::Unproven => false,
         };
-        let is_damaged = matches!(log.promise.promise, Promise::Damaged | Promise::Unproven);
-        counts_written.then(|| Held {
+        let is_damaged = matches!(log.promise.promise, Promise::Damaged | Promise::Unproven)
+            || !has_state(&spec, log)?;
+        all.push(Held {
             group: group.get(),
             life: log.incarnation.get(),
             replica: replica.get(),
@@ -106,9 +116,9 @@ pub(crate) fn held(
             last_term: term_at(log, log.last_index),
             last_index: log.last_index.get(),
             loss_epoch: log.promise.loss_epoch,
-        })
-    });
-    held.collect()
+        });
+    }
+    Ok(all)
 }
 
 /// The term of an entry, or of the one before the log.
@@ -122,7 +132,7 @@ fn memberships(spec: &GroupSpec, log: &RecoveredGroup) -> Vec<Named> {
         Some(membership) => Some((log.base.config_index, Voters::of(membership))),
         // Who belongs to the group is for its leader to say.
         None if spec.origin == Origin::Joining => None,
-        None => Some((LogIndex::ZERO, Voters::of_all(&spec.replicas))),
+        None => Some((LogIndex::ZERO, Voters::founding(spec))),
     };
     let first = first.map(|(index, voters)| Named {
         index: index.get(),

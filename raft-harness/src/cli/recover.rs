@@ -12,8 +12,10 @@ use raft_storage::{Expected, FileDisk, GroupWrite, Log, LogError, Opened};
 use super::error::{CliError, Exit};
 use crate::config::{Environment, load};
 use crate::loss::{Held, Report, Verdict, held, judge, remembered};
-use crate::node::{LogEnd, LogKind, NodeOptions};
+use crate::node::{LogEnd, LogKind, NodeOptions, open_snapshots};
 use crate::output;
+use crate::snapshot::fitting::has_state;
+use crate::snapshot::shelf::Shelf;
 
 #[derive(Args, Debug)]
 pub(super) struct RecoverArguments {
@@ -39,7 +41,14 @@ pub(super) fn run(arguments: &RecoverArguments) -> Result<Exit, CliError> {
     let reports = read(&arguments.accept_loss)?;
     let mut opened = open(&options)?;
     let is_whole = LogEnd::of_files(options.certificate_dir.as_deref(), &opened).is_whole();
-    let held = held(options.node, is_whole, &opened.groups);
+    let held = open_snapshots(&options).and_then(Shelf::open).and_then(|shelf| {
+        let has_state = |spec: &_, log: &_| has_state(&shelf, &opened.reader, log, spec);
+        held(options.node, is_whole, &opened.groups, has_state)
+    });
+    let held = held.map_err(|source| CliError::System {
+        what: "the snapshots of this node cannot be looked at",
+        source,
+    })?;
     let mut text = String::new();
     let mut exit = Exit::Ok;
     let mut writes = Vec::new();
@@ -52,6 +61,9 @@ pub(super) fn run(arguments: &RecoverArguments) -> Result<Exit, CliError> {
                 format!(
                     "goes on without entry {cut}, an uncommitted change of members, and what follows"
                 )
+            }
+            Verdict::CatchesUp if own.is_damaged => {
+                "has lost more than that, and is filled or replaced by the others".to_owned()
             }
             Verdict::CatchesUp => "catches up with the replicas that hold more".to_owned(),
             Verdict::Refused(why) => format!("stays as it is: {why}"),

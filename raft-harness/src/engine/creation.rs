@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft_core::{
-    Base, Candidacy, DiskSpace, Group, Input, LogIndex, LogTime, Member, Membership,
-    MembershipError, PersistSeq, Promise, Standing, Start, StartError,
+    Base, Candidacy, DiskSpace, Group, Input, LogIndex, LogTime, Membership, MembershipError,
+    PersistSeq, Promise, Start, StartError,
 };
 use raft_storage::{GroupCreate, GroupWrite, RecoveredGroup};
 
@@ -26,6 +26,7 @@ use super::unusable::{Unusable, stateless};
 use crate::group_spec::{GroupSpec, Origin};
 use crate::persistence::Strategy;
 use crate::snapshot::Restored;
+use crate::snapshot::fitting::is_stateless;
 use crate::state_machine::ApplyMode;
 
 /// Why a group does not start from its spec and what the log recovered.
@@ -143,7 +144,7 @@ impl ShardEngine {
         let snapshot = restored.as_ref().map(|restored| restored.meta.clone());
         // Where it is behind the beginning of its log, nobody has the state that it begins with.
         let applied = snapshot.as_ref().map_or(recovered.base.index, |meta| meta.index);
-        let is_stateless = snapshot.is_none() && applied > LogIndex::ZERO;
+        let is_stateless = is_stateless(&recovered, restored.as_ref());
         if is_stateless {
             recovered.promise.promise = Promise::Unproven;
         }
@@ -153,15 +154,12 @@ impl ShardEngine {
         }
         snapshots.has_fetched = recovered.has_fetched;
         // A log that is whole does not say with whom the group began.
-        let mut base =
-            match (recovered.base, spec.origin) {
-                (Base { index: LogIndex::ZERO, membership: None, .. }, Origin::Founding) => {
-                    Base::first(Membership::new(spec.replicas.iter().map(|(replica, node)| {
-                        Member { replica: *replica, node: *node, standing: Standing::Voter }
-                    }))?)
-                }
-                (base, Origin::Founding | Origin::Joining) => base,
-            };
+        let mut base = match (recovered.base, spec.origin) {
+            (Base { index: LogIndex::ZERO, membership: None, .. }, Origin::Founding) => {
+                Base::first(Membership::new(spec.founders())?)
+            }
+            (base, Origin::Founding | Origin::Joining) => base,
+        };
         base.snapshot = applied;
         // The log of a group may hold no entry any more, and its snapshot still tells the time.
         let mut log_time = snapshot.as_ref().map(|meta| meta.time).unwrap_or_default();

@@ -2,9 +2,12 @@
 //!
 //! One whose log is whole, but begins behind a state that no snapshot here has any more, follows
 //! without a machine: it stands for nothing and counts for nothing, as one that may have forgotten a
-//! vote, so whoever leads [replaces](super::replacing) it. If its leader sends a snapshot first, it has
-//! a state again. Its log says nothing of this, so a start that can read the snapshot after all finds it
-//! as good as ever.
+//! vote, so whoever leads [replaces](super::replacing) it. If its leader's log begins later than its own
+//! ends, it is sent a snapshot first: then it has a state again, is told as faulted no more, and is
+//! replaced all the same. Its log says nothing of this, so a start that can read the snapshot after all
+//! finds it as good as ever. Two things make an exception: damage found in its log while it follows is
+//! noted there, and with it that its promises are unproven; and a process that ran out of descriptors
+//! does not start, as that says nothing of the snapshot.
 //!
 //! One whose log contradicts itself has no core. It stays as it is, is told as faulted, and leads
 //! nowhere but to its removal: what it voted and acknowledged nobody may forget by founding it anew.
@@ -14,7 +17,7 @@
 use bytes::Bytes;
 use raft_core::{
     GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Member, NodeId, PromiseRecord,
-    ReplicaId, Standing, Tombstone,
+    ReplicaId, Tombstone,
 };
 use raft_storage::RecoveredGroup;
 use tracing::error;
@@ -22,7 +25,7 @@ use tracing::error;
 use super::creation::SlotError;
 use super::shard_engine::ShardEngine;
 use crate::counters::Counters;
-use crate::group_spec::{GroupSpec, Origin};
+use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, Role};
 use crate::persistence::Strategy;
 use crate::request::RequestError;
@@ -48,16 +51,9 @@ impl Unusable {
     pub(super) fn holding(spec: &GroupSpec, log: &RecoveredGroup, node: NodeId) -> Self {
         let newest = log.configs.last().map(|(_, membership)| membership);
         let membership = newest.or(log.base.membership.as_ref());
-        let founders = spec.replicas.iter().filter(|_| spec.origin == Origin::Founding);
         let members = match membership {
             Some(membership) => membership.members().to_vec(),
-            None => founders
-                .map(|(replica, node)| Member {
-                    replica: *replica,
-                    node: *node,
-                    standing: Standing::Voter,
-                })
-                .collect(),
+            None => spec.founders().collect(),
         };
         Self {
             group: spec.group,
@@ -122,7 +118,7 @@ impl Unusable {
 pub(super) fn stateless(base: LogIndex) -> String {
     format!(
         "its log begins behind entry {base}, and no snapshot here that reaches so far can be read: \
-         it waits to be replaced"
+         it waits for a snapshot, or to be replaced"
     )
 }
 

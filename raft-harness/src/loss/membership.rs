@@ -8,10 +8,11 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{Membership, NodeId, ReplicaId};
+use raft_core::{Membership, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use super::{End, Ending, Held};
+use crate::group_spec::GroupSpec;
 
 /// A membership in a log.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -40,8 +41,8 @@ impl Voters {
         Self { incoming: plain(membership.incoming()), outgoing: plain(membership.outgoing()) }
     }
 
-    pub(super) fn of_all(replicas: &[(ReplicaId, NodeId)]) -> Self {
-        let incoming = replicas.iter().map(|(replica, _)| replica.get()).collect();
+    pub(super) fn founding(spec: &GroupSpec) -> Self {
+        let incoming = spec.founders().map(|member| member.replica.get()).collect();
         Self { incoming, outgoing: Vec::new() }
     }
 

@@ -104,11 +104,45 @@ fn a_replica_that_joined_and_knows_no_voters_accepts_nothing() {
         ..GroupSpec::joining(GroupId::new(7), ReplicaId::new(4), node)
     };
     let log = RecoveredGroup { spec: spec.encode(), ..RecoveredGroup::default() };
-    let groups = super::held(node, false, &BTreeMap::from([(spec.group, log)]));
+    let logs = BTreeMap::from([(spec.group, log)]);
+    let groups = super::held(node, false, &logs, |_, _| Ok(true)).unwrap();
     assert!(groups[0].may_have_forgotten && groups[0].memberships.is_empty(), "{groups:?}");
     let own = groups[0].clone();
     let verdict = judge(&own, &[Report { node: node.get(), groups }]);
     assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
+}
+
+/// Its log is whole, and begins behind a snapshot that nobody can read: a start would make it one that
+/// never votes, so a group that counted on it would stand still for good.
+#[test]
+fn a_replica_without_a_state_goes_on_with_nobody() {
+    let node = NodeId::new(1);
+    let spec = GroupSpec {
+        strategy: Some(crate::persistence::Strategy::MemFirst),
+        ..GroupSpec::on_nodes(GroupId::new(7), [1, 2, 3].map(NodeId::new))
+    };
+    let mut log = RecoveredGroup {
+        spec: spec.encode(),
+        last_index: LogIndex::new(9),
+        term_runs: vec![(LogIndex::new(6), raft_core::Term::new(3))],
+        ..RecoveredGroup::default()
+    };
+    log.base.index = LogIndex::new(5);
+    let logs = BTreeMap::from([(spec.group, log)]);
+    let of = |has_state: bool| {
+        let held = super::held(node, false, &logs, |_, _| Ok(has_state)).unwrap();
+        Held { memberships: vec![first(&[1, 2, 3])], life: 1, ..held[0].clone() }
+    };
+    let others = [held(2, 3, 8), held(3, 3, 7)];
+    let [whole, stateless] = [true, false].map(|has_state| {
+        let own = of(has_state);
+        let all = [own.clone(), others[0].clone(), others[1].clone()];
+        (own.is_damaged, ends(&all))
+    });
+    assert_eq!(whole, (false, vec![Some((3, 9)), Some((3, 8)), None]));
+    assert_eq!(stateless, (true, vec![None, Some((3, 8)), Some((3, 7))]));
+    let read = super::held(node, false, &logs, |_, _| Err(io::ErrorKind::Other.into()));
+    assert!(read.is_err(), "what cannot be looked at is not judged");
 }
 
 /// The others are too few to lead it, and it is too few to lead them.

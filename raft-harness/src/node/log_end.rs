@@ -121,7 +121,7 @@ pub(crate) fn counts_written(spec: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use raft_core::{GroupIncarnation, HardState, NodeId, Term};
@@ -131,6 +131,25 @@ mod tests {
     use super::*;
     use crate::engine::LogLoad;
     use crate::persistence::Strategy;
+
+    /// The disk takes no more than what is there, and votes of a group take that: what is kept for them
+    /// as well.
+    pub(in crate::node) fn fill_with_votes(
+        disk: &MemDisk,
+        store: &mut dyn LogStore,
+        group: GroupId,
+    ) {
+        disk.limit_bytes(Some(disk.bytes()));
+        for term in 1.. {
+            let mut vote = GroupWrite::new(group);
+            vote.hard_state = Some(HardState { term: Term::new(term), vote: None });
+            match store.commit(&[vote]) {
+                Ok(_) => {}
+                Err(LogError::NoSegment { .. }) => break,
+                Err(failure) => panic!("{failure}"),
+            }
+        }
+    }
 
     fn recovered(group: GroupId, strategy: Strategy, promise: Promise) -> RecoveredGroup {
         let spec = GroupSpec::on_nodes(group, [1, 2, 3].map(NodeId::new));
@@ -170,17 +189,7 @@ mod tests {
         write.create = Some(GroupCreate { incarnation, spec: recovered.spec });
         let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
         opened.writer.commit(&[write]).unwrap();
-        disk.limit_bytes(Some(disk.bytes()));
-        // Votes take what is kept for them as well.
-        for term in 1.. {
-            let mut vote = GroupWrite::new(fast);
-            vote.hard_state = Some(HardState { term: Term::new(term), vote: None });
-            match opened.writer.commit(&[vote]) {
-                Ok(_) => {}
-                Err(LogError::NoSegment { .. }) => break,
-                Err(failure) => panic!("{failure}"),
-            }
-        }
+        fill_with_votes(&disk, &mut opened.writer, fast);
         drop(opened);
         for _ in 0..2 {
             let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();

@@ -104,6 +104,8 @@ pub(crate) use self::log_thread::chain;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
+#[cfg(feature = "raftd")]
+pub(crate) use self::starting::open_snapshots;
 
 /// How long a thread may take to say how it is.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);

@@ -49,7 +49,8 @@ use crate::engine::{
     ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogLoad, ShardEngine,
 };
 use crate::group_spec::GroupSpec;
-use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, newest_beyond, newest_fit};
+use crate::snapshot::desk::{Desk, DeskInput, DeskOptions};
+use crate::snapshot::fitting::{newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{Compression, MemoryStore, Restored, SnapshotStore};
@@ -633,7 +634,8 @@ fn draw_life() -> Result<u128, StartError> {
 }
 
 /// Where this node keeps its snapshots.
-fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
+/// Where a node keeps its snapshots.
+pub(crate) fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
     if let Some(store) = &options.snapshots {
         return Ok(Arc::clone(store));
     }

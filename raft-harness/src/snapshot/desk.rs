@@ -28,18 +28,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
-use raft_storage::{LogReader, is_out_of_descriptors};
+use raft_storage::LogReader;
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
 use super::entries::{Answer, Entries, Part, Question, answer};
-use super::format::{self, Restored, restore};
+use super::format;
 use super::shelf::Shelf;
 use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
 use super::workshop::{Job, Made, Taking};
 use crate::engine::{EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
-use crate::state_machine::RestoreError;
 
 /// After so long without any progress the question is asked again. Each time in vain doubles it
 /// for the fetch, so that a lane slower than that is not filled with repetitions.
@@ -53,8 +52,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(48);
 const CUT_OFF_MAX: Duration = Duration::from_secs(10);
 /// What came of a snapshot is kept so long for whoever offers the same one again.
 const KEPT_FOR: Duration = Duration::from_secs(60);
-/// One of ours that a peer doubts is read through, and for so long not again if it is sound: a peer
-/// costs us no more than that by what it says.
+/// One of ours that a peer doubts is looked at, and for so long not again, whatever was found: a peer
+/// costs us no more than that by what it says, and no more is tried of what a disk refuses.
 const VERIFY_PAUSE: Duration = Duration::from_secs(60);
 
 /// How a desk goes about it.
@@ -137,8 +136,9 @@ pub(crate) struct Desk {
     making: BTreeMap<SnapshotName, Wish>,
     /// Nodes that no question reaches.
     down: BTreeSet<NodeId>,
-    /// Of ours, those that were doubted lately, and when they were looked at.
-    doubted: BTreeMap<SnapshotName, Micros>,
+    /// Of ours, those that were doubted lately, and when they were looked at. One each that a peer was
+    /// offered within [`VERIFY_PAUSE`].
+    doubted: BTreeMap<(GroupId, GroupIncarnation, LogIndex), Micros>,
     /// Fetches that went on with what an earlier life had got.
     #[cfg(feature = "sim")]
     resumed: u64,
@@ -240,7 +240,6 @@ impl Desk {
                 }
             }
             Made::Rotten(name) => {
-                self.doubted.remove(&name);
                 useless((name.group, name.incarnation), name.index, out);
             }
             Made::Lacking(wanted, missing, each) => {
@@ -355,8 +354,9 @@ impl Desk {
         self.fetches.insert(name.group, fetch);
     }
 
-    /// A peer says that a snapshot of ours was of no use. Sound or not, it is not read through at each
-    /// such word; what is not there at all needs no reading.
+    /// A peer says that a snapshot of ours was of no use. Sound, damaged or gone, it is not looked at with
+    /// each such word: where another cannot be taken in its place, for want of room, or where it cannot be
+    /// read, the peer goes on saying so. What is not there at all needs no reading.
     fn doubt(
         &mut self,
         now: Micros,
@@ -365,14 +365,14 @@ impl Desk {
         out: &mut Vec<DeskOutput>,
     ) {
         self.doubted.retain(|_, looked| now < looked.after(VERIFY_PAUSE));
+        if self.doubted.contains_key(&(life.0, life.1, index)) {
+            return;
+        }
+        self.doubted.insert((life.0, life.1, index), now);
         let ours = self.shelf.of(life.0, life.1).into_iter().find(|name| name.index == index);
         match ours {
             None => useless(life, index, out),
-            Some(name) if !self.doubted.contains_key(&name) => {
-                self.doubted.insert(name, now);
-                out.push(DeskOutput::Work(Job::Verify(name)));
-            }
-            Some(_) => {}
+            Some(name) => out.push(DeskOutput::Work(Job::Verify(name))),
         }
     }
 
@@ -711,61 +711,6 @@ enum Taken {
     Resumed,
     /// These are all.
     All(Box<dyn SnapshotPart>),
-}
-
-/// The newest snapshot that fits a recovered log, as a machine; a damaged one gives way to an
-/// older one.
-///
-/// # Errors
-/// The process is out of descriptors, which says nothing of any snapshot.
-pub(crate) fn newest_fit(
-    shelf: &Shelf,
-    recovered: &raft_storage::RecoveredGroup,
-    spec: &GroupSpec,
-    maker: &MakeMachine,
-) -> io::Result<Option<Restored>> {
-    let term_at = |index: LogIndex| {
-        if index == recovered.base.index {
-            return Some(recovered.base.term);
-        }
-        let after = recovered.term_runs.partition_point(|(first, _)| *first <= index);
-        Some(recovered.term_runs.get(after.checked_sub(1)?)?.1)
-    };
-    let fits = |name: &SnapshotName| {
-        (recovered.base.index..=recovered.last_index).contains(&name.index)
-            && term_at(name.index) == Some(name.term)
-    };
-    newest_of(shelf, spec, maker, fits)
-}
-
-/// The newest snapshot that reaches beyond the end of a log, which has lost it.
-///
-/// # Errors
-/// As [`newest_fit`].
-pub(crate) fn newest_beyond(
-    shelf: &Shelf,
-    recovered: &raft_storage::RecoveredGroup,
-    spec: &GroupSpec,
-    maker: &MakeMachine,
-) -> io::Result<Option<Restored>> {
-    newest_of(shelf, spec, maker, |name| name.index > recovered.last_index)
-}
-
-fn newest_of(
-    shelf: &Shelf,
-    spec: &GroupSpec,
-    maker: &MakeMachine,
-    fits: impl Fn(&SnapshotName) -> bool,
-) -> io::Result<Option<Restored>> {
-    let names = shelf.of(spec.group, spec.incarnation);
-    for name in names.into_iter().rev().filter(fits) {
-        match restore(shelf.store(), name, maker(spec)) {
-            Ok(restored) => return Ok(Some(restored)),
-            Err(RestoreError::Io(error)) if is_out_of_descriptors(&error) => return Err(error),
-            Err(error) => warn!(group = %name.group, index = %name.index, %error, "passed over"),
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

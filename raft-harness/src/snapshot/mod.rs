@@ -13,6 +13,7 @@ pub(crate) mod desk;
 pub(crate) mod entries;
 #[cfg(unix)]
 mod file_store;
+pub(crate) mod fitting;
 pub(crate) mod format;
 mod memory_store;
 pub(crate) mod shelf;

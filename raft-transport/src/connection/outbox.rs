@@ -114,8 +114,7 @@ impl Outbox {
     pub(super) fn new(chunk_bytes: u64) -> Self {
         let chunk_bytes = match chunk_bytes {
             0 => 0,
-            some => some
-                .clamp(*LaneConfig::CHUNK_BYTES.start(), *LaneConfig::CHUNK_BYTES.end()),
+            some => some.clamp(*LaneConfig::CHUNK_BYTES.start(), *LaneConfig::CHUNK_BYTES.end()),
         };
         Self { chunk_bytes, ..Self::default() }
     }

@@ -33,7 +33,8 @@ use crate::engine::{
 use crate::group_spec::GroupSpec;
 use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
 use crate::snapshot::Restored;
-use crate::snapshot::desk::{DeskInput, DeskOutput, newest_fit};
+use crate::snapshot::desk::{DeskInput, DeskOutput};
+use crate::snapshot::fitting::newest_fit;
 use crate::state_machine::ApplyMode;
 
 const MS: u64 = 1000;

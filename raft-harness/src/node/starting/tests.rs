@@ -1,10 +1,11 @@
 //! Starts that end before anything runs.
 
 use raft_core::{
-    Entry, EntryKind, GroupIncarnation, HardState, LogIndex, LogTime, Membership, ReplicaId, Term,
+    Entry, EntryKind, GroupIncarnation, LogIndex, LogTime, Membership, ReplicaId, Term,
 };
 use raft_storage::{Expected, GroupCreate, InitOptions, Log, MemDisk, init, init_on};
 
+use super::super::log_end::tests::fill_with_votes;
 use super::*;
 use crate::bodies::NewMachine;
 use crate::snapshot::format::Left;
@@ -86,16 +87,7 @@ fn a_log_without_room_to_begin_behind_a_newer_snapshot_stays_as_it_is() {
     let incarnation = GroupIncarnation::new(1);
     write.create = Some(GroupCreate { incarnation, spec: spec.encode() });
     opened.writer.commit(&[write]).unwrap();
-    disk.limit_bytes(Some(disk.bytes()));
-    for term in 1.. {
-        let mut vote = GroupWrite::new(FAST);
-        vote.hard_state = Some(HardState { term: Term::new(term), vote: None });
-        match opened.writer.commit(&[vote]) {
-            Ok(_) => {}
-            Err(LogError::NoSegment { .. }) => break,
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    fill_with_votes(&disk, &mut opened.writer, FAST);
     drop(opened);
     let mut opened = Log::open_on(disk.clone(), &expected, &options).unwrap();
     let membership = Membership::of_voters([1, 2, 3].map(ReplicaId::new)).unwrap();

@@ -5,6 +5,8 @@
 //! does with each what `raftd recover` does.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 
 use raft_core::{GroupId, GroupIncarnation, LogIndex, Promise};
 use raft_storage::{Expected, GroupWrite, Log, Lsn, Opened};
@@ -15,11 +17,14 @@ use super::faults::Power;
 use super::incarnations::life_of;
 use super::network::Place;
 use super::process::{CLUSTER, LogState};
+use super::snapshots::SimStore;
 use super::world::{Event, World};
 use crate::loss::{End, Report, Verdict, held, judge, remembered};
 use crate::node::sim::LogEnd;
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
+use crate::snapshot::fitting::has_state;
+use crate::snapshot::shelf::Shelf;
 
 /// So often they look, in virtual microseconds.
 const LOOK_US: u64 = 700_000;
@@ -79,18 +84,17 @@ impl World {
         let mut opened: BTreeMap<Place, Opened<SimDisk>> = BTreeMap::new();
         let mut reports = Vec::new();
         for place in places {
-            let Some(log) = self.open_stopped(*place) else {
+            let report = self.open_stopped(*place).map(|log| {
+                let report = self.report_of(*place, &log);
+                opened.insert(*place, log);
+                report
+            });
+            let Some(Ok(report)) = report else {
                 // Its disk is full, or the like: they come up as they were, and are looked at again.
                 opened.keys().for_each(|place| self.nodes[*place].disk.process_died());
                 return;
             };
-            let node = self.swarm.nodes[*place];
-            let memory = &self.nodes[*place].memory;
-            let is_covered = |lives, end| memory.covers(log.identity.store, lives, end);
-            let ended = LogEnd::of(&log.report, log.incarnation, is_covered);
-            let groups = held(node, ended.is_whole(), &log.groups);
-            reports.push(Report { node: node.get(), groups });
-            opened.insert(*place, log);
+            reports.push(report);
         }
         // Other groups of these nodes may have lost a quorum as well.
         let mut goes_on: BTreeMap<GroupId, (End, u64)> = BTreeMap::new();
@@ -126,6 +130,17 @@ impl World {
                 Err(violation) => self.fail(violation),
             }
         }
+    }
+
+    /// What a node holds that is stopped, as `raftd recover` says it.
+    fn report_of(&self, place: Place, log: &Opened<SimDisk>) -> io::Result<Report> {
+        let (id, node) = (self.swarm.nodes[place], &self.nodes[place]);
+        let is_covered = |lives, end| node.memory.covers(log.identity.store, lives, end);
+        let ended = LogEnd::of(&log.report, log.incarnation, is_covered);
+        let shelf = Shelf::open(Arc::new(SimStore::open(node.snapshots.clone())?))?;
+        let has_state = |spec: &_, held: &_| has_state(&shelf, &log.reader, held, spec);
+        let groups = held(id, ended.is_whole(), &log.groups, has_state)?;
+        Ok(Report { node: id.get(), groups })
     }
 
     /// The log of a node that is stopped, as `raftd recover` opens it.

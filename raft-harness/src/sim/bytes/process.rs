@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
-use raft_core::{GroupId, GroupIncarnation, Incarnation, LogIndex, NodeId, Tombstone};
+use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_storage::{
     Expected, Flight, Landing, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport,
 };
@@ -50,7 +50,7 @@ use crate::sim::marks::Mark;
 use crate::sim::rng::mix;
 use crate::sim::violation::{Check, Violation};
 use crate::snapshot::Restored;
-use crate::snapshot::desk::{newest_beyond, newest_fit};
+use crate::snapshot::fitting::{is_stateless, newest_beyond, newest_fit};
 use crate::snapshot::shelf::Shelf;
 
 /// The name all clusters here have.
@@ -322,8 +322,7 @@ impl Process {
                     restored = Some(newer);
                 }
             }
-            let base = recovered.as_ref().map(|log| log.base.index).unwrap_or_default();
-            if restored.is_none() && base > LogIndex::ZERO {
+            if recovered.as_ref().is_some_and(|log| is_stateless(log, restored.as_ref())) {
                 stateless.push(spec.group);
             }
             begun.push((spec, recovered, restored));

@@ -8,6 +8,7 @@ use raft_storage::{GroupCreate, GroupWrite, LiveEntries, LogStore, MemoryLog};
 
 use super::*;
 use crate::bodies::NewMachine;
+use crate::snapshot::fitting::newest_fit;
 use crate::snapshot::format::Left;
 use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{Compression, MemoryStore, SnapshotStore};
@@ -441,7 +442,9 @@ fn a_snapshot_that_rotted_at_its_sender_is_found_out_when_a_peer_says_so() {
         let out = pair.sender.work();
         assert!(is_told_useless(&out), "{at}");
         assert_eq!(pair.sender.names(), [], "nobody begins with it either");
-        // What is not there is told at once, until another is there.
+        // The engine has been told, and tries as long as it takes. It is told again after a minute.
+        assert!(pair.sender.hear(doubt()).is_empty() && pair.sender.workshop.is_idle());
+        pair.sender.now = pair.sender.now.after(VERIFY_PAUSE);
         let out = pair.sender.hear(doubt());
         assert!(is_told_useless(&out) && pair.sender.workshop.is_idle());
         pair.sender.hear(taking(name(), &state(0), 0));
@@ -463,6 +466,56 @@ fn a_sound_snapshot_that_is_doubted_is_looked_at_once_a_minute_and_stays() {
         side.now = side.now.after(Duration::from_millis(100));
     }
     assert_eq!((looks, side.names()), (2, vec![name()]));
+}
+
+/// A store whose disk refuses to read.
+struct Unreadable(MemoryStore);
+
+impl SnapshotStore for Unreadable {
+    fn names(&self) -> io::Result<Vec<SnapshotName>> {
+        self.0.names()
+    }
+
+    fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>> {
+        self.0.begin(name)
+    }
+
+    fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>> {
+        self.0.bytes(name)
+    }
+
+    fn read(&self, _: SnapshotName, _: u64, _: usize) -> io::Result<Bytes> {
+        Err(io::Error::other("the disk refuses"))
+    }
+
+    fn remove(&self, name: SnapshotName) -> io::Result<()> {
+        self.0.remove(name)
+    }
+}
+
+/// As on a full disk: the engine can take none in its place, and the peer says so for ever.
+#[test]
+fn one_that_stays_useless_is_told_of_once_a_minute() {
+    let unreadable = |side: &mut Side| {
+        let shelf = Shelf::open(Arc::new(Unreadable(side.store.clone()))).unwrap();
+        side.desk.shelf = Arc::new(shelf);
+        let shelf = Arc::clone(&side.desk.shelf);
+        side.workshop = Workshop::new(shelf, Compression::None);
+    };
+    let gone = |side: &mut Side| side.desk.shelf.remove(name()).unwrap();
+    let rotten = |side: &mut Side| rot(side, 400_000);
+    for make_useless in [&unreadable as &dyn Fn(&mut Side), &gone, &rotten] {
+        let mut side = Pair::new().sender;
+        make_useless(&mut side);
+        let mut told = 0;
+        for _ in 0..1_200 {
+            let mut out = side.hear(doubt());
+            out.extend(side.work());
+            told += u32::from(is_told_useless(&out));
+            side.now = side.now.after(Duration::from_millis(100));
+        }
+        assert_eq!(told, 2);
+    }
 }
 
 #[test]
