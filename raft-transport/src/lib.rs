@@ -42,7 +42,7 @@ pub mod conformance;
 #[cfg(test)]
 mod testing;
 
-pub use connection::config::LaneConfig;
+pub use connection::config::{LONG_MESSAGES_MAX, LaneConfig};
 pub use connection::counters::{LaneCounters, LaneSnapshot};
 pub use connection::grants::GrantPool;
 pub use connection::watch::{ConnectionKey, LaneWatch, Watched};

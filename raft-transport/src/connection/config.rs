@@ -4,7 +4,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::network::socket_options::SocketOptions;
-use crate::wire::chunk::CHUNK_DATA_MAX;
+use crate::wire::chunk::{CHUNK_DATA_MAX, STREAMS_MAX};
+
+/// Streams of a connection less one, which is for a message that the window does not hold.
+pub const LONG_MESSAGES_MAX: usize = STREAMS_MAX as usize - 1;
 
 /// How one lane behaves. Every timeout measures progress, never the size of a message.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,7 +32,7 @@ pub struct LaneConfig {
     pub backoff_max: Duration,
     /// Send a ping after hearing nothing for so long, or hearing something and saying nothing.
     /// The latter is what a peer knows us by while a large frame of it arrives slowly, so this is
-    /// to be well below the peer's `keepalive_timeout`. Default 1 s.
+    /// to be below the sum of the peer's `keepalive_interval` and `keepalive_timeout`. Default 1 s.
     pub keepalive_interval: Duration,
     /// Close the lane if a ping that has left us brings no byte for so long. A frame may take
     /// longer to arrive, however slow the link, as long as bytes come. Default 3 s.
@@ -46,6 +49,11 @@ pub struct LaneConfig {
     /// comparison. It says what we send; what a peer sends is taken in any case.
     /// Default 32 KiB: a quarter of a millisecond at 1 Gbit/s.
     pub chunk_bytes: u64,
+    /// Messages that go in chunks and share the window may be under way at once up to this number,
+    /// the oldest first; the others wait here, whole. Few let the first ones end sooner; many share
+    /// the lane fairly. 1 to [`LONG_MESSAGES_MAX`]; what a peer sends is taken in any case.
+    /// Default 63.
+    pub long_messages_max: usize,
     /// What the kernel is told, if the lane is a TCP socket.
     pub socket: SocketOptions,
 }
@@ -65,6 +73,7 @@ impl Default for LaneConfig {
             stall_timeout: Duration::from_secs(5),
             write_buffer_max: 1 << 20,
             chunk_bytes: CHUNK_DATA_MAX as u64,
+            long_messages_max: LONG_MESSAGES_MAX,
             socket: SocketOptions::default(),
         }
     }

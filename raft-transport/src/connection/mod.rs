@@ -166,7 +166,7 @@ impl Connection {
     fn new(setup: ConnectionSetup, phase: Phase, now: Micros) -> Self {
         Self {
             decoder: Decoder::new(setup.config.frame_bytes_max),
-            outbox: Outbox::new(setup.config.chunk_bytes),
+            outbox: Outbox::new(setup.config.chunk_bytes, setup.config.long_messages_max),
             assemblies: Assemblies::new(setup.config.frame_bytes_max),
             setup,
             phase,

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use raft_core::{GroupId, Message};
 
-use super::config::LaneConfig;
+use super::config::{LONG_MESSAGES_MAX, LaneConfig};
 use super::credit::{Granted, Share, shared_max};
 use crate::wire::chunk::{Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
 use crate::wire::frame::Frame;
@@ -89,6 +89,8 @@ pub(super) struct Outbox {
     pub(super) queued_total: u64,
     /// The largest chunk's data; zero: nothing goes in chunks.
     chunk_bytes: u64,
+    /// How many that share the window may be begun.
+    sharing_max: usize,
     /// Begun; whose turn it is comes first.
     open: VecDeque<Long>,
     /// Not begun, oldest first.
@@ -110,13 +112,16 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Of frames whose chunks carry so many bytes; zero: none goes in chunks.
-    pub(super) fn new(chunk_bytes: u64) -> Self {
+    /// Of frames whose chunks carry so many bytes; zero: none goes in chunks. At most
+    /// `sharing_max` that share the window are under way at once.
+    pub(super) fn new(chunk_bytes: u64, sharing_max: usize) -> Self {
         let chunk_bytes = match chunk_bytes {
             0 => 0,
             some => some.clamp(*LaneConfig::CHUNK_BYTES.start(), *LaneConfig::CHUNK_BYTES.end()),
         };
-        Self { chunk_bytes, ..Self::default() }
+        // None at all would never end.
+        let sharing_max = sharing_max.clamp(1, LONG_MESSAGES_MAX);
+        Self { chunk_bytes, sharing_max, ..Self::default() }
     }
 
     /// Bytes of long frames that have not begun or are not through.
@@ -310,9 +315,11 @@ impl Outbox {
             Granted::Unlimited => self.open.is_empty(),
             Granted::Window { window, .. } => {
                 let sharing = self.open.iter().filter(|long| long.phase == LongPhase::Shares);
-                let taken: u64 = sharing.map(|long| long.total).sum();
+                let (count, taken) =
+                    sharing.fold((0, 0), |(count, taken), long| (count + 1, taken + long.total));
                 taken + total <= shared_max(*window)
-                    && self.open.len() < usize::from(STREAMS_MAX) - 1
+                    && count < self.sharing_max
+                    && self.open.len() < LONG_MESSAGES_MAX
             }
         }
     }

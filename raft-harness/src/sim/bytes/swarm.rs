@@ -196,6 +196,7 @@ impl Swarm {
         let mut chunks = streams.stream("chunks", &[]);
         lane.chunk_bytes = *chunks.pick(&[0, 512, 2 << 10, 32 << 10]).expect("a list");
         let grant_bytes_max = *chunks.pick(&[1, 64 << 10, 128 << 20]).expect("a list");
+        lane.long_messages_max = *chunks.pick(&[1, 3, 63]).expect("a list");
         // Snapshots that replace logs which contradict them, and are long on their way.
         let mut against = streams.stream("contradictions", &[]);
         let contradicts = pace.is_none() && may_be_slow && against.chance(1, 12);

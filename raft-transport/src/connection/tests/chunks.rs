@@ -69,6 +69,25 @@ fn long_frames_take_turns() {
     assert_eq!(names_heard(&mut pair), [(3, 3), (1, 1), (2, 2)], "two chunks go before eighty");
 }
 
+#[test]
+fn no_more_long_frames_take_turns_than_the_configuration_says() {
+    let mut pair = Pair::open(&LaneConfig { long_messages_max: 1, ..LaneConfig::data() });
+    for group in 1..=2 {
+        pair.a.queue(&mut append_of(group, 900_000, group as u8)).unwrap();
+    }
+    pair.a.queue(&mut append_of(3, 40_000, 3)).unwrap();
+    pair.a.queue(&mut append_of(4, 100, 4)).unwrap();
+    assert_eq!(names_heard(&mut pair), [(4, 4), (1, 1), (2, 2), (3, 3)]);
+}
+
+#[test]
+fn a_message_with_a_grant_of_its_own_is_not_among_those_that_take_turns() {
+    let mut pair = Pair::open(&LaneConfig { long_messages_max: 1, ..LaneConfig::data() });
+    pair.a.queue(&mut append_of(1, 3_000_000, 1)).unwrap();
+    pair.a.queue(&mut append_of(2, 40_000, 2)).unwrap();
+    assert_eq!(names_heard(&mut pair), [(2, 2), (1, 1)]);
+}
+
 /// Bytes of a stream that takes what it is given, in order, up to `limit`.
 fn write(connection: &mut Connection, limit: usize) -> Vec<u8> {
     let mut slices = [std::io::IoSlice::new(&[]); 64];
