@@ -89,8 +89,8 @@ pub use counters::CountersSnapshot;
 pub use engine::Created;
 pub use group_spec::{GroupSpec, Origin};
 pub use node::{
-    CreateError, Drained, LaneConfigs, LogKind, LogPace, NetworkOptions, NodeHost, NodeOptions,
-    PeerOptions, StartError,
+    CreateError, Deployment, Drained, LaneConfigs, LogKind, LogPace, NetworkOptions,
+    NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError,
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};
 pub use persistence::{FlushPolicy, Persistence, Strategy};

@@ -117,6 +117,35 @@ fn a_wrong_file_is_told_with_every_problem_and_code_2() {
 }
 
 #[test]
+fn values_are_explained_for_people_and_for_scripts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = write_config(directory.path());
+    let text = fs::read_to_string(&file).expect("readable");
+    let (before, _) = text.split_once("[groups]").expect("a section");
+    let text = before.replace("deployment = \"none\"", "deployment = \"cloud-3\"");
+    fs::write(&file, text).expect("written");
+    let all = raftd(&["config", "explain", &file]);
+    assert_eq!(code(&all), 0, "{}", stderr(&all));
+    let all = stdout(&all);
+    let line = all.lines().find(|line| line.starts_with("network.bulk.window_bytes = 33554432 "));
+    assert!(line.is_some_and(|line| line.ends_with("  preset cloud-3")), "{all}");
+    let one = raftd(&["config", "explain", &file, "network.bulk", "--json"]);
+    let one: serde_json::Value = serde_json::from_slice(&one.stdout).expect("JSON");
+    let of = |key: &str| {
+        let list = one.as_array().expect("a list").iter();
+        list.clone().find(|value| value["key"] == key).unwrap_or_else(|| panic!("{key}")).clone()
+    };
+    let window = of("network.bulk.window_bytes");
+    assert_eq!(window["value"], 33_554_432);
+    assert_eq!(window["source"]["kind"], "preset");
+    assert_eq!(window["source"]["name"], "cloud-3");
+    assert_eq!(of("network.bulk.nodelay")["source"]["kind"], "default");
+    assert!(one.as_array().expect("a list").iter().all(|value| value["meaning"].is_string()));
+    assert_eq!(code(&raftd(&["config", "explain", &file, "network.bluk"])), 2);
+    assert_eq!(code(&raftd(&["config", "explain", "/nowhere/node.toml"])), 2);
+}
+
+#[test]
 fn wrong_usage_is_code_2_and_help_is_code_0() {
     for arguments in [
         &["no-such-command"][..],

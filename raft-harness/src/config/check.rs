@@ -53,6 +53,7 @@ pub(super) fn check(
         check.number("node.apply_workers", file.node.apply_workers, 1..=THREADS_MAX);
     let listen = check.listen(file);
     let peers = check.peers(file, node, listen);
+    check.preset(file, peers.as_deref());
     let groups = check.number("groups.count", file.groups.count, 1..=GROUPS_MAX);
     let settings = check.settings(&file.raft);
     let persistence = check.persistence(&file.raft.persistence, settings.disk_stall_max);
@@ -278,6 +279,18 @@ impl Check<'_> {
             self.report(Rule::EvenVoters, "peers", message, "prefer an odd number".to_owned());
         }
         Some(peers)
+    }
+
+    /// A preset for a cluster of another size is no mistake, but seldom meant.
+    fn preset(&mut self, file: &FileConfig, peers: Option<&[PeerConfig]>) {
+        let (Some(preset), Some(peers)) = (file.preset.deployment.preset(), peers) else {
+            return;
+        };
+        let (meant, found) = (preset.voters(), peers.len());
+        if meant != found {
+            let message = format!("`{preset}` is meant for {meant} nodes, and there are {found}");
+            self.report(Rule::Preset, "preset.deployment", message, None);
+        }
     }
 
     /// `host:port`; a name is allowed, it is looked up at every dial.

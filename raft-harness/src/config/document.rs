@@ -22,11 +22,18 @@ pub(super) struct Document<'a> {
     name: &'a str,
     text: &'a str,
     root: Spanned<DeTable<'a>>,
-    /// Each override: where its pretended span begins, and which variable it is.
-    overrides: Vec<(usize, String)>,
+    /// Each value from elsewhere: where its pretended span begins, and where it comes from.
+    overrides: Vec<(usize, Origin)>,
     end: usize,
     /// Paths of values that could not be read and have been reported.
     removed: Vec<String>,
+}
+
+/// Where a value comes from that is not in the file.
+#[derive(Clone, Debug)]
+enum Origin {
+    Variable(String),
+    Preset(&'static str),
 }
 
 impl<'a> Document<'a> {
@@ -66,8 +73,26 @@ impl<'a> Document<'a> {
             // the typed reader, which will say what it expected.
             Ok(_) | Err(_) => DeValue::String(Cow::Borrowed(value)),
         };
+        self.insert(path, parsed, Origin::Variable(variable.to_owned()));
+    }
+
+    /// Sets the value at `path` to that of a preset, unless it is set. Returns whether it was not.
+    pub(super) fn set_missing(
+        &mut self,
+        path: &[String],
+        preset: &'static str,
+        value: DeValue<'a>,
+    ) -> bool {
+        let is_missing = self.span_of(path.iter().map(String::as_str)).is_none();
+        if is_missing {
+            self.insert(path, value, Origin::Preset(preset));
+        }
+        is_missing
+    }
+
+    fn insert(&mut self, path: &[String], value: DeValue<'a>, origin: Origin) {
         let span = self.end..self.end + 1;
-        self.overrides.push((span.start, variable.to_owned()));
+        self.overrides.push((span.start, origin));
         self.end = span.end;
         let Some((leaf, tables)) = path.split_last() else {
             return;
@@ -85,7 +110,13 @@ impl<'a> Document<'a> {
             table = inner;
         }
         let key = Spanned::new(span.clone(), Cow::Owned(leaf.clone()));
-        table.insert(key, Spanned::new(span, parsed));
+        table.insert(key, Spanned::new(span, value));
+    }
+
+    /// The text at `path`, if there is one.
+    pub(super) fn text_at(&self, path: [&str; 2]) -> Option<&str> {
+        let [table, key] = path;
+        self.root.get_ref().get(table)?.get_ref().as_table()?.get(key)?.get_ref().as_str()
     }
 
     /// Reports and removes every key that the example does not have.
@@ -102,9 +133,12 @@ impl<'a> Document<'a> {
                 problems.push(Problem { rule: Rule::NotYet, place, message, help });
                 continue;
             }
-            let help = match nearest(&name, allowed.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known here: {}", allowed.join(", ")),
+            let ours = guide_key(&name).filter(|_| section.starts_with("network"));
+            let near = nearest(&name, allowed.iter().map(String::as_str));
+            let help = match (ours, near) {
+                (Some(ours), _) => format!("that is `{ours}` here"),
+                (None, Some(near)) => format!("did you mean `{near}`?"),
+                (None, None) => format!("known here: {}", allowed.join(", ")),
             };
             let message = match section.as_str() {
                 "" => format!("unknown section or key `{name}`"),
@@ -154,8 +188,31 @@ impl<'a> Document<'a> {
     /// For a key that is not set, where its section is.
     pub(super) fn place_of(&self, path: &str) -> Place {
         let mut at = None;
+        for (place, _) in self.walk(path.split('.')) {
+            at = Some(place);
+        }
+        self.place(at)
+    }
+
+    /// Where the value of a key is; `None` for one that is not set.
+    pub(super) fn place_of_value(&self, path: &str) -> Option<Place> {
+        let span = self.span_of(path.split('.'))?;
+        Some(self.place(Some(span)))
+    }
+
+    fn span_of<'p>(&self, path: impl Iterator<Item = &'p str> + Clone) -> Option<Range<usize>> {
+        let names = path.clone().count();
+        let last = self.walk(path).last();
+        last.filter(|(_, depth)| *depth == names).map(|(span, _)| span)
+    }
+
+    /// The values on the way to a key, as far as there are some: where each is, and how deep.
+    fn walk<'s, 'p: 's>(
+        &'s self,
+        path: impl Iterator<Item = &'p str> + 's,
+    ) -> impl Iterator<Item = (Range<usize>, usize)> + 's {
         let mut value: Option<&Spanned<DeValue<'a>>> = None;
-        for name in path.split('.') {
+        path.enumerate().map_while(move |(depth, name)| {
             let next = match value.map(Spanned::get_ref) {
                 None => self.root.get_ref().get(name),
                 Some(DeValue::Table(table)) => table.get(name),
@@ -163,12 +220,10 @@ impl<'a> Document<'a> {
                     name.parse::<usize>().ok().and_then(|index| array.get(index))
                 }
                 Some(_) => None,
-            };
-            let Some(next) = next else { break };
-            at = Some(next.span());
+            }?;
             value = Some(next);
-        }
-        self.place(at)
+            Some((next.span(), depth + 1))
+        })
     }
 
     fn place(&self, span: Option<Range<usize>>) -> Place {
@@ -177,9 +232,10 @@ impl<'a> Document<'a> {
         };
         if span.start > self.text.len() {
             let before = self.overrides.partition_point(|(start, _)| *start <= span.start);
-            let variable = before.checked_sub(1).and_then(|index| self.overrides.get(index));
-            return match variable {
-                Some((_, name)) => Place::Variable { name: name.clone() },
+            let origin = before.checked_sub(1).and_then(|index| self.overrides.get(index));
+            return match origin {
+                Some((_, Origin::Variable(name))) => Place::Variable { name: name.clone() },
+                Some((_, Origin::Preset(name))) => Place::Preset { name: (*name).to_owned() },
                 None => Place::File { name: self.name.to_owned() },
             };
         }
@@ -206,6 +262,23 @@ impl<'a> Document<'a> {
 /// The tree of all keys there are, each with a value of its type.
 pub(super) fn known_keys() -> Spanned<DeTable<'static>> {
     DeTable::parse(EXAMPLE).expect("the example is TOML; a test reads it")
+}
+
+/// What the keys of a transport that sends requests over HTTP/2 are called here, where nothing is
+/// requested: `docs/CONFIGURATION.md` has what each means.
+fn guide_key(name: &str) -> Option<&'static str> {
+    Some(match name.trim_start_matches("http2_") {
+        "connect_timeout_in_ms" => "connect_timeout_ms",
+        "request_timeout_in_ms" | "request_timeout_ms" => "stall_timeout_ms",
+        "concurrency_limit" => "long_messages_max",
+        "max_concurrent_streams" => "raft.inflight_appends_max",
+        "connection_window_size" | "initial_connection_window_size" => "window_bytes",
+        "keep_alive_interval_in_secs" => "keepalive_interval_ms",
+        "keep_alive_timeout_in_secs" => "keepalive_timeout_ms",
+        "tcp_keepalive_in_secs" => "tcp_keepalive_ms",
+        "max_frame_size" => "frame_bytes_max",
+        _ => return None,
+    })
 }
 
 struct Unknown {

@@ -5,17 +5,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use raft_transport::{GrantPool, LanePolicy};
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
-use crate::node::{CERTIFICATE_DIR, LogPace};
-use crate::persistence::Strategy;
+use crate::node::{CERTIFICATE_DIR, Deployment, LogPace, NodeOptions};
+use crate::persistence::{FlushPolicy, Strategy};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileConfig {
+    pub(super) preset: PresetSection,
     pub(super) node: NodeSection,
     pub(super) listen: ListenSection,
     pub(super) peers: Vec<PeerSection>,
@@ -27,6 +29,86 @@ pub(super) struct FileConfig {
     pub(super) network: NetworkSection,
     pub(super) shutdown: ShutdownSection,
     pub(super) trace: TraceSection,
+}
+
+impl FileConfig {
+    /// Says what a node was told, of all that a preset may set. Without the longest stall of a
+    /// disk, which follows from the election timeouts unless it is set.
+    pub(super) fn tell(&mut self, options: &NodeOptions) {
+        let NodeOptions { settings, persistence, lanes, lane_policy, grant_bytes_max, .. } =
+            options;
+        self.raft = RaftSection {
+            heartbeat_interval_ms: milliseconds(settings.heartbeat_interval),
+            election_timeout_min_ms: milliseconds(settings.election_timeout_min),
+            election_timeout_max_ms: milliseconds(settings.election_timeout_max),
+            append_bytes_max: settings.append_bytes_max,
+            inflight_appends_max: settings.inflight_appends_max as u64,
+            inflight_bytes_max: settings.inflight_bytes_max,
+            uncommitted_bytes_max: settings.uncommitted_bytes_max,
+            reads_pending_max: settings.reads_pending_max as u64,
+            disk_stall_max_ms: None,
+            persistence: PersistenceSection {
+                strategy: persistence.strategy,
+                power_loss_may_lose_acknowledged_writes: persistence.strategy == Strategy::MemFirst,
+                flush_policy: Some(persistence.flush.into()),
+                certificate_dir: options.certificate_dir.clone().unwrap_or_default(),
+            },
+        };
+        self.network = NetworkSection {
+            grant_bytes_max: *grant_bytes_max,
+            bulk_append_bytes: lane_policy.bulk_append_min.unwrap_or(0),
+            control: LaneSection::from(&lanes.control),
+            data: LaneSection::from(&lanes.data),
+            bulk: LaneSection::from(&lanes.bulk),
+        };
+    }
+}
+
+/// In whole milliseconds, as the keys have them.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Names of settings that go together, for what the file does not say.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PresetSection {
+    pub(super) deployment: DeploymentName,
+    pub(super) network: NetworkName,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum DeploymentName {
+    #[default]
+    None,
+    DevSingle,
+    #[serde(rename = "cloud-3")]
+    Cloud3,
+    #[serde(rename = "durable-5")]
+    Durable5,
+}
+
+impl DeploymentName {
+    pub(super) const fn preset(self) -> Option<Deployment> {
+        match self {
+            Self::None => None,
+            Self::DevSingle => Some(Deployment::DevSingle),
+            Self::Cloud3 => Some(Deployment::Cloud3),
+            Self::Durable5 => Some(Deployment::Durable5),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum NetworkName {
+    #[default]
+    None,
+    Lan,
+    WanStable,
+    CloudLossy,
+    WanUnstable,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -137,6 +219,17 @@ impl Default for PersistenceSection {
 pub(super) enum Flush {
     Immediate,
     Batch { threshold: u64, interval_ms: u64 },
+}
+
+impl From<FlushPolicy> for Flush {
+    fn from(policy: FlushPolicy) -> Self {
+        match policy {
+            FlushPolicy::Immediate => Self::Immediate,
+            FlushPolicy::Batch { threshold, interval } => {
+                Self::Batch { threshold, interval_ms: milliseconds(interval) }
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -4,11 +4,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use raft_transport::{LaneConfig, LanePolicy, SocketOptions};
+use raft_transport::{LONG_MESSAGES_MAX, LaneConfig, LanePolicy, SocketOptions};
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
-use super::file::{NetworkSection, RaftSection};
+use super::file::{NetworkSection, RaftSection, milliseconds};
 use super::problem::Rule;
 use crate::node::LaneConfigs;
 
@@ -18,6 +18,7 @@ const SIZE_MIN: u64 = 64 << 10;
 const FRAME_OVERHEAD: u64 = 64 << 10;
 /// More could not be meant.
 const SIZE_MAX: u64 = 1 << 30;
+const LONG_RANGE: RangeInclusive<u64> = 1..=LONG_MESSAGES_MAX as u64;
 const BUFFER_RANGE: RangeInclusive<u64> = 4 << 10..=SIZE_MAX;
 const TIME_RANGE_MS: RangeInclusive<u64> = 1000..=3_600_000;
 
@@ -35,12 +36,63 @@ pub(super) struct LaneSection {
     pub(super) stall_timeout_ms: Option<u64>,
     pub(super) write_buffer_max: Option<u64>,
     pub(super) chunk_bytes: Option<u64>,
+    pub(super) long_messages_max: Option<u64>,
     pub(super) nodelay: Option<bool>,
     pub(super) unsent_bytes_max: Option<u64>,
     pub(super) send_buffer_bytes: Option<u64>,
     pub(super) receive_buffer_bytes: Option<u64>,
     pub(super) user_timeout_ms: Option<u64>,
     pub(super) tcp_keepalive_ms: Option<u64>,
+}
+
+impl From<&LaneConfig> for LaneSection {
+    /// Every key, as a file would say it.
+    fn from(lane: &LaneConfig) -> Self {
+        let LaneConfig {
+            connect_timeout,
+            handshake_timeout,
+            window_bytes,
+            frame_bytes_max,
+            backoff_min,
+            backoff_max,
+            keepalive_interval,
+            keepalive_timeout,
+            stall_timeout,
+            write_buffer_max,
+            chunk_bytes,
+            long_messages_max,
+            ref socket,
+        } = *lane;
+        let SocketOptions {
+            nodelay,
+            unsent_bytes_max,
+            send_buffer_bytes,
+            receive_buffer_bytes,
+            user_timeout,
+            keepalive,
+        } = *socket;
+        let or_zero = |time: Option<Duration>| time.map_or(0, milliseconds);
+        Self {
+            connect_timeout_ms: Some(milliseconds(connect_timeout)),
+            handshake_timeout_ms: Some(milliseconds(handshake_timeout)),
+            window_bytes: Some(window_bytes),
+            frame_bytes_max: Some(frame_bytes_max),
+            backoff_min_ms: Some(milliseconds(backoff_min)),
+            backoff_max_ms: Some(milliseconds(backoff_max)),
+            keepalive_interval_ms: Some(milliseconds(keepalive_interval)),
+            keepalive_timeout_ms: Some(milliseconds(keepalive_timeout)),
+            stall_timeout_ms: Some(milliseconds(stall_timeout)),
+            write_buffer_max: Some(write_buffer_max),
+            chunk_bytes: Some(chunk_bytes),
+            long_messages_max: Some(long_messages_max as u64),
+            nodelay: Some(nodelay),
+            unsent_bytes_max: Some(unsent_bytes_max.map_or(0, u64::from)),
+            send_buffer_bytes: Some(send_buffer_bytes.unwrap_or(0) as u64),
+            receive_buffer_bytes: Some(receive_buffer_bytes.unwrap_or(0) as u64),
+            user_timeout_ms: Some(or_zero(user_timeout)),
+            tcp_keepalive_ms: Some(or_zero(keepalive)),
+        }
+    }
 }
 
 impl Check<'_> {
@@ -90,6 +142,10 @@ impl Check<'_> {
         if let Some(bytes) = section.chunk_bytes {
             let bytes = self.or_none(&path("chunk_bytes"), bytes, LaneConfig::CHUNK_BYTES);
             lane.chunk_bytes = bytes.unwrap_or(0);
+        }
+        if let Some(count) = section.long_messages_max {
+            let count = self.number(&path("long_messages_max"), count, LONG_RANGE);
+            lane.long_messages_max = usize::try_from(count).unwrap_or(LONG_MESSAGES_MAX);
         }
         self.socket(&path, section, &mut lane.socket);
         if lane.backoff_max < lane.backoff_min {

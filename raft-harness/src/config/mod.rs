@@ -10,16 +10,19 @@
 mod check;
 mod document;
 mod environment;
+mod explanation;
 mod file;
 mod filter;
 mod lanes;
 mod nearest;
 mod node_config;
+mod presets;
 mod problem;
 
 use std::path::Path;
 
 pub use environment::Environment;
+pub use explanation::{Explained, Source};
 pub use node_config::{ListenConfig, NodeConfig, PeerConfig};
 pub use problem::{Level, Place, Problem, Problems, Rule};
 
@@ -28,6 +31,7 @@ pub(crate) use filter::parse as parse_filter;
 
 use check::check;
 use document::Document;
+use file::FileConfig;
 
 /// A complete, documented configuration file, as `raftd config example` prints it.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -47,15 +51,7 @@ pub struct Loaded {
 /// Every problem that was found, warnings included, in the order of the file; at least one of
 /// them is an error.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(&path.display().to_string(), &text, environment),
-        Err(error) => Err(Problems::from(vec![Problem {
-            rule: Rule::Unreadable,
-            place: Place::File { name: path.display().to_string() },
-            message: format!("cannot be read: {error}"),
-            help: Some("`raftd config example` prints a complete file to start from".to_owned()),
-        }])),
-    }
+    parse(&path.display().to_string(), &text_of(path)?, environment)
 }
 
 /// As [`load`], from text; `name` is what the text is called in messages.
@@ -63,6 +59,38 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
 /// # Errors
 /// As [`load`].
 pub fn parse(name: &str, text: &str, environment: &Environment) -> Result<Loaded, Problems> {
+    understand(name, text, environment, |_, _, _| ()).map(|(loaded, ())| loaded)
+}
+
+/// As [`load`], and says of each key what the node gets, and from where.
+///
+/// # Errors
+/// As [`load`].
+pub fn explain(
+    path: &Path,
+    environment: &Environment,
+) -> Result<(Loaded, Vec<Explained>), Problems> {
+    let name = path.display().to_string();
+    understand(&name, &text_of(path)?, environment, explanation::explain)
+}
+
+fn text_of(path: &Path) -> Result<String, Problems> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Problems::from(vec![Problem {
+            rule: Rule::Unreadable,
+            place: Place::File { name: path.display().to_string() },
+            message: format!("cannot be read: {error}"),
+            help: Some("`raftd config example` prints a complete file to start from".to_owned()),
+        }])
+    })
+}
+
+fn understand<T>(
+    name: &str,
+    text: &str,
+    environment: &Environment,
+    then: impl FnOnce(&FileConfig, &Document<'_>, &NodeConfig) -> T,
+) -> Result<(Loaded, T), Problems> {
     let mut problems = Vec::new();
     let mut document = Document::parse(name, text, &mut problems);
     if !problems.is_empty() {
@@ -71,11 +99,23 @@ pub fn parse(name: &str, text: &str, environment: &Environment) -> Result<Loaded
     }
     environment.apply(&mut document, &mut problems);
     document.remove_unknown_keys(&mut problems);
+    let idle = presets::apply(&mut document);
     let file = document.read(&mut problems);
+    for preset in idle {
+        problems.push(Problem {
+            rule: Rule::Preset,
+            place: document.place_of(&preset.named_by()),
+            message: format!("`{}` changes nothing: all that it sets is set here", preset.name),
+            help: Some("leave out of the file what the preset is to set".to_owned()),
+        });
+    }
     let config = check(&file, &document, &mut problems);
     let problems = Problems::from(problems);
     match config {
-        Some(config) if !problems.has_errors() => Ok(Loaded { config, warnings: problems }),
+        Some(config) if !problems.has_errors() => {
+            let told = then(&file, &document, &config);
+            Ok((Loaded { config, warnings: problems }, told))
+        }
         Some(_) | None => Err(problems),
     }
 }

@@ -40,6 +40,8 @@ pub enum Rule {
     UnknownVariable,
     /// A strategy or flush policy that gains nothing, or says more than it does.
     Persistence,
+    /// A preset that changes nothing, or is meant for a cluster of another size.
+    Preset,
     /// One more voter would cost nothing and survive one more failure, or one less would cost
     /// nothing.
     EvenVoters,
@@ -74,6 +76,7 @@ impl Rule {
             Self::Start => "E150",
             Self::UnknownVariable => "W001",
             Self::Persistence => "W135",
+            Self::Preset => "W136",
             Self::EvenVoters => "W140",
         }
     }
@@ -81,7 +84,9 @@ impl Rule {
     /// Warnings begin with W, errors with E.
     pub fn level(self) -> Level {
         match self {
-            Self::UnknownVariable | Self::Persistence | Self::EvenVoters => Level::Warning,
+            Self::UnknownVariable | Self::Persistence | Self::Preset | Self::EvenVoters => {
+                Level::Warning
+            }
             Self::Unreadable
             | Self::Syntax
             | Self::WrongType
@@ -126,6 +131,11 @@ pub enum Place {
         /// Its name.
         name: String,
     },
+    /// A value that a preset sets.
+    Preset {
+        /// The preset.
+        name: String,
+    },
 }
 
 /// One broken rule.
@@ -166,6 +176,7 @@ impl fmt::Display for Problem {
             }
             Place::File { name } => write!(f, "{name}: {}", self.message)?,
             Place::Variable { name } => write!(f, "environment: {name}: {}", self.message)?,
+            Place::Preset { name } => write!(f, "preset {name}: {}", self.message)?,
         }
         match &self.help {
             Some(help) => write!(f, "\n  {help}"),
@@ -202,6 +213,7 @@ impl From<Vec<Problem>> for Problems {
             Place::Line { line, column, .. } => (0, *line, *column),
             Place::File { .. } => (1, 0, 0),
             Place::Variable { .. } => (2, 0, 0),
+            Place::Preset { .. } => (3, 0, 0),
         });
         Self(problems)
     }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use raft_transport::{LaneConfig, SocketOptions};
 
+mod effects;
+mod presets;
+
 use super::*;
 use crate::Compression;
 use crate::node::{LaneConfigs, LogPace};
@@ -185,6 +188,8 @@ fn numbers_out_of_range_are_refused() {
         ("cluster", "cluster = \"\""),
         ("filter", "filter = \"a=b=c\""),
         ("connect_timeout_ms", "connect_timeout_ms = 0"),
+        ("long_messages_max", "long_messages_max = 0"),
+        ("long_messages_max", "long_messages_max = 64"),
     ] {
         assert_eq!(ids(&with(key, line)), ["E014"], "{line}");
     }
@@ -315,6 +320,22 @@ fn lanes_that_contradict_themselves_are_refused() {
     assert_eq!(ids(&with("frame_bytes_max", "frame_bytes_max = 1_048_576")), ["E130"]);
 }
 
+#[test]
+fn keys_of_a_transport_with_requests_are_told_what_they_are_called_here() {
+    let problem = |line: &str| problems(&with("window_bytes", line)).to_string();
+    for (theirs, ours) in [
+        ("connection_window_size", "`window_bytes`"),
+        ("request_timeout_in_ms", "`stall_timeout_ms`"),
+        ("concurrency_limit", "`long_messages_max`"),
+        ("max_concurrent_streams", "`raft.inflight_appends_max`"),
+        ("http2_keep_alive_interval_in_secs", "`keepalive_interval_ms`"),
+        ("max_frame_size", "`frame_bytes_max`"),
+    ] {
+        let told = problem(&format!("{theirs} = 1"));
+        assert!(told.contains(&format!("that is {ours} here")), "{told}");
+    }
+}
+
 /// Every key of a lane, of values that are nobody's default.
 const LANE_KEYS: &str = "connect_timeout_ms = 1001
 handshake_timeout_ms = 1002
@@ -327,6 +348,7 @@ keepalive_timeout_ms = 3008
 stall_timeout_ms = 5009
 write_buffer_max = 1_048_010
 chunk_bytes = 4011
+long_messages_max = 7
 nodelay = false
 unsent_bytes_max = 65_012
 send_buffer_bytes = 300_013
@@ -356,6 +378,7 @@ fn each_key_of_each_lane_reaches_the_options_of_a_node() {
         stall_timeout: ms(5009),
         write_buffer_max: 1_048_010,
         chunk_bytes: 4011,
+        long_messages_max: 7,
         socket: SocketOptions {
             nodelay: false,
             unsent_bytes_max: Some(65_012),

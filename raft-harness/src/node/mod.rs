@@ -33,6 +33,7 @@ mod log_scrub;
 mod log_thread;
 mod log_watch;
 mod options;
+mod presets;
 mod shard_thread;
 mod snapshot_thread;
 mod starting;
@@ -104,6 +105,7 @@ pub(crate) use self::log_thread::chain;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
+pub use self::presets::{Deployment, NetworkProfile};
 #[cfg(feature = "raftd")]
 pub(crate) use self::starting::open_snapshots;
 
