@@ -240,7 +240,8 @@ impl Cluster {
     pub(super) fn live(&mut self) {
         let bad = Micros::new(self.weather.bad_ms * MS);
         self.clients_until = bad;
-        self.plan(10 * MS, Event::Client);
+        // Groups are led as soon as they are made, and lanes take a moment longer.
+        self.plan(250 * MS, Event::Client);
         self.plan(300 * MS, Event::Chaos);
         self.run_until(bad);
         self.heal();

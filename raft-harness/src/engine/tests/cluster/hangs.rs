@@ -124,7 +124,8 @@ impl Cluster {
         self.run_for(5000);
         for (group, losses) in self.losses() {
             let changes = losses - before.get(&group).copied().unwrap_or_default();
-            assert!(changes <= 1, "the leader of {group} changed {changes} times");
+            // It steps down. Of two that stand as the disks come back one may depose the other.
+            assert!(changes <= 2, "the leader of {group} changed {changes} times");
         }
         self.finish();
     }

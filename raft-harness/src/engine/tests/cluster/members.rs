@@ -30,7 +30,10 @@ impl Cluster {
             assert!(self.status(old_node).is_none());
         }
         self.clients_until = self.now;
-        self.run_for(3000);
+        self.run_for(2000);
+        // What a machine restored it tells with the next command.
+        self.group_takes_a_command();
+        self.run_for(1000);
         let members = [4, 5, 6].map(NodeId::new);
         self.check_members(&members);
         // What was removed stays so, whoever asks, whatever crashes.
