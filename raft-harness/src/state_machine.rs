@@ -22,9 +22,12 @@ pub enum ApplyMode {
 /// entries alone: not on the clock, not on randomness, not on the node. [`Entry::time`] is the
 /// one clock all replicas agree on.
 ///
-/// A panic in a state machine ends the node: everything waiting is answered as unknown, and
-/// [`NodeHost::failure`](crate::NodeHost::failure) names the thread and the group. A command that
-/// cannot be carried out is an output that says so.
+/// A command that cannot be carried out is an output that says so. A panic in
+/// [`apply`](Self::apply) faults the group on this node and nothing else: clients of the entries are answered as
+/// unknown, the machine is not asked again, and the status says what it panicked with. The entry is in the
+/// log, so a restart comes to the same place, and all replicas that apply it do; a program that can apply it
+/// goes on from there. A panic in [`read`](Self::read), [`digest`](Self::digest) or [`snapshot`](Self::snapshot) costs
+/// that answer or that snapshot, one in [`restore`](Self::restore) is a refusal.
 pub trait StateMachine: Send + 'static {
     /// Applies committed entries in order and pushes exactly one output per entry; the output
     /// goes to whoever proposed the command. No-ops and memberships come

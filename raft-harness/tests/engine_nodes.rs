@@ -14,6 +14,7 @@ use raft_harness::{
     ApplyMode, CreateError, Created, GroupSpec, LogKind, NetworkOptions, NodeHost, NodeOptions,
     PeerOptions, RequestError, StartError, StateMachine,
 };
+use raft_transport::{BoxFuture, BoxStream, Lane, Network, NetworkError};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -44,7 +45,8 @@ impl StateMachine for Counter {
         }
     }
 
-    fn read(&self, _query: &[u8]) -> Bytes {
+    fn read(&self, query: &[u8]) -> Bytes {
+        assert_ne!(query, b"boom", "as asked");
         Bytes::copy_from_slice(&self.count.to_le_bytes())
     }
 
@@ -299,18 +301,25 @@ fn a_machine_on_a_worker_is_replayed_after_a_restart() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The poisoned command is in the log: after a restart its group is faulted again, and still nothing else.
 #[test]
-fn a_machine_that_panics_ends_the_node_and_everything_is_answered() -> anyhow::Result<()> {
+fn a_machine_that_panics_faults_its_group_and_nothing_else() -> anyhow::Result<()> {
+    // On a worker and inline.
     for id in [1, 2] {
-        let mut options = options(NodeId::new(1), nodes(1));
-        options.shards = 2;
-        let host = start(options)?;
+        let root = tempfile::tempdir()?;
+        Cluster::init(root.path(), 1)?;
+        let options = || {
+            let mut options = options(NodeId::new(1), nodes(1));
+            options.shards = 2;
+            options.log = directory(root.path(), NodeId::new(1));
+            options
+        };
+        let host = start(options())?;
         for id in 1..=4 {
             host.create_group(GroupSpec::on_nodes(group(id), nodes(1)))?;
-        }
-        let end = Instant::now() + PATIENCE;
-        while host.propose(group(id), Bytes::from_static(b"fine")).wait().is_err() {
-            anyhow::ensure!(Instant::now() < end, "no leader");
+            until("a leader", || {
+                host.propose(group(id), Bytes::from_static(b"fine")).wait().is_ok()
+            })?;
         }
         let boom = host.propose(group(id), Bytes::from_static(b"boom"));
         let after: Vec<_> =
@@ -323,22 +332,69 @@ fn a_machine_that_panics_ends_the_node_and_everything_is_answered() -> anyhow::R
         for ticket in reads {
             let _ = ticket.wait();
         }
-        while host.failure().is_none() {
-            anyhow::ensure!(Instant::now() < end, "nobody says that it failed");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        let failure = host.failure().unwrap_or_default();
-        let at_work = format!("panicked at work for group {id}: ");
-        anyhow::ensure!(failure.contains(&at_work) && failure.contains("as asked"), "{failure}");
-        for id in 1..=4 {
+        let others_go_on = |host: &NodeHost| -> anyhow::Result<()> {
+            until("a fault", || host.group_status(group(id)).is_some_and(|g| g.fault.is_some()))?;
+            let fault = host.group_status(group(id)).and_then(|g| g.fault).unwrap_or_default();
+            let at_work = format!("panicked at work for group {id}: ");
+            anyhow::ensure!(fault.contains(&at_work) && fault.contains("as asked"), "{fault}");
             let refused = host.propose(group(id), Bytes::from_static(b"x")).wait().unwrap_err();
-            assert!(
-                matches!(refused, RequestError::LogFailed | RequestError::Stopping),
-                "{refused}"
-            );
+            assert_eq!(refused, RequestError::Faulted(group(id)));
+            for other in (1..=4).filter(|other| *other != id) {
+                until("the others", || {
+                    host.propose(group(other), Bytes::from_static(b"fine")).wait().is_ok()
+                })?;
+            }
+            assert_eq!(host.failure(), None);
+            Ok(())
+        };
+        others_go_on(&host)?;
+        host.stop();
+        let host = start(options())?;
+        others_go_on(&host)?;
+        host.stop();
+    }
+    Ok(())
+}
+
+/// A query that a machine cannot stand costs whoever asked it an answer.
+#[test]
+fn a_read_that_panics_has_no_answer_and_harms_nobody_else() -> anyhow::Result<()> {
+    let host = alone(1, 1..=2)?;
+    for id in [1, 2] {
+        let boom = host.read(group(id), Bytes::from_static(b"boom"));
+        assert_eq!(boom.wait().unwrap_err(), RequestError::Faulted(group(id)));
+        assert_eq!(number(&host.read(group(id), Bytes::new()).wait()?)?, 1);
+        assert_eq!(number(&host.propose(group(id), Bytes::from_static(b"x")).wait()?.output)?, 2);
+    }
+    assert_eq!(host.status().unready(), Vec::<String>::new());
+    host.stop();
+    Ok(())
+}
+
+/// A factory that panics for one group, at its creation and at each start.
+#[test]
+fn a_group_whose_machine_cannot_be_made_is_faulted_and_the_node_starts() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    Cluster::init(root.path(), 1)?;
+    let factory = |group: GroupId, _: &GroupSpec| -> Box<dyn StateMachine> {
+        assert_ne!(group.get(), 2, "no machine for it");
+        Box::new(Counter { mode: mode(group), count: 0, hash: 7 })
+    };
+    for _ in 0..2 {
+        let mut options = options(NodeId::new(1), nodes(1));
+        options.log = directory(root.path(), NodeId::new(1));
+        let host = NodeHost::start(options, Arc::new(factory))?;
+        for id in 1..=2 {
+            host.create_group(GroupSpec::on_nodes(group(id), nodes(1)))?;
         }
-        let late = host.create_group(GroupSpec::on_nodes(group(9), nodes(1)));
-        assert!(matches!(late, Err(CreateError::Stopping)), "{late:?}");
+        until("a leader", || host.propose(group(1), Bytes::from_static(b"fine")).wait().is_ok())?;
+        until("a fault", || host.group_status(group(2)).is_some_and(|g| g.fault.is_some()))?;
+        let fault = host.group_status(group(2)).and_then(|g| g.fault).unwrap_or_default();
+        assert!(
+            fault.contains("its factory panicked") && fault.contains("no machine for it"),
+            "{fault}"
+        );
+        assert_eq!(host.failure(), None);
         host.stop();
     }
     Ok(())
@@ -371,19 +427,57 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A network that reaches nobody. Whoever accepts on the data lane of the first shard panics when told.
+struct Trap {
+    sprung: tokio::sync::Notify,
+}
+
+impl Network for Trap {
+    fn dial(
+        &self,
+        peer: NodeId,
+        _lane: Lane,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+        Box::pin(std::future::ready(Err(NetworkError::UnknownPeer { peer })))
+    }
+
+    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+        Box::pin(async move {
+            if lane != (Lane::Data { shard: 0 }) {
+                std::future::pending::<()>().await;
+            }
+            self.sprung.notified().await;
+            panic!("as asked")
+        })
+    }
+
+    fn set_peer(&self, _peer: NodeId, _addr: String) {}
+
+    fn close(&self) {}
+}
+
 #[test]
 fn a_panic_of_the_only_shard_is_the_nodes_failure() -> anyhow::Result<()> {
-    let host = alone(1, 2..=2)?;
-    assert_eq!(host.status().unready(), Vec::<String>::new());
-    let boom = host.propose(group(2), Bytes::from_static(b"boom"));
-    assert_eq!(boom.wait().unwrap_err(), RequestError::Unknown);
+    let trap = Arc::new(Trap { sprung: tokio::sync::Notify::new() });
+    let mut options = options(NodeId::new(1), nodes(2));
+    options.shards = 1;
+    options.network = NetworkOptions::Custom(Arc::clone(&trap) as Arc<dyn Network>);
+    let host = start(options)?;
+    host.create_group(GroupSpec::on_nodes(group(2), nodes(1)))?;
+    until("a leader", || host.propose(group(2), Bytes::from_static(b"fine")).wait().is_ok())?;
+    trap.sprung.notify_one();
     until("a failure", || host.failure().is_some())?;
     let failure = host.failure().unwrap_or_default();
-    assert!(failure.starts_with("raft-shard-0 panicked at work for group 2: "), "{failure}");
+    assert_eq!(failure, "raft-shard-0 panicked");
+    let refused = host.propose(group(2), Bytes::from_static(b"x")).wait().unwrap_err();
+    assert!(matches!(refused, RequestError::LogFailed | RequestError::Stopping), "{refused}");
     let status = host.status();
     assert_eq!(status.missing, ["raft-shard-0"]);
     assert_eq!(status.groups_missing, 1);
     assert_eq!(status.failure, Some(failure));
+    let late = host.create_group(GroupSpec::on_nodes(group(9), nodes(1)));
+    assert!(matches!(late, Err(CreateError::Stopping)), "{late:?}");
     host.stop();
     Ok(())
 }

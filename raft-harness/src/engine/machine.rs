@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, LogTime, SnapshotMeta};
 use raft_storage::LiveEntries;
+use tracing::error;
 
 use super::panics::at_work_for;
 use crate::bodies::{Bodies, Lost, NewMachine};
@@ -100,7 +101,9 @@ impl MachineHost {
 
     /// A machine that lacks the state its log begins with: out of use until a snapshot replaces it.
     pub(crate) fn stateless(group: GroupId, new: NewMachine) -> Self {
-        Self { is_broken: true, ..Self::new(group, new) }
+        let mut host = Self::new(group, new);
+        host.is_broken = true;
+        host
     }
 
     /// Applies `entries`, which follow what was applied, and answers those of `waiters`, which
@@ -134,7 +137,8 @@ impl MachineHost {
         if let Some(bodies) = &self.bodies {
             bodies.about_to_apply(entries);
         }
-        at_work_for(self.group, || self.machine.apply(entries, &mut self.outputs));
+        let applied = at_work_for(self.group, || self.machine.apply(entries, &mut self.outputs));
+        applied.map_err(|why| self.break_off(why))?;
         self.check_bodies()?;
         if self.is_broken {
             return Ok(());
@@ -216,6 +220,11 @@ impl MachineHost {
             return Err(self.break_off(why));
         }
         let pieces = at_work_for(self.group, || self.machine.snapshot());
+        let pieces = pieces.unwrap_or_else(|why| {
+            // It was only looked at.
+            error!(group = %self.group, %index, why, "no snapshot was taken");
+            None
+        });
         self.check_bodies()?;
         let Some(pieces) = pieces.filter(|_| !self.is_broken) else { return Ok(None) };
         let (live, live_bytes) = match &self.bodies {
@@ -223,7 +232,9 @@ impl MachineHost {
             Some(bodies) => {
                 let named =
                     at_work_for(self.group, || bodies.name(index, self.machine.live_entries()));
-                named.map_err(|why| self.break_off(format!("the state machine's list: {why}")))?
+                named
+                    .flatten()
+                    .map_err(|why| self.break_off(format!("the state machine's list: {why}")))?
             }
         };
         Ok(Some(MachineState { pieces, live, live_bytes }))
@@ -233,7 +244,11 @@ impl MachineHost {
     /// the log let go of for it.
     pub(crate) fn replace(&mut self, restored: Restored) {
         let NewMachine { machine, bodies } = restored.new;
-        (self.machine, self.bodies) = (machine, bodies);
+        let before = std::mem::replace(&mut self.machine, machine);
+        self.bodies = bodies;
+        if let Err(why) = at_work_for(self.group, || drop(before)) {
+            error!(group = %self.group, why, "a state machine went noisily");
+        }
         self.is_broken = false;
         self.stand_at(&restored.meta);
         // What it covers was applied elsewhere; a dropped reply says that nobody knows more.
@@ -277,15 +292,20 @@ impl MachineHost {
         time: LogTime,
         ask: impl FnOnce(&dyn StateMachine) -> Bytes,
     ) -> Result<(), BrokenMachine> {
-        let mut result = Ok(());
-        let mut output = Bytes::new();
-        if !self.is_broken {
-            output = at_work_for(self.group, || ask(&*self.machine));
-            result = self.check_bodies();
+        if self.is_broken {
+            reply.send(Err(RequestError::Faulted(self.group)));
+            return Ok(());
         }
-        reply.send(match self.is_broken {
-            true => Err(RequestError::Faulted(self.group)),
-            false => Ok(Proposed { index: self.applied, output, time }),
+        let answer = at_work_for(self.group, || ask(&*self.machine));
+        let result = self.check_bodies();
+        reply.send(match answer {
+            Ok(output) if !self.is_broken => Ok(Proposed { index: self.applied, output, time }),
+            Ok(_) => Err(RequestError::Faulted(self.group)),
+            Err(why) => {
+                // It was only looked at: what others ask it can still answer.
+                error!(group = %self.group, why, "a read has no answer");
+                Err(RequestError::Faulted(self.group))
+            }
         });
         result
     }
@@ -303,6 +323,31 @@ impl MachineHost {
             jobs: self.jobs,
             released: self.bodies.as_ref().map_or(0, Bodies::released),
         }
+    }
+}
+
+impl Drop for MachineHost {
+    /// What the machine does as it goes is its own affair as well.
+    fn drop(&mut self) {
+        let machine = std::mem::replace(&mut self.machine, Box::new(Gone));
+        if let Err(why) = at_work_for(self.group, || drop(machine)) {
+            error!(group = %self.group, why, "a state machine went noisily");
+        }
+    }
+}
+
+/// In the place of a machine that went.
+struct Gone;
+
+impl StateMachine for Gone {
+    fn apply(&mut self, _entries: &[Entry], _outputs: &mut Vec<Bytes>) {}
+
+    fn read(&self, _query: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn digest(&self) -> u64 {
+        0
     }
 }
 

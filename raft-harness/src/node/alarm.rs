@@ -1,9 +1,9 @@
 //! What happens when a thread of the node panics: the node stops promising.
 //!
-//! A shard without its log, or a group without its state machine, would take requests and never
-//! answer them. So whatever breaks one of these threads ends the node as a failed log does: all
-//! that is owed is answered, and [`NodeHost::failure`](super::NodeHost::failure) says which thread
-//! it was, and at work for which group if that is known.
+//! A shard without its log would take requests and never answer them. So whatever breaks one of these
+//! threads ends the node as a failed log does: all that is owed is answered, and
+//! [`NodeHost::failure`](super::NodeHost::failure) says which thread it was. A state machine breaks
+//! none: what it does is [caught](crate::engine::panics), and its group's affair.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 
 use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
-use crate::engine::panics;
 
 /// To be held by a thread for as long as it runs.
 pub(super) struct Alarm {
@@ -34,10 +33,7 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let mut why = format!("{} panicked", self.thread);
-            if let Some(work) = panics::take() {
-                why = format!("{why} {work}");
-            }
+            let why = format!("{} panicked", self.thread);
             // First of all, and not by way of the shards: this may have been the only one.
             self.failure.lock().get_or_insert_with(|| why.clone());
             for shard in self.shards.iter() {

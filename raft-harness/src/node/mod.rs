@@ -38,6 +38,7 @@ mod shard_thread;
 mod snapshot_thread;
 mod starting;
 mod threads;
+mod unmade;
 mod vouching;
 
 use std::net::SocketAddr;
@@ -62,6 +63,7 @@ use self::log_watch::LogWatch;
 use self::shard_thread::{ShardInput, shard_of};
 use self::starting::Starting;
 use self::threads::Threads;
+use self::unmade::unmade;
 use crate::bodies::NewMachine;
 use crate::counters::{Counters, CountersSnapshot};
 use crate::engine::panics::at_work_for;
@@ -619,7 +621,8 @@ fn maker(
 ) -> MakeMachine {
     let factory = Arc::clone(factory);
     Arc::new(move |spec: &GroupSpec| {
-        at_work_for(group, || NewMachine::new(factory.create(group, spec), spec, log.as_ref()))
+        let make = || NewMachine::new(factory.create(group, spec), spec, log.as_ref());
+        at_work_for(group, make).unwrap_or_else(|why| unmade(&why))
     })
 }
 

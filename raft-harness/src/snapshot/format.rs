@@ -182,7 +182,8 @@ pub(crate) fn restore(
             return Err(RestoreError::Refused(why.to_owned()));
         }
     }
-    let restored = at_work_for(name.group, || new.machine.restore(&mut reader));
+    let restored = at_work_for(name.group, || new.machine.restore(&mut reader))
+        .unwrap_or_else(|why| Err(RestoreError::Refused(why)));
     let lost = new.bodies.as_ref().and_then(Bodies::take_lost);
     // Whatever the machine thought of bytes that were not those written, the bytes are to blame.
     if let Some(fault) = reader.fault.take() {
