@@ -7,11 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId};
-use raft_harness::{
-    GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, StateMachine,
-};
+use raft_harness::prelude::*;
 
 /// The application: it adds up what it is told.
 #[derive(Default)]
@@ -51,20 +47,22 @@ fn main() -> anyhow::Result<()> {
     // A data directory is made once, by `init`; starting a node never makes one.
     for node in NODES {
         let path = dir.path().join(format!("n{node}"));
-        raft_storage::init(
-            &path,
-            "example",
-            NodeId::new(node),
-            &raft_storage::InitOptions::default(),
-        )?;
+        init(&path, "example", NodeId::new(node), &InitOptions::default())?;
     }
 
     let hosts = start_all(dir.path())?;
-    for group in 1..=GROUPS {
-        for host in &hosts {
-            // Every node of a group is told; telling it twice is harmless.
-            host.create_group(GroupSpec::on_nodes(GroupId::new(group), NODES.map(NodeId::new)))?;
+    let specs = || {
+        (1..=GROUPS).map(|group| GroupSpec::on_nodes(GroupId::new(group), NODES.map(NodeId::new)))
+    };
+    for host in &hosts {
+        // Every node of a group is told; telling it twice is harmless.
+        for created in host.create_groups(specs()).wait() {
+            created?;
         }
+    }
+    for group in (1..=GROUPS).map(GroupId::new) {
+        let leader = hosts[0].wait_leader_blocking(group, Duration::from_secs(10));
+        println!("group {group} is led by node {}", leader.context("no leader")?);
     }
     for number in 1..=WRITES {
         let group = GroupId::new(1 + (number % u64::from(GROUPS)) as u32);
@@ -112,10 +110,7 @@ fn start_all(dir: &std::path::Path) -> anyhow::Result<Vec<NodeHost>> {
                     .collect(),
                 log: LogKind::Directory {
                     path: dir.join(format!("n{node}")),
-                    options: raft_storage::LogOptions {
-                        segment_bytes: 4 << 20,
-                        ..raft_storage::LogOptions::default()
-                    },
+                    options: LogOptions { segment_bytes: 4 << 20, ..LogOptions::default() },
                 },
                 ..NodeOptions::default()
             },

@@ -54,12 +54,14 @@ mod bodies;
 mod complaint;
 mod counters;
 mod engine;
+mod event;
 mod group_spec;
 #[cfg(any(feature = "raftd", feature = "sim"))]
 mod loss;
 mod node;
 mod node_status;
 mod persistence;
+pub mod prelude;
 mod request;
 mod snapshot;
 mod state_machine;
@@ -87,10 +89,11 @@ mod output;
 pub use bodies::{Bodies, BodyLost};
 pub use counters::CountersSnapshot;
 pub use engine::Created;
+pub use event::{Event, Events};
 pub use group_spec::{GroupSpec, Origin};
 pub use node::{
-    CreateError, Deployment, Drained, LaneConfigs, LogKind, LogPace, NetworkOptions,
-    NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError,
+    CreateError, Creating, CreatingAll, Deployment, Drained, LaneConfigs, LogKind, LogPace,
+    NetworkOptions, NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError,
 };
 pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};
 pub use persistence::{FlushPolicy, Persistence, Strategy};

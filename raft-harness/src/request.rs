@@ -184,6 +184,10 @@ pub enum RequestKind {
     /// Answer a query, linearizably, from an applied state: the leader's, or by
     /// [`ReadPath::Follower`] that of any replica.
     Read(ReadPath, Bytes),
+    /// Answer a query from what this node has applied, once that is at least so far.
+    ReadLocal(LogIndex, Bytes),
+    /// Say so once this node has applied so far.
+    WaitApplied(LogIndex),
 }
 
 /// One request on its way to the shard that owns its group.
@@ -211,6 +215,11 @@ impl Request {
 pub struct Reply(Option<oneshot::Sender<Answer>>);
 
 impl Reply {
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_unwanted(&self) -> bool {
+        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
     /// Gives the answer; a client that went away is no error.
     pub fn send(mut self, answer: Answer) {
         if let Some(sender) = self.0.take() {
@@ -260,6 +269,13 @@ impl<T: From<Proposed>> Future for Ticket<T> {
 impl From<Proposed> for Bytes {
     fn from(answer: Proposed) -> Self {
         answer.output
+    }
+}
+
+/// Where an answer stands.
+impl From<Proposed> for LogIndex {
+    fn from(answer: Proposed) -> Self {
+        answer.index
     }
 }
 

@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, NodeId};
 use raft_harness::{
-    ApplyMode, CreateError, Created, GroupSpec, LogKind, NetworkOptions, NodeHost, NodeOptions,
-    PeerOptions, RequestError, StartError, StateMachine,
+    ApplyMode, CreateError, Created, Event, GroupSpec, LogKind, NetworkOptions, NodeHost,
+    NodeOptions, PeerOptions, RequestError, StartError, StateMachine,
 };
 use raft_transport::{BoxFuture, BoxStream, Lane, Network, NetworkError};
 
@@ -685,5 +685,114 @@ fn a_node_that_stops_under_load_answers_every_client() -> anyhow::Result<()> {
             cluster.stop();
         }
     }
+    Ok(())
+}
+
+/// What a node tells of itself, in order, and to whom comes too late for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_hears_of_leaders_members_snapshots_faults_and_the_end() -> anyhow::Result<()> {
+    let host = tokio::task::spawn_blocking(|| start(options(NodeId::new(1), nodes(1)))).await??;
+    let mut events = host.events();
+    let specs = (1..=2).map(|id| GroupSpec::on_nodes(group(id), nodes(1)));
+    for created in host.create_groups(specs).all().await {
+        assert_eq!(created?, Created::New);
+    }
+    for id in 1..=2 {
+        assert_eq!(host.wait_leader(group(id), PATIENCE).await, Some(NodeId::new(1)));
+    }
+    let mut led = Vec::new();
+    while led.len() < 2 {
+        match events.next().await {
+            Some(Event::Leader { group, leader: Some(leader) }) => led.push((group, leader)),
+            Some(Event::Leader { leader: None, .. }) | Some(Event::Members { .. }) => {}
+            other => bail!("{other:?}"),
+        }
+    }
+    led.sort();
+    assert_eq!(led, [(group(1), NodeId::new(1)), (group(2), NodeId::new(1))]);
+    assert_eq!(
+        host.propose(group(1), Bytes::from_static(b"boom")).await,
+        Err(RequestError::Unknown)
+    );
+    loop {
+        match events.next().await {
+            Some(Event::Faulted { group: faulted, why }) => {
+                assert_eq!(faulted, group(1));
+                assert!(why.contains("as asked"), "{why}");
+                break;
+            }
+            Some(_) => {}
+            None => bail!("the end came before the fault"),
+        }
+    }
+    let stopping = host.clone();
+    tokio::task::spawn_blocking(move || stopping.stop()).await?;
+    while events.next().await.is_some() {}
+    assert_eq!(host.wait_leader(group(9), Duration::from_millis(1)).await, None);
+    let late = host.create_groups([GroupSpec::on_nodes(group(9), nodes(1))]).all().await;
+    assert!(matches!(late[..], [Err(CreateError::Stopping)]), "{late:?}");
+    Ok(())
+}
+
+/// Of many groups each is made or refused by itself.
+#[test]
+fn many_groups_are_created_at_once_and_led_without_delay() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    Cluster::init(root.path(), 3)?;
+    let cluster = Cluster::start(&[1, 1, 1], Some(root.path()))?;
+    let specs = || (1..=300).map(|id| GroupSpec::on_nodes(group(id), nodes(3)));
+    for host in cluster.0.values() {
+        let bad = GroupSpec::on_nodes(group(301), [NodeId::new(9)]);
+        let ended = host.create_groups(specs().chain([bad])).wait();
+        assert_eq!(ended.len(), 301);
+        assert!(ended[..300].iter().all(|made| matches!(made, Ok(Created::New))), "{ended:?}");
+        assert!(matches!(ended[300], Err(CreateError::BadSpec { .. })), "{:?}", ended[300]);
+    }
+    for host in cluster.0.values() {
+        for id in 1..=300 {
+            assert!(host.wait_leader_blocking(group(id), PATIENCE).is_some(), "group {id}");
+        }
+        let again = host.create_groups(specs()).wait();
+        assert!(again.iter().all(|made| matches!(made, Ok(Created::Existed))));
+    }
+    cluster.stop();
+    Ok(())
+}
+
+/// A replica answers from what it has applied, once that is as far as is asked for.
+#[test]
+fn a_local_read_waits_for_its_index_and_for_nothing_else() -> anyhow::Result<()> {
+    let cluster = Cluster::start(&[1, 2, 1], None)?;
+    // Inline and on a worker.
+    cluster.create(1..=2)?;
+    for id in 1..=2 {
+        for count in 1..=20 {
+            assert_eq!(cluster.propose(group(id), Bytes::from_static(b"x"))?, count);
+        }
+        let leader = cluster.0[&NodeId::new(1)]
+            .wait_leader_blocking(group(id), PATIENCE)
+            .context("a leader")?;
+        let last = cluster.0[&leader].propose(group(id), Bytes::from_static(b"x")).wait()?.index;
+        for host in cluster.0.values() {
+            let read = host.read_local(group(id), last, Bytes::new()).wait()?;
+            assert_eq!(number(&read)?, 21, "node {}", host.node());
+            assert!(host.wait_applied(group(id), last).wait()? >= last);
+            let at_once = host.read_local(group(id), raft_core::LogIndex::ZERO, Bytes::new());
+            assert!(number(&at_once.wait()?)? >= 21);
+        }
+        // What nobody waits for any more takes no room: far more are dropped than may be open.
+        let host = &cluster.0[&leader];
+        let far = raft_core::LogIndex::new(1 << 40);
+        for _ in 0..NodeOptions::default().requests_max * 2 {
+            drop(host.wait_applied(group(id), far));
+        }
+        let waits = host.wait_applied(group(id), far);
+        assert_eq!(number(&host.read(group(id), Bytes::new()).wait()?)?, 21);
+        drop(waits);
+    }
+    let host = &cluster.0[&NodeId::new(1)];
+    let nowhere = host.read_local(group(9), raft_core::LogIndex::ZERO, Bytes::new()).wait();
+    assert_eq!(nowhere.unwrap_err(), RequestError::UnknownGroup(group(9)));
+    cluster.stop();
     Ok(())
 }

@@ -110,8 +110,8 @@ impl ShardEngine {
             match &mut slot.inline {
                 Some(machine) => {
                     let mut result = Ok(());
-                    for (query, reply) in reads {
-                        let answered = machine.read(&query, time, reply);
+                    for (ask, reply) in reads {
+                        let answered = machine.answer_to(ask, time, reply);
                         if result.is_ok() {
                             result = answered;
                         }

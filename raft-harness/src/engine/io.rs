@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use raft_core::{
     DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, MemberChange,
     Micros, NodeId, PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
@@ -14,7 +13,9 @@ use raft_transport::{Condition, ConnectionId, Envelope, Frame, HeartbeatItem, He
 use super::log_load::LogLoad;
 use super::log_time::Told;
 use super::machine::{Applied, BrokenMachine, MachineHost, MachineState};
+use super::reads::Reads;
 use crate::bodies::NewMachine;
+use crate::event::Event;
 use crate::group_spec::GroupSpec;
 use crate::persistence::FlushPolicy;
 use crate::request::{Removal, Reply, Request};
@@ -215,6 +216,8 @@ pub(crate) struct TurnOutput {
     pub(crate) given_up: Vec<GroupId>,
     /// Groups whose known leader changed.
     pub(crate) leaders: Vec<(GroupId, Option<NodeId>)>,
+    /// What else has happened.
+    pub(crate) events: Vec<Event>,
 }
 
 impl TurnOutput {
@@ -246,7 +249,7 @@ pub(crate) struct ApplyJob {
 pub(crate) enum ApplyTask {
     Start(Box<MachineHost>),
     Entries(Vec<Entry>, Vec<(LogIndex, Reply)>),
-    Reads(LogTime, Vec<(Bytes, Reply)>),
+    Reads(LogTime, Reads),
     Digest(Reply),
     /// The machine gives its state.
     Snapshot(SnapshotMeta),

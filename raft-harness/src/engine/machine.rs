@@ -14,6 +14,7 @@ use raft_storage::LiveEntries;
 use tracing::error;
 
 use super::panics::at_work_for;
+use super::reads::Ask;
 use crate::bodies::{Bodies, Lost, NewMachine};
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::Restored;
@@ -260,6 +261,22 @@ impl MachineHost {
     pub(super) fn stand_at(&mut self, meta: &SnapshotMeta) {
         self.applied = meta.index;
         self.log_time = self.log_time.max(meta.time);
+    }
+
+    /// Answers what is asked.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn answer_to(
+        &mut self,
+        ask: Ask,
+        time: LogTime,
+        reply: Reply,
+    ) -> Result<(), BrokenMachine> {
+        match ask {
+            Ask::Query(query) => self.read(&query, time, reply),
+            Ask::Place => self.answer(reply, self.log_time, |_| Bytes::new()),
+        }
     }
 
     /// Answers a query. `time` is what the leader would stamp now, if this is one.

@@ -19,8 +19,19 @@ use super::shard_engine::ShardEngine;
 use super::slot::Slot;
 use crate::request::{Reply, RequestError};
 
-/// Queries that share a confirmation, and whom to answer.
-pub(crate) type Reads = Vec<(Bytes, Reply)>;
+/// What is asked of a machine.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Query(Bytes),
+    /// How far it has applied.
+    Place,
+}
+
+/// Questions that share a confirmation, and whom to answer.
+pub(crate) type Reads = Vec<(Ask, Reply)>;
+
+/// So many reads may wait in a group before those are sorted out that nobody waits for any more.
+const LOCAL_SWEEP: usize = 64;
 
 /// Reads that came in this turn, by path.
 #[derive(Default)]
@@ -71,7 +82,30 @@ impl ShardEngine {
             return;
         }
         self.reads_open += 1;
-        slot.reads_new.of(path).push((query, reply));
+        slot.reads_new.of(path).push((Ask::Query(query), reply));
+        self.touch(at);
+    }
+
+    /// A read of what this replica has applied, which needs no confirmation: only that it is so far.
+    pub(super) fn on_read_local(&mut self, at: u32, index: LogIndex, ask: Ask, reply: Reply) {
+        let slot = &mut self.slots[at as usize];
+        if slot.broken.is_some() || slot.core.fault().is_some() {
+            reply.send(Err(RequestError::Faulted(slot.spec.group)));
+            return;
+        }
+        // Each time that their number has doubled, so that it costs little.
+        let waiting = slot.reads_confirmed.len();
+        if waiting >= LOCAL_SWEEP && waiting.is_power_of_two() {
+            let dropped = slot.drop_unwanted_reads();
+            self.reads_open -= dropped;
+        }
+        if self.reads_open >= self.options.requests_max {
+            reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
+            return;
+        }
+        self.reads_open += 1;
+        let slot = &mut self.slots[at as usize];
+        slot.confirm_reads(index, vec![(ask, reply)]);
         self.touch(at);
     }
 
@@ -104,7 +138,7 @@ impl ShardEngine {
             slot.reads_leased.push(Leased { index, until, reads });
             self.leased.push(at);
         } else {
-            slot.reads_confirmed.push_back((index, reads));
+            slot.confirm_reads(index, reads);
         }
     }
 
@@ -120,7 +154,7 @@ impl ShardEngine {
             let slot = &mut self.slots[at as usize];
             for Leased { index, until, reads } in std::mem::take(&mut slot.reads_leased) {
                 if self.now < until {
-                    slot.reads_confirmed.push_back((index, reads));
+                    slot.confirm_reads(index, reads);
                 } else {
                     slot.reads_new.quorum.extend(reads);
                 }
@@ -131,6 +165,24 @@ impl ShardEngine {
 }
 
 impl Slot {
+    /// Reads that may be answered from a state that holds `index`; they wait in that order.
+    fn confirm_reads(&mut self, index: LogIndex, reads: Reads) {
+        let at = self.reads_confirmed.partition_point(|(other, _)| *other <= index);
+        self.reads_confirmed.insert(at, (index, reads));
+    }
+
+    /// Forgets reads that wait and that nobody waits for; how many they were.
+    fn drop_unwanted_reads(&mut self) -> usize {
+        let mut dropped = 0;
+        self.reads_confirmed.retain_mut(|(_, reads)| {
+            let before = reads.len();
+            reads.retain(|(_, reply)| !reply.is_unwanted());
+            dropped += before - reads.len();
+            !reads.is_empty()
+        });
+        dropped
+    }
+
     /// The reads a token stands for.
     pub(super) fn take_reads(&mut self, token: Token) -> Option<Reads> {
         // Confirmations come in order; refusals may take any.

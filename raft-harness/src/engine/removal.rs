@@ -22,6 +22,7 @@ use super::payloads::Payloads;
 use super::peers::Peers;
 use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
+use crate::event::Event;
 use crate::group_spec::GroupSpec;
 use crate::request::{Proposed, Removal, Reply, RequestError};
 use crate::snapshot::desk::DeskInput;
@@ -130,6 +131,7 @@ impl ShardEngine {
         let incarnation = slot.incarnation;
         self.by_group.remove(&group);
         out.leaders.push((group, None));
+        out.events.push(Event::Removed { group });
         self.bury((Some(at), incarnation, tombstone), reply, successor, out);
     }
 

@@ -10,6 +10,7 @@ use tracing::{debug, info};
 
 use super::handing_over::HAND_OVER_TOKEN;
 use super::io::{ApplyJob, ApplyTask, EngineInput, TurnOutput};
+use super::reads::Ask;
 use super::replacing::REPLACING_TOKEN;
 use super::shard_engine::ShardEngine;
 use super::slot::Slot;
@@ -59,6 +60,10 @@ impl ShardEngine {
                 }
             }
             RequestKind::Read(path, query) => self.on_read(at, path, query, reply),
+            RequestKind::ReadLocal(index, query) => {
+                self.on_read_local(at, index, Ask::Query(query), reply);
+            }
+            RequestKind::WaitApplied(index) => self.on_read_local(at, index, Ask::Place, reply),
         }
     }
 

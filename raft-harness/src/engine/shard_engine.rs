@@ -37,6 +37,7 @@ use super::timers::Timers;
 use super::unusable::Unusable;
 use super::work::WorkQueue;
 use crate::counters::Counters;
+use crate::event::Event;
 use crate::node_status::GroupStatus;
 use crate::persistence::{Persistence, Strategy};
 use crate::request::{Reply, RequestError};
@@ -577,7 +578,7 @@ impl ShardEngine {
         }
         self.follow_log(at, out);
         if std::mem::take(&mut self.effects.membership_changed) {
-            self.follow_membership(at);
+            self.follow_membership(at, out);
         }
         #[cfg(feature = "sim")]
         self.show(at);
@@ -595,7 +596,7 @@ impl ShardEngine {
             self.note_role(at, out);
         }
         if let Some(fault) = effects.fault.take() {
-            self.note_fault(at, &fault);
+            self.note_fault(at, &fault, out);
         }
         if let Some(disbelief) = effects.disbelieved.take() {
             self.note_disbelief(at, disbelief);
@@ -608,7 +609,7 @@ impl ShardEngine {
     }
 
     /// Speaks to the members there are now.
-    fn follow_membership(&mut self, at: u32) {
+    fn follow_membership(&mut self, at: u32, out: &mut TurnOutput) {
         let mut peers = std::mem::take(&mut self.slots[at as usize].peers);
         let membership = Arc::clone(self.slots[at as usize].core.membership());
         let me = self.slots[at as usize].core.replica();
@@ -616,6 +617,8 @@ impl ShardEngine {
         let slot = &mut self.slots[at as usize];
         slot.peers = peers;
         slot.drop_words_to_strangers();
+        let (group, members) = (slot.spec.group, membership.members().to_vec());
+        out.events.push(Event::Members { group, members });
         self.note_place(at);
         self.note_office(at);
     }
@@ -718,15 +721,18 @@ impl ShardEngine {
         }
     }
 
-    pub(super) fn note_fault(&mut self, at: u32, fault: &Fault) {
+    pub(super) fn note_fault(&mut self, at: u32, fault: &Fault, out: &mut TurnOutput) {
         let slot = &self.slots[at as usize];
         if !self.is_deaf {
             // One line is enough for a log that fails all groups at once.
             error!(group = %slot.spec.group, %fault, "the group is mute: something impossible came");
         }
         self.counters.groups_faulted.fetch_add(1, Relaxed);
+        let group = slot.spec.group;
+        let why = slot.broken.clone().unwrap_or_else(|| fault.to_string());
+        out.events.push(Event::Faulted { group, why });
         // What it committed and cannot apply any more is owed as well.
-        let error = RequestError::Faulted(slot.spec.group);
+        let error = RequestError::Faulted(group);
         self.abandon_slot(at, &error);
     }
 

@@ -26,6 +26,7 @@ use super::shard_engine::{Durability, ShardEngine};
 use super::slot::Slot;
 use crate::bodies::NewMachine;
 use crate::counters::Counters;
+use crate::event::Event;
 use crate::request::{Proposed, Reply, RequestError};
 use crate::snapshot::desk::{DeskInput, Wanted};
 use crate::snapshot::format::Left;
@@ -291,6 +292,11 @@ impl ShardEngine {
                     return;
                 }
                 (slot.snapshots.bytes, slot.snapshots.is_useless) = (bytes, false);
+                out.events.push(Event::SnapshotTaken {
+                    group: name.group,
+                    index: name.index,
+                    bytes,
+                });
                 let offered = slot.core.snapshot_offered().unwrap_or(name.index);
                 slot.snapshots.has_taken(name.index, offered);
                 slot.snapshots.owed = Some(name.index);

@@ -11,12 +11,14 @@ use parking_lot::Mutex;
 
 use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
+use crate::event::EventHub;
 
 /// To be held by a thread for as long as it runs.
 pub(super) struct Alarm {
     thread: String,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     failure: Arc<Mutex<Option<String>>>,
+    hub: Arc<EventHub>,
 }
 
 impl Alarm {
@@ -24,9 +26,10 @@ impl Alarm {
         thread: &str,
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         failure: &Arc<Mutex<Option<String>>>,
+        hub: &Arc<EventHub>,
     ) -> Self {
         let (shards, failure) = (Arc::clone(shards), Arc::clone(failure));
-        Self { thread: thread.to_owned(), shards, failure }
+        Self { thread: thread.to_owned(), shards, failure, hub: Arc::clone(hub) }
     }
 }
 
@@ -36,6 +39,7 @@ impl Drop for Alarm {
             let why = format!("{} panicked", self.thread);
             // First of all, and not by way of the shards: this may have been the only one.
             self.failure.lock().get_or_insert_with(|| why.clone());
+            self.hub.tell_failure(&why);
             for shard in self.shards.iter() {
                 let _ = shard.push(ShardInput::LogFailed(why.clone()));
             }

@@ -62,8 +62,8 @@ impl Machines {
             }
             ApplyTask::Reads(time, reads) => {
                 if let Some(machine) = self.hosts.get_mut(&group) {
-                    for (query, reply) in reads {
-                        if let Err(broken) = machine.read(&query, time, reply) {
+                    for (ask, reply) in reads {
+                        if let Err(broken) = machine.answer_to(ask, time, reply) {
                             self.told.push((group, EngineInput::MachineBroken(group, broken)));
                         }
                     }

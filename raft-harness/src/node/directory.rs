@@ -1,11 +1,16 @@
-//! Who leads which group, as this node last heard: shared by all threads, cheap to ask.
+//! Who leads which group, as this node last heard, and what else is new: shared by all threads, cheap to ask.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::Instant;
 
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex, RwLock};
 use raft_core::{GroupId, NodeId};
+use tokio::sync::Notify;
+
+use crate::event::{Event, EventHub};
 
 /// No node has this number: it marks "no leader known" inside the atomic.
 const NOBODY: u64 = u64::MAX;
@@ -19,18 +24,69 @@ pub(crate) struct Directory {
     led: AtomicU64,
     /// Grows with every change of a leader.
     version: AtomicU64,
+    /// Whoever waits for such a change, in async code and on threads.
+    changed: Notify,
+    changing: (Mutex<()>, Condvar),
+    hub: Arc<EventHub>,
 }
 
 impl Directory {
-    pub(crate) fn new(node: NodeId) -> Self {
+    pub(crate) fn new(node: NodeId, hub: Arc<EventHub>) -> Self {
         let (led, version) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { node, leaders: RwLock::default(), led, version }
+        let (changed, changing) = (Notify::new(), Default::default());
+        Self { node, leaders: RwLock::default(), led, version, changed, changing, hub }
+    }
+
+    /// Where what happens is told.
+    pub(crate) fn hub(&self) -> &EventHub {
+        &self.hub
+    }
+
+    /// Waits until `found` finds something, which is looked for at every change of a leader.
+    pub(crate) async fn wait_for<T>(&self, mut found: impl FnMut(&Self) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before looking: a change in between is not missed.
+            changed.as_mut().enable();
+            if let Some(found) = found(self) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    /// As [`wait_for`](Self::wait_for) on a thread, until a moment.
+    pub(crate) fn wait_until<T>(
+        &self,
+        until: Instant,
+        mut found: impl FnMut(&Self) -> Option<T>,
+    ) -> Option<T> {
+        let (lock, changed) = &self.changing;
+        let mut held = lock.lock();
+        loop {
+            if let Some(found) = found(self) {
+                return Some(found);
+            }
+            if changed.wait_until(&mut held, until).timed_out() {
+                return found(self);
+            }
+        }
+    }
+
+    fn note_change(&self) {
+        self.version.fetch_add(1, Release);
+        self.changed.notify_waiters();
+        let (lock, changed) = &self.changing;
+        // Whoever has looked and does not wait yet holds it.
+        drop(lock.lock());
+        changed.notify_all();
     }
 
     /// The group exists here.
     pub(crate) fn add(&self, group: GroupId) {
         self.leaders.write().entry(group).or_insert_with(|| AtomicU64::new(NOBODY));
-        self.version.fetch_add(1, Release);
+        self.note_change();
     }
 
     /// Only the shard that owns the group calls this for it, so its changes come in order.
@@ -49,7 +105,10 @@ impl Directory {
         if number == self.node.get() {
             self.led.fetch_add(1, Relaxed);
         }
-        self.version.fetch_add(1, Release);
+        self.note_change();
+        if self.hub.is_heard() {
+            self.hub.tell(Event::Leader { group, leader });
+        }
     }
 
     pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
@@ -86,7 +145,7 @@ mod tests {
     #[test]
     fn groups_led_are_counted_as_leaders_come_and_go() {
         let (one, two) = (NodeId::new(1), NodeId::new(2));
-        let directory = Directory::new(one);
+        let directory = Directory::new(one, Arc::default());
         let groups = [1, 2, 3].map(GroupId::new);
         for group in groups {
             directory.add(group);

@@ -18,6 +18,7 @@ mod checked_text;
 mod clock;
 mod contacts;
 mod control_thread;
+mod creating;
 mod directory;
 mod error;
 mod flush;
@@ -67,14 +68,14 @@ use self::unmade::unmade;
 use crate::bodies::NewMachine;
 use crate::counters::{Counters, CountersSnapshot};
 use crate::engine::panics::at_work_for;
-use crate::engine::{
-    CreateGroup, CreateRefusal, Created, EngineInput, HandingOver, LogLoad, MakeMachine,
-};
+use crate::engine::{CreateGroup, Created, EngineInput, HandingOver, LogLoad, MakeMachine};
+use crate::event::Events;
 use crate::group_spec::GroupSpec;
 use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus};
 use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
 use crate::snapshot::Restored;
 use crate::state_machine::StateMachineFactory;
+use tokio::sync::oneshot;
 
 /// The threads' work without the threads, for the simulator.
 #[cfg(feature = "sim")]
@@ -98,6 +99,7 @@ pub(crate) mod sim {
 /// How often a node that drains looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
+pub use self::creating::{Creating, CreatingAll};
 pub use self::error::{CreateError, StartError};
 #[cfg(all(unix, feature = "raftd"))]
 pub(crate) use self::log_end::LogEnd;
@@ -166,48 +168,33 @@ impl NodeHost {
         Starting::default().run(options, factory)
     }
 
-    /// Creates a group on this node and waits until that is on disk. Harmless if the group is
-    /// here already with the same spec. Every node of the group has to be told.
+    /// Creates a group on this node and waits until that is on disk; blocks, for a sync. Harmless if the
+    /// group is here already with the same spec. Every node of the group has to be told. Many are made
+    /// faster by [`create_groups`](Self::create_groups).
     ///
     /// # Errors
     /// [`CreateError`]; nothing was created then.
     pub fn create_group(&self, spec: GroupSpec) -> Result<Created, CreateError> {
-        self.check_spec(&spec)?;
+        self.begin_group(spec).wait()
+    }
+
+    /// Creates many groups on this node: they share their syncs, so that a thousand take about as long as a
+    /// few. What came of each is in the order of the specs; one that is refused keeps no other from being made.
+    /// Does not block: the ticket is a future, or can be [waited for](Creating::wait).
+    pub fn create_groups(&self, specs: impl IntoIterator<Item = GroupSpec>) -> CreatingAll {
+        CreatingAll(specs.into_iter().map(|spec| self.begin_group(spec)).collect())
+    }
+
+    fn begin_group(&self, spec: GroupSpec) -> Creating {
         let spec = spec.in_order();
-        let group = spec.group;
-        let (done, result) = bounded(1);
-        self.create(
-            spec.clone(),
-            None,
-            None,
-            Box::new(move |ended| {
+        let (done, result) = oneshot::channel();
+        let begun = self.check_spec(&spec).and_then(|()| {
+            let done = Box::new(move |ended| {
                 let _ = done.send(ended);
-            }),
-        )?;
-        match result.recv() {
-            Ok(Ok(created)) => Ok(created),
-            Ok(Err(CreateRefusal::SpecDiffers(existing))) => {
-                let (existing, wanted) = (Box::new(existing), Box::new(spec));
-                Err(CreateError::SpecDiffers { existing, wanted })
-            }
-            Ok(Err(CreateRefusal::Unusable)) => Err(CreateError::BadSpec {
-                group,
-                why: "the log holds this group, and it could not be started from it",
-            }),
-            Ok(Err(CreateRefusal::Leaving)) => Err(CreateError::BadSpec {
-                group,
-                why: "an earlier replica of the group is just leaving this node",
-            }),
-            Ok(Err(CreateRefusal::NeedsLog)) => Err(CreateError::BadSpec {
-                group,
-                why: "its state machine keeps entries in the log, and this node keeps no log",
-            }),
-            Ok(Err(CreateRefusal::ReplicaUsed(last))) => {
-                Err(CreateError::ReplicaUsed { group, last })
-            }
-            Ok(Err(CreateRefusal::MayBeForgotten)) => Err(CreateError::MayBeForgotten { group }),
-            Err(_) => Err(CreateError::Stopping),
-        }
+            });
+            self.create(spec.clone(), None, None, done)
+        });
+        Creating::new(spec, begun.map(|()| result))
     }
 
     fn create(
@@ -268,6 +255,22 @@ impl NodeHost {
     /// the leader.
     pub fn read_by(&self, path: ReadPath, group: GroupId, query: Bytes) -> Ticket<Bytes> {
         self.request(group, RequestKind::Read(path, query))
+    }
+
+    /// Reads what this node's replica has applied, whoever leads and however far that is: no message, and
+    /// no promise but that it holds everything up to `at_least`, for which the read waits. Zero: at once.
+    /// With the index of a [`Proposed`] of one's own one reads one's own write.
+    ///
+    /// A leader that is cut off, a learner and a replica that lags answer from the past; there is no bound on
+    /// how old that is. An index that never comes is waited for until the replica leaves or the node stops.
+    pub fn read_local(&self, group: GroupId, at_least: LogIndex, query: Bytes) -> Ticket<Bytes> {
+        self.request(group, RequestKind::ReadLocal(at_least, query))
+    }
+
+    /// Waits until this node's replica has applied an entry, and says how far it is then. An index that never
+    /// comes is waited for until the replica leaves or the node stops; a ticket that is dropped waits no more.
+    pub fn wait_applied(&self, group: GroupId, index: LogIndex) -> Ticket<LogIndex> {
+        self.request(group, RequestKind::WaitApplied(index))
     }
 
     fn request<T>(&self, group: GroupId, kind: RequestKind) -> Ticket<T> {
@@ -392,6 +395,24 @@ impl NodeHost {
     /// The node that leads a group, as last heard here. May be outdated; costs no message.
     pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
         self.inner.directory.leader(group)
+    }
+
+    /// Waits until somebody leads a group, as far as is heard here: at once if somebody does. `None` if
+    /// nobody was within the time. Async: needs a runtime with timers.
+    pub async fn wait_leader(&self, group: GroupId, within: Duration) -> Option<NodeId> {
+        let led = self.inner.directory.wait_for(|directory| directory.leader(group));
+        tokio::time::timeout(within, led).await.ok()
+    }
+
+    /// As [`wait_leader`](Self::wait_leader), on a thread: blocks.
+    pub fn wait_leader_blocking(&self, group: GroupId, within: Duration) -> Option<NodeId> {
+        let until = Instant::now() + within;
+        self.inner.directory.wait_until(until, |directory| directory.leader(group))
+    }
+
+    /// What happens on this node from now on: leaders, members, snapshots, faults.
+    pub fn events(&self) -> Events {
+        self.inner.directory.hub().listen()
     }
 
     /// Grows whenever a leader changes: until then, all [`leader_of`](Self::leader_of) has said
@@ -588,6 +609,7 @@ impl NodeHost {
         let threads = std::mem::take(&mut *self.inner.threads.lock());
         self.inner.registry.shut_down();
         threads.stop(&self.inner.shards, &self.inner.control, &self.inner.bulk);
+        self.inner.directory.hub().end();
     }
 
     fn shard(&self, group: GroupId) -> &Inbox<ShardInput> {

@@ -175,6 +175,7 @@ impl Shard {
                 let _ = reply.send(self.engine.handing_over());
             }
             ShardInput::LogFailed(why) => {
+                self.links.directory.hub().tell_failure(&why);
                 self.links.failure.lock().get_or_insert(why);
                 self.failed = true;
                 self.engine.fail(&mut self.out);
@@ -340,6 +341,9 @@ impl Shard {
         }
         for (group, leader) in out.leaders.drain(..) {
             self.links.directory.set_leader(group, leader);
+        }
+        for event in out.events.drain(..) {
+            self.links.directory.hub().tell(event);
         }
     }
 
@@ -608,7 +612,7 @@ mod tests {
             reader: None,
             desk: unbounded().0,
             appliers: vec![unbounded().0],
-            directory: Arc::new(Directory::new(NodeId::new(1))),
+            directory: Arc::new(Directory::new(NodeId::new(1), Arc::default())),
             counters: Arc::default(),
             failure: Arc::default(),
         };

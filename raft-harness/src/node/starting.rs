@@ -48,6 +48,7 @@ use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, Durability, EngineInput, EngineOptions, Fetch, LogLoad, ShardEngine,
 };
+use crate::event::EventHub;
 use crate::group_spec::GroupSpec;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions};
 use crate::snapshot::fitting::{newest_beyond, newest_fit};
@@ -67,6 +68,7 @@ pub(super) struct Starting {
     control: Arc<Inbox<ControlInput>>,
     bulk: Arc<Inbox<BulkInput>>,
     failure: Arc<Mutex<Option<String>>>,
+    hub: Arc<EventHub>,
 }
 
 /// The log of a node, opened.
@@ -149,7 +151,7 @@ impl Starting {
 
         let clock = Clock::new();
         let counters = Arc::new(Counters::default());
-        let directory = Arc::new(Directory::new(options.node));
+        let directory = Arc::new(Directory::new(options.node, Arc::clone(&self.hub)));
         let contacts = Arc::new(Contacts::default());
         let failure = Arc::new(Mutex::new(None));
         let peers: Vec<NodeId> = options.peers.iter().map(|peer| peer.node).collect();
@@ -243,7 +245,7 @@ impl Starting {
             let lane = Lane::Data { shard: index as u8 };
             let make = lanes.for_lane(&network, lane, &options.lanes.data);
             let name = format!("raft-shard-{index}");
-            let alarm = Alarm::new(&name, &inboxes, &failure);
+            let alarm = Alarm::new(&name, &inboxes, &failure, &self.hub);
             self.threads.shards.push(spawn_loop(name, move || async move {
                 let _alarm = alarm;
                 let shard = Shard::new(index, engine, make(), links);
@@ -310,7 +312,7 @@ impl Starting {
         let make = lanes.maker(Lane::Control, &options.lanes.control);
         let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
         let (interval, contacts) = (options.settings.heartbeat_interval, Arc::clone(contacts));
-        let alarm = Alarm::new("raft-control", &shards, &self.failure);
+        let alarm = Alarm::new("raft-control", &shards, &self.failure, &self.hub);
         let run = move || {
             let _alarm = alarm;
             let runtime = match runtime() {
@@ -364,7 +366,7 @@ impl Starting {
     ) -> Result<(), StartError> {
         let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
         let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
-        let alarm = Alarm::new("raft-bulk", &shards, &self.failure);
+        let alarm = Alarm::new("raft-bulk", &shards, &self.failure, &self.hub);
         let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
             let _alarm = alarm;
             BulkTask::new(Bulk::new(inbox, shards, desk, make()), clock).await;
@@ -395,7 +397,7 @@ impl Starting {
         let (made, made_out) = unbounded();
         let (inboxes, bulk) = (Arc::clone(shards), Arc::clone(&self.bulk));
         let count = inboxes.len();
-        let alarm = Alarm::new("raft-snapshots", shards, &self.failure);
+        let alarm = Alarm::new("raft-snapshots", shards, &self.failure, &self.hub);
         self.threads.snapshots.push(spawn("raft-snapshots".to_owned(), move || {
             let _alarm = alarm;
             let owner = |group| shard_of(group, count);
@@ -403,7 +405,7 @@ impl Starting {
             snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &bulk, clock, owner);
         })?);
         let workshop = Workshop::new(shelf, compression);
-        let alarm = Alarm::new("raft-snapshot-work", shards, &self.failure);
+        let alarm = Alarm::new("raft-snapshot-work", shards, &self.failure, &self.hub);
         self.threads.snapshots.push(spawn("raft-snapshot-work".to_owned(), move || {
             let _alarm = alarm;
             snapshot_thread::run_workshop(workshop, &jobs_out, &made);
@@ -425,12 +427,12 @@ impl Starting {
         links.watch.watch_room(work.room_wait());
         let inboxes = Arc::clone(&links.shards);
         let counters = Arc::clone(&links.counters);
-        let alarm = Alarm::new("raft-log", &inboxes, &self.failure);
+        let alarm = Alarm::new("raft-log", &inboxes, &self.failure, &self.hub);
         self.threads.log.push(spawn("raft-log".to_owned(), move || {
             let _alarm = alarm;
             log_thread::run(work, &batches_out, &links);
         })?);
-        let alarm = Alarm::new("raft-log-reader", &inboxes, &self.failure);
+        let alarm = Alarm::new("raft-log-reader", &inboxes, &self.failure, &self.hub);
         self.threads.log.push(spawn("raft-log-reader".to_owned(), move || {
             let _alarm = alarm;
             log_reader::run(&reader, &fetches_out, &inboxes, (scrub, &counters));
@@ -449,7 +451,7 @@ impl Starting {
             let inboxes = Arc::clone(shards);
             let count = inboxes.len();
             let name = format!("raft-apply-{worker}");
-            let alarm = Alarm::new(&name, shards, &self.failure);
+            let alarm = Alarm::new(&name, shards, &self.failure, &self.hub);
             self.threads.appliers.push(spawn(name, move || {
                 let _alarm = alarm;
                 apply_worker::run(&jobs_out, &inboxes, |group| shard_of(group, count));

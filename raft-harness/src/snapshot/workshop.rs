@@ -124,8 +124,8 @@ impl Workshop {
         let Taking { name, meta, left, pieces, keep_from } = taking;
         // The pieces are the machine's own work still.
         let write = || format::write(&self.shelf, name, (&meta, &left), pieces, self.compression);
-        let written = at_work_for(name.group, write)
-            .unwrap_or_else(|why| Err(std::io::Error::other(why)));
+        let written =
+            at_work_for(name.group, write).unwrap_or_else(|why| Err(std::io::Error::other(why)));
         match &written {
             Ok(_) => {
                 let names = self.shelf.of(name.group, name.incarnation);

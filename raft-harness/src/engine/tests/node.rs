@@ -106,8 +106,8 @@ impl Worker {
             }
             ApplyTask::Reads(time, reads) => {
                 let machine = self.machines.get_mut(&group).expect("started first");
-                for (query, reply) in reads {
-                    if let Err(broken) = machine.read(&query, time, reply) {
+                for (ask, reply) in reads {
+                    if let Err(broken) = machine.answer_to(ask, time, reply) {
                         self.reports.push_back(EngineInput::MachineBroken(group, broken));
                     }
                 }

@@ -360,7 +360,7 @@ impl Process {
         };
 
         let counters = Arc::new(Counters::default());
-        let directory = Arc::new(Directory::new(node));
+        let directory = Arc::new(Directory::new(node, Arc::default()));
         let failure = Arc::new(Mutex::new(None));
         let inboxes: Arc<[Arc<Inbox<ShardInput>>]> =
             (0..shard_count).map(|_| Arc::default()).collect();
