@@ -223,7 +223,8 @@ pub(crate) fn carry_out(
     Ok(tally)
 }
 
-fn build_raftd(workspace: &Workspace) -> Result<PathBuf> {
+/// In release.
+pub(crate) fn build_raftd(workspace: &Workspace) -> Result<PathBuf> {
     println!("building raftd");
     let arguments = ["build", "--release", "-p", "raft-harness", "--bin", "raftd"];
     let built = match build(workspace.cargo(arguments))? {

@@ -15,11 +15,15 @@ use crate::checks::{self, Check, Outcome, Setting, Suite};
 use crate::nodes::{cluster, load, resp, running};
 
 mod cut_tails;
+mod eio;
 mod kill9;
 mod memfirst;
 mod powercut;
+mod sigkill;
 mod strace;
 
+mod aim;
+mod hit;
 mod image;
 mod tail;
 mod trace;
@@ -27,7 +31,7 @@ mod trace;
 /// Power cuts of a whole site, unless told otherwise.
 const ROUNDS: u32 = 20;
 
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 7] = [
     Check {
         name: "strace",
         about: "no acknowledgement leaves before the sync that covers it",
@@ -40,6 +44,16 @@ const CHECKS: [Check; 5] = [
         run: cut_tails::run,
     },
     Check { name: "kill9", about: "SIGKILL loses nothing acknowledged", run: kill9::run },
+    Check {
+        name: "sigkill",
+        about: "SIGKILL at any system call of the log loses nothing acknowledged",
+        run: sigkill::run,
+    },
+    Check {
+        name: "eio",
+        about: "a sync of the log that fails ends the node and loses nothing acknowledged",
+        run: eio::run,
+    },
     Check {
         name: "memfirst",
         about: "SIGKILL of all nodes loses nothing acknowledged that was only written",

@@ -28,7 +28,8 @@ cargo xtask <command>
   durability [--only a,b] [--rounds N] [--raftd <binary>]
       Shows from outside that acknowledged means on disk: strace (order of system calls),
       powercut (as root; N cuts of a whole site, default 20, and a quarter as many of one
-      node and of two), cut-tails (the demo can fail), kill9, memfirst (25 N kills of all nodes).
+      node and of two), cut-tails (the demo can fail), kill9, sigkill (21 N kills at system calls),
+      eio (5 N failed syncs), memfirst (25 N kills of all nodes).
       Builds raftd in release unless given one.
 
   field [--only a,b] [--raftd <binary>]
@@ -51,6 +52,11 @@ cargo xtask <command>
   flips [--samples N] [--first S]
       Random logs in which a bit flips at rest, so many bits (default 100,000), each in a log
       of its own: it is seen, or nothing differs. In release and on all processors.
+
+  soak [--minutes N] [--svg FILE] [--raftd <binary>]
+      Mixed load on three real nodes with 300 groups (default 30 minutes), seen every 10 s: fails if
+      the log on disk, memory or descriptors grow in the last two thirds, or writes get slower.
+      Everything acknowledged is read back. Draws a picture; builds raftd unless given one.
 
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.

@@ -17,6 +17,7 @@ mod interop;
 mod mutants;
 mod planted;
 mod sim;
+mod soak;
 
 mod cargo;
 mod checks;
@@ -25,7 +26,7 @@ mod nodes;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "ci",
     "sim",
     "mutants",
@@ -36,6 +37,7 @@ const COMMANDS: [&str; 12] = [
     "coverage",
     "crashes",
     "flips",
+    "soak",
     "bench-peers",
     "help",
 ];
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         "coverage" => coverage::run(rest),
         "crashes" => crashes::run(&crashes::CRASHES, rest),
         "flips" => crashes::run(&crashes::FLIPS, rest),
+        "soak" => soak::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),

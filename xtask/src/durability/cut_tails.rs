@@ -6,7 +6,7 @@
 //! that promise it was durable, the nodes must refuse to start, and the demo must say that too.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::kill9::report;
 use super::running::Running;
-use super::tail::{Damage, sequence, victims};
+use super::tail::{Damage, newest_segment, victims};
 use super::{Outcome, Setting};
 
 /// Long enough for acknowledgements between the last start and the end of every log.
@@ -115,28 +115,13 @@ fn logs(directory: &Path) -> Result<Vec<PathBuf>> {
         if !node.is_dir() {
             continue;
         }
-        let mut segments = Vec::new();
-        for file in fs::read_dir(&node)? {
-            let path = file?.path();
-            if path.extension().is_some_and(|suffix| suffix == "seg")
-                && let Some(sequence) = sequence(&head(&path)?)
-            {
-                segments.push((sequence, path));
-            }
-        }
-        let (_, path) =
-            segments.into_iter().max().with_context(|| format!("{} has no log", node.display()))?;
+        let path = newest_segment(&node)?;
+        let path = path.with_context(|| format!("{} has no log", node.display()))?;
         newest.push(path);
     }
     ensure!(!newest.is_empty(), "{} has no nodes", directory.display());
     newest.sort();
     Ok(newest)
-}
-
-fn head(path: &Path) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    File::open(path)?.take(4096).read_to_end(&mut head)?;
-    Ok(head)
 }
 
 /// Returns how many bytes were overwritten.

@@ -3,7 +3,10 @@
 //! A segment begins with a header block; frames follow from block to block, each beginning with a
 //! magic number and telling the length of its body.
 
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 const BLOCK: usize = 4096;
 const SEGMENT_MAGIC: &[u8] = b"RAFTSEGM";
@@ -23,10 +26,24 @@ pub(super) enum Damage {
 }
 
 /// The number of a segment in its log; `None` if these bytes are none, or a spare.
-pub(super) fn sequence(segment: &[u8]) -> Option<u64> {
+fn sequence(segment: &[u8]) -> Option<u64> {
     let bytes = segment.get(SEGMENT_SEQ_AT..SEGMENT_SEQ_AT + 8)?;
     let bytes = bytes.try_into().ok()?;
     segment.starts_with(SEGMENT_MAGIC).then(|| u64::from_le_bytes(bytes))
+}
+
+/// The newest segment of a node; `None` if it has none.
+pub(super) fn newest_segment(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let mut segments = Vec::new();
+    for file in fs::read_dir(directory)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|suffix| suffix == "seg") {
+            let mut head = Vec::new();
+            File::open(&path)?.take(BLOCK as u64).read_to_end(&mut head)?;
+            segments.extend(sequence(&head).map(|sequence| (sequence, path)));
+        }
+    }
+    Ok(segments.into_iter().max().map(|(_, path)| path))
 }
 
 /// What to overwrite with zeros: the last `count` frames, or as many before the last quarter.

@@ -37,6 +37,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) data: &'a [PathBuf],
     pub(crate) groups: u32,
     pub(crate) segment_bytes: u64,
+    /// A checkpoint after so many bytes of log, if not the default.
+    pub(crate) checkpoint_bytes: Option<u64>,
     /// Further lines for the configuration of every node, beginning with a section.
     pub(crate) extra: &'a str,
 }
@@ -49,7 +51,8 @@ impl<'a> Layout<'a> {
         data: &'a [PathBuf],
         groups: u32,
     ) -> Self {
-        Self { raftd, directory, data, groups, segment_bytes: SEGMENT_BYTES, extra: "" }
+        let (segment_bytes, checkpoint_bytes) = (SEGMENT_BYTES, None);
+        Self { raftd, directory, data, groups, segment_bytes, checkpoint_bytes, extra: "" }
     }
 }
 
@@ -153,6 +156,11 @@ impl Cluster {
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// The last lines of it.
+    pub(crate) fn log_tail(&self, index: usize) -> String {
+        self.nodes[index].log_tail()
+    }
+
     /// The process of a node that runs.
     pub(crate) fn pid(&self, index: usize) -> Result<u32> {
         let child = self.nodes[index].child.as_ref();
@@ -253,14 +261,20 @@ impl Cluster {
             let status = node.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             if let Some(status) = status {
                 node.child = None;
-                let text = fs::read_to_string(&node.log).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n    ");
+                let tail = node.log_tail();
                 let last_words = format!("node {} ended with {status}:\n    {tail}", node.id);
                 ended.push((index, last_words));
             }
         }
         ended
+    }
+}
+
+impl Node {
+    fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n    ")
     }
 }
 
@@ -320,11 +334,14 @@ fn configuration(
     let (groups, segment_bytes) = (layout.groups, layout.segment_bytes);
     // A debug string of text without control characters is a string of TOML as well.
     let data = data.display().to_string();
+    let checkpoints = layout
+        .checkpoint_bytes
+        .map_or_else(String::new, |bytes| format!("checkpoint_bytes = {bytes}\n"));
     let mut text = format!(
         "[node]\nid = {id}\ncluster = \"xtask\"\ndata_dir = {data:?}\n\n\
          [listen]\nraft = \"{raft}\"\nresp = \"{resp}\"\nresp_proxy = \"{proxy}\"\n\
          admin = \"{admin}\"\n\n\
-         [groups]\ncount = {groups}\n\n[log]\nsegment_bytes = {segment_bytes}\n\n{}",
+         [groups]\ncount = {groups}\n\n[log]\nsegment_bytes = {segment_bytes}\n{checkpoints}\n{}",
         layout.extra
     );
     for Peer { id, raft, resp } in peers {

@@ -15,6 +15,7 @@ use super::resp::{Client, Reply};
 
 /// Requests every client has under way, by its number: alone and in pipelines.
 const DEPTHS: [usize; 2] = [1, 8];
+/// Bytes of a value, unless told otherwise.
 const VALUE_BYTES: usize = 200;
 /// Before a client dials again or a refused read is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -32,9 +33,22 @@ pub(crate) struct Load {
     clients: Vec<JoinHandle<Writes>>,
 }
 
+/// How one client writes.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    /// Requests under way at a time.
+    pub(crate) depth: usize,
+    pub(crate) value_bytes: usize,
+    /// Between one batch and the next.
+    pub(crate) pause: Duration,
+    /// A hash tag: all its keys lie in one group.
+    pub(crate) tag: Option<String>,
+}
+
 /// What one client wrote.
 pub(crate) struct Writes {
     prefix: String,
+    value_bytes: usize,
     /// Whether write `n` was acknowledged.
     acked: Vec<bool>,
 }
@@ -54,12 +68,32 @@ pub(crate) struct Findings {
 impl Load {
     /// Starts `clients` threads whose keys begin with `name`, which must be new.
     pub(crate) fn start(proxies: &[SocketAddr], clients: usize, name: &str) -> Self {
+        let shape = |client: usize| Shape {
+            depth: DEPTHS[client % DEPTHS.len()],
+            value_bytes: VALUE_BYTES,
+            pause: Duration::ZERO,
+            tag: None,
+        };
+        Self::start_shaped(proxies, (0..clients).map(shape), name)
+    }
+
+    /// Starts a thread for each shape; keys as above.
+    pub(crate) fn start_shaped(
+        proxies: &[SocketAddr],
+        shapes: impl IntoIterator<Item = Shape>,
+        name: &str,
+    ) -> Self {
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let clients = (0..clients)
-            .map(|client| {
+        let clients = shapes
+            .into_iter()
+            .enumerate()
+            .map(|(client, shape)| {
                 let (stop, acked) = (Arc::clone(&stop), Arc::clone(&acked));
-                let (proxies, prefix) = (proxies.to_vec(), format!("{name}:{client}"));
-                thread::spawn(move || write(&proxies, client, prefix, &stop, &acked))
+                let tag = shape.tag.as_ref().map_or_else(String::new, |tag| format!("{{{tag}}}"));
+                let prefix = format!("{tag}{name}:{client}");
+                let writes = Writes { prefix, value_bytes: shape.value_bytes, acked: Vec::new() };
+                let proxies = proxies.to_vec();
+                thread::spawn(move || write(&proxies, (client, &shape), writes, &stop, &acked))
             })
             .collect();
         Self { stop, acked, clients }
@@ -89,13 +123,12 @@ impl Drop for Load {
 
 fn write(
     proxies: &[SocketAddr],
-    client: usize,
-    prefix: String,
+    (client, shape): (usize, &Shape),
+    mut writes: Writes,
     stop: &AtomicBool,
     total: &AtomicU64,
 ) -> Writes {
-    let depth = DEPTHS[client % DEPTHS.len()];
-    let mut writes = Writes { prefix, acked: Vec::new() };
+    let Shape { depth, pause, .. } = *shape;
     let mut dial = client;
     while !stop.load(Relaxed) {
         let Ok(mut connection) = Client::connect(proxies[dial % proxies.len()]) else {
@@ -108,7 +141,8 @@ fn write(
             writes.acked.resize(from + depth, false);
             for n in from..from + depth {
                 let key = writes.key(n);
-                connection.push(&[b"SET", key.as_bytes(), &value(&key)]);
+                let value = value(&key, writes.value_bytes);
+                connection.push(&[b"SET", key.as_bytes(), &value]);
             }
             if connection.flush().is_err() {
                 break;
@@ -126,6 +160,8 @@ fn write(
             }
             if refused {
                 thread::sleep(PAUSE);
+            } else if !pause.is_zero() {
+                thread::sleep(pause);
             }
         }
         dial += 1;
@@ -140,8 +176,8 @@ impl Writes {
 }
 
 /// The value of a key, which no other key has.
-fn value(key: &str) -> Vec<u8> {
-    key.bytes().chain(*b"=").cycle().take(VALUE_BYTES).collect()
+fn value(key: &str, bytes: usize) -> Vec<u8> {
+    key.bytes().chain(*b"=").cycle().take(bytes).collect()
 }
 
 /// Reads every key of `writes` back, through the proxies in turn.
@@ -157,7 +193,7 @@ pub(crate) fn read_back<'a>(
             let keys: Vec<String> = range.clone().map(|n| writes.key(n)).collect();
             let found = reader.read(&keys)?;
             for ((n, key), reply) in range.zip(&keys).zip(found) {
-                findings.judge(key, writes.acked[n], &reply);
+                findings.judge((key, writes.value_bytes), writes.acked[n], &reply);
             }
         }
     }
@@ -218,8 +254,8 @@ impl Reader<'_> {
 }
 
 impl Findings {
-    fn judge(&mut self, key: &str, acked: bool, found: &Reply) {
-        let right = matches!(found, Reply::Bulk(bytes) if *bytes == value(key));
+    fn judge(&mut self, (key, bytes): (&str, usize), acked: bool, found: &Reply) {
+        let right = matches!(found, Reply::Bulk(found) if *found == value(key, bytes));
         let nothing = *found == Reply::Null;
         if acked {
             self.acked += 1;
@@ -249,13 +285,13 @@ impl Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::{Findings, Reply, value};
+    use super::{Findings, Reply, VALUE_BYTES, value};
 
     #[test]
     fn only_an_acknowledged_write_can_be_missing_and_a_wrong_value_is_always_a_loss() {
         let mut findings = Findings::default();
-        let right = Reply::Bulk(value("k"));
-        let other = Reply::Bulk(value("x"));
+        let right = Reply::Bulk(value("k", VALUE_BYTES));
+        let other = Reply::Bulk(value("x", VALUE_BYTES));
         for (acked, found) in [
             (true, &right),
             (true, &Reply::Null),
@@ -264,7 +300,7 @@ mod tests {
             (false, &Reply::Null),
             (false, &other),
         ] {
-            findings.judge("k", acked, found);
+            findings.judge(("k", VALUE_BYTES), acked, found);
         }
         assert_eq!((findings.acked, findings.unknown), (3, 3));
         assert_eq!((findings.lost, findings.unknown_present), (3, 1));
