@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -59,6 +59,9 @@ impl<'a> Layout<'a> {
 pub(crate) struct Cluster {
     raftd: PathBuf,
     nodes: Vec<Node>,
+    /// The nodes' port numbers as UDP ports, which nobody uses: so a node that is down finds its own free
+    /// again, and no other check has taken them.
+    _reserved: Vec<UdpSocket>,
 }
 
 /// Where a node listens.
@@ -92,7 +95,7 @@ impl Cluster {
         layout: &Layout<'_>,
         mut reached: impl FnMut(usize, usize, SocketAddr) -> SocketAddr,
     ) -> Result<Self> {
-        let held = free_ports(layout.data.len() * PORTS)?;
+        let (held, reserved) = free_ports(layout.data.len() * PORTS)?;
         let addresses: Vec<SocketAddr> =
             held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         let ports: Vec<Ports> = addresses
@@ -117,7 +120,7 @@ impl Cluster {
             let log = layout.directory.join(format!("node-{id}.log"));
             nodes.push(Node { id, ports: ports[index], config, log, child: None });
         }
-        Ok(Self { raftd: layout.raftd.to_owned(), nodes })
+        Ok(Self { raftd: layout.raftd.to_owned(), nodes, _reserved: reserved })
     }
 
     /// A cluster that `raftd init --cluster N --first-port P` has made.
@@ -133,7 +136,8 @@ impl Cluster {
                 child: None,
             }
         };
-        Self { raftd: raftd.to_owned(), nodes: (0..nodes).map(node).collect() }
+        let nodes = (0..nodes).map(node).collect();
+        Self { raftd: raftd.to_owned(), nodes, _reserved: Vec::new() }
     }
 
     pub(crate) fn proxies(&self) -> Vec<SocketAddr> {
@@ -284,17 +288,21 @@ impl Drop for Cluster {
     }
 }
 
-/// Ports that are free now; they stay so until this is dropped.
-fn free_ports(count: usize) -> Result<Vec<TcpListener>> {
+/// Ports that are free now, and stay so until the first of the two is dropped; no other check that asks
+/// here is given them until the second is.
+fn free_ports(count: usize) -> Result<(Vec<TcpListener>, Vec<UdpSocket>)> {
     // Two checks at a time rarely begin at the same place.
     let start = PORTS_FIRST + (std::process::id() % u32::from(PORTS_END - PORTS_FIRST)) as u16;
-    let ports: Vec<TcpListener> = (start..PORTS_END)
+    let (listeners, reserved): (Vec<_>, Vec<_>) = (start..PORTS_END)
         .chain(PORTS_FIRST..start)
-        .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+        .filter_map(|port| {
+            let reserved = UdpSocket::bind(("127.0.0.1", port)).ok()?;
+            Some((TcpListener::bind(("127.0.0.1", port)).ok()?, reserved))
+        })
         .take(count)
-        .collect();
-    ensure!(ports.len() == count, "fewer than {count} free ports");
-    Ok(ports)
+        .unzip();
+    ensure!(listeners.len() == count, "fewer than {count} free ports");
+    Ok((listeners, reserved))
 }
 
 /// The first of as many free ports in a row as so many nodes need.
@@ -356,11 +364,17 @@ mod tests {
     use super::free_ports;
 
     #[test]
-    fn free_ports_are_distinct() {
-        let held = free_ports(12).unwrap();
-        let mut ports: Vec<u16> =
-            held.iter().map(|port| port.local_addr().unwrap().port()).collect();
+    fn ports_are_given_away_once_even_while_nobody_listens() {
+        let (first, reserved) = free_ports(12).unwrap();
+        drop(first);
+        let (second, _others) = free_ports(12).unwrap();
+        let mut ports: Vec<u16> = reserved
+            .iter()
+            .map(|socket| socket.local_addr().unwrap().port())
+            .chain(second.iter().map(|listener| listener.local_addr().unwrap().port()))
+            .collect();
+        ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 12);
+        assert_eq!(ports.len(), 24);
     }
 }
