@@ -234,6 +234,8 @@ fn answer(frame: Frame) -> Option<Frame> {
         | Frame::Ping { .. }
         | Frame::Pong { .. }
         | Frame::Chunk(_)
-        | Frame::Grant { .. } => None,
+        | Frame::Grant { .. }
+        | Frame::User(_)
+        | Frame::UserItems(_) => None,
     }
 }

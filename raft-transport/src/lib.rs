@@ -45,6 +45,7 @@ mod testing;
 pub use connection::config::{LONG_MESSAGES_MAX, LaneConfig};
 pub use connection::counters::{LaneCounters, LaneSnapshot};
 pub use connection::grants::GrantPool;
+pub use connection::replaceable::REPLACEABLE_MAX;
 pub use connection::watch::{ConnectionKey, LaneWatch, Watched};
 pub use connection::{
     Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent, Room,
@@ -68,6 +69,7 @@ pub use wire::frame::{
 };
 pub use wire::hello::{
     HANDSHAKE_BODY_MAX, HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal,
-    PAST_LIVES_MAX, Welcome, decode_handshake, encode_handshake,
+    PAST_LIVES_MAX, PROTOCOL_LEN_MAX, Protocol, Welcome, decode_handshake, encode_handshake,
 };
 pub use wire::transmit::Transmit;
+pub use wire::user::{USER_ITEM_MAX, USER_PAYLOADS_MAX, UserFrame, UserItem, UserKind};

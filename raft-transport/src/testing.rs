@@ -16,8 +16,9 @@ use raft_core::{
 
 use crate::{
     CHUNK_DATA_MAX, Chunk, ChunkEnd, ConnectionId, ConnectionSetup, Direction, Ends, Envelope,
-    Frame, HeartbeatItem, HeartbeatReplyItem, Identity, Lane, LaneConfig, LaneEvent, PeerRegistry,
-    SNAPSHOT_DATA_MAX, STREAMS_MAX, SnapshotChunk, SnapshotPull, Transmit, encode,
+    Frame, HeartbeatItem, HeartbeatReplyItem, Identity, Lane, LaneClass, LaneConfig, LaneEvent,
+    PeerRegistry, SNAPSHOT_DATA_MAX, STREAMS_MAX, SnapshotChunk, SnapshotPull, Transmit,
+    USER_ITEM_MAX, UserFrame, UserItem, UserKind, encode,
 };
 
 pub(crate) const SENDER: Ends = Ends { local: NodeId::new(1), remote: NodeId::new(2) };
@@ -435,6 +436,38 @@ fn any_chunk() -> impl Strategy<Value = Chunk> {
     })
 }
 
+fn any_user() -> impl Strategy<Value = UserFrame> {
+    let head = (0..UserKind::COUNT, any::<u32>(), 0..3_u8, any::<bool>());
+    (head, payload(), vec(payload(), 0..4)).prop_map(
+        |((kind, group, class, newer_replaces), body, payloads)| UserFrame {
+            kind: UserKind::new(kind).unwrap(),
+            group: GroupId::new(group),
+            class: match class {
+                0 => LaneClass::Control,
+                1 => LaneClass::Data,
+                _ => LaneClass::Bulk,
+            },
+            newer_replaces,
+            body,
+            payloads,
+        },
+    )
+}
+
+fn user_items() -> impl Strategy<Value = Vec<UserItem>> {
+    vec((prop_oneof![0..50_u32, any::<u32>()], payload()), 1..40).prop_map(|items| {
+        let mut items: Vec<UserItem> = items
+            .into_iter()
+            .map(|(group, bytes)| UserItem {
+                group: GroupId::new(group),
+                bytes: bytes.slice(..bytes.len().min(USER_ITEM_MAX)),
+            })
+            .collect();
+        items.sort_by_key(|item| item.group);
+        items
+    })
+}
+
 /// Any frame as it arrives: batches are sorted and not empty.
 pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
     let items = vec(item(), 1..40)
@@ -461,6 +494,8 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
         1 => any::<bool>().prop_map(|ails| {
             Frame::Condition(if ails { crate::Condition::Ailing } else { crate::Condition::Well })
         }),
+        2 => any_user().prop_map(Frame::User),
+        1 => user_items().prop_map(Frame::UserItems),
         1 => any_chunk().prop_map(Frame::Chunk),
         1 => number().prop_map(|bytes| Frame::Grant { bytes }),
         1 => number().prop_map(|bytes| Frame::Credit { bytes }),

@@ -61,6 +61,8 @@ impl From<&LaneConfig> for LaneSection {
             write_buffer_max,
             chunk_bytes,
             long_messages_max,
+            // Of protocols that are not ours.
+            user_body_max: _,
             ref socket,
         } = *lane;
         let SocketOptions {

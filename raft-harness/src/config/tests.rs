@@ -379,6 +379,7 @@ fn each_key_of_each_lane_reaches_the_options_of_a_node() {
         write_buffer_max: 1_048_010,
         chunk_bytes: 4011,
         long_messages_max: 7,
+        user_body_max: LaneConfig::default().user_body_max,
         socket: SocketOptions {
             nodelay: false,
             unsent_bytes_max: Some(65_012),

@@ -276,6 +276,8 @@ impl Bulk {
                     | Frame::HeartbeatReplies(_)
                     | Frame::Clock { .. }
                     | Frame::Condition(_)
+                    | Frame::User(_)
+                    | Frame::UserItems(_)
                     | Frame::Chunk(_)
                     | Frame::Grant { .. }
                     | Frame::Credit { .. }

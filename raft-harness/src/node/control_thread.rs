@@ -331,6 +331,8 @@ impl Control {
             }
             // These have the bulk lane.
             Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
+            // No protocol of ours has these.
+            Frame::User(_) | Frame::UserItems(_) => {}
             Frame::Chunk(_)
             | Frame::Grant { .. }
             | Frame::Credit { .. }

@@ -243,6 +243,8 @@ impl Shard {
             | Frame::SnapshotChunk(_)
             | Frame::Clock { .. }
             | Frame::Condition(_) => {}
+            // No protocol of ours has these.
+            Frame::User(_) | Frame::UserItems(_) => {}
             // The lane keeps these to itself.
             Frame::Chunk(_)
             | Frame::Grant { .. }

@@ -89,6 +89,8 @@ counters! {
     credits_out,
     /// Frames not taken because the peer's window or the write buffer was full.
     credit_stalls,
+    /// Frames that waited and were replaced by a newer one.
+    frames_replaced,
     /// Frames not taken because they could not be encoded: our own mistake.
     unsendable,
     /// System calls that wrote something.

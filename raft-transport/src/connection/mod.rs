@@ -31,6 +31,7 @@ pub(crate) mod grants;
 mod handshake;
 mod keepalive;
 mod outbox;
+pub(crate) mod replaceable;
 pub(crate) mod watch;
 
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use raft_core::{GroupId, Incarnation, Micros, NodeId};
+use tracing::error;
 
 use self::config::LaneConfig;
 use self::counters::LaneCounters;
@@ -47,7 +49,8 @@ use self::credit::{Granted, Granting};
 pub use self::event::{ConnectionId, Direction, LaneError, LaneEvent};
 use self::grants::GrantPool;
 use self::keepalive::Ping;
-use self::outbox::{Order, Outbox};
+use self::outbox::Outbox;
+use self::replaceable::Replaceable;
 use self::watch::{ConnectionKey, Watched};
 use crate::lane::Lane;
 use crate::network::peer_registry::PeerRegistry;
@@ -57,7 +60,9 @@ use crate::wire::decode::Decoder;
 use crate::wire::encode::encode;
 use crate::wire::frame::{Ends, Frame, FrameError};
 use crate::wire::hello::{Handshake, Hello};
+use crate::wire::order::Order;
 use crate::wire::transmit::Transmit;
+use crate::wire::user::UserFrame;
 
 /// Short frames that wait behind long ones of their order may take so many write buffers before
 /// the connection takes nothing more. The windows of their groups end them earlier.
@@ -102,6 +107,7 @@ pub struct Connection {
     decoder: Decoder,
     outbox: Outbox,
     assemblies: Assemblies,
+    replaceable: Replaceable,
     /// Since when bytes have been waiting without any being written.
     stalled_since: Option<Micros>,
     last_heard: Micros,
@@ -165,9 +171,12 @@ impl Connection {
 
     fn new(setup: ConnectionSetup, phase: Phase, now: Micros) -> Self {
         Self {
-            decoder: Decoder::new(setup.config.frame_bytes_max),
+            decoder: Decoder::new(setup.config.frame_bytes_max)
+                .with_user_body_max(setup.config.user_body_max),
             outbox: Outbox::new(setup.config.chunk_bytes, setup.config.long_messages_max),
-            assemblies: Assemblies::new(setup.config.frame_bytes_max),
+            assemblies: Assemblies::new(setup.config.frame_bytes_max)
+                .with_user_body_max(setup.config.user_body_max),
+            replaceable: Replaceable::default(),
             setup,
             phase,
             stalled_since: None,
@@ -338,6 +347,8 @@ impl Connection {
                 | Frame::ReadConfirms(_)
                 | Frame::SnapshotPull(_)
                 | Frame::SnapshotChunk(_)
+                | Frame::User(_)
+                | Frame::UserItems(_)
                 | Frame::HeartbeatReplies(_)
                 | Frame::Clock { .. }
                 | Frame::Condition(_) => {
@@ -476,6 +487,12 @@ impl Connection {
     /// The frame cannot be encoded, and nothing is queued. Without a handshake done nothing is
     /// queued either, and that is no error: the connection is about to be reported down.
     pub fn queue(&mut self, frame: &mut Frame) -> Result<bool, FrameError> {
+        let queued = self.queue_now(frame)?;
+        self.fill();
+        Ok(queued)
+    }
+
+    fn queue_now(&mut self, frame: &mut Frame) -> Result<bool, FrameError> {
         let Phase::Open(open) = &mut self.phase else {
             return Ok(true);
         };
@@ -487,7 +504,6 @@ impl Connection {
             count_out(&self.setup.counters, frame, encoded.frames);
             let told = self.setup.watch.0.is_some().then(|| Box::new(frame.clone()));
             self.outbox.take(bytes, order, told);
-            self.fill();
             return Ok(true);
         }
         let credit = open.granted.left();
@@ -499,13 +515,54 @@ impl Connection {
         if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
             watch.said(key, self.setup.id.direction(), frame);
         }
-        self.fill();
         match rest {
             Some(rest) => {
                 *frame = rest;
                 Ok(false)
             }
             None => Ok(true),
+        }
+    }
+
+    /// Queues a frame that a newer one makes superfluous, or keeps it, in the place of an older one,
+    /// until there is room. It is given back if too many others wait.
+    ///
+    /// # Errors
+    /// As for [`queue`](Self::queue); with a frame that has to wait nothing is wrong yet.
+    pub(crate) fn queue_replaceable(
+        &mut self,
+        user: UserFrame,
+    ) -> Result<Result<(), UserFrame>, FrameError> {
+        if self.replaceable.is_empty() {
+            let mut frame = Frame::User(user);
+            if self.admits(&frame) {
+                return self.queue(&mut frame).map(|_| Ok(()));
+            }
+            let Frame::User(user) = frame else { return Ok(Ok(())) };
+            return Ok(self.keep(user));
+        }
+        Ok(self.keep(user))
+    }
+
+    fn keep(&mut self, user: UserFrame) -> Result<(), UserFrame> {
+        let older = self.replaceable.keep(user)?;
+        self.setup.counters.frames_replaced.add(u64::from(older.is_some()));
+        self.fill();
+        Ok(())
+    }
+
+    /// Sends what waits to be replaced, as far as there is room, the oldest first.
+    fn send_replaceable(&mut self) {
+        while let Some(user) = self.replaceable.first() {
+            let mut frame = Frame::User(user.clone());
+            if !self.admits(&frame) {
+                return;
+            }
+            self.replaceable.pop();
+            if let Err(error) = self.queue_now(&mut frame) {
+                self.setup.counters.unsendable.bump();
+                error!(lane = %self.setup.lane, %error, "frame cannot be sent");
+            }
         }
     }
 
@@ -520,12 +577,20 @@ impl Connection {
         self.fill();
     }
 
-    /// Moves long frames on, as far as the stream and the credit take them.
+    /// Moves long frames on, and what waits to be replaced, as far as the stream and the credit
+    /// take them.
     fn fill(&mut self) {
         let Phase::Open(open) = &mut self.phase else {
             return;
         };
         self.outbox.fill(&mut open.granted);
+        if !self.replaceable.is_empty() {
+            self.send_replaceable();
+            let Phase::Open(open) = &mut self.phase else {
+                return;
+            };
+            self.outbox.fill(&mut open.granted);
+        }
         self.setup.counters.chunks_out.add(std::mem::take(&mut self.outbox.chunks));
         for frame in self.outbox.told.drain(..) {
             if let (Some(watch), Some(key)) = (&self.setup.watch.0, &self.key) {
@@ -584,6 +649,8 @@ fn count_in(counters: &LaneCounters, frame: &Frame) {
         Frame::Message(_)
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
+        | Frame::User(_)
+        | Frame::UserItems(_)
         | Frame::Clock { .. }
         | Frame::Condition(_)
         | Frame::Chunk(_)
@@ -603,6 +670,8 @@ fn count_out(counters: &LaneCounters, frame: &Frame, frames: u64) {
         Frame::Message(_)
         | Frame::SnapshotPull(_)
         | Frame::SnapshotChunk(_)
+        | Frame::User(_)
+        | Frame::UserItems(_)
         | Frame::Clock { .. }
         | Frame::Condition(_)
         | Frame::Chunk(_)

@@ -12,49 +12,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use raft_core::{GroupId, Message};
+use raft_core::GroupId;
 
 use super::config::{LONG_MESSAGES_MAX, LaneConfig};
 use super::credit::{Granted, Share, shared_max};
 use crate::wire::chunk::{Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
 use crate::wire::frame::Frame;
+use crate::wire::order::Order;
 use crate::wire::transmit::Transmit;
 
 /// Chunks that wait for the stream ahead of whatever comes next.
 const AHEAD: u64 = 2;
-
-/// Frames with the same one leave in the order in which they were queued.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Order {
-    /// The appends of a group: its log is one order.
-    Log(GroupId),
-    /// The bytes of a group's snapshot.
-    Snapshot(GroupId),
-}
-
-impl Order {
-    /// What a frame must not overtake. Everything else may: each says all it needs.
-    pub(super) fn of(frame: &Frame) -> Option<Self> {
-        match frame {
-            Frame::Message(envelope) => {
-                let is_append = matches!(envelope.message, Message::Append(_));
-                is_append.then_some(Self::Log(envelope.group))
-            }
-            Frame::SnapshotChunk(chunk) => Some(Self::Snapshot(chunk.place.group)),
-            Frame::Heartbeats(_)
-            | Frame::ReadConfirms(_)
-            | Frame::HeartbeatReplies(_)
-            | Frame::SnapshotPull(_)
-            | Frame::Clock { .. }
-            | Frame::Condition(_)
-            | Frame::Chunk(_)
-            | Frame::Grant { .. }
-            | Frame::Credit { .. }
-            | Frame::Ping { .. }
-            | Frame::Pong { .. } => None,
-        }
-    }
-}
 
 /// A frame that leaves later, or in pieces.
 #[derive(Debug)]

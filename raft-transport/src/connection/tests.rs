@@ -11,6 +11,7 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{HANDSHAKE_VERSION, HelloRefusal, Welcome};
 
 mod chunks;
+mod user;
 
 const PEER: NodeId = NodeId::new(2);
 

@@ -210,6 +210,20 @@ impl Lanes {
         let Some(live) = self.connections.get_mut(id) else {
             return Err(frame);
         };
+        if let Frame::User(user) = &frame
+            && user.newer_replaces
+        {
+            let user = user.clone();
+            return match live.connection.queue_replaceable(user) {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(user)) => Err(Frame::User(user)),
+                Err(error) => {
+                    self.counters.unsendable.bump();
+                    error!(lane = %self.lane, %peer, %error, "frame cannot be sent");
+                    Err(frame)
+                }
+            };
+        }
         if !live.connection.admits(&frame) {
             if live.connection.is_open() {
                 self.counters.credit_stalls.bump();

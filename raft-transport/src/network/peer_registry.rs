@@ -25,7 +25,9 @@ use raft_core::{Incarnation, NodeId};
 use tracing::warn;
 
 use crate::lane::Lane;
-use crate::wire::hello::{Hello, HelloRefusal, PAST_LIVES_MAX, Welcome, cluster_name_fits};
+use crate::wire::hello::{
+    Hello, HelloRefusal, PAST_LIVES_MAX, PROTOCOL_LEN_MAX, Protocol, Welcome, cluster_name_fits,
+};
 
 /// Who this node is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,6 +81,7 @@ pub struct PeerRegistry {
 
 struct Shared {
     identity: Identity,
+    protocol: Protocol,
     on_met: Box<dyn Fn(NodeId, PeerLife) + Send + Sync>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Grows with every change that lanes must look at.
@@ -148,12 +151,30 @@ impl PeerRegistry {
         identity: Identity,
         on_met: impl Fn(NodeId, PeerLife) + Send + Sync + 'static,
     ) -> Self {
+        Self::speaking(Protocol::raft(), identity, on_met)
+    }
+
+    /// As [`new`](Self::new), of a node whose frames mean something else: nodes of another protocol,
+    /// or of another version of it, are refused.
+    ///
+    /// # Panics
+    /// If the name of the cluster has more than 255 bytes, or that of the protocol more than 32.
+    pub fn speaking(
+        protocol: Protocol,
+        identity: Identity,
+        on_met: impl Fn(NodeId, PeerLife) + Send + Sync + 'static,
+    ) -> Self {
+        assert!(
+            protocol.name.len() <= PROTOCOL_LEN_MAX,
+            "the name of a protocol has at most {PROTOCOL_LEN_MAX} bytes"
+        );
         assert!(
             cluster_name_fits(&identity.cluster),
             "the name of a cluster has at most 255 bytes"
         );
         let shared = Shared {
             identity,
+            protocol,
             on_met: Box::new(on_met),
             peers: Mutex::default(),
             epoch: AtomicU64::new(1),
@@ -254,6 +275,7 @@ impl PeerRegistry {
             shards: identity.shards,
             features: identity.features,
             frame_bytes_max,
+            protocol: self.shared.protocol.clone(),
         }
     }
 
@@ -267,6 +289,10 @@ impl PeerRegistry {
         let identity = &self.shared.identity;
         if self.shared.shutting_down.load(Ordering::Acquire) {
             return Err(HelloRefusal::ShuttingDown);
+        }
+        if hello.protocol != self.shared.protocol {
+            let (ours, theirs) = (self.shared.protocol.clone(), hello.protocol.clone());
+            return Err(HelloRefusal::WrongProtocol { ours, theirs });
         }
         if hello.cluster != identity.cluster {
             let (ours, theirs) = (identity.cluster.clone(), hello.cluster.clone());

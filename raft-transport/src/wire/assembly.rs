@@ -12,12 +12,13 @@ use std::collections::BTreeMap;
 
 use crate::wire::chunk::{CHUNK_DATA_MAX, Chunk, ChunkEnd};
 use crate::wire::decode::Decoder;
-use crate::wire::frame::{ChunkFault, Ends, Frame, FrameError, FrameKind};
+use crate::wire::frame::{BODY_BYTES_MAX, ChunkFault, Ends, Frame, FrameError, FrameKind};
 
 /// The frames of one direction of a connection that have come in part.
 #[derive(Debug)]
 pub struct Assemblies {
     frame_bytes_max: u64,
+    user_body_max: u32,
     open: BTreeMap<u8, Assembly>,
 }
 
@@ -57,7 +58,13 @@ pub enum Assembled {
 impl Assemblies {
     /// Refuses frames of more bytes than this.
     pub fn new(frame_bytes_max: u64) -> Self {
-        Self { frame_bytes_max, open: BTreeMap::new() }
+        Self { frame_bytes_max, user_body_max: BODY_BYTES_MAX, open: BTreeMap::new() }
+    }
+
+    /// One that refuses users' frames with longer bodies.
+    pub(crate) fn with_user_body_max(mut self, bytes: u32) -> Self {
+        self.user_body_max = bytes;
+        self
     }
 
     /// Frames that have begun and are not whole.
@@ -97,7 +104,8 @@ impl Assemblies {
                 let (kind, max) = (FrameKind::Chunk, self.frame_bytes_max);
                 return Err(FrameError::TooLarge { kind, bytes: total, max });
             }
-            let decoder = Decoder::of_chunks(self.frame_bytes_max, CHUNK_DATA_MAX);
+            let decoder = Decoder::of_chunks(self.frame_bytes_max, CHUNK_DATA_MAX)
+                .with_user_body_max(self.user_body_max);
             let fresh = Assembly { total, arrived: 0, wire_bytes: 0, decoder, whole: None };
             if self.open.insert(stream, fresh).is_some() {
                 return Err(faulty(ChunkFault::AlreadyOpen));

@@ -25,11 +25,12 @@ use crate::wire::bodies::{
 use crate::wire::chunk::Chunk;
 use crate::wire::envelope::Envelope;
 use crate::wire::frame::{
-    APPEND_ENTRIES_MAX, Condition, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame, FrameError,
-    FrameKind, HEADER_LEN, SnapshotChunk,
+    APPEND_ENTRIES_MAX, BODY_BYTES_MAX, Condition, Ends, FLAG_FROM, FLAG_TO, FRAME_VERSION, Frame,
+    FrameError, FrameKind, HEADER_LEN, SnapshotChunk,
 };
 use crate::wire::heartbeat_batch;
 use crate::wire::read_buffers::{CHUNK, Chunks};
+use crate::wire::user::{self, UserKind};
 use crate::wire::varint::take_varint;
 
 /// Less room than this is not worth a read.
@@ -42,6 +43,8 @@ const SLICE_MAX: usize = 32 << 10;
 #[derive(Debug)]
 pub struct Decoder {
     frame_bytes_max: u64,
+    /// The largest body of a user's frame.
+    user_body_max: u32,
     buffer: BytesMut,
     chunks: Chunks,
     /// The buffer must hold so many bytes before decoding can go on.
@@ -92,6 +95,7 @@ impl Decoder {
     pub fn new(frame_bytes_max: u64) -> Self {
         Self {
             frame_bytes_max,
+            user_body_max: BODY_BYTES_MAX,
             buffer: BytesMut::new(),
             chunks: Chunks::default(),
             needed: HEADER_LEN,
@@ -103,6 +107,12 @@ impl Decoder {
     /// One whose bytes come at most `room` at a time, so that it needs no larger buffers.
     pub(crate) fn of_chunks(frame_bytes_max: u64, room: usize) -> Self {
         Self { chunks: Chunks::of(room), room, ..Self::new(frame_bytes_max) }
+    }
+
+    /// One that refuses users' frames with longer bodies.
+    pub(crate) fn with_user_body_max(mut self, bytes: u32) -> Self {
+        self.user_body_max = bytes.min(BODY_BYTES_MAX);
+        self
     }
 
     /// Where the next bytes belong; never without room once [`next_frame`](Self::next_frame) has found
@@ -179,7 +189,7 @@ impl Decoder {
             self.needed = HEADER_LEN;
             return Ok(None);
         };
-        let parsed = Header::parse(header, self.frame_bytes_max)?;
+        let parsed = Header::parse(header, self.frame_bytes_max, self.user_body_max)?;
         let Some(body) = rest.get(..parsed.body_len) else {
             self.needed = HEADER_LEN + parsed.body_len;
             return Ok(None);
@@ -216,6 +226,20 @@ impl Decoder {
                 let chunk = take_chunk(&mut body, header.group).ok_or(malformed)?;
                 Frame::SnapshotChunk(chunk)
             }
+            FrameKind::User => {
+                let whole = frame_head + header.payload_len as usize;
+                if self.buffer.len() < whole {
+                    self.needed = whole;
+                    return Ok(None);
+                }
+                self.needed = HEADER_LEN;
+                let mut body = self.buffer.split_to(whole).freeze().split_off(HEADER_LEN);
+                let payloads = body.split_off(header.body_len);
+                let kind = UserKind::from_code(header.code).ok_or(malformed)?;
+                let head = (kind, header.group, header.flags);
+                return user::decode(head, body, payloads).map(|user| Some(Frame::User(user)));
+            }
+            FrameKind::UserItems => Frame::UserItems(user::decode_items(body).ok_or(malformed)?),
             FrameKind::Clock => {
                 Frame::Clock { wall: LogTime::new(take_number(body).ok_or(malformed)?) }
             }
@@ -430,6 +454,8 @@ impl Gathering {
 #[derive(Clone, Copy)]
 struct Header {
     kind: FrameKind,
+    /// The second byte.
+    code: u8,
     flags: u16,
     group: GroupId,
     body_len: usize,
@@ -440,12 +466,16 @@ struct Header {
 
 impl Header {
     /// Checks everything a header can tell before its body has arrived.
-    fn parse(bytes: &[u8; HEADER_LEN], frame_bytes_max: u64) -> Result<Self, FrameError> {
+    fn parse(
+        bytes: &[u8; HEADER_LEN],
+        frame_bytes_max: u64,
+        user_body_max: u32,
+    ) -> Result<Self, FrameError> {
         let number = |at: usize| {
             let [a, b, c, d] = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
             u32::from_le_bytes([a, b, c, d])
         };
-        let [version, kind, f0, f1, ..] = *bytes;
+        let [version, code, f0, f1, ..] = *bytes;
         if version != FRAME_VERSION {
             return Err(FrameError::UnknownVersion { found: version });
         }
@@ -454,20 +484,26 @@ impl Header {
         if crc32c::crc32c(&bytes[..16]) != header_crc && !ignored {
             return Err(FrameError::HeaderChecksum);
         }
-        let kind = FrameKind::from_code(kind).ok_or(FrameError::UnknownKind { kind })?;
+        let kind = FrameKind::from_code(code).ok_or(FrameError::UnknownKind { kind: code })?;
         let flags = u16::from_le_bytes([f0, f1]);
         if flags & !kind.flags() != 0 {
             return Err(FrameError::UnknownFlags { kind, flags });
         }
-        if body_len > kind.body_max() {
-            let (bytes, max) = (u64::from(body_len), u64::from(kind.body_max()));
+        let body_max = match kind {
+            FrameKind::User => user_body_max,
+            other => other.body_max(),
+        };
+        if body_len > body_max {
+            let (bytes, max) = (u64::from(body_len), u64::from(body_max));
             return Err(FrameError::TooLarge { kind, bytes, max });
         }
-        if (payload_len > 0 && kind != FrameKind::Append) || (group != 0 && !kind.names_group()) {
+        let has_payloads = matches!(kind, FrameKind::Append | FrameKind::User);
+        if (payload_len > 0 && !has_payloads) || (group != 0 && !kind.names_group()) {
             return Err(FrameError::Malformed { kind });
         }
         let header = Self {
             kind,
+            code,
             flags,
             group: GroupId::new(group),
             body_len: body_len as usize,
@@ -526,7 +562,9 @@ fn take_envelope(header: &Header, body: &mut &[u8], ends: Ends) -> Option<Envelo
         | FrameKind::Ping
         | FrameKind::Pong
         | FrameKind::Chunk
-        | FrameKind::Grant => return None,
+        | FrameKind::Grant
+        | FrameKind::User
+        | FrameKind::UserItems => return None,
     };
     Some(Envelope {
         group: header.group,

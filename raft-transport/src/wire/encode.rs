@@ -17,6 +17,7 @@ use crate::wire::frame::{
 };
 use crate::wire::heartbeat_batch;
 use crate::wire::transmit::Transmit;
+use crate::wire::user::{self, UserKind};
 use crate::wire::varint::put_varint;
 
 /// What became of a frame.
@@ -68,6 +69,8 @@ pub fn encode(
             fit(chunk, frame_bytes_max);
             whole(encode_snapshot(&chunk.place, Some(chunk), frame_bytes_max, out)?)
         }
+        Frame::User(user) => whole(user::encode(user, frame_bytes_max, out)?),
+        Frame::UserItems(items) => user::encode_items(items, limits, out)?,
         Frame::Clock { wall } => whole(encode_number(FrameKind::Clock, wall.get(), out)),
         Frame::Condition(condition) => {
             whole(encode_number(FrameKind::Condition, condition.code(), out))
@@ -89,16 +92,25 @@ pub fn encode(
 /// A frame whose header waits for its body.
 pub(crate) struct OpenFrame {
     start: usize,
-    kind: FrameKind,
+    /// The second byte.
+    code: u8,
     flags: u16,
     group: GroupId,
 }
 
 impl OpenFrame {
     pub(crate) fn new(kind: FrameKind, flags: u16, group: GroupId, out: &mut BytesMut) -> Self {
+        Self::begin(kind.code(), flags, group, out)
+    }
+
+    pub(crate) fn of_user(kind: UserKind, flags: u16, group: GroupId, out: &mut BytesMut) -> Self {
+        Self::begin(kind.code(), flags, group, out)
+    }
+
+    fn begin(code: u8, flags: u16, group: GroupId, out: &mut BytesMut) -> Self {
         let start = out.len();
         out.put_bytes(0, HEADER_LEN);
-        Self { start, kind, flags, group }
+        Self { start, code, flags, group }
     }
 
     /// Bytes of the body so far.
@@ -111,7 +123,7 @@ impl OpenFrame {
         let frame = &mut out[self.start..];
         let (header, body) = frame.split_at_mut(HEADER_LEN);
         header[0] = FRAME_VERSION;
-        header[1] = self.kind.code();
+        header[1] = self.code;
         header[2..4].copy_from_slice(&self.flags.to_le_bytes());
         header[4..8].copy_from_slice(&self.group.get().to_le_bytes());
         header[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());

@@ -20,6 +20,7 @@ use raft_core::{
 
 use crate::wire::chunk::{CHUNK_BODY_MAX, Chunk, FLAG_ABANDONED, FLAG_FIRST, FLAG_LAST};
 use crate::wire::envelope::Envelope;
+use crate::wire::user::{FLAG_BULK, FLAG_DATA, FLAG_REPLACES, UserFrame, UserItem, UserKind};
 
 /// The first byte of every frame.
 pub const FRAME_VERSION: u8 = 0xF1;
@@ -58,6 +59,10 @@ pub enum Frame {
     SnapshotPull(SnapshotPull),
     /// The answer: some of its bytes, or that there are none.
     SnapshotChunk(SnapshotChunk),
+    /// A message of the user's own protocol.
+    User(UserFrame),
+    /// What the user's own protocol says of many groups. Sorted and split as heartbeats are.
+    UserItems(Vec<UserItem>),
     /// What the sender's wall clock shows. It comes before what it vouches for: answers to
     /// heartbeats and votes.
     Clock {
@@ -107,6 +112,8 @@ impl Frame {
             | Self::HeartbeatReplies(_)
             | Self::SnapshotPull(_)
             | Self::SnapshotChunk(_)
+            | Self::User(_)
+            | Self::UserItems(_)
             | Self::Clock { .. }
             | Self::Condition(_) => false,
         }
@@ -121,7 +128,9 @@ impl Frame {
                 entries + BESIDE
             }
             Self::SnapshotChunk(chunk) => chunk.data.len() as u64 + BESIDE,
-            Self::Heartbeats(_)
+            Self::User(user) => user.len() + BESIDE,
+            Self::UserItems(_)
+            | Self::Heartbeats(_)
             | Self::ReadConfirms(_)
             | Self::HeartbeatReplies(_)
             | Self::SnapshotPull(_)
@@ -145,7 +154,9 @@ impl Frame {
             Self::Heartbeats(items) => Some(Self::Heartbeats(last(items, count))),
             Self::ReadConfirms(items) => Some(Self::ReadConfirms(last(items, count))),
             Self::HeartbeatReplies(items) => Some(Self::HeartbeatReplies(last(items, count))),
+            Self::UserItems(items) => Some(Self::UserItems(last(items, count))),
             Self::Message(_)
+            | Self::User(_)
             | Self::SnapshotPull(_)
             | Self::SnapshotChunk(_)
             | Self::Clock { .. }
@@ -315,11 +326,15 @@ pub enum FrameKind {
     Chunk = 35,
     /// [`Frame::Grant`].
     Grant = 36,
+    /// [`Frame::User`]: the first of the numbers from 64 to 95, which are the user's kinds.
+    User = 64,
+    /// [`Frame::UserItems`].
+    UserItems = 96,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::PreVote,
         Self::PreVoteReply,
         Self::Vote,
@@ -348,6 +363,8 @@ impl FrameKind {
         Self::Pong,
         Self::Chunk,
         Self::Grant,
+        Self::User,
+        Self::UserItems,
     ];
 
     /// The number on the wire.
@@ -357,6 +374,9 @@ impl FrameKind {
 
     /// The kind with this number, or `None` for one this version does not know.
     pub fn from_code(code: u8) -> Option<Self> {
+        if UserKind::from_code(code).is_some() {
+            return Some(Self::User);
+        }
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
@@ -380,7 +400,8 @@ impl FrameKind {
             | Self::Recover
             | Self::Fence
             | Self::SnapshotPull
-            | Self::SnapshotChunk => true,
+            | Self::SnapshotChunk
+            | Self::User => true,
             Self::Heartbeats
             | Self::ReadConfirms
             | Self::HeartbeatReplies
@@ -390,14 +411,15 @@ impl FrameKind {
             | Self::Ping
             | Self::Pong
             | Self::Chunk
-            | Self::Grant => false,
+            | Self::Grant
+            | Self::UserItems => false,
         }
     }
 
     /// Whether the frame speaks from one replica to another.
     pub(crate) const fn names_replicas(self) -> bool {
         match self {
-            Self::SnapshotPull | Self::SnapshotChunk => false,
+            Self::SnapshotPull | Self::SnapshotChunk | Self::User => false,
             Self::PreVote
             | Self::PreVoteReply
             | Self::Vote
@@ -423,7 +445,8 @@ impl FrameKind {
             | Self::Ping
             | Self::Pong
             | Self::Chunk
-            | Self::Grant => self.names_group(),
+            | Self::Grant
+            | Self::UserItems => self.names_group(),
         }
     }
 
@@ -431,6 +454,7 @@ impl FrameKind {
     pub(crate) const fn flags(self) -> u16 {
         match self {
             Self::Chunk => FLAG_FIRST | FLAG_LAST | FLAG_ABANDONED,
+            Self::User => FLAG_DATA | FLAG_BULK | FLAG_REPLACES,
             other if other.names_replicas() => FLAG_FROM | FLAG_TO,
             _ => 0,
         }
@@ -439,12 +463,14 @@ impl FrameKind {
     /// Largest body of this kind, in bytes.
     pub(crate) const fn body_max(self) -> u32 {
         match self {
-            Self::Append => BODY_BYTES_MAX,
+            Self::Append | Self::User => BODY_BYTES_MAX,
             Self::Chunk => CHUNK_BODY_MAX,
             // A membership of the largest size takes about 1100 bytes.
             Self::Snapshot => 4096,
             Self::SnapshotChunk => SNAPSHOT_DATA_MAX as u32 + 256,
-            Self::Heartbeats | Self::ReadConfirms | Self::HeartbeatReplies => BATCH_BODY_MAX,
+            Self::Heartbeats | Self::ReadConfirms | Self::HeartbeatReplies | Self::UserItems => {
+                BATCH_BODY_MAX
+            }
             Self::PreVote
             | Self::PreVoteReply
             | Self::Vote

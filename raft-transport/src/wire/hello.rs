@@ -36,6 +36,32 @@ const CLUSTER_LEN_MAX: usize = 255;
 const MAGIC: [u8; 4] = *b"RLAN";
 const HEAD_LEN: usize = 16;
 
+/// Longest name of a protocol, in bytes.
+pub const PROTOCOL_LEN_MAX: usize = 32;
+
+/// What the frames between two nodes mean. The lanes carry any; nodes of different ones, or of
+/// different versions of one, refuse each other.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Protocol {
+    /// Its name, at most [`PROTOCOL_LEN_MAX`] bytes.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+}
+
+impl Protocol {
+    /// That of `raft-core`'s messages.
+    pub fn raft() -> Self {
+        Self { name: "raft".to_owned(), version: 1 }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
 /// What the dialer says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hello {
@@ -63,6 +89,8 @@ pub struct Hello {
     pub features: u64,
     /// Largest frame it accepts, in bytes.
     pub frame_bytes_max: u64,
+    /// What its frames mean.
+    pub protocol: Protocol,
 }
 
 /// What the acceptor answers.
@@ -121,6 +149,14 @@ pub enum HelloRefusal {
         ours: u16,
         /// The other's.
         theirs: u16,
+    },
+    /// The other one's frames mean something else.
+    #[error("this speaks {ours}, not {theirs}")]
+    WrongProtocol {
+        /// The refuser's protocol.
+        ours: Protocol,
+        /// The other's.
+        theirs: Protocol,
     },
     /// The connection came in on another lane than it names: the lane layouts differ.
     #[error("lane {ours} does not serve {theirs}")]
@@ -311,7 +347,11 @@ fn from_body<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, HandshakeEr
 }
 
 fn cut(name: &str) -> &str {
-    let mut end = name.len().min(CLUSTER_LEN_MAX);
+    cut_at(name, CLUSTER_LEN_MAX)
+}
+
+fn cut_at(name: &str, max: usize) -> &str {
+    let mut end = name.len().min(max);
     while !name.is_char_boundary(end) {
         end -= 1;
     }
@@ -332,6 +372,27 @@ struct HelloWire<'a> {
     shards: u8,
     features: u64,
     frame_bytes_max: u64,
+    #[serde(borrow)]
+    protocol: ProtocolWire<'a>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct ProtocolWire<'a> {
+    name: &'a str,
+    version: u32,
+}
+
+impl<'a> From<&'a Protocol> for ProtocolWire<'a> {
+    fn from(protocol: &'a Protocol) -> Self {
+        Self { name: cut_at(&protocol.name, PROTOCOL_LEN_MAX), version: protocol.version }
+    }
+}
+
+impl ProtocolWire<'_> {
+    fn into_protocol(self) -> Option<Protocol> {
+        let fits = self.name.len() <= PROTOCOL_LEN_MAX;
+        fits.then(|| Protocol { name: self.name.to_owned(), version: self.version })
+    }
 }
 
 /// The bits of earlier lives, four bytes each.
@@ -360,6 +421,7 @@ impl<'a> HelloWire<'a> {
             shards: hello.shards,
             features: hello.features,
             frame_bytes_max: hello.frame_bytes_max,
+            protocol: ProtocolWire::from(&hello.protocol),
         }
     }
 }
@@ -382,6 +444,7 @@ impl HelloWire<'_> {
             shards: self.shards,
             features: self.features,
             frame_bytes_max: self.frame_bytes_max,
+            protocol: self.protocol.into_protocol()?,
         })
     }
 }
@@ -431,17 +494,50 @@ impl<'a> WelcomeWire<'a> {
 
 #[derive(Deserialize, Serialize)]
 enum RefusalWire<'a> {
-    WrongVersion { ours: u16, theirs: u16 },
-    WrongCluster { ours: &'a str, theirs: &'a str },
-    WrongNode { ours: u64, theirs: u64 },
-    UnknownNode { node: u64 },
-    WrongLane { ours: u32, theirs: u32 },
-    ReplayedGeneration { newest: u64, theirs: u64 },
-    StoreChanged { theirs: [u8; 16] },
-    OldIncarnation { newest: u64, theirs: u64 },
+    WrongVersion {
+        ours: u16,
+        theirs: u16,
+    },
+    WrongCluster {
+        ours: &'a str,
+        theirs: &'a str,
+    },
+    WrongNode {
+        ours: u64,
+        theirs: u64,
+    },
+    UnknownNode {
+        node: u64,
+    },
+    WrongLane {
+        ours: u32,
+        theirs: u32,
+    },
+    ReplayedGeneration {
+        newest: u64,
+        theirs: u64,
+    },
+    StoreChanged {
+        theirs: [u8; 16],
+    },
+    OldIncarnation {
+        newest: u64,
+        theirs: u64,
+    },
     ShuttingDown,
-    SameLife { incarnation: u64 },
-    FarIncarnation { newest: u64, theirs: u64 },
+    SameLife {
+        incarnation: u64,
+    },
+    FarIncarnation {
+        newest: u64,
+        theirs: u64,
+    },
+    WrongProtocol {
+        #[serde(borrow)]
+        ours: ProtocolWire<'a>,
+        #[serde(borrow)]
+        theirs: ProtocolWire<'a>,
+    },
 }
 
 impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
@@ -475,6 +571,9 @@ impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
             }
             HelloRefusal::FarIncarnation { newest, theirs } => {
                 Self::FarIncarnation { newest: newest.get(), theirs: theirs.get() }
+            }
+            HelloRefusal::WrongProtocol { ours, theirs } => {
+                Self::WrongProtocol { ours: ours.into(), theirs: theirs.into() }
             }
         }
     }
@@ -511,6 +610,10 @@ impl RefusalWire<'_> {
             Self::FarIncarnation { newest, theirs } => HelloRefusal::FarIncarnation {
                 newest: Incarnation::new(newest),
                 theirs: Incarnation::new(theirs),
+            },
+            Self::WrongProtocol { ours, theirs } => HelloRefusal::WrongProtocol {
+                ours: ours.into_protocol()?,
+                theirs: theirs.into_protocol()?,
             },
         })
     }

@@ -11,6 +11,8 @@ pub(crate) mod encode;
 pub(crate) mod envelope;
 pub(crate) mod heartbeat_batch;
 pub(crate) mod hello;
+pub(crate) mod order;
 pub(crate) mod read_buffers;
 pub(crate) mod transmit;
+pub(crate) mod user;
 pub(crate) mod varint;

@@ -42,6 +42,12 @@ const LAYERS: [Layer; 6] = [
 
 const CORE: &str = "raft-core";
 
+/// Rooms of the transport that carry what they are given, ours or another protocol's ...
+const CARRIERS: [&str; 3] =
+    ["raft-transport/src/connection", "raft-transport/src/lanes", "raft-transport/src/network"];
+/// ... and all they know of the core: who speaks, about whom, and when.
+const CARRIERS_KNOW: [&str; 5] = ["GroupId", "Incarnation", "Micros", "NodeId", "planted"];
+
 /// Crates that stand on their own, and so must not decide these matters for their users.
 const LIBRARIES: [&str; 4] = [CORE, "raft-mux", "raft-storage", "raft-transport"];
 
@@ -86,6 +92,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Report> {
     let mut findings = arrows(workspace);
     findings.extend(forced_dependencies(workspace));
     findings.extend(source_arrows(workspace)?);
+    findings.extend(carriers(workspace)?);
     let core = workspace.members.get(CORE).context("the workspace has no raft-core")?;
     let library = core.directory.join("src/lib.rs");
     let library = fs::read_to_string(&library).with_context(|| library.display().to_string())?;
@@ -203,6 +210,50 @@ fn uses(text: &str, strangers: &[String]) -> Vec<(usize, String)> {
     found
 }
 
+/// Messages of the core that rooms know which should only carry them.
+fn carriers(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut findings = Vec::new();
+    for room in CARRIERS {
+        for path in rust_files(&workspace.root.join(room))? {
+            let shown = path.strip_prefix(&workspace.root).unwrap_or(&path);
+            let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "tests.rs";
+            if shown.iter().any(is_test) {
+                continue;
+            }
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let known = named_of_core(&text).into_iter();
+            findings.extend(
+                known
+                    .filter(|(_, name)| !CARRIERS_KNOW.contains(&name.as_str()))
+                    .map(|(line, name)| format!("{}:{line}: knows {name}", shown.display())),
+            );
+        }
+    }
+    Ok(findings)
+}
+
+/// What a file takes from `raft_core` before its tests, and in which lines.
+fn named_of_core(text: &str) -> Vec<(usize, String)> {
+    let code = code_of(text);
+    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let crate_name = "raft_core";
+    let mut named = Vec::new();
+    for at in identifiers(code, crate_name) {
+        let Some(path) = code[at + crate_name.len()..].strip_prefix("::") else { continue };
+        let list = match path.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap_or_default(),
+            None => {
+                path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+            }
+        };
+        let names = list.split(',').map(|name| name.trim().split("::").next().unwrap_or_default());
+        let line = line_of(code, at);
+        named.extend(names.filter(|name| !name.is_empty()).map(|name| (line, name.to_owned())));
+    }
+    named
+}
+
 fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut open = vec![directory.to_owned()];
@@ -304,8 +355,18 @@ fn bare_metal_target() -> Result<Option<&'static str>> {
 mod tests {
     use serde_json::json;
 
-    use super::{arrows, core_links, declares_no_std, forced_dependencies, uses};
+    use super::{arrows, core_links, declares_no_std, forced_dependencies, named_of_core, uses};
     use crate::cargo::Workspace;
+
+    #[test]
+    fn what_a_carrier_takes_from_the_core_is_seen_in_every_spelling() {
+        let text = "use raft_core::{GroupId, Message,\n    Append};\nfn f() -> raft_core::Heartbeat {}\n\
+                    #[cfg(test)]\nmod tests { use raft_core::Entry; }\n";
+        let named = named_of_core(text);
+        let names: Vec<&str> = named.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, ["GroupId", "Message", "Append", "Heartbeat"]);
+        assert_eq!(named[3].0, 3);
+    }
 
     /// A workspace of these members, plus the outside packages `mid` -> `hyper`.
     ///

@@ -527,6 +527,8 @@ impl Cluster {
             }
             Frame::Clock { .. }
             | Frame::Condition(_)
+            | Frame::User(_)
+            | Frame::UserItems(_)
             | Frame::Chunk(_)
             | Frame::Grant { .. }
             | Frame::Credit { .. }

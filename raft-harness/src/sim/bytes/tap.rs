@@ -281,6 +281,8 @@ impl Heard {
             | Frame::SnapshotChunk(_)
             | Frame::Clock { .. }
             | Frame::Condition(_)
+            | Frame::User(_)
+            | Frame::UserItems(_)
             | Frame::Chunk(_)
             | Frame::Grant { .. }
             | Frame::Credit { .. }
@@ -375,6 +377,8 @@ fn note(node: NodeId, to: NodeId, frame: &Frame, said: &mut Vec<Said>) {
             said.push(Said { node, to, group, replica, claim: Claim::Clock(*wall) });
         }
         Frame::Condition(_)
+        | Frame::User(_)
+        | Frame::UserItems(_)
         | Frame::Chunk(_)
         | Frame::Grant { .. }
         | Frame::Credit { .. }

@@ -136,7 +136,9 @@ fn words(frame: &Frame) -> Vec<Word> {
         Frame::SnapshotChunk(chunk) => vec![Word::Chunk(chunk.clone())],
         Frame::Clock { .. } => vec![Word::Clock(Box::new(frame.clone()))],
         Frame::Condition(condition) => vec![Word::Condition(*condition)],
-        Frame::Chunk(_)
+        Frame::User(_)
+        | Frame::UserItems(_)
+        | Frame::Chunk(_)
         | Frame::Grant { .. }
         | Frame::Credit { .. }
         | Frame::Ping { .. }

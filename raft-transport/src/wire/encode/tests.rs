@@ -10,7 +10,9 @@ use raft_core::{
 
 use super::*;
 use crate::testing::{FRAME_MAX, SENDER, append, bytes_of, encoded, envelope, heartbeat_item, hex};
-use crate::{Chunk, ChunkEnd, Condition, HeartbeatReplyItem};
+use crate::{
+    Chunk, ChunkEnd, Condition, HeartbeatReplyItem, LaneClass, UserFrame, UserItem, UserKind,
+};
 
 fn golden_frames() -> Vec<(Frame, &'static str)> {
     let term = Term::new(300);
@@ -259,6 +261,28 @@ fn golden_frames() -> Vec<(Frame, &'static str)> {
             "f1230400000000000200000000000000191ba8c5e5c8d3c80305",
         ),
         (Frame::Grant { bytes: 70_000 }, "f124000000000000030000000000000021c021ead434504bf0a204"),
+        (
+            Frame::User(UserFrame {
+                kind: UserKind::new(31).unwrap(),
+                group: GroupId::new(7),
+                class: LaneClass::Bulk,
+                newer_replaces: true,
+                body: Bytes::from_static(b"body"),
+                payloads: vec![Bytes::from_static(b"one"), Bytes::from_static(b"three")],
+            }),
+            "f15f0600070000000f00000008000000ee3045b46f9fbd580203e9b2942a05bc51441c626f64796f6e657468726565",
+        ),
+        (
+            Frame::UserItems(
+                [(7, &b"a"[..]), (7, b""), (300, b"bc")]
+                    .map(|(group, bytes)| UserItem {
+                        group: GroupId::new(group),
+                        bytes: Bytes::from_static(bytes),
+                    })
+                    .into(),
+            ),
+            "f1600000000000000a0000000000000000d506ed4b92c4100701610000a502026263",
+        ),
         (Frame::Pong { nonce: 300 }, "f1220000000000000200000000000000f1c5d7f7bccfc8e6ac02"),
     ]
 }

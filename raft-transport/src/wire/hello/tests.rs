@@ -20,6 +20,7 @@ fn hello() -> Hello {
         shards: 6,
         features: 7,
         frame_bytes_max: 8,
+        protocol: Protocol::raft(),
     }
 }
 
@@ -43,8 +44,9 @@ fn golden() -> Vec<(Handshake, &'static str)> {
         (
             Handshake::Hello(hello()),
             concat!(
-                "524c414e010001003a00000014a8f29d0470726f640102100f0e0d0c0b0a0908",
-                "0706050403020103f000000000000000000000000000000008040302010500000084feffff0f05060708"
+                "524c414e010001004000000006006eaf0470726f640102100f0e0d0c0b0a0908",
+                "0706050403020103f000000000000000000000000000000008040302010500000084feffff0f05060708",
+                "047261667401"
             ),
         ),
         (
@@ -96,6 +98,13 @@ fn golden() -> Vec<(Handshake, &'static str)> {
                 theirs: Incarnation::new(300),
             },
             "524c414e01000300040000005d76b6ce0a04ac02",
+        ),
+        (
+            HelloRefusal::WrongProtocol {
+                ours: Protocol::raft(),
+                theirs: Protocol { name: "paxos".to_owned(), version: 300 },
+            },
+            "524c414e010003000f00000074b4ea870b047261667401057061786f73ac02",
         ),
     ];
     list.extend(refusals.map(|(refusal, golden)| (Handshake::Refusal(refusal), golden)));
