@@ -162,6 +162,7 @@ pub enum Planted {
     TwoLongBegun,
     LossNotNoted,
     AnswersPileUp,
+    RottenSnapshotStays,
 }
 
 #[cfg(planted)]

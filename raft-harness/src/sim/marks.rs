@@ -156,6 +156,9 @@ marks! {
     LogReadOvertook = "the log was read for a group before another that had asked earlier",
     DiskStallSeen = "a leader with a stalled disk gave up or was deposed",
     DamageRepaired = "a damaged log was opened without what it had lost",
+    BlockUnreadable = "a block of a log could not be read any more",
+    SnapshotRetaken = "a snapshot that had rotted was taken anew",
+    StateLost = "a start found that the snapshot its log begins behind had rotted",
     DamageReported = "damage below a promise was reported",
     TruncationLostInCrash = "a truncation was lost in a crash and done again",
 
@@ -261,6 +264,9 @@ impl Mark {
                 | Self::DiskHungAgain
                 | Self::ElectedBesideAiling
                 | Self::DamageRepaired
+                | Self::BlockUnreadable
+                | Self::SnapshotRetaken
+                | Self::StateLost
                 | Self::CrashAtCheckpoint
                 | Self::CrashInReused
         )

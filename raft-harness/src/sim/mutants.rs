@@ -197,6 +197,7 @@ mutants! {
     CreditsLeak Medium Bytes [] "A lane does not get back the room of what was read.",
     AppliesBeforeDurable Easy Protocol ["I22-applied-durable" "panic"] "An entry is applied once it is committed, whether this replica's disk has it or not.",
     EarlierLifeOfGroupHeard Medium Bytes ["I2-vote-once" "I2-vote-current" "I15-late" "G1-election-safety" "G10-externalisation" "G2-log-matching" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected"] "Words of an earlier life of a group are taken by the replica of a later one.",
+    RottenSnapshotStays Hard Bytes ["liveness"] "A snapshot that a peer could make nothing of is not looked at.",
     SnapshotsLeftBehind Medium Bytes ["leftovers"] "The snapshots of a replica that has left its node stay on its disk.",
     GoneReplicaForgotten Medium Bytes ["used-replica"] "Nothing is remembered of a replica that has left its node.",
     CreditRoundedDown Medium Bytes ["E3-room" "liveness"] "A few bytes of each credit are never given back.",

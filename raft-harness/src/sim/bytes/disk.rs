@@ -10,10 +10,13 @@
 //! marks all of them clean: no later sync brings them back, yet readers go on seeing them, until
 //! the cache is dropped or the power goes. That is what file systems do.
 //!
+//! What is at rest may rot: a bit flips, or a block cannot be read any more, and no part of it written,
+//! until all of it is.
+//!
 //! Time is not here: an operation is done when it is called, and the driver lets time pass before
 //! it calls a sync, so a crash before that moment finds the writes pending.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,12 +25,17 @@ use parking_lot::Mutex;
 use raft_storage::{Disk, DiskFile};
 
 use super::fuse::Fuse;
+use super::snapshots::WHOLE;
 use crate::sim::rng::Rng;
 
 const SECTOR: usize = 512;
 
 /// "Too many open files".
 const EMFILE: i32 = 24;
+/// "Input/output error".
+const EIO: i32 = 5;
+/// What a disk cannot read any more it cannot read as a whole.
+const BLOCK: usize = 4 << 10;
 /// Of so many who ask for a descriptor when there is none left one gets it.
 const REFUSALS: u32 = 4;
 
@@ -40,17 +48,27 @@ const FRAME_ALIGNMENT: usize = 4 << 10;
 /// How long the header of a frame is.
 const FRAME_HEADER: usize = 64;
 
-/// A bit that was flipped.
+/// What becomes of bytes at rest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Harm {
+    /// A bit of one flips.
+    Flip,
+    /// The block around one cannot be read any more.
+    Unreadable,
+}
+
+/// What was harmed.
 #[derive(Clone, Debug)]
-pub(super) struct Flipped {
+pub(super) struct Harmed {
     pub(super) name: String,
     /// Where in the file.
     pub(super) at: usize,
+    pub(super) harm: Harm,
     /// It is in the last block before the seal of the log.
     pub(super) is_last: bool,
 }
 
-/// Where a bit is flipped.
+/// Where harm is done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Aim {
     /// In a file whose name begins so. The last batches of the log are spared: where it was not
@@ -62,6 +80,8 @@ pub(super) enum Aim {
     LastBatch,
     /// In a segment that is not the newest.
     Old,
+    /// In a whole snapshot.
+    Snapshot,
 }
 
 /// How the names of segments end.
@@ -107,6 +127,8 @@ struct FileState {
     pending: BTreeMap<usize, Sector>,
     /// Sectors that a failed sync left behind: never written, and no longer dirty.
     lost: BTreeMap<usize, Sector>,
+    /// Blocks that cannot be read.
+    unreadable: BTreeSet<usize>,
 }
 
 /// How a power cut or a damage turned out, for marks and statistics.
@@ -251,20 +273,23 @@ impl SimDisk {
         resolved
     }
 
-    /// Flips one bit of a file that is at rest; which one is said, for the record, and whether it
+    /// Harms one place of a file that is at rest; which one is said, for the record, and whether it
     /// is within the last batch of a log. Only what was written is hit: what lies behind the log
     /// holds nothing.
-    pub(super) fn flip(&self, aim: Aim) -> Option<Flipped> {
+    pub(super) fn harm(&self, aim: Aim, harm: Harm) -> Option<Harmed> {
         let (start, sealed) = match aim {
             Aim::Open(start) => (start, false),
             Aim::Sealed(start) => (start, true),
             Aim::LastBatch => (SEGMENT, true),
             Aim::Old => (SEGMENT, false),
+            Aim::Snapshot => ("", false),
         };
+        let end = if aim == Aim::Snapshot { WHOLE } else { "" };
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let is_written = |file: &usize| state.files[*file].seen.iter().any(|byte| *byte != 0);
-        let named = state.names.iter().filter(|(name, _)| name.starts_with(start));
+        let named = state.names.iter();
+        let named = named.filter(|(name, _)| name.starts_with(start) && name.ends_with(end));
         let names: Vec<String> =
             named.filter(|(_, file)| is_written(file)).map(|(name, _)| name.clone()).collect();
         // Of the segments the newest is the one whose damage is hardest to judge; what lies before the
@@ -310,9 +335,12 @@ impl SimDisk {
         } else {
             state.rng.below(written as u64) as usize
         };
-        file.seen[at] ^= 1 << state.rng.below(8);
+        match harm {
+            Harm::Flip => file.seen[at] ^= 1 << state.rng.below(8),
+            Harm::Unreadable => drop(file.unreadable.insert(at / BLOCK)),
+        }
         let is_last = is_newest && at < end - FRAME_ALIGNMENT && at + 2 * FRAME_ALIGNMENT >= end;
-        Some(Flipped { name, at, is_last })
+        Some(Harmed { name, at, harm, is_last })
     }
 }
 
@@ -442,8 +470,16 @@ impl State {
         self.change()?;
         let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        self.grow(file, begin + bytes)?;
-        let file = &mut self.files[file];
+        let file_at = file;
+        let blocks = begin / BLOCK..(begin + bytes).div_ceil(BLOCK);
+        let is_whole =
+            |block: &usize| block * BLOCK >= begin && (block + 1) * BLOCK <= begin + bytes;
+        if !self.files[file_at].unreadable.range(blocks.clone()).all(is_whole) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        self.grow(file_at, begin + bytes)?;
+        let file = &mut self.files[file_at];
+        file.unreadable.retain(|block| !blocks.contains(block));
         let sectors = begin / SECTOR..(begin + bytes).div_ceil(SECTOR);
         for sector in sectors.clone() {
             file.touch(sector);
@@ -580,10 +616,15 @@ impl DiskFile for SimFile {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let state = self.disk.state.lock();
-        let seen = &state.files[self.file].seen;
+        let FileState { seen, unreadable, .. } = &state.files[self.file];
         let begin = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let bytes = begin.checked_add(buffer.len()).and_then(|end| seen.get(begin..end));
-        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let blocks = begin / BLOCK..(begin + buffer.len()).div_ceil(BLOCK);
+        if unreadable.range(blocks).next().is_some() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        buffer.copy_from_slice(bytes);
         Ok(())
     }
 
@@ -715,6 +756,26 @@ mod tests {
             content(&disk, "a").expect("a file").iter().all(|byte| *byte == 0)
         });
         assert!((20..80).contains(&lost.count()));
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_can_be_again_once_all_of_it_was_written() {
+        let disk = disk(1);
+        let file = disk.create("log-1.seg").expect("a file");
+        write(&file, 0, &[1; 3 * BLOCK]);
+        let harmed = disk.harm(Aim::Sealed(SEGMENT), Harm::Unreadable).expect("it was written");
+        let begin = harmed.at / BLOCK * BLOCK;
+        let read = |at: usize| file.read_exact_at(&mut [0; 10], at as u64);
+        for at in (0..3).map(|block| block * BLOCK) {
+            assert_eq!(read(at).is_err(), at == begin);
+        }
+        assert_eq!(read(begin + BLOCK - 10).map_err(|error| error.raw_os_error()), Err(Some(EIO)));
+        let half = file.write_vectored_at(&mut [IoSlice::new(&[2; 512])], begin as u64);
+        assert!(half.is_err(), "what is beside it would have to be read");
+        disk.power_cut();
+        assert!(read(begin).is_err());
+        write(&file, begin as u64, &[2; BLOCK]);
+        read(begin).expect("it was written whole");
     }
 
     #[test]

@@ -225,20 +225,26 @@ pub enum Fault {
         /// Added to each job, in microseconds.
         by_us: u64,
     },
-    /// A node crashes and a bit of its log or its identity flips before it comes back.
+    /// A node crashes and a bit of its log or its identity flips before it comes back, or a block of it
+    /// cannot be read any more.
     Flip {
         /// Which.
         node: Place,
         /// Files whose names begin so.
         file: &'static str,
     },
-    /// A node crashes once its log has fallen idle, and a bit of the last batch flips.
+    /// A node crashes once its log has fallen idle, and a bit of the last batch flips, or it cannot be read.
     FlipIdle {
         /// Which.
         node: Place,
     },
-    /// A bit flips in an older part of a node's log while it runs.
+    /// A bit flips in an older part of a node's log while it runs, or the disk cannot read it any more.
     Rot {
+        /// Which.
+        node: Place,
+    },
+    /// A bit flips in one of a node's snapshots while it runs.
+    RotSnapshot {
         /// Which.
         node: Place,
     },
@@ -317,6 +323,7 @@ impl Fault {
             Self::Flip { .. } => "flip",
             Self::FlipIdle { .. } => "flip-idle",
             Self::Rot { .. } => "rot",
+            Self::RotSnapshot { .. } => "rot-snapshot",
             Self::Miscount => "miscount",
             Self::Wipe { .. } => "wipe",
             Self::PutBack { .. } => "put-back",
@@ -336,6 +343,13 @@ pub(super) fn draw(streams: Streams, swarm: &Swarm, options: &Options) -> Vec<Pl
             floods::append(&mut streams.stream("floods", &[]), swarm, options, &mut faults);
             hangs::append(&mut streams.stream("hangs", &[]), swarm, options, &mut faults);
             faults.sort_by_key(|fault| fault.at);
+            // Behind the others, whose places in the plan are what saved cases name.
+            rot_snapshots(
+                &mut streams.stream("rotten-snapshots", &[]),
+                swarm,
+                options,
+                &mut faults,
+            );
             faults
         }
     }
@@ -364,10 +378,7 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
         at += rng.range(pause / 4..=pause);
     }
     // Damage for good: at most one node in a run, and only where every group can spare it.
-    let spare = |group: &GroupSpec| group.replicas.len() >= 3;
-    // A group that counts what is written spares nobody for good: others may forget beside it.
-    let lasts_for_good = !swarm.counts_written();
-    if lasts_for_good && rng.chance(2, 5) && swarm.groups.iter().all(spare) && end > FIRST_US {
+    if lasts_for_good(swarm) && rng.chance(2, 5) && spares_one(swarm) && end > FIRST_US {
         let node = rng.below(swarm.nodes.len() as u64) as Place;
         let fault = match rng.below(10) {
             0 | 1 => Fault::Wipe { node },
@@ -390,6 +401,40 @@ fn any(rng: &mut Rng, swarm: &Swarm, options: &Options) -> Vec<PlannedFault> {
     }
     faults.sort_by_key(|fault| fault.at);
     faults
+}
+
+/// A group that counts what is written spares nobody for good: others may forget beside it.
+fn lasts_for_good(swarm: &Swarm) -> bool {
+    !swarm.counts_written()
+}
+
+fn spares_one(swarm: &Swarm) -> bool {
+    swarm.groups.iter().all(|group: &GroupSpec| group.replicas.len() >= 3)
+}
+
+/// Snapshots of one node rot, now and then, where no other damage is for good.
+fn rot_snapshots(rng: &mut Rng, swarm: &Swarm, options: &Options, faults: &mut Vec<PlannedFault>) {
+    let end = options.faults_s * 1_000_000;
+    let is_for_good = |fault: &PlannedFault| {
+        matches!(
+            fault.fault,
+            Fault::Wipe { .. }
+                | Fault::Rot { .. }
+                | Fault::Flip { .. }
+                | Fault::FlipIdle { .. }
+                | Fault::PutBack { .. }
+        )
+    };
+    let bears_it = lasts_for_good(swarm) && spares_one(swarm) && !faults.iter().any(is_for_good);
+    if !bears_it || end <= FIRST_US || !rng.chance(1, 3) {
+        return;
+    }
+    let node = rng.below(swarm.nodes.len() as u64) as Place;
+    let fault = Fault::RotSnapshot { node };
+    for _ in 0..rng.range(1..=6) {
+        let (at, draw) = (rng.range(FIRST_US..=end - 1), rng.bits());
+        faults.push(PlannedFault { at, lasts: 0, draw, fault: fault.clone() });
+    }
 }
 
 const KINDS: usize = 23;

@@ -115,8 +115,10 @@ impl World {
                 }
                 if let Some(group) = born.stateless.first().copied() {
                     self.note(Some(place), || format!("lost the state of {group}"));
-                    if is_damaged {
-                        self.sightings.hit(Mark::DamageReported);
+                    if is_damaged || self.nodes[place].snapshot_rots {
+                        // Nobody replaces it in place, as above.
+                        self.sightings.hit_if(is_damaged, Mark::DamageReported);
+                        self.sightings.hit_if(!is_damaged, Mark::StateLost);
                         self.stays_away(place);
                         return;
                     }

@@ -755,6 +755,7 @@ impl Process {
         let counters = self.counters.snapshot();
         sightings.hit_if(counters.compactions_held > 0, Mark::LogHeld);
         sightings.hit_if(counters.compactions_forced > 0, Mark::LogHeldTooLong);
+        sightings.hit_if(counters.snapshots_retaken > 0, Mark::SnapshotRetaken);
     }
 
     /// Acknowledges what the log has made durable.

@@ -123,6 +123,9 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::LogOverloaded
             | Mark::LogReadOvertook
             | Mark::SealedBatchDamaged
+            | Mark::BlockUnreadable
+            | Mark::SnapshotRetaken
+            | Mark::StateLost
             | Mark::DamageRepaired
             | Mark::DamagedWhileRunning
             | Mark::DamageReported

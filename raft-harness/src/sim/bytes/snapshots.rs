@@ -25,7 +25,8 @@ use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::Workshop;
 use crate::snapshot::{Compression, SnapshotBytes, SnapshotName, SnapshotPart, SnapshotStore};
 
-const WHOLE: &str = ".snap";
+/// How the names of whole snapshots end.
+pub(super) const WHOLE: &str = ".snap";
 const TEMPORARY: &str = ".part";
 const FETCHED: &str = ".fetch";
 

@@ -349,8 +349,8 @@ impl World {
                         let evidence = "the log fell idle while sectors wait for a sync";
                         self.fail(Violation::of_run(Check::Externalisation, evidence));
                     }
-                    if let Some(down_us) = self.nodes[place].flips_when_idle.take() {
-                        self.flip(place, Aim::LastBatch, down_us);
+                    if let Some((harm, down_us)) = self.nodes[place].harmed_when_idle.take() {
+                        self.damage(place, (Aim::LastBatch, harm), down_us);
                     }
                 }
                 Err(failure) => {

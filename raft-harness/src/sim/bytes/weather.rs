@@ -2,7 +2,7 @@
 
 use super::accounts::After;
 use super::clock::Still;
-use super::disk::{Aim, SimDisk};
+use super::disk::{Aim, Harm, Harmed, SimDisk};
 use super::faults::{Fault, Power};
 use super::floods::{Snare, Use};
 use super::network::{ACCEPTOR, DIALER, Place};
@@ -205,13 +205,22 @@ impl World {
                 let runs = self.nodes[node].is_member()
                     && self.nodes[node].process.is_some()
                     && !self.swarm.keeps_entries;
-                let flipped = if runs { self.nodes[node].disk.flip(Aim::Old) } else { None };
-                self.note(Some(node), || format!("flipped {flipped:?} beneath it"));
-                flipped.is_some()
+                let harm = self.harm(rng);
+                let disk = &self.nodes[node].disk;
+                let harmed = if runs { disk.harm(Aim::Old, harm) } else { None };
+                self.note_harm(node, harmed)
+            }
+            Fault::RotSnapshot { node } => {
+                let runs = self.nodes[node].is_member() && self.nodes[node].process.is_some();
+                let disk = &self.nodes[node].snapshots;
+                let harmed = if runs { disk.harm(Aim::Snapshot, Harm::Flip) } else { None };
+                self.nodes[node].snapshot_rots |= harmed.is_some();
+                self.note_harm(node, harmed)
             }
             Fault::FlipIdle { node } => {
                 let runs = self.nodes[node].is_member() && self.nodes[node].process.is_some();
-                self.nodes[node].flips_when_idle = runs.then_some(lasts);
+                let harm = self.harm(rng);
+                self.nodes[node].harmed_when_idle = runs.then_some((harm, lasts));
                 runs
             }
             Fault::CrashAll { within_us, power } => {
@@ -296,7 +305,9 @@ impl World {
             Fault::Flip { node, file } => {
                 let sealed = self.nodes[node].process.as_ref();
                 let sealed = sealed.is_some_and(|process| process.log.sealed);
-                self.flip(node, if sealed { Aim::Sealed(file) } else { Aim::Open(file) }, lasts)
+                let aim = if sealed { Aim::Sealed(file) } else { Aim::Open(file) };
+                let harm = self.harm(rng);
+                self.damage(node, (aim, harm), lasts)
             }
             Fault::Wipe { node } => {
                 self.wipe(node, lasts);
@@ -363,19 +374,35 @@ impl World {
         true
     }
 
-    pub(super) fn flip(&mut self, node: Place, aim: Aim, down_us: u64) -> bool {
-        self.crash(node, Power::Fails, down_us);
-        let flipped = self.nodes[node].disk.flip(aim);
-        self.note(Some(node), || {
-            let place = flipped.as_ref().map(|flipped| (&flipped.name, flipped.at));
-            format!("flipped {place:?}")
+    /// What is to become of bytes at rest. A machine that reads what its snapshot left in the log waits
+    /// for a disk that refuses, on a real clock.
+    fn harm(&self, rng: &mut Rng) -> Harm {
+        let may_refuse = !self.swarm.keeps_entries;
+        if rng.chance(1, 3) && may_refuse { Harm::Unreadable } else { Harm::Flip }
+    }
+
+    /// Whether anything was harmed, beneath a node that goes on.
+    fn note_harm(&mut self, node: Place, harmed: Option<Harmed>) -> bool {
+        self.note(Some(node), || match &harmed {
+            Some(Harmed { name, at, harm, .. }) => format!("harmed {name} at {at}: {harm:?}"),
+            None => "nothing to be harmed".to_owned(),
         });
-        if let Some(flipped) = flipped {
+        let unreadable = harmed.as_ref().is_some_and(|harmed| harmed.harm == Harm::Unreadable);
+        self.sightings.hit_if(unreadable, Mark::BlockUnreadable);
+        harmed.is_some()
+    }
+
+    /// A node crashes, and its log is harmed before it comes back.
+    pub(super) fn damage(&mut self, node: Place, (aim, harm): (Aim, Harm), down_us: u64) -> bool {
+        self.crash(node, Power::Fails, down_us);
+        let harmed = self.nodes[node].disk.harm(aim, harm);
+        let is_last = harmed.as_ref().is_some_and(|harmed| harmed.is_last);
+        self.sightings.hit_if(is_last, Mark::SealedBatchDamaged);
+        if self.note_harm(node, harmed) {
             self.nodes[node].standing = Standing::Damaged;
             if self.swarm.keeps_entries {
                 self.judge.lock().rotten.insert(node);
             }
-            self.sightings.hit_if(flipped.is_last, Mark::SealedBatchDamaged);
         }
         true
     }
@@ -490,6 +517,7 @@ impl World {
             | Fault::Flip { .. }
             | Fault::FlipIdle { .. }
             | Fault::Rot { .. }
+            | Fault::RotSnapshot { .. }
             | Fault::CutLeader { .. }
             | Fault::CutFollower { .. }
             | Fault::CrashLeader { .. }
@@ -551,7 +579,7 @@ impl World {
                 node.resumed = self.now;
             }
             node.slow_apply_us = 0;
-            node.flips_when_idle = None;
+            node.harmed_when_idle = None;
             node.crash = None;
             if node.process.is_some() && !node.fuse.is_dead() {
                 node.fuse.light(u64::MAX);

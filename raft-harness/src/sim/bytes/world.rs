@@ -16,7 +16,7 @@ pub(super) use self::event::Event;
 use super::accounts::After;
 use super::clients::{Asked, Client};
 use super::clock::NodeClock;
-use super::disk::SimDisk;
+use super::disk::{Harm, SimDisk};
 use super::faults::{self, Chore, PlannedFault, Power};
 use super::floods::Snare;
 use super::fuse::Fuse;
@@ -148,8 +148,10 @@ pub(super) struct NodeState {
     pub(super) slip: Slip,
     /// Added to each job of the apply worker.
     pub(super) slow_apply_us: u64,
-    /// Once its log has fallen idle, it crashes with damage, and is down for so long.
-    pub(super) flips_when_idle: Option<u64>,
+    /// Once its log has fallen idle, it crashes with such damage, and is down for so long.
+    pub(super) harmed_when_idle: Option<(Harm, u64)>,
+    /// One of its snapshots has rotted: a start may find that the state is gone.
+    pub(super) snapshot_rots: bool,
     /// What the fuse was lit for.
     pub(super) crash: Option<(Power, u64)>,
     pub(super) standing: Standing,
@@ -236,7 +238,8 @@ impl World {
             ailed: None,
             slip: Slip::default(),
             slow_apply_us: 0,
-            flips_when_idle: None,
+            harmed_when_idle: None,
+            snapshot_rots: false,
             crash: None,
             standing: Standing::Member,
             reopened: false,
