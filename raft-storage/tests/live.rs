@@ -9,7 +9,8 @@ use std::sync::Arc;
 use common::*;
 use raft_core::LogIndex;
 use raft_storage::{
-    CrashPolicy, Fault, GroupWrite, Large, LiveEntries, LogOptions, MemDisk, Opened, Tending,
+    CrashPolicy, Fault, GroupWrite, Large, LiveEntries, LogOptions, MemDisk, Opened, ReadError,
+    Scrub, Tending,
 };
 
 fn write(opened: &mut Opened<MemDisk>, model: &mut Model, batch: &[GroupWrite]) {
@@ -314,4 +315,69 @@ fn an_empty_list_is_the_same_as_none() {
     assert!(opened.reader.live(group(1)).is_empty());
     drop(opened);
     assert_eq!(Model::of(&open(&disk)), model);
+}
+
+/// What a snapshot leaves in the log may be read by nobody for years, and its peers rot as well.
+#[test]
+fn a_scrub_reads_what_stays_from_before_the_beginning_of_a_log() {
+    for step in [1, 3] {
+        let disk = new_disk();
+        let mut opened = open_with(&disk, &tiny()).unwrap();
+        let mut model = Model::default();
+        write(&mut opened, &mut model, &[create(1), create(2)]);
+        for round in 0..10 {
+            write(&mut opened, &mut model, &[append(1, round * 4 + 1, 4, 1 + round / 4)]);
+        }
+        let list = compact(&model, 38, |index| index % step == 0);
+        write(&mut opened, &mut model, &[list]);
+        let walk = |bytes_max: u64| {
+            let (mut at, mut bytes, mut damaged) = (Scrub::default(), 0, Vec::new());
+            loop {
+                let scrubbed = opened.reader.scrub(at, bytes_max);
+                bytes += scrubbed.bytes;
+                damaged.extend(scrubbed.damage.map(|damage| match damage {
+                    ReadError::Corrupt { index, .. } => index.get(),
+                    other => panic!("{other:?}"),
+                }));
+                match scrubbed.next {
+                    Some(next) => at = next,
+                    None => return (bytes, damaged),
+                }
+            }
+        };
+        let all = model.groups[&group(1)].held(LogIndex::new(40));
+        let all: u64 = all.into_iter().map(raft_core::Entry::cost).sum();
+        for bytes_max in [1, 300, 1 << 20] {
+            assert_eq!(walk(bytes_max), (all, vec![]), "each once, {bytes_max} at a time");
+        }
+        // The payloads of two of them rot; one that was let go of is nobody's loss.
+        for index in [12, 13, 30] {
+            let wanted = opened.reader.entry(group(1), LogIndex::new(index), term_of(index));
+            let Ok(entry) = wanted else { continue };
+            rot(&disk, &entry.payload);
+        }
+        let rotten: Vec<u64> = [12, 13, 30].into_iter().filter(|index| index % step == 0).collect();
+        let (bytes, damaged) = walk(300);
+        assert_eq!(damaged, rotten);
+        assert!(bytes < all);
+    }
+}
+
+/// Four entries of each round, four rounds of each term.
+fn term_of(index: u64) -> raft_core::Term {
+    raft_core::Term::new(1 + (index - 1) / 16)
+}
+
+/// A bit flips in what is written so.
+fn rot(disk: &MemDisk, payload: &[u8]) {
+    use raft_storage::Disk;
+    for name in disk.list().unwrap().iter().filter(|name| name.ends_with(".seg")) {
+        let mut bytes = disk.read(name).unwrap();
+        if let Some(at) = bytes.windows(payload.len()).position(|all| all == payload) {
+            bytes[at] ^= 1;
+            disk.overwrite(name, &bytes);
+            return;
+        }
+    }
+    panic!("it is written nowhere");
 }

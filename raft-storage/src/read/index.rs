@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use raft_core::{
-    GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, PromiseRecord, Term,
-    Tombstone,
+    Entry, GroupId, GroupIncarnation, HardState, LogIndex, LogTime, Membership, PromiseRecord,
+    Term, Tombstone,
 };
 
 use crate::append::write::Compaction;
@@ -440,6 +440,20 @@ impl GroupIndex {
     /// The entries that outlive the beginning of the log.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (LogIndex, Location)> + '_ {
         self.aside.iter().flat_map(|aside| aside.kept.iter())
+    }
+
+    /// What is kept from an index on, about so many bytes of it, one entry at least: with its term and its
+    /// segment.
+    pub(crate) fn kept_from(&self, from: LogIndex, bytes: u64) -> Vec<(LogIndex, Term, u32)> {
+        let Some(aside) = &self.aside else { return Vec::new() };
+        let mut left = bytes;
+        let named = aside.kept.from(from).map_while(|(index, place)| {
+            let is_over = left == 0;
+            left = left.saturating_sub(place.payload_bytes_min() + Entry::OVERHEAD);
+            let term = aside.kept.term(index)?;
+            (!is_over).then(|| (index, term, place.slot()))
+        });
+        named.collect()
     }
 
     /// The entries of a snapshot that is on its way here.

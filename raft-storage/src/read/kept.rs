@@ -105,14 +105,27 @@ impl Kept {
 
     /// All of them, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LogIndex, Location)> + '_ {
+        self.from(LogIndex::ZERO)
+    }
+
+    /// Those from an index on, in order. Costs a search and nothing for those before.
+    pub(crate) fn from(&self, from: LogIndex) -> impl Iterator<Item = (LogIndex, Location)> + '_ {
         let (runs, places, sparse) = match &self.shape {
-            Shape::Runs { runs, places } => (&runs[..], &places[..], &[][..]),
-            Shape::Sparse(sparse) => (&[][..], &[][..], &sparse[..]),
+            Shape::Runs { runs, places } => {
+                let run = runs.partition_point(|(first, _)| *first <= from).saturating_sub(1);
+                (&runs[run..], &places[..], &[][..])
+            }
+            Shape::Sparse(sparse) => {
+                let at = sparse.partition_point(|(index, _)| *index < from);
+                (&[][..], &[][..], &sparse[at..])
+            }
         };
         let in_runs = (0..runs.len()).flat_map(move |run| {
             let (first, begin) = runs[run];
             let end = runs.get(run + 1).map_or(places.len(), |(_, end)| *end);
-            (first.get()..).map(LogIndex::new).zip(places[begin..end].iter().copied())
+            let skipped = (from.get().saturating_sub(first.get()) as usize).min(end - begin);
+            let indexes = (first.get() + skipped as u64..).map(LogIndex::new);
+            indexes.zip(places[begin + skipped..end].iter().copied())
         });
         in_runs.chain(sparse.iter().copied())
     }

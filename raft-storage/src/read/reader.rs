@@ -110,8 +110,8 @@ impl LogReader {
         self.source.bounds(group).map(|bounds| (bounds.first, bounds.last))
     }
 
-    /// Reads on through all entries of the log, from the disk and not from memory, whether or not
-    /// anybody wants them; about `bytes` of them.
+    /// Reads on through all entries of the log, and those that are kept from before its beginning, from the
+    /// disk and not from memory, whether or not anybody wants them; about `bytes` of them.
     pub fn scrub(&self, from: Scrub, bytes: u64) -> Scrubbed {
         self.source.scrub(from, bytes)
     }
@@ -225,6 +225,12 @@ impl<D: Disk> EntrySource for Shared<D> {
             let Some(group) = index.groups.get(at.group as usize) else {
                 return Scrubbed { next: None, bytes: 0, damage: None };
             };
+            let kept = group.kept_from(at.index, bytes);
+            if group.presence == Presence::Here && !kept.is_empty() {
+                let id = group.id;
+                drop(index);
+                return self.scrub_kept(at.group, id, &kept);
+            }
             let first = at.index.max(group.first);
             if group.presence == Presence::Here && first <= group.last() {
                 let segment = group.location(first).map(|place| place.slot());
@@ -314,6 +320,33 @@ impl<D: Disk> EntrySource for Shared<D> {
 }
 
 impl<D: Disk> Shared<D> {
+    /// Reads entries that are kept from before the beginning of the log.
+    fn scrub_kept(&self, at: u32, group: GroupId, kept: &[(LogIndex, Term, u32)]) -> Scrubbed {
+        let (mut next, mut bytes, mut dropped) = (Scrub { group: at, ..Scrub::default() }, 0, None);
+        for (index, term, segment) in kept {
+            if dropped.replace(*segment) != Some(*segment) {
+                self.drop_cache(*segment);
+            }
+            next.index = index.next();
+            match EntrySource::entry(self, group, *index, *term) {
+                Ok(entry) => bytes += entry.cost(),
+                Err(damage @ (ReadError::Corrupt { .. } | ReadError::Io { .. }))
+                    if !damage.is_passing() =>
+                {
+                    return Scrubbed { next: Some(next), bytes, damage: Some(damage) };
+                }
+                // Descriptors ran out: it is looked up anew.
+                Err(ReadError::Io { .. }) => {
+                    next.index = *index;
+                    break;
+                }
+                // It was let go of meanwhile.
+                Err(_) => {}
+            }
+        }
+        Scrubbed { next: Some(next), bytes, damage: None }
+    }
+
     /// Notes beside the log that it is damaged.
     fn noting<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
         if read.as_ref().is_err_and(ReadError::is_damage) {
