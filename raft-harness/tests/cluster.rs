@@ -597,3 +597,46 @@ fn a_replica_that_may_have_forgotten_a_vote_is_replaced_without_an_operator() ->
     }
     Ok(())
 }
+
+/// Two replicas of five find at their start that the snapshot their log begins behind has rotted. They have
+/// no state and count for nothing until fresh ones have taken their places.
+#[test]
+fn replicas_of_five_without_a_state_are_replaced_without_an_operator() -> anyhow::Result<()> {
+    let mut cluster = Cluster::durable(5)?;
+    cluster.create_groups(1..=1)?;
+    for number in 0..200 {
+        cluster.propose(group(1), command(number))?;
+    }
+    cluster.agree(group(1))?;
+    for node in 1..=5 {
+        cluster.host(node).take_snapshot(group(1)).wait()?;
+        cluster.compacted(node, group(1), raft_core::LogIndex::new(101))?;
+    }
+    let rotten = [2, 4];
+    for node in rotten.map(NodeId::new) {
+        cluster.stop(node);
+        for file in std::fs::read_dir(cluster.dir(node).join("snapshots"))? {
+            let path = file?.path();
+            let mut bytes = std::fs::read(&path)?;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes)?;
+        }
+    }
+    for node in rotten.map(NodeId::new) {
+        cluster.start(node)?;
+    }
+    for node in rotten {
+        let fresh = |replica: ReplicaId| replica > ReplicaId::new(5);
+        common::until(|| voter_on(&cluster, node, group(1)).is_some_and(fresh));
+        let status = cluster.host(node).group_status(group(1)).expect("it is here");
+        assert_eq!(status.fault, None);
+    }
+    cluster.agree(group(1))?;
+    assert_eq!(cluster.read_count(group(1))?, 200);
+    // They count.
+    for node in [1, 3].map(NodeId::new) {
+        cluster.stop(node);
+    }
+    cluster.propose_on(&[2, 4, 5], group(1), command(1_000))
+}
