@@ -47,8 +47,10 @@ counters! {
     /// Times a replica forgot its log from a damaged entry on while it ran, to learn it again.
     logs_refilled,
     /// Snapshots of this node that were found damaged, or gone, when a peer could make nothing of
-    /// them, and that were taken anew.
+    /// them or all were read, and that were taken anew.
     snapshots_retaken,
+    /// Entries that a snapshot here leaves in the log, and that could not be read when a peer fetched them.
+    kept_entries_lost,
     /// Messages for a group, a life of a group or a replica that is not here.
     messages_dropped,
     /// Words of peers that no correct one says, and that were passed over: terms or indexes that no
@@ -68,6 +70,10 @@ counters! {
     log_scrubs,
     /// Entries found damaged in that way.
     log_damage_found,
+    /// Bytes of snapshots that were read to see whether they still can be.
+    snapshots_scrubbed_bytes,
+    /// Times all snapshots were read through for that.
+    snapshot_scrubs,
     /// Group operations made durable; over `fsyncs`, the groups per fsync.
     group_writes,
     /// Entries written to the log.

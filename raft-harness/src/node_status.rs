@@ -102,7 +102,8 @@ pub struct GroupStatus {
     /// has learned again what it forgot, or, where it may have forgotten a vote, until it is replaced.
     #[serde(serialize_with = "promise")]
     pub promise: Promise,
-    /// Why the replica is mute, if it is.
+    /// Why the replica is mute, if it is; or what it lacks, so that it is to be replaced: a state, or an entry
+    /// that its snapshot leaves in the log.
     pub fault: Option<String>,
 }
 

@@ -1,5 +1,5 @@
 //! Leaderships that are handed over because this node is not to lead: it is going to stop, or its
-//! log ails.
+//! log ails, or the replica here cannot serve one that lags behind.
 //!
 //! A few groups at a time, since a hand-over takes rounds of messages and flushes of two logs, and
 //! of a thousand at once each would wait for all the others. A group that is not its turn yet is
@@ -121,11 +121,11 @@ impl ShardEngine {
         while self.hand_overs.under_way.len() < UNDER_WAY_MAX
             && let Some(at) = self.hand_overs.queue.pop_front()
         {
-            let is_due = self.stopping || self.belongs_elsewhere(at);
+            let is_due = self.stopping || self.belongs_elsewhere(at) || self.serves_badly(at);
             if is_due && self.slots[at as usize].leads() {
                 self.hand_overs.under_way.push(UnderWay { at, until: None });
                 #[cfg(feature = "sim")]
-                if !self.stopping {
+                if !self.stopping && self.belongs_elsewhere(at) {
                     self.show_hand_over(at);
                 }
                 self.step(at, Input::Transfer { token: HAND_OVER_TOKEN, to: None }, out);
@@ -133,6 +133,11 @@ impl ShardEngine {
                 self.hand_overs.known.remove(&at);
             }
         }
+    }
+
+    /// Whether a peer that lacks what a snapshot names here cannot be served.
+    pub(super) fn serves_badly(&self, at: u32) -> bool {
+        self.slots[at as usize].snapshots.unreadable_named().is_some()
     }
 
     /// Whether somebody else is heard to lead a group, and, where this node is going to be gone,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raft_core::{
     DiskSpace, Entry, GroupId, GroupIncarnation, Incarnation, LogIndex, LogTime, MemberChange,
-    Micros, NodeId, PersistSeq, ReplicaId, SnapshotMeta, Tombstone,
+    Micros, NodeId, PersistSeq, ReplicaId, SnapshotMeta, Term, Tombstone,
 };
 use raft_storage::GroupWrite;
 use raft_transport::{Condition, ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
@@ -108,6 +108,8 @@ pub(crate) enum EngineInput {
     SnapshotFetchFailed(SnapshotName),
     /// One of our own can serve nobody any more: it is damaged, or gone.
     SnapshotUseless(GroupId, GroupIncarnation, LogIndex),
+    /// The log cannot read an entry that a peer fetches with a snapshot of ours.
+    KeptUnreadable((GroupId, GroupIncarnation), LogIndex, Term),
     /// Nothing is under way any more, and nothing kept, in the name of a replica that leaves.
     SnapshotsForgotten(GroupId),
 }

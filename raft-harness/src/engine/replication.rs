@@ -250,6 +250,13 @@ impl ShardEngine {
     /// read once more in the name of this one.
     pub(super) fn on_log_damaged(&mut self, group: GroupId, index: LogIndex, out: &mut TurnOutput) {
         let Some(at) = self.slot_of(group) else { return };
+        let slot = &self.slots[at as usize];
+        if index <= slot.core.base_index() && slot.snapshots.names_one_at(index) {
+            // It is kept from before the log, as long as snapshots name it. Others have it, and whether
+            // anybody needs it of us is not known: another snapshot may let go of it.
+            self.take_snapshot(at, out);
+            return;
+        }
         if self.makes_superfluous(at, index, out) {
             return;
         }

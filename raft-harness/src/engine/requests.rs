@@ -297,6 +297,7 @@ impl ShardEngine {
             | EngineInput::SnapshotFetched(..)
             | EngineInput::SnapshotFetchFailed(_)
             | EngineInput::SnapshotUseless(..)
+            | EngineInput::KeptUnreadable(..)
             | EngineInput::SnapshotsForgotten(_)
             | EngineInput::OwnCondition(_)
             | EngineInput::PeerCondition(..)

@@ -32,6 +32,7 @@ use super::replacing::Replacing;
 use super::replication::look_at_doubted;
 use super::replies::Replies;
 use super::slot::Slot;
+use super::snapshots::unreadable;
 use super::spreading::Spreading;
 use super::timers::Timers;
 use super::unusable::Unusable;
@@ -330,6 +331,9 @@ impl ShardEngine {
                 self.on_snapshot_entries(name, entries, out);
             }
             EngineInput::SnapshotFetchFailed(name) => self.on_snapshot_fetch_failed(name, out),
+            EngineInput::KeptUnreadable(life, index, term) => {
+                self.on_kept_unreadable(life, (index, term), out);
+            }
             EngineInput::SnapshotUseless(group, incarnation, index) => {
                 self.on_snapshot_useless((group, incarnation), index, out);
             }
@@ -790,7 +794,11 @@ impl ShardEngine {
                 removed: core.removed,
                 is_replaying: slot.is_replaying(),
                 promise: core.promise.promise,
-                fault: slot.broken.clone().or_else(|| core.fault.map(|fault| fault.to_string())),
+                fault: slot
+                    .broken
+                    .clone()
+                    .or_else(|| core.fault.map(|fault| fault.to_string()))
+                    .or_else(|| slot.snapshots.unreadable_named().map(unreadable)),
             }
         });
         statuses.chain(self.unusable.values().map(Unusable::status)).collect()

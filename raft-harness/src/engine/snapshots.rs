@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use raft_core::{
     Base, Entry, GroupId, GroupIncarnation, Input, LogIndex, PersistSeq, SnapshotEffect,
-    SnapshotMeta,
+    SnapshotMeta, Term,
 };
 use raft_storage::{Compaction, GroupWrite, LIVE_BYTES_MAX, LiveEntries};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::io::{ApplyJob, ApplyTask, PersistTicket, TurnOutput};
 use super::log_sizes::LogSizes;
@@ -68,6 +68,8 @@ pub(super) struct Snapshots {
     pub(super) dropping: u32,
     /// The newest operation that cuts the log and is not on disk yet.
     cutting: Option<PersistSeq>,
+    /// The last entry that the log could not read when a peer fetched it.
+    unreadable: Option<(LogIndex, Term)>,
     /// What those name that are durable, up to the newest: the older ones as long as peers fetch them.
     named: Vec<(LogIndex, Arc<LiveEntries>)>,
 }
@@ -116,6 +118,22 @@ impl Snapshots {
             out.persist.push(write);
             out.persist_tickets.push((group, PersistTicket::DropFetched));
         }
+    }
+
+    /// Whether a snapshot that is kept names an entry.
+    fn names(&self, (index, term): (LogIndex, Term)) -> bool {
+        self.named.iter().any(|(_, live)| live.term(index) == Some(term))
+    }
+
+    /// Whether a snapshot that is kept names an entry of this index.
+    pub(super) fn names_one_at(&self, index: LogIndex) -> bool {
+        self.named.iter().any(|(_, live)| live.term(index).is_some())
+    }
+
+    /// An entry that cannot be read any more, while a snapshot that is kept names it: who lacks it
+    /// cannot be served from here.
+    pub(super) fn unreadable_named(&self) -> Option<LogIndex> {
+        self.unreadable.filter(|entry| self.names(*entry)).map(|(index, _)| index)
     }
 
     /// Which entries stay when the log before them goes; `None`: none does.
@@ -421,6 +439,30 @@ impl ShardEngine {
         self.take_snapshot(at, out);
     }
 
+    /// The log cannot read an entry that a peer fetches. If a snapshot of ours names it, that is damage of
+    /// this replica: another is to lead, which has it and serves whoever lacks it.
+    pub(super) fn on_kept_unreadable(
+        &mut self,
+        (group, incarnation): (GroupId, GroupIncarnation),
+        entry: (LogIndex, Term),
+        out: &mut TurnOutput,
+    ) {
+        let Some(at) = self.slot_of(group) else { return };
+        let slot = &mut self.slots[at as usize];
+        if slot.incarnation != incarnation || !slot.snapshots.names(entry) {
+            return;
+        }
+        if slot.snapshots.unreadable.replace(entry) != Some(entry) {
+            Counters::add(&self.counters.kept_entries_lost, 1);
+            error!(%group, replica = %slot.core.replica(), "{}", unreadable(entry.0));
+        }
+        if slot.leads() {
+            self.hand_overs.add(at);
+        }
+        // Another may not name it any more.
+        self.take_snapshot(at, out);
+    }
+
     pub(super) fn on_snapshot_fetched(
         &mut self,
         name: SnapshotName,
@@ -523,6 +565,14 @@ impl ShardEngine {
             }
         }
     }
+}
+
+/// What is wrong with a replica that cannot read an entry its snapshot names, in words.
+pub(super) fn unreadable(index: LogIndex) -> String {
+    format!(
+        "entry {index}, which a snapshot here leaves in the log, cannot be read any more: this \
+         replica leads only while no other can, and is to be replaced"
+    )
 }
 
 impl Slot {

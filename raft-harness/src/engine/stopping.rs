@@ -62,7 +62,7 @@ impl ShardEngine {
         let known = slot.core.commit_index().max(commit);
         let candidacy = if self.stopping || self.belongs_elsewhere(at) {
             Candidacy::Withheld
-        } else if known > slot.applied.index.plus(HEIR_LAG_MAX) {
+        } else if known > slot.applied.index.plus(HEIR_LAG_MAX) || self.serves_badly(at) {
             Candidacy::Behind
         } else {
             Candidacy::Ready

@@ -1,7 +1,7 @@
 //! All of the log is read once in a while, so that damage is found while others still have what it took.
 //!
 //! An open reads what follows the newest checkpoint, and an entry is read when somebody needs it. What
-//! lies between may rot for years, on one replica after the other. So the thread that reads the log for
+//! lies between, and what snapshots leave in the log from before its beginning, may rot for years, on one replica after the other. So the thread that reads the log for
 //! peers reads on through all of it when nobody asks it for anything, a quarter of a MiB at a time, so
 //! slowly that it is through once in the time it was given.
 //!
@@ -18,10 +18,10 @@ use raft_storage::{LogReader, ReadError, Scrub};
 use super::log_reader::REFUSES_MAX;
 
 /// Read at once. A disk does that in a millisecond, so whoever waits for it waits no longer.
-const PIECE_BYTES: u64 = 256 << 10;
+pub(super) const PIECE_BYTES: u64 = 256 << 10;
 /// Between two pieces at least, however much there is to be read.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Of so many groups a place is remembered that was refused, of each the first; others are found again by
 /// the next walk.
 const REFUSED_MAX: usize = 64;
@@ -111,7 +111,9 @@ impl LogScrub {
     fn ask_again(&mut self, refused: Refused, reader: &LogReader, now: Instant) -> Step {
         let Refused { group, index, since, .. } = refused;
         let mut step = Step::default();
-        match reader.entries(group, index, index, PIECE_BYTES) {
+        // It may be kept from before the log's beginning.
+        let Some(term) = reader.held_term(group, index) else { return step };
+        match reader.entry(group, index, term) {
             Ok(_) => self.read = Some(now),
             Err(refusal) if is_refusal(&refusal) && self.read.is_some_and(|read| read > since) => {
                 step.damage = Some((group, index, refusal));
@@ -125,13 +127,16 @@ impl LogScrub {
         step
     }
 
-    /// So long between two pieces that all of them take the whole period, by what there was last time.
     fn pause(&self) -> Duration {
-        let pieces = self.before.max(self.bytes).div_ceil(PIECE_BYTES).max(1);
-        let period = self.period.unwrap_or(PAUSE_MAX);
-        let pause = period / u32::try_from(pieces).unwrap_or(u32::MAX);
-        pause.clamp(PAUSE_MIN, PAUSE_MAX)
+        pause(self.period, self.before.max(self.bytes))
     }
+}
+
+/// So long between two pieces that all of so many bytes take the whole period.
+pub(super) fn pause(period: Option<Duration>, bytes: u64) -> Duration {
+    let pieces = bytes.div_ceil(PIECE_BYTES).max(1);
+    let pause = period.unwrap_or(PAUSE_MAX) / u32::try_from(pieces).unwrap_or(u32::MAX);
+    pause.clamp(PAUSE_MIN, PAUSE_MAX)
 }
 
 /// Whether the disk refuses to read a place, for whatever reason: to whoever reads the log that is damage

@@ -36,6 +36,7 @@ mod log_watch;
 mod options;
 mod presets;
 mod shard_thread;
+mod snapshot_scrub;
 mod snapshot_thread;
 mod starting;
 mod threads;

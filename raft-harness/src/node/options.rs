@@ -71,8 +71,8 @@ pub struct NodeOptions {
     pub snapshot_compression: Compression,
     /// Where snapshots are kept. `None`, the default: files beside the log, memory beside none.
     pub snapshots: Option<Arc<dyn SnapshotStore>>,
-    /// All of the log is read once in so long, to find damage while others still have what it took;
-    /// `None`: only what is needed is read. Default: a day.
+    /// All of the log, and all snapshots, are read once in so long, to find damage while others still have
+    /// what it took; `None`: only what is needed is read. Default: a day.
     pub log_scrub: Option<Duration>,
     /// What groups get whose spec does not ask for another. Default: nothing is acknowledged before
     /// a quorum has it on disk.

@@ -6,8 +6,9 @@
 //! group, and per peer the questions that its desk has open.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, at, never, select};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, at, never, select};
 use raft_core::GroupId;
 use raft_transport::Frame;
 
@@ -15,7 +16,10 @@ use super::bulk_thread::BulkInput;
 use super::clock::Clock;
 use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
+use super::snapshot_scrub::SnapshotScrub;
+use crate::counters::Counters;
 use crate::snapshot::desk::{Desk, DeskInput, DeskOutput};
+use crate::snapshot::shelf::Shelf;
 use crate::snapshot::workshop::{Job, Made, Workshop};
 
 /// The desk, until nobody can ask it any more.
@@ -66,14 +70,31 @@ pub(crate) fn run(
     }
 }
 
-/// The workshop, until its desk is gone: what waits then is done by nobody.
-pub(crate) fn run_workshop(mut workshop: Workshop, jobs: &Receiver<Job>, made: &Sender<Made>) {
+/// The workshop, until its desk is gone: what waits then is done by nobody. When it has nothing to do it
+/// reads what there is, to see whether it still can be.
+pub(crate) fn run_workshop(
+    mut workshop: Workshop,
+    jobs: &Receiver<Job>,
+    made: &Sender<Made>,
+    (shelf, mut scrub, counters): (&Shelf, SnapshotScrub, &Counters),
+) {
     let mut out = Vec::new();
     loop {
         if workshop.is_idle() {
-            match jobs.recv() {
+            let asked = match scrub.due() {
+                Some(due) => jobs.recv_deadline(due),
+                None => jobs.recv().map_err(RecvTimeoutError::from),
+            };
+            match asked {
                 Ok(job) => workshop.add(job),
-                Err(_) => return,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let step = scrub.step(shelf, Instant::now());
+                    Counters::add(&counters.snapshots_scrubbed_bytes, step.bytes);
+                    Counters::add(&counters.snapshot_scrubs, u64::from(step.is_through));
+                    step.doubted.into_iter().for_each(|name| workshop.add(Job::Verify(name)));
+                    continue;
+                }
             }
         }
         loop {

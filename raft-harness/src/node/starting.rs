@@ -41,6 +41,7 @@ use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
 use super::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
+use super::snapshot_scrub::SnapshotScrub;
 use super::threads::Threads;
 use super::vouching::{Voucher, Vouching};
 use super::{Inner, NodeHost, apply_worker, log_reader, log_thread, maker, snapshot_thread};
@@ -181,6 +182,7 @@ impl Starting {
             self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
         let desk = self.start_desk(
             (snapshots, options.snapshot_compression, log_reader.clone()),
+            (SnapshotScrub::new(options.log_scrub, Instant::now()), Arc::clone(&counters)),
             &inboxes,
             clock,
         )?;
@@ -387,6 +389,7 @@ impl Starting {
     fn start_desk(
         &mut self,
         (shelf, compression, log): (Arc<Shelf>, Compression, Option<LogReader>),
+        (scrub, counters): (SnapshotScrub, Arc<Counters>),
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         clock: Clock,
     ) -> Result<Sender<DeskInput>, StartError> {
@@ -404,11 +407,12 @@ impl Starting {
             let workshop = (&jobs, &made_out);
             snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &bulk, clock, owner);
         })?);
-        let workshop = Workshop::new(shelf, compression);
+        let workshop = Workshop::new(Arc::clone(&shelf), compression);
         let alarm = Alarm::new("raft-snapshot-work", shards, &self.failure, &self.hub);
         self.threads.snapshots.push(spawn("raft-snapshot-work".to_owned(), move || {
             let _alarm = alarm;
-            snapshot_thread::run_workshop(workshop, &jobs_out, &made);
+            let scrub = (&*shelf, scrub, &*counters);
+            snapshot_thread::run_workshop(workshop, &jobs_out, &made, scrub);
         })?);
         Ok(inputs)
     }

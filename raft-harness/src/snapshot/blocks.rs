@@ -158,6 +158,10 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The next one; `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, RestoreError> {
         if self.bytes.is_empty() {

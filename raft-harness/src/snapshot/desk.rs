@@ -27,8 +27,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta};
-use raft_storage::LogReader;
+use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta, Term};
+use raft_storage::{LogReader, ReadError};
 use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
@@ -39,6 +39,7 @@ use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
 use super::workshop::{Job, Made, Taking};
 use crate::engine::{EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
+use crate::node::REFUSES_MAX;
 
 /// After so long without any progress the question is asked again. Each time in vain doubles it
 /// for the fetch, so that a lane slower than that is not filled with repetitions.
@@ -139,6 +140,9 @@ pub(crate) struct Desk {
     /// Of ours, those that were doubted lately, and when they were looked at. One each that a peer was
     /// offered within [`VERIFY_PAUSE`].
     doubted: BTreeMap<(GroupId, GroupIncarnation, LogIndex), Micros>,
+    /// Entries that a peer asked for and the log cannot read. One each that was asked for within
+    /// [`VERIFY_PAUSE`].
+    unreadable: BTreeMap<(GroupId, LogIndex, Term), Unreadable>,
     /// Fetches that went on with what an earlier life had got.
     #[cfg(feature = "sim")]
     resumed: u64,
@@ -192,6 +196,7 @@ impl Desk {
             making,
             down,
             doubted: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             #[cfg(feature = "sim")]
             resumed: 0,
         }
@@ -210,7 +215,11 @@ impl Desk {
                 self.doubt(now, (group, incarnation), index, out);
             }
             DeskInput::Pull(connection, pull) => {
-                out.push(DeskOutput::Chunk(connection, self.answer(pull)));
+                let (chunk, refused) = self.answer(pull);
+                out.push(DeskOutput::Chunk(connection, chunk));
+                if let Some(why) = refused {
+                    self.note_unreadable(now, pull, &why, out);
+                }
             }
             DeskInput::Chunk(node, chunk) => self.take_chunk(now, node, &chunk, out),
             DeskInput::Stored(name, bytes) => self.stored(now, name, bytes, out),
@@ -513,7 +522,8 @@ impl Desk {
         }
     }
 
-    fn answer(&mut self, place: SnapshotPull) -> SnapshotChunk {
+    /// The bytes of a place, none if they are not at hand; and why the log could not read them.
+    fn answer(&mut self, place: SnapshotPull) -> (SnapshotChunk, Option<ReadError>) {
         if let Some(part) = Part::unpack(place.offset) {
             return self.answer_entries(place, part);
         }
@@ -535,14 +545,55 @@ impl Desk {
             warn!(%name, %error, "a snapshot that was asked for cannot be read");
             None
         });
-        found.unwrap_or(SnapshotChunk { place, total: 0, sum: 0, data: Default::default() })
+        let nothing = SnapshotChunk { place, total: 0, sum: 0, data: Default::default() };
+        (found.unwrap_or(nothing), None)
     }
+
+    /// The log cannot read an entry that a peer asked for. If that lasts the engine is told: no peer that
+    /// lacks it can be served from here, however often it is offered the snapshot that names it.
+    fn note_unreadable(
+        &mut self,
+        now: Micros,
+        place: SnapshotPull,
+        why: &ReadError,
+        out: &mut Vec<DeskOutput>,
+    ) {
+        self.unreadable.retain(|_, entry| now < entry.asked.after(VERIFY_PAUSE));
+        let key = (place.group, place.index, place.term);
+        let fresh = Unreadable { since: now, asked: now, told: None };
+        let entry = self.unreadable.entry(key).or_insert(fresh);
+        entry.asked = now;
+        let lasts =
+            matches!(why, ReadError::Corrupt { .. }) || now.since(entry.since) >= REFUSES_MAX;
+        let is_told = entry.told.is_some_and(|told| now < told.after(VERIFY_PAUSE));
+        if lasts && !is_told {
+            entry.told = Some(now);
+            let life = (place.group, place.group_incarnation);
+            let input = EngineInput::KeptUnreadable(life, place.index, place.term);
+            out.push(DeskOutput::Engine(place.group, input));
+        }
+    }
+}
+
+/// An entry that the log cannot read.
+#[derive(Clone, Copy, Debug)]
+struct Unreadable {
+    /// When it was refused first, and last.
+    since: Micros,
+    asked: Micros,
+    /// When its engine was told.
+    told: Option<Micros>,
 }
 
 impl Desk {
     /// Entries of the log: the first one has the index and the term of the question.
-    fn answer_entries(&mut self, place: SnapshotPull, part: Part) -> SnapshotChunk {
+    fn answer_entries(
+        &mut self,
+        place: SnapshotPull,
+        part: Part,
+    ) -> (SnapshotChunk, Option<ReadError>) {
         let (group, log, large) = (place.group, &self.log, &mut self.large);
+        let mut refused = None;
         let read = |index: LogIndex| {
             let is_first = index == place.index;
             let term = is_first.then_some(place.term);
@@ -562,6 +613,9 @@ impl Desk {
                 Err(error) => {
                     if is_first {
                         warn!(%group, %index, %error, "an entry that was asked for is not at hand");
+                        let is_refusal =
+                            matches!(error, ReadError::Corrupt { .. } | ReadError::Io { .. });
+                        refused = Some(error).filter(|error| is_refusal && !error.is_passing());
                     }
                     None
                 }
@@ -570,7 +624,7 @@ impl Desk {
         let found = answer(place.index, part, self.options.piece_bytes, read);
         let Answer { total, sum, data } =
             found.unwrap_or(Answer { total: 0, sum: 0, data: Vec::new() });
-        SnapshotChunk { place, total, sum, data: data.into() }
+        (SnapshotChunk { place, total, sum, data: data.into() }, refused)
     }
 }
 

@@ -147,6 +147,52 @@ pub(crate) fn verify(store: &dyn SnapshotStore, name: SnapshotName) -> Result<()
     reader.fault.take().map_or(Ok(()), Err)
 }
 
+/// A snapshot that is read through a little at a time, otherwise as by [`verify`].
+pub(crate) struct Check {
+    name: SnapshotName,
+    at: u64,
+    end: u64,
+    crc: u32,
+    pieces: u32,
+}
+
+impl Check {
+    pub(crate) fn of(store: &dyn SnapshotStore, name: SnapshotName) -> Result<Self, RestoreError> {
+        let Reader { end, .. } = Reader::open(store, name)?;
+        Ok(Self { name, at: 0, end, crc: 0, pieces: 0 })
+    }
+
+    pub(crate) fn name(&self) -> SnapshotName {
+        self.name
+    }
+
+    /// Bytes that were read so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.at
+    }
+
+    /// Reads on through so many bytes, and to the end of the block that they end in. Whether that was
+    /// the end of all.
+    pub(crate) fn go_on(
+        &mut self,
+        store: &dyn SnapshotStore,
+        bytes: u64,
+    ) -> Result<bool, RestoreError> {
+        let Self { name, at, end, crc, pieces } = *self;
+        let (block, ended, fault) = (Pieces::default(), false, None);
+        let mut reader = Reader { store, name, at, end, crc, pieces, block, ended, fault };
+        if at == 0 {
+            reader.header()?;
+        }
+        let mut is_over = false;
+        while !is_over && (reader.at - at < bytes || !reader.block.is_empty()) {
+            is_over = reader.next_piece()?.is_none();
+        }
+        (self.at, self.crc, self.pieces) = (reader.at, reader.crc, reader.pieces);
+        Ok(is_over)
+    }
+}
+
 /// Which entries a snapshot leaves in the log.
 pub(crate) fn left(store: &dyn SnapshotStore, name: SnapshotName) -> Result<Left, RestoreError> {
     Reader::open(store, name)?.header().map(|(_, left)| left)
@@ -384,6 +430,37 @@ mod tests {
         write(&shelf, name, (&meta, &Left::default()), pieces.into_iter(), Compression::Lz4)
             .unwrap();
         (store, name, meta)
+    }
+
+    #[test]
+    fn a_check_in_small_steps_finds_what_a_look_at_all_finds() {
+        let (store, name, meta) = stored();
+        let pieces = (0..60).map(|piece| Bytes::from(vec![piece as u8; 10_000]));
+        let shelf = Shelf::open(Arc::new(store.clone())).unwrap();
+        let left = Left::default();
+        write(&shelf, name, (&meta, &left), pieces, Compression::None).unwrap();
+        let sound = store.read(name, 0, usize::MAX).unwrap();
+        let check = |bytes: u64| -> Result<usize, RestoreError> {
+            let mut check = Check::of(&store, name)?;
+            let mut steps = 1;
+            while !check.go_on(&store, bytes)? {
+                steps += 1;
+            }
+            assert_eq!(check.bytes(), sound.len() as u64);
+            Ok(steps)
+        };
+        assert_eq!(check(u64::MAX).unwrap(), 1);
+        let blocks = 600_000_usize.div_ceil(BLOCK_BYTES);
+        assert_eq!(check(1).unwrap(), 1 + blocks + 1, "the header, each block, and the end");
+        for at in (0..sound.len()).step_by(7_777).chain([sound.len() - 1]) {
+            let mut rotten = sound.to_vec();
+            rotten[at] ^= 1;
+            let mut part = store.begin(name).unwrap();
+            part.append(&rotten).unwrap();
+            part.finish().unwrap();
+            assert!(check(1).is_err() && check(100_000).is_err(), "{at}");
+            assert!(verify(&store, name).is_err(), "{at}");
+        }
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Shelf {
             .collect()
     }
 
+    /// The one that comes next to another in the order of all, or the first.
+    pub(crate) fn after(&self, name: Option<SnapshotName>) -> Option<SnapshotName> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let begin = name.map_or(Unbounded, Excluded);
+        self.names.lock().range((begin, Unbounded)).next().copied()
+    }
+
     /// Begins to fetch a snapshot, or goes on where an earlier life was; says how many bytes are there.
     /// What there was of another one of the group is forgotten.
     pub(crate) fn fetch(

@@ -29,6 +29,7 @@ use crate::snapshot::desk::DeskInput;
 use crate::state_machine::ApplyMode;
 
 mod answers;
+mod kept;
 mod late_words;
 mod persisting;
 mod replaced;

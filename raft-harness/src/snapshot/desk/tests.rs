@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, LogTime, Membership, ReplicaId, Term};
-use raft_storage::{GroupCreate, GroupWrite, LiveEntries, LogStore, MemoryLog};
+use raft_storage::{
+    Expected, GroupCreate, GroupWrite, InitOptions, LiveEntries, Log, LogOptions, LogStore,
+    MemDisk, MemoryLog, Preparation, init_on,
+};
 
 use super::*;
 use crate::bodies::NewMachine;
@@ -237,7 +240,7 @@ impl Pair {
             match output {
                 DeskOutput::Engine(GROUP, input) => return (answers, input),
                 DeskOutput::Pull(SENDER, pull) => {
-                    let chunk = self.sender.desk.answer(pull);
+                    let chunk = self.sender.desk.answer(pull).0;
                     answers += 1;
                     open.extend(self.deliver(chunk));
                     open.extend(self.receiver.work());
@@ -267,15 +270,15 @@ fn several_questions_are_open_and_a_broken_lane_costs_only_what_was_on_it() {
     let mut pair = Pair::new();
     let out = pair.fetch();
     assert_eq!(offsets(&pulls(&out)), [0], "the length is not known yet");
-    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let first = pair.sender.desk.answer(pulls(&out)[0]).0;
     let open = pulls(&pair.deliver(first.clone()));
     assert_eq!(offsets(&open), [PIECE, 2 * PIECE]);
     assert!(pair.deliver(first).is_empty(), "the same answer once more is no news");
-    let second = pair.sender.desk.answer(open[0]);
+    let second = pair.sender.desk.answer(open[0]).0;
     assert_eq!(offsets(&pulls(&pair.deliver(second))), [3 * PIECE]);
     // The lane breaks: two questions are lost with it, and nothing that came.
     assert!(pair.receiver.hear(DeskInput::LaneDown(SENDER)).is_empty());
-    let late = pair.sender.desk.answer(open[1]);
+    let late = pair.sender.desk.answer(open[1]).0;
     assert!(pair.deliver(late).is_empty(), "it came too late");
     let again = pair.receiver.hear(DeskInput::LaneUp(SENDER));
     assert_eq!(offsets(&pulls(&again)), [2 * PIECE, 3 * PIECE]);
@@ -295,7 +298,7 @@ fn several_questions_are_open_and_a_broken_lane_costs_only_what_was_on_it() {
 fn without_a_lane_it_is_given_up_and_a_new_offer_is_asked_for_whatever_was_said_of_the_lane() {
     let mut pair = Pair::new();
     let out = pair.fetch();
-    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let first = pair.sender.desk.answer(pulls(&out)[0]).0;
     pair.deliver(first);
     pair.receiver.hear(DeskInput::LaneDown(SENDER));
     pair.receiver.now = pair.receiver.now.after(Duration::from_secs(1));
@@ -323,7 +326,7 @@ fn silence_between_answers_makes_nobody_wait_longer_and_longer() {
         let before = pair.receiver.now;
         let open = pulls(&pair.receiver.time());
         assert!(pair.receiver.now.since(before) <= PATIENCE_MAX);
-        let chunk = pair.sender.desk.answer(open[0]);
+        let chunk = pair.sender.desk.answer(open[0]).0;
         pair.deliver(chunk);
     }
 }
@@ -332,7 +335,7 @@ fn silence_between_answers_makes_nobody_wait_longer_and_longer() {
 fn bytes_of_two_snapshots_are_never_mixed() {
     let mut pair = Pair::new();
     let out = pair.fetch();
-    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let first = pair.sender.desk.answer(pulls(&out)[0]).0;
     let second = pair.deliver(first);
     // Another node, or another life, wrote the same state in other bytes.
     pair.sender.hear(taking(name(), &state(1), 0));
@@ -356,7 +359,7 @@ fn a_sender_with_other_pieces_is_asked_for_what_it_has() {
 fn silence_is_met_with_fewer_questions_and_what_came_is_kept_for_the_next_offer() {
     let mut pair = Pair::new();
     let out = pair.fetch();
-    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let first = pair.sender.desk.answer(pulls(&out)[0]).0;
     pair.deliver(first);
     let mut waits = Vec::new();
     let input = loop {
@@ -378,7 +381,7 @@ fn silence_is_met_with_fewer_questions_and_what_came_is_kept_for_the_next_offer(
     // Nobody offers it again: what came is let go.
     let mut pair = Pair::new();
     let out = pair.fetch();
-    let first = pair.sender.desk.answer(pulls(&out)[0]);
+    let first = pair.sender.desk.answer(pulls(&out)[0]).0;
     pair.deliver(first);
     while pair.receiver.desk.next_deadline().is_some() {
         pair.receiver.time();
@@ -390,7 +393,7 @@ fn silence_is_met_with_fewer_questions_and_what_came_is_kept_for_the_next_offer(
 fn what_comes_damaged_or_is_gone_is_given_up() {
     let mut pair = Pair::new();
     let out = pair.fetch();
-    let mut damaged = pair.sender.desk.answer(pulls(&out)[0]);
+    let mut damaged = pair.sender.desk.answer(pulls(&out)[0]).0;
     let mut bytes = damaged.data.to_vec();
     bytes[100_000] ^= 1;
     damaged.data = bytes.into();
@@ -706,7 +709,7 @@ fn the_end_of_either_process_costs_a_fetch_less_than_eight_mebibytes() {
     let mut open: std::collections::VecDeque<SnapshotPull> = pulls(&pair.fetch()).into();
     let answers = |bytes: usize| bytes.div_ceil(SNAPSHOT_DATA_MAX);
     for _ in 0..answers(17 << 20) {
-        let chunk = pair.sender.desk.answer(open.pop_front().unwrap());
+        let chunk = pair.sender.desk.answer(open.pop_front().unwrap()).0;
         open.extend(pulls(&pair.deliver(chunk)));
     }
     // Both end and begin again: the sender has its snapshot still, the receiver what it got.
@@ -728,7 +731,7 @@ fn the_end_of_either_process_costs_a_fetch_less_than_eight_mebibytes() {
     pair.sender.hear(taking(other, &large, 0));
     pair.sender.work();
     let asked = pulls(&pair.receiver.hear(DeskInput::Fetch(wanted(other))));
-    let chunk = pair.sender.desk.answer(asked[0]);
+    let chunk = pair.sender.desk.answer(asked[0]).0;
     pair.deliver(chunk);
     assert_eq!(left(), 2);
     pair.receiver.hear(DeskInput::Abort(GROUP));
@@ -795,7 +798,7 @@ fn exchange(pair: &mut Pair, log: &mut MemoryLog, entries_max: usize) -> (Vec<u6
     while let Some(output) = open.pop_front() {
         match output {
             DeskOutput::Pull(SENDER, pull) => {
-                let chunk = pair.sender.desk.answer(pull);
+                let chunk = pair.sender.desk.answer(pull).0;
                 open.extend(pair.deliver(chunk));
             }
             DeskOutput::Engine(GROUP, EngineInput::SnapshotEntries(name, entries)) => {
@@ -870,7 +873,68 @@ fn an_entry_that_is_gone_at_its_sender_ends_the_fetch() {
     assert!(live.push(LogIndex::new(7), Term::new(5)));
     let mut entries = Entries::new(live, 1_000);
     let question = entries.next(1, PIECE).unwrap();
-    let chunk = pair.sender.desk.answer(place_of(name(), question));
+    let chunk = pair.sender.desk.answer(place_of(name(), question)).0;
     assert_eq!((chunk.total, chunk.data.len()), (0, 0));
     assert!(entries.take(chunk.total, chunk.sum, &chunk.data).is_err());
+}
+
+/// A sound snapshot names it, so a look at that finds nothing: the peer failed and was offered the same
+/// for ever.
+#[test]
+fn an_entry_that_rots_at_its_sender_is_told_to_its_engine_once_a_minute() {
+    const SEGMENT: &str = "log-00000000.seg";
+    let disk = MemDisk::new();
+    init_on(&disk, "test", SENDER, &InitOptions::default()).unwrap();
+    let options = LogOptions { preparation: Preparation::OnDemand, ..LogOptions::default() };
+    let mut opened = Log::open_on(disk.clone(), &Expected::default(), &options).unwrap();
+    let mut write = GroupWrite::new(GROUP);
+    write.create = Some(GroupCreate { incarnation: name().incarnation, spec: Bytes::new() });
+    opened.writer.commit(&[write]).unwrap();
+    for index in 1..=2 {
+        let mut write = GroupWrite::new(GROUP);
+        write.entries.push(entry(index, 5));
+        opened.writer.commit(&[write]).unwrap();
+    }
+    let mut side = Side::new(DeskOptions::default());
+    side.desk.log = Some(opened.reader.clone());
+    let mut live = LiveEntries::default();
+    assert!(live.push(LogIndex::new(1), Term::new(5)));
+    let question = Entries::new(live, 1_000).next(1, PIECE).unwrap();
+    let connection = ConnectionId::new(1, raft_transport::Direction::Incoming);
+    let ask = |side: &mut Side| {
+        let out = side.hear(DeskInput::Pull(connection, place_of(name(), question)));
+        let told = out.iter().filter(|output| match output {
+            DeskOutput::Engine(GROUP, EngineInput::KeptUnreadable(life, index, term)) => {
+                let named = (*index, *term) == (LogIndex::new(1), Term::new(5));
+                *life == (GROUP, name().incarnation) && named
+            }
+            _ => false,
+        });
+        (told.count(), out.len())
+    };
+    assert_eq!(ask(&mut side), (0, 1));
+    // The disk refuses for a moment, then for long: two minutes at an eighth of a second.
+    let at = disk.read(SEGMENT).unwrap().windows(500).position(|all| all == [15; 500]).unwrap();
+    let sound = disk.read(SEGMENT).unwrap();
+    let times = |side: &mut Side, count: u32| {
+        let mut told = 0;
+        for _ in 0..count {
+            told += ask(side).0;
+            side.now = side.now.after(Duration::from_millis(125));
+        }
+        told
+    };
+    disk.lose_block(SEGMENT, at as u64);
+    assert_eq!(times(&mut side, 200), 0, "25 s");
+    disk.overwrite(SEGMENT, &sound);
+    assert_eq!(times(&mut side, 480), 0, "it can be read again");
+    disk.lose_block(SEGMENT, at as u64);
+    assert_eq!(times(&mut side, 8 * 100), 2, "after 30 s, and a minute later");
+    disk.overwrite(SEGMENT, &sound);
+    side.now = side.now.after(VERIFY_PAUSE);
+    // What is damaged is so at once.
+    let mut rotten = sound;
+    rotten[at] ^= 1;
+    disk.overwrite(SEGMENT, &rotten);
+    assert_eq!(times(&mut side, 8 * 70), 2);
 }
