@@ -29,21 +29,6 @@ pub(super) enum Operation {
     Other,
 }
 
-impl Operation {
-    pub(super) const ALL: [Self; 10] = [
-        Self::Open,
-        Self::Append,
-        Self::Rotation,
-        Self::Preparation,
-        Self::Checkpoint,
-        Self::Rewrite,
-        Self::Reclaim,
-        Self::SnapshotTaking,
-        Self::SnapshotInstall,
-        Self::Other,
-    ];
-}
-
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -115,17 +115,18 @@ impl Total {
         self.hits.values().sum()
     }
 
+    fn told_hits(&self) -> String {
+        let told = |(operation, count): (&Operation, &u32)| format!("{operation} {count}");
+        self.hits.iter().map(told).collect::<Vec<_>>().join(", ")
+    }
+
     fn outcome(&self, what: &str, done: Result<()>, shown: &[Operation]) -> Outcome {
-        let hits: Vec<String> = Operation::ALL
-            .iter()
-            .filter_map(|operation| Some(format!("{operation} {}", self.hits.get(operation)?)))
-            .collect();
         let Findings { acked, unknown, unknown_present, lost, ref named } = self.findings;
         let note = format!(
             "{} at system calls ({}), {} between them; {acked} acknowledged, lost {lost}; {unknown} \
              unknown, {unknown_present} of them happened",
             self.at_calls(),
-            hits.join(", "),
+            self.told_hits(),
             self.elsewhere
         );
         let missing: Vec<String> = shown
@@ -265,9 +266,10 @@ impl Alone {
         ensure!(status.success(), "it stopped with {status}");
         verify(&setting.raftd, &self.data)?;
         println!(
-            "{} kills: {} at system calls; the last {} left {} acknowledged, lost 0",
+            "{} kills: {} at system calls ({}); the last {} left {} acknowledged, lost 0",
             kills.end,
             total.at_calls(),
+            total.told_hits(),
             kills.len(),
             self.found.acked
         );
