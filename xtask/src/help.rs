@@ -28,7 +28,7 @@ cargo xtask <command>
   durability [--only a,b] [--rounds N] [--raftd <binary>]
       Shows from outside that acknowledged means on disk: strace (order of system calls),
       powercut (as root; N cuts of a whole site, default 20, and a quarter as many of one
-      node and of two), cut-tails (the demo can fail), kill9, sigkill (21 N kills at system calls),
+      node and of two), cut-tails (the demo can fail), kill9, sigkill (22 N kills at system calls),
       eio (5 N failed syncs), memfirst (25 N kills of all nodes).
       Builds raftd in release unless given one.
 

@@ -28,7 +28,7 @@ use crate::job::Job;
 use crate::nodes::admin;
 
 /// Kills of single nodes for each round of the suite.
-const KILLS: u32 = 20;
+const KILLS: u32 = 21;
 /// Kills of one of three nodes for each round.
 const INSTALLS: u32 = 1;
 /// Kills that one data directory lives through.
@@ -42,10 +42,11 @@ const SNAPSHOTS: &str = "[snapshots]\nevery_entries = 60\nevery_bytes = 16384\n\
 const ALONE: &str = "[raft]\nheartbeat_interval_ms = 20\nelection_timeout_min_ms = 60\n\
                      election_timeout_max_ms = 100\n\n[network.control]\nbackoff_max_ms = 40\n\
                      [network.data]\nbackoff_max_ms = 40\n[network.bulk]\nbackoff_max_ms = 40\n";
-/// How long the chosen call may take to come.
+/// How long the chosen call may take to come; and where a snapshot has to come first.
 const HIT_LIMIT: Duration = Duration::from_secs(3);
+const INSTALL_LIMIT: Duration = Duration::from_secs(10);
 const VERIFY_LIMIT: Duration = Duration::from_secs(60);
-const SERVE_LIMIT: Duration = Duration::from_secs(60);
+const SERVE_LIMIT: Duration = Duration::from_secs(180);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 /// The number of the control's directory; one with the smallest segments.
@@ -285,7 +286,7 @@ impl Alone {
                 let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
                 self.cluster.start_as(0, &prefix, |_| Ok(()))?;
                 let load = self.load(number);
-                let was_hit = was_killed(&mut self.cluster, 0)?;
+                let was_hit = was_killed(&mut self.cluster, 0, HIT_LIMIT)?;
                 self.written.extend(load.stop());
                 was_hit.then(|| hit_at_the_start(&aim, &trace)).flatten()
             }
@@ -294,7 +295,7 @@ impl Alone {
                 let pid = self.cluster.pid(0)?;
                 let tracer = Tracer::attach(&aim, Injection::Kill, names, pid, trace)?;
                 let load = self.load(number);
-                let was_hit = was_killed(&mut self.cluster, 0)?;
+                let was_hit = was_killed(&mut self.cluster, 0, HIT_LIMIT)?;
                 self.written.extend(load.stop());
                 let trace = tracer.finish()?;
                 was_hit.then(|| hit_of(&aim, &trace)).flatten()
@@ -369,7 +370,7 @@ impl Trio {
         let trace = self.directory.join("trace");
         let pid = self.cluster.pid(victim)?;
         let tracer = Tracer::attach(&aim, Injection::Kill, names, pid, trace)?;
-        let was_hit = was_killed(&mut self.cluster, victim)?;
+        let was_hit = was_killed(&mut self.cluster, victim, INSTALL_LIMIT)?;
         let hit = was_hit.then(|| tracer.finish().map(|trace| hit_of(&aim, &trace))).transpose()?;
         let hit = hit.flatten();
         total.count(hit.as_ref());
@@ -476,8 +477,8 @@ fn cut_tail(segment: &Path) -> Result<usize> {
 }
 
 /// Whether the tracer killed it; otherwise it is killed now.
-fn was_killed(cluster: &mut Cluster, node: usize) -> Result<bool> {
-    match cluster.end(node, HIT_LIMIT)? {
+fn was_killed(cluster: &mut Cluster, node: usize, limit: Duration) -> Result<bool> {
+    match cluster.end(node, limit)? {
         // Of a signal.
         Some(status) if status.code().is_none() => Ok(true),
         Some(status) => bail!("it ended by itself with {status}:\n{}", cluster.log_tail(node)),

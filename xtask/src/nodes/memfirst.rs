@@ -23,7 +23,7 @@ const CLIENTS: usize = 4;
 /// How long clients write before the nodes are killed, counted from their first acknowledgement.
 const ROUND: Duration = Duration::from_millis(250);
 /// Longest a cluster may take until it serves after a kill of all nodes.
-const SERVE_LIMIT: Duration = Duration::from_secs(30);
+const SERVE_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(5);
 /// So long entries may wait for their sync: longer than a round.
 const FLUSH_MS: u64 = 400;
