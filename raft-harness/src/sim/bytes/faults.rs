@@ -243,7 +243,7 @@ pub enum Fault {
         /// Which.
         node: Place,
     },
-    /// A bit flips in one of a node's snapshots while it runs.
+    /// Bits flip in a node's snapshots while it runs.
     RotSnapshot {
         /// Which.
         node: Place,
@@ -426,7 +426,7 @@ fn rot_snapshots(rng: &mut Rng, swarm: &Swarm, options: &Options, faults: &mut V
         )
     };
     let bears_it = lasts_for_good(swarm) && spares_one(swarm) && !faults.iter().any(is_for_good);
-    if !bears_it || end <= FIRST_US || !rng.chance(1, 3) {
+    if !bears_it || end <= FIRST_US || !rng.chance(1, 2) {
         return;
     }
     let node = rng.below(swarm.nodes.len() as u64) as Place;

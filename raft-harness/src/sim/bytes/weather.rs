@@ -7,6 +7,7 @@ use super::faults::{Fault, Power};
 use super::floods::{Snare, Use};
 use super::network::{ACCEPTOR, DIALER, Place};
 use super::operator::Of;
+use super::snapshots::stored;
 use super::world::{Event, Phase, Standing, World};
 use crate::node::sim::KnownStores;
 use crate::sim::marks::Mark;
@@ -213,7 +214,10 @@ impl World {
             Fault::RotSnapshot { node } => {
                 let runs = self.nodes[node].is_member() && self.nodes[node].process.is_some();
                 let disk = &self.nodes[node].snapshots;
-                let harmed = if runs { disk.harm(Aim::Snapshot, Harm::Flip) } else { None };
+                // All of them, or nearly: whichever a peer or a start wants next.
+                let tries = if runs { 2 * stored(disk).len() } else { 0 };
+                let harmed = (0..tries).filter_map(|_| disk.harm(Aim::Snapshot, Harm::Flip));
+                let harmed = harmed.last();
                 self.nodes[node].snapshot_rots |= harmed.is_some();
                 self.note_harm(node, harmed)
             }
