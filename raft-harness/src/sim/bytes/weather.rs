@@ -216,8 +216,10 @@ impl World {
                 let disk = &self.nodes[node].snapshots;
                 // All of them, or nearly: whichever a peer or a start wants next.
                 let tries = if runs { 2 * stored(disk).len() } else { 0 };
-                let harmed = (0..tries).filter_map(|_| disk.harm(Aim::Snapshot, Harm::Flip));
-                let harmed = harmed.last();
+                let mut harmed = None;
+                for _ in 0..tries {
+                    harmed = disk.harm(Aim::Snapshot, Harm::Flip).or(harmed);
+                }
                 self.nodes[node].snapshot_rots |= harmed.is_some();
                 self.note_harm(node, harmed)
             }
