@@ -231,6 +231,10 @@ pub enum Damage {
     /// No valid frame where `promised` says that everything below was durable.
     #[error("no valid frame ({fault}), although everything below {promised} was durable")]
     FrameLost { fault: FrameFault, promised: Lsn },
+    /// The disk cannot read the frame at the end of the log: it may have been acknowledged, or be one that a
+    /// crash has torn.
+    #[error("the end of the log cannot be read, and may have been acknowledged")]
+    EndUnreadable,
     /// The checksum of a frame holds, yet its content cannot be what this software writes.
     #[error("impossible record: {fault}")]
     Record { fault: RecordFault },

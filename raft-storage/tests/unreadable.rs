@@ -4,13 +4,14 @@
 mod common;
 
 use common::*;
-use raft_core::{LogIndex, Promise};
+use raft_core::{HardState, LogIndex, Promise, ReplicaId, Term};
 use raft_storage::{
-    CrashPolicy, Damage, Disk, FrameFault, LogOptions, MemDisk, OnDamage, OpenError, Opened,
-    ReadError, Scrub, Tending,
+    CrashPolicy, Damage, Disk, FrameFault, GroupWrite, LogOptions, MemDisk, OnDamage, OpenError,
+    Opened, ReadError, Scrub, Tending,
 };
 
 const BLOCK: usize = 4096;
+const FIRST: &str = "log-00000000.seg";
 
 /// Segments, checkpoints and spares, closed in order; what its groups hold.
 fn history() -> (MemDisk, Model) {
@@ -117,7 +118,7 @@ fn an_unreadable_payload_names_its_group_and_what_else_is_there_stays() {
     let end = sealed(&disk, &options(), 3);
     // Each frame takes two blocks; the second one is all of the long entry of group 1.
     let at = end - BLOCK;
-    disk.lose_block("log-00000000.seg", at as u64);
+    disk.lose_block(FIRST, at as u64);
     let disk = disk.crash(CrashPolicy::KeepAll);
     let Err(OpenError::Corrupt { groups, why, .. }) = open_with(&disk, &options()) else {
         panic!("taken for a torn tail")
@@ -139,7 +140,7 @@ fn what_lies_behind_the_end_is_no_matter_and_is_written_again() {
         }
         let disk = disk.crash(CrashPolicy::KeepAll);
         let behind = end + 5 * BLOCK as u64;
-        disk.lose_block("log-00000000.seg", behind);
+        disk.lose_block(FIRST, behind);
         let refused = disk.reads_refused();
         let mut opened = open(&disk);
         assert!(disk.reads_refused() > refused);
@@ -209,7 +210,7 @@ fn a_mebibyte_may_be_lost_and_no_more_is_asked_for() {
         assert!(end > 3 << 20, "{end}");
         let disk = disk.crash(CrashPolicy::KeepAll);
         for block in 100..100 + blocks {
-            disk.lose_block("log-00000000.seg", block * BLOCK as u64);
+            disk.lose_block(FIRST, block * BLOCK as u64);
         }
         let refused = open_with(&disk, &large).err();
         match is_disk {
@@ -236,7 +237,7 @@ fn a_look_at_every_entry_does_not_forget_them_all_where_the_disk_fails() {
     let disk = disk.crash(CrashPolicy::KeepAll);
     let mut opened = open_with(&disk, &large).unwrap();
     let middle = 200 * 2 * BLOCK as u64;
-    disk.lose_block("log-00000000.seg", middle);
+    disk.lose_block(FIRST, middle);
     let read = opened.reader.entries(group(1), LogIndex::new(1), LogIndex::new(400), u64::MAX);
     assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
     opened.writer.idle().unwrap();
@@ -244,7 +245,7 @@ fn a_look_at_every_entry_does_not_forget_them_all_where_the_disk_fails() {
     assert!(disk.list().unwrap().iter().any(|name| name == "doubt"), "the next open is to look");
     let copy = disk.crash(CrashPolicy::KeepAll);
     for at in (middle..3 << 20).step_by(BLOCK) {
-        copy.lose_block("log-00000000.seg", at);
+        copy.lose_block(FIRST, at);
     }
     let refused = open_with(&copy, &repairing(&large)).err();
     assert!(matches!(refused, Some(OpenError::DiskUnreadable { .. })), "{refused:?}");
@@ -263,7 +264,7 @@ fn a_scrub_tells_what_cannot_be_read_entry_by_entry_and_reads_the_rest() {
     let opened = open(&disk);
     // The last block of the last frame, and of the one before it.
     for frames in [0, 2] {
-        disk.lose_block("log-00000000.seg", (end - (frames + 1) * BLOCK) as u64);
+        disk.lose_block(FIRST, (end - (frames + 1) * BLOCK) as u64);
     }
     let (mut at, mut bytes, mut damaged) = (Scrub::default(), 0, Vec::new());
     loop {
@@ -283,4 +284,121 @@ fn a_scrub_tells_what_cannot_be_read_entry_by_entry_and_reads_the_rest() {
     // Its neighbours in memory are given out, and it is named itself.
     let read = opened.reader.entries(group(1), LogIndex::new(1), LogIndex::new(4), u64::MAX);
     assert!(matches!(read, Err(ReadError::Io { index, .. }) if index.get() == 3), "{read:?}");
+}
+
+fn vote(id: u32, term: u64, candidate: u64) -> GroupWrite {
+    let mut write = GroupWrite::new(group(id));
+    write.hard_state =
+        Some(HardState { term: Term::new(term), vote: Some(ReplicaId::new(candidate)) });
+    write
+}
+
+/// The process dies with the fault, before another frame says what was durable.
+#[test]
+fn the_newest_frame_that_cannot_be_read_is_no_torn_tail() {
+    let mut long = append(1, 2, 1, 1);
+    long.entries.push(entry(3, 1, 9_000));
+    let mut voted = vote(2, 7, 3);
+    voted.entries = vec![entry(2, 1, 9_000)];
+    let (mut holes, mut entries_only) = (0, 0);
+    for last in [vec![vote(1, 7, 3)], vec![append(1, 2, 1, 1)], vec![long, voted]] {
+        let disk = new_disk();
+        let mut opened = open(&disk);
+        let before = [create(1), create(2), vote(1, 1, 1), vote(2, 1, 1)];
+        opened.writer.commit(&before).unwrap();
+        opened.writer.commit(&[append(1, 1, 1, 1), append(2, 1, 1, 1)]).unwrap();
+        let begin = opened.writer.end_lsn().get();
+        opened.writer.commit(&last).unwrap();
+        let end = opened.writer.end_lsn().get();
+        let disk = disk.crash(CrashPolicy::KeepAll);
+        let whole = open(&disk.crash(CrashPolicy::KeepAll)).groups;
+        for block in (begin..end).step_by(BLOCK) {
+            let told = format!("{} writes, {block}", last.len());
+            let disk = disk.crash(CrashPolicy::KeepAll);
+            disk.lose_block(FIRST, block);
+            let before = disk.read(FIRST).unwrap();
+            let refused = open_with(&disk, &options()).err();
+            assert!(
+                matches!(refused, Some(OpenError::Corrupt { why: Damage::EndUnreadable, .. })),
+                "{told}: {refused:?}"
+            );
+            for _ in 0..2 {
+                let opened = open_with(&disk, &repairing(&options())).unwrap();
+                for (id, group) in &whole {
+                    let found = &opened.groups[id];
+                    let stance = found.hard_state == group.hard_state;
+                    let is_whole = stance && found.last_index == group.last_index;
+                    let promise = found.promise.promise;
+                    assert!(is_whole || promise != Promise::Kept, "{told}: {id:?}");
+                    assert!(stance || promise == Promise::Unproven, "{told}: {id:?} may vote");
+                    holes += u32::from(promise == Promise::Unproven);
+                    entries_only += u32::from(promise == Promise::Damaged);
+                }
+                let (from, to) = (begin as usize, end as usize);
+                let after = disk.read(FIRST).unwrap();
+                assert_eq!(after[from..to], before[from..to], "{told}: it may come back");
+            }
+        }
+    }
+    assert!(holes > 0 && entries_only > 0, "{holes} {entries_only}");
+}
+
+/// Behind the last word of a life nothing was written.
+#[test]
+fn a_block_behind_a_log_that_ended_in_order_is_no_matter() {
+    let disk = new_disk();
+    let mut opened = open(&disk);
+    opened.writer.commit(&[create(1), append(1, 1, 1, 1)]).unwrap();
+    opened.writer.close().unwrap();
+    let disk = disk.crash(CrashPolicy::KeepAll);
+    let end = open(&disk.crash(CrashPolicy::KeepAll)).report.end_lsn.get();
+    disk.lose_block(FIRST, end);
+    let opened = open(&disk);
+    assert!(opened.report.damage.is_empty());
+    assert_eq!(opened.groups[&group(1)].last_index.get(), 1);
+}
+
+/// A group that begins, or begins anew, in the frame that has lost entries of it.
+#[test]
+fn lost_entries_behind_a_beginning_in_the_same_frame_cost_nothing_else() {
+    let mut again = create_again(1, 2);
+    again.entries = (1..=200).map(|index| entry(index, 1, 40)).collect();
+    let mut install = GroupWrite::new(group(1));
+    install.install = Some(snapshot(10, 1, 3));
+    install.entries = (11..=210).map(|index| entry(index, 1, 40)).collect();
+    let mut first = create(3);
+    first.entries = (1..=200).map(|index| entry(index, 1, 40)).collect();
+    let mut lost = 0;
+    for (id, batch) in [(1, vec![again]), (1, vec![install]), (3, vec![first])] {
+        let disk = new_disk();
+        let mut opened = open(&disk);
+        opened.writer.commit(&[create(1), create(2), append(1, 1, 2, 1)]).unwrap();
+        opened.writer.commit(&[append(2, 1, 2, 1)]).unwrap();
+        let begin = opened.writer.end_lsn().get();
+        opened.writer.commit(&batch).unwrap();
+        let end = opened.writer.end_lsn().get();
+        // Its log goes on behind, and nothing is known of what that follows.
+        let last = batch[0].entries.last().unwrap().index.get();
+        opened.writer.commit(&[append(id, last + 1, 1, 1), append(2, 3, 1, 1)]).unwrap();
+        opened.writer.idle().unwrap();
+        let disk = disk.crash(CrashPolicy::KeepAll);
+        for block in (begin..end).step_by(BLOCK).skip(1) {
+            let disk = disk.crash(CrashPolicy::KeepAll);
+            disk.lose_block(FIRST, block);
+            let opened = open_with(&disk, &repairing(&options())).unwrap();
+            let found = &opened.groups[&group(id)];
+            assert!(found.last_index.get() < last);
+            assert_eq!(
+                found.incarnation.get(),
+                1 + u32::from(batch[0].create.is_some() && id == 1)
+            );
+            assert_eq!(found.promise.promise, Promise::Damaged, "{block}");
+            assert_eq!(opened.groups[&group(2)].promise.promise, Promise::Kept);
+            assert_eq!(opened.groups[&group(2)].last_index.get(), 3);
+            lost += 1;
+            drop(opened);
+            assert_eq!(open(&disk).groups[&group(id)].promise.promise, Promise::Damaged);
+        }
+    }
+    assert!(lost >= 6, "{lost}");
 }

@@ -175,7 +175,7 @@ mutants! {
     OldIncarnationAccepted Easy Protocol ["I15-late" "I2-vote-once" "G1-election-safety" "G10-externalisation" "G5-durable-quorum" "G10-externalisation" "G3-leader-completeness" "G4-state-machine-safety" "G6-committed-forever" "G11-acknowledged-lost" "I4-truncation" "fault-unexpected" "L1-stuck"] "A message to or from an earlier life is taken.",
     TornTailAccepted Medium Bytes [] "A record that fails its checksum is taken at the end of a log.",
     DamageCutAsTornTail Hard Bytes [] "Damage below a later promise is cut as if it were a torn tail.",
-    UnreadableCutAsTornTail Hard Bytes [] "What cannot be read below a later promise is cut as if it were a torn tail.",
+    UnreadableCutAsTornTail Hard Bytes [] "What cannot be read, at the end of the log or below a later promise, is cut as if it were a torn tail.",
     TermAndVoteNotLogged Easy Bytes [] "Term and vote are not written.",
     CompletionBeforeSync Easy Bytes [] "A write is told as durable before its sync.",
     FrameChecksumIgnored Medium Bytes [] "A frame that fails its checksum is taken.",

@@ -1,4 +1,4 @@
-//! Writes around the page cache.
+//! Writes around the page cache, and reads of single blocks that the page cache refuses.
 //!
 //! The log is written once and hardly ever read back, in whole blocks of 4 KiB. Through the page
 //! cache each of those bytes is copied into memory fresh from the system, and that took more
@@ -90,6 +90,34 @@ impl DirectFile {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         total.is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64)
     }
+}
+
+/// Reads what lies within one block from the device, and nothing else. `None` where that is not possible, or
+/// not all of it came.
+///
+/// Opens the file anew: it is for places that were refused, which are rare.
+pub(crate) fn read_within_block(
+    path: &Path,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Option<io::Result<()>> {
+    let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    let from = (offset % BLOCK as u64) as usize;
+    let to = from.checked_add(buffer.len()).filter(|to| *to <= BLOCK)?;
+    let mut block = ZEROS.clone();
+    let read = loop {
+        match rustix::io::pread(&file, &mut block.0, offset - from as u64) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return None,
+            Err(error) => return Some(Err(error.into())),
+            Ok(read) => break read,
+        }
+    };
+    (read >= to).then(|| {
+        buffer.copy_from_slice(&block.0[from..to]);
+        Ok(())
+    })
 }
 
 impl<D: Device> DirectFile<D> {

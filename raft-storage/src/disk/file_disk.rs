@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
-use crate::disk::direct::DirectFile;
+use crate::disk::direct::{self, DirectFile};
 #[cfg(target_os = "linux")]
 use crate::disk::fill_with_zeros;
 use crate::disk::{Disk, DiskFile, LOCK_NAME, PARTS_MAX};
@@ -166,12 +166,27 @@ impl Disk for FileDisk {
         std::thread::sleep(pause(tries));
         true
     }
+
+    fn wait_to_read(&self, tries: u32) -> bool {
+        let pause = PAUSES_TO_READ.get(tries as usize).copied();
+        pause.into_iter().for_each(std::thread::sleep);
+        pause.is_some()
+    }
 }
 
 /// How long to wait before a write is made for so many times: long enough to ask the disk rarely.
 fn pause(tries: u32) -> Duration {
     PAUSE_MAX.min(PAUSE_FIRST * 2_u32.saturating_pow(tries.min(16)))
 }
+
+/// 30 s in all, as a log that runs waits: for so long a bus may be reset, or a path to a disk be gone.
+const PAUSES_TO_READ: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+];
 
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// Whoever makes room sees the log go on within that time.
@@ -239,6 +254,19 @@ impl DiskFile for LogFile {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_alone_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if let Some(read) = direct::read_within_block(&self.path, buffer, offset) {
+            return read;
+        }
+        // Next best: what memory holds in one piece goes, and comes back page by page.
+        self.drop_cache()?;
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random)?;
+        let read = self.read_exact_at(buffer, offset);
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Normal)?;
+        read
     }
 
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -365,6 +393,22 @@ mod tests {
             file.read_exact_at(&mut back, offset).unwrap();
             assert!(back == content, "{length} bytes at {offset}");
         }
+    }
+
+    #[test]
+    fn what_is_read_alone_is_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create(dir.path()).unwrap();
+        let file = disk.create("f").unwrap();
+        let bytes: Vec<u8> = (0..3 * 4096 + 100_u32).map(|at| (at / 7) as u8).collect();
+        file.write_cached_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
+        for (offset, length) in [(0, 4096), (4096, 4096), (5000, 17), (3 * 4096, 100)] {
+            let mut back = vec![0; length];
+            file.read_alone_at(&mut back, offset as u64).unwrap();
+            assert!(back == bytes[offset..offset + length], "{length} bytes at {offset}");
+        }
+        let beyond = file.read_alone_at(&mut [0; 101], 3 * 4096).map_err(|error| error.kind());
+        assert_eq!(beyond, Err(io::ErrorKind::UnexpectedEof));
     }
 
     #[test]

@@ -85,6 +85,8 @@ struct FileState {
     pending: Vec<PendingWrite>,
     /// Blocks that cannot be read, by number.
     lost: BTreeSet<u64>,
+    /// Blocks that cannot be read for so many attempts.
+    refused: BTreeMap<u64, u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -214,6 +216,15 @@ impl MemDisk {
         let mut state = self.state.lock();
         if let Some(file) = state.names.get(name).copied() {
             state.files[file].lost.insert(offset / BLOCK_BYTES);
+        }
+    }
+
+    /// The next so many reads of the block of 4 KiB that holds this byte are refused (`EIO`), as while a bus is
+    /// reset. An open then waits up to five times for what it would lose, without letting time pass.
+    pub fn refuse_block(&self, name: &str, offset: u64, times: u32) {
+        let mut state = self.state.lock();
+        if let Some(file) = state.names.get(name).copied() {
+            state.files[file].refused.insert(offset / BLOCK_BYTES, times);
         }
     }
 
@@ -395,6 +406,11 @@ impl Disk for MemDisk {
         }
         true
     }
+
+    fn wait_to_read(&self, tries: u32) -> bool {
+        let state = self.state.lock();
+        tries < 5 && state.files.iter().any(|file| !file.refused.is_empty())
+    }
 }
 
 /// An open file of a [`MemDisk`].
@@ -418,8 +434,13 @@ impl DiskFile for MemFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         let blocks = offset / BLOCK_BYTES..(offset + buffer.len() as u64).div_ceil(BLOCK_BYTES);
-        let lost = &state.files[self.file].lost;
-        if state.reads_fail || lost.range(blocks).next().is_some() {
+        let file = &mut state.files[self.file];
+        let mut is_refused = file.lost.range(blocks.clone()).next().is_some();
+        for times in file.refused.range_mut(blocks).map(|(_, times)| times) {
+            is_refused |= *times > 0;
+            *times = times.saturating_sub(1);
+        }
+        if state.reads_fail || is_refused {
             state.refused += 1;
             return Err(io::Error::from_raw_os_error(EIO));
         }
@@ -428,6 +449,10 @@ impl DiskFile for MemFile {
         let bytes = begin.checked_add(buffer.len()).and_then(|end| seen.get(begin..end));
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+
+    fn read_alone_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
     }
 
     fn write_vectored_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {

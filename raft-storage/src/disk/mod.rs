@@ -56,6 +56,13 @@ pub trait Disk: Clone + Send + Sync + 'static {
         let _ = tries;
         false
     }
+    /// An open has found places that cannot be read ([`is_unreadable`](readings::is_unreadable)), by which
+    /// something would be lost, and so it did `tries` times before. Lets some time pass, and says whether
+    /// to ask for them again; if not, they are lost for good.
+    fn wait_to_read(&self, tries: u32) -> bool {
+        let _ = tries;
+        false
+    }
 }
 
 /// One open file of a [`Disk`].
@@ -64,6 +71,13 @@ pub trait DiskFile: Send + Sync + 'static {
     fn bytes(&self) -> io::Result<u64>;
     /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Reads as [`read_exact_at`](Self::read_exact_at) does what lies within one block of 4096 bytes, and
+    /// nothing with it: what was refused is often refused for all that memory holds in one piece with it
+    /// (a folio of 16 KiB and more), though a single sector is bad. Slow.
+    fn read_alone_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.drop_cache()?;
+        self.read_exact_at(buffer, offset)
+    }
     /// Writes all of `parts`, one after another, from `offset` on, growing the file if needed.
     ///
     /// An error leaves it unknown how much was written.

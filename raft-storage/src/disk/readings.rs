@@ -10,8 +10,9 @@
 //! whole MiB of that is not one to go on with. And each refusal may take seconds, so their number is
 //! also how long an open can take.
 //!
-//! A block is asked for twice, with its neighbours and alone, and not again: what was refused stays
-//! refused for as long as this lives.
+//! A block is asked for with its neighbours, and then alone ([`DiskFile::read_alone_at`]); what is refused
+//! then stays refused for as long as this lives. Whoever would lose something by it waits first, and asks
+//! for exactly these blocks again ([`Readings::is_any_back`]); if one of them is back, everything is read anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::disk::DiskFile;
+use crate::disk::{Disk, DiskFile};
 use crate::error::OpenError;
 use crate::format::segment::BLOCK_BYTES;
 
@@ -90,7 +91,7 @@ impl Readings {
             let (part, after) = rest.split_at_mut(bytes as usize);
             let mut is_lost = self.loses(name, block, BLOCK_BYTES);
             if !is_lost {
-                match file.read_exact_at(part, at) {
+                match file.read_alone_at(part, at) {
                     Ok(()) => self.any.store(true, Ordering::Relaxed),
                     Err(error) if is_unreadable(&error) => {
                         self.lose(name, block, error)?;
@@ -134,6 +135,25 @@ impl Readings {
         Ok(())
     }
 
+    /// How many blocks cannot be read.
+    pub(crate) fn lost(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Whether one of them can be read by now. Asks for each once.
+    pub(crate) fn is_any_back<D: Disk>(&self, disk: &D) -> bool {
+        let lost = self.lost.lock();
+        lost.blocks.iter().any(|(name, blocks)| {
+            let Ok(file) = disk.open(name) else { return false };
+            let Ok(bytes) = file.bytes() else { return false };
+            let mut buffer = [0; BLOCK_BYTES as usize];
+            blocks.iter().any(|block| {
+                let there = bytes.saturating_sub(*block).min(BLOCK_BYTES) as usize;
+                file.read_alone_at(&mut buffer[..there], *block).is_ok()
+            })
+        })
+    }
+
     /// Whether it is the disk that fails, and not a sector.
     pub(crate) fn is_disk(&self) -> bool {
         let blocks = self.unreadable.load(Ordering::Relaxed);
@@ -153,4 +173,23 @@ impl Readings {
     pub(crate) fn refusal(&self) -> Option<io::Error> {
         if self.is_disk() { self.lost.lock().error.take() } else { None }
     }
+}
+
+/// Fills `buffer` block by block, each asked for alone: for what was refused together with its neighbours.
+///
+/// # Errors
+/// Of the first block that the disk refuses.
+pub(crate) fn read_alone<F: DiskFile + ?Sized>(
+    file: &F,
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<()> {
+    let (mut rest, mut at) = (buffer, offset);
+    while !rest.is_empty() {
+        let bytes = (BLOCK_BYTES - at % BLOCK_BYTES).min(rest.len() as u64);
+        let (part, after) = rest.split_at_mut(bytes as usize);
+        file.read_alone_at(part, at)?;
+        (rest, at) = (after, at + bytes);
+    }
+    Ok(())
 }

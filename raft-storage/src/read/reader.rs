@@ -13,7 +13,7 @@ use bytes::Bytes;
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Term};
 
 use crate::append::write::ENTRY_BYTES_MAX;
-use crate::disk::readings::{Readings, is_unreadable};
+use crate::disk::readings::{Readings, is_unreadable, read_alone};
 use crate::disk::{Disk, DiskFile};
 use crate::error::ReadError;
 use crate::format::live::LiveEntries;
@@ -580,12 +580,17 @@ impl<D: Disk> Shared<D> {
     ) -> Result<Bytes, ReadError> {
         let slot = wanted.location.slot();
         let mut buffer = vec![0; bytes as usize];
-        self.files.get(slot).and_then(|file| file.read_exact_at(&mut buffer, offset)).map_err(
-            |source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => corrupt(group, wanted),
-                _ => ReadError::Io { group, index: wanted.index, source },
-            },
-        )?;
+        let read = self.files.get(slot).and_then(|file| {
+            match file.read_exact_at(&mut buffer, offset) {
+                // A neighbour may be what cannot be read.
+                Err(error) if is_unreadable(&error) => read_alone(&*file, &mut buffer, offset),
+                read => read,
+            }
+        });
+        read.map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => corrupt(group, wanted),
+            _ => ReadError::Io { group, index: wanted.index, source },
+        })?;
         Ok(buffer.into())
     }
 }

@@ -105,10 +105,7 @@ impl Losses {
         let begin = self.open.map_or(from, |(begin, _)| begin);
         self.open = Some((begin, to));
         for slot in may_miss(index, since, to) {
-            self.groups
-                .entry(slot)
-                .and_modify(|loss| loss.log = false)
-                .or_insert(Loss { log: false, stance: true });
+            self.lose_log(slot);
         }
         self.lose_places(
             hole.segment,
@@ -123,10 +120,7 @@ impl Losses {
         for group in hole.groups.iter().flatten() {
             let Some(slot) = index.slots.get(group) else { continue };
             if since.get(*slot as usize).is_none_or(|since| *since <= hole.from) {
-                self.groups
-                    .entry(*slot)
-                    .and_modify(|loss| loss.log = false)
-                    .or_insert(Loss { log: false, stance: true });
+                self.lose_log(*slot);
             }
         }
         self.lose_places(
@@ -135,6 +129,14 @@ impl Losses {
             hole.offset + (hole.to.get() - hole.from.get()),
         );
         self.holes.push(hole);
+    }
+
+    /// What the log of this group holds is unknown from here on.
+    pub(crate) fn lose_log(&mut self, slot: u32) {
+        self.groups
+            .entry(slot)
+            .and_modify(|loss| loss.log = false)
+            .or_insert(Loss { log: false, stance: true });
     }
 
     /// Below the checkpoint, or of one entry: entries may lie here, and nothing else that matters.

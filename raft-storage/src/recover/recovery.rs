@@ -19,9 +19,11 @@
 //! on them would lose what it acknowledges later.
 //!
 //! A block that the disk cannot read is taken for zeros ([`Readings`]), and so is judged like one that
-//! was changed: damage below a promise, no matter behind the end.
+//! was changed: damage below a promise, no matter behind the end. At the end itself it is damage as well:
+//! a torn write leaves old bytes or new ones, and of a frame that cannot be read nothing says that it was
+//! never acknowledged.
 //!
-//! One segment is open at a time, however many there are, and nothing is changed before all of
+//! Few files are open at a time, however many segments there are, and nothing is changed before all of
 //! them were judged.
 
 use std::collections::BTreeMap;
@@ -183,24 +185,49 @@ pub(crate) fn recover<D: Disk>(
     on_damage: OnDamage,
     preparation: Preparation,
 ) -> Result<Recovered<D>, OpenError> {
-    let readings = Readings::default();
     let ways = (on_damage, preparation);
-    recover_by(disk, identity, life, segment_bytes, ways, &readings)
-        .map_err(|error| readings.judge(disk.describe(), error))
+    let mut tries = 0;
+    loop {
+        let readings = Readings::default();
+        let mut is_back = || {
+            while !readings.is_disk() && disk.wait_to_read(tries) {
+                tries = tries.saturating_add(1);
+                if readings.is_any_back(disk) {
+                    return true;
+                }
+            }
+            false
+        };
+        let recovered =
+            recover_by(disk, identity, life, segment_bytes, ways, (&readings, &mut is_back));
+        let recovered = recovered.map_err(|error| readings.judge(disk.describe(), error))?;
+        if let Some(recovered) = recovered {
+            return Ok(recovered);
+        }
+    }
 }
 
+/// `None`: something of what could not be read can be read by now, so all of it is to be read anew.
 fn recover_by<D: Disk>(
     disk: &D,
     identity: &Identity,
     life: Life,
     segment_bytes: u64,
     ways: (OnDamage, Preparation),
-    readings: &Readings,
-) -> Result<Recovered<D>, OpenError> {
+    (readings, is_back): (&Readings, &mut dyn FnMut() -> bool),
+) -> Result<Option<Recovered<D>>, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
     let (on_damage, _) = ways;
-    let Judged { mut found, mut replay, cursor, kept } =
-        judge(disk, identity, life, segment_bytes, ways, readings)?;
+    let judged = judge(disk, identity, life, segment_bytes, ways, readings);
+    let loses = match &judged {
+        Ok(judged) => judged.replay.losses.any(),
+        Err(error) => matches!(error, OpenError::Corrupt { .. }),
+    };
+    // What is judged lost is forgotten for good, and a path to a disk that is gone comes back.
+    if loses && readings.lost() > 0 && is_back() {
+        return Ok(None);
+    }
+    let Judged { mut found, mut replay, cursor, kept } = judged?;
     if replay.losses.any() {
         // What has no header may be all that is left of a segment that is missed. It stays as it is.
         found.spares.retain(|spare| !found.doubtful.contains(&spare.slot));
@@ -218,10 +245,14 @@ fn recover_by<D: Disk>(
 
     let files = OpenFiles::new(disk.clone());
     replay.losses.doubts = on_damage == OnDamage::Repair && is_doubted(disk).map_err(io)?;
+    let asked = readings.lost();
     let groups = replay.finish((&files, readings)).map_err(io)?;
+    if readings.lost() > asked && (loses || replay.losses.doubts) && is_back() {
+        return Ok(None);
+    }
     replay.report.damage = std::mem::take(&mut replay.losses.holes);
     replay.report.clean &= replay.report.damage.is_empty();
-    Ok(Recovered {
+    Ok(Some(Recovered {
         groups,
         files,
         index: replay.index,
@@ -230,7 +261,7 @@ fn recover_by<D: Disk>(
         next_slot: found.next_slot,
         kept,
         report: replay.report,
-    })
+    }))
 }
 
 /// Whether an entry was found damaged since this log was opened last.
@@ -751,7 +782,16 @@ fn scan<F: DiskFile>(
                     None => later_promise(segment, &mut window, scanned.end, limit, replay.life)
                         .map_err(ScanFault::Io)?,
                 };
-                let why = promised.map(|promised| Damage::FrameLost { fault, promised });
+                // After the last word of a life there is nothing. Elsewhere a frame that cannot be read
+                // looks the same whether it was acknowledged or torn.
+                let may_be_lost = fault == FrameFault::Unreadable
+                    && !replay.report.clean
+                    && !raft_core::planted!(DamageCutAsTornTail)
+                    && !raft_core::planted!(UnreadableCutAsTornTail);
+                let why = match promised {
+                    Some(promised) => Some(Damage::FrameLost { fault, promised }),
+                    None => may_be_lost.then_some(Damage::EndUnreadable),
+                };
                 let offset = scanned.end;
                 let lsn = header.base.plus(offset);
                 let is_old = from.is_some_and(|(from, _)| lsn < from);
@@ -760,9 +800,6 @@ fn scan<F: DiskFile>(
                         if repairs && !is_old =>
                     {
                         let groups = damaged_groups(segment, &mut window, offset, limit);
-                        // Of one that begins in it, what entries it has is not known without them.
-                        let known = |group: &GroupId| replay.index.slots.contains_key(group);
-                        let groups = groups.filter(|groups| groups.iter().all(known));
                         let block = window.get(offset, BLOCK_BYTES).map_err(ScanFault::Io)?;
                         groups.zip(frame_header(header, block, offset).ok())
                     }
@@ -828,7 +865,9 @@ fn scan<F: DiskFile>(
         }
         if let Some((groups, why)) = torn.take() {
             let (segment, offset, from) = (segment.slot, scanned.end, frame.lsn);
-            let (to, groups) = (from.plus(frame.bytes()), Some(groups));
+            let to = from.plus(frame.bytes());
+            replay.begin_damaged(groups.clone());
+            let groups = Some(groups);
             replay.lose_entries(Hole { segment, offset, from, to, groups, why });
         }
         let bytes = match ahead {

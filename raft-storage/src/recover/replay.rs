@@ -46,6 +46,8 @@ pub(crate) struct Replay {
     pub(crate) losses: Losses,
     /// The newest frame that changes what a replica stands by, or a place behind it; `None`: not known.
     pub(crate) stance: Option<Lsn>,
+    /// Of these groups the frame that is applied now has lost entries, and nothing else.
+    damaged: Vec<GroupId>,
 }
 
 /// Why a record cannot be applied.
@@ -82,6 +84,11 @@ impl Replay {
         self.losses.entries(hole, &self.index, &self.since);
     }
 
+    /// The next frame that is applied has lost entries of these groups, and nothing else.
+    pub(crate) fn begin_damaged(&mut self, groups: Vec<GroupId>) {
+        self.damaged = groups;
+    }
+
     /// A frame can be read.
     pub(crate) fn meet(&mut self, frame: &FrameHeader) {
         self.losses.frame_behind(frame, &self.index, &self.since);
@@ -109,8 +116,21 @@ impl Replay {
         since.is_some_and(|since| lsn < *since)
     }
 
-    /// Applies a frame whose checksums hold; returns whether it had content.
+    /// Applies a frame whose checksums hold, but for those of entries that were named as damaged; returns
+    /// whether it had content.
     pub(crate) fn apply_frame(
+        &mut self,
+        slot: u32,
+        offset: u64,
+        frame: &FrameHeader,
+        body: &[u8],
+    ) -> Result<bool, Failed> {
+        let applied = self.apply_records(slot, offset, frame, body);
+        self.damaged.clear();
+        applied
+    }
+
+    fn apply_records(
         &mut self,
         slot: u32,
         offset: u64,
@@ -285,7 +305,8 @@ impl Replay {
                 }
                 if kind == RecordType::Install || hidden {
                     self.index.install(slot, found, &live);
-                    if !hidden {
+                    // What is lost of this frame may lie behind it.
+                    if !hidden && !self.damaged.contains(&record.group) {
                         self.losses.begins(slot);
                     }
                 } else {
@@ -311,6 +332,9 @@ impl Replay {
         let slot =
             self.index.create(record.group, record.incarnation, Bytes::copy_from_slice(spec));
         self.losses.forget(slot);
+        if self.damaged.contains(&record.group) {
+            self.losses.lose_log(slot);
+        }
         Ok(())
     }
 
