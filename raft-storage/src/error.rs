@@ -59,8 +59,8 @@ pub enum LogError {
     /// This store writes entries whole; the log is unchanged.
     #[error("this log writes entries whole")]
     NoPieces,
-    /// The caller's fault; the log is unchanged. A call that writes by itself waits until all flights
-    /// have landed.
+    /// The caller's fault; nothing of this call is in the log. One that writes by itself waits until all
+    /// flights have landed.
     #[error("{flights} flights have departed and not landed")]
     UnderWay { flights: usize },
     /// No new segment could be made, most likely because the disk is full. The log is

@@ -145,7 +145,9 @@ impl Log {
     /// Opens the log of the data directory `dir`, which [`init`] has made.
     ///
     /// On return the directory is locked, the new incarnation is durable, a torn tail is cut, and the
-    /// log can be continued. A full disk is no obstacle: nothing that an open writes needs room.
+    /// log can be continued. A full disk is no obstacle where blocks are overwritten in place: of a log that is
+    /// sound nothing that an open writes needs room. Where it does (file systems that copy on write, or to go
+    /// on behind damage) a disk without it refuses the open; it never waits.
     /// Cost: reads the newest checkpoint, and once what was written since; a few descriptors, however
     /// long the log is.
     ///

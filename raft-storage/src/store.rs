@@ -165,8 +165,8 @@ pub trait LogStore: Send {
     /// Reads what was appended, from any thread.
     fn reader(&self) -> LogReader;
 
-    /// Whether a call of it, or a flight, waits for room in the middle of a write, and a way to end that.
-    /// A store that never does says so.
+    /// Whether a call of it, or a flight, waits for room in the middle of a write, and the way to allow that
+    /// and to end it. A store that never does says so.
     fn room_wait(&self) -> RoomWait {
         RoomWait::default()
     }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use common::*;
 use raft_core::{HardState, LogIndex, NodeId, Term};
+use raft_storage::journal::{Batch, Journal, StreamId};
 use raft_storage::{
     CrashPolicy, Damage, Disk, Ending, Expected, Fault, GroupWrite, InitOptions, Log, LogError,
-    LogOptions, LogWriter, MemDisk, OpenError, ReadError, Tending, init_on, is_out_of_room,
+    LogOptions, LogWriter, MemDisk, OnDamage, OpenError, ReadError, Tending, init_on,
+    is_out_of_room,
 };
 
 /// Segments of 16 KiB and frames of 8 KiB.
@@ -358,6 +360,7 @@ fn a_write_into_reserved_room_that_finds_none_is_made_again() {
             opened.writer.commit(&[create(1), create(2)]).unwrap();
             model.apply(&[create(1), create(2)]);
             disk.take_reserve(found, Some(3));
+            opened.writer.room_wait().allow();
             for batch in &batches {
                 let mut written = write_by(&mut opened.writer, by, batch);
                 if let Err(LogError::NoSegment { .. }) = written {
@@ -395,6 +398,7 @@ fn a_crash_while_a_write_waits_for_room_leaves_what_was_durable() {
             opened.writer.idle().unwrap();
             // Whoever stops it does not wait.
             disk.take_reserve(found, Some(u32::MAX));
+            opened.writer.room_wait().allow();
             opened.writer.room_wait().give_up();
             let failed = write_by(&mut opened.writer, by, &frames(3, 6));
             let Err(LogError::Io { source, .. }) = failed else {
@@ -427,6 +431,7 @@ fn a_log_that_has_lost_its_reserve_rests_and_ends_in_order() {
             model.apply(&batch);
         }
         disk.take_reserve(found, Some(2));
+        opened.writer.room_wait().allow();
         opened.writer.idle().unwrap();
         for _ in 0..200 {
             if opened.writer.tend(true).unwrap() == Tending::Done {
@@ -438,4 +443,41 @@ fn a_log_that_has_lost_its_reserve_rests_and_ends_in_order() {
         disk.take_reserve(u64::MAX, None);
         assert_eq!(Model::of(&open_with(&disk, &tiny()).unwrap()), model);
     }
+}
+
+/// Nobody could end that.
+#[test]
+fn neither_an_open_nor_a_journal_waits_for_room() {
+    let (ended, ends) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // A new log begins with a segment.
+        let disk = new_disk();
+        disk.take_reserve(0, Some(u32::MAX));
+        ended.send(open_with(&disk, &options()).err().map(|error| error.to_string())).unwrap();
+        // One that has lost something goes on in a fresh one.
+        let disk = new_disk();
+        let mut opened = open(&disk);
+        opened.writer.commit(&[create(1), append(1, 1, 3, 1)]).unwrap();
+        drop(opened);
+        let disk = disk.crash(CrashPolicy::KeepAll);
+        disk.lose_block("log-00000000.seg", 4096);
+        let options = LogOptions { on_damage: OnDamage::Repair, ..options() };
+        for found in (0..32 << 10).step_by(4096) {
+            let disk = disk.crash(CrashPolicy::KeepAll);
+            disk.take_reserve(found, Some(u32::MAX));
+            ended.send(open_with(&disk, &options).err().map(|error| error.to_string())).unwrap();
+        }
+        let disk = MemDisk::new();
+        Journal::create_on(&disk, "test", &InitOptions::default()).unwrap();
+        let mut journal = Journal::open_on(disk.clone(), "test", &options).unwrap();
+        disk.take_reserve(0, Some(u32::MAX));
+        let mut batch = Batch::new();
+        batch.create(StreamId::new(1), "a");
+        let made = journal.commit(batch);
+        ended.send(made.err().map(|error| error.to_string())).unwrap();
+    });
+    let told = || ends.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits");
+    let told: Vec<_> = (0..10).map(|_| told()).collect();
+    assert!(told[0].is_some() && told[1].is_some() && told[9].is_some(), "{told:?}");
+    assert!(told.iter().flatten().count() > 4, "{told:?}");
 }

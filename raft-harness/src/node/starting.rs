@@ -428,6 +428,8 @@ impl Starting {
         let (fetches, fetches_out) = unbounded();
         let reader = work.reader();
         self.threads.room = work.room_wait();
+        // Whoever stops the threads ends it.
+        self.threads.room.allow();
         links.watch.watch_room(work.room_wait());
         let inboxes = Arc::clone(&links.shards);
         let counters = Arc::clone(&links.counters);

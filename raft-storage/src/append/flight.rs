@@ -10,7 +10,7 @@
 //! - flights are made in the order in which they departed, and none before the one before it has
 //!   ended well: so whatever a frame says of those before it is true when it is written;
 //! - after a failed step no further one is made, in this flight or in a later one; one that found no
-//!   room is made again first, for as long as the disk says ([`RoomWait`]);
+//!   room is made again first, for as long as the disk says, where that is allowed ([`RoomWait`]);
 //! - the directory stays locked until the last flight is gone.
 
 use std::collections::VecDeque;
@@ -202,7 +202,7 @@ impl<F: DiskFile> Means<F> {
                 made => break made,
             }
         };
-        if tries > 0 {
+        if tries > 0 || made.is_err() {
             self.room.ended();
         }
         match step {

@@ -244,8 +244,9 @@ impl<D: Disk> LogWriter<D> {
     /// new header, and of both copies of the note beside the log.
     ///
     /// # Errors
-    /// A refused operation, [`LogError::NoSegment`] or [`LogError::UnderWay`] leaves the log unchanged.
-    /// [`LogError::Io`] and [`LogError::Poisoned`] are final.
+    /// A refused operation, [`LogError::NoSegment`] or [`LogError::UnderWay`] leaves nothing of this batch
+    /// in the log; what was staged before may have been written. [`LogError::Io`] and
+    /// [`LogError::Poisoned`] are final.
     pub fn append(&mut self, writes: &[GroupWrite]) -> Result<AppendInfo, LogError> {
         self.append_here(writes, None)
     }
@@ -558,7 +559,8 @@ impl<D: Disk> LogWriter<D> {
         self.poison.is_some()
     }
 
-    /// Whether it waits for room in the middle of a write, for other threads to look at.
+    /// Whether it waits for room in the middle of a write, for other threads to look at. It does not before
+    /// [`RoomWait::allow`].
     pub fn room_wait(&self) -> RoomWait {
         self.means.room.clone()
     }

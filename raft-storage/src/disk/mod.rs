@@ -50,7 +50,8 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Makes all name changes so far durable.
     fn sync_dir(&self) -> io::Result<()>;
     /// A write into room that was reserved found none ([`is_out_of_room`]), and so did those that
-    /// repeated it `tries` times. Lets some time pass, and says whether to try again; if not, the log
+    /// repeated it `tries` times; asked only where somebody can end the waiting
+    /// ([`RoomWait::allow`](crate::RoomWait::allow)). Lets some time pass, and says whether to try again; if not, the log
     /// fails.
     fn wait_for_room(&self, tries: u32) -> bool {
         let _ = tries;
