@@ -118,7 +118,11 @@ impl Bodies {
         let group = self.0.group;
         let log = self.0.log.as_ref().ok_or(ReadError::UnknownGroup { group })?;
         let read = || log.entry(group, index, term);
-        patiently(read, Instant::now, || thread::sleep(PAUSE))
+        let read = patiently(read, Instant::now, || thread::sleep(PAUSE));
+        if read.as_ref().is_err_and(ReadError::is_damage) {
+            log.doubt();
+        }
+        read
     }
 
     pub(crate) fn has_log(&self) -> bool {

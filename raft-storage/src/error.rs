@@ -154,6 +154,9 @@ pub enum OpenError {
     /// A newer version wrote this. Use that version.
     #[error("segment {segment}, offset {offset}: unsupported {what} {value}")]
     Unsupported { segment: u32, offset: u64, what: Unsupported, value: u64 },
+    /// Another version wrote this checkpoint, `checkpoint-` and the number. Use that version.
+    #[error("checkpoint-{file}: unsupported checkpoint format {format}")]
+    UnsupportedCheckpoint { file: usize, format: u32 },
     /// Bytes that were durable have changed or are gone. The promises made on them may be lost:
     /// never cut silently, left to the operator.
     #[error("segment {segment} is damaged at offset {offset}: {why}")]

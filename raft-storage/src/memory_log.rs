@@ -239,6 +239,9 @@ impl EntrySource for RwLock<Groups> {
     }
 
     /// Memory is what it is.
+    /// Memory is not doubted.
+    fn doubt(&self) {}
+
     fn scrub(&self, _: Scrub, _: u64) -> Scrubbed {
         Scrubbed { next: None, bytes: 0, damage: None }
     }

@@ -241,6 +241,8 @@ fn flip_one(history: &History, random: &mut Random, told: &str) -> Seen {
     let disk = flipped();
     let opened = match open_with(&disk, &options) {
         Ok(opened) if unreadable(&opened).is_some() => {
+            // Whoever is refused a read for long enough.
+            opened.reader.doubt();
             drop(opened);
             open_with(&disk, &options).unwrap_or_else(|error| panic!("{told}: {error:?}"))
         }

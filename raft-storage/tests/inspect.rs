@@ -133,6 +133,39 @@ fn a_damaged_entry_that_no_open_reads_is_named_and_its_neighbours_are_read() {
 }
 
 #[test]
+fn an_entry_that_the_disk_refuses_is_named_where_it_lies_and_is_needed() {
+    let disk = long_log();
+    let payload = entry(41, 1, BYTES).payload;
+    let names = raft_storage::Disk::list(&disk).unwrap();
+    let (name, at) = names
+        .into_iter()
+        .filter(|name| name.ends_with(".seg") && name != "log-00000000.seg")
+        .find_map(|name| {
+            let bytes = disk.read(&name)?;
+            let at = bytes.windows(payload.len()).position(|window| window == payload)?;
+            Some((name, at))
+        })
+        .unwrap();
+    let segment: u32 = name[4..12].parse().unwrap();
+    disk.lose_block(&name, at as u64 + 450);
+    let verified = verify(&disk);
+    assert!(verified.opens.is_some() && !verified.is_sound());
+    let found = |index: u64| {
+        let is_it =
+            |flaw: &Flaw| matches!(flaw, Flaw::Unreadable { index: at, .. } if at.get() == index);
+        verified.findings.iter().find(|finding| is_it(&finding.flaw))
+    };
+    let entry = found(41).unwrap();
+    assert_eq!(entry.segment, segment, "{entry:?}");
+    assert!((at as u64 - 100..=at as u64).contains(&entry.offset), "{entry:?}, {at}");
+    let is_hole = |flaw: &Flaw| matches!(flaw, Flaw::Frame { fault: FrameFault::Unreadable, .. });
+    let hole = verified.findings.iter().find(|finding| is_hole(&finding.flaw)).unwrap();
+    assert_eq!(hole.segment, segment);
+    assert!(hole.groups.as_ref().is_some_and(|groups| groups.contains(&group(1))), "{hole:?}");
+    assert!(!hole.is_harmless());
+}
+
+#[test]
 fn what_nobody_needs_is_told_apart() {
     let disk = long_log();
     let mut opened = open_with(&disk, &tiny()).unwrap();

@@ -100,6 +100,31 @@ fn entries_of_slow_groups_are_moved_and_their_segments_come_back() {
     }
 }
 
+/// A path to the disk is gone for a while: what could not be moved then is moved later.
+#[test]
+fn reads_that_are_refused_for_a_while_keep_no_segment_for_ever() {
+    let disk = new_disk();
+    let mut opened = open_with(&disk, &tiny()).unwrap();
+    let mut model = Model::default();
+    write(&mut opened, &mut model, &(1..=40).map(create).collect::<Vec<_>>());
+    for round in 0..1_000_u64 {
+        let mut batch = vec![append(1, round * 4 + 1, 4, 1)];
+        if round % 8 == 7 {
+            batch.push(compact(1, round * 4 - 3));
+        }
+        if round % 10 == 0 && round < 400 {
+            batch.push(append(2 + (round / 10) as u32 % 39, round / 10 / 39 + 1, 1, 1));
+        }
+        disk.fail_reads((100..400).contains(&round));
+        write(&mut opened, &mut model, &batch);
+    }
+    assert!(disk.reads_refused() > 0, "nothing was to be moved");
+    assert_eq!(opened.writer.stats().segments_unreadable, 0);
+    rest(&mut opened);
+    model.is_read_by(&opened.reader);
+    assert!(segments(&disk) <= 12, "{} segments", segments(&disk));
+}
+
 /// Entries that lie whole, fetched ones and those of the log, each with a segment of its own.
 #[test]
 fn an_idle_log_of_long_entries_comes_to_rest() {

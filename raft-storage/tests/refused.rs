@@ -82,6 +82,31 @@ fn an_end_that_is_refused_for_a_moment_is_kept() {
     assert_eq!(opened.groups[&group(1)].last_index.get(), 1);
 }
 
+/// The disk of these tests: a bad sector is none any more once what was written there is durable.
+#[test]
+fn a_lost_block_that_was_written_and_not_synced_is_lost_after_a_power_cut() {
+    let (disk, begin) = written(2);
+    let at = begin + BLOCK;
+    disk.lose_block(FIRST, at);
+    let file = disk.open(FIRST).unwrap();
+    let block = vec![9; BLOCK as usize];
+    file.write_vectored_at(&mut [IoSlice::new(&block)], at).unwrap();
+    let read = |disk: &MemDisk| {
+        let mut back = vec![0; BLOCK as usize];
+        disk.open(FIRST).unwrap().read_exact_at(&mut back, at).map(|()| back == block)
+    };
+    assert!(read(&disk).unwrap());
+    assert!(read(&disk.crash(CrashPolicy::KeepAll)).unwrap());
+    let cut = disk.crash(CrashPolicy::DropUnsynced);
+    assert!(is_unreadable(&read(&cut).unwrap_err()));
+    for seed in 0..8 {
+        let cut = disk.crash(CrashPolicy::RandomSectors { seed });
+        assert!(read(&cut).is_err(), "a part of it arrived");
+    }
+    file.sync_data().unwrap();
+    assert!(read(&disk.crash(CrashPolicy::DropUnsynced)).unwrap());
+}
+
 /// So much comes into memory in one piece.
 const FOLIO: u64 = 64 << 10;
 

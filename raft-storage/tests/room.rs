@@ -405,6 +405,7 @@ fn a_crash_while_a_write_waits_for_room_leaves_what_was_durable() {
                 panic!("{by:?} {found}: {failed:?}")
             };
             assert!(is_out_of_room(&source));
+            assert!(!opened.writer.room_wait().waits());
             for seed in 0..4 {
                 let crashed = disk.crash(CrashPolicy::RandomSectors { seed });
                 let opened = open_with(&crashed, &huge()).unwrap();
@@ -442,6 +443,21 @@ fn a_log_that_has_lost_its_reserve_rests_and_ends_in_order() {
         // An open has a note to write.
         disk.take_reserve(u64::MAX, None);
         assert_eq!(Model::of(&open_with(&disk, &tiny()).unwrap()), model);
+    }
+}
+
+/// A disk that is not worth waiting for, though it may be waited for.
+#[test]
+fn a_log_that_failed_for_want_of_room_does_not_seem_to_wait() {
+    for by in WAYS {
+        let disk = new_disk();
+        let mut opened = open_with(&disk, &huge()).unwrap();
+        opened.writer.commit(&[create(1), create(2)]).unwrap();
+        opened.writer.room_wait().allow();
+        disk.take_reserve(0, None);
+        let failed = write_by(&mut opened.writer, by, &frames(1, 2));
+        assert!(matches!(failed, Err(LogError::Io { .. })), "{by:?}: {failed:?}");
+        assert!(!opened.writer.room_wait().waits(), "{by:?}");
     }
 }
 

@@ -119,6 +119,9 @@ pub(crate) fn run(
                 }
                 if let Some((group, index, why)) = step.damage {
                     error!(%group, %index, error = chain(&why), "the log is damaged");
+                    if why.is_damage() {
+                        reader.doubt();
+                    }
                     Counters::add(&counters.log_damage_found, 1);
                     let found = EngineInput::LogDamaged(group, index);
                     let _ = shards[shard_of(group, shards.len())].push(ShardInput::Engine(found));
@@ -158,6 +161,9 @@ pub(crate) fn read(
             };
             if refusal == Refusal::Lasting && !error.is_passing() {
                 error!(group = %fetch.group, first = %fetch.first, %error, "the log cannot be read");
+                if error.is_damage() {
+                    reader.doubt();
+                }
                 return EngineInput::FetchFailed(fetch.group, index);
             }
             // Nothing may be wrong with the log. Whoever still needs the entries asks again.

@@ -3,10 +3,11 @@
 use std::io;
 
 use crate::checkpoint::chunks::{ChunkReader, Name};
-use crate::checkpoint::outline::Outline;
+use crate::checkpoint::outline::{CheckpointFault, Outline};
 use crate::checkpoint::row::{self, LENGTH_BYTES, Row};
 use crate::disk::readings::Readings;
 use crate::disk::{Disk, DiskFile};
+use crate::error::OpenError;
 use crate::format::field::u64_at;
 use crate::format::identity::StoreId;
 use crate::format::lsn::Lsn;
@@ -62,7 +63,33 @@ pub(crate) struct Loaded {
 }
 
 /// Reads the newest checkpoint that is whole.
-pub(crate) fn load<D: Disk>(disk: &D, store: StoreId, readings: &Readings) -> io::Result<Loaded> {
+///
+/// # Errors
+/// [`OpenError::UnsupportedCheckpoint`] if another version wrote one of the two that are kept;
+/// [`OpenError::Io`].
+pub(crate) fn load<D: Disk>(
+    disk: &D,
+    store: StoreId,
+    readings: &Readings,
+) -> Result<Loaded, OpenError> {
+    let mut file = 0;
+    load_by(disk, store, readings, &mut file).map_err(|fault| told(disk, file, fault))
+}
+
+fn told<D: Disk>(disk: &D, file: usize, fault: CheckpointFault) -> OpenError {
+    match fault {
+        CheckpointFault::Io(source) => OpenError::Io { dir: disk.describe(), source },
+        CheckpointFault::Format(format) => OpenError::UnsupportedCheckpoint { file, format },
+    }
+}
+
+/// `at` is the file that is being read.
+fn load_by<D: Disk>(
+    disk: &D,
+    store: StoreId,
+    readings: &Readings,
+    at: &mut usize,
+) -> Result<Loaded, CheckpointFault> {
     let mut found = Vec::new();
     let mut unreadable = 0;
     for number in 0..FILES {
@@ -82,6 +109,7 @@ pub(crate) fn load<D: Disk>(disk: &D, store: StoreId, readings: &Readings) -> io
     let mut loaded =
         Loaded { kept: Kept::default(), rows: Vec::new(), durable: Lsn::ZERO, unreadable };
     while let Some((_, number, file)) = found.pop() {
+        *at = number;
         if loaded.kept.newest.is_none() {
             match read((number, &file), store, readings)? {
                 Some((outline, rows, durable)) => {
@@ -107,9 +135,12 @@ pub(crate) fn is_whole<D: Disk>(
     number: usize,
     store: StoreId,
     readings: &Readings,
-) -> io::Result<bool> {
-    let file = disk.open(&file_name(number))?;
-    Ok(read((number, &file), store, readings)?.is_some())
+) -> Result<bool, OpenError> {
+    let read = || {
+        let file = disk.open(&file_name(number))?;
+        Ok(read((number, &file), store, readings)?.is_some())
+    };
+    read().map_err(|fault| told(disk, number, fault))
 }
 
 type Checkpoint = (Outline, Vec<Row>, Lsn);
@@ -126,7 +157,7 @@ fn read<F: DiskFile>(
     of: (usize, &F),
     store: StoreId,
     readings: &Readings,
-) -> io::Result<Option<Checkpoint>> {
+) -> Result<Option<Checkpoint>, CheckpointFault> {
     let Some(mut stream) = open_stream(of, store, readings)? else { return Ok(None) };
     let Some(outline) = Outline::read(&mut stream)? else { return Ok(None) };
     let mut rows = Vec::new();
@@ -177,3 +208,34 @@ fn file_name(number: usize) -> String {
 
 const FILES: usize = 3;
 const END_BYTES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::chunks::ChunkWriter;
+    use crate::disk::mem_disk::MemDisk;
+    use crate::format::field::put;
+
+    #[test]
+    fn a_checkpoint_of_another_format_is_told_and_is_no_damage() {
+        for format in [1_u32, 2, 3] {
+            let (disk, store) = (MemDisk::new(), StoreId::new(1));
+            let mut outline = Outline::default().encode();
+            put(&mut outline, 0, &format.to_le_bytes());
+            let file = open_file(&disk, 1).unwrap();
+            let mut writer = ChunkWriter::new(file, store, first_name(3));
+            writer.push(&outline).unwrap();
+            writer.push(&end(Lsn::ZERO)).unwrap();
+            writer.finish().unwrap();
+            let loaded = load(&disk, store, &Readings::default());
+            match loaded {
+                Ok(loaded) => assert!(format == 2 && loaded.kept.newest.is_some(), "{format}"),
+                Err(OpenError::UnsupportedCheckpoint { file: 1, format: found }) => {
+                    assert_eq!(found, format);
+                }
+                Err(other) => panic!("{other}"),
+            }
+            assert_eq!(is_whole(&disk, 1, store, &Readings::default()).is_ok(), format == 2);
+        }
+    }
+}

@@ -64,11 +64,17 @@ impl Outline {
     }
 
     /// Reads the beginning of a stream; `None` if it is none.
-    pub(crate) fn read<F: DiskFile>(stream: &mut ChunkReader<'_, F>) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// [`CheckpointFault::Format`] if another version wrote it: the sum of its first chunk holds.
+    pub(crate) fn read<F: DiskFile>(
+        stream: &mut ChunkReader<'_, F>,
+    ) -> Result<Option<Self>, CheckpointFault> {
         let name = stream.name();
         let Some(fixed) = stream.take(FIXED_BYTES)? else { return Ok(None) };
-        if u32_at(fixed, 0) != FORMAT {
-            return Ok(None);
+        let format = u32_at(fixed, 0);
+        if format != FORMAT {
+            return Err(CheckpointFault::Format(format));
         }
         let mut outline = Self {
             name,
@@ -88,6 +94,20 @@ impl Outline {
             });
         }
         Ok(Some(outline))
+    }
+}
+
+/// Why nothing can be said of a checkpoint.
+#[derive(Debug)]
+pub(crate) enum CheckpointFault {
+    Io(io::Error),
+    /// It has this one, which is another.
+    Format(u32),
+}
+
+impl From<io::Error> for CheckpointFault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
     }
 }
 

@@ -85,6 +85,8 @@ struct FileState {
     pending: Vec<PendingWrite>,
     /// Blocks that cannot be read, by number.
     lost: BTreeSet<u64>,
+    /// Those that could not be after a power cut: all of them, and those whose new content is not durable.
+    lost_durably: BTreeSet<u64>,
     /// Blocks that cannot be read for so many attempts.
     refused: BTreeMap<u64, u32>,
 }
@@ -93,6 +95,16 @@ struct FileState {
 struct PendingWrite {
     offset: u64,
     bytes: Vec<u8>,
+    /// Blocks that could not be read before it and can be once it is durable.
+    heals: Vec<u64>,
+}
+
+impl FileState {
+    /// A write reaches the medium.
+    fn store(&mut self, write: &PendingWrite) {
+        patch(&mut self.durable, write.offset, &write.bytes);
+        self.lost_durably.retain(|block| !write.heals.contains(block));
+    }
 }
 
 impl MemDisk {
@@ -119,6 +131,7 @@ impl MemDisk {
         let mut files = state.files.clone();
         for file in &mut files {
             for write in std::mem::take(&mut file.pending) {
+                let mut arrived: BTreeMap<u64, u64> = BTreeMap::new();
                 for (offset, sector) in sectors(&write) {
                     let keep = match policy {
                         CrashPolicy::RandomSectors { .. } => coins.toss(),
@@ -130,9 +143,16 @@ impl MemDisk {
                     if keep && length > 0 {
                         patch(&mut file.durable, offset, &sector[..length]);
                         budget -= length as u64;
+                        *arrived.entry(offset / BLOCK_BYTES).or_default() += length as u64;
+                    }
+                }
+                for block in &write.heals {
+                    if arrived.get(block) == Some(&BLOCK_BYTES) {
+                        file.lost_durably.remove(block);
                     }
                 }
             }
+            file.lost.clone_from(&file.lost_durably);
             file.seen.clone_from(&file.durable);
         }
         let mut names = state.durable_names.clone();
@@ -211,11 +231,12 @@ impl MemDisk {
     }
 
     /// From now on the block of 4 KiB that holds this byte cannot be read (`EIO`), and no part of it
-    /// written, until all of it is.
+    /// written, until all of it is; after a power cut again, unless that was durable.
     pub fn lose_block(&self, name: &str, offset: u64) {
         let mut state = self.state.lock();
         if let Some(file) = state.names.get(name).copied() {
             state.files[file].lost.insert(offset / BLOCK_BYTES);
+            state.files[file].lost_durably.insert(offset / BLOCK_BYTES);
         }
     }
 
@@ -297,7 +318,7 @@ impl State {
                 let bytes = bytes[..found].to_vec();
                 let file = &mut self.files[file];
                 patch(&mut file.seen, offset, &bytes);
-                file.pending.push(PendingWrite { offset, bytes });
+                file.pending.push(PendingWrite { offset, bytes, heals: Vec::new() });
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
@@ -310,8 +331,9 @@ impl State {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         lost.retain(|block| !written.contains(block));
+        let heals = self.files[file].lost_durably.range(written).copied().collect();
         patch(&mut self.files[file].seen, offset, &bytes);
-        Ok(PendingWrite { offset, bytes })
+        Ok(PendingWrite { offset, bytes, heals })
     }
 
     fn bytes(&self) -> u64 {
@@ -482,7 +504,7 @@ impl DiskFile for MemFile {
             state.files[self.file].pending.push(write);
             return outcome;
         }
-        patch(&mut state.files[self.file].durable, write.offset, &write.bytes);
+        state.files[self.file].store(&write);
         state.syncs += 1;
         Ok(())
     }
@@ -499,7 +521,7 @@ impl DiskFile for MemFile {
         let pending = std::mem::take(&mut file.pending);
         outcome?;
         for write in pending {
-            patch(&mut file.durable, write.offset, &write.bytes);
+            file.store(&write);
         }
         state.syncs += 1;
         Ok(())
@@ -516,8 +538,10 @@ impl DiskFile for MemFile {
         let length = file.seen.len();
         file.seen.clone_from(&file.durable);
         file.seen.resize(length, 0);
+        file.lost.clone_from(&file.lost_durably);
         for write in &file.pending {
             patch(&mut file.seen, write.offset, &write.bytes);
+            file.lost.retain(|block| !write.heals.contains(block));
         }
         Ok(())
     }

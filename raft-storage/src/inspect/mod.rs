@@ -78,7 +78,7 @@ impl<D: Disk> Inspection<D> {
     /// of the log.
     fn segments(&self, readings: &Readings) -> Result<(Kept, Vec<Segment>), OpenError> {
         let io = |source| OpenError::Io { dir: self.disk.describe(), source };
-        let kept = checkpoint::load(&self.disk, self.identity.store, readings).map_err(io)?.kept;
+        let kept = checkpoint::load(&self.disk, self.identity.store, readings)?.kept;
         let mut segments = Vec::new();
         for slot in self.disk.list().map_err(io)?.iter().filter_map(|name| slot_of(name)) {
             let file = self.disk.open(&file_name(slot)).map_err(io)?;

@@ -141,7 +141,8 @@ impl<D: Disk> Inspection<D> {
     ///
     /// # Errors
     /// What keeps an open from judging, other than damage: [`OpenError::Unsupported`],
-    /// [`OpenError::ForeignSegment`], [`OpenError::DiskUnreadable`], [`OpenError::Io`].
+    /// [`OpenError::UnsupportedCheckpoint`], [`OpenError::ForeignSegment`], [`OpenError::DiskUnreadable`],
+    /// [`OpenError::Io`].
     pub fn verify(&self) -> Result<Verified, OpenError> {
         let readings = Readings::default();
         self.verify_by(&readings).map_err(|error| readings.judge(self.disk.describe(), error))
@@ -163,11 +164,10 @@ impl<D: Disk> Inspection<D> {
             Err(other) => return Err(other),
         };
         let (kept, segments) = self.segments(readings)?;
-        let loaded = files::load(&self.disk, self.identity.store, readings).map_err(io)?;
+        let loaded = files::load(&self.disk, self.identity.store, readings)?;
         verified.checkpoints_unreadable = loaded.unreadable;
         if let Some(previous) = &kept.previous
-            && !files::is_whole(&self.disk, previous.file, self.identity.store, readings)
-                .map_err(io)?
+            && !files::is_whole(&self.disk, previous.file, self.identity.store, readings)?
         {
             verified.checkpoints_unreadable += 1;
         }
@@ -290,16 +290,25 @@ impl<D: Disk> Inspection<D> {
             replay.index.segments.iter().map(|(slot, segment)| (slot, segment.base)).collect();
         let end = replay.index.end;
         let files = OpenFiles::new(self.disk.clone());
-        let reader = LogReader::new(Arc::new(Shared::to_look_at(replay.index, files, end)));
+        let shared = Arc::new(Shared::to_look_at(replay.index, files, end));
+        let reader = LogReader::new(Arc::clone(&shared));
         let mut note = |lost: Lost, verified: &mut Verified| {
-            let Lost { group, segment, offset, flaw } = lost;
-            let hit = holes.iter_mut().find(|hole| {
+            let Lost { group, index, place, flaw } = lost;
+            // A read that was refused does not say where; it is one of these, and most likely in a hole.
+            let places = place.map_or_else(|| places(&shared, group, index), |place| vec![place]);
+            let covers = |hole: &Finding, (segment, offset): (u32, u64)| {
                 let Flaw::Frame { bytes, .. } = hole.flaw else { return false };
                 hole.segment == segment && (hole.offset..hole.offset + bytes).contains(&offset)
-            });
-            if let Some(hole) = hit {
+            };
+            let mut hit = None;
+            for hole in holes.iter_mut() {
+                let Some(place) = places.iter().find(|place| covers(hole, **place)) else {
+                    continue;
+                };
                 hole.groups.get_or_insert_default().insert(group);
+                hit.get_or_insert(*place);
             }
+            let (segment, offset) = hit.or_else(|| places.first().copied()).unwrap_or_default();
             let base = bases.iter().find(|(slot, _)| *slot == segment);
             let lsn = base.map(|(_, base)| base.plus(offset));
             let groups = Some(BTreeSet::from([group]));
@@ -340,22 +349,36 @@ impl<D: Disk> Inspection<D> {
 /// An entry that is alive and cannot be read.
 struct Lost {
     group: GroupId,
-    segment: u32,
-    offset: u64,
+    index: LogIndex,
+    /// Its segment, and where in that; `None` if the read did not say.
+    place: Option<(u32, u64)>,
     flaw: Flaw,
+}
+
+/// Where entries of this index lie, with their pieces: that of the log or kept from before it, and those that
+/// were fetched.
+fn places<D: Disk>(shared: &Shared<D>, group: GroupId, at: LogIndex) -> Vec<(u32, u64)> {
+    let index = shared.index.read();
+    let (Some(slot), Some(known)) = (index.slots.get(&group), index.group(group)) else {
+        return Vec::new();
+    };
+    let fetched = known.fetched().filter(|(index, ..)| *index == at).map(|(.., place)| place);
+    let pieces = index.pieces.get(&(*slot, at)).into_iter().flatten().map(|piece| piece.location);
+    let all = known.held(at).into_iter().chain(pieces).chain(fetched);
+    all.map(|place| (place.slot(), place.offset())).collect()
 }
 
 /// What a read that failed says of the log, and of which entry; `None`: nothing.
 fn lost(group: GroupId, error: ReadError) -> std::io::Result<Option<(LogIndex, Lost)>> {
     match error {
         ReadError::Corrupt { index, segment, offset, .. } => {
-            let flaw = Flaw::Entry { group, index };
-            Ok(Some((index, Lost { group, segment, offset, flaw })))
+            let (place, flaw) = (Some((segment, offset)), Flaw::Entry { group, index });
+            Ok(Some((index, Lost { group, index, place, flaw })))
         }
         ReadError::Io { source, .. } if crate::is_out_of_descriptors(&source) => Err(source),
         ReadError::Io { index, source, .. } => {
             let flaw = Flaw::Unreadable { group, index, why: source.kind() };
-            Ok(Some((index, Lost { group, segment: 0, offset: 0, flaw })))
+            Ok(Some((index, Lost { group, index, place: None, flaw })))
         }
         // The index that is asked is the one that is read.
         ReadError::UnknownGroup { .. }

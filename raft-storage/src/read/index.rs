@@ -57,8 +57,9 @@ impl<D: Disk> Shared<D> {
         Self { doubted: AtomicBool::new(true), ..Self::new(index, files, durable) }
     }
 
-    /// An entry is damaged: the next open is to look at all of them before it trusts any. Once a life.
-    pub(crate) fn doubt(&self) {
+    /// An entry is damaged, or refused for good: the next open is to look at all of them before it trusts any.
+    /// Once a life.
+    pub(crate) fn note_doubt(&self) {
         if !self.doubted.swap(true, Ordering::Relaxed) {
             // Without the note the next open finds the entry damaged again when it is read.
             let _ = replace_file(self.files.disk(), DOUBT_NAME, DOUBT_CONTENT);

@@ -116,6 +116,13 @@ impl LogReader {
         self.source.scrub(from, bytes)
     }
 
+    /// Notes beside the log that some entry cannot be read: the next open looks at all of them before it
+    /// trusts any. Damage ([`ReadError::Corrupt`]) notes that by itself. A place that the disk refuses may be
+    /// read a moment later, so whoever gives it up for good says so here.
+    pub fn doubt(&self) {
+        self.source.doubt();
+    }
+
     /// The term of an entry, or `None` if the log does not hold it.
     pub fn term(&self, group: GroupId, index: LogIndex) -> Option<Term> {
         self.source.term(group, index)
@@ -154,6 +161,7 @@ pub(crate) trait EntrySource: Send + Sync + 'static {
     ) -> Result<Vec<Entry>, ReadError>;
     fn bounds(&self, group: GroupId) -> Option<Bounds>;
     fn scrub(&self, from: Scrub, bytes: u64) -> Scrubbed;
+    fn doubt(&self);
     fn term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
     fn entry(&self, group: GroupId, index: LogIndex, term: Term) -> Result<Entry, ReadError>;
     fn held_term(&self, group: GroupId, index: LogIndex) -> Option<Term>;
@@ -259,6 +267,10 @@ impl<D: Disk> EntrySource for Shared<D> {
         Scrubbed { next: Some(next), bytes, damage }
     }
 
+    fn doubt(&self) {
+        self.note_doubt();
+    }
+
     fn bounds(&self, group: GroupId) -> Option<Bounds> {
         let index = self.index.read();
         let known = index.group(group)?;
@@ -349,8 +361,8 @@ impl<D: Disk> Shared<D> {
 
     /// Notes beside the log that it is damaged.
     fn noting<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
-        if read.as_ref().is_err_and(ReadError::is_damage) {
-            self.doubt();
+        if matches!(read, Err(ReadError::Corrupt { .. })) {
+            self.note_doubt();
         }
         read
     }

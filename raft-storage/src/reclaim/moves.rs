@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use raft_core::{GroupIncarnation, LogIndex};
 
 use crate::checkpoint::capture::Found;
+use crate::error::ReadError;
 use crate::format::pieces::Piece;
 use crate::read::location::Location;
 use crate::reclaim::segments::Segments;
@@ -25,8 +26,11 @@ pub(crate) struct Moves {
     large: VecDeque<LargeMove>,
     /// The segments that it lies in, by slot.
     pub(crate) victims: BTreeSet<u32>,
-    /// Segments in which something cannot be read: they stay.
+    /// Segments in which something is damaged: they stay.
     pub(crate) unreadable: BTreeSet<u32>,
+    /// Segments of which the disk has refused something since victims were chosen last: it may pass, so
+    /// they are left out once.
+    pub(crate) refused: BTreeSet<u32>,
     /// Bytes that may be moved for those that were appended.
     credit: u64,
 }
@@ -39,8 +43,24 @@ impl Moves {
             large: VecDeque::new(),
             victims: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            refused: BTreeSet::new(),
             credit: 0,
         }
+    }
+
+    /// Something in this segment could not be read. It is named again with a later checkpoint, unless it is
+    /// damaged.
+    pub(crate) fn give_up(&mut self, segment: u32, why: &ReadError) {
+        if let ReadError::Corrupt { segment, .. } = why {
+            self.unreadable.insert(*segment);
+        } else if !why.is_passing() {
+            self.refused.insert(segment);
+        }
+    }
+
+    /// The segments that are not to be emptied now.
+    pub(crate) fn left_out(&self) -> BTreeSet<u32> {
+        self.unreadable.union(&self.refused).copied().collect()
     }
 
     pub(crate) fn begin(&mut self, victims: BTreeSet<u32>, found: Vec<Found>) {
@@ -131,7 +151,7 @@ pub(crate) fn choose(
     segments: &Segments,
     active: u64,
     segment_bytes: u64,
-    unreadable: &BTreeSet<u32>,
+    left_out: &BTreeSet<u32>,
 ) -> BTreeSet<u32> {
     let sealed =
         || segments.iter().filter(|(_, segment)| segment.seq < active && segment.live.entries > 0);
@@ -140,7 +160,7 @@ pub(crate) fn choose(
     let mut held: u64 = sealed().map(|(_, segment)| segment.bytes).sum();
     let mut candidates: Vec<_> = sealed()
         .filter(|(slot, segment)| {
-            segment.live.bytes < segment.bytes / 2 && !unreadable.contains(slot)
+            segment.live.bytes < segment.bytes / 2 && !left_out.contains(slot)
         })
         .map(|(slot, segment)| (segment.live.bytes, segment.live.entries, slot, segment.bytes))
         .collect();

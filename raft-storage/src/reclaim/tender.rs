@@ -218,7 +218,7 @@ impl<D: Disk> Tender<D> {
     }
 
     fn victims(&self, segments: &Segments, cursor: &Cursor) -> BTreeSet<u32> {
-        choose(segments, cursor.seq, self.segment_bytes, &self.moves.unreadable)
+        choose(segments, cursor.seq, self.segment_bytes, &self.moves.left_out())
     }
 
     fn order(&mut self, cursor: &Cursor) -> io::Result<Order> {
@@ -256,6 +256,7 @@ impl<D: Disk> Tender<D> {
             true => self.victims(&index.segments, cursor),
             false => BTreeSet::new(),
         };
+        self.moves.refused.clear();
         self.name.number += 1;
         Ok(Order { outline, file: self.kept.next_file(), victims })
     }

@@ -293,7 +293,7 @@ pub(crate) fn judge<D: Disk>(
     readings: &Readings,
 ) -> Result<Judged, OpenError> {
     let io = |source| OpenError::Io { dir: disk.describe(), source };
-    let checkpoint = checkpoint::load(disk, identity.store, readings).map_err(io)?;
+    let checkpoint = checkpoint::load(disk, identity.store, readings)?;
     let kept = checkpoint.kept;
     let newest = kept.newest.as_ref().map(|newest| &newest.outline);
     let found = find_segments(disk, identity, segment_bytes, &kept, readings)?;

@@ -97,12 +97,8 @@ impl<D: Disk> LogWriter<D> {
             let entries = match self.shared.entries_at(name, &stretch.places) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    let segment = match error {
-                        ReadError::Corrupt { segment, .. } => segment,
-                        _ => first,
-                    };
-                    // It is no victim any more; what else was to be read is named again.
-                    self.tender.moves.unreadable.insert(segment);
+                    // What is not damaged is named again, with what else was to be read.
+                    self.tender.moves.give_up(first, &error);
                     continue;
                 }
             };
@@ -203,8 +199,9 @@ impl<D: Disk> LogWriter<D> {
         };
         let name = (group, large.incarnation);
         if let Some(piece) = old.get(large.copied.len()) {
-            let Ok(payload) = self.shared.piece(group, large.index, piece) else {
-                return Ok(self.give_up_moving(&large, piece.location));
+            let payload = match self.shared.piece(group, large.index, piece) {
+                Ok(payload) => payload,
+                Err(why) => return Ok(self.give_up_moving(&large, (piece.location, &why))),
             };
             self.seal();
             let before = self.info;
@@ -227,8 +224,9 @@ impl<D: Disk> LogWriter<D> {
             }
         }
         let stored = self.shared.entry_as_stored(name, (large.index, term), from);
-        let Ok(mut entry) = stored else {
-            return Ok(self.give_up_moving(&large, from));
+        let mut entry = match stored {
+            Ok(entry) => entry,
+            Err(why) => return Ok(self.give_up_moving(&large, (from, &why))),
         };
         entry.payload = pieces::encode(&large.copied);
         let incarnation = large.incarnation;
@@ -248,9 +246,9 @@ impl<D: Disk> LogWriter<D> {
         Ok(true)
     }
 
-    /// Something of an entry that is to be moved cannot be read: its segment stays.
-    fn give_up_moving(&mut self, large: &LargeMove, unreadable: Location) -> bool {
-        self.tender.moves.unreadable.insert(unreadable.slot());
+    /// Something of an entry that is to be moved cannot be read: it stays where it is, for now or for good.
+    fn give_up_moving(&mut self, large: &LargeMove, (place, why): (Location, &ReadError)) -> bool {
+        self.tender.moves.give_up(place.slot(), why);
         self.shared.index.write().drop_pending(&large.copied);
         true
     }
