@@ -181,7 +181,8 @@ pub fn replace_file<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result
     disk.sync_dir()
 }
 
-/// How long each copy of a file of [`write_twins`] is, and its content at most.
+/// How long each copy of a file of [`write_twins`] is, and its content at most. Far enough apart that no
+/// device writes both at once.
 pub const TWIN_BYTES: usize = 4096;
 
 /// Makes `content` that of the small file `name`, which holds it twice, each copy filled up with
@@ -192,19 +193,29 @@ pub const TWIN_BYTES: usize = 4096;
 /// The disk's own; then one copy at least is whole. `InvalidInput` if the content is longer than
 /// [`TWIN_BYTES`].
 pub fn write_twins<D: Disk>(disk: &D, name: &str, content: &[u8]) -> io::Result<()> {
+    match disk.open(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            replace_file(disk, name, &twin(content)?.repeat(2))
+        }
+        opened => write_both(&opened?, content),
+    }
+}
+
+/// A copy of it, a whole block: a part of one that cannot be read could not be written.
+pub(crate) fn twin(content: &[u8]) -> io::Result<Vec<u8>> {
     if content.len() > TWIN_BYTES {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut copy = content.to_vec();
     copy.resize(TWIN_BYTES, 0);
-    let file = match disk.open(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return replace_file(disk, name, &copy.repeat(2));
-        }
-        opened => opened?,
-    };
+    Ok(copy)
+}
+
+/// [`write_twins`] into a file that is there. Not worth a descriptor for direct writes.
+pub(crate) fn write_both<F: DiskFile>(file: &F, content: &[u8]) -> io::Result<()> {
+    let copy = twin(content)?;
     for at in [0, TWIN_BYTES as u64] {
-        file.write_vectored_at(&mut [IoSlice::new(&copy)], at)?;
+        file.write_cached_at(&mut [IoSlice::new(&copy)], at)?;
         file.sync_data()?;
     }
     Ok(())
@@ -236,6 +247,16 @@ pub fn read_twins<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Vec<u8
 /// # Errors
 /// The disk's own.
 pub fn read_file<D: Disk>(disk: &D, name: &str, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    read_small(disk, name, bytes_max, |file, content| file.read_exact_at(content, 0))
+}
+
+/// [`read_file`] by `read`, which fills what the content takes.
+fn read_small<D: Disk>(
+    disk: &D,
+    name: &str,
+    bytes_max: usize,
+    read: impl FnOnce(&D::File, &mut [u8]) -> io::Result<()>,
+) -> io::Result<Option<Vec<u8>>> {
     let file = match disk.open(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -243,7 +264,7 @@ pub fn read_file<D: Disk>(disk: &D, name: &str, bytes_max: usize) -> io::Result<
     };
     let bytes = file.bytes()?.min(bytes_max as u64 + 1);
     let mut content = vec![0; bytes as usize];
-    file.read_exact_at(&mut content, 0)?;
+    read(&file, &mut content)?;
     Ok(Some(content))
 }
 
@@ -254,19 +275,11 @@ pub(crate) fn read_doubled<D: Disk>(
     name: &str,
     bytes_max: usize,
 ) -> io::Result<Option<Vec<u8>>> {
-    let file = match disk.open(name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let bytes = file.bytes()?.min(bytes_max as u64 + 1);
-    let mut content = vec![0; bytes as usize];
-    let readings = Readings::default();
-    readings.read((name, &file), &mut content, 0)?;
-    match readings.refusal() {
-        Some(error) => Err(error),
-        None => Ok(Some(content)),
-    }
+    read_small(disk, name, bytes_max, |file, content| {
+        let readings = Readings::default();
+        readings.read((name, file), content, 0)?;
+        readings.refusal().map_or(Ok(()), Err)
+    })
 }
 
 /// Parts per system call; Linux and the BSDs take 1024 (`IOV_MAX`).

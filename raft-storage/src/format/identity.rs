@@ -17,7 +17,8 @@ use std::io;
 use raft_core::{Incarnation, NodeId};
 
 use crate::disk::{
-    Disk, DiskFile, LOCK_NAME, TEMPORARY_SUFFIX, read_doubled, read_file, replace_file,
+    Disk, DiskFile, LOCK_NAME, TEMPORARY_SUFFIX, TWIN_BYTES, read_doubled, read_file, replace_file,
+    twin, write_both,
 };
 use crate::error::{InitError, OpenError};
 use crate::format::checksum::crc32c;
@@ -128,19 +129,15 @@ impl Life {
 
     /// Makes the file of this life, or replaces it; durable on return.
     fn create<D: Disk>(self, disk: &D) -> io::Result<()> {
-        let mut bytes = vec![0; LIFE_FILE_BYTES];
-        for at in LIFE_COPIES_AT {
-            put(&mut bytes, at as usize, &self.encode());
-        }
-        replace_file(disk, INCARNATION_NAME, &bytes)
+        replace_file(disk, INCARNATION_NAME, &twin(&self.encode())?.repeat(2))
     }
 
     /// The life that a file notes: the newest of its copies, or `None` if none is sound.
     fn of_file(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != LIFE_FILE_BYTES {
+        if bytes.len() != 2 * TWIN_BYTES {
             return None;
         }
-        let copies = LIFE_COPIES_AT.iter().map(|at| &bytes[*at as usize..][..LIFE_BYTES]);
+        let copies = bytes.chunks(TWIN_BYTES).map(|copy| &copy[..LIFE_BYTES]);
         copies.filter_map(Self::decode).max_by_key(|life| (life.incarnation, life.durable))
     }
 
@@ -177,15 +174,7 @@ impl<F: DiskFile> LifeFile<F> {
 
     /// Makes this life the noted one; durable on return. After an error the one before may be.
     pub(crate) fn store(&self, life: Life) -> io::Result<()> {
-        // A whole block: a part of one that cannot be read could not be written. Not worth a
-        // descriptor for direct writes.
-        let mut block = vec![0; LIFE_FILE_BYTES / LIFE_COPIES_AT.len()];
-        put(&mut block, 0, &life.encode());
-        for at in LIFE_COPIES_AT {
-            self.file.write_cached_at(&mut [io::IoSlice::new(&block)], at)?;
-            self.file.sync_data()?;
-        }
-        Ok(())
+        write_both(&self.file, &life.encode())
     }
 }
 
@@ -222,7 +211,7 @@ pub(crate) fn read<D: Disk>(disk: &D) -> Result<Option<(Identity, Life)>, OpenEr
         return Ok(None);
     };
     let identity = Identity::decode(&bytes).ok_or_else(|| damaged(IDENTITY_NAME))?;
-    let life = read_doubled(disk, INCARNATION_NAME, LIFE_FILE_BYTES)
+    let life = read_doubled(disk, INCARNATION_NAME, 2 * TWIN_BYTES)
         .map_err(io)?
         .and_then(|bytes| Life::of_file(&bytes))
         .ok_or_else(|| damaged(INCARNATION_NAME))?;
@@ -237,9 +226,6 @@ const FORMAT: u16 = 1;
 const IDENTITY_FIXED_BYTES: usize = 40;
 const IDENTITY_BYTES_MAX: usize = IDENTITY_FIXED_BYTES + 255 + 4;
 const LIFE_BYTES: usize = 28;
-/// Far enough apart that no device writes both at once.
-const LIFE_COPIES_AT: [u64; 2] = [0, 4096];
-const LIFE_FILE_BYTES: usize = 8192;
 
 #[cfg(test)]
 mod tests {
