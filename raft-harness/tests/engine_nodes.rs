@@ -14,7 +14,7 @@ use raft_harness::{
     ApplyMode, CreateError, Created, Event, GroupSpec, LogKind, NetworkOptions, NodeHost,
     NodeOptions, PeerOptions, RequestError, StartError, StateMachine,
 };
-use raft_transport::{BoxFuture, BoxStream, Lane, Network, NetworkError};
+use raft_transport::{Accepted, BoxFuture, BoxStream, Lane, Network, NetworkError};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -442,7 +442,7 @@ impl Network for Trap {
         Box::pin(std::future::ready(Err(NetworkError::UnknownPeer { peer })))
     }
 
-    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<Accepted, NetworkError>> {
         Box::pin(async move {
             if lane != (Lane::Data { shard: 0 }) {
                 std::future::pending::<()>().await;

@@ -90,7 +90,8 @@ async fn in_time<T>(claim: &str, work: impl Future<Output = T>) -> T {
 async fn connect([a, b]: &Networks, lane: Lane) -> (BoxStream, BoxStream) {
     let work = async { tokio::join!(a.dial(IDS[1], lane, PATIENCE), b.accept(lane)) };
     let (dialed, accepted) = in_time("a dialed stream is accepted", work).await;
-    (dialed.expect("a known peer can be dialed"), accepted.expect("its stream is accepted"))
+    let accepted = accepted.expect("its stream is accepted");
+    (dialed.expect("a known peer can be dialed"), accepted.stream)
 }
 
 async fn bytes_arrive_in_order_both_ways(networks: Networks) {
@@ -128,7 +129,7 @@ async fn lanes_are_kept_apart(networks: Networks) {
     for lane in LANES.into_iter().rev() {
         let stream = in_time("an accept ends", b.accept(lane)).await;
         let mut name = vec![0; lane.to_string().len()];
-        let mut stream = stream.expect("each lane is accepted");
+        let mut stream = stream.expect("each lane is accepted").stream;
         in_time("bytes arrive", stream.read_exact(&mut name)).await.expect("it gives bytes");
         assert_eq!(name, lane.to_string().as_bytes(), "a stream arrives on its own lane");
     }

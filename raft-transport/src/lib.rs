@@ -51,12 +51,17 @@ pub use connection::{
     Connection, ConnectionId, ConnectionSetup, Credit, Direction, LaneError, LaneEvent, Room,
 };
 pub use lane::{Lane, LaneClass, LaneLayout, LanePolicy, RESERVED_FIRST};
-pub use lanes::{Lanes, PeerRefusal, Refuser};
+pub use lanes::{Lanes, PeerRefusal, RefusalReason, Refuser};
 pub use network::memory::{MemoryHub, MemoryNetwork};
 pub use network::peer_registry::{Identity, PeerLife, PeerRegistry, first_bits};
+pub use network::refusal::TlsRefusal;
 pub use network::socket_options::SocketOptions;
-pub use network::tcp::TcpNetwork;
-pub use network::{BoxFuture, BoxStream, LaneStream, Network, NetworkError};
+pub use network::tcp::{Cover, Plain, TcpNetwork};
+#[cfg(feature = "tls")]
+pub use network::tls::{
+    CertifiedName, Tls, TlsError, TlsMaterial, TlsPeer, TlsSnapshot, TlsStream,
+};
+pub use network::{Accepted, BoxFuture, BoxStream, LaneStream, Network, NetworkError};
 pub use wire::assembly::{Assembled, Assemblies};
 pub use wire::chunk::{CHUNK_DATA_MAX, Chunk, ChunkEnd, STREAMS_MAX};
 pub use wire::decode::Decoder;

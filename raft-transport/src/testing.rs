@@ -141,6 +141,7 @@ pub(crate) fn setup(
         config: config.clone(),
         registry: registry.clone(),
         counters: Arc::default(),
+        certified: None,
     }
 }
 

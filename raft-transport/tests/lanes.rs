@@ -14,10 +14,10 @@ use raft_core::{
 };
 use raft_mux::{MuxAcceptor, MuxConfig};
 use raft_transport::{
-    BoxFuture, BoxStream, ConnectionId, Direction, Envelope, Frame, Handshake, HeartbeatItem,
-    Hello, HelloRefusal, Identity, Lane, LaneConfig, LaneCounters, LaneError, LaneEvent,
-    LaneSnapshot, Lanes, MemoryHub, Network, NetworkError, PeerRefusal, PeerRegistry, Refuser,
-    TcpNetwork, decode_handshake, encode_handshake,
+    Accepted, BoxFuture, BoxStream, ConnectionId, Direction, Envelope, Frame, Handshake,
+    HeartbeatItem, Hello, HelloRefusal, Identity, Lane, LaneConfig, LaneCounters, LaneError,
+    LaneEvent, LaneSnapshot, Lanes, MemoryHub, Network, NetworkError, PeerRefusal, PeerRegistry,
+    RefusalReason, Refuser, TcpNetwork, decode_handshake, encode_handshake,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -474,7 +474,7 @@ async fn a_peer_that_refuses_is_told_apart_from_one_that_is_not_there() {
     assert_eq!(refused(&a).0, 0);
     drive(&mut [&mut a, &mut b], |nodes| refused(nodes[0]).0 > 0).await;
     let reason = HelloRefusal::UnknownNode { node: A };
-    let told = PeerRefusal { by: Refuser::Peer, reason };
+    let told = PeerRefusal { by: Refuser::Peer, reason: RefusalReason::Hello(reason) };
     assert_eq!(refused(&a), (1, vec![(B, Some(told)), (C, None)]));
     // The same again is no news; an end of it is.
     b.registry.set_peer(A, "");
@@ -657,7 +657,7 @@ impl Network for Nowhere {
         Box::pin(async move { Err(NetworkError::Timeout { peer, timeout }) })
     }
 
-    fn accept(&self, _lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+    fn accept(&self, _lane: Lane) -> BoxFuture<'_, Result<Accepted, NetworkError>> {
         Box::pin(std::future::pending())
     }
 

@@ -61,8 +61,17 @@ pub(crate) struct Executable {
 
 impl Workspace {
     pub(crate) fn load() -> Result<Self> {
+        Self::told("--all-features")
+    }
+
+    /// What users get who ask for no feature.
+    pub(crate) fn bare() -> Result<Self> {
+        Self::told("--no-default-features")
+    }
+
+    fn told(features: &str) -> Result<Self> {
         let mut command = Command::new(program());
-        command.args(["metadata", "--format-version", "1", "--all-features"]);
+        command.args(["metadata", "--format-version", "1", features]);
         let finished = Job::new(command).apart()?;
         if !finished.success() {
             bail!("cargo metadata failed:\n{}", finished.stderr);

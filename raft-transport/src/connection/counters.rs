@@ -45,6 +45,8 @@ counters! {
     reconnects,
     /// Hellos we refused.
     refused,
+    /// Of them, those by somebody whose certificate is another node's.
+    refused_other_certificate,
     /// Our Hellos that were refused, and acceptors we did not take.
     refused_by_peer,
     /// Connections accepted, before their handshake.

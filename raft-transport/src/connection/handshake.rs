@@ -55,6 +55,11 @@ impl Connection {
     fn hear_hello(&mut self, hello: Hello) -> Result<Open, LaneError> {
         let identity = self.setup.registry.identity();
         let (local, shards) = (identity.node, identity.shards);
+        // First: whoever is not who it says is told nothing else, and remembered for nothing.
+        if let Some(certified) = self.setup.certified.filter(|certified| *certified != hello.node) {
+            let refusal = HelloRefusal::OtherCertificate { certified, theirs: hello.node };
+            return Err(self.refuse(refusal));
+        }
         if hello.lane.at_receiver(shards) != self.setup.lane {
             let (ours, theirs) = (self.setup.lane, hello.lane);
             return Err(self.refuse(HelloRefusal::WrongLane { ours, theirs }));

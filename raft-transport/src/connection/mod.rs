@@ -97,6 +97,8 @@ pub struct ConnectionSetup {
     pub watch: Watched,
     /// Room for what no window holds.
     pub grants: GrantPool,
+    /// Of an accepted connection: which node it comes from, where that is proven.
+    pub certified: Option<NodeId>,
 }
 
 /// One connection, without its stream.

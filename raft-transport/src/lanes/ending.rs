@@ -9,6 +9,10 @@ use super::Lanes;
 use super::log_limit::LogLimit;
 use super::outgoing::OutgoingState;
 use crate::connection::{ConnectionId, Direction, LaneError, LaneEvent};
+use crate::lane::Lane;
+use crate::network::NetworkError;
+use crate::network::peer_registry::PeerRegistry;
+use crate::network::refusal::TlsRefusal;
 use crate::wire::hello::HelloRefusal;
 
 /// Why a peer that answers is not reached.
@@ -16,19 +20,39 @@ use crate::wire::hello::HelloRefusal;
 pub struct PeerRefusal {
     /// Who refuses.
     pub by: Refuser,
-    /// Why. "This" in its words is who refuses.
-    pub reason: HelloRefusal,
+    /// Why.
+    pub reason: RefusalReason,
+}
+
+/// Why one end of a connection does not take the other.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RefusalReason {
+    /// By what it said. "This" in the words is who refuses.
+    #[error(transparent)]
+    Hello(HelloRefusal),
+    /// By its certificate, or for want of one.
+    #[error(transparent)]
+    Tls(TlsRefusal),
 }
 
 impl PeerRefusal {
     fn of(end: &LaneError) -> Option<Self> {
         if let LaneError::Refused(reason) = end {
-            Some(Self { by: Refuser::Us, reason: reason.clone() })
+            Some(Self { by: Refuser::Us, reason: RefusalReason::Hello(reason.clone()) })
         } else if let LaneError::RefusedByPeer(reason) = end {
-            Some(Self { by: Refuser::Peer, reason: reason.clone() })
+            Some(Self { by: Refuser::Peer, reason: RefusalReason::Hello(reason.clone()) })
         } else {
             None
         }
+    }
+
+    /// Of a dial that somebody answered.
+    pub(super) fn of_dial(error: &NetworkError) -> Option<Self> {
+        let NetworkError::Tls { refusal, .. } = error else {
+            return None;
+        };
+        let by = if refusal.is_by_peer() { Refuser::Peer } else { Refuser::Us };
+        Some(Self { by, reason: RefusalReason::Tls(refusal.clone()) })
     }
 }
 
@@ -52,6 +76,36 @@ pub(super) struct LogLimits {
     strangers: LogLimit,
     /// Connections of peers that fell silent or came anew.
     lost: LogLimit,
+}
+
+impl LogLimits {
+    /// Says why a dial led to nobody who is taken, or takes us.
+    pub(super) fn tell_refusal(
+        &mut self,
+        lane: Lane,
+        peer: NodeId,
+        registry: &PeerRegistry,
+        refusal: &PeerRefusal,
+        now: Micros,
+    ) {
+        let PeerRefusal { by, reason } = refusal;
+        let address = registry.addr(peer);
+        match by {
+            Refuser::Us => {
+                if let Some(suppressed) = self.refused.permit(now) {
+                    warn!(%lane, %peer, address, why = %reason, suppressed, "refused the node at that address");
+                }
+            }
+            Refuser::Peer => {
+                if let Some(suppressed) = self.refused_by_peer.permit(now) {
+                    warn!(
+                        %lane, %peer, address, says = %reason, suppressed,
+                        "the node at that address refuses this one"
+                    );
+                }
+            }
+        }
+    }
 }
 
 impl Lanes {
@@ -101,7 +155,12 @@ impl Lanes {
             (Direction::Incoming, None) => {}
         }
         match (reason, id.direction()) {
-            (LaneError::Refused(_), Direction::Incoming) => counters.refused.bump(),
+            (LaneError::Refused(refusal), Direction::Incoming) => {
+                counters.refused.bump();
+                if matches!(refusal, HelloRefusal::OtherCertificate { .. }) {
+                    counters.refused_other_certificate.bump();
+                }
+            }
             (LaneError::Refused(_), Direction::Outgoing) | (LaneError::RefusedByPeer(_), _) => {
                 counters.refused_by_peer.bump();
             }

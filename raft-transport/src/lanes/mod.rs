@@ -25,7 +25,7 @@ use raft_core::{GroupId, Micros, NodeId};
 use tracing::error;
 
 use self::ending::LogLimits;
-pub use self::ending::{PeerRefusal, Refuser};
+pub use self::ending::{PeerRefusal, RefusalReason, Refuser};
 use self::live::Live;
 use self::opening::came_up;
 use self::outgoing::{Outgoing, OutgoingState};
@@ -39,11 +39,14 @@ use crate::connection::{
 };
 use crate::lane::Lane;
 use crate::network::peer_registry::{PeerRegistry, Watcher};
-use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
+use crate::network::{Accepted, BoxFuture, BoxStream, Network, NetworkError};
 use crate::wire::frame::Frame;
 
-/// A dial or an accept under way.
+/// A dial under way.
 type Opening = BoxFuture<'static, Result<BoxStream, NetworkError>>;
+
+/// An accept under way.
+type Accepting = BoxFuture<'static, Result<Accepted, NetworkError>>;
 
 /// The connections of one lane: one dialed to each peer, and those dialed by peers.
 ///
@@ -59,7 +62,7 @@ pub struct Lanes {
     watch: Watched,
     outgoing: BTreeMap<NodeId, Outgoing>,
     connections: BTreeMap<ConnectionId, Live>,
-    accepting: Option<Opening>,
+    accepting: Option<Accepting>,
     /// No accepts before this moment: the last one failed.
     accept_after: Option<Micros>,
     next_connection: u64,
@@ -411,7 +414,7 @@ impl Lanes {
         self.ended = ended;
     }
 
-    fn setup(&mut self, direction: Direction) -> ConnectionSetup {
+    fn setup(&mut self, direction: Direction, certified: Option<NodeId>) -> ConnectionSetup {
         self.next_connection += 1;
         ConnectionSetup {
             id: ConnectionId::new(self.next_connection, direction),
@@ -421,6 +424,7 @@ impl Lanes {
             counters: self.counters.clone(),
             watch: self.watch.clone(),
             grants: self.grants.clone(),
+            certified,
         }
     }
 }

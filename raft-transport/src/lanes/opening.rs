@@ -7,12 +7,13 @@ use raft_core::{Micros, NodeId};
 use tracing::{debug, warn};
 
 use super::Lanes;
+use super::ending::PeerRefusal;
 use super::live::Live;
 use super::outgoing::{Outgoing, OutgoingState};
 use crate::connection::Connection;
 use crate::connection::counters::LaneCounters;
 use crate::connection::{ConnectionId, Direction, LaneError};
-use crate::network::BoxStream;
+use crate::network::Accepted;
 
 /// Most connections accepted per poll.
 const ACCEPTS_PER_POLL: usize = 16;
@@ -35,7 +36,7 @@ impl Lanes {
             };
             self.accepting = None;
             match accepted {
-                Ok(stream) => self.take_in(stream, now),
+                Ok(accepted) => self.take_in(accepted, now),
                 Err(error) if error.ends_accepting() => {
                     debug!(lane = %self.lane, %error, "accepts no more");
                     self.accept_after = None;
@@ -53,7 +54,7 @@ impl Lanes {
         cx.waker().wake_by_ref();
     }
 
-    fn take_in(&mut self, stream: BoxStream, now: Micros) {
+    fn take_in(&mut self, Accepted { stream, certified }: Accepted, now: Micros) {
         self.counters.accepted.bump();
         let greeting = |(id, live): (&ConnectionId, &Live)| {
             let incoming = id.direction() == Direction::Incoming;
@@ -66,7 +67,7 @@ impl Lanes {
             let nobody = &mut VecDeque::new();
             self.end(oldest, LaneError::Crowded, now, nobody);
         }
-        let setup = self.setup(Direction::Incoming);
+        let setup = self.setup(Direction::Incoming, certified);
         let (id, connection) = (setup.id, Connection::accept(setup, now));
         self.connections.insert(id, Live { stream, connection, flushed: true });
     }
@@ -92,15 +93,24 @@ impl Lanes {
                 Poll::Pending => {}
                 Poll::Ready(Ok(stream)) => connected.push((peer, stream)),
                 Poll::Ready(Err(error)) => {
-                    debug!(lane = %self.lane, %peer, %error, "dial failed");
+                    let refused = PeerRefusal::of_dial(&error);
+                    match &refused {
+                        Some(refusal) => {
+                            self.logs.tell_refusal(self.lane, peer, &self.registry, refusal, now);
+                        }
+                        None => debug!(lane = %self.lane, %peer, %error, "dial failed"),
+                    }
                     self.counters.dial_failures.bump();
-                    *refusals += u64::from(outgoing.refused.take().is_some());
+                    if outgoing.refused != refused {
+                        *refusals += 1;
+                        outgoing.refused = refused;
+                    }
                     outgoing.wait(now);
                 }
             }
         }
         for (peer, stream) in connected {
-            let setup = self.setup(Direction::Outgoing);
+            let setup = self.setup(Direction::Outgoing, None);
             let (id, connection) = (setup.id, Connection::dial(setup, peer, now));
             self.connections.insert(id, Live { stream, connection, flushed: true });
             if let Some(outgoing) = self.outgoing.get_mut(&peer) {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::lane::Lane;
-use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
+use crate::network::{Accepted, BoxFuture, BoxStream, Network, NetworkError};
 
 /// Bytes each pipe holds before its writer must wait.
 const PIPE_BYTES: usize = 256 << 10;
@@ -132,11 +132,11 @@ impl Network for MemoryNetwork {
         })
     }
 
-    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<Accepted, NetworkError>> {
         Box::pin(async move {
             let receiver = self.receivers.get(&lane).ok_or(NetworkError::NotServed { lane })?;
             let stream = receiver.lock().await.recv().await.ok_or(NetworkError::Closed)?;
-            Ok(Box::new(stream) as BoxStream)
+            Ok(Accepted::from(Box::new(stream) as BoxStream))
         })
     }
 

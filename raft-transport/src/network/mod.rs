@@ -2,8 +2,11 @@
 
 pub(crate) mod memory;
 pub(crate) mod peer_registry;
+pub(crate) mod refusal;
 pub(crate) mod socket_options;
 pub(crate) mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::fmt;
 use std::future::Future;
@@ -16,6 +19,7 @@ use raft_mux::MuxError;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::lane::Lane;
+use crate::network::refusal::TlsRefusal;
 
 /// Bytes in order, both ways.
 pub trait LaneStream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -35,7 +39,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// thread that will read it.
 pub trait Network: Send + Sync + 'static {
     /// Opens a stream to a peer's lane. `timeout` covers connecting and whatever tells the peer
-    /// the lane.
+    /// the lane; a handshake that proves who the peer is has a time of its own.
     ///
     /// # Errors
     /// [`NetworkError`]; no socket is left behind, as when the future is dropped.
@@ -50,13 +54,30 @@ pub trait Network: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`NetworkError::Closed`] and [`NetworkError::NotServed`] are final for this lane.
-    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>>;
+    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<Accepted, NetworkError>>;
 
     /// Says where a peer is. It has no effect on streams that are open.
     fn set_peer(&self, peer: NodeId, addr: String);
 
     /// Ends every pending and later accept. Streams handed out go on.
     fn close(&self);
+}
+
+/// A stream that a peer has opened.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The stream.
+    pub stream: BoxStream,
+    /// Which node it comes from, where the network has proof of that: whoever greets on it as another
+    /// is refused. `None`: whoever greets is believed to be whom it says.
+    pub certified: Option<NodeId>,
+}
+
+impl From<BoxStream> for Accepted {
+    /// One of which nothing is proven.
+    fn from(stream: BoxStream) -> Self {
+        Self { stream, certified: None }
+    }
 }
 
 /// Why there is no stream.
@@ -88,6 +109,14 @@ pub enum NetworkError {
     /// The mux failed to open or hand over a stream.
     #[error(transparent)]
     Mux(#[from] MuxError),
+    /// The peer, or who answers at its address, does not come to terms with us over TLS.
+    #[error("node {peer}: {refusal}")]
+    Tls {
+        /// The peer.
+        peer: NodeId,
+        /// Why not.
+        refusal: TlsRefusal,
+    },
     /// The dial took too long.
     #[error("no connection to node {peer} within {timeout:?}")]
     Timeout {
@@ -124,6 +153,7 @@ impl NetworkError {
             | Self::Resolve { .. }
             | Self::Unreachable { .. }
             | Self::Mux(_)
+            | Self::Tls { .. }
             | Self::Timeout { .. }
             | Self::Handover { .. } => false,
         }

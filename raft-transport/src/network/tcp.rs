@@ -1,14 +1,16 @@
 //! Lanes over TCP: each lane is a group of the mux, so a node still has one port.
 
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use raft_core::NodeId;
-use raft_mux::{GroupListener, MuxAcceptor};
+use raft_mux::{DialTimeouts, GroupListener, MuxAcceptor, MuxError};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
@@ -16,15 +18,89 @@ use tracing::debug;
 use crate::lane::Lane;
 use crate::network::peer_registry::PeerRegistry;
 use crate::network::socket_options::SocketOptions;
-use crate::network::{BoxFuture, BoxStream, Network, NetworkError};
+use crate::network::{Accepted, BoxFuture, BoxStream, LaneStream, Network, NetworkError};
 
 /// The TCP network of one node. Addresses of peers are those of its [`PeerRegistry`], either
 /// `ip:port` or `name:port`; names are resolved with each dial.
-pub struct TcpNetwork {
-    listeners: BTreeMap<Lane, GroupListener>,
-    acceptor: MuxAcceptor,
+///
+/// `C` is what is done to a connection before a lane has it: nothing, or TLS.
+pub struct TcpNetwork<C: Cover = Plain> {
+    listeners: BTreeMap<Lane, GroupListener<C::Stream>>,
+    acceptor: MuxAcceptor<C::Stream>,
+    cover: C,
     registry: PeerRegistry,
     sockets: BTreeMap<Lane, SocketOptions>,
+}
+
+/// What is done to a TCP connection before a lane has it. The acceptor's part is done by the
+/// [`MuxAcceptor`], which was bound with it.
+pub trait Cover: Send + Sync + 'static {
+    /// What a connection becomes.
+    type Stream: LaneStream + AsyncRead + 'static;
+
+    /// The dialer's part, towards a peer. An error ends the dial.
+    fn connect(
+        &self,
+        tcp: TcpStream,
+        peer: NodeId,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// How long that may take at most, beside the time for connecting.
+    fn connect_timeout(&self) -> Duration;
+
+    /// The error of a dial; `error` may come from [`connect`](Self::connect).
+    fn explain(peer: NodeId, error: MuxError) -> NetworkError;
+
+    /// The socket under a stream, for its options.
+    ///
+    /// # Errors
+    /// There is none any more.
+    fn socket(stream: &Self::Stream) -> io::Result<&TcpStream>;
+
+    /// Moves a stream to the runtime that this is called on.
+    ///
+    /// # Errors
+    /// What the system said; the stream is gone.
+    fn rehome(stream: Self::Stream) -> io::Result<Self::Stream>;
+
+    /// Who is at the other end, if that is proven.
+    fn certified(stream: &Self::Stream) -> Option<NodeId>;
+}
+
+/// Nothing is done: whoever reaches the port may say anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Cover for Plain {
+    type Stream = TcpStream;
+
+    fn connect(
+        &self,
+        tcp: TcpStream,
+        _peer: NodeId,
+    ) -> impl Future<Output = io::Result<TcpStream>> + Send {
+        ready(Ok(tcp))
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn explain(_peer: NodeId, error: MuxError) -> NetworkError {
+        error.into()
+    }
+
+    fn socket(stream: &TcpStream) -> io::Result<&TcpStream> {
+        Ok(stream)
+    }
+
+    fn rehome(stream: TcpStream) -> io::Result<TcpStream> {
+        TcpStream::from_std(stream.into_std()?)
+    }
+
+    fn certified(_stream: &TcpStream) -> Option<NodeId> {
+        None
+    }
 }
 
 impl TcpNetwork {
@@ -37,11 +113,27 @@ impl TcpNetwork {
         lanes: &[Lane],
         registry: PeerRegistry,
     ) -> Result<Self, NetworkError> {
+        Self::covered(acceptor, Plain, lanes, registry)
+    }
+}
+
+impl<C: Cover> TcpNetwork<C> {
+    /// As [`new`](TcpNetwork::new), with something done to each connection first; `acceptor` was bound
+    /// with the same.
+    ///
+    /// # Errors
+    /// As for [`new`](TcpNetwork::new).
+    pub fn covered(
+        acceptor: MuxAcceptor<C::Stream>,
+        cover: C,
+        lanes: &[Lane],
+        registry: PeerRegistry,
+    ) -> Result<Self, NetworkError> {
         let listeners = lanes
             .iter()
             .map(|&lane| Ok((lane, acceptor.register(lane.group_id())?)))
             .collect::<Result<_, NetworkError>>()?;
-        Ok(Self { listeners, acceptor, registry, sockets: BTreeMap::new() })
+        Ok(Self { listeners, acceptor, cover, registry, sockets: BTreeMap::new() })
     }
 
     /// How the sockets of a lane behave, dialed and accepted ones; not said, as is the default.
@@ -53,11 +145,11 @@ impl TcpNetwork {
 
     /// Sets the options of a lane's socket. One that refuses is used all the same: the first read
     /// or write tells what is wrong with it.
-    fn prepare(&self, stream: &TcpStream, lane: Lane) {
-        let applied = match self.sockets.get(&lane) {
-            Some(options) => options.apply(stream),
-            None => SocketOptions::default().apply(stream),
-        };
+    fn prepare(&self, stream: &C::Stream, lane: Lane) {
+        let applied = C::socket(stream).and_then(|socket| match self.sockets.get(&lane) {
+            Some(options) => options.apply(socket),
+            None => SocketOptions::default().apply(socket),
+        });
         if let Err(error) = applied {
             debug!(%lane, %error, "socket options are refused");
         }
@@ -74,51 +166,56 @@ impl TcpNetwork {
         peer: NodeId,
         lane: Lane,
         timeout: Duration,
-    ) -> Result<TcpStream, NetworkError> {
+    ) -> Result<C::Stream, NetworkError> {
         let addr = self.registry.addr(peer).ok_or(NetworkError::UnknownPeer { peer })?;
         let group = self.lane_at(peer, lane).group_id();
         let addrs = resolve(addr).await?;
-        let dial = |addr| raft_mux::dial(addr, group, timeout);
+        let timeouts =
+            DialTimeouts { connect: timeout, handshake: self.cover.connect_timeout().max(timeout) };
+        let dial =
+            |addr| raft_mux::dial_with(addr, group, timeouts, |tcp| self.cover.connect(tcp, peer));
         match first_of(addrs, timeout, dial).await {
             Some(Ok(stream)) => {
                 self.prepare(&stream, lane);
                 Ok(stream)
             }
-            Some(Err(error)) => Err(error.into()),
+            Some(Err(error)) => Err(C::explain(peer, error)),
             None => Err(NetworkError::UnknownPeer { peer }),
         }
     }
-}
 
-impl TcpNetwork {
-    async fn accept_tcp(&self, lane: Lane) -> Result<TcpStream, NetworkError> {
+    async fn accept_tcp(&self, lane: Lane) -> Result<C::Stream, NetworkError> {
         let listener = self.listeners.get(&lane).ok_or(NetworkError::NotServed { lane })?;
         let (stream, _peer) = listener.accept().await?;
         // The mux accepted on its own runtime. Registered there, every read would wake that
         // thread first; so the socket moves to the runtime that polls us.
-        let moved = stream.into_std().and_then(TcpStream::from_std);
-        let stream = moved.map_err(|source| NetworkError::Handover { source })?;
+        let stream = C::rehome(stream).map_err(|source| NetworkError::Handover { source })?;
         self.prepare(&stream, lane);
         Ok(stream)
     }
 }
 
-impl Network for TcpNetwork {
+impl<C: Cover> Network for TcpNetwork<C> {
     fn dial(
         &self,
         peer: NodeId,
         lane: Lane,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+        let all = timeout + self.cover.connect_timeout();
         Box::pin(async move {
-            let dialed = tokio::time::timeout(timeout, self.dial_tcp(peer, lane, timeout)).await;
+            let dialed = tokio::time::timeout(all, self.dial_tcp(peer, lane, timeout)).await;
             let stream = dialed.unwrap_or(Err(NetworkError::Timeout { peer, timeout }))?;
             Ok(Box::new(stream) as BoxStream)
         })
     }
 
-    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
-        Box::pin(async move { Ok(Box::new(self.accept_tcp(lane).await?) as BoxStream) })
+    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<Accepted, NetworkError>> {
+        Box::pin(async move {
+            let stream = self.accept_tcp(lane).await?;
+            let certified = C::certified(&stream);
+            Ok(Accepted { stream: Box::new(stream), certified })
+        })
     }
 
     fn set_peer(&self, peer: NodeId, addr: String) {

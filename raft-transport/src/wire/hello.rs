@@ -214,6 +214,14 @@ pub enum HelloRefusal {
         /// The one offered.
         theirs: Incarnation,
     },
+    /// Who greets is not who its certificate says it is.
+    #[error("the certificate is of node {certified}, and the greeting of node {theirs}")]
+    OtherCertificate {
+        /// Of whom the certificate is.
+        certified: NodeId,
+        /// Who it says it is.
+        theirs: NodeId,
+    },
     /// The refuser is about to stop.
     #[error("shutting down")]
     ShuttingDown,
@@ -538,6 +546,10 @@ enum RefusalWire<'a> {
         #[serde(borrow)]
         theirs: ProtocolWire<'a>,
     },
+    OtherCertificate {
+        certified: u64,
+        theirs: u64,
+    },
 }
 
 impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
@@ -574,6 +586,9 @@ impl<'a> From<&'a HelloRefusal> for RefusalWire<'a> {
             }
             HelloRefusal::WrongProtocol { ours, theirs } => {
                 Self::WrongProtocol { ours: ours.into(), theirs: theirs.into() }
+            }
+            HelloRefusal::OtherCertificate { certified, theirs } => {
+                Self::OtherCertificate { certified: certified.get(), theirs: theirs.get() }
             }
         }
     }
@@ -614,6 +629,10 @@ impl RefusalWire<'_> {
             Self::WrongProtocol { ours, theirs } => HelloRefusal::WrongProtocol {
                 ours: ours.into_protocol()?,
                 theirs: theirs.into_protocol()?,
+            },
+            Self::OtherCertificate { certified, theirs } => HelloRefusal::OtherCertificate {
+                certified: NodeId::new(certified),
+                theirs: NodeId::new(theirs),
             },
         })
     }

@@ -90,7 +90,8 @@ const BARE_METAL: [&str; 6] = [
 
 pub(super) fn run(workspace: &Workspace) -> Result<Report> {
     let mut findings = arrows(workspace);
-    findings.extend(forced_dependencies(workspace));
+    // What a feature brings is the choice of whoever names it.
+    findings.extend(forced_dependencies(&Workspace::bare()?));
     findings.extend(source_arrows(workspace)?);
     findings.extend(carriers(workspace)?);
     let core = workspace.members.get(CORE).context("the workspace has no raft-core")?;

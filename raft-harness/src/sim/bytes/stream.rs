@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use raft_core::NodeId;
-use raft_transport::{BoxFuture, BoxStream, Lane, Network, NetworkError, PeerRegistry};
+use raft_transport::{Accepted, BoxFuture, BoxStream, Lane, Network, NetworkError, PeerRegistry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::network::{ACCEPTOR, DIALER, Moved, Net, PipeId, Place, Side};
@@ -56,11 +56,11 @@ impl Network for SimNetwork {
         })
     }
 
-    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<BoxStream, NetworkError>> {
+    fn accept(&self, lane: Lane) -> BoxFuture<'_, Result<Accepted, NetworkError>> {
         Box::pin(async move {
             let pipe = Accepting { net: &self.net, place: self.place, lane }.await;
             let stream = SimStream { net: self.net.clone(), pipe, side: ACCEPTOR };
-            Ok(Box::new(stream) as BoxStream)
+            Ok(Accepted::from(Box::new(stream) as BoxStream))
         })
     }
 

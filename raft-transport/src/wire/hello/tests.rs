@@ -106,6 +106,10 @@ fn golden() -> Vec<(Handshake, &'static str)> {
             },
             "524c414e010003000f00000074b4ea870b047261667401057061786f73ac02",
         ),
+        (
+            HelloRefusal::OtherCertificate { certified: NodeId::new(3), theirs: node },
+            "524c414e01000300030000005db450710c0309",
+        ),
     ];
     list.extend(refusals.map(|(refusal, golden)| (Handshake::Refusal(refusal), golden)));
     list
