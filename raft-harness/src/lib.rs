@@ -42,6 +42,8 @@
 //!
 //! - `resp`: the key-value machine and the Redis-protocol server.
 //! - `status`: `NodeStatus` as JSON, and the admin HTTP port.
+//! - `tls`: nodes prove who they are to one another (`NodeOptions::tls`), and nobody else reads along.
+//! - `certificates`: `raftd tls init`.
 //! - `sim`: the deterministic simulator's faults, checks and reports.
 //! - `raft-sim`: the simulator's binary.
 //! - `raftd` (default): `resp` and `status`, and the binary. Embedders say `default-features = false`.
@@ -93,9 +95,12 @@ pub use event::{Event, Events};
 pub use group_spec::{GroupSpec, Origin};
 pub use node::{
     CreateError, Creating, CreatingAll, Deployment, Drained, LaneConfigs, LogKind, LogPace,
-    NetworkOptions, NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError,
+    NetworkOptions, NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError, TlsOptions,
+    TlsProblem,
 };
-pub use node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role};
+pub use node_status::{
+    GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role, TlsStatus,
+};
 pub use persistence::{FlushPolicy, Persistence, Strategy};
 pub use request::{Answer, Proposed, Removal, Reply, Request, RequestError, RequestKind, Ticket};
 #[cfg(unix)]

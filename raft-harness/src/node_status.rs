@@ -185,6 +185,17 @@ pub struct NodeStatus {
     pub counters: CountersSnapshot,
     /// What its lanes counted.
     pub lanes: Vec<LaneStatus>,
+    /// Its certificates; `None` if it has none.
+    pub tls: Option<TlsStatus>,
+}
+
+/// The certificates of a node, and what became of its handshakes.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct TlsStatus {
+    /// For how long peers will still take its certificate, in seconds.
+    pub expires_seconds: u64,
+    /// Handshakes by how they ended, since the start.
+    pub counters: std::collections::BTreeMap<&'static str, u64>,
 }
 
 /// All connections of one kind of lane.

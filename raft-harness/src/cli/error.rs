@@ -153,6 +153,7 @@ impl CliError {
                 | StartError::Options(_)
                 | StartError::SleepNotBuilt
                 | StartError::Mux(_)
+                | StartError::Tls(_)
                 | StartError::Network(_) => Exit::Usage,
                 StartError::Log(OpenError::SegmentBytes { .. }) => Exit::Usage,
                 StartError::Log(_)

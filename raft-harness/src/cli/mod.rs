@@ -23,6 +23,8 @@ mod serve;
 mod signals;
 mod status;
 pub(crate) mod stdin;
+#[cfg(feature = "certificates")]
+mod tls;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -66,6 +68,10 @@ enum Command {
     /// Check or print the log of a node that does not run.
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Certificates by which nodes know each other.
+    #[cfg(feature = "certificates")]
+    #[command(subcommand)]
+    Tls(tls::TlsCommand),
     /// Print or check configuration files.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -98,6 +104,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Log(command) => log::run(&command),
+        #[cfg(feature = "certificates")]
+        Command::Tls(command) => tls::run(&command),
         Command::Config(command) => config::run(&command),
     };
     let exit = match ended {

@@ -32,8 +32,9 @@ impl StopSignals {
         tokio::spawn(async move {
             while hang_up.recv().await.is_some() {
                 warn!(
-                    "SIGHUP is ignored: the configuration is read at the start only, the log needs \
-                     no reopening, and SIGTERM stops this node in order"
+                    "SIGHUP is ignored: the configuration is read at the start only, certificates are \
+                     looked at by themselves, the log needs no reopening, and SIGTERM stops this node \
+                     in order"
                 );
             }
         });

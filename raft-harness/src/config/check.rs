@@ -66,6 +66,8 @@ pub(super) fn check(
     let every_bytes = check.bytes("snapshots.every_bytes", file.snapshots.every_bytes);
     let prefix_timeout = check.time("mux.prefix_timeout_ms", file.mux.prefix_timeout_ms);
     let half_open_max = check.number("mux.half_open_max", file.mux.half_open_max, 1..=1_000_000);
+    let tls = check.tls(&file.tls, cluster.as_deref(), node);
+    check.exposure(&file.tls, file.listen.raft);
     let lanes = check.lanes(&file.network, &file.raft);
     let lane_policy = check.lane_policy(&file.network);
     let grant_bytes_max = check.grants(&file.network);
@@ -93,6 +95,7 @@ pub(super) fn check(
         snapshot_compression: compression,
         prefix_timeout,
         half_open_max: half_open_max as usize,
+        tls,
         lanes,
         lane_policy,
         grant_bytes_max,

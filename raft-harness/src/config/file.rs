@@ -11,7 +11,7 @@ use raft_transport::{GrantPool, LanePolicy};
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
-use crate::node::{CERTIFICATE_DIR, Deployment, LogPace, NodeOptions};
+use crate::node::{CERTIFICATE_DIR, Deployment, LogPace, NodeOptions, TlsOptions};
 use crate::persistence::{FlushPolicy, Strategy};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -26,6 +26,7 @@ pub(super) struct FileConfig {
     pub(super) log: LogSection,
     pub(super) snapshots: SnapshotsSection,
     pub(super) mux: MuxSection,
+    pub(super) tls: TlsSection,
     pub(super) network: NetworkSection,
     pub(super) shutdown: ShutdownSection,
     pub(super) trace: TraceSection,
@@ -307,6 +308,27 @@ pub(super) struct MuxSection {
 impl Default for MuxSection {
     fn default() -> Self {
         Self { prefix_timeout_ms: 1000, half_open_max: 1024 }
+    }
+}
+
+/// Empty paths: no TLS.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TlsSection {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ca: PathBuf,
+    pub(super) handshake_timeout_ms: u64,
+}
+
+impl Default for TlsSection {
+    fn default() -> Self {
+        Self {
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            ca: PathBuf::new(),
+            handshake_timeout_ms: milliseconds(TlsOptions::HANDSHAKE_TIMEOUT),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod nearest;
 mod node_config;
 mod presets;
 mod problem;
+mod tls;
 
 use std::path::Path;
 

@@ -10,7 +10,9 @@ use raft_storage::LogOptions;
 use raft_transport::LanePolicy;
 
 use crate::Compression;
-use crate::node::{LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions};
+use crate::node::{
+    LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
+};
 use crate::persistence::Persistence;
 
 /// Everything a node needs to know before it starts.
@@ -57,6 +59,8 @@ pub struct NodeConfig {
     pub prefix_timeout: Duration,
     /// Most connections that have not named it yet.
     pub half_open_max: usize,
+    /// The certificates by which nodes know each other, if they do.
+    pub tls: Option<TlsOptions>,
     /// The settings of the lanes.
     pub lanes: LaneConfigs,
     /// Which appends travel on the bulk lane.
@@ -94,6 +98,7 @@ impl NodeConfig {
                     ..MuxConfig::default()
                 },
             },
+            tls: self.tls.clone(),
             peers: self
                 .peers
                 .iter()

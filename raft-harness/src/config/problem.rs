@@ -34,6 +34,8 @@ pub enum Rule {
     AdminExposed,
     /// Two listeners want the same port.
     PortsCollide,
+    /// The certificates cannot be used.
+    Tls,
     /// A node would not start with it, for a reason that no other rule names.
     Start,
     /// An environment variable that looks like ours and matches no key.
@@ -42,6 +44,10 @@ pub enum Rule {
     Persistence,
     /// A preset that changes nothing, or is meant for a cluster of another size.
     Preset,
+    /// The certificate expires soon.
+    Expires,
+    /// Others can reach the Raft port, and nobody has to prove who it is.
+    Open,
     /// One more voter would cost nothing and survive one more failure, or one less would cost
     /// nothing.
     EvenVoters,
@@ -73,10 +79,13 @@ impl Rule {
             Self::Peers => "E141",
             Self::AdminExposed => "E142",
             Self::PortsCollide => "E143",
+            Self::Tls => "E144",
             Self::Start => "E150",
             Self::UnknownVariable => "W001",
             Self::Persistence => "W135",
             Self::Preset => "W136",
+            Self::Expires => "W144",
+            Self::Open => "W145",
             Self::EvenVoters => "W140",
         }
     }
@@ -84,9 +93,12 @@ impl Rule {
     /// Warnings begin with W, errors with E.
     pub fn level(self) -> Level {
         match self {
-            Self::UnknownVariable | Self::Persistence | Self::Preset | Self::EvenVoters => {
-                Level::Warning
-            }
+            Self::UnknownVariable
+            | Self::Persistence
+            | Self::Preset
+            | Self::Expires
+            | Self::Open
+            | Self::EvenVoters => Level::Warning,
             Self::Unreadable
             | Self::Syntax
             | Self::WrongType
@@ -100,6 +112,7 @@ impl Rule {
             | Self::Peers
             | Self::AdminExposed
             | Self::PortsCollide
+            | Self::Tls
             | Self::Start => Level::Error,
         }
     }

@@ -1,6 +1,7 @@
 //! Why a node does not start, or a group is not created.
 
 use std::io;
+use std::path::PathBuf;
 
 use raft_core::{GroupId, ReplicaId, SettingsError};
 use raft_mux::MuxError;
@@ -34,6 +35,9 @@ pub enum StartError {
     /// The lanes cannot be opened on the port.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
     /// The memory of peers' data directories cannot be read.
     #[error("cannot read the data directory")]
     Directory(#[source] io::Error),
@@ -45,6 +49,31 @@ pub enum StartError {
     UnreadableSpec {
         /// Which group.
         group: GroupId,
+    },
+}
+
+/// Why a node's certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsProblem {
+    /// This build has no TLS.
+    #[error("this build has no TLS: the feature `tls` brings it")]
+    NotBuilt,
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No peer would take what is in the files.
+    #[error("{}: {why}", path.display())]
+    Unusable {
+        /// The file that is to blame, as far as can be told.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
 }
 

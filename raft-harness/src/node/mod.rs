@@ -40,6 +40,8 @@ mod snapshot_scrub;
 mod snapshot_thread;
 mod starting;
 mod threads;
+#[cfg(feature = "tls")]
+pub(crate) mod tls_files;
 mod unmade;
 mod vouching;
 
@@ -72,7 +74,7 @@ use crate::engine::panics::at_work_for;
 use crate::engine::{CreateGroup, Created, EngineInput, HandingOver, LogLoad, MakeMachine};
 use crate::event::Events;
 use crate::group_spec::GroupSpec;
-use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus};
+use crate::node_status::{GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, TlsStatus};
 use crate::request::{Proposed, Removal, Request, RequestError, RequestKind, Ticket};
 use crate::snapshot::Restored;
 use crate::state_machine::StateMachineFactory;
@@ -101,7 +103,7 @@ pub(crate) mod sim {
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 pub use self::creating::{Creating, CreatingAll};
-pub use self::error::{CreateError, StartError};
+pub use self::error::{CreateError, StartError, TlsProblem};
 #[cfg(all(unix, feature = "raftd"))]
 pub(crate) use self::log_end::LogEnd;
 pub use self::log_pace::LogPace;
@@ -109,7 +111,9 @@ pub(crate) use self::log_reader::REFUSES_MAX;
 pub(crate) use self::log_thread::chain;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
-pub use self::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions};
+pub use self::options::{
+    LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
+};
 pub use self::presets::{Deployment, NetworkProfile};
 #[cfg(feature = "raftd")]
 pub(crate) use self::starting::open_snapshots;
@@ -149,6 +153,8 @@ struct Inner {
     /// State machines read by it what they leave in the log; `None` without one.
     log_reader: Option<LogReader>,
     registry: PeerRegistry,
+    #[cfg(feature = "tls")]
+    tls: Option<raft_transport::Tls>,
     failure: Arc<Mutex<Option<String>>>,
     log_watch: Arc<LogWatch>,
     stopping: AtomicBool,
@@ -551,7 +557,23 @@ impl NodeHost {
                     counters: counters.snapshot().named().into_iter().collect(),
                 })
                 .collect(),
+            tls: self.tls_status(),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_status(&self) -> Option<TlsStatus> {
+        let tls = self.inner.tls.as_ref()?;
+        let left = tls.expires().duration_since(std::time::SystemTime::now());
+        Some(TlsStatus {
+            expires_seconds: left.map_or(0, |left| left.as_secs()),
+            counters: tls.snapshot().named().into_iter().collect(),
+        })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn tls_status(&self) -> Option<TlsStatus> {
+        None
     }
 
     /// Asks a shard; `None` if it takes no question any more.

@@ -10,7 +10,7 @@ use raft_mux::{MuxConfig, PortLayout};
 use raft_storage::ENTRY_BYTES_MAX;
 use raft_transport::{GrantPool, Lane, LaneConfig, LanePolicy, Network};
 
-use super::error::StartError;
+use super::error::{StartError, TlsProblem};
 use super::log_pace::LogPace;
 use crate::persistence::{Persistence, Strategy};
 use crate::snapshot::{Compression, SnapshotStore};
@@ -23,6 +23,10 @@ pub struct NodeOptions {
     pub cluster: String,
     /// How peers are reached. Default: TCP on a free loopback port.
     pub network: NetworkOptions,
+    /// The certificates by which nodes know each other, and that what they say is encrypted. Only over
+    /// TCP, and in builds with the feature `tls`. Default none: whoever reaches the port can pretend to be a
+    /// node.
+    pub tls: Option<TlsOptions>,
     /// The other nodes. Groups can live only on nodes named here and on this one.
     pub peers: Vec<PeerOptions>,
     /// Where entries become durable. There is no default that could surprise: memory.
@@ -108,6 +112,27 @@ pub enum NetworkOptions {
     },
     /// Streams of the embedder's making.
     Custom(Arc<dyn Network>),
+}
+
+/// The certificates of a node. The files are looked at every few seconds: what has changed is used for new
+/// connections, and those there are go on. Files that cannot be used are told, and those before stay in use.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsOptions {
+    /// PEM: this node's certificate, for client and server, whose one name `raft://<cluster>/<node>` is this
+    /// node's; then those between it and its CA, if there are any.
+    pub certificate: PathBuf,
+    /// PEM: the key of that certificate. It should be readable by this process alone.
+    pub key: PathBuf,
+    /// PEM: the CAs whose nodes are let in.
+    pub ca: PathBuf,
+    /// How long a handshake may take at either end, beside the time for connecting; the same at all
+    /// nodes. Default 3 s: several round trips, and some processor time at both ends.
+    pub handshake_timeout: Duration,
+}
+
+impl TlsOptions {
+    /// The default of [`handshake_timeout`](Self::handshake_timeout).
+    pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 }
 
 /// Another node.
@@ -197,6 +222,15 @@ impl NodeOptions {
                 "a port per group: the lanes of a node are groups without a port of their own";
             return Err(StartError::Options(why.to_owned()));
         }
+        if self.tls.is_some() {
+            if !cfg!(feature = "tls") {
+                return Err(StartError::Tls(TlsProblem::NotBuilt));
+            }
+            if matches!(self.network, NetworkOptions::Custom(_)) {
+                let why = "certificates for streams of the embedder's making: they are for TCP";
+                return Err(StartError::Options(why.to_owned()));
+            }
+        }
         if self.apply_workers == 0 {
             return Err(StartError::Options("at least one apply worker is needed".to_owned()));
         }
@@ -257,6 +291,7 @@ impl Default for NodeOptions {
                 listen: SocketAddr::from(([127, 0, 0, 1], 0)),
                 mux: MuxConfig::default(),
             },
+            tls: None,
             peers: Vec::new(),
             log: LogKind::Memory { keep_bytes: None },
             shards: (cores / 2).clamp(1, 8),

@@ -19,6 +19,8 @@ use raft_storage::{
     BootCertificate, FileDisk, GroupWrite, Hole, LogError, LogOptions, LogReader, LogStore,
     OnDamage, Opened, RecoveredGroup,
 };
+#[cfg(feature = "tls")]
+use raft_transport::{Cover, Tls, TlsStream};
 use raft_transport::{
     GrantPool, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife,
     PeerRegistry, TcpNetwork,
@@ -70,6 +72,8 @@ pub(super) struct Starting {
     bulk: Arc<Inbox<BulkInput>>,
     failure: Arc<Mutex<Option<String>>>,
     hub: Arc<EventHub>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 /// The log of a node, opened.
@@ -180,6 +184,8 @@ impl Starting {
         let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters), repeat);
         let (network, listen) =
             self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
+        #[cfg(feature = "tls")]
+        let tls = self.tls.take();
         let desk = self.start_desk(
             (snapshots, options.snapshot_compression, log_reader.clone()),
             (SnapshotScrub::new(options.log_scrub, Instant::now()), Arc::clone(&counters)),
@@ -278,6 +284,8 @@ impl Starting {
                 factory,
                 log_reader,
                 registry,
+                #[cfg(feature = "tls")]
+                tls,
                 failure,
                 log_watch: watch,
                 stopping: AtomicBool::new(false),
@@ -305,9 +313,15 @@ impl Starting {
         watcher: LogWatcher,
     ) -> Result<(Arc<dyn Network>, Option<SocketAddr>), StartError> {
         let (ready, opened) = bounded(1);
-        let network = match &options.network {
-            NetworkOptions::Custom(network) => Ok(Arc::clone(network)),
-            NetworkOptions::Tcp { listen, mux } => Err((*listen, mux.clone())),
+        let (network, mut listen_addr) = match &options.network {
+            NetworkOptions::Custom(network) => (Ok(Arc::clone(network)), None),
+            #[cfg(feature = "tls")]
+            NetworkOptions::Tcp { listen, mux } if options.tls.is_some() => {
+                let (network, addr) =
+                    self.start_tls_port((*listen, mux), options, shards, lanes)?;
+                (Ok(network), Some(addr))
+            }
+            NetworkOptions::Tcp { listen, mux } => (Err((*listen, mux.clone())), None),
         };
         let registry = lanes.registry.clone();
         let lanes_here = (options.shards as u8, options.lanes.clone());
@@ -353,8 +367,63 @@ impl Starting {
         let (network, port) = opened
             .recv()
             .map_err(|_| StartError::Options("the control plane ended at once".to_owned()))??;
-        let addr = port.as_ref().map(|(_, addr)| *addr);
-        self.threads.acceptor = port.map(|(acceptor, _)| acceptor);
+        if let Some((acceptor, addr)) = port {
+            listen_addr = Some(addr);
+            self.threads.port = Some(Box::new(move || acceptor.close()));
+        }
+        Ok((network, listen_addr))
+    }
+
+    /// Opens a port on which nodes prove who they are first, on a thread of its own: a stranger's handshakes
+    /// cost processor time, which is not to be that of votes and heartbeats.
+    #[cfg(feature = "tls")]
+    fn start_tls_port(
+        &mut self,
+        (listen, mux): (SocketAddr, &MuxConfig),
+        options: &NodeOptions,
+        shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        lanes: &LaneMaker,
+    ) -> Result<(Arc<dyn Network>, SocketAddr), StartError> {
+        let Some(files) = options.tls.clone() else {
+            return Err(StartError::Options("no certificates".to_owned()));
+        };
+        let tls = super::tls_files::load(&options.cluster, options.node, &files)?;
+        let (ready, opened) = bounded(1);
+        let lanes_here = (options.shards as u8, options.lanes.clone());
+        let (mux, cover, registry) = (mux.clone(), tls.clone(), lanes.registry.clone());
+        let alarm = Alarm::new("raft-port", shards, &self.failure, &self.hub);
+        let run = move || {
+            let _alarm = alarm;
+            let runtime = match runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = ready.send(Err(StartError::Thread(error)));
+                    return;
+                }
+            };
+            runtime.block_on(async move {
+                match open_tls_port(listen, mux, cover, lanes_here, registry).await {
+                    Ok((acceptor, network)) => {
+                        let _ = ready.send(Ok((acceptor.clone(), network)));
+                        acceptor.closed().await;
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
+            });
+        };
+        self.threads.lanes.push(spawn("raft-port".to_owned(), run)?);
+        let (acceptor, network) = opened
+            .recv()
+            .map_err(|_| StartError::Options("the port ended at once".to_owned()))??;
+        let addr = acceptor.local_addr();
+        self.threads.port = Some(Box::new(move || acceptor.close()));
+        let (asking, asked) = bounded(0);
+        let watch = super::tls_files::Watch::new(tls.clone(), files);
+        let thread = spawn("raft-tls-files".to_owned(), move || watch.run(&asked))?;
+        self.threads.certificates = Some((asking, thread));
+        self.tls = Some(tls);
         Ok((network, addr))
     }
 
@@ -482,6 +551,30 @@ async fn open_port(
         network = network.with_socket(lane, configs.of(lane).socket.clone());
     }
     Ok((acceptor, addr, Arc::new(network)))
+}
+
+#[cfg(feature = "tls")]
+async fn open_tls_port(
+    listen: SocketAddr,
+    mux: MuxConfig,
+    tls: Tls,
+    (shards, configs): (u8, LaneConfigs),
+    registry: PeerRegistry,
+) -> Result<(MuxAcceptor<TlsStream>, Arc<dyn Network>), StartError> {
+    // It times itself; the mux sees to it that it does.
+    let mux = MuxConfig { handshake_timeout: Cover::connect_timeout(&tls), ..mux };
+    let cover = tls.clone();
+    let handshake = move |tcp, from| {
+        let tls = tls.clone();
+        async move { tls.accept(tcp, from).await }
+    };
+    let acceptor = MuxAcceptor::bind_with(listen, mux, handshake).await?;
+    let lanes = LaneLayout::default().lanes(shards);
+    let mut network = TcpNetwork::covered(acceptor.clone(), cover, &lanes, registry)?;
+    for lane in lanes {
+        network = network.with_socket(lane, configs.of(lane).socket.clone());
+    }
+    Ok((acceptor, Arc::new(network)))
 }
 
 fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {

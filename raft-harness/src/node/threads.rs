@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use raft_mux::MuxAcceptor;
+use crossbeam::channel::Sender;
 use raft_storage::RoomWait;
 use tracing::error;
 
@@ -25,7 +25,10 @@ pub(super) struct Threads {
     pub(super) room: RoomWait,
     /// Who remembers peers, and what it is to write.
     pub(super) memo: Option<(Arc<Memo>, JoinHandle<()>)>,
-    pub(super) acceptor: Option<MuxAcceptor>,
+    /// Closes the port.
+    pub(super) port: Option<Box<dyn FnOnce() + Send>>,
+    /// Who looks at the files of certificates; it ends with its sender.
+    pub(super) certificates: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Threads {
@@ -43,10 +46,14 @@ impl Threads {
         join(self.appliers);
         let _ = control.push(ControlInput::Stop);
         let _ = bulk.push(BulkInput::Stop);
-        if let Some(acceptor) = &self.acceptor {
-            acceptor.close();
+        if let Some(close) = self.port {
+            close();
         }
         join(self.lanes);
+        if let Some((asking, thread)) = self.certificates {
+            drop(asking);
+            join(vec![thread]);
+        }
         // With shards and lanes gone nobody can ask it any more.
         join(self.snapshots);
         // It may wait for ever for room, and nobody waits for it any more.

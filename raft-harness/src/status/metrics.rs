@@ -57,7 +57,8 @@ fn write(text: &mut String, status: &StatusView) -> fmt::Result {
         ("raft_log_pending_bytes_max", status.log_pending_bytes_max),
         ("raft_incarnation", status.incarnation),
     ];
-    for (name, value) in gauges {
+    let expires = status.tls_expires_seconds.map(|left| ("raft_tls_expires_seconds", left));
+    for (name, value) in gauges.into_iter().chain(expires) {
         writeln!(text, "# TYPE {name} gauge\n{name} {value}")?;
     }
     let applied = status.applied_commands_total;

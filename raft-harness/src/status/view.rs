@@ -58,6 +58,9 @@ pub struct StatusView {
     pub faulted: Vec<u32>,
     /// Commands applied in all groups since the start of the process, replay included.
     pub applied_commands_total: u64,
+    /// For how long peers will still take its certificate, in seconds; `None` if it has none.
+    #[serde(default)]
+    pub tls_expires_seconds: Option<u64>,
     /// What the node counted since its start.
     pub counters: BTreeMap<String, u64>,
     /// What its lanes counted since its start.
@@ -218,8 +221,15 @@ impl From<&NodeStatus> for StatusView {
             counters: status
                 .counters
                 .iter()
+                .chain(
+                    status
+                        .tls
+                        .iter()
+                        .flat_map(|tls| tls.counters.iter().map(|(name, value)| (*name, *value))),
+                )
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            tls_expires_seconds: status.tls.as_ref().map(|tls| tls.expires_seconds),
             lanes: status
                 .lanes
                 .iter()
