@@ -28,6 +28,7 @@ mod output;
 mod settings;
 mod space;
 mod stops;
+mod tls;
 
 mod scene;
 
@@ -66,6 +67,11 @@ const CHECKS: &[Check] = &[
         name: "identity",
         about: "directories that were rolled back, copied or damaged",
         run: identity::run,
+    },
+    Check {
+        name: "tls",
+        about: "nodes with certificates, with a foreign CA's, with none, and files that change",
+        run: tls::run,
     },
     Check {
         name: "memfirst",
