@@ -415,17 +415,19 @@ fn spares_one(swarm: &Swarm) -> bool {
 /// Snapshots of one node rot, now and then, where no other damage is for good.
 fn rot_snapshots(rng: &mut Rng, swarm: &Swarm, options: &Options, faults: &mut Vec<PlannedFault>) {
     let end = options.faults_s * 1_000_000;
-    let is_for_good = |fault: &PlannedFault| {
+    // Disks that hang have the stage to themselves.
+    let rules_it_out = |fault: &PlannedFault| {
         matches!(
             fault.fault,
-            Fault::Wipe { .. }
+            Fault::Hang { .. }
+                | Fault::Wipe { .. }
                 | Fault::Rot { .. }
                 | Fault::Flip { .. }
                 | Fault::FlipIdle { .. }
                 | Fault::PutBack { .. }
         )
     };
-    let bears_it = lasts_for_good(swarm) && spares_one(swarm) && !faults.iter().any(is_for_good);
+    let bears_it = lasts_for_good(swarm) && spares_one(swarm) && !faults.iter().any(rules_it_out);
     if !bears_it || end <= FIRST_US || !rng.chance(1, 2) {
         return;
     }

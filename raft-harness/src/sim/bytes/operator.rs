@@ -585,6 +585,7 @@ impl World {
                     | Fault::Flip { .. }
                     | Fault::FlipIdle { .. }
                     | Fault::Rot { .. }
+                    | Fault::RotSnapshot { .. }
             )
         };
         let loses = self.faults.iter().any(|planned| is_for_good(&planned.fault));
