@@ -169,7 +169,8 @@ fn each_key_has_an_effect_on_what_a_node_is_told() {
         assert!(effect(&config, &options), "{key} = {value} has no effect");
     }
     let tested: BTreeSet<&str> = EFFECTS.iter().map(|(key, _, _)| *key).collect();
-    let lanes = ["network.control.", "network.data.", "network.bulk."];
+    // Keys with a test of their own.
+    let lanes = ["network.control.", "network.data.", "network.bulk.", "tls."];
     for described in described() {
         let is_of_lane = lanes.iter().any(|lane| described.key.starts_with(lane));
         assert!(is_of_lane || tested.contains(described.key.as_str()), "{}", described.key);
