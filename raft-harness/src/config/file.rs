@@ -11,9 +11,7 @@ use raft_transport::{GrantPool, LaneLayout, LanePolicy};
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
-use crate::node::{
-    CERTIFICATE_DIR, Deployment, Heartbeats, LogPace, NodeOptions, TlsOptions,
-};
+use crate::node::{CERTIFICATE_DIR, Deployment, Heartbeats, LogPace, NodeOptions, TlsOptions};
 use crate::persistence::{FlushPolicy, Strategy};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -11,8 +11,7 @@ use raft_transport::{LaneLayout, LanePolicy};
 
 use crate::Compression;
 use crate::node::{
-    Heartbeats, LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions,
-    TlsOptions,
+    Heartbeats, LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
 };
 use crate::persistence::Persistence;
 

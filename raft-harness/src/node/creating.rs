@@ -76,7 +76,8 @@ impl CreatingAll {
     }
 }
 
-fn outcome(
+/// What the shard said of a creation, in words for whoever asked.
+pub(super) fn outcome(
     spec: &GroupSpec,
     ended: Option<Result<Created, CreateRefusal>>,
 ) -> Result<Created, CreateError> {

@@ -185,7 +185,14 @@ impl NodeHost {
     /// # Errors
     /// [`CreateError`]; nothing was created then.
     pub fn create_group(&self, spec: GroupSpec) -> Result<Created, CreateError> {
-        self.begin_group(spec).wait()
+        let spec = spec.in_order();
+        self.check_spec(&spec)?;
+        let (done, result) = bounded(1);
+        let done = Box::new(move |ended| {
+            let _ = done.send(ended);
+        });
+        self.create(spec.clone(), None, None, done)?;
+        creating::outcome(&spec, result.recv().ok())
     }
 
     /// Creates many groups on this node: they share their syncs, so that a thousand take about as long as a

@@ -273,11 +273,12 @@ impl Cluster {
     pub fn kill(&mut self, nodes: &[NodeId]) -> anyhow::Result<()> {
         let words = self.certificates.as_ref().map(|dir| dir.path().to_owned());
         let kept = tempfile::tempdir()?;
-        for node in nodes {
-            self.copy_dir(*node, "killed")?;
-        }
+        // The words first: a process that is killed leaves a log that goes at least as far as its word.
         if let Some(words) = &words {
             copy_tree(words, &kept.path().join("words"))?;
+        }
+        for node in nodes {
+            self.copy_dir(*node, "killed")?;
         }
         for node in nodes {
             self.stop(*node);
