@@ -152,8 +152,6 @@ const EFFECTS: &[(&str, &str, Effect)] = &[
         mux(told).prefix_timeout == Duration::from_millis(1001)
     }),
     ("mux.half_open_max", "77", |_, told| mux(told).half_open_max == 77),
-    ("network.layout", "\"control-bulk\"", |_, told| told.layout == LaneLayout::ControlBulk),
-    ("network.heartbeats", "\"per-group\"", |_, told| told.heartbeats == Heartbeats::PerGroup),
     ("network.bulk_append_bytes", "1001", |_, told| told.lane_policy.bulk_append_min == Some(1001)),
     ("network.grant_bytes_max", "1000001", |_, told| told.grant_bytes_max == 1_000_001),
     ("shutdown.drain_ms", "77", |config, _| config.drain == Duration::from_millis(77)),
