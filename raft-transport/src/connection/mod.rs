@@ -11,8 +11,7 @@
 //! frame or chunk may exceed it. A message above a quarter of the window waits for a grant, which
 //! adds its length to the window until it is through ([`GrantPool`]). Answers need no
 //! credit, or the two directions could wait for each other: they are bounded by the questions
-//! that credit lets in. On the control lane, where a node of one lane sends its appends as well, a
-//! sixteenth of the window is left to votes and heartbeats.
+//! that credit lets in.
 //!
 //! Invariants:
 //! - Nothing but a Hello leaves a dialer, and nothing is delivered by an acceptor, before the
@@ -33,7 +32,6 @@ mod handshake;
 mod keepalive;
 mod outbox;
 pub(crate) mod replaceable;
-mod urgent;
 pub(crate) mod watch;
 
 use std::collections::VecDeque;
@@ -62,7 +60,7 @@ use crate::wire::decode::Decoder;
 use crate::wire::encode::encode;
 use crate::wire::frame::{Ends, Frame, FrameError};
 use crate::wire::hello::{Handshake, Hello};
-use crate::wire::order::{Order, is_urgent};
+use crate::wire::order::Order;
 use crate::wire::transmit::Transmit;
 use crate::wire::user::UserFrame;
 
@@ -462,7 +460,7 @@ impl Connection {
             return Room::default();
         };
         let max = self.setup.config.write_buffer_max;
-        let left = open.granted.left_to_share();
+        let left = open.granted.left();
         let is_crowded = self.outbox.behind() > max.saturating_mul(BEHIND_MAX);
         let max_now = if is_crowded { 0 } else { max };
         let bytes = max_now.saturating_sub(self.outbox.transmit.len()).min(left);
@@ -480,25 +478,7 @@ impl Connection {
     pub fn admits(&self, frame: &Frame) -> bool {
         let room = self.room();
         let is_short = frame.bytes_about() <= room.short_max.saturating_mul(2);
-        let bytes = match self.is_urgent(frame) {
-            true => self.urgent_room(),
-            false => room.bytes,
-        };
-        bytes > 0 && (room.takes_long || is_short)
-    }
-
-    /// Whether a frame goes before others: on the control lane, where there may be others.
-    fn is_urgent(&self, frame: &Frame) -> bool {
-        self.setup.lane == Lane::Control && is_urgent(frame)
-    }
-
-    /// Bytes that may be queued now of frames that may not wait.
-    fn urgent_room(&self) -> u64 {
-        let Phase::Open(open) = &self.phase else {
-            return 0;
-        };
-        let max = self.setup.config.write_buffer_max;
-        max.saturating_sub(self.outbox.urgent_bytes()).min(open.granted.left())
+        room.bytes > 0 && (room.takes_long || is_short)
     }
 
     /// Queues a frame, whether it is [admitted](Self::admits) or not; callers look at that first,
@@ -529,12 +509,8 @@ impl Connection {
             return Ok(true);
         }
         let credit = open.granted.left();
-        let urgent = self.setup.lane == Lane::Control && is_urgent(frame);
         let encoded = encode(frame, open.ends, max, credit, &mut self.outbox.transmit)?;
-        match urgent {
-            true => self.outbox.went_urgently(encoded.bytes),
-            false => self.outbox.went(encoded.bytes),
-        }
+        self.outbox.went(encoded.bytes);
         open.granted.spend(encoded.bytes);
         let rest = frame.split_off_last(encoded.left);
         count_out(&self.setup.counters, frame, encoded.frames);

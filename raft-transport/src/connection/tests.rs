@@ -11,7 +11,6 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{HANDSHAKE_VERSION, HelloRefusal, Welcome};
 
 mod chunks;
-mod control;
 mod user;
 
 const PEER: NodeId = NodeId::new(2);
@@ -48,27 +47,7 @@ impl Pair {
     }
 
     fn open(config: &LaneConfig) -> Self {
-        Self::new(&identity(1), &identity(2), config, config).opened()
-    }
-
-    /// Both ends of the control lane.
-    fn open_control(config: &LaneConfig) -> Self {
-        let [a, b] = [1, 2].map(|node| registry(identity(node)));
-        let _ = b.check_welcome(NodeId::new(1), &welcome_of(&identity(1)));
-        let [a, b] = [(a, Direction::Outgoing), (b, Direction::Incoming)].map(|(registry, way)| {
-            ConnectionSetup { lane: Lane::Control, ..setup(&registry, config, way) }
-        });
-        let pair = Self {
-            a: Connection::dial(a, PEER, at(0)),
-            b: Connection::accept(b, at(0)),
-            a_events: VecDeque::new(),
-            b_events: VecDeque::new(),
-        };
-        pair.opened()
-    }
-
-    fn opened(self) -> Self {
-        let mut pair = self;
+        let mut pair = Self::new(&identity(1), &identity(2), config, config);
         pair.exchange_ok(at(0));
         assert!(pair.a.is_open() && pair.b.is_open());
         pair.a_events.clear();
@@ -200,8 +179,7 @@ fn hello_on_another_lane_than_it_names_is_refused() {
     let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
     pair.b.setup.lane = Lane::Bulk;
     let errors = pair.exchange(at(0));
-    let theirs = Lane::Data { shard: 0 };
-    let refusal = HelloRefusal::WrongLane { ours: Lane::Bulk, theirs };
+    let refusal = HelloRefusal::WrongLane { ours: Lane::Bulk, theirs: Lane::Control };
     assert_eq!(errors[0], Some(LaneError::RefusedByPeer(refusal)));
 }
 
