@@ -106,8 +106,6 @@ pub enum Planted {
     UncleanEndTrusted,
     WrittenTakenForDurable,
     FlushForgotten,
-    FlushForgottenAtLanding,
-    SyncCoversLater,
     TermStartCountsWritten,
     FewestGoOn,
     SnapshotBeyondQuorum,
