@@ -21,6 +21,8 @@ use crate::settings::PRIORITY_MAX;
 /// After so many questions for a leader in vain, the time between two of them grows no more: it is
 /// eight election timeouts.
 const ASKS_MAX: u8 = 3;
+/// So often somebody asks to lead a newborn group within half an election timeout.
+const NEWBORN_ASKS: u64 = 4;
 
 /// The answers to one attempt.
 #[derive(Clone, Debug)]
@@ -59,15 +61,32 @@ impl Tally {
 }
 
 impl Group {
-    /// How long this replica waits before its first campaign: by rank, so that leaders spread.
+    /// How long this replica waits before its first campaign: by rank, so that leaders spread. The first
+    /// of a group that nobody has led yet does not wait: there is no leader whose word could be on its way.
     pub(crate) fn first_campaign_delay(&mut self) -> Duration {
         let own = self.rank(self.me);
         let rank = self.membership().voters().filter(|voter| self.rank(*voter) < own).count();
         let slice = self.settings.election_timeout_min / 2;
-        let jitter = slice.as_micros() as u64 / 4;
-        slice * (rank as u32 + 1)
+        let newborn = self.is_newborn();
+        let jitter = slice.as_micros() as u64 / if newborn && rank == 0 { 256 } else { 4 };
+        slice * (rank as u32 + u32::from(!newborn))
             + Duration::from_micros(self.rng.below(jitter.max(1)))
             + Duration::from_micros(self.priority_delay())
+    }
+
+    /// Whether this replica knows of no term and no entry: its group begins, as far as it knows.
+    fn is_newborn(&self) -> bool {
+        self.hard_state.term == Term::ZERO && self.log.last_index() == LogIndex::ZERO
+    }
+
+    /// A newborn group is made on one node after the other, and who asks first may be asking before there
+    /// is anybody. It asks again soon, each time after twice as long, until the next by rank would.
+    fn ask_newborns_again(&mut self) {
+        if self.is_newborn() && self.attempt <= NEWBORN_ASKS {
+            let first = self.settings.election_timeout_min / 2 / (1 << NEWBORN_ASKS);
+            let soon = self.now.after(first * (1 << (self.attempt - 1)));
+            self.election_deadline = self.election_deadline.min(soon);
+        }
     }
 
     /// Where a replica stands among those that might lead this group, the smallest first: a hash of
@@ -110,6 +129,7 @@ impl Group {
         effects.role_changed = true;
         self.reset_election_deadline();
         self.attempt += 1;
+        self.ask_newborns_again();
         let mut tally = Tally::new(self.attempt);
         tally.record(self.me, Verdict::Granted);
         if tally.result(self.membership()) == VoteResult::Won {

@@ -157,7 +157,8 @@ impl Group {
     ///
     /// The first campaign is ranked: a hash of group and replica orders the voters, and each waits
     /// half an election timeout longer than the one before it. So the leaders of many groups
-    /// spread over the nodes without anyone deciding it.
+    /// spread over the nodes without anyone deciding it. In a group that nobody has led yet the first
+    /// does not wait at all.
     ///
     /// # Errors
     /// [`StartError`] when the parts contradict each other.

@@ -449,3 +449,36 @@ fn a_sleeping_follower_keeps_its_patience_with_a_leader_that_is_gone() {
         assert_eq!(verdict(&bench, THREE), want);
     }
 }
+
+/// There is no leader whose word could be on its way, so nobody has to wait for it.
+#[test]
+fn a_newborn_group_is_led_at_once_by_the_first_by_rank() {
+    for size in [1, 3, 5] {
+        let mut fleet = Fleet::of(size);
+        let first = fleet.group(ONE).first_by_rank().expect("voters");
+        fleet.live(Duration::from_millis(5));
+        assert_eq!(fleet.leader(), Some(first), "of {size}");
+        assert!(fleet.commit(first) >= 1);
+    }
+}
+
+/// A group is made on one node after the other: who asks before there is anybody asks again soon. If it
+/// never comes to be where its first by rank would, the next does not wait longer than ever.
+#[test]
+fn a_newborn_asks_again_soon_and_the_next_by_rank_does_not_wait_for_it() {
+    let mut fleet = Fleet::of(3);
+    let first = fleet.group(ONE).first_by_rank().expect("voters");
+    for id in fleet.ids().into_iter().filter(|id| *id != first) {
+        fleet.isolate(id);
+    }
+    fleet.live(Duration::from_millis(40));
+    assert_eq!(fleet.leader(), None);
+    fleet.join();
+    fleet.live(Duration::from_millis(70));
+    assert_eq!(fleet.leader(), Some(first));
+
+    let mut fleet = Fleet::of(3);
+    fleet.isolate(first);
+    fleet.live(Settings::default().election_timeout_min * 5 / 8 + Duration::from_millis(20));
+    assert!(fleet.leader().is_some_and(|leader| leader != first), "{:?}", fleet.leader());
+}
