@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use raft_core::NodeId;
-use raft_transport::{Tls, TlsError, TlsMaterial};
+use raft_transport::{Tls, TlsError, TlsMaterial, TlsRefusal};
 use tracing::{info, warn};
 
 use super::error::TlsProblem;
@@ -73,6 +73,8 @@ pub(super) struct Watch {
 struct Broken {
     /// `None`: it could not even be read.
     material: Option<TlsMaterial>,
+    /// The only thing wrong with it is the time, so it is tried again.
+    is_early: bool,
     told: bool,
 }
 
@@ -91,12 +93,13 @@ impl Watch {
     }
 
     fn look(&mut self) {
-        let (material, problem) = match read(&self.files) {
+        let (material, is_early, problem) = match read(&self.files) {
             Ok(material) => {
-                let known = self.broken.as_ref().is_some_and(|broken| {
-                    broken.told && broken.material.as_ref() == Some(&material)
+                let is_hopeless = self.broken.as_ref().is_some_and(|broken| {
+                    let is_known = broken.told && broken.material.as_ref() == Some(&material);
+                    is_known && !broken.is_early
                 });
-                if known {
+                if is_hopeless {
                     return;
                 }
                 match self.tls.replace(material.clone()) {
@@ -112,10 +115,13 @@ impl Watch {
                         );
                         return;
                     }
-                    Err(error) => (Some(material), problem(&self.files, &error)),
+                    Err(error) => {
+                        let is_early = error == TlsError::Refused(TlsRefusal::NotYetValid);
+                        (Some(material), is_early, problem(&self.files, &error))
+                    }
                 }
             }
-            Err(problem) => (None, problem),
+            Err(problem) => (None, false, problem),
         };
         // Files are put in place one after the other: what is wrong at the second look as well is told.
         let again = self.broken.as_ref().is_some_and(|broken| broken.material == material);
@@ -123,7 +129,7 @@ impl Watch {
             let why = super::chain(&problem);
             warn!(%why, "the certificates in the files cannot be used: those before stay in use");
         }
-        self.broken = Some(Broken { material, told: again });
+        self.broken = Some(Broken { material, is_early, told: again });
     }
 
     fn tell_expiry(&mut self) {
@@ -166,7 +172,14 @@ mod tests {
 
         /// Certificate and key of node 1.
         fn one(&self) -> [String; 2] {
+            self.one_from(SystemTime::UNIX_EPOCH)
+        }
+
+        /// The same, valid from a moment on.
+        fn one_from(&self, begin: SystemTime) -> [String; 2] {
+            let since_epoch = begin.duration_since(SystemTime::UNIX_EPOCH).unwrap();
             let mut params = CertificateParams::default();
+            params.not_before = date_time_ymd(1970, 1, 1) + since_epoch;
             params.not_after = date_time_ymd(2200, 1, 1);
             params.subject_alt_names = vec![SanType::URI("raft://c/1".try_into().unwrap())];
             params.extended_key_usages =
@@ -223,6 +236,36 @@ mod tests {
         watch.look();
         assert!(watch.broken.is_none());
         assert_eq!(reloads(), (1, 2));
+    }
+
+    #[test]
+    fn what_is_not_valid_yet_is_told_once_and_taken_once_it_is_valid() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let ca = Ca::new();
+        let put = |[certificate, key]: [String; 2]| {
+            fs::write(&files.certificate, certificate).unwrap();
+            fs::write(&files.key, key).unwrap();
+        };
+        fs::write(&files.ca, &ca.pem).unwrap();
+        put(ca.one());
+        let tls = load("c", NodeId::new(1), &files).unwrap();
+        let mut watch = Watch::new(tls.clone(), files.clone());
+
+        // A certificate has no time but that of the machine.
+        put(ca.one_from(SystemTime::now() + Duration::from_secs(4)));
+        for told in [false, true, true] {
+            watch.look();
+            assert_eq!(watch.broken.as_ref().map(|broken| broken.told), Some(told));
+        }
+        let began = Instant::now();
+        while watch.broken.is_some() {
+            assert!(began.elapsed() < PATIENCE, "it is valid by now");
+            std::thread::sleep(Duration::from_millis(50));
+            watch.look();
+        }
+        assert_eq!(tls.snapshot().reloads, 1);
     }
 
     fn watch_failures(tls: &Tls) -> u64 {

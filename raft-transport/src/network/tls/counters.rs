@@ -63,7 +63,8 @@ counters! {
     failures,
     /// Times other certificates were taken into use.
     reloads,
-    /// Times certificates were found that cannot be used; those before go on.
+    /// Times certificates were tried that cannot be used; those before go on. Those that are not
+    /// valid yet are tried every few seconds.
     reloads_failed,
 }
 
