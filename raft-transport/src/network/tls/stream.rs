@@ -99,14 +99,17 @@ impl AsyncWrite for TlsStream {
 pub(super) struct Socket {
     /// `None` once a move has failed.
     tcp: Option<TcpStream>,
-    read: Vec<u8>,
+    /// Empty until the first read, then of one length: nothing is cleared for a read that finds
+    /// nothing.
+    read: Box<[u8]>,
     /// What of `read` is still to be taken.
     from: usize,
+    to: usize,
 }
 
 impl Socket {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self { tcp: Some(tcp), read: Vec::new(), from: 0 }
+        Self { tcp: Some(tcp), read: Box::default(), from: 0, to: 0 }
     }
 
     fn tcp(&self) -> io::Result<&TcpStream> {
@@ -132,24 +135,16 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.from == this.read.len() {
-            if buffer.remaining() >= READ_BYTES {
-                return this.tcp_mut()?.poll_read(cx, buffer);
+        if this.from == this.to {
+            if this.read.is_empty() {
+                this.read = vec![0; READ_BYTES].into_boxed_slice();
             }
-            let mut read = std::mem::take(&mut this.read);
-            this.from = 0;
-            read.resize(READ_BYTES, 0);
-            let mut filling = ReadBuf::new(&mut read);
-            let polled = this.tcp_mut()?.poll_read(cx, &mut filling);
-            let filled = if polled.is_ready() { filling.filled().len() } else { 0 };
-            read.truncate(filled);
-            this.read = read;
-            match polled {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
-            }
+            let tcp = this.tcp.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let mut filling = ReadBuf::new(&mut this.read);
+            ready!(Pin::new(tcp).poll_read(cx, &mut filling))?;
+            (this.from, this.to) = (0, filling.filled().len());
         }
-        let rest = &this.read[this.from..];
+        let rest = &this.read[this.from..this.to];
         let count = rest.len().min(buffer.remaining());
         buffer.put_slice(&rest[..count]);
         this.from += count;
