@@ -192,12 +192,24 @@ fn what_is_explained_is_what_the_example_says() {
 #[test]
 fn the_tables_of_presets_in_the_documents_are_those_in_code() {
     let document = include_str!("../../../../docs/CONFIGURATION.md");
-    let said = |value: &DeValue<'_>| match value {
-        DeValue::Integer(value) => value.to_string(),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::String(value) => format!("{value:?}"),
-        _ => "{ Batch = { threshold = 500, interval_ms = 50 } }".to_owned(),
-    };
+    /// With the keys of a table in the order of their names.
+    fn said(value: &DeValue<'_>) -> String {
+        match value {
+            DeValue::Integer(value) => value.to_string(),
+            DeValue::Boolean(value) => value.to_string(),
+            DeValue::String(value) => format!("{value:?}"),
+            DeValue::Table(table) => {
+                let entries: BTreeMap<&str, String> = table
+                    .iter()
+                    .map(|(key, value)| (key.get_ref().as_ref(), said(value.get_ref())))
+                    .collect();
+                let entries: Vec<String> =
+                    entries.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                format!("{{ {} }}", entries.join(", "))
+            }
+            other => panic!("no preset has had such a value before: {other:?}"),
+        }
+    }
     let (deployments, networks) = presets().split_at(Deployment::ALL.len());
     for columns in [deployments, networks] {
         let values: Vec<BTreeMap<String, String>> = columns
