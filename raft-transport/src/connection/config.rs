@@ -54,8 +54,9 @@ pub struct LaneConfig {
     /// the lane fairly. 1 to [`LONG_MESSAGES_MAX`]; what a peer sends is taken in any case.
     /// Default 63.
     pub long_messages_max: usize,
-    /// Largest body of a frame of the user's own protocol that we accept, in bytes, without what
-    /// it is not asked to look at: its payloads. At most 4 MiB. Default 64 KiB.
+    /// Largest body of a frame of the user's own protocol, in bytes, without what it is not asked
+    /// to look at: its payloads. More is refused to its sender here; more from a peer ends the
+    /// connection, so it is to be the same on all nodes. At most 4 MiB. Default 64 KiB.
     pub user_body_max: u32,
     /// What the kernel is told, if the lane is a TCP socket.
     pub socket: SocketOptions,

@@ -58,7 +58,7 @@ use crate::wire::assembly::{Assembled, Assemblies};
 use crate::wire::chunk::{Chunk, ChunkEnd};
 use crate::wire::decode::Decoder;
 use crate::wire::encode::encode;
-use crate::wire::frame::{Ends, Frame, FrameError};
+use crate::wire::frame::{Ends, Frame, FrameError, FrameKind};
 use crate::wire::hello::{Handshake, Hello};
 use crate::wire::order::Order;
 use crate::wire::transmit::Transmit;
@@ -498,6 +498,9 @@ impl Connection {
         let Phase::Open(open) = &mut self.phase else {
             return Ok(true);
         };
+        if let Frame::User(user) = frame {
+            check_body(user, &self.setup.config)?;
+        }
         let max = open.frame_bytes_max;
         let order = Order::of(frame);
         if !self.outbox.goes_at_once(frame.bytes_about(), order) {
@@ -530,11 +533,13 @@ impl Connection {
     /// until there is room. It is given back if too many others wait.
     ///
     /// # Errors
-    /// As for [`queue`](Self::queue); with a frame that has to wait nothing is wrong yet.
+    /// As for [`queue`](Self::queue); of a frame that has to wait only the length of its body is
+    /// known to be right.
     pub(crate) fn queue_replaceable(
         &mut self,
         user: UserFrame,
     ) -> Result<Result<(), UserFrame>, FrameError> {
+        check_body(&user, &self.setup.config)?;
         if self.replaceable.is_empty() {
             let mut frame = Frame::User(user);
             if self.admits(&frame) {
@@ -640,6 +645,15 @@ impl Connection {
         self.phase = Phase::Ended(error.clone());
         error
     }
+}
+
+/// A peer with our settings would end the connection over a longer one.
+fn check_body(user: &UserFrame, config: &LaneConfig) -> Result<(), FrameError> {
+    let (bytes, max) = (user.body_len(), u64::from(config.user_body_max));
+    if bytes > max {
+        return Err(FrameError::TooLarge { kind: FrameKind::User, bytes, max });
+    }
+    Ok(())
 }
 
 fn count_in(counters: &LaneCounters, frame: &Frame) {

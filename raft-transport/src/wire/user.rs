@@ -11,7 +11,7 @@ use crate::lane::LaneClass;
 use crate::wire::encode::OpenFrame;
 use crate::wire::frame::{BATCH_BODY_MAX, FrameError, FrameKind, HEADER_LEN};
 use crate::wire::transmit::Transmit;
-use crate::wire::varint::{put_varint, take_varint};
+use crate::wire::varint::{put_varint, take_varint, varint_len};
 
 /// Most payloads of one frame.
 pub const USER_PAYLOADS_MAX: usize = 1 << 16;
@@ -26,7 +26,9 @@ pub(crate) const FLAG_BULK: u16 = 2;
 /// A newer frame of the kind and group takes the place of this one.
 pub(crate) const FLAG_REPLACES: u16 = 4;
 
-/// The most bytes that describe a payload: its length and its checksum.
+/// Behind the length of a payload.
+const CHECKSUM_LEN: u64 = 4;
+/// The fewest bytes that describe a payload: its length and its checksum.
 const DESCRIPTION_MIN: usize = 5;
 
 /// Which of the user's kinds of frames; 64 to 95 on the wire.
@@ -72,8 +74,9 @@ pub struct UserFrame {
     /// finds a lane full: it waits, until it leaves or is replaced. At most
     /// [`REPLACEABLE_MAX`](crate::REPLACEABLE_MAX) wait on a connection. It has no order.
     pub newer_replaces: bool,
-    /// At most [`LaneConfig::user_body_max`](crate::LaneConfig::user_body_max) bytes at its receiver,
-    /// with five to nine bytes for each payload. What of a long frame is looked at.
+    /// At most [`LaneConfig::user_body_max`](crate::LaneConfig::user_body_max) bytes, here and at its
+    /// receiver, with one to three bytes for their number and five to nine for each payload. What
+    /// of a long frame is looked at.
     pub body: Bytes,
     /// What is only passed on. Large ones are not copied on their way out; what comes in shares one
     /// buffer with the body.
@@ -94,6 +97,13 @@ impl UserFrame {
     pub(crate) fn len(&self) -> u64 {
         let payloads: u64 = self.payloads.iter().map(|payload| payload.len() as u64).sum();
         self.body.len() as u64 + payloads
+    }
+
+    /// How long its body is on the wire: the user's own, and what describes the payloads.
+    pub(crate) fn body_len(&self) -> u64 {
+        let described = |payload: &Bytes| varint_len(payload.len() as u64) + CHECKSUM_LEN;
+        let payloads: u64 = self.payloads.iter().map(described).sum();
+        varint_len(self.payloads.len() as u64) + payloads + self.body.len() as u64
     }
 
     pub(crate) fn flags(&self) -> u16 {
@@ -123,6 +133,7 @@ pub(crate) fn encode(
     }
     tail.put_slice(&frame.body);
     let body_len = open.body_len(tail) as u64;
+    debug_assert_eq!(body_len, frame.body_len());
     let bytes = HEADER_LEN as u64 + body_len + payload_len;
     let too_large = if body_len > u64::from(kind.body_max()) {
         Some((body_len, u64::from(kind.body_max())))

@@ -74,6 +74,32 @@ fn no_more_wait_than_the_bound_says() {
 }
 
 #[test]
+fn a_body_that_its_receiver_would_not_take_is_refused_to_its_sender() {
+    let config = LaneConfig { user_body_max: 1000, ..LaneConfig::data() };
+    let mut pair = Pair::open(&config);
+    // What describes the payloads counts: their number, and of each its length and its checksum.
+    for (sizes, described) in [(&[][..], 1), (&[100], 1 + 1 + 4), (&[100, 200], 1 + 1 + 2 + 8)] {
+        let of = |body: usize, newer_replaces| UserFrame {
+            body: vec![1; body].into(),
+            payloads: sizes.iter().map(|size| vec![1; *size].into()).collect(),
+            newer_replaces,
+            ..user(1, 0, 1)
+        };
+        let fits = 1000 - described;
+        let refused = FrameError::TooLarge { kind: FrameKind::User, bytes: 1001, max: 1000 };
+        let too_long = &mut Frame::User(of(fits + 1, false));
+        assert_eq!(pair.a.queue(too_long), Err(refused.clone()));
+        assert_eq!(pair.a.queue_replaceable(of(fits + 1, true)), Err(refused));
+        pair.exchange_ok(at(1));
+        assert_eq!(marks(&mut pair), []);
+        pair.a.queue(&mut Frame::User(of(fits, false))).unwrap();
+        assert_eq!(pair.a.queue_replaceable(of(fits, true)), Ok(Ok(())));
+        pair.exchange_ok(at(2));
+        assert_eq!(marks(&mut pair), [(1, 1), (1, 1)]);
+    }
+}
+
+#[test]
 fn a_node_of_another_protocol_or_version_is_refused_with_both_names() {
     let config = LaneConfig::control();
     let of = |name: &str, version| Protocol { name: name.to_owned(), version };
