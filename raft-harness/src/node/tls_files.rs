@@ -5,8 +5,8 @@
 //!
 //! Invariant: what cannot be used never takes the place of what can.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,19 +35,26 @@ pub(crate) fn load(cluster: &str, node: NodeId, files: &TlsOptions) -> Result<Tl
 
 fn read(files: &TlsOptions) -> Result<TlsMaterial, TlsProblem> {
     let read = |path: &Path| {
-        let bytes = fs::metadata(path).and_then(|about| {
-            if about.len() > FILE_BYTES_MAX {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            fs::read(path)
-        });
-        bytes.map_err(|source| TlsProblem::File { path: path.to_owned(), source })
+        read_file(path).map_err(|source| TlsProblem::File { path: path.to_owned(), source })
     };
     Ok(TlsMaterial {
         certificate: read(&files.certificate)?,
         key: read(&files.key)?,
         ca: read(&files.ca)?,
     })
+}
+
+/// Whoever reads a pipe waits for its writer, and a device may have no end.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 fn problem(files: &TlsOptions, error: &TlsError) -> TlsProblem {
@@ -266,6 +273,24 @@ mod tests {
             watch.look();
         }
         assert_eq!(tls.snapshot().reloads, 1);
+    }
+
+    #[test]
+    fn what_is_no_file_or_a_very_long_one_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_length = |bytes| {
+            let path = directory.path().join("long");
+            File::create(&path).unwrap().set_len(bytes).unwrap();
+            read_file(&path).map(|bytes| bytes.len() as u64).map_err(|error| error.kind())
+        };
+        assert_eq!(of_length(FILE_BYTES_MAX), Ok(FILE_BYTES_MAX));
+        assert_eq!(of_length(FILE_BYTES_MAX + 1), Err(io::ErrorKind::FileTooLarge));
+        let error = read_file(directory.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+        if cfg!(unix) {
+            let error = read_file(Path::new("/dev/zero")).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+        }
     }
 
     fn watch_failures(tls: &Tls) -> u64 {
