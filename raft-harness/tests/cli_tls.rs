@@ -83,6 +83,17 @@ fn a_first_set_fits_its_configuration_and_nothing_is_overwritten() {
 }
 
 #[test]
+fn a_number_that_is_there_twice_makes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tls = directory.path().join("tls");
+    let at = tls.display().to_string();
+    let made = raftd(&["tls", "init", "--name", "example", "--nodes", "1,2,2", &at]);
+    assert_eq!(code(&made), 2, "{}", said(&made));
+    assert!(said(&made).contains("--nodes has a number twice"), "{}", said(&made));
+    assert!(!tls.exists());
+}
+
+#[test]
 fn what_is_wrong_with_certificates_is_said_before_a_start() {
     let directory = tempfile::tempdir().expect("a directory");
     let tls = directory.path().join("tls");

@@ -6,6 +6,7 @@
 //! Invariant: nothing is ever overwritten, and a key is never readable by others, not even for a
 //! moment.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -102,6 +103,9 @@ fn init(arguments: &InitArguments) -> Result<Exit, CliError> {
     let InitArguments { name, nodes, ca, days, directory } = arguments;
     if !(1..=CLUSTER_BYTES_MAX).contains(&name.len()) {
         return Err(CliError::Usage("--name has 1 to 255 bytes"));
+    }
+    if nodes.iter().collect::<BTreeSet<_>>().len() != nodes.len() {
+        return Err(CliError::Usage("--nodes has a number twice"));
     }
     let mut files = Vec::new();
     let mut add = |name: String, text: String, is_secret| {
