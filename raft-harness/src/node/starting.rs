@@ -19,12 +19,12 @@ use raft_storage::{
     BootCertificate, FileDisk, GroupWrite, Hole, LogError, LogOptions, LogReader, LogStore,
     OnDamage, Opened, RecoveredGroup,
 };
-#[cfg(feature = "tls")]
-use raft_transport::{Cover, Tls, TlsStream};
 use raft_transport::{
-    GrantPool, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network, PeerLife,
-    PeerRegistry, TcpNetwork,
+    Cover, GrantPool, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network,
+    PeerLife, PeerRegistry, Plain, TcpNetwork,
 };
+#[cfg(feature = "tls")]
+use raft_transport::{Tls, TlsStream};
 use tracing::{error, warn};
 
 use super::alarm::Alarm;
@@ -540,17 +540,13 @@ impl Starting {
 async fn open_port(
     listen: SocketAddr,
     mux: MuxConfig,
-    (shards, configs): (u8, LaneConfigs),
+    lanes: (u8, LaneConfigs),
     registry: PeerRegistry,
 ) -> Result<(MuxAcceptor, SocketAddr, Arc<dyn Network>), StartError> {
     let acceptor = MuxAcceptor::bind(listen, mux).await?;
+    let network = lanes_behind(&acceptor, Plain, &lanes, registry)?;
     let addr = acceptor.local_addr();
-    let lanes = LaneLayout::default().lanes(shards);
-    let mut network = TcpNetwork::new(acceptor.clone(), &lanes, registry)?;
-    for lane in lanes {
-        network = network.with_socket(lane, configs.of(lane).socket.clone());
-    }
-    Ok((acceptor, addr, Arc::new(network)))
+    Ok((acceptor, addr, network))
 }
 
 #[cfg(feature = "tls")]
@@ -558,7 +554,7 @@ async fn open_tls_port(
     listen: SocketAddr,
     mux: MuxConfig,
     tls: Tls,
-    (shards, configs): (u8, LaneConfigs),
+    lanes: (u8, LaneConfigs),
     registry: PeerRegistry,
 ) -> Result<(MuxAcceptor<TlsStream>, Arc<dyn Network>), StartError> {
     // It times itself; the mux sees to it that it does.
@@ -569,12 +565,23 @@ async fn open_tls_port(
         async move { tls.accept(tcp, from).await }
     };
     let acceptor = MuxAcceptor::bind_with(listen, mux, handshake).await?;
-    let lanes = LaneLayout::default().lanes(shards);
+    let network = lanes_behind(&acceptor, cover, &lanes, registry)?;
+    Ok((acceptor, network))
+}
+
+/// All lanes of a node with so many shards, behind a port that was opened with `cover`.
+fn lanes_behind<C: Cover>(
+    acceptor: &MuxAcceptor<C::Stream>,
+    cover: C,
+    (shards, configs): &(u8, LaneConfigs),
+    registry: PeerRegistry,
+) -> Result<Arc<dyn Network>, StartError> {
+    let lanes = LaneLayout::default().lanes(*shards);
     let mut network = TcpNetwork::covered(acceptor.clone(), cover, &lanes, registry)?;
     for lane in lanes {
         network = network.with_socket(lane, configs.of(lane).socket.clone());
     }
-    Ok((acceptor, Arc::new(network)))
+    Ok(Arc::new(network))
 }
 
 fn open_log(options: &NodeOptions) -> Result<OpenLog, StartError> {
@@ -734,7 +741,6 @@ fn draw_life() -> Result<u128, StartError> {
     Ok(drawn.map_err(|error| StartError::Directory(io::Error::other(error)))?.get())
 }
 
-/// Where this node keeps its snapshots.
 /// Where a node keeps its snapshots.
 pub(crate) fn open_snapshots(options: &NodeOptions) -> io::Result<Arc<dyn SnapshotStore>> {
     if let Some(store) = &options.snapshots {
