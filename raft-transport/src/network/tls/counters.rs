@@ -74,18 +74,27 @@ impl Counters {
     }
 
     pub(super) fn refused(&self, refusal: &TlsRefusal) {
-        Self::bump(match refusal {
-            TlsRefusal::NoCertificate => &self.refused_no_certificate,
-            TlsRefusal::ForeignCa => &self.refused_foreign_ca,
-            TlsRefusal::Expired | TlsRefusal::NotYetValid => &self.refused_not_valid_now,
-            TlsRefusal::WrongCluster { .. } => &self.refused_wrong_cluster,
-            TlsRefusal::WrongNode { .. } => &self.refused_wrong_node,
-            TlsRefusal::NoName | TlsRefusal::BadCertificate { .. } => &self.refused_bad_certificate,
-            TlsRefusal::NoTls | TlsRefusal::OtherTls { .. } => &self.refused_no_tls,
-            TlsRefusal::ByPeer { .. } => &self.refused_by_peer,
-            TlsRefusal::Timeout { .. } => &self.timeouts,
-            TlsRefusal::BrokeOff => &self.broke_off,
-            TlsRefusal::Failed { .. } => &self.failures,
-        });
+        Self::bump(self.of(refusal).1);
+    }
+
+    /// What a refusal is counted by, and the name of all that are counted by the same.
+    pub(super) fn of(&self, refusal: &TlsRefusal) -> (&'static str, &AtomicU64) {
+        match refusal {
+            TlsRefusal::NoCertificate => ("no certificate", &self.refused_no_certificate),
+            TlsRefusal::ForeignCa => ("foreign CA", &self.refused_foreign_ca),
+            TlsRefusal::Expired | TlsRefusal::NotYetValid => {
+                ("not valid now", &self.refused_not_valid_now)
+            }
+            TlsRefusal::WrongCluster { .. } => ("wrong cluster", &self.refused_wrong_cluster),
+            TlsRefusal::WrongNode { .. } => ("wrong node", &self.refused_wrong_node),
+            TlsRefusal::NoName | TlsRefusal::BadCertificate { .. } => {
+                ("bad certificate", &self.refused_bad_certificate)
+            }
+            TlsRefusal::NoTls | TlsRefusal::OtherTls { .. } => ("no TLS", &self.refused_no_tls),
+            TlsRefusal::ByPeer { .. } => ("by peer", &self.refused_by_peer),
+            TlsRefusal::Timeout { .. } => ("timeout", &self.timeouts),
+            TlsRefusal::BrokeOff => ("broke off", &self.broke_off),
+            TlsRefusal::Failed { .. } => ("failed", &self.failures),
+        }
     }
 }

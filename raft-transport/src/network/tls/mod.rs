@@ -332,19 +332,7 @@ impl Tls {
     }
 
     fn tell(&self, refusal: &TlsRefusal, from: SocketAddr) {
-        let kind = match refusal {
-            TlsRefusal::NoCertificate => "no certificate",
-            TlsRefusal::ForeignCa => "foreign CA",
-            TlsRefusal::Expired | TlsRefusal::NotYetValid => "not valid now",
-            TlsRefusal::NoName | TlsRefusal::BadCertificate { .. } => "bad certificate",
-            TlsRefusal::WrongCluster { .. } => "wrong cluster",
-            TlsRefusal::WrongNode { .. } => "wrong node",
-            TlsRefusal::ByPeer { .. } => "by peer",
-            TlsRefusal::NoTls | TlsRefusal::OtherTls { .. } => "no TLS",
-            TlsRefusal::Timeout { .. } => "timeout",
-            TlsRefusal::BrokeOff => "broke off",
-            TlsRefusal::Failed { .. } => "failed",
-        };
+        let (kind, _) = self.shared.counters.of(refusal);
         let micros = self.shared.started.elapsed().as_micros();
         let now = Micros::new(u64::try_from(micros).unwrap_or(u64::MAX));
         let permit = self.shared.limits.lock().entry(kind).or_default().permit(now);
