@@ -321,6 +321,14 @@ pub(super) struct TlsSection {
     pub(super) handshake_timeout_ms: u64,
 }
 
+impl TlsSection {
+    /// Whether it names no file: there is to be no TLS.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { certificate, key, ca, handshake_timeout_ms: _ } = self;
+        [certificate, key, ca].iter().all(|path| path.as_os_str().is_empty())
+    }
+}
+
 impl Default for TlsSection {
     fn default() -> Self {
         Self {

@@ -19,15 +19,15 @@ impl Check<'_> {
         node: Option<NodeId>,
     ) -> Option<TlsOptions> {
         let timeout = self.time("tls.handshake_timeout_ms", section.handshake_timeout_ms);
+        if section.is_empty() {
+            return None;
+        }
         let files = [
             ("tls.certificate", &section.certificate),
             ("tls.key", &section.key),
             ("tls.ca", &section.ca),
         ];
         let is_missing = |path: &Path| path.as_os_str().is_empty();
-        if files.iter().all(|(_, path)| is_missing(path)) {
-            return None;
-        }
         let missing: Vec<&str> =
             files.iter().filter(|(_, path)| is_missing(path)).map(|(key, _)| *key).collect();
         for key in &missing {
@@ -51,16 +51,12 @@ impl Check<'_> {
 
     #[cfg(feature = "tls")]
     fn certificates(&mut self, cluster: &str, node: NodeId, options: &TlsOptions) {
-        use std::time::SystemTime;
-
-        use crate::node::tls_files::{EXPIRES_SOON, load};
+        use crate::node::tls_files::{days_if_few, load};
         use crate::node::{TlsProblem, chain};
 
         match load(cluster, node, options) {
             Ok(tls) => {
-                let left = tls.expires().duration_since(SystemTime::now()).unwrap_or_default();
-                if left < EXPIRES_SOON {
-                    let days = left.as_secs() / (24 * 60 * 60);
+                if let Some(days) = days_if_few(&tls) {
                     let message = format!("the certificate expires in {days} days");
                     let help = "put another in its place; a node that runs takes it up".to_owned();
                     self.report(Rule::Expires, "tls.certificate", message, help);
@@ -93,10 +89,8 @@ impl Check<'_> {
 
     /// Whoever reaches a port without TLS can pretend to be a node.
     pub(super) fn exposure(&mut self, section: &TlsSection, raft: Option<SocketAddr>) {
-        let TlsSection { certificate, key, ca, .. } = section;
-        let has_none = [certificate, key, ca].iter().all(|path| path.as_os_str().is_empty());
         if let Some(address) = raft
-            && has_none
+            && section.is_empty()
             && !address.ip().to_canonical().is_loopback()
         {
             let message = format!("whoever reaches {address} can pretend to be a node");

@@ -571,9 +571,8 @@ impl NodeHost {
     #[cfg(feature = "tls")]
     fn tls_status(&self) -> Option<TlsStatus> {
         let tls = self.inner.tls.as_ref()?;
-        let left = tls.expires().duration_since(std::time::SystemTime::now());
         Some(TlsStatus {
-            expires_seconds: left.map_or(0, |left| left.as_secs()),
+            expires_seconds: tls_files::time_left(tls).as_secs(),
             counters: tls.snapshot().named().into_iter().collect(),
         })
     }

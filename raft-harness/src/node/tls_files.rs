@@ -21,7 +21,7 @@ use super::options::TlsOptions;
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// From so long before its end on it is told that a certificate expires.
-pub(crate) const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How often that is told.
 const TELL_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// More is no certificate, whoever put it there.
@@ -31,6 +31,17 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) fn load(cluster: &str, node: NodeId, files: &TlsOptions) -> Result<Tls, TlsProblem> {
     let made = Tls::new(cluster, node, read(files)?, files.handshake_timeout);
     made.map_err(|error| problem(files, &error))
+}
+
+/// For how long peers take the certificate in use from now on.
+pub(crate) fn time_left(tls: &Tls) -> Duration {
+    tls.expires().duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// In how many whole days the certificate in use expires, if it is time to say so.
+pub(crate) fn days_if_few(tls: &Tls) -> Option<u64> {
+    let left = time_left(tls);
+    (left < EXPIRES_SOON).then(|| left.as_secs() / (24 * 60 * 60))
 }
 
 fn read(files: &TlsOptions) -> Result<TlsMaterial, TlsProblem> {
@@ -143,10 +154,8 @@ impl Watch {
         if self.expiry_told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
             return;
         }
-        let left = self.tls.expires().duration_since(SystemTime::now()).unwrap_or_default();
-        if left < EXPIRES_SOON {
+        if let Some(days) = days_if_few(&self.tls) {
             self.expiry_told = Some(Instant::now());
-            let days = left.as_secs() / (24 * 60 * 60);
             let file = self.files.certificate.display();
             warn!(%file, days, "the certificate of this node expires: no peer takes it then");
         }
