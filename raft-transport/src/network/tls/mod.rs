@@ -158,10 +158,6 @@ struct Sessions {
 }
 
 impl Tls {
-    /// The default of [`handshake_timeout`](Self::handshake_timeout): 3 s, for several round trips
-    /// and some CPU at both ends.
-    pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-
     /// TLS for node `node` of `cluster`. `handshake_timeout` is how long a handshake may take at either
     /// end; it should be the same at both, as whoever gives up first wastes what the other does.
     ///
