@@ -126,6 +126,14 @@ pub struct Connection {
     met: Option<(NodeId, Incarnation)>,
 }
 
+/// A frame that was not queued.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct NotQueued {
+    pub(crate) user: UserFrame,
+    /// What is wrong with it; `None`: too many others wait.
+    pub(crate) error: Option<FrameError>,
+}
+
 #[derive(Debug)]
 enum Phase {
     /// Dialed; the Hello is queued.
@@ -476,8 +484,12 @@ impl Connection {
 
     /// Whether a frame may be queued now.
     pub fn admits(&self, frame: &Frame) -> bool {
+        self.admits_about(frame.bytes_about())
+    }
+
+    fn admits_about(&self, bytes: u64) -> bool {
         let room = self.room();
-        let is_short = frame.bytes_about() <= room.short_max.saturating_mul(2);
+        let is_short = bytes <= room.short_max.saturating_mul(2);
         room.bytes > 0 && (room.takes_long || is_short)
     }
 
@@ -530,25 +542,22 @@ impl Connection {
     }
 
     /// Queues a frame that a newer one makes superfluous, or keeps it, in the place of an older one,
-    /// until there is room. It is given back if too many others wait.
+    /// until there is room.
     ///
     /// # Errors
-    /// As for [`queue`](Self::queue); of a frame that has to wait only the length of its body is
-    /// known to be right.
-    pub(crate) fn queue_replaceable(
-        &mut self,
-        user: UserFrame,
-    ) -> Result<Result<(), UserFrame>, FrameError> {
-        check_body(&user, &self.setup.config)?;
-        if self.replaceable.is_empty() {
-            let mut frame = Frame::User(user);
-            if self.admits(&frame) {
-                return self.queue(&mut frame).map(|_| Ok(()));
-            }
-            let Frame::User(user) = frame else { return Ok(Ok(())) };
-            return Ok(self.keep(user));
+    /// Gives the frame back: too many others wait, or it cannot be encoded. Of one that has to wait
+    /// only the length of its body is known to be right.
+    pub(crate) fn queue_replaceable(&mut self, user: UserFrame) -> Result<(), NotQueued> {
+        if let Err(error) = check_body(&user, &self.setup.config) {
+            return Err(NotQueued { user, error: Some(error) });
         }
-        Ok(self.keep(user))
+        if !self.replaceable.is_empty() || !self.admits_about(user.bytes_about()) {
+            return self.keep(user).map_err(|user| NotQueued { user, error: None });
+        }
+        let mut frame = Frame::User(user);
+        let Err(error) = self.queue(&mut frame) else { return Ok(()) };
+        let Frame::User(user) = frame else { return Ok(()) };
+        Err(NotQueued { user, error: Some(error) })
     }
 
     fn keep(&mut self, user: UserFrame) -> Result<(), UserFrame> {
@@ -560,13 +569,11 @@ impl Connection {
 
     /// Sends what waits to be replaced, as far as there is room, the oldest first.
     fn send_replaceable(&mut self) {
-        while let Some(user) = self.replaceable.first() {
-            let mut frame = Frame::User(user.clone());
-            if !self.admits(&frame) {
-                return;
-            }
-            self.replaceable.pop();
-            if let Err(error) = self.queue_now(&mut frame) {
+        while let Some(bytes) = self.replaceable.first().map(UserFrame::bytes_about)
+            && self.admits_about(bytes)
+            && let Some(user) = self.replaceable.pop()
+        {
+            if let Err(error) = self.queue_now(&mut Frame::User(user)) {
                 self.setup.counters.unsendable.bump();
                 error!(lane = %self.setup.lane, %error, "frame cannot be sent");
             }

@@ -44,10 +44,9 @@ impl Replaceable {
         self.order.front().and_then(|name| self.frames.get(name))
     }
 
-    pub(super) fn pop(&mut self) {
-        if let Some(name) = self.order.pop_front() {
-            self.frames.remove(&name);
-        }
+    /// Takes that out.
+    pub(super) fn pop(&mut self) -> Option<UserFrame> {
+        self.order.pop_front().and_then(|name| self.frames.remove(&name))
     }
 }
 
@@ -77,10 +76,11 @@ mod tests {
         }
         assert_eq!(kept.keep(frame(1, b"c")), Ok(Some(frame(1, b"a"))));
         assert_eq!(kept.first(), Some(&frame(1, b"c")));
-        kept.pop();
+        assert_eq!(kept.pop(), Some(frame(1, b"c")));
         assert_eq!(kept.first(), Some(&frame(2, b"b")));
-        kept.pop();
+        assert_eq!(kept.pop(), Some(frame(2, b"b")));
         assert!(kept.is_empty());
+        assert_eq!(kept.pop(), None);
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Lanes {
     /// Gives the frame back: there is no connection, or no [`room`](Self::room) for it; of a batch what
     /// there was no room for. Also if the frame cannot be encoded, which is a mistake of the caller, logged and counted.
     #[allow(clippy::result_large_err, reason = "the frame goes back to whoever may still need it")]
-    pub fn send(&mut self, peer: NodeId, mut frame: Frame) -> Result<(), Frame> {
+    pub fn send(&mut self, peer: NodeId, frame: Frame) -> Result<(), Frame> {
         let Some(OutgoingState::Connected(id)) = self.outgoing.get(&peer).map(|out| &out.state)
         else {
             return Err(frame);
@@ -213,20 +213,18 @@ impl Lanes {
         let Some(live) = self.connections.get_mut(id) else {
             return Err(frame);
         };
-        if let Frame::User(user) = &frame
-            && user.newer_replaces
-        {
-            let user = user.clone();
-            return match live.connection.queue_replaceable(user) {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(user)) => Err(Frame::User(user)),
-                Err(error) => {
-                    self.counters.unsendable.bump();
-                    error!(lane = %self.lane, %peer, %error, "frame cannot be sent");
-                    Err(frame)
-                }
-            };
-        }
+        let mut frame = match frame {
+            Frame::User(user) if user.newer_replaces => {
+                return live.connection.queue_replaceable(user).map_err(|refused| {
+                    if let Some(error) = refused.error {
+                        self.counters.unsendable.bump();
+                        error!(lane = %self.lane, %peer, %error, "frame cannot be sent");
+                    }
+                    Frame::User(refused.user)
+                });
+            }
+            other => other,
+        };
         if !live.connection.admits(&frame) {
             if live.connection.is_open() {
                 self.counters.credit_stalls.bump();

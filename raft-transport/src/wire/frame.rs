@@ -43,6 +43,9 @@ pub const SNAPSHOT_DATA_MAX: usize = 192 << 10;
 /// [`cost`](raft_core::Entry::cost), so an append capped at 1 MiB never comes near.
 pub const APPEND_ENTRIES_MAX: u64 = 1 << 17;
 
+/// What a frame takes beside what its length depends on, or less.
+pub(crate) const BESIDE: u64 = 256;
+
 /// What travels on a lane.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Frame {
@@ -121,14 +124,13 @@ impl Frame {
 
     /// At least how many bytes it takes, if it is one that goes in chunks; else zero.
     pub(crate) fn bytes_about(&self) -> u64 {
-        const BESIDE: u64 = 256;
         match self {
             Self::Message(envelope) => {
                 let entries: u64 = envelope.entries.iter().map(Entry::cost).sum();
                 entries + BESIDE
             }
             Self::SnapshotChunk(chunk) => chunk.data.len() as u64 + BESIDE,
-            Self::User(user) => user.len() + BESIDE,
+            Self::User(user) => user.bytes_about(),
             Self::UserItems(_)
             | Self::Heartbeats(_)
             | Self::ReadConfirms(_)

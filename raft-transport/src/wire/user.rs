@@ -9,7 +9,7 @@ use raft_core::GroupId;
 
 use crate::lane::LaneClass;
 use crate::wire::encode::OpenFrame;
-use crate::wire::frame::{BATCH_BODY_MAX, FrameError, FrameKind, HEADER_LEN};
+use crate::wire::frame::{BATCH_BODY_MAX, BESIDE, FrameError, FrameKind, HEADER_LEN};
 use crate::wire::transmit::Transmit;
 use crate::wire::varint::{put_varint, take_varint, varint_len};
 
@@ -94,9 +94,9 @@ pub struct UserItem {
 
 impl UserFrame {
     /// About how many bytes it takes.
-    pub(crate) fn len(&self) -> u64 {
+    pub(crate) fn bytes_about(&self) -> u64 {
         let payloads: u64 = self.payloads.iter().map(|payload| payload.len() as u64).sum();
-        self.body.len() as u64 + payloads
+        self.body.len() as u64 + payloads + BESIDE
     }
 
     /// How long its body is on the wire: the user's own, and what describes the payloads.

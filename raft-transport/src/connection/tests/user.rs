@@ -50,7 +50,7 @@ fn what_waits_is_replaced_by_what_is_newer_and_leaves_when_there_is_room() {
     // The window is full now.
     pair.a.queue(&mut Frame::User(user(9, 70_000, 9))).unwrap();
     for (group, mark) in [(1, 1), (2, 2), (1, 3), (1, 4)] {
-        assert_eq!(pair.a.queue_replaceable(replaceable(group, mark)), Ok(Ok(())));
+        assert_eq!(pair.a.queue_replaceable(replaceable(group, mark)), Ok(()));
     }
     pair.exchange_ok(at(1));
     let frames = frames_of(&mut pair.b_events);
@@ -67,10 +67,11 @@ fn no_more_wait_than_the_bound_says() {
     let mut pair = Pair::open(&config);
     pair.a.queue(&mut Frame::User(user(9, 70_000, 9))).unwrap();
     for group in 0..REPLACEABLE_MAX as u32 {
-        assert_eq!(pair.a.queue_replaceable(replaceable(group, 1)), Ok(Ok(())));
+        assert_eq!(pair.a.queue_replaceable(replaceable(group, 1)), Ok(()));
     }
     let one_more = replaceable(REPLACEABLE_MAX as u32, 1);
-    assert_eq!(pair.a.queue_replaceable(one_more.clone()), Ok(Err(one_more)));
+    let not_queued = NotQueued { user: one_more.clone(), error: None };
+    assert_eq!(pair.a.queue_replaceable(one_more), Err(not_queued));
 }
 
 #[test]
@@ -89,11 +90,12 @@ fn a_body_that_its_receiver_would_not_take_is_refused_to_its_sender() {
         let refused = FrameError::TooLarge { kind: FrameKind::User, bytes: 1001, max: 1000 };
         let too_long = &mut Frame::User(of(fits + 1, false));
         assert_eq!(pair.a.queue(too_long), Err(refused.clone()));
-        assert_eq!(pair.a.queue_replaceable(of(fits + 1, true)), Err(refused));
+        let not_queued = NotQueued { user: of(fits + 1, true), error: Some(refused) };
+        assert_eq!(pair.a.queue_replaceable(of(fits + 1, true)), Err(not_queued));
         pair.exchange_ok(at(1));
         assert_eq!(marks(&mut pair), []);
         pair.a.queue(&mut Frame::User(of(fits, false))).unwrap();
-        assert_eq!(pair.a.queue_replaceable(of(fits, true)), Ok(Ok(())));
+        assert_eq!(pair.a.queue_replaceable(of(fits, true)), Ok(()));
         pair.exchange_ok(at(2));
         assert_eq!(marks(&mut pair), [(1, 1), (1, 1)]);
     }
