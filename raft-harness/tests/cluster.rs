@@ -146,6 +146,10 @@ fn a_wiped_node_under_its_old_name_is_refused() -> anyhow::Result<()> {
     cluster.create_groups(1..=2)?;
     cluster.propose(group(1), command(1))?;
     cluster.propose(group(2), command(1))?;
+    // It is refused by those that have met who it was.
+    for peer in [1, 2] {
+        common::until(|| cluster.host(peer).is_connected(NodeId::new(3)));
+    }
     cluster.stop(NodeId::new(3));
     cluster.wipe(NodeId::new(3))?;
     cluster.start(NodeId::new(3))?;

@@ -221,6 +221,10 @@ fn certificates_change_while_commands_flow() {
     // Without a memory of its own none may come back under its name.
     let begin = |node| {
         let path = directory.path().join(format!("{node}.data"));
+        if !path.exists() {
+            let fresh = raft_storage::InitOptions::default();
+            raft_storage::init(&path, CLUSTER, NodeId::new(node), &fresh).unwrap();
+        }
         let log = LogKind::Directory { path, options: LogOptions::default() };
         start_on(log, node, CLUSTER, Some(files(directory.path(), node))).unwrap()
     };
