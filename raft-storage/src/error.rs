@@ -349,6 +349,12 @@ impl ReadError {
         }
     }
 
+    /// Whether a place was asked for and not given, for whatever reason that does not pass at once: to whoever
+    /// reads the log that is damage once it has lasted.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Corrupt { .. }) && !self.is_passing()
+    }
+
     /// Whether nothing is wrong with the log and the same read may be tried again: the process
     /// was out of file descriptors.
     pub fn is_passing(&self) -> bool {

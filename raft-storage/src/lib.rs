@@ -46,7 +46,7 @@ pub use append::writer::LogWriter;
 #[cfg(unix)]
 pub use certificate::{BootCertificate, BootWord, CertificateError};
 #[cfg(unix)]
-pub use disk::file_disk::{FileDisk, LogFile};
+pub use disk::file_disk::{FileDisk, LogFile, drop_cache};
 pub use disk::mem_disk::{CrashPolicy, Fault, MemDisk, MemFile, MemLock};
 pub use disk::readings::is_unreadable;
 pub use disk::{

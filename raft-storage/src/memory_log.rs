@@ -238,10 +238,10 @@ impl EntrySource for RwLock<Groups> {
         Ok(entries)
     }
 
-    /// Memory is what it is.
     /// Memory is not doubted.
     fn doubt(&self) {}
 
+    /// Memory is what it is.
     fn scrub(&self, _: Scrub, _: u64) -> Scrubbed {
         Scrubbed { next: None, bytes: 0, damage: None }
     }

@@ -29,7 +29,7 @@ pub(crate) const REFUSES_MAX: Duration = Duration::from_secs(30);
 
 /// A place that nobody asks for again within so long, while the reader has nothing else to do, is refused
 /// anew the next time: what was wrong then may have nothing to do with it.
-const ASKED_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the disk refuses to read: of each group one place.
 #[derive(Debug, Default)]

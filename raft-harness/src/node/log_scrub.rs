@@ -115,10 +115,10 @@ impl LogScrub {
         let Some(term) = reader.held_term(group, index) else { return step };
         match reader.entry(group, index, term) {
             Ok(_) => self.read = Some(now),
-            Err(refusal) if is_refusal(&refusal) && self.read.is_some_and(|read| read > since) => {
+            Err(refusal) if refusal.is_refusal() && self.read.is_some_and(|read| read > since) => {
                 step.damage = Some((group, index, refusal));
             }
-            Err(refusal) if is_refusal(&refusal) => {
+            Err(refusal) if refusal.is_refusal() => {
                 self.refused.push_back(Refused { next: now + REFUSES_MAX, ..refused });
             }
             // It is not there any more, or descriptors ran out: the next walk comes by.
@@ -137,12 +137,6 @@ pub(super) fn pause(period: Option<Duration>, bytes: u64) -> Duration {
     let pieces = bytes.div_ceil(PIECE_BYTES).max(1);
     let pause = period.unwrap_or(PAUSE_MAX) / u32::try_from(pieces).unwrap_or(u32::MAX);
     pause.clamp(PAUSE_MIN, PAUSE_MAX)
-}
-
-/// Whether the disk refuses to read a place, for whatever reason: to whoever reads the log that is damage
-/// once it has lasted, and so it is here.
-fn is_refusal(error: &ReadError) -> bool {
-    matches!(error, ReadError::Io { .. } | ReadError::Corrupt { .. }) && !error.is_passing()
 }
 
 #[cfg(test)]
@@ -229,9 +223,9 @@ mod tests {
         };
         let (input_output, no_data, timed_out, no_descriptors) = (5, 61, 110, 24);
         let refused = [input_output, no_data, timed_out, no_descriptors];
-        assert_eq!(refused.map(|number| is_refusal(&io(number))), [true, true, true, false]);
-        assert!(is_refusal(&ReadError::Corrupt { group, index, segment: 1, offset: 4096 }));
-        assert!(!is_refusal(&ReadError::NotHeld { group, index, term }));
+        assert_eq!(refused.map(|number| io(number).is_refusal()), [true, true, true, false]);
+        assert!(ReadError::Corrupt { group, index, segment: 1, offset: 4096 }.is_refusal());
+        assert!(!ReadError::NotHeld { group, index, term }.is_refusal());
     }
 
     #[test]

@@ -39,7 +39,7 @@ use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
 use super::workshop::{Job, Made, Taking};
 use crate::engine::{EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
-use crate::node::REFUSES_MAX;
+use crate::node::{ASKED_WITHIN, REFUSES_MAX};
 
 /// After so long without any progress the question is asked again. Each time in vain doubles it
 /// for the fetch, so that a lane slower than that is not filled with repetitions.
@@ -217,8 +217,10 @@ impl Desk {
             DeskInput::Pull(connection, pull) => {
                 let (chunk, refused) = self.answer(pull);
                 out.push(DeskOutput::Chunk(connection, chunk));
-                if let Some(why) = refused {
-                    self.note_unreadable(now, pull, &why, out);
+                match refused {
+                    Some(why) => self.note_unreadable(now, pull, &why, out),
+                    // It was read, or is not held: what was refused before was refused in passing.
+                    None => drop(self.unreadable.remove(&(pull.group, pull.index, pull.term))),
                 }
             }
             DeskInput::Chunk(node, chunk) => self.take_chunk(now, node, &chunk, out),
@@ -562,6 +564,9 @@ impl Desk {
         let key = (place.group, place.index, place.term);
         let fresh = Unreadable { since: now, asked: now, told: None };
         let entry = self.unreadable.entry(key).or_insert(fresh);
+        if now.since(entry.asked) > ASKED_WITHIN {
+            entry.since = now;
+        }
         entry.asked = now;
         let lasts =
             matches!(why, ReadError::Corrupt { .. }) || now.since(entry.since) >= REFUSES_MAX;
@@ -613,9 +618,7 @@ impl Desk {
                 Err(error) => {
                     if is_first {
                         warn!(%group, %index, %error, "an entry that was asked for is not at hand");
-                        let is_refusal =
-                            matches!(error, ReadError::Corrupt { .. } | ReadError::Io { .. });
-                        refused = Some(error).filter(|error| is_refusal && !error.is_passing());
+                        refused = Some(error).filter(ReadError::is_refusal);
                     }
                     None
                 }

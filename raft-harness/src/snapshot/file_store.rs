@@ -178,6 +178,10 @@ impl SnapshotStore for FileStore {
         Ok(buffer.into())
     }
 
+    fn drop_cache(&self, name: SnapshotName) -> io::Result<()> {
+        raft_storage::drop_cache(&File::open(self.path(name))?)
+    }
+
     fn remove(&self, name: SnapshotName) -> io::Result<()> {
         // If a crash brings it back, it is removed once more.
         remove(&self.path(name))

@@ -27,7 +27,8 @@ pub(crate) fn newest_fit(
     spec: &GroupSpec,
     maker: &MakeMachine,
 ) -> io::Result<Option<Restored>> {
-    newest_of(shelf, spec, maker, |name| fits(recovered, name))
+    let make = |name| restore(shelf.store(), name, maker(spec)).map(Some);
+    newest_of(shelf, spec, |name| fits(recovered, name), make)
 }
 
 /// The newest snapshot that reaches beyond the end of a log, which has lost it.
@@ -40,7 +41,8 @@ pub(crate) fn newest_beyond(
     spec: &GroupSpec,
     maker: &MakeMachine,
 ) -> io::Result<Option<Restored>> {
-    newest_of(shelf, spec, maker, |name| name.index > recovered.last_index)
+    let make = |name| restore(shelf.store(), name, maker(spec)).map(Some);
+    newest_of(shelf, spec, |name| name.index > recovered.last_index, make)
 }
 
 /// Whether the state that a log begins with is nowhere: it begins behind a snapshot, and none was found
@@ -65,22 +67,14 @@ pub(crate) fn has_state(
     if !is_stateless(recovered, None) {
         return Ok(true);
     }
-    let store = shelf.store();
-    let is_held = |name: &SnapshotName| -> Result<bool, RestoreError> {
-        let left = super::format::left(store, *name)?;
-        let held = reader.holding(name.group, &left.live);
-        Ok(left.live.is_empty() || held.is_ok_and(|held| held.missing.is_empty()))
+    let holds = |name: SnapshotName| {
+        let left = super::format::verify(shelf.store(), name)?;
+        let is_whole =
+            || reader.holding(name.group, &left.live).is_ok_and(|h| h.missing.is_empty());
+        Ok((left.live.is_empty() || is_whole()).then_some(()))
     };
-    let names = shelf.of(spec.group, spec.incarnation);
-    for name in names.into_iter().rev().filter(|name| fits(recovered, name)) {
-        match super::format::verify(store, name).and_then(|()| is_held(&name)) {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            Err(RestoreError::Io(error)) if is_out_of_descriptors(&error) => return Err(error),
-            Err(error) => warn!(group = %name.group, index = %name.index, %error, "passed over"),
-        }
-    }
-    Ok(false)
+    let found = newest_of(shelf, spec, |name| fits(recovered, name), holds)?;
+    Ok(found.is_some())
 }
 
 /// Whether a snapshot stands for an index of a log, or for its beginning, in the term that is there.
@@ -96,16 +90,18 @@ fn fits(recovered: &RecoveredGroup, name: &SnapshotName) -> bool {
         && term_at(name.index) == Some(name.term)
 }
 
-fn newest_of(
+/// What is first made of the snapshots of a replica that fit, from the newest on.
+fn newest_of<T>(
     shelf: &Shelf,
     spec: &GroupSpec,
-    maker: &MakeMachine,
     fits: impl Fn(&SnapshotName) -> bool,
-) -> io::Result<Option<Restored>> {
+    make: impl Fn(SnapshotName) -> Result<Option<T>, RestoreError>,
+) -> io::Result<Option<T>> {
     let names = shelf.of(spec.group, spec.incarnation);
     for name in names.into_iter().rev().filter(fits) {
-        match restore(shelf.store(), name, maker(spec)) {
-            Ok(restored) => return Ok(Some(restored)),
+        match make(name) {
+            Ok(Some(made)) => return Ok(Some(made)),
+            Ok(None) => {}
             Err(RestoreError::Io(error)) if is_out_of_descriptors(&error) => return Err(error),
             Err(error) => warn!(group = %name.group, index = %name.index, %error, "passed over"),
         }

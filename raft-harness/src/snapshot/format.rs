@@ -139,12 +139,14 @@ pub(crate) fn fingerprint(
     Ok(Some((bytes, u32::from_le_bytes(sum))))
 }
 
-/// Reads a snapshot through, as one that is restored is read, and makes nothing of it.
-pub(crate) fn verify(store: &dyn SnapshotStore, name: SnapshotName) -> Result<(), RestoreError> {
+/// Reads a snapshot through from where it is kept, as one that is restored is read, and makes nothing of it.
+/// Says what it leaves in the log.
+pub(crate) fn verify(store: &dyn SnapshotStore, name: SnapshotName) -> Result<Left, RestoreError> {
+    store.drop_cache(name)?;
     let mut reader = Reader::open(store, name)?;
-    reader.header()?;
+    let (_, left) = reader.header()?;
     for _ in reader.by_ref() {}
-    reader.fault.take().map_or(Ok(()), Err)
+    reader.fault.take().map_or(Ok(left), Err)
 }
 
 /// A snapshot that is read through a little at a time, otherwise as by [`verify`].
@@ -158,6 +160,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn of(store: &dyn SnapshotStore, name: SnapshotName) -> Result<Self, RestoreError> {
+        store.drop_cache(name)?;
         let Reader { end, .. } = Reader::open(store, name)?;
         Ok(Self { name, at: 0, end, crc: 0, pieces: 0 })
     }
@@ -382,8 +385,9 @@ impl Iterator for Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::MemoryStore;
+    use crate::snapshot::{MemoryStore, SnapshotPart};
     use crate::state_machine::StateMachine;
+    use parking_lot::Mutex;
     use raft_core::{Entry, ReplicaId};
 
     /// Holds the bytes it was restored from.
@@ -461,6 +465,63 @@ mod tests {
             assert!(check(1).is_err() && check(100_000).is_err(), "{at}");
             assert!(verify(&store, name).is_err(), "{at}");
         }
+    }
+
+    /// Gives what it once read, until it is told to forget that.
+    struct Cached {
+        disk: MemoryStore,
+        held: Mutex<Option<Bytes>>,
+    }
+
+    impl SnapshotStore for Cached {
+        fn names(&self) -> io::Result<Vec<SnapshotName>> {
+            self.disk.names()
+        }
+
+        fn begin(&self, name: SnapshotName) -> io::Result<Box<dyn SnapshotPart>> {
+            self.disk.begin(name)
+        }
+
+        fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>> {
+            self.disk.bytes(name)
+        }
+
+        fn drop_cache(&self, _: SnapshotName) -> io::Result<()> {
+            self.held.lock().take();
+            Ok(())
+        }
+
+        fn read(&self, name: SnapshotName, offset: u64, bytes: usize) -> io::Result<Bytes> {
+            let mut held = self.held.lock();
+            let all = match &*held {
+                Some(all) => all.clone(),
+                None => held.insert(self.disk.read(name, 0, usize::MAX)?).clone(),
+            };
+            let from = (offset as usize).min(all.len());
+            Ok(all.slice(from..from.saturating_add(bytes).min(all.len())))
+        }
+
+        fn remove(&self, name: SnapshotName) -> io::Result<()> {
+            self.disk.remove(name)
+        }
+    }
+
+    #[test]
+    fn who_looks_for_rot_reads_the_disk_and_not_what_memory_holds_of_it() {
+        let (disk, name, _) = stored();
+        let store = Cached { disk, held: Mutex::default() };
+        assert!(verify(&store, name).is_ok());
+        let mut rotten = store.disk.read(name, 0, usize::MAX).unwrap().to_vec();
+        *rotten.last_mut().unwrap() ^= 1;
+        let mut part = store.disk.begin(name).unwrap();
+        part.append(&rotten).unwrap();
+        part.finish().unwrap();
+        let sound = store.held.lock().clone().unwrap();
+        assert_ne!(sound, rotten, "memory holds what was");
+        assert!(verify(&store, name).is_err());
+        *store.held.lock() = Some(sound);
+        let mut check = Check::of(&store, name).unwrap();
+        assert!(check.go_on(&store, u64::MAX).is_err());
     }
 
     #[test]

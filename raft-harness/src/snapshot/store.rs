@@ -107,6 +107,16 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// Whatever the place says.
     fn bytes(&self, name: SnapshotName) -> io::Result<Option<u64>>;
 
+    /// What is read of it next comes from where it is kept, and not from memory, which says nothing of a
+    /// disk. The default does nothing.
+    ///
+    /// # Errors
+    /// Whatever the place says.
+    fn drop_cache(&self, name: SnapshotName) -> io::Result<()> {
+        let _ = name;
+        Ok(())
+    }
+
     /// At most `bytes` bytes from `offset` on; fewer only at the end.
     ///
     /// # Errors

@@ -95,7 +95,8 @@ impl DirectFile {
 /// Reads what lies within one block from the device, and nothing else. `None` where that is not possible, or
 /// not all of it came.
 ///
-/// Opens the file anew: it is for places that were refused, which are rare.
+/// Opens the file anew, for each block: it is for stretches in which something was refused, which are rare and
+/// cost the disk more than that.
 pub(crate) fn read_within_block(
     path: &Path,
     buffer: &mut [u8],

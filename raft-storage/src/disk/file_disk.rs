@@ -336,10 +336,21 @@ impl DiskFile for LogFile {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?;
-        Ok(())
+        drop_cache(&self.file)
     }
+}
+
+/// Lets the operating system forget what it holds of a file in memory, so that what is read next comes from
+/// the disk. Without effect where it cannot be told so.
+///
+/// # Errors
+/// Whatever it says.
+pub fn drop_cache(file: &File) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+    Ok(())
 }
 
 #[cfg(test)]

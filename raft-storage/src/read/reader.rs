@@ -253,8 +253,9 @@ impl<D: Disk> EntrySource for Shared<D> {
                 let bytes = entries.iter().map(Entry::cost).sum();
                 (entries.last().map_or(last, |entry| entry.index), bytes, None)
             }
-            Err(damage @ ReadError::Corrupt { index, .. }) => (index, 0, Some(damage)),
-            Err(damage @ ReadError::Io { index, .. }) if !damage.is_passing() => {
+            Err(damage @ (ReadError::Corrupt { index, .. } | ReadError::Io { index, .. }))
+                if damage.is_refusal() =>
+            {
                 (index, 0, Some(damage))
             }
             // It was compacted or is gone meanwhile, or descriptors ran out: it is looked up anew.
@@ -342,9 +343,7 @@ impl<D: Disk> Shared<D> {
             next.index = index.next();
             match EntrySource::entry(self, group, *index, *term) {
                 Ok(entry) => bytes += entry.cost(),
-                Err(damage @ (ReadError::Corrupt { .. } | ReadError::Io { .. }))
-                    if !damage.is_passing() =>
-                {
+                Err(damage) if damage.is_refusal() => {
                     return Scrubbed { next: Some(next), bytes, damage: Some(damage) };
                 }
                 // Descriptors ran out: it is looked up anew.
