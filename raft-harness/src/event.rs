@@ -1,13 +1,14 @@
 //! What happens on a node, told to whoever wants to know.
 //!
 //! One bounded channel for all listeners. Nobody is waited for: who falls behind by more than
-//! [`EVENTS_MAX`] loses the oldest and is told how many. While nobody listens, telling costs one load.
+//! [`EVENTS_MAX`] loses the oldest and is told how many. Until somebody listens there is no channel.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::RwLock;
-use raft_core::{GroupId, LogIndex, Member, NodeId};
+use raft_core::{GroupId, LogIndex, Membership, NodeId};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
@@ -30,8 +31,8 @@ pub enum Event {
     Members {
         /// Which group.
         group: GroupId,
-        /// All members.
-        members: Vec<Member>,
+        /// All members, as what they are.
+        membership: Arc<Membership>,
     },
     /// A snapshot of a group is durable here.
     SnapshotTaken {
@@ -111,36 +112,38 @@ impl Events {
 }
 
 /// Tells whoever listens.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EventHub {
-    sender: RwLock<Option<broadcast::Sender<Event>>>,
+    channel: RwLock<Channel>,
     has_failed: AtomicBool,
 }
 
-impl Default for EventHub {
-    fn default() -> Self {
-        let sender = RwLock::new(Some(broadcast::Sender::new(EVENTS_MAX)));
-        Self { sender, has_failed: AtomicBool::new(false) }
-    }
+#[derive(Debug, Default)]
+enum Channel {
+    /// Nobody has listened yet. Its room for events is taken when somebody does.
+    #[default]
+    Unheard,
+    Open(broadcast::Sender<Event>),
+    /// The node has stopped.
+    Ended,
 }
 
 impl EventHub {
     pub(crate) fn listen(&self) -> Events {
-        // After the end there is nothing to come, which a receiver without a sender says.
-        Events(match &*self.sender.read() {
-            Some(sender) => sender.subscribe(),
-            None => broadcast::channel(1).1,
+        let mut channel = self.channel.write();
+        if let Channel::Unheard = &*channel {
+            *channel = Channel::Open(broadcast::Sender::new(EVENTS_MAX));
+        }
+        Events(match &*channel {
+            Channel::Open(sender) => sender.subscribe(),
+            // There is nothing to come, which a receiver without a sender says.
+            Channel::Unheard | Channel::Ended => broadcast::channel(1).1,
         })
     }
 
-    /// Whether anybody listens: what nobody wants to know need not be put into words.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.sender.read().as_ref().is_some_and(|sender| sender.receiver_count() > 0)
-    }
-
     pub(crate) fn tell(&self, event: Event) {
-        if let Some(sender) = &*self.sender.read() {
-            // An error says that nobody listens.
+        if let Channel::Open(sender) = &*self.channel.read() {
+            // An error says that nobody listens any more.
             let _ = sender.send(event);
         }
     }
@@ -154,7 +157,7 @@ impl EventHub {
 
     /// The node has stopped.
     pub(crate) fn end(&self) {
-        self.sender.write().take();
+        *self.channel.write() = Channel::Ended;
     }
 }
 
@@ -170,9 +173,7 @@ mod tests {
     fn who_is_slow_loses_the_oldest_and_is_told_how_many() {
         let hub = EventHub::default();
         hub.tell(event(1));
-        assert!(!hub.is_heard());
         let (mut slow, mut quick) = (hub.listen(), hub.listen());
-        assert!(hub.is_heard());
         assert_eq!(quick.try_next(), None, "what was before is not told");
         let count = EVENTS_MAX as u32 + 5;
         for group in 0..count {

@@ -6,7 +6,7 @@
 pub use bytes::Bytes;
 pub use raft_core::{
     Entry, EntryKind, GroupId, GroupIncarnation, Lease, LogIndex, LogTime, Member, MemberChange,
-    NodeId, ReadPath, ReplicaId, Settings, Standing, Term,
+    Membership, NodeId, ReadPath, ReplicaId, Settings, Standing, Term,
 };
 pub use raft_mux::MuxConfig;
 pub use raft_storage::{InitOptions, LogOptions, init};

@@ -30,9 +30,6 @@ pub(crate) enum Ask {
 /// Questions that share a confirmation, and whom to answer.
 pub(crate) type Reads = Vec<(Ask, Reply)>;
 
-/// So many reads may wait in a group before those are sorted out that nobody waits for any more.
-const LOCAL_SWEEP: usize = 64;
-
 /// Reads that came in this turn, by path.
 #[derive(Default)]
 pub(crate) struct NewReads {
@@ -77,13 +74,27 @@ impl ShardEngine {
             reply.send(Err(error));
             return;
         }
-        if self.reads_open >= self.options.requests_max {
+        if !self.admits_read() {
             reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
             return;
         }
-        self.reads_open += 1;
-        slot.reads_new.of(path).push((Ask::Query(query), reply));
+        self.slots[at as usize].reads_new.of(path).push((Ask::Query(query), reply));
         self.touch(at);
+    }
+
+    /// Counts one more read, unless too many are open. Those that wait for an index which may never come,
+    /// and that nobody waits for any more, make room: they are looked for once half as many have come since.
+    fn admits_read(&mut self) -> bool {
+        let max = self.options.requests_max;
+        if self.reads_open >= max && self.reads_since_sweep >= max / 2 {
+            let dropped: usize = self.slots.iter_mut().map(Slot::drop_unwanted_reads).sum();
+            self.reads_open -= dropped;
+            self.reads_since_sweep = 0;
+        }
+        let admits = self.reads_open < max;
+        self.reads_open += usize::from(admits);
+        self.reads_since_sweep += usize::from(admits);
+        admits
     }
 
     /// A read of what this replica has applied, which needs no confirmation: only that it is so far.
@@ -93,19 +104,11 @@ impl ShardEngine {
             reply.send(Err(RequestError::Faulted(slot.spec.group)));
             return;
         }
-        // Each time that their number has doubled, so that it costs little.
-        let waiting = slot.reads_confirmed.len();
-        if waiting >= LOCAL_SWEEP && waiting.is_power_of_two() {
-            let dropped = slot.drop_unwanted_reads();
-            self.reads_open -= dropped;
-        }
-        if self.reads_open >= self.options.requests_max {
+        if !self.admits_read() {
             reply.send(Err(RequestError::Overloaded { pending_bytes: 0 }));
             return;
         }
-        self.reads_open += 1;
-        let slot = &mut self.slots[at as usize];
-        slot.confirm_reads(index, vec![(ask, reply)]);
+        self.slots[at as usize].confirm_reads(index, [(ask, reply)]);
         self.touch(at);
     }
 
@@ -165,10 +168,15 @@ impl ShardEngine {
 }
 
 impl Slot {
-    /// Reads that may be answered from a state that holds `index`; they wait in that order.
-    fn confirm_reads(&mut self, index: LogIndex, reads: Reads) {
+    /// Reads that may be answered from a state that holds `index`; they wait in that order, those for
+    /// one index together.
+    fn confirm_reads(&mut self, index: LogIndex, reads: impl IntoIterator<Item = (Ask, Reply)>) {
         let at = self.reads_confirmed.partition_point(|(other, _)| *other <= index);
-        self.reads_confirmed.insert(at, (index, reads));
+        let before = at.checked_sub(1).and_then(|at| self.reads_confirmed.get_mut(at));
+        match before.filter(|(other, _)| *other == index) {
+            Some((_, together)) => together.extend(reads),
+            None => self.reads_confirmed.insert(at, (index, reads.into_iter().collect())),
+        }
     }
 
     /// Forgets reads that wait and that nobody waits for; how many they were.

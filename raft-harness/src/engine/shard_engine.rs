@@ -117,6 +117,8 @@ pub(crate) struct ShardEngine {
     pub(super) leased: Vec<u32>,
     /// Reads taken and not yet answered or handed to a state machine.
     pub(super) reads_open: usize,
+    /// Reads that have come since those that nobody waits for were looked for.
+    pub(super) reads_since_sweep: usize,
     /// Commands that are committed and not yet handed to a state machine.
     pub(super) waiting: usize,
     pub(super) transfers: u64,
@@ -202,6 +204,7 @@ impl ShardEngine {
             leasing: None,
             leased: Vec::new(),
             reads_open: 0,
+            reads_since_sweep: 0,
             waiting: 0,
             transfers: 0,
             transfer_replies: Vec::new(),
@@ -621,8 +624,7 @@ impl ShardEngine {
         let slot = &mut self.slots[at as usize];
         slot.peers = peers;
         slot.drop_words_to_strangers();
-        let (group, members) = (slot.spec.group, membership.members().to_vec());
-        out.events.push(Event::Members { group, members });
+        out.events.push(Event::Members { group: slot.spec.group, membership });
         self.note_place(at);
         self.note_office(at);
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use raft_core::{GroupId, NodeId};
@@ -56,21 +56,23 @@ impl Directory {
         }
     }
 
-    /// As [`wait_for`](Self::wait_for) on a thread, until a moment.
-    pub(crate) fn wait_until<T>(
+    /// As [`wait_for`](Self::wait_for) on a thread, for so long.
+    pub(crate) fn wait_within<T>(
         &self,
-        until: Instant,
+        within: Duration,
         mut found: impl FnMut(&Self) -> Option<T>,
     ) -> Option<T> {
+        let began = Instant::now();
         let (lock, changed) = &self.changing;
         let mut held = lock.lock();
         loop {
-            if let Some(found) = found(self) {
-                return Some(found);
+            let left = within.saturating_sub(began.elapsed());
+            let found = found(self);
+            if found.is_some() || left.is_zero() {
+                return found;
             }
-            if changed.wait_until(&mut held, until).timed_out() {
-                return found(self);
-            }
+            // A longer time than a clock can tell is waited for in pieces.
+            let _ = changed.wait_for(&mut held, left.min(Duration::from_secs(3600)));
         }
     }
 
@@ -106,9 +108,7 @@ impl Directory {
             self.led.fetch_add(1, Relaxed);
         }
         self.note_change();
-        if self.hub.is_heard() {
-            self.hub.tell(Event::Leader { group, leader });
-        }
+        self.hub.tell(Event::Leader { group, leader });
     }
 
     pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
@@ -141,6 +141,20 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_waits_is_woken_by_a_change_and_asks_for_any_time() {
+        let directory = Directory::new(NodeId::new(1), Arc::default());
+        let group = GroupId::new(1);
+        directory.add(group);
+        let leader = |directory: &Directory| directory.leader(group);
+        assert_eq!(directory.wait_within(Duration::ZERO, leader), None);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| directory.wait_within(Duration::MAX, leader));
+            directory.set_leader(group, Some(NodeId::new(2)));
+            assert_eq!(waits.join().expect("no panic"), Some(NodeId::new(2)));
+        });
+    }
 
     #[test]
     fn groups_led_are_counted_as_leaders_come_and_go() {

@@ -107,7 +107,7 @@ pub use self::error::{CreateError, StartError, TlsProblem};
 #[cfg(all(unix, feature = "raftd"))]
 pub(crate) use self::log_end::LogEnd;
 pub use self::log_pace::LogPace;
-pub(crate) use self::log_reader::REFUSES_MAX;
+pub(crate) use self::log_reader::{ASKED_WITHIN, REFUSES_MAX};
 pub(crate) use self::log_thread::chain;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
@@ -420,8 +420,7 @@ impl NodeHost {
 
     /// As [`wait_leader`](Self::wait_leader), on a thread: blocks.
     pub fn wait_leader_blocking(&self, group: GroupId, within: Duration) -> Option<NodeId> {
-        let until = Instant::now() + within;
-        self.inner.directory.wait_until(until, |directory| directory.leader(group))
+        self.inner.directory.wait_within(within, |directory| directory.leader(group))
     }
 
     /// What happens on this node from now on: leaders, members, snapshots, faults.
