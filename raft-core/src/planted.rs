@@ -106,6 +106,8 @@ pub enum Planted {
     UncleanEndTrusted,
     WrittenTakenForDurable,
     FlushForgotten,
+    FlushForgottenAtLanding,
+    SyncCoversLater,
     TermStartCountsWritten,
     FewestGoOn,
     SnapshotBeyondQuorum,

@@ -77,7 +77,8 @@ pub enum FlushPolicy {
     /// All groups share one log and so one sync: the earliest deadline and the smallest threshold
     /// among those with something to wait for hold, and entries of all of them are counted
     /// together. Nothing waits beside a `DiskFirst` entry, a term, a vote or a membership, and
-    /// never more than 4 MiB.
+    /// never more than 4 MiB, with as much again while a sync is under way. All are counted from where
+    /// the last sync departed.
     Batch {
         /// Entries that may wait, at least 1. Default 1000.
         threshold: u64,

@@ -4,6 +4,9 @@
 //! wait for it as long as their policy says; whatever else is written beside them may not, and takes
 //! them along. So there is one deadline: the earliest of all that wait.
 //!
+//! What a sync covers is what was written before it departed. From there on everything is counted
+//! anew, whether it has landed or not: the deadline of what is written beside it, entries and bytes.
+//!
 //! Bound: what waits is no more than [`WAIT_BYTES_MAX`] and one portion, so that a sync which
 //! somebody waits for never has much more to carry than what that one wrote.
 
@@ -20,6 +23,8 @@ pub(super) const WAIT_BYTES_MAX: u64 = 4 << 20;
 pub(super) struct Flush {
     /// When the sync must begin; `None`: nothing waits.
     due: Option<Micros>,
+    /// Somebody waits for it, and not only a deadline.
+    is_demanded: bool,
     entries: u64,
     /// The least of those that wait.
     threshold: Option<u64>,
@@ -36,6 +41,7 @@ impl Flush {
 
     /// What was written at `now` may not wait.
     pub(super) fn demand(&mut self, now: Micros) {
+        self.is_demanded = true;
         self.due = Some(self.due.map_or(now, |due| due.min(now)));
     }
 
@@ -67,9 +73,28 @@ impl Flush {
     /// When the sync of what was written must begin; `None`: nothing waits for one.
     pub(super) fn due(&self, now: Micros) -> Option<Micros> {
         let due = self.due?;
-        let full = self.bytes >= WAIT_BYTES_MAX
-            || self.threshold.is_some_and(|threshold| self.entries >= threshold);
-        Some(if full { now.min(due) } else { due })
+        Some(if self.is_full() { now.min(due) } else { due })
+    }
+
+    /// Whether so much waits that it has to be synced.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_at_bound() || self.threshold.is_some_and(|threshold| self.entries >= threshold)
+    }
+
+    /// Whether no more may wait, be a sync under way or not.
+    pub(super) fn is_at_bound(&self) -> bool {
+        self.bytes >= WAIT_BYTES_MAX
+    }
+
+    /// Whether somebody waits for the sync of what is written.
+    pub(super) fn is_demanded(&self) -> bool {
+        self.is_demanded
+    }
+
+    /// What is written since the last sync departed.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Operations that are written, and count for whoever asked to be told.
@@ -77,8 +102,8 @@ impl Flush {
         std::mem::take(&mut self.early)
     }
 
-    /// Everything is on disk.
-    pub(super) fn synced(&mut self) {
+    /// A sync departs that covers everything so far.
+    pub(super) fn departed(&mut self) {
         let early = std::mem::take(&mut self.early);
         *self = Self { early, ..Self::default() };
     }
@@ -113,7 +138,7 @@ mod tests {
         flush.note(Micros::new(6_000), 0, early(batch(100, 50)), 1);
         assert_eq!(flush.due(Micros::new(6_000)), Some(Micros::new(6_000)), "7 entries wait");
         assert_eq!(flush.take_early().len(), 3);
-        flush.synced();
+        flush.departed();
         assert_eq!(flush.due(NOW), None);
     }
 

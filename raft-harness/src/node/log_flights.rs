@@ -5,7 +5,8 @@
 //! the first thread, and the flight is made right there: a handover would take longer than what it
 //! saves. A larger one goes to the other thread, which makes one flight after the other as long as
 //! something is staged when it comes back, and tells the first thread what has landed. Only when
-//! nothing is staged it looks after that itself, so that nobody waits for a handover for nothing.
+//! nothing is staged it looks after that itself, so that nobody waits for a handover for nothing. A sync
+//! and nothing else always goes to the other thread: the first one writes beside it.
 //!
 //! Invariants:
 //! - one flight is in the air at a time, and nothing departs before it has ended;
@@ -129,10 +130,13 @@ fn turn(
     };
     held.work.acknowledge_written(shards);
     watch.note_room(*clock, held.work.is_full());
+    let mut paced = None;
     if held.work.has_departing() && !held.is_flying {
         let wait = held.pacer.wait(clock.now().get());
-        // Nothing makes a sync larger that is due by itself, and whoever is not to wait for it would.
-        if !wait.is_zero() && held.work.has_staged() && held.work.departs_to_sync() {
+        if wait.is_zero() || !held.work.is_paced() {
+            return depart(desk, held, wing, links);
+        }
+        if held.work.has_staged() {
             drop(held);
             // What comes meanwhile makes the batch larger.
             thread::sleep(wait);
@@ -146,13 +150,14 @@ fn turn(
             held.work.acknowledge_written(shards);
             return depart(desk, held, wing, links);
         }
-        return depart(desk, held, wing, links);
+        // Others write meanwhile.
+        paced = Some(wait);
     }
     let (is_flying, is_full) = (held.is_flying, staged == Staged::NoSegment);
     if is_full && !is_flying {
         return wait_for_room(desk, held, wing, batches, links);
     }
-    let wait = held.work.wait();
+    let wait = paced.unwrap_or_else(|| held.work.wait());
     drop(held);
     if is_flying && *ends {
         // It tells when it has come to rest.
@@ -174,6 +179,7 @@ fn turn(
     match batches.recv_timeout(wait) {
         Ok(batch) => desk.lock().work.take(batch, batches),
         Err(RecvTimeoutError::Timeout) => {
+            Counters::add(&counters.log_paced, u64::from(paced.is_some()));
             let mut held = desk.lock();
             if held.work.sync_due().is_none() {
                 let has_more = watch.during(Caller::Desk, *clock, || held.work.rest(counters))?;
@@ -199,9 +205,10 @@ fn depart(
     let departs = || held.work.depart(Ending::AtOnce);
     let departure = links.watch.during(Caller::Desk, links.clock, departs)?;
     let Some(departure) = departure else { return Ok(Turn::Goes) };
-    let is_large = departure.bytes >= HANDOVER_BYTES || held.work.has_waiting();
+    let is_worth_it =
+        departure.flight.is_sync() || departure.bytes >= HANDOVER_BYTES || held.work.has_waiting();
     if let Some(flights) = &wing.flights
-        && is_large
+        && is_worth_it
         && !departure.flight.is_over()
     {
         held.is_flying = true;
@@ -320,7 +327,7 @@ fn next_flight(
     held.ended(ended);
     if is_safe && held.work.has_departing() {
         let wait = held.pacer.wait(links.clock.now().get());
-        if !wait.is_zero() && held.work.departs_to_sync() {
+        if !wait.is_zero() && held.work.is_paced() {
             drop(held);
             // The other thread acknowledges what has landed, and stages what comes.
             let _ = tell.try_send(());

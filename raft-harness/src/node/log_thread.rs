@@ -5,9 +5,9 @@
 //! acknowledged, the rest waits, votes pass it while the log has the room it keeps for them.
 //!
 //! Entries of groups that count them once they are written are told of twice: when their write has
-//! returned, and when they are on disk. While the disk has nothing else to do they are written at once
-//! and in order, and their sync waits as [`Flush`] says. Where others are staged or in the air they go
-//! along with those.
+//! returned, and when they are on disk. They are written at once and in order, beside a sync that is
+//! under way as well, and their sync waits as [`Flush`] says. While some come, everybody else's are
+//! written the same way, and what is in the air are syncs and nothing else (`ahead.rs`).
 //!
 //! Invariant: nothing is acknowledged as durable before the sync that covers it returned, nor as
 //! written before its write did and somebody vouches for it.
@@ -31,6 +31,7 @@ use raft_storage::{
 };
 use tracing::{error, info, warn};
 
+use self::ahead::Ahead;
 use super::clock::Clock;
 use super::flush::Flush;
 use super::inbox::Inbox;
@@ -109,11 +110,13 @@ pub(crate) struct LogWork {
     calm_bytes: u64,
     /// What was let depart of them, to be written only, since the last sync.
     unsynced_bytes: u64,
-    /// What is written, and goes with the next flight only to be durable. Nothing is while something
-    /// is in the air.
+    /// What is written, and goes with the next flight only to be durable. While something is in the air,
+    /// that is what was written beside it.
     written: Cargo,
     /// When that has to depart.
     flush: Flush,
+    /// Until then whatever comes is written ahead of its sync.
+    follows_until: Micros,
     vouching: Vouching,
     /// The log must not end in order: that would say more than is known of it.
     ends_unclear: bool,
@@ -169,6 +172,8 @@ struct Cargo {
     piece_bytes: u64,
     /// It is durable when it has landed, with all before it.
     syncs: bool,
+    /// It is a sync and nothing else, beside which more may be written.
+    is_sync: bool,
     info: AppendInfo,
     /// Entries of operations that are written already.
     entries: u64,
@@ -230,6 +235,7 @@ impl LogWork {
             calm_bytes: 0,
             unsynced_bytes: 0,
             written: Cargo::default(),
+            follows_until: Micros::ZERO,
             flush: Flush::default(),
             vouching: Vouching::Nobody,
             ends_unclear: false,
@@ -342,16 +348,19 @@ impl LogWork {
         if let Some(staged) = self.stage_pieces(shards)? {
             return Ok(staged);
         }
-        if let Err((portion, why)) = self.write_early()? {
-            portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
-            self.stage_votes()?;
-            return self.found_no_room(&why, shards);
-        }
-        while !self.waiting.is_empty() && self.staged.cost < FLIGHT_BYTES && !self.may_wait() {
-            let count = self.portion();
-            let portion: Vec<Waiting> = self.waiting.drain(..count).collect();
+        let is_held_up = match self.write_ahead()? {
+            Ahead::Goes => false,
+            Ahead::SegmentEnds => true,
+            Ahead::NoRoom(why) => {
+                self.stage_votes()?;
+                return self.found_no_room(&why, shards);
+            }
+        };
+        let may_wait = !is_held_up && self.may_wait();
+        while !self.waiting.is_empty() && self.staged.cost < FLIGHT_BYTES && !may_wait {
+            let portion = self.take_portion();
             if let Err((portion, why)) = self.stage_portion(portion)? {
-                portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+                self.put_back(portion);
                 self.stage_votes()?;
                 return self.found_no_room(&why, shards);
             }
@@ -421,7 +430,7 @@ impl LogWork {
             tell(shards, DiskSpace::Full);
         }
         if self.staged.is_empty() {
-            if !self.written.done.is_empty() {
+            if self.written.cost > 0 {
                 // It need not wait as well.
                 self.flush.demand(self.now);
                 return Ok(Staged::Partly);
@@ -443,6 +452,17 @@ impl LogWork {
             self.staged.done.extend(rest);
         }
         Ok(Staged::Partly)
+    }
+
+    /// Those that wait and make the next portion.
+    fn take_portion(&mut self) -> Vec<Waiting> {
+        let count = self.portion();
+        self.waiting.drain(..count).collect()
+    }
+
+    /// They wait again, before all others.
+    fn put_back(&mut self, portion: Vec<Waiting>) {
+        portion.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
     }
 
     /// How many of those that wait make the next portion. One that is too large is divided.
@@ -546,24 +566,38 @@ impl LogWork {
             || self.is_due()
     }
 
+    /// Whether who departs a little later takes more along, for others who wait for a sync as well. What
+    /// only has a deadline makes no sync larger, and may be written beside one.
+    pub(crate) fn is_paced(&self) -> bool {
+        match self.has_staged() {
+            true => self.departs_to_sync(),
+            false => self.flush.is_demanded(),
+        }
+    }
+
     /// Lets what is staged depart, or the sync of what is written if that is due. Whatever is written
-    /// is durable with either, unless what departs is itself only to be written.
+    /// by now is durable with either, unless what departs is itself only to be written.
     pub(crate) fn depart(&mut self, ending: Ending) -> Result<Option<Departure>, LogError> {
         if !self.has_departing() {
             return Ok(None);
         }
         let syncs = self.departs_to_sync();
-        let flight = self.store.depart(if syncs { ending } else { Ending::Written })?;
+        let flight = match (syncs, self.has_staged()) {
+            (true, false) => self.store.depart_sync()?,
+            (true, true) => self.store.depart(ending)?,
+            (false, _) => self.store.depart(Ending::Written)?,
+        };
         let staged = std::mem::take(&mut self.staged);
         let mut cargo = Cargo::default();
         if syncs {
             cargo = std::mem::take(&mut self.written);
-            self.flush.synced();
+            self.flush.departed();
             self.unsynced_bytes = 0;
         } else {
             self.unsynced_bytes += staged.piece_bytes;
         }
         cargo.syncs = syncs;
+        cargo.is_sync = flight.is_sync();
         cargo.wrote(flight.info());
         cargo.writes = staged.writes;
         cargo.done.extend(staged.done);
@@ -585,6 +619,12 @@ impl LogWork {
         self.landed.extend(cargo.done);
         if raft_core::planted!(StagedAcknowledged) {
             self.landed.append(&mut self.staged.done);
+        }
+        if raft_core::planted!(SyncCoversLater) && cargo.syncs {
+            self.landed.append(&mut self.written.done);
+        }
+        if raft_core::planted!(FlushForgottenAtLanding) && cargo.syncs {
+            self.flush.departed();
         }
         Ok(())
     }

@@ -138,6 +138,7 @@ marks! {
     DiskFullSeen = "a full disk refused entries and still took a vote",
     LogOverlapped = "a batch of the log was prepared while the disk was busy with another",
     PieceWritten = "pieces of a large entry were written, to be durable with a later sync",
+    WrittenBeside = "something was written beside a sync and counted before that had landed",
     LogLandedLate = "a batch of the log was on its way before the one before it was acknowledged",
     BatchSplitByFullDisk = "a full disk took the first part of a batch and not the rest",
     StartOnFullDisk = "a node started on a full disk",
@@ -254,6 +255,7 @@ impl Mark {
                 | Self::LogHeld
                 | Self::LogHeldTooLong
                 | Self::SyncOfBoth
+                | Self::WrittenBeside
                 | Self::KillVouchedFor
                 | Self::PowerTookCounted
                 | Self::LossAccepted

@@ -167,6 +167,8 @@ mutants! {
     LossNotNoted Medium Bytes ["G10-externalisation" "G10-promise-lost" "C3-on-disk" "G3-leader-completeness" "G11-acknowledged-lost"] "A start takes promises for lost and does not note that.",
     WrittenTakenForDurable Medium Bytes ["I10-durable-true" "C3-on-disk" "G10-externalisation"] "What is written ahead of its sync is told as durable.",
     FlushForgotten Medium Bytes ["flush-late" "E3-room" "liveness"] "Entries that may wait for their sync wait for ever.",
+    FlushForgottenAtLanding Easy Bytes ["flush-late" "E3-room" "liveness"] "When a sync lands, the deadline of what was written beside it is forgotten.",
+    SyncCoversLater Easy Bytes ["I10-durable-true" "C3-on-disk" "G10-externalisation"] "What was written beside a sync is told as durable when that has landed.",
     TermStartCountsWritten Medium Bytes ["C3-on-disk"] "The first entry of a term and memberships count once they are written.",
     FewestGoOn Medium Bytes [] "Where a loss is accepted the replicas that hold fewest go on.",
     SnapshotBeyondQuorum Medium Bytes [] "A snapshot is taken beyond what a quorum has on disk.",

@@ -1,16 +1,48 @@
-//! What is written before its sync departs, and told of at once.
+//! What is written before its sync departs, through the page cache, and told of at once if it counts
+//! then.
 //!
-//! Within a group the order stays, and nobody is told before somebody vouches for it.
+//! A flight that is a sync and nothing else covers what was written when it departed; beside it the log
+//! goes on. So while entries come that count once they are written, all others are written the same way
+//! and only their syncs fly: whoever waits for the disk waits for a sync as before, and the others never
+//! wait for one. Some milliseconds after the last of them what comes is staged again: one direct write
+//! that is durable by itself costs the disk less.
+//!
+//! Invariants:
+//! - within a group the order stays;
+//! - nobody is told before somebody vouches for it;
+//! - what a sync covers was written before it departed, and nothing else is told of when it lands.
+//!
+//! Bound: [`WAIT_BYTES_MAX`](crate::node::flush) and a portion since the last sync has departed, and as much
+//! again that this one covers.
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use raft_storage::{GroupWrite, LogError};
+#[cfg(feature = "sim")]
+use raft_storage::GroupWrite;
+use raft_storage::LogError;
 
-use super::{LogWork, NoRoomFor, Waiting};
+use super::{LogWork, Waiting};
 use crate::engine::{EngineInput, PersistTicket};
 use crate::node::inbox::Inbox;
 use crate::node::shard_thread::ShardInput;
+
+/// For so long after the last entry that counts once it is written everything is written ahead of its
+/// sync. It is the time in which a client that goes on asks again; and a direct write of a segment waits
+/// for what the page cache still holds of its neighbourhood.
+pub(super) const FOLLOWS: Duration = Duration::from_millis(10);
+
+/// What came of writing something ahead.
+pub(super) enum Ahead {
+    /// What may be written is, and the rest can wait.
+    Goes,
+    /// A segment has to begin, which it does not beside a sync: what waits goes with a flight.
+    SegmentEnds,
+    /// There is no segment.
+    NoRoom(io::Error),
+}
 
 impl LogWork {
     /// Remembers what it writes ahead of its sync, until that is asked for.
@@ -34,50 +66,86 @@ impl LogWork {
             && !self.vouching.is_refused()
     }
 
+    /// Whether whatever comes is written ahead of its sync: what was staged would have to be written by a
+    /// flight, and beside that nobody could be told of anything.
+    fn follows(&self) -> bool {
+        self.now < self.follows_until
+    }
+
+    /// Whether something may be written now: beside syncs up to the bound, and with nothing in the air
+    /// until the sync of what is written has to depart.
+    fn may_write(&self) -> bool {
+        let is_full = match self.air.is_empty() {
+            true => self.flush.is_full(),
+            false => self.flush.is_at_bound(),
+        };
+        !is_full && self.staged.is_empty() && self.air.iter().all(|flight| flight.is_sync)
+    }
+
     /// Whether all that waits is better written when what is in the air has landed, or what is written
     /// has its sync: with a flight it would wait for a sync of its own, and so would what comes then.
     pub(super) fn may_wait(&self) -> bool {
         let is_busy = !self.air.is_empty() || self.is_due();
-        is_busy && self.staged.is_empty() && self.waiting.iter().all(|next| self.is_early(next))
+        let is_alike = self.follows() || self.waiting.iter().all(|next| self.is_early(next));
+        is_busy && self.staged.is_empty() && is_alike
     }
 
-    /// Writes what counts once it is written, if nothing is staged or in the air, and until a sync is due;
-    /// without room for a portion, gives it back. Within a group the order stays.
-    pub(super) fn write_early(&mut self) -> Result<Result<(), NoRoomFor>, LogError> {
-        while self.air.is_empty() && self.staged.is_empty() && !self.is_due() {
-            if !self.waiting.iter().any(|waiting| self.is_early(waiting)) {
+    /// Writes what counts once it is written, and then, while some of that comes, everything else. Within
+    /// a group the order stays.
+    pub(super) fn write_ahead(&mut self) -> Result<Ahead, LogError> {
+        if self.waiting.iter().any(|waiting| self.is_early(waiting)) {
+            self.follows_until = self.now.after(FOLLOWS);
+        }
+        while self.may_write() {
+            let portion = self.take_early();
+            if portion.is_empty() {
                 break;
             }
-            let mut behind = HashSet::new();
-            let (mut early, mut later, mut cost) = (Vec::new(), VecDeque::new(), 0);
-            for waiting in std::mem::take(&mut self.waiting) {
-                let is_early = self.is_early(&waiting)
-                    && cost + waiting.cost <= self.portion_bytes
-                    && !behind.contains(&waiting.write.group);
-                if is_early {
-                    cost += waiting.cost;
-                    early.push(waiting);
-                } else {
-                    behind.insert(waiting.write.group);
-                    later.push_back(waiting);
-                }
-            }
-            self.waiting = later;
-            if early.is_empty() {
-                break;
-            }
-            if let Err(no_room) = self.write_portion(early)? {
-                return Ok(Err(no_room));
+            match self.write_portion(portion)? {
+                Ahead::Goes => {}
+                ends => return Ok(ends),
             }
         }
-        Ok(Ok(()))
+        while self.follows() && self.may_write() && !self.waiting.is_empty() {
+            let portion = self.take_portion();
+            match self.write_portion(portion)? {
+                Ahead::Goes => {}
+                ends => return Ok(ends),
+            }
+        }
+        Ok(Ahead::Goes)
     }
 
-    /// Writes a portion; without room for it, gives it back.
-    fn write_portion(&mut self, portion: Vec<Waiting>) -> Result<Result<(), NoRoomFor>, LogError> {
+    /// A portion of what counts once it is written, of those that wait behind nothing else of their
+    /// group; nothing if there is none.
+    fn take_early(&mut self) -> Vec<Waiting> {
+        let mut early = Vec::new();
+        if !self.waiting.iter().any(|waiting| self.is_early(waiting)) {
+            return early;
+        }
+        let mut behind = HashSet::new();
+        let (mut later, mut cost) = (VecDeque::new(), 0);
+        for waiting in std::mem::take(&mut self.waiting) {
+            let is_early = self.is_early(&waiting)
+                && cost + waiting.cost <= self.portion_bytes
+                && !behind.contains(&waiting.write.group);
+            if is_early {
+                cost += waiting.cost;
+                early.push(waiting);
+            } else {
+                behind.insert(waiting.write.group);
+                later.push_back(waiting);
+            }
+        }
+        self.waiting = later;
+        early
+    }
+
+    /// Writes a portion; if that cannot be, it waits again.
+    fn write_portion(&mut self, portion: Vec<Waiting>) -> Result<Ahead, LogError> {
         let (writes, rest): (Vec<_>, Vec<_>) =
             portion.into_iter().map(|Waiting { write, cost, done }| (write, (cost, done))).unzip();
-        match self.store.append_cached(&writes) {
+        let unwritten = match self.store.append_cached(&writes) {
             Ok(info) => {
                 self.flush.wrote(info.bytes);
                 self.end = info.end_lsn;
@@ -86,26 +154,30 @@ impl LogWork {
                 self.account_for(&writes);
                 for (write, (cost, done)) in writes.iter().zip(rest) {
                     self.written.cost += cost;
-                    let Some(done) = done else { continue };
                     let entries = write.entries.len() as u64;
                     self.written.entries += entries;
+                    let Some(done) = done else {
+                        // Of a part of an operation nobody is told, and it counts toward the bound.
+                        self.flush.demand(self.now);
+                        continue;
+                    };
                     self.flush.note(self.now, done.shard, done.ticket, entries);
                     self.written.done.push(done);
                 }
-                Ok(Ok(()))
+                return Ok(Ahead::Goes);
             }
-            Err(LogError::NoSegment { source }) => {
-                let parts = writes.into_iter().zip(rest);
-                let parts = parts.map(|(write, (cost, done))| Waiting { write, cost, done });
-                Ok(Err((parts.collect(), source)))
-            }
+            Err(LogError::NoSegment { source }) => Ahead::NoRoom(source),
+            Err(LogError::UnderWay { .. }) => Ahead::SegmentEnds,
             Err(failure) => {
                 // Some of it may be there.
                 #[cfg(feature = "sim")]
                 self.account_for(&writes);
-                Err(failure)
+                return Err(failure);
             }
-        }
+        };
+        let parts = writes.into_iter().zip(rest);
+        self.put_back(parts.map(|(write, (cost, done))| Waiting { write, cost, done }).collect());
+        Ok(unwritten)
     }
 
     #[cfg(feature = "sim")]

@@ -1,5 +1,6 @@
 //! What the log thread does with logs that fail, fill up, hang or have something left to tidy.
 
+use super::ahead::FOLLOWS;
 use super::*;
 use crate::persistence::FlushPolicy;
 use bytes::Bytes;
@@ -457,8 +458,8 @@ fn on_disk(disk: &MemDisk) -> LogWriter<MemDisk> {
 
 /// Hands in batches large enough that both threads of the log have to do with them, while the disk
 /// fails at its `fails_at`-th operation. Returns how many groups were told of each, and what a power cut
-/// leaves of each.
-fn flown(fails_at: Option<u64>) -> (Vec<usize>, Vec<u64>) {
+/// leaves of each. The first group counts its entries once they are written, if it is said so.
+fn flown(fails_at: Option<u64>, is_mixed: bool) -> (Vec<usize>, Vec<u64>) {
     const GROUPS: u32 = 5;
     const BATCHES: u64 = 40;
     let disk = MemDisk::new();
@@ -488,9 +489,9 @@ fn flown(fails_at: Option<u64>) -> (Vec<usize>, Vec<u64>) {
                 && let Some(round) = rounds.next()
             {
                 for id in 1..=GROUPS {
-                    sent += usize::from(
-                        send.send(batch(vec![entries(id, 10 * round + 1, 10)])).is_ok(),
-                    );
+                    let writes = vec![entries(id, 10 * round + 1, 10)];
+                    let batch = if is_mixed && id == 1 { early(writes, 1) } else { batch(writes) };
+                    sent += usize::from(send.send(batch).is_ok());
                 }
             }
             is_over = log.is_finished();
@@ -517,15 +518,18 @@ fn flown(fails_at: Option<u64>) -> (Vec<usize>, Vec<u64>) {
 
 #[test]
 fn what_two_threads_have_made_durable_together_is_told_in_order_and_survives() {
-    let (told, left) = flown(None);
-    assert_eq!(told, [40; 5]);
-    assert_eq!(left, [400; 5]);
+    for is_mixed in [false, true] {
+        let (told, left) = flown(None, is_mixed);
+        assert_eq!(told, [40; 5]);
+        assert_eq!(left, [400; 5]);
+    }
 }
 
 #[test]
 fn a_disk_that_fails_under_the_second_thread_ends_the_log_and_nothing_is_told_that_is_lost() {
-    for fails_at in [0, 1, 2, 4, 6] {
-        let (told, left) = flown(Some(fails_at));
+    for (fails_at, is_mixed) in [0, 1, 2, 4, 6].into_iter().flat_map(|at| [(at, false), (at, true)])
+    {
+        let (told, left) = flown(Some(fails_at), is_mixed);
         assert!(told.iter().sum::<usize>() < 200, "it failed: {told:?}");
         for (told, left) in told.iter().zip(&left) {
             assert!(
@@ -640,7 +644,7 @@ fn what_counts_once_written_is_told_of_at_once_and_again_when_it_is_on_disk() {
     fly(&mut work, &shards);
     assert_eq!(heard_by(&shards[0]), ["[1, 1, 2]"]);
     assert_eq!(work.sync_due(), None);
-    assert_eq!(asked.lock().split_off(0), ["cached", "append", "sync"]);
+    assert_eq!(asked.lock().split_off(0), ["cached", "cached", "sync"], "it follows the others");
 
     // Nobody comes, and its time does.
     work.take(early(vec![entries(1, 4, 1)], 50), &receive);
@@ -674,17 +678,25 @@ fn what_counts_once_written_waits_for_a_flight_and_not_for_one_of_its_own() {
     assert_eq!(heard_by(&shards[0]), ["[2]", "written [1]"]);
 
     // Beside others that have departed and that are to follow, it goes with those.
+    work.set_time(Micros::new(0).after(FOLLOWS));
     work.take(batch(vec![vote(2)]), &receive);
     stage(&mut work, &shards);
     let flying = work.depart(Ending::AtOnce).unwrap().unwrap();
-    work.take(early(vec![entries(1, 2, 1)], 50), &receive);
     work.take(batch(vec![vote(2)]), &receive);
+    stage(&mut work, &shards);
+    work.take(early(vec![entries(1, 2, 1)], 50), &receive);
     stage(&mut work, &shards);
     assert!(!work.has_waiting());
     work.land(flying.flight.land(), &Counters::default()).unwrap();
     work.acknowledge(&shards);
     fly(&mut work, &shards);
-    assert_eq!(heard_by(&shards[0]), ["[1, 2]", "[1, 2]"]);
+    assert_eq!(heard_by(&shards[0]), ["[1, 2]", "[2, 1]"]);
+    // From then on nothing is prepared for a flight while some of its kind may come.
+    assert!(asked.lock().ends_with(&["append", "append", "sync"]));
+    work.take(batch(vec![vote(2)]), &receive);
+    stage(&mut work, &shards);
+    assert!(work.has_departing() && !work.has_staged());
+    assert!(asked.lock().ends_with(&["cached"]));
 }
 
 #[test]
@@ -771,5 +783,6 @@ fn the_thread_flushes_when_the_time_has_come_and_not_before_it_has_told_of_what_
     });
 }
 
+mod beside;
 mod large;
 mod portions;

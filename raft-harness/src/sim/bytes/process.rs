@@ -13,7 +13,8 @@ use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 use raft_core::{GroupId, GroupIncarnation, Incarnation, NodeId, Tombstone};
 use raft_storage::{
-    Expected, Flight, Landing, Log, LogReader, LogStore, OpenError, RecoveredGroup, RecoveryReport,
+    Expected, Flight, Landing, Log, LogReader, LogStore, Lsn, OpenError, RecoveredGroup,
+    RecoveryReport,
 };
 use raft_transport::{
     Credit, Direction, GrantPool, Identity, Lane, LaneCounters, LaneLayout, Lanes, Network,
@@ -147,6 +148,8 @@ pub(super) struct LogThread {
     pub(super) flight: Option<Flight>,
     /// That makes it durable.
     pub(super) syncs: bool,
+    /// Where the log ended when it departed.
+    pub(super) departed: Lsn,
     /// What has ended and nobody was told of.
     pub(super) landings: VecDeque<Landing>,
     /// Counts batches, so that silence can be told from work.
@@ -467,6 +470,7 @@ impl Process {
                 state: LogState::Waits,
                 flight: None,
                 syncs: false,
+                departed: Lsn::ZERO,
                 landings: VecDeque::new(),
                 taken: 0,
                 reused: 0,

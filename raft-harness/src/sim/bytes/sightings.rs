@@ -107,6 +107,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::DiskStallSeen
             | Mark::LogOverlapped
             | Mark::LogLandedLate
+            | Mark::WrittenBeside
             | Mark::PieceWritten
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk

@@ -115,12 +115,14 @@ impl World {
             log.taken += 1;
         }
         log.work.set_time(Micros::new(self.now));
-        match log.work.stage(&inboxes) {
+        let staged = log.work.stage(&inboxes);
+        let ahead = log.work.take_ahead();
+        if staged.is_ok() && !ahead.is_empty() {
+            judge.lock().account(place).wrote_ahead(self.now, &ahead);
+            self.sightings.hit_if(log.flight.is_some(), Mark::WrittenBeside);
+        }
+        match staged {
             Ok(outcome @ (Staged::Ready | Staged::Partly)) => {
-                let ahead = log.work.take_ahead();
-                if !ahead.is_empty() {
-                    judge.lock().account(place).wrote_ahead(self.now, &ahead);
-                }
                 log.work.acknowledge_written(&inboxes);
                 let is_flying = log.flight.is_some();
                 self.sightings.hit_if(outcome == Staged::Partly, Mark::BatchSplitByFullDisk);
@@ -144,7 +146,6 @@ impl World {
             }
             Err(failure) => {
                 node.after = After::Power;
-                let ahead = log.work.take_ahead();
                 judge.lock().account(place).may_have_written(&ahead);
                 self.log_failed(place, &failure);
             }
@@ -187,6 +188,7 @@ impl World {
         let waits = (node.disk.syncs() - syncs + flight.steps() as u64).max(1);
         log.flight = Some(flight);
         log.syncs = makes_durable;
+        log.departed = log.work.stats().end;
         log.state = LogState::Busy;
         log.watch.begin(Caller::Disk, clock.local(self.now));
         let reused = log.work.stats().segments_reused;
@@ -210,6 +212,9 @@ impl World {
         let node = &mut self.nodes[place];
         let Some(process) = &mut node.process else { return };
         let Some(flight) = process.log.flight.take() else { return };
+        process.log.work.set_time(Micros::new(self.now));
+        // What was written beside it waits for the next sync.
+        let is_all = !flight.is_sync() || process.log.work.stats().end == process.log.departed;
         let local = process.clock().local(self.now);
         let syncs = process.log.syncs;
         process.log.watch.end(Caller::Disk, if syncs { Call::Sync } else { Call::Other }, local);
@@ -220,7 +225,7 @@ impl World {
         if is_safe && syncs {
             let mut judge = judge.lock();
             let account = judge.account(place);
-            if account.has_departed() && node.disk.has_pending(SEGMENTS) {
+            if is_all && account.has_departed() && node.disk.has_pending(SEGMENTS) {
                 drop(judge);
                 let evidence = "the log said durable while sectors wait for a sync";
                 return self.fail(Violation::of_run(Check::Externalisation, evidence));

@@ -16,6 +16,7 @@ pub(crate) const fn concerns(mark: Mark) -> bool {
             | Mark::TornTail
             | Mark::LogOverlapped
             | Mark::LogLandedLate
+            | Mark::WrittenBeside
             | Mark::PieceWritten
             | Mark::BatchSplitByFullDisk
             | Mark::StartOnFullDisk
