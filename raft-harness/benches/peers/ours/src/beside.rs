@@ -4,19 +4,26 @@
 //! disk. Next to it the raw disk: 4 KiB writes with a sync each, by three threads as by three nodes, beside
 //! three that write as many large bytes as our nodes did, in pieces of 1 MiB.
 //!
-//! `mixed`: a MemFirst and a DiskFirst group on the same logs, each alone and beside the other.
+//! `mixed`: MemFirst and DiskFirst groups on the same logs: MemFirst of one client alone and beside 64 of
+//! DiskFirst; DiskFirst of 64 alone, beside as many writes of MemFirst, and, for what a second load costs
+//! by itself, beside as many of another DiskFirst group; and both as fast as they can.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peerbench::load::{LoadResult, LoadSpec, closed_loop};
+use bytes::Bytes;
+use peerbench::load::{LoadResult, LoadSpec, Proposer, closed_loop};
 use peerbench::{Args, Pool, Reporter};
 use raft_harness::NodeHost;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::cluster::{self, Class, Cluster, Keeps};
 
@@ -182,24 +189,102 @@ fn quantile(sorted: &[u64], q: f64) -> f64 {
     sorted.get(at).map_or(f64::NAN, |took| *took as f64 / 1000.0)
 }
 
+/// A write of the one for each write of the other: as many bytes of both.
+#[derive(Clone)]
+enum InStep {
+    Leads(Cluster, Arc<Semaphore>),
+    Follows(Cluster, Arc<Semaphore>),
+}
+
+impl Proposer for InStep {
+    async fn propose(&self, client: usize, payload: Bytes) -> Result<(), String> {
+        match self {
+            Self::Leads(cluster, turns) => {
+                let done = cluster.propose(client, payload).await;
+                turns.add_permits(1);
+                done
+            }
+            Self::Follows(cluster, turns) => {
+                turns.acquire().await.map_err(|e| e.to_string())?.forget();
+                cluster.propose(client, payload).await
+            }
+        }
+    }
+}
+
+/// Writes of 64 clients of one group beside as many of another: the latencies of the former.
+async fn in_step(leads: &Cluster, follows: &Cluster, load: LoadSpec) -> (LoadResult, LoadResult) {
+    let turns = Arc::new(Semaphore::new(0));
+    let leads = InStep::Leads(leads.clone(), Arc::clone(&turns));
+    let follows = InStep::Follows(follows.clone(), Arc::clone(&turns));
+    // Whoever is behind at the end waits for nobody.
+    let both = async {
+        let leads = closed_loop(&leads, load, &[]).await;
+        turns.add_permits(1 << 20);
+        leads
+    };
+    tokio::join!(both, closed_loop(&follows, load, &[]))
+}
+
+/// What a question and its answer take on the loopback interface, in microseconds: the median.
+fn round_trip() -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback interface");
+    let there = listener.local_addr().expect("it is bound");
+    let answers = thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("somebody asks");
+        peer.set_nodelay(true).expect("a socket");
+        let mut question = [0; 300];
+        while peer.read_exact(&mut question).is_ok() && peer.write_all(&question).is_ok() {}
+    });
+    let mut peer = TcpStream::connect(there).expect("it listens");
+    peer.set_nodelay(true).expect("a socket");
+    let mut took: Vec<u64> = (0..5_000)
+        .map(|_| {
+            let (begin, mut answer) = (Instant::now(), [7; 300]);
+            peer.write_all(&answer).expect("it listens");
+            peer.read_exact(&mut answer).expect("it answers");
+            begin.elapsed().as_nanos() as u64
+        })
+        .collect();
+    drop(peer);
+    answers.join().expect("it ends");
+    took.sort_unstable();
+    quantile(&took, 0.5)
+}
+
 pub(crate) fn mixed(args: &Args, rep: &Reporter) {
-    let hosts = cluster::start(args, &[Class::B, Class::A], Keeps::Snapshots);
+    let hosts = cluster::start(args, &[Class::B, Class::A, Class::A], Keeps::Snapshots);
     let runtime = cluster::runtime(args);
+    let mut ratios: [Vec<f64>; 4] = Default::default();
     for n in 0..args.num("reps", 3) {
+        let trip = round_trip();
         let rows: Vec<(&str, LoadResult)> = runtime.block_on(async {
             let mem = Cluster::of(&hosts, 1..=1).await;
             let disk = Cluster::of(&hosts, 2..=2).await;
+            let other = Cluster::of(&hosts, 3..=3).await;
             let (one, many) = (spec(args, 1, 256), spec(args, 64, 256));
             let mut rows = Vec::new();
             rows.push(("MemFirst, 1 client alone", closed_loop(&mem, one, &[]).await));
             let (a, _) = tokio::join!(closed_loop(&mem, one, &[]), closed_loop(&disk, many, &[]));
             rows.push(("MemFirst, 1 client beside 64 of DiskFirst", a));
             rows.push(("DiskFirst, 64 clients alone", closed_loop(&disk, many, &[]).await));
+            let (a, b) = in_step(&disk, &mem, many).await;
+            rows.push(("DiskFirst, 64 clients beside as many writes of MemFirst", a));
+            rows.push(("MemFirst, as many writes as of DiskFirst", b));
+            let (a, _) = in_step(&disk, &other, many).await;
+            rows.push(("DiskFirst, 64 clients beside as many writes of DiskFirst", a));
             let (a, b) = tokio::join!(closed_loop(&disk, many, &[]), closed_loop(&mem, many, &[]));
             rows.push(("DiskFirst, 64 clients beside 64 of MemFirst", a));
             rows.push(("MemFirst, 64 clients beside 64 of DiskFirst", b));
             rows
         });
+        let of = |at: usize, beside: usize, q| {
+            let (at, beside) = (&rows[at].1, &rows[beside].1);
+            beside.quantile_us(q) / at.quantile_us(q)
+        };
+        let now = [of(0, 1, 0.5), of(2, 3, 0.5), of(2, 3, 0.99), of(5, 3, 0.5)];
+        ratios.iter_mut().zip(now).for_each(|(all, now)| all.push(now));
+        eprintln!("loopback round trip: p50 {trip:.0} us");
         for (kind, row) in rows {
             let params: Value = json!({"kind": kind});
             row.emit(rep, "W3-mixed", params, n);
@@ -210,6 +295,18 @@ pub(crate) fn mixed(args: &Args, rep: &Reporter) {
                 row.quantile_us(0.99)
             );
         }
+    }
+    let kinds = [
+        "MemFirst p50, 1 client beside 64 of DiskFirst, of alone",
+        "DiskFirst p50 beside as many writes of MemFirst, of alone",
+        "DiskFirst p99 beside as many writes of MemFirst, of alone",
+        "DiskFirst p50 beside as many writes of MemFirst, of beside as many of DiskFirst",
+    ];
+    for (kind, mut all) in kinds.into_iter().zip(ratios) {
+        all.sort_unstable_by(f64::total_cmp);
+        let ratio = all[all.len() / 2];
+        rep.emit("W3-mixed", json!({"kind": kind}), 0, "ratio", ratio, "ratio", None);
+        eprintln!("{kind}: {ratio:.2}");
     }
     for host in &hosts {
         host.stop();
