@@ -118,6 +118,8 @@ pub(crate) struct LogWork {
     /// Until then whatever comes is written ahead of its sync.
     follows_until: Micros,
     vouching: Vouching,
+    /// When its word is renewed though nothing was written.
+    renew_at: Micros,
     /// The log must not end in order: that would say more than is known of it.
     ends_unclear: bool,
     /// Where what was written ends.
@@ -238,6 +240,7 @@ impl LogWork {
             follows_until: Micros::ZERO,
             flush: Flush::default(),
             vouching: Vouching::Nobody,
+            renew_at: Micros::ZERO,
             ends_unclear: false,
             end: Lsn::ZERO,
             now: Micros::ZERO,

@@ -12,7 +12,7 @@ use tracing::warn;
 
 /// Keeps the word of one life of the log.
 pub(crate) trait Voucher: Send {
-    /// Everything below `written` is in the page cache.
+    /// Everything below `written` is in the page cache, or below the highest place named so far.
     fn vouch(&mut self, written: Lsn) -> io::Result<()>;
     /// Takes the word back.
     fn withdraw(self: Box<Self>);
@@ -62,6 +62,14 @@ impl Vouching {
             return false;
         }
         true
+    }
+
+    /// The same word once more, if one was given: who keeps it sees whether it is still there. Without
+    /// writes nobody would notice that somebody has removed it, and a kill would pass for lost power.
+    pub(crate) fn renew(&mut self) {
+        if let Self::By(_) = self {
+            self.vouch(Lsn::ZERO);
+        }
     }
 
     pub(crate) fn is_refused(&self) -> bool {

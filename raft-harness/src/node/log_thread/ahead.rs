@@ -34,6 +34,10 @@ use crate::node::shard_thread::ShardInput;
 /// for what the page cache still holds of its neighbourhood.
 pub(super) const FOLLOWS: Duration = Duration::from_millis(10);
 
+/// How long the word of who vouches for what is written may go unrenewed, if nothing is written. An idle
+/// log comes by ten times a second.
+const RENEWED_AFTER: Duration = Duration::from_secs(1);
+
 /// What came of writing something ahead.
 pub(super) enum Ahead {
     /// What may be written is, and the rest can wait.
@@ -191,8 +195,13 @@ impl LogWork {
     pub(crate) fn acknowledge_written(&mut self, shards: &[Arc<Inbox<ShardInput>>]) {
         let early = self.flush.take_early();
         if early.is_empty() {
+            if self.renew_at <= self.now {
+                self.vouching.renew();
+                self.renew_at = self.now.after(RENEWED_AFTER);
+            }
             return;
         }
+        self.renew_at = self.now.after(RENEWED_AFTER);
         if !self.vouching.vouch(self.end) {
             // It is told of when it is on disk, which is to be soon.
             self.flush.demand(self.now);

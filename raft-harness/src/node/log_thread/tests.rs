@@ -719,6 +719,42 @@ fn what_nobody_vouches_for_is_told_of_when_it_is_on_disk() {
     }
 }
 
+/// Notes how far it was told to vouch.
+struct Told(Arc<Mutex<Vec<Lsn>>>);
+
+impl crate::node::vouching::Voucher for Told {
+    fn vouch(&mut self, written: Lsn) -> io::Result<()> {
+        self.0.lock().push(written);
+        Ok(())
+    }
+
+    fn withdraw(self: Box<Self>) {}
+}
+
+#[test]
+fn a_word_that_was_given_is_renewed_though_nothing_is_written_and_none_is_given_for_nothing() {
+    let (work, _) = noting();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let voucher = Told(Arc::clone(&told));
+    let mut work = work.vouched_by(Vouching::Later(Box::new(|| Ok(Box::new(voucher) as Box<_>))));
+    let shards: Vec<Arc<Inbox<ShardInput>>> = vec![Arc::default()];
+    let (_send, receive) = unbounded();
+    work.take(batch(vec![create(1)]), &receive);
+    stage(&mut work, &shards);
+    fly(&mut work, &shards);
+    work.set_time(Micros::new(5_000_000));
+    work.acknowledge_written(&shards);
+    assert!(told.lock().is_empty(), "nobody has needed it");
+    work.take(early(vec![entries(1, 1, 1)], 50), &receive);
+    stage(&mut work, &shards);
+    assert_eq!(told.lock().len(), 1);
+    for at in 51..=80 {
+        work.set_time(Micros::new(at * 100_000));
+        work.acknowledge_written(&shards);
+    }
+    assert_eq!(told.lock().split_off(1), [Lsn::ZERO; 3], "a second each");
+}
+
 #[test]
 fn no_sync_carries_much_more_than_what_may_wait() {
     let (mut work, asked) = noting();
