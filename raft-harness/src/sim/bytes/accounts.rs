@@ -30,6 +30,8 @@ pub(super) struct Account {
     /// What replicas held that were let go of. An operator may destroy a member, and whom it has
     /// acknowledged something may rightly count on it for as long as nobody tells.
     let_go: BTreeMap<(GroupId, ReplicaId), Held>,
+    /// What those held that counted what was written and whose end is written, and not yet durable.
+    leaving: BTreeMap<(GroupId, ReplicaId), Held>,
     /// Operations written and not yet durable.
     written: Vec<Operation>,
     /// So many of them are in the page cache for certain.
@@ -118,6 +120,7 @@ impl Account {
             node,
             durable: BTreeMap::new(),
             let_go: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             written: Vec::new(),
             cached: 0,
             departed: 0,
@@ -178,6 +181,10 @@ impl Account {
             if counts || self.ahead.contains_key(&operation.group) {
                 let begin = || durable.cloned().unwrap_or_default();
                 let memory = self.ahead.entry(operation.group).or_insert_with(begin);
+                if operation.destroy.is_some() {
+                    // What it has said is on its way, and counts.
+                    self.leaving.extend(memory.here.clone().and_then(Held::named));
+                }
                 operation.carry_out(memory, |_| {});
             }
         }
@@ -220,6 +227,7 @@ impl Account {
             buried.extend(gone.map(|(life, gone)| (life, gone.replica)));
         }
         self.ahead.clear();
+        self.leaving.clear();
         self.go_ahead(0);
         buried
     }
@@ -311,6 +319,11 @@ impl Account {
             let held = memory.here.and_then(Held::named);
             self.let_go.extend(held.filter(|(of, _)| last == Some(*of)));
         }
+        for (name, held) in std::mem::take(&mut self.leaving) {
+            if self.is_buried(name.0, name.1) {
+                self.let_go.insert(name, held);
+            }
+        }
         broken
     }
 
@@ -322,9 +335,10 @@ impl Account {
 
     /// Whether a replica that was let go of had this entry, or a snapshot of more.
     fn had(&self, life: GroupId, replica: ReplicaId, index: LogIndex, term: Term) -> bool {
-        self.let_go
-            .get(&(life, replica))
-            .is_some_and(|held| index < held.base.0 || held.term(index) == Some(term))
+        [&self.let_go, &self.leaving]
+            .into_iter()
+            .filter_map(|of| of.get(&(life, replica)))
+            .any(|held| index < held.base.0 || held.term(index) == Some(term))
     }
 
     fn here(&self, life: GroupId, replica: ReplicaId, view: View) -> Option<&Held> {
