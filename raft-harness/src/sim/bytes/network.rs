@@ -401,6 +401,7 @@ impl NetState {
     }
 
     fn send(&mut self, pipe: PipeId, from: Side, at: u64, content: Content) {
+        let left = self.now;
         let Some(pipe_now) = self.pipe(pipe) else { return };
         let way = &mut pipe_now.ways[from];
         if way.lost {
@@ -412,7 +413,7 @@ impl NetState {
             way.last_at = at;
         }
         let is_first = way.flying.is_empty();
-        way.flying.push_back(Packet { at, content });
+        way.flying.push_back(Packet { left, at, content });
         if is_first {
             self.plan(at, NetEvent::Arrive { pipe, from });
         }

@@ -56,7 +56,8 @@ impl NetState {
                 if at == NEVER || way.flying.iter().all(|packet| packet.at != NEVER) {
                     continue;
                 }
-                let at = (at + delay).max(way.last_at);
+                let left = way.flying.back().map_or(0, |packet| packet.left);
+                let at = (at + delay).max(way.last_at).max(left);
                 way.last_at = at;
                 let stuck = way.flying.iter_mut().filter(|packet| packet.at == NEVER);
                 stuck.for_each(|packet| packet.at = at);
@@ -71,12 +72,15 @@ impl NetState {
     pub(in crate::sim::bytes) fn process_gone(&mut self, place: Place, machine: Machine) {
         self.nodes[place].machine = machine;
         self.nodes[place].lanes.clear();
+        let now = self.now;
         for pipe in 0..self.pipes.len() as PipeId {
             for side in [DIALER, ACCEPTOR] {
                 let Some(pipe_now) = self.pipe(pipe) else { continue };
                 if pipe_now.ends[side].place != place {
                     continue;
                 }
+                // What it stood still before never left.
+                pipe_now.ways[side].flying.retain(|packet| packet.left <= now);
                 match machine {
                     Machine::Off => {
                         let end = &mut pipe_now.ends[side];
@@ -147,13 +151,14 @@ impl NetState {
 
     /// Resets a connection: of what is under way, the first `bytes` still arrive.
     pub(in crate::sim::bytes) fn reset(&mut self, pipe: PipeId, bytes: [usize; 2]) {
+        let now = self.now;
         for side in [DIALER, ACCEPTOR] {
             let Some(pipe_now) = self.pipe(pipe) else { return };
             let way = &mut pipe_now.ways[side];
             // Nothing arrives behind what was lost, though the sender hears of it later.
             way.lost = true;
             let mut left = bytes[side];
-            for packet in way.flying.drain(..) {
+            for packet in way.flying.drain(..).filter(|packet| packet.left <= now) {
                 if let Content::Bytes(bytes) = packet.content {
                     let count = bytes.len().min(left);
                     way.ready.extend(&bytes[..count]);
@@ -247,9 +252,12 @@ impl NetState {
                 if soon == NEVER || way.flying.front().is_none_or(|packet| packet.at <= soon) {
                     continue;
                 }
-                way.last_at = soon;
-                way.flying.iter_mut().for_each(|packet| packet.at = packet.at.min(soon));
-                self.plan(soon, NetEvent::Arrive { pipe, from });
+                for packet in &mut way.flying {
+                    packet.at = packet.at.min(soon.max(packet.left));
+                    way.last_at = packet.at;
+                }
+                let first = way.flying.front().map_or(soon, |packet| packet.at);
+                self.plan(first, NetEvent::Arrive { pipe, from });
             }
         }
     }

@@ -88,6 +88,10 @@ pub(super) enum Garble {
 }
 
 pub(super) struct Packet {
+    /// When it was sent. A thread that stands still in the middle of a turn sends later than what
+    /// happens meanwhile, which is simulated after it.
+    pub(super) left: u64,
+    /// When it arrives.
     pub(super) at: u64,
     pub(super) content: Content,
 }

@@ -96,6 +96,31 @@ fn nothing_arrives_behind_what_a_reset_lost() {
 }
 
 #[test]
+fn what_a_thread_that_stands_still_sends_later_is_nowhere_before() {
+    let mut two = Two::connected();
+    two.write(b"before");
+    let now = two.0.now;
+    two.0.now = now + 1_000_000;
+    two.write(b"after");
+    two.0.now = now;
+    two.0.reset(PIPE, [64, 0]);
+    assert_eq!(two.read(), Ok(b"before".to_vec()));
+
+    let mut two = Two::connected();
+    let now = two.0.now;
+    two.0.now = now + 1_000_000;
+    two.0.cut(0, 1);
+    two.write(b"after");
+    two.0.now = now;
+    two.0.mend(0, 1);
+    two.0.full_pace();
+    two.pass(900_000);
+    assert_eq!(two.read(), Ok(Vec::new()));
+    two.pass(10_000_000);
+    assert_eq!(two.read(), Ok(b"after".to_vec()));
+}
+
+#[test]
 fn what_is_stuck_behind_a_cut_arrives_after_it_even_behind_what_left_before() {
     let mut two = Two::connected();
     two.write(b"before");
