@@ -108,8 +108,8 @@ fn what_a_thread_that_stands_still_sends_later_is_nowhere_before() {
 
     let mut two = Two::connected();
     let now = two.0.now;
-    two.0.now = now + 1_000_000;
     two.0.cut(0, 1);
+    two.0.now = now + 1_000_000;
     two.write(b"after");
     two.0.now = now;
     two.0.mend(0, 1);
