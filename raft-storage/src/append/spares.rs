@@ -9,8 +9,11 @@
 //! its number given back, so trying for ever costs neither space nor numbers.
 //!
 //! Bound: one spare being made, plus those found by recovery or given back, which are used first.
-//! Those are closed files: only what was just made is held open. Of segments that became free a few
-//! are kept, the others are removed.
+//! Those are closed files: only what was just made is held open.
+//!
+//! Segments become free in bursts, many at once after a snapshot of a large group. Of those as many are
+//! kept as it takes to make none anew: one more whenever one was removed that would have been used,
+//! and fewer again when some were left over for a while ([`Pool`]). The others are removed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -58,8 +61,7 @@ pub(crate) struct Spares<D: Disk> {
     next_slot: u32,
     /// Spares of `segment_bytes`.
     ready: VecDeque<Ready>,
-    /// How many segments that became free are kept: what is written until the next ones do.
-    kept_max: usize,
+    pool: Pool,
     /// Numbers below `next_slot` that no file has.
     unused: Vec<u32>,
     helper: Option<Helper<D::File>>,
@@ -85,8 +87,9 @@ impl<D: Disk> Spares<D> {
         next_slot: u32,
         ready: VecDeque<Ready>,
         preparation: Preparation,
-        (room, kept_max): (u64, usize),
+        (room, kept_min): (u64, usize),
     ) -> io::Result<Self> {
+        let pool = Pool::new(kept_min, segment_bytes);
         let demand = Arc::new(Demand::default());
         let helper = match preparation {
             Preparation::Background => {
@@ -96,7 +99,7 @@ impl<D: Disk> Spares<D> {
         };
         let unused = Vec::new();
         let mut spares =
-            Self { disk, segment_bytes, next_slot, ready, kept_max, unused, helper, demand };
+            Self { disk, segment_bytes, next_slot, ready, pool, unused, helper, demand };
         spares.order(room);
         Ok(spares)
     }
@@ -117,6 +120,7 @@ impl<D: Disk> Spares<D> {
                 None => self.make(self.segment_bytes)?,
             },
         };
+        self.pool.took(self.ready.len());
         self.order(spare.bytes);
         Ok(spare)
     }
@@ -155,7 +159,7 @@ impl<D: Disk> Spares<D> {
 
     /// Takes a segment that nobody needs any more; `false` if its file was removed instead.
     pub(crate) fn recycle(&mut self, slot: u32, bytes: u64) -> bool {
-        let keep = bytes == self.segment_bytes && self.ready.len() < self.kept_max;
+        let keep = bytes == self.segment_bytes && self.pool.keeps(self.ready.len());
         if keep {
             self.ready.push_back(Ready { slot, recycled: true });
         } else {
@@ -234,6 +238,7 @@ impl<D: Disk> Spares<D> {
         if !self.ready.is_empty() {
             return;
         }
+        self.pool.misses();
         let idle = self.helper.as_ref().is_some_and(|helper| helper.ordered.is_none());
         if idle
             && let Ok(slot) = self.number()
@@ -289,6 +294,59 @@ impl<F: Send + 'static> Helper<F> {
     }
 }
 
+/// How many segments that became free are kept.
+#[derive(Debug)]
+struct Pool {
+    min: usize,
+    max: usize,
+    keeps: usize,
+    /// So many were removed that nobody has missed yet.
+    removed: usize,
+    /// So many were taken since it was looked at last how many are left over.
+    taken: usize,
+    /// The fewest that were there meanwhile.
+    left_over: usize,
+}
+
+impl Pool {
+    fn new(min: usize, segment_bytes: u64) -> Self {
+        let max = min.max((KEPT_BYTES_MAX / segment_bytes.max(1)).min(KEPT_MAX) as usize);
+        Self { min, max, keeps: min, removed: 0, taken: 0, left_over: usize::MAX }
+    }
+
+    /// Whether one more is kept beside so many.
+    fn keeps(&mut self, ready: usize) -> bool {
+        let keeps = ready < self.keeps;
+        self.removed += usize::from(!keeps);
+        keeps
+    }
+
+    /// One has to be made.
+    fn misses(&mut self) {
+        if self.removed > 0 {
+            self.removed -= 1;
+            self.keeps = (self.keeps + 1).min(self.max);
+        }
+    }
+
+    /// One was taken, and so many are left. If some always were, fewer are kept from now on: of those
+    /// that become free more are removed.
+    fn took(&mut self, ready: usize) {
+        self.left_over = self.left_over.min(ready);
+        self.taken += 1;
+        if self.taken == WINDOW {
+            let keeps = self.keeps.saturating_sub(self.left_over).max(self.min);
+            *self = Self { keeps, removed: 0, taken: 0, left_over: usize::MAX, ..*self };
+        }
+    }
+}
+
+/// Kept at most, in bytes and in segments.
+const KEPT_BYTES_MAX: u64 = 1 << 30;
+const KEPT_MAX: u64 = 64;
+/// Segments that are taken between two looks at how many are left over.
+const WINDOW: usize = 64;
+
 impl<D: Disk> Drop for Spares<D> {
     fn drop(&mut self) {
         // Nobody waits for the zeros of a log that ends. What is half prepared would be taken for
@@ -310,5 +368,48 @@ impl<F> Drop for Helper<F> {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log that takes `cycle` segments and then gets them back at once, so often; how many are made
+    /// anew in each cycle.
+    fn made(pool: &mut Pool, ready: &mut usize, cycle: usize, times: usize) -> Vec<usize> {
+        let one = |pool: &mut Pool, ready: &mut usize| {
+            let mut made = 0;
+            for _ in 0..cycle {
+                if *ready > 0 {
+                    *ready -= 1;
+                } else {
+                    made += 1;
+                }
+                pool.took(*ready);
+                if *ready == 0 {
+                    pool.misses();
+                }
+            }
+            for _ in 0..cycle {
+                *ready += usize::from(pool.keeps(*ready));
+            }
+            made
+        };
+        (0..times).map(|_| one(pool, ready)).collect()
+    }
+
+    #[test]
+    fn as_many_are_kept_as_it_takes_to_make_none_anew() {
+        let mut pool = Pool::new(4, 64 << 20);
+        let mut ready = 0;
+        assert_eq!(made(&mut pool, &mut ready, 10, 4), [10, 6, 0, 0]);
+        // In a log that gets fewer back, what is left over goes.
+        assert_eq!(made(&mut pool, &mut ready, 2, 70).iter().sum::<usize>(), 0);
+        assert!(pool.keeps <= 5, "{pool:?}");
+        assert!(ready <= 5, "{ready}");
+        // And there is an end to it: 1 GiB.
+        made(&mut pool, &mut ready, 100, 10);
+        assert_eq!((pool.keeps, ready), (16, 16));
     }
 }

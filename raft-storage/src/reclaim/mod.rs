@@ -4,3 +4,4 @@
 pub(crate) mod moves;
 pub(crate) mod segments;
 pub(crate) mod tender;
+pub(crate) mod warming;

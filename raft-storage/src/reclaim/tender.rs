@@ -24,6 +24,7 @@ use crate::format::lsn::Lsn;
 use crate::read::index::Shared;
 use crate::reclaim::moves::{Moves, choose};
 use crate::reclaim::segments::Segments;
+use crate::reclaim::warming::Warming;
 
 /// The keeper of checkpoints and of what they let go.
 pub(crate) struct Tender<D: Disk> {
@@ -289,7 +290,7 @@ impl<D: Disk> Tender<D> {
     }
 }
 
-/// A thread that makes checkpoints.
+/// A thread that makes checkpoints, and reads what they find in victims before it is moved.
 struct Worker {
     /// `None` only while dropping, which is how the thread learns that it is no longer needed.
     orders: Option<Sender<Order>>,
@@ -308,8 +309,25 @@ impl Worker {
         let stops = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stops);
         let thread = thread::Builder::new().name("raft-log-tender".into()).spawn(move || {
-            for order in inbox {
-                if outbox.send(make(&disk, store, &shared, order, &stopped)).is_err() {
+            let mut warming = Warming::default();
+            loop {
+                let order = match inbox.try_recv() {
+                    Ok(order) => order,
+                    Err(TryRecvError::Disconnected) => return,
+                    // Between checkpoints there is time to read.
+                    Err(TryRecvError::Empty) if warming.step(&shared) => continue,
+                    Err(TryRecvError::Empty) => match inbox.recv() {
+                        Ok(order) => order,
+                        Err(_) => return,
+                    },
+                };
+                let made = make(&disk, store, &shared, order, &stopped);
+                if let Ok(Some(made)) = &made
+                    && !made.victims.is_empty()
+                {
+                    warming.begin(&shared, &made.victims, &made.found);
+                }
+                if outbox.send(made).is_err() {
                     return;
                 }
             }
