@@ -6,12 +6,13 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::*;
 use raft_core::{Entry, GroupId, HardState, LogIndex, Promise, ReplicaId, Term};
 use raft_storage::{
-    CrashPolicy, Disk, GroupWrite, Log, LogOptions, MemDisk, OnDamage, OpenError, Opened,
-    Preparation, ReadError, Tending,
+    CrashPolicy, Disk, GroupWrite, LiveEntries, Log, LogOptions, MemDisk, OnDamage, OpenError,
+    Opened, Preparation, ReadError, Tending,
 };
 
 /// So many bits of each log are flipped, one at a time.
@@ -24,6 +25,11 @@ struct History {
     options: LogOptions,
     past: BTreeMap<GroupId, Vec<ModelGroup>>,
     newest: Model,
+}
+
+/// Index and term say which entry it is, and so how long.
+fn length(index: u64, term: u64) -> usize {
+    Random(index << 32 | term).below(900) as usize
 }
 
 fn write_history(random: &mut Random) -> History {
@@ -61,24 +67,30 @@ fn write_history(random: &mut Random) -> History {
                 last -= random.below(last - base).min(3) + 1;
                 write.truncate_from = Some(LogIndex::new(last + 1));
             }
-            let (count, bytes) = (random.below(4), random.below(900) as usize);
+            let count = random.below(4);
             let begins = *term;
-            let of_term = |index| entry(index, begins, bytes);
+            let of_term = |index| entry(index, begins, length(index, begins));
             write.entries = (last + 1..=last + count).map(of_term).collect();
             if write.truncate_from.is_none() && last > base + 4 && random.below(6) == 0 {
                 let upto = base + 1 + random.below(last - base - 3);
                 let term = known.entries[(upto - base - 1) as usize].term.get();
                 write.compact = Some(compaction(upto, term, 3));
                 let held = known.held(LogIndex::new(upto));
-                write.live = Some(names(held.into_iter().filter(|_| random.below(3) == 0)));
+                let mut live = LiveEntries::default();
+                for entry in held.into_iter().filter(|_| random.below(3) == 0) {
+                    // What was fetched of a later term than what follows is none of this log.
+                    let _ = live.push(entry.index, entry.term);
+                }
+                write.live = Some(Arc::new(live));
             }
             if random.below(10) == 0 {
-                write.drop_fetched = random.below(3) == 0;
+                // What the same write keeps may be one of them.
+                write.drop_fetched = random.below(3) == 0 && write.live.is_none();
                 // Of a snapshot that is on its way here.
                 let term = *term + 10;
-                let bytes = 1 + random.below(900) as usize;
                 let ahead = (0..3).map(|step| last + count + 20 + 7 * step);
-                write.fetched = ahead.map(|index| entry(index, term, bytes)).collect();
+                let ahead = ahead.map(|index| entry(index, term, length(index, term)));
+                write.fetched = ahead.filter(|entry| !entry.payload.is_empty()).collect();
             }
             batch.push(write);
         }

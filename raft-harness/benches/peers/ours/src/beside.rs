@@ -91,19 +91,21 @@ pub(crate) fn large(args: &Args, rep: &Reporter) {
     runtime.shutdown_background();
 }
 
-/// Writes large entries until every log has used so many segments again: from then on nothing is prepared
-/// beside the appends. With zero, not at all.
+/// Writes small and large entries until every log has used so many segments again: from then on little is
+/// prepared beside the appends. With zero, not at all.
 async fn turn_over(hosts: &[NodeHost], args: &Args, segments: u64) {
+    let quiet = Cluster::of(hosts, 1..=SMALL_GROUPS).await;
     let busy = Cluster::of(hosts, SMALL_GROUPS + 1..=SMALL_GROUPS + 1).await;
     let reused = |host: &NodeHost| host.status().counters.log_segments_reused;
     let begin = Instant::now();
     while hosts.iter().any(|host| reused(host) < segments) {
-        let load = LoadSpec {
+        let load = |clients, payload| LoadSpec {
             warmup: Duration::ZERO,
             measure: Duration::from_secs(1),
-            ..spec(args, 2, LARGE)
+            ..spec(args, clients, payload)
         };
-        closed_loop(&busy, load, &[]).await;
+        let small = closed_loop(&quiet, load(SMALL_GROUPS as usize, 256), &[]);
+        tokio::join!(small, closed_loop(&busy, load(2, LARGE), &[]));
         let all: Vec<u64> = hosts.iter().map(reused).collect();
         eprintln!("{:?}: segments used again {all:?}", begin.elapsed());
     }
