@@ -72,6 +72,12 @@ impl Lane {
     }
 }
 
+impl fmt::Display for LaneLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,10 +99,12 @@ pub enum LaneClass {
     Bulk,
 }
 
-/// Which lanes a node has to each peer.
+/// Which lanes a node dials to each peer. Its peers need not have the same layout: every node
+/// accepts every lane.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum LaneLayout {
-    /// Everything on one connection: the baseline, for comparison.
+    /// Everything on one connection: the baseline, for comparison. Votes and heartbeats pass
+    /// between the chunks of what is long, and have credit of their own.
     Single,
     /// Control, and one for everything else.
     ControlBulk,
@@ -106,7 +114,45 @@ pub enum LaneLayout {
 }
 
 impl LaneLayout {
-    /// The lanes of a node with so many shards, control first.
+    /// All of them, the plainest first.
+    pub const ALL: [Self; 3] = [Self::Single, Self::ControlBulk, Self::ControlDataBulk];
+
+    /// What settings and tables call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::ControlBulk => "control-bulk",
+            Self::ControlDataBulk => "control-data-bulk",
+        }
+    }
+
+    /// Whether shards have lanes of their own. Without them another thread's lane, the
+    /// [`bulk`](Self::bulk) one, carries all appends.
+    pub const fn has_data_lanes(self) -> bool {
+        match self {
+            Self::ControlDataBulk => true,
+            Self::Single | Self::ControlBulk => false,
+        }
+    }
+
+    /// The lane that carries what is large.
+    pub const fn bulk(self) -> Lane {
+        self.lane(LaneClass::Bulk, 0)
+    }
+
+    /// Whether a node of this layout dials a lane. It accepts every lane all the same: which ones
+    /// there are is the choice of each sender.
+    pub const fn dials(self, lane: Lane) -> bool {
+        match (self, lane) {
+            (_, Lane::Control) => true,
+            (Self::Single, Lane::Data { .. } | Lane::Bulk)
+            | (Self::ControlBulk, Lane::Data { .. }) => false,
+            (Self::ControlBulk, Lane::Bulk)
+            | (Self::ControlDataBulk, Lane::Data { .. } | Lane::Bulk) => true,
+        }
+    }
+
+    /// The lanes that a node with so many shards dials, control first.
     pub fn lanes(self, shards: u8) -> Vec<Lane> {
         match self {
             Self::Single => vec![Lane::Control],

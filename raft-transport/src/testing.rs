@@ -137,7 +137,7 @@ pub(crate) fn setup(
         watch: crate::Watched::default(),
         grants: crate::GrantPool::default(),
         id: ConnectionId::new(1, direction),
-        lane: Lane::Control,
+        lane: Lane::Data { shard: 0 },
         config: config.clone(),
         registry: registry.clone(),
         counters: Arc::default(),

@@ -58,16 +58,32 @@ pub(super) enum Granted {
         used: u64,
         /// Granted beside the window for the one long message under way.
         extra: u64,
+        /// Of the window, what only frames that may not wait can use.
+        reserved: u64,
     },
     /// Answers need none.
     Unlimited,
 }
 
+/// Of a window in which appends and heartbeats meet, what is left to the latter. Well below the
+/// quarter of it that is always left to go on with, see [`Share`], so chunks go on as ever.
+pub(super) const fn reserved_of(window: u64) -> u64 {
+    window / 16
+}
+
 impl Granted {
+    /// What may be sent now of frames that may wait for others.
+    pub(super) const fn left_to_share(&self) -> u64 {
+        match self {
+            Self::Window { reserved, .. } => self.left().saturating_sub(*reserved),
+            Self::Unlimited => u64::MAX,
+        }
+    }
+
     /// What may be sent now; a frame may be sent whole while this is above zero.
     pub(super) const fn left(&self) -> u64 {
         match self {
-            Self::Window { window, used, extra } => (*window + *extra).saturating_sub(*used),
+            Self::Window { window, used, extra, .. } => (*window + *extra).saturating_sub(*used),
             Self::Unlimited => u64::MAX,
         }
     }

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use raft_core::NodeId;
 
-use super::credit::{Granted, Granting};
+use super::credit::{Granted, Granting, reserved_of};
 use super::event::{LaneError, LaneEvent};
 use super::watch::ConnectionKey;
 use super::{Connection, Open, Phase};
+use crate::lane::Lane;
 use crate::wire::frame::Ends;
 use crate::wire::hello::{
     HANDSHAKE_VERSION, Handshake, HandshakeError, Hello, HelloRefusal, Welcome, decode_handshake,
@@ -85,12 +86,14 @@ impl Connection {
 
     fn hear_welcome(&self, peer: NodeId, welcome: &Welcome) -> Result<Open, LaneError> {
         self.setup.registry.check_welcome(peer, welcome).map_err(LaneError::Refused)?;
+        let window = welcome.window_bytes;
+        let reserved = if self.setup.lane == Lane::Control { reserved_of(window) } else { 0 };
         Ok(Open {
             peer,
             incarnation: welcome.incarnation,
             ends: Ends { local: self.setup.registry.identity().node, remote: peer },
             frame_bytes_max: welcome.frame_bytes_max,
-            granted: Granted::Window { window: welcome.window_bytes, used: 0, extra: 0 },
+            granted: Granted::Window { window, used: 0, extra: 0, reserved },
             granting: None,
         })
     }

@@ -11,7 +11,8 @@
 //! frame or chunk may exceed it. A message above a quarter of the window waits for a grant, which
 //! adds its length to the window until it is through ([`GrantPool`]). Answers need no
 //! credit, or the two directions could wait for each other: they are bounded by the questions
-//! that credit lets in.
+//! that credit lets in. On the control lane, where a node of one lane sends its appends as well, a
+//! sixteenth of the window is left to votes and heartbeats.
 //!
 //! Invariants:
 //! - Nothing but a Hello leaves a dialer, and nothing is delivered by an acceptor, before the
@@ -32,6 +33,7 @@ mod handshake;
 mod keepalive;
 mod outbox;
 pub(crate) mod replaceable;
+mod urgent;
 pub(crate) mod watch;
 
 use std::collections::VecDeque;
@@ -60,7 +62,7 @@ use crate::wire::decode::Decoder;
 use crate::wire::encode::encode;
 use crate::wire::frame::{Ends, Frame, FrameError, FrameKind};
 use crate::wire::hello::{Handshake, Hello};
-use crate::wire::order::Order;
+use crate::wire::order::{Order, is_urgent};
 use crate::wire::transmit::Transmit;
 use crate::wire::user::UserFrame;
 
@@ -468,7 +470,7 @@ impl Connection {
             return Room::default();
         };
         let max = self.setup.config.write_buffer_max;
-        let left = open.granted.left();
+        let left = open.granted.left_to_share();
         let is_crowded = self.outbox.behind() > max.saturating_mul(BEHIND_MAX);
         let max_now = if is_crowded { 0 } else { max };
         let bytes = max_now.saturating_sub(self.outbox.transmit.len()).min(left);
@@ -484,13 +486,31 @@ impl Connection {
 
     /// Whether a frame may be queued now.
     pub fn admits(&self, frame: &Frame) -> bool {
-        self.admits_about(frame.bytes_about())
+        self.admits_about(frame.bytes_about(), is_urgent(frame))
     }
 
-    fn admits_about(&self, bytes: u64) -> bool {
+    fn admits_user(&self, user: &UserFrame) -> bool {
+        self.admits_about(user.bytes_about(), user.class == LaneClass::Control)
+    }
+
+    /// `is_urgent`: it goes before others, on the control lane, where there may be others.
+    fn admits_about(&self, bytes: u64, is_urgent: bool) -> bool {
         let room = self.room();
         let is_short = bytes <= room.short_max.saturating_mul(2);
-        room.bytes > 0 && (room.takes_long || is_short)
+        let left = match is_urgent && self.setup.lane == Lane::Control {
+            true => self.urgent_room(),
+            false => room.bytes,
+        };
+        left > 0 && (room.takes_long || is_short)
+    }
+
+    /// Bytes that may be queued now of frames that may not wait.
+    fn urgent_room(&self) -> u64 {
+        let Phase::Open(open) = &self.phase else {
+            return 0;
+        };
+        let max = self.setup.config.write_buffer_max;
+        max.saturating_sub(self.outbox.urgent_bytes()).min(open.granted.left())
     }
 
     /// Queues a frame, whether it is [admitted](Self::admits) or not; callers look at that first,
@@ -524,8 +544,12 @@ impl Connection {
             return Ok(true);
         }
         let credit = open.granted.left();
+        let urgent = self.setup.lane == Lane::Control && is_urgent(frame);
         let encoded = encode(frame, open.ends, max, credit, &mut self.outbox.transmit)?;
-        self.outbox.went(encoded.bytes);
+        match urgent {
+            true => self.outbox.went_urgently(encoded.bytes),
+            false => self.outbox.went(encoded.bytes),
+        }
         open.granted.spend(encoded.bytes);
         let rest = frame.split_off_last(encoded.left);
         count_out(&self.setup.counters, frame, encoded.frames);
@@ -551,7 +575,7 @@ impl Connection {
         if let Err(error) = check_body(&user, &self.setup.config) {
             return Err(NotQueued { user, error: Some(error) });
         }
-        if !self.replaceable.is_empty() || !self.admits_about(user.bytes_about()) {
+        if !self.replaceable.is_empty() || !self.admits_user(&user) {
             return self.keep(user).map_err(|user| NotQueued { user, error: None });
         }
         let mut frame = Frame::User(user);
@@ -569,8 +593,7 @@ impl Connection {
 
     /// Sends what waits to be replaced, as far as there is room, the oldest first.
     fn send_replaceable(&mut self) {
-        while let Some(bytes) = self.replaceable.first().map(UserFrame::bytes_about)
-            && self.admits_about(bytes)
+        while self.replaceable.first().is_some_and(|user| self.admits_user(user))
             && let Some(user) = self.replaceable.pop()
         {
             if let Err(error) = self.queue_now(&mut Frame::User(user)) {

@@ -16,6 +16,7 @@ use raft_core::GroupId;
 
 use super::config::{LONG_MESSAGES_MAX, LaneConfig};
 use super::credit::{Granted, Share, shared_max};
+use super::urgent::UrgentQueue;
 use crate::wire::chunk::{Chunk, ChunkEnd, STREAMS_MAX, put_chunk};
 use crate::wire::frame::Frame;
 use crate::wire::order::Order;
@@ -73,6 +74,7 @@ pub(super) struct Outbox {
     may_begin: bool,
     /// Bytes of short frames that went while long ones waited, less those of chunks.
     owed: u64,
+    urgent: UrgentQueue,
     /// Chunks that were made.
     pub(super) chunks: u64,
     /// Frames whose last byte is in `transmit`, for who looks on.
@@ -128,6 +130,22 @@ impl Outbox {
         if self.bytes > 0 {
             self.owed += bytes;
         }
+    }
+
+    /// As [`went`](Self::went), of a frame that may not wait.
+    pub(super) fn went_urgently(&mut self, bytes: u64) {
+        self.went(bytes);
+        let written = self.written();
+        self.urgent.push(self.queued_total, bytes, written);
+    }
+
+    /// Bytes in `transmit` of frames that may not wait.
+    pub(super) fn urgent_bytes(&self) -> u64 {
+        self.urgent.bytes(self.written())
+    }
+
+    fn written(&self) -> u64 {
+        self.queued_total.saturating_sub(self.transmit.len())
     }
 
     /// Takes a frame that goes in chunks, or has to wait for one that does.
@@ -227,7 +245,7 @@ impl Outbox {
                         !alone_taken
                     }
                 };
-            let begins = may && granted.left() > 0;
+            let begins = may && granted.left_to_share() > 0;
             self.may_begin |= may && !begins;
             if begins {
                 let Some(long) = self.waiting.remove(at) else { return };
@@ -333,7 +351,7 @@ impl Outbox {
                 self.ends(&long, granted);
                 return true;
             }
-            if granted.left() == 0 {
+            if granted.left_to_share() == 0 {
                 self.open.push_front(long);
                 return false;
             }

@@ -11,6 +11,7 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{HANDSHAKE_VERSION, HelloRefusal, Welcome};
 
 mod chunks;
+mod control;
 mod user;
 
 const PEER: NodeId = NodeId::new(2);
@@ -47,7 +48,27 @@ impl Pair {
     }
 
     fn open(config: &LaneConfig) -> Self {
-        let mut pair = Self::new(&identity(1), &identity(2), config, config);
+        Self::new(&identity(1), &identity(2), config, config).opened()
+    }
+
+    /// Both ends of the control lane.
+    fn open_control(config: &LaneConfig) -> Self {
+        let [a, b] = [1, 2].map(|node| registry(identity(node)));
+        let _ = b.check_welcome(NodeId::new(1), &welcome_of(&identity(1)));
+        let [a, b] = [(a, Direction::Outgoing), (b, Direction::Incoming)].map(|(registry, way)| {
+            ConnectionSetup { lane: Lane::Control, ..setup(&registry, config, way) }
+        });
+        let pair = Self {
+            a: Connection::dial(a, PEER, at(0)),
+            b: Connection::accept(b, at(0)),
+            a_events: VecDeque::new(),
+            b_events: VecDeque::new(),
+        };
+        pair.opened()
+    }
+
+    fn opened(self) -> Self {
+        let mut pair = self;
         pair.exchange_ok(at(0));
         assert!(pair.a.is_open() && pair.b.is_open());
         pair.a_events.clear();
@@ -179,7 +200,8 @@ fn hello_on_another_lane_than_it_names_is_refused() {
     let mut pair = Pair::new(&identity(1), &identity(2), &config, &config);
     pair.b.setup.lane = Lane::Bulk;
     let errors = pair.exchange(at(0));
-    let refusal = HelloRefusal::WrongLane { ours: Lane::Bulk, theirs: Lane::Control };
+    let theirs = Lane::Data { shard: 0 };
+    let refusal = HelloRefusal::WrongLane { ours: Lane::Bulk, theirs };
     assert_eq!(errors[0], Some(LaneError::RefusedByPeer(refusal)));
 }
 

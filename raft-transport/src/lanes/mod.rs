@@ -70,6 +70,7 @@ pub struct Lanes {
     epoch: u64,
     watcher: Arc<Watcher>,
     grants: GrantPool,
+    dials: bool,
     waker: Option<Waker>,
     /// Wakes the lanes at or before the earliest deadline.
     timer: Timer,
@@ -111,6 +112,7 @@ impl Lanes {
             accept_after: Some(Micros::ZERO),
             next_connection: 0,
             epoch: 0,
+            dials: true,
             waker: None,
             timer: Timer::Runtime(None),
             pending: VecDeque::new(),
@@ -143,6 +145,13 @@ impl Lanes {
     pub fn with_grants(mut self, grants: GrantPool) -> Self {
         grants.watch(&self.watcher);
         self.grants = grants;
+        self
+    }
+
+    /// Dials nobody: a lane that only peers send on, since this node's layout does without it.
+    #[must_use]
+    pub fn accepting_only(mut self) -> Self {
+        self.dials = false;
         self
     }
 
@@ -331,7 +340,7 @@ impl Lanes {
         self.epoch = epoch;
         let peers = self.registry.view();
         self.outgoing.retain(|peer, _| peers.contains_key(peer));
-        for (&peer, view) in &peers {
+        for (&peer, view) in peers.iter().filter(|_| self.dials) {
             self.outgoing
                 .entry(peer)
                 .or_insert_with(|| {
