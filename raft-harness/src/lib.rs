@@ -94,9 +94,9 @@ pub use engine::Created;
 pub use event::{Event, Events};
 pub use group_spec::{GroupSpec, Origin};
 pub use node::{
-    CreateError, Creating, CreatingAll, Deployment, Drained, LaneConfigs, LogKind, LogPace,
-    NetworkOptions, NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError, TlsOptions,
-    TlsProblem,
+    CreateError, Creating, CreatingAll, Deployment, Drained, Heartbeats, LaneConfigs, LogKind,
+    LogPace, NetworkOptions, NetworkProfile, NodeHost, NodeOptions, PeerOptions, StartError,
+    TlsOptions, TlsProblem,
 };
 pub use node_status::{
     GroupStatus, LaneStatus, NodeStatus, NodeSummary, PeerStatus, Role, TlsStatus,

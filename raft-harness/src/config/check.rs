@@ -69,6 +69,7 @@ pub(super) fn check(
     let tls = check.tls(&file.tls, cluster.as_deref(), node);
     check.exposure(&file.tls, file.listen.raft);
     let lanes = check.lanes(&file.network, &file.raft);
+    let layout = check.layout(&file.network);
     let lane_policy = check.lane_policy(&file.network);
     let grant_bytes_max = check.grants(&file.network);
     let drain = check.number("shutdown.drain_ms", file.shutdown.drain_ms, 0..=TIME_MAX_MS);
@@ -97,6 +98,8 @@ pub(super) fn check(
         half_open_max: half_open_max as usize,
         tls,
         lanes,
+        layout,
+        heartbeats: file.network.heartbeats.into(),
         lane_policy,
         grant_bytes_max,
         drain: Duration::from_millis(drain),

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use raft_transport::{GrantPool, LanePolicy};
+use raft_transport::{GrantPool, LaneLayout, LanePolicy};
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSection;
-use crate::node::{CERTIFICATE_DIR, Deployment, LogPace, NodeOptions, TlsOptions};
+use crate::node::{CERTIFICATE_DIR, Deployment, Heartbeats, LogPace, NodeOptions, TlsOptions};
 use crate::persistence::{FlushPolicy, Strategy};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -38,6 +38,7 @@ impl FileConfig {
     pub(super) fn tell(&mut self, options: &NodeOptions) {
         let NodeOptions { settings, persistence, lanes, lane_policy, grant_bytes_max, .. } =
             options;
+        let (layout, heartbeats) = (options.layout.into(), options.heartbeats.into());
         self.raft = RaftSection {
             heartbeat_interval_ms: milliseconds(settings.heartbeat_interval),
             election_timeout_min_ms: milliseconds(settings.election_timeout_min),
@@ -58,6 +59,8 @@ impl FileConfig {
         self.network = NetworkSection {
             grant_bytes_max: *grant_bytes_max,
             bulk_append_bytes: lane_policy.bulk_append_min.unwrap_or(0),
+            layout,
+            heartbeats,
             control: LaneSection::from(&lanes.control),
             data: LaneSection::from(&lanes.data),
             bulk: LaneSection::from(&lanes.bulk),
@@ -346,9 +349,66 @@ pub(super) struct NetworkSection {
     pub(super) grant_bytes_max: u64,
     /// Zero: never.
     pub(super) bulk_append_bytes: u64,
+    pub(super) layout: LayoutName,
+    pub(super) heartbeats: HeartbeatsName,
     pub(super) control: LaneSection,
     pub(super) data: LaneSection,
     pub(super) bulk: LaneSection,
+}
+
+/// Which lanes a node dials.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LayoutName {
+    Single,
+    ControlBulk,
+    ControlDataBulk,
+}
+
+impl From<LayoutName> for LaneLayout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Single => Self::Single,
+            LayoutName::ControlBulk => Self::ControlBulk,
+            LayoutName::ControlDataBulk => Self::ControlDataBulk,
+        }
+    }
+}
+
+impl From<LaneLayout> for LayoutName {
+    fn from(layout: LaneLayout) -> Self {
+        match layout {
+            LaneLayout::Single => Self::Single,
+            LaneLayout::ControlBulk => Self::ControlBulk,
+            LaneLayout::ControlDataBulk => Self::ControlDataBulk,
+        }
+    }
+}
+
+/// How heartbeats travel.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum HeartbeatsName {
+    Batched,
+    PerGroup,
+}
+
+impl From<HeartbeatsName> for Heartbeats {
+    fn from(name: HeartbeatsName) -> Self {
+        match name {
+            HeartbeatsName::Batched => Self::Batched,
+            HeartbeatsName::PerGroup => Self::PerGroup,
+        }
+    }
+}
+
+impl From<Heartbeats> for HeartbeatsName {
+    fn from(heartbeats: Heartbeats) -> Self {
+        match heartbeats {
+            Heartbeats::Batched => Self::Batched,
+            Heartbeats::PerGroup => Self::PerGroup,
+        }
+    }
 }
 
 impl Default for NetworkSection {
@@ -356,6 +416,8 @@ impl Default for NetworkSection {
         Self {
             grant_bytes_max: GrantPool::BYTES_MAX,
             bulk_append_bytes: LanePolicy::default().bulk_append_min.unwrap_or(0),
+            layout: LayoutName::ControlDataBulk,
+            heartbeats: HeartbeatsName::Batched,
             control: LaneSection::default(),
             data: LaneSection::default(),
             bulk: LaneSection::default(),

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use raft_transport::{LONG_MESSAGES_MAX, LaneConfig, LanePolicy, SocketOptions};
+use raft_transport::{LONG_MESSAGES_MAX, LaneConfig, LaneLayout, LanePolicy, SocketOptions};
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
@@ -226,6 +226,18 @@ impl Check<'_> {
             self.report(Rule::OutOfRange, path, message, help);
         }
         Some(value)
+    }
+
+    /// Which lanes the node dials.
+    pub(super) fn layout(&mut self, network: &NetworkSection) -> LaneLayout {
+        let layout = LaneLayout::from(network.layout);
+        if layout == LaneLayout::Single {
+            let message = "one lane for everything: snapshots and large appends share the socket \
+                           that votes and heartbeats need";
+            let help = "for benches; \"control-data-bulk\" keeps them apart".to_owned();
+            self.report(Rule::OneLane, "network.layout", message, help);
+        }
+        layout
     }
 
     /// From which size on appends travel on the bulk lane.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 use raft_mux::MuxConfig;
 use raft_storage::LogOptions;
-use raft_transport::LanePolicy;
+use raft_transport::{LaneLayout, LanePolicy};
 
 use crate::Compression;
 use crate::node::{
-    LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
+    Heartbeats, LaneConfigs, LogKind, LogPace, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
 };
 use crate::persistence::Persistence;
 
@@ -63,6 +63,10 @@ pub struct NodeConfig {
     pub tls: Option<TlsOptions>,
     /// The settings of the lanes.
     pub lanes: LaneConfigs,
+    /// Which lanes the node dials.
+    pub layout: LaneLayout,
+    /// How heartbeats travel.
+    pub heartbeats: Heartbeats,
     /// Which appends travel on the bulk lane.
     pub lane_policy: LanePolicy,
     /// Room for messages that no window holds, in bytes.
@@ -126,6 +130,8 @@ impl NodeConfig {
             // Smaller frames carry smaller commands.
             command_bytes_max: options.command_bytes_max.min(self.lanes.command_bytes_max()),
             lanes: self.lanes.clone(),
+            layout: self.layout,
+            heartbeats: self.heartbeats,
             lane_policy: self.lane_policy,
             grant_bytes_max: self.grant_bytes_max,
             ..options

@@ -48,6 +48,8 @@ pub enum Rule {
     Expires,
     /// Others can reach the Raft port, and nobody has to prove who it is.
     Open,
+    /// Everything would share one connection.
+    OneLane,
     /// One more voter would cost nothing and survive one more failure, or one less would cost
     /// nothing.
     EvenVoters,
@@ -86,6 +88,7 @@ impl Rule {
             Self::Preset => "W136",
             Self::Expires => "W144",
             Self::Open => "W145",
+            Self::OneLane => "W131",
             Self::EvenVoters => "W140",
         }
     }
@@ -98,6 +101,7 @@ impl Rule {
             | Self::Preset
             | Self::Expires
             | Self::Open
+            | Self::OneLane
             | Self::EvenVoters => Level::Warning,
             Self::Unreadable
             | Self::Syntax

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use raft_transport::{LaneConfig, SocketOptions};
+use raft_transport::{LaneConfig, LaneLayout, SocketOptions};
 
 mod effects;
 mod presets;
 
 use super::*;
 use crate::Compression;
-use crate::node::{LaneConfigs, LogPace};
+use crate::node::{Heartbeats, LaneConfigs, LogPace};
 use crate::persistence::{FlushPolicy, Persistence, Strategy};
 
 fn with(key: &str, line: &str) -> String {
@@ -423,6 +423,25 @@ fn what_all_lanes_share_reaches_the_options_of_a_node() {
     }
     assert_eq!(ids(&with("unsent_bytes_max", "unsent_bytes_max = 1")), ["E014"]);
     assert_eq!(ids(&with("user_timeout_ms", "user_timeout_ms = 1")), ["E014"]);
+}
+
+#[test]
+fn a_layout_and_the_way_of_heartbeats_reach_the_node() {
+    let of = |text: &str| {
+        let loaded = parse("node.toml", text, &Environment::default()).expect("valid");
+        let options = loaded.config.node_options();
+        (options.layout, options.heartbeats)
+    };
+    assert_eq!(of(EXAMPLE), (LaneLayout::ControlDataBulk, Heartbeats::Batched));
+    let bulk = with("layout", "layout = \"control-bulk\"");
+    assert_eq!(of(&bulk), (LaneLayout::ControlBulk, Heartbeats::Batched));
+    assert!(ids(&bulk).is_empty());
+    let single = with("layout", "layout = \"single\"");
+    assert_eq!(of(&single), (LaneLayout::Single, Heartbeats::Batched));
+    assert_eq!(ids(&single), ["W131"]);
+    let alone = with("heartbeats", "heartbeats = \"per-group\"");
+    assert_eq!(of(&alone), (LaneLayout::ControlDataBulk, Heartbeats::PerGroup));
+    assert_eq!(ids(&with("layout", "layout = \"two\"")), ["E011"]);
 }
 
 #[test]

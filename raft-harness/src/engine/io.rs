@@ -8,7 +8,9 @@ use raft_core::{
     Micros, NodeId, PersistSeq, ReplicaId, SnapshotMeta, Term, Tombstone,
 };
 use raft_storage::GroupWrite;
-use raft_transport::{Condition, ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem};
+use raft_transport::{
+    Condition, ConnectionId, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneLayout,
+};
 
 use super::log_load::LogLoad;
 use super::log_time::Told;
@@ -39,8 +41,32 @@ pub(crate) enum Route {
     Control,
     /// A connection of the data lane that shard `shard` owns.
     Data { shard: usize, connection: ConnectionId },
-    /// A connection of the bulk lane.
-    Bulk { connection: ConnectionId },
+    /// A connection of a lane that carries for all shards.
+    Carried(CarrierConnection),
+}
+
+/// The thread that carries for all shards: what it sends on is the layout's choice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Via {
+    Control,
+    Bulk,
+}
+
+impl Via {
+    /// Who carries for a node that sends by this layout.
+    pub(crate) const fn of(layout: LaneLayout) -> Self {
+        match layout {
+            LaneLayout::Single => Self::Control,
+            LaneLayout::ControlBulk | LaneLayout::ControlDataBulk => Self::Bulk,
+        }
+    }
+}
+
+/// A connection of the lane that one of them carries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct CarrierConnection {
+    pub(crate) via: Via,
+    pub(crate) connection: ConnectionId,
 }
 
 /// One thing that happened.
@@ -76,7 +102,7 @@ pub(crate) enum EngineInput {
     LaneUp(NodeId, SendLane),
     /// Whatever was in flight to the peer on a lane of this kind is lost.
     LaneDown(NodeId, SendLane),
-    /// The bulk lane took so many bytes.
+    /// The lane that carries for all shards took so many bytes.
     BulkSent(NodeId, u64),
     /// Hand over the leadership of a group, to a node or to whoever is furthest.
     Transfer(GroupId, Option<NodeId>, Reply),
@@ -117,7 +143,9 @@ pub(crate) enum EngineInput {
 /// The lanes appends travel on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SendLane {
+    /// The shard's own.
     Data,
+    /// The one that carries for all shards, whatever its name in the layout.
     Bulk,
 }
 
@@ -206,7 +234,7 @@ pub(crate) struct TurnOutput {
     pub(crate) heartbeat_replies: Vec<(NodeId, HeartbeatReplyItem)>,
     /// Frames that answer on the connection their question came by.
     pub(crate) replies: Vec<(Route, Frame)>,
-    /// Appends for the bulk lane.
+    /// Appends for the lane that carries for all shards.
     pub(crate) bulk: Vec<(NodeId, Envelope, u64)>,
     /// Work for apply workers.
     pub(crate) apply: Vec<ApplyJob>,

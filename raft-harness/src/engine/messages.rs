@@ -196,7 +196,7 @@ impl ShardEngine {
                 let item = HeartbeatReplyItem { group, group_incarnation, from, to, reply };
                 match self.route {
                     Route::Control => out.heartbeat_replies.push((node, item)),
-                    route @ (Route::Data { .. } | Route::Bulk { .. }) => {
+                    route @ (Route::Data { .. } | Route::Carried(_)) => {
                         push_reply_item(&mut out.replies, route, item);
                     }
                 }
@@ -206,7 +206,7 @@ impl ShardEngine {
                     Envelope { group, group_incarnation, from, to, message, entries: Vec::new() };
                 // Two leaders may speak in turn; each is answered its own way.
                 match slot.peers.get(to).and_then(|peer| peer.ack_route) {
-                    Some(route @ (Route::Data { .. } | Route::Bulk { .. })) => {
+                    Some(route @ (Route::Data { .. } | Route::Carried(_))) => {
                         out.replies.push((route, Frame::Message(envelope)));
                     }
                     Some(Route::Control) | None => out.control.push((node, envelope)),

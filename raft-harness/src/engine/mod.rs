@@ -38,8 +38,8 @@ mod work;
 
 pub use io::Created;
 pub(crate) use io::{
-    ApplyJob, ApplyTask, CreateDone, CreateGroup, CreateRefusal, EngineInput, Fetch, HandingOver,
-    MakeMachine, PersistTicket, Route, SendLane, Source, TurnOutput,
+    ApplyJob, ApplyTask, CarrierConnection, CreateDone, CreateGroup, CreateRefusal, EngineInput,
+    Fetch, HandingOver, MakeMachine, PersistTicket, Route, SendLane, Source, TurnOutput, Via,
 };
 pub(crate) use log_health::{Call, Caller, LogCondition, LogHealth};
 pub(crate) use log_load::LogLoad;

@@ -153,6 +153,18 @@ impl ShardEngine {
         })
     }
 
+    /// Room for appends to a peer where shards have no lanes of their own: what the lane that
+    /// carries for all of them may still be given. It knows what is long by itself.
+    pub(crate) fn carried_room(&self, peer: NodeId) -> Room {
+        let at = self.peers.iter().position(|node| *node == peer);
+        match at.filter(|at| self.bulk_up[*at]) {
+            Some(at) if self.bulk_bytes[at] < self.options.bulk_bytes_max => {
+                Room { bytes: self.options.bulk_bytes_max, short_max: u64::MAX, takes_long: true }
+            }
+            Some(_) | None => Room::default(),
+        }
+    }
+
     /// Chooses the lane of the next append. Going from one lane to the other waits until nothing
     /// is in flight; what is marked now is marked again when the answers come.
     fn lane_now(
@@ -165,7 +177,8 @@ impl ShardEngine {
     ) -> LaneNow {
         let slot = &mut self.slots[at as usize];
         let next = slot.core.next_index(replica).unwrap_or_default();
-        let mut wanted = SendLane::Data;
+        let has_data_lanes = self.options.layout.has_data_lanes();
+        let mut wanted = if has_data_lanes { SendLane::Data } else { SendLane::Bulk };
         if !slot.core.sends_entries_to(replica) && slot.core.has_in_flight(replica) {
             // A question follows what it is about.
             wanted = lane;
@@ -307,9 +320,10 @@ impl ShardEngine {
         let at_peer = self.place_of(peer);
         match lane {
             SendLane::Bulk => self.bulk_up[at_peer] = true,
-            SendLane::Data => {
-                self.data_up[at_peer].get_or_insert(self.now);
-            }
+            SendLane::Data => {}
+        }
+        if lane == self.usual_lane() {
+            self.data_up[at_peer].get_or_insert(self.now);
         }
     }
 
@@ -326,10 +340,10 @@ impl ShardEngine {
                 self.touch(at);
             }
         }
-        if lane == SendLane::Data {
+        if lane == self.usual_lane() {
             self.data_up[at_peer] = None;
         }
-        if lane == SendLane::Data && self.stopping {
+        if lane == self.usual_lane() && self.stopping {
             self.count_out(at_peer, out);
         }
         for at in 0..self.slots.len() as u32 {
@@ -342,6 +356,14 @@ impl ShardEngine {
             }
             #[cfg(feature = "sim")]
             self.show_lane_down(at, told, self.on_lane(at, at_peer, lane).count() as u64);
+        }
+    }
+
+    /// The lane that carries appends of any size where there is no reason for another.
+    fn usual_lane(&self) -> SendLane {
+        match self.options.layout.has_data_lanes() {
+            true => SendLane::Data,
+            false => SendLane::Bulk,
         }
     }
 

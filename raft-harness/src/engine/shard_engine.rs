@@ -19,7 +19,7 @@ use raft_core::{
     Tombstone,
 };
 use raft_storage::{Compaction, GroupWrite};
-use raft_transport::LanePolicy;
+use raft_transport::{LaneLayout, LanePolicy};
 use tracing::{error, info, warn};
 
 use super::ailing::Ailing;
@@ -56,6 +56,8 @@ pub(crate) struct EngineOptions {
     /// What groups get that do not ask for another.
     pub(crate) persistence: Persistence,
     pub(crate) lane_policy: LanePolicy,
+    /// Where there are no data lanes, all appends go the way that large ones go elsewhere.
+    pub(crate) layout: LaneLayout,
     pub(crate) seed: u64,
     pub(crate) durability: Durability,
     /// Commands larger than this are refused.

@@ -6,6 +6,12 @@
 //! frame per peer and interval, however many groups and shards; a shard that is stuck hands in
 //! nothing and so loses its own groups, and only those.
 //!
+//! Unless they are to travel [one by one](Heartbeats::PerGroup), as without the mux; that is what
+//! the batches are measured against.
+//!
+//! A peer of one lane sends its appends here as well, and so does this node if it is one; they
+//! wait in a [`Carrier`], and what this module is about goes before them.
+//!
 //! It also watches the log, which cannot say that its disk hangs, and makes that known to the
 //! shards here and to the peers.
 //!
@@ -22,17 +28,20 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 use raft_core::{GroupId, LogTime, Micros, NodeId};
 use raft_transport::{
-    Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, Lanes,
+    Direction, Envelope, Frame, HeartbeatItem, HeartbeatReplyItem, LaneEvent, LaneLayout, Lanes,
 };
 use tokio::time::Sleep;
 use tracing::{debug, info};
 
+use super::carrier::{Carrier, CarrierInput, is_carried};
 use super::clock::Clock;
 use super::contacts::Contacts;
 use super::inbox::Inbox;
 use super::log_watch::{LogWatcher, Looked};
+use super::options::Heartbeats;
 use super::shard_thread::{Round, ShardInput, by_node, shard_of, split};
-use crate::engine::{EngineInput, Route, Source, Told};
+use crate::engine::{EngineInput, Route, Source, Told, Via};
+use crate::snapshot::desk::DeskInput;
 
 /// Inputs that wait for a shard when the control plane hands it no more: far more than come while
 /// one turns, however busy it is.
@@ -46,16 +55,30 @@ pub(crate) enum ControlInput {
     Heartbeats(Vec<(NodeId, HeartbeatItem)>),
     /// Answers to heartbeats.
     Replies(Vec<(NodeId, HeartbeatReplyItem)>),
+    /// Read confirmations of a shard without lanes of its own.
+    ReadConfirms(Vec<(NodeId, HeartbeatItem)>),
+    /// What this lane carries for all shards, and answers to what came on it.
+    Carry(CarrierInput),
     /// Say that this thread turns.
     Ping(Sender<()>),
     /// End.
     Stop,
 }
 
+/// How this node speaks on the control lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speech {
+    pub(crate) layout: LaneLayout,
+    pub(crate) heartbeats: Heartbeats,
+    pub(crate) heartbeat_interval: Duration,
+}
+
 pub(crate) struct Control {
     inbox: Arc<Inbox<ControlInput>>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
     lanes: Lanes,
+    carrier: Carrier,
+    how: Speech,
     contacts: Arc<Contacts>,
     /// How long after the grid time heartbeat frames leave.
     gather: Duration,
@@ -85,18 +108,21 @@ impl Control {
     pub(crate) fn new(
         inbox: Arc<Inbox<ControlInput>>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
+        desk: Sender<DeskInput>,
         lanes: Lanes,
         contacts: Arc<Contacts>,
-        heartbeat_interval: Duration,
+        how: Speech,
         watcher: LogWatcher,
     ) -> Self {
         Self {
             inbox,
+            carrier: Carrier::new(Via::Control, Arc::clone(&shards), desk),
             shards,
             lanes,
+            how,
             contacts,
-            gather: heartbeat_interval / 10,
-            heartbeat_interval,
+            gather: how.heartbeat_interval / 10,
+            heartbeat_interval: how.heartbeat_interval,
             heartbeats: Vec::new(),
             beat_from: HashMap::new(),
             hand_ins: 0,
@@ -134,6 +160,11 @@ impl Control {
                         self.send(peer, Frame::Message(envelope));
                     }
                 }
+                ControlInput::Heartbeats(items) if self.how.heartbeats == Heartbeats::PerGroup => {
+                    for (peer, item) in items {
+                        self.send(peer, Frame::Heartbeats(vec![item]));
+                    }
+                }
                 ControlInput::Heartbeats(items) => {
                     self.heartbeats.extend(items);
                     self.hand_ins += 1;
@@ -141,11 +172,22 @@ impl Control {
                         self.heartbeats_due = Some(self.next_departure(now));
                     }
                 }
+                ControlInput::Replies(items) if self.how.heartbeats == Heartbeats::PerGroup => {
+                    for (peer, item) in items {
+                        self.send(peer, Frame::HeartbeatReplies(vec![item]));
+                    }
+                }
                 ControlInput::Replies(items) => {
                     for (peer, items) in by_node(items.into_iter()) {
                         self.send(peer, Frame::HeartbeatReplies(items));
                     }
                 }
+                ControlInput::ReadConfirms(items) => {
+                    for (peer, items) in by_node(items.into_iter()) {
+                        self.send(peer, Frame::ReadConfirms(items));
+                    }
+                }
+                ControlInput::Carry(input) => self.carrier.take(input, &mut self.lanes),
                 ControlInput::Ping(answer) => {
                     let _ = answer.send(());
                 }
@@ -178,6 +220,7 @@ impl Control {
         while let Some(event) = self.events.pop_front() {
             self.take_lane_event(event, heard);
         }
+        worked |= self.carrier.send_waiting(&mut self.lanes);
         if worked {
             self.lanes.flush(cx, now);
             Round::Worked
@@ -215,10 +258,21 @@ impl Control {
         own.is_some() || word.is_some()
     }
 
+    /// Whether all that this node sends goes this way.
+    fn carries(&self) -> bool {
+        Via::of(self.how.layout) == Via::Control
+    }
+
     /// The lanes, whose deadline the simulator keeps.
     #[cfg(feature = "sim")]
     pub(crate) fn lanes(&self) -> &Lanes {
         &self.lanes
+    }
+
+    /// What waits for a lane.
+    #[cfg(feature = "sim")]
+    pub(crate) fn carrier(&self) -> &Carrier {
+        &self.carrier
     }
 
     /// Frames leave at `gather` after a multiple of the interval, never more often.
@@ -288,6 +342,9 @@ impl Control {
                 if connection.direction() == Direction::Outgoing {
                     info!(%peer, "the peer is reached");
                     self.up.insert(peer);
+                    if self.carries() {
+                        self.carrier.lane_up(peer);
+                    }
                     self.contacts.set_connected(peer, true, now);
                 }
                 return;
@@ -296,6 +353,9 @@ impl Control {
                 if connection.direction() == Direction::Outgoing {
                     info!(%peer, %reason, "the peer is not reached any more");
                     self.up.remove(&peer);
+                    if self.carries() {
+                        self.carrier.lane_down(peer);
+                    }
                     self.contacts.set_connected(peer, false, now);
                 }
                 return;
@@ -307,6 +367,9 @@ impl Control {
         let source = Source { node: from, incarnation: from_incarnation, route, clock };
         let shards = self.shards.len();
         match frame {
+            Frame::Message(envelope) if is_carried(&envelope.message) => {
+                self.carrier.take_message(connection, (from, from_incarnation), envelope);
+            }
             Frame::Message(envelope) => {
                 let to = shard_of(envelope.group, shards);
                 self.pass(to, EngineInput::Message(source, envelope));
@@ -329,8 +392,8 @@ impl Control {
                     self.pass(to, EngineInput::PeerCondition(from, condition, now));
                 }
             }
-            // These have the bulk lane.
-            Frame::SnapshotPull(_) | Frame::SnapshotChunk(_) => {}
+            Frame::SnapshotPull(pull) => self.carrier.take_pull(connection, pull),
+            Frame::SnapshotChunk(chunk) => self.carrier.take_chunk(from, chunk),
             // No protocol of ours has these.
             Frame::User(_) | Frame::UserItems(_) => {}
             Frame::Chunk(_)
@@ -407,7 +470,9 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::task::Waker;
 
-    use raft_core::{GroupIncarnation, Heartbeat, Incarnation, LogIndex, ReplicaId, Rest, Term};
+    use raft_core::{
+        GroupIncarnation, Heartbeat, HeartbeatReply, Incarnation, LogIndex, ReplicaId, Rest, Term,
+    };
     use raft_transport::{Identity, Lane, LaneConfig, LaneCounters, MemoryHub};
 
     use super::*;
@@ -444,8 +509,13 @@ mod tests {
         let interval = Duration::from_millis(100);
         let watch = Arc::new(LogWatch::new(Duration::from_secs(2)));
         let watcher = LogWatcher::new(watch, Arc::default(), interval);
-        let mut control =
-            Control::new(Arc::default(), shards, ours, Arc::default(), interval, watcher);
+        let how = Speech {
+            layout: LaneLayout::default(),
+            heartbeats: Heartbeats::Batched,
+            heartbeat_interval: interval,
+        };
+        let (desk, contacts) = (crossbeam::channel::unbounded().0, Arc::default());
+        let mut control = Control::new(Arc::default(), shards, desk, ours, contacts, how, watcher);
         let cx = &mut Context::from_waker(Waker::noop());
         let (looked, late) = (Micros::new(10), Micros::new(800_000));
         let mut events = VecDeque::new();
@@ -470,25 +540,91 @@ mod tests {
         assert_eq!(control.clocks.get(&there), Some(&Told { wall, heard: late }));
     }
 
+    /// What a peer's lanes bring when this node hands in beats and answers, frame by frame.
+    fn said(heartbeats: Heartbeats) -> Vec<Frame> {
+        let [here, there] = [1, 2].map(NodeId::new);
+        let hub = MemoryHub::new();
+        let (ours, mut theirs) = (lanes(&hub, [here, there]), lanes(&hub, [there, here]));
+        let interval = Duration::from_millis(100);
+        let watch = Arc::new(LogWatch::new(Duration::from_secs(2)));
+        let watcher = LogWatcher::new(watch, Arc::default(), interval);
+        let how =
+            Speech { layout: LaneLayout::default(), heartbeats, heartbeat_interval: interval };
+        let inbox: Arc<Inbox<ControlInput>> = Arc::default();
+        let (shards, desk) = (vec![Arc::default()].into(), crossbeam::channel::unbounded().0);
+        let (to_control, contacts) = (Arc::clone(&inbox), Arc::default());
+        let mut control = Control::new(to_control, shards, desk, ours, contacts, how, watcher);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut events = VecDeque::new();
+        let mut turn = |now: u64, events: &mut VecDeque<LaneEvent>| {
+            control.round(cx, || (Micros::new(now), LogTime::default()));
+            theirs.poll(cx, Micros::new(now), events);
+            theirs.flush(cx, Micros::new(now));
+        };
+        (0..10).for_each(|_| turn(1, &mut events));
+        // Of groups that are well, stale and not known there: nobody looks at that here.
+        let beats = (1..=40).map(|group| beat(2, group, u64::from(group % 3))).collect();
+        let _ = inbox.push(ControlInput::Heartbeats(beats));
+        let answer = |group: u32| {
+            let (_, item) = beat(2, group, 0);
+            let reply = HeartbeatReply { term: Term::new(1), read_seq: 0, sent: Micros::ZERO };
+            let HeartbeatItem { group, group_incarnation, from, to, .. } = item;
+            (there, HeartbeatReplyItem { group, group_incarnation, from, to, reply })
+        };
+        let _ = inbox.push(ControlInput::Replies((1..=40).map(answer).collect()));
+        (0..10).for_each(|turn_of| turn(200_000 + turn_of, &mut events));
+        (0..10).for_each(|turn_of| turn(400_000 + turn_of, &mut events));
+        let frame = |event| match event {
+            LaneEvent::Frame { frame, .. } => Some(frame),
+            LaneEvent::Up { .. } | LaneEvent::Down { .. } => None,
+        };
+        events.into_iter().filter_map(frame).collect()
+    }
+
+    /// One schedule, both ways: the same words come for each group, and cores see nothing else.
+    #[test]
+    fn beats_one_by_one_say_what_batches_say() {
+        let items = |frames: &[Frame]| {
+            let beats = frames.iter().flat_map(|frame| match frame {
+                Frame::Heartbeats(items) => items.clone(),
+                _ => Vec::new(),
+            });
+            let answers = frames.iter().flat_map(|frame| match frame {
+                Frame::HeartbeatReplies(items) => items.clone(),
+                _ => Vec::new(),
+            });
+            (beats.collect::<Vec<_>>(), answers.collect::<Vec<_>>())
+        };
+        let (batched, alone) = (said(Heartbeats::Batched), said(Heartbeats::PerGroup));
+        assert_eq!(items(&batched), items(&alone));
+        assert_eq!(items(&alone).0.len(), 40);
+        let count = |frames: &[Frame]| {
+            let beats = |frame: &&Frame| matches!(frame, Frame::Heartbeats(_));
+            frames.iter().filter(beats).count()
+        };
+        assert_eq!((count(&batched), count(&alone)), (1, 40));
+    }
+
+    fn beat(peer: u64, group: u32, read_seq: u64) -> (NodeId, HeartbeatItem) {
+        let item = HeartbeatItem {
+            group: GroupId::new(group),
+            group_incarnation: GroupIncarnation::new(1),
+            from: ReplicaId::new(1),
+            to: ReplicaId::new(10 + peer),
+            heartbeat: Heartbeat {
+                term: Term::new(1),
+                commit: LogIndex::ZERO,
+                quorum_durable: LogIndex::ZERO,
+                read_seq,
+                sent: Micros::ZERO,
+                rest: Rest::Awake,
+            },
+        };
+        (NodeId::new(peer), item)
+    }
+
     #[test]
     fn of_two_beats_to_a_replica_the_newer_one_leaves() {
-        let beat = |peer: u64, group: u32, read_seq: u64| {
-            let item = HeartbeatItem {
-                group: GroupId::new(group),
-                group_incarnation: GroupIncarnation::new(1),
-                from: ReplicaId::new(1),
-                to: ReplicaId::new(10 + peer),
-                heartbeat: Heartbeat {
-                    term: Term::new(1),
-                    commit: LogIndex::ZERO,
-                    quorum_durable: LogIndex::ZERO,
-                    read_seq,
-                    sent: Micros::ZERO,
-                    rest: Rest::Awake,
-                },
-            };
-            (NodeId::new(peer), item)
-        };
         let mut beats = vec![beat(2, 7, 1), beat(3, 7, 1), beat(2, 8, 1), beat(2, 7, 2)];
         keep_newest(&mut beats);
         assert_eq!(beats, vec![beat(3, 7, 1), beat(2, 8, 1), beat(2, 7, 2)]);

@@ -14,6 +14,7 @@
 mod alarm;
 mod apply_worker;
 mod bulk_thread;
+mod carrier;
 mod checked_text;
 mod clock;
 mod contacts;
@@ -24,6 +25,7 @@ mod error;
 mod flush;
 mod inbox;
 mod known_stores;
+mod lane_maker;
 mod lives;
 mod log_end;
 mod log_flights;
@@ -85,7 +87,8 @@ use tokio::sync::oneshot;
 pub(crate) mod sim {
     pub(crate) use super::apply_worker::Machines;
     pub(crate) use super::bulk_thread::{Bulk, BulkInput};
-    pub(crate) use super::control_thread::{Control, ControlInput};
+    pub(crate) use super::carrier::{Carrier, CarrierInput, Carriers};
+    pub(crate) use super::control_thread::{Control, ControlInput, Speech};
     pub(crate) use super::directory::Directory;
     pub(crate) use super::inbox::Inbox;
     pub(crate) use super::known_stores::KnownStores;
@@ -112,7 +115,7 @@ pub(crate) use self::log_thread::chain;
 #[cfg(feature = "raftd")]
 pub(crate) use self::options::CERTIFICATE_DIR;
 pub use self::options::{
-    LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
+    Heartbeats, LaneConfigs, LogKind, NetworkOptions, NodeOptions, PeerOptions, TlsOptions,
 };
 pub use self::presets::{Deployment, NetworkProfile};
 #[cfg(feature = "raftd")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use raft_core::{NodeId, Settings};
 use raft_mux::{MuxConfig, PortLayout};
 use raft_storage::ENTRY_BYTES_MAX;
-use raft_transport::{GrantPool, Lane, LaneConfig, LanePolicy, Network};
+use raft_transport::{GrantPool, Lane, LaneConfig, LaneLayout, LanePolicy, LaneWatch, Network};
 
 use super::error::{StartError, TlsProblem};
 use super::log_pace::LogPace;
@@ -38,6 +38,14 @@ pub struct NodeOptions {
     pub apply_workers: usize,
     /// Timing and limits of each group.
     pub settings: Settings,
+    /// Which lanes this node dials. Default: control, a data lane per shard, and bulk. Peers may have
+    /// other layouts: every node accepts every lane, so a cluster changes it node by node.
+    pub layout: LaneLayout,
+    /// How heartbeats travel. Default: batched.
+    pub heartbeats: Heartbeats,
+    /// Who is told what leaves and what comes on the lanes, on the threads that carry it: for benches
+    /// and tests. Default: nobody.
+    pub lane_watch: Option<Arc<dyn LaneWatch>>,
     /// Which appends travel on the bulk lane.
     pub lane_policy: LanePolicy,
     /// The lanes' own settings.
@@ -175,6 +183,16 @@ pub struct LaneConfigs {
     pub bulk: LaneConfig,
 }
 
+/// How heartbeats of many groups travel to one peer.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Heartbeats {
+    /// Those of all groups in one frame per peer and interval, and their answers likewise.
+    #[default]
+    Batched,
+    /// Each in a frame of its own, when its shard hands it in: what batches are compared with.
+    PerGroup,
+}
+
 /// A tmpfs on nearly every Linux.
 pub(crate) const CERTIFICATE_DIR: &str = "/dev/shm";
 
@@ -188,6 +206,23 @@ impl LaneConfigs {
             Lane::Control => &self.control,
             Lane::Data { .. } => &self.data,
             Lane::Bulk => &self.bulk,
+        }
+    }
+
+    /// Those of a lane of a node that has this layout. Where there is one lane, it has the window
+    /// and the buffers of a data lane; the control lane's own settings say how it is kept alive.
+    pub fn in_layout(&self, lane: Lane, layout: LaneLayout) -> LaneConfig {
+        let config = self.of(lane).clone();
+        match (lane, layout) {
+            (Lane::Control, LaneLayout::Single) => LaneConfig {
+                window_bytes: self.data.window_bytes,
+                frame_bytes_max: self.data.frame_bytes_max,
+                write_buffer_max: self.data.write_buffer_max,
+                chunk_bytes: self.data.chunk_bytes,
+                long_messages_max: self.data.long_messages_max,
+                ..config
+            },
+            (Lane::Control | Lane::Data { .. } | Lane::Bulk, _) => config,
         }
     }
 
@@ -297,6 +332,9 @@ impl Default for NodeOptions {
             shards: (cores / 2).clamp(1, 8),
             apply_workers: 1,
             settings: Settings::default(),
+            layout: LaneLayout::default(),
+            heartbeats: Heartbeats::default(),
+            lane_watch: None,
             lane_policy: LanePolicy::default(),
             lanes: LaneConfigs::default(),
             grant_bytes_max: GrantPool::BYTES_MAX,

@@ -4,7 +4,8 @@
 //! One future on a single-threaded runtime. A round takes everything that is there (inbox,
 //! sockets, due timers), lets the engine finish the turn, hands the persist batch to the log
 //! before anything else, then fills the lanes and flushes each with one write. It sleeps only
-//! when a whole round found nothing.
+//! when a whole round found nothing. In a layout without data lanes it only accepts them, and what
+//! it sends goes by the carrier of the layout.
 //!
 //! [`Shard`] takes its time as an argument, so that a simulator turns the same code;
 //! [`ShardTask`] adds the clock and the runtime's timer.
@@ -18,11 +19,11 @@ use std::task::{Context, Poll};
 use crossbeam::channel::Sender;
 use parking_lot::Mutex;
 use raft_core::{GroupId, LogTime, Micros, NodeId};
-use raft_transport::{ConnectionId, Direction, Frame, LaneEvent, Lanes};
+use raft_transport::{ConnectionId, Direction, Frame, LaneEvent, Lanes, Room};
 use tokio::time::Sleep;
 use tracing::debug;
 
-use super::bulk_thread::BulkInput;
+use super::carrier::{CarrierInput, Carriers};
 use super::clock::Clock;
 use super::control_thread::ControlInput;
 use super::directory::Directory;
@@ -58,7 +59,7 @@ pub(crate) enum ShardInput {
 pub(crate) struct Links {
     pub(crate) shards: Arc<[Arc<Inbox<ShardInput>>]>,
     pub(crate) control: Arc<Inbox<ControlInput>>,
-    pub(crate) bulk: Arc<Inbox<BulkInput>>,
+    pub(crate) carriers: Carriers,
     pub(crate) log: Option<Sender<LogBatch>>,
     pub(crate) reader: Option<Sender<(usize, Fetch)>>,
     pub(crate) desk: Sender<DeskInput>,
@@ -73,6 +74,8 @@ pub(crate) struct Shard {
     inbox: Arc<Inbox<ShardInput>>,
     engine: ShardEngine,
     lanes: Lanes,
+    /// Whether this shard sends on its lanes, or only peers do.
+    has_data_lanes: bool,
     links: Links,
     out: TurnOutput,
     items: Vec<ShardInput>,
@@ -90,6 +93,7 @@ impl Shard {
             inbox: Arc::clone(&links.shards[index]),
             engine,
             lanes,
+            has_data_lanes: links.carriers.layout.has_data_lanes(),
             links,
             out: TurnOutput::default(),
             items: Vec::new(),
@@ -290,9 +294,7 @@ impl Shard {
                 Route::Data { shard, connection } => {
                     let _ = self.links.shards[shard].push(ShardInput::Reply(connection, frame));
                 }
-                Route::Bulk { connection } => {
-                    let _ = self.links.bulk.push(BulkInput::Reply(connection, frame));
-                }
+                Route::Carried(connection) => self.links.carriers.reply(connection, frame),
                 // The engine sends these as messages, not as replies.
                 Route::Control => {}
             }
@@ -301,7 +303,11 @@ impl Shard {
             for peer in self.engine.nodes() {
                 self.lanes.abandon(*peer, group);
             }
-            let _ = self.links.bulk.push(BulkInput::GiveUp(group));
+            self.links.carriers.give(CarrierInput::GiveUp(group));
+        }
+        if !self.has_data_lanes && !out.read_confirms.is_empty() {
+            let confirms = std::mem::take(&mut out.read_confirms);
+            let _ = self.links.control.push(ControlInput::ReadConfirms(confirms));
         }
         for (peer, items) in by_node(out.read_confirms.drain(..)) {
             if self.lanes.send(peer, Frame::ReadConfirms(items)).is_err() {
@@ -327,7 +333,7 @@ impl Shard {
         }
         for (peer, envelope, bytes) in out.bulk.drain(..) {
             let shard = self.index;
-            let _ = self.links.bulk.push(BulkInput::Send { shard, peer, envelope, bytes });
+            self.links.carriers.give(CarrierInput::Send { shard, peer, envelope, bytes });
         }
         for job in out.apply.drain(..) {
             let worker = job.group.get() as usize % self.links.appliers.len();
@@ -349,8 +355,16 @@ impl Shard {
         }
     }
 
+    /// Room for appends to a peer.
+    fn room(&self, peer: NodeId) -> Room {
+        match self.has_data_lanes {
+            true => self.lanes.room(peer),
+            false => self.engine.carried_room(peer),
+        }
+    }
+
     fn can_fill_lanes(&self) -> bool {
-        let can = |peer: &NodeId| self.engine.has_work(*peer, self.lanes.room(*peer));
+        let can = |peer: &NodeId| self.engine.has_work(*peer, self.room(*peer));
         self.engine.nodes().iter().any(can)
     }
 
@@ -360,7 +374,7 @@ impl Shard {
         while let Some(&peer) = self.engine.nodes().get(at) {
             at += 1;
             loop {
-                let room = self.lanes.room(peer);
+                let room = self.room(peer);
                 if !self.engine.has_work(peer, room) {
                     break;
                 }
@@ -538,7 +552,7 @@ mod tests {
         Entry, GroupIncarnation, Heartbeat, Incarnation, LogIndex, ReplicaId, Rest, Settings, Term,
     };
     use raft_transport::{
-        HeartbeatItem, Identity, Lane, LaneConfig, LaneCounters, LanePolicy, MemoryHub,
+        HeartbeatItem, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, LanePolicy, MemoryHub,
     };
 
     use super::super::starting::registry;
@@ -578,6 +592,7 @@ mod tests {
             creations_lost: false,
             settings: Arc::new(settings.clone()),
             lane_policy: LanePolicy { bulk_append_min: None },
+            layout: LaneLayout::default(),
             seed: 1,
             durability: Durability::Memory,
             command_bytes_max: 1 << 20,
@@ -609,7 +624,7 @@ mod tests {
         let links = Links {
             shards: vec![Arc::default()].into(),
             control: Arc::default(),
-            bulk: Arc::default(),
+            carriers: Carriers::default(),
             log: None,
             reader: None,
             desk: unbounded().0,

@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, at, n
 use raft_core::GroupId;
 use raft_transport::Frame;
 
-use super::bulk_thread::BulkInput;
+use super::carrier::{CarrierInput, Carriers};
 use super::clock::Clock;
 use super::inbox::Inbox;
 use super::shard_thread::ShardInput;
@@ -28,7 +28,7 @@ pub(crate) fn run(
     inputs: &Receiver<DeskInput>,
     workshop: (&Sender<Job>, &Receiver<Made>),
     shards: &[Arc<Inbox<ShardInput>>],
-    bulk: &Inbox<BulkInput>,
+    carriers: &Carriers,
     clock: Clock,
     shard_of: impl Fn(GroupId) -> usize,
 ) {
@@ -53,11 +53,10 @@ pub(crate) fn run(
         for output in out.drain(..) {
             match output {
                 DeskOutput::Pull(node, pull) => {
-                    let _ = bulk.push(BulkInput::Ask(node, pull));
+                    carriers.give(CarrierInput::Ask(node, pull));
                 }
                 DeskOutput::Chunk(connection, chunk) => {
-                    let frame = Frame::SnapshotChunk(chunk);
-                    let _ = bulk.push(BulkInput::Reply(connection, frame));
+                    carriers.reply(connection, Frame::SnapshotChunk(chunk));
                 }
                 DeskOutput::Engine(group, input) => {
                     let _ = shards[shard_of(group)].push(ShardInput::Engine(input));

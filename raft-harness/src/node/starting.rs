@@ -20,8 +20,8 @@ use raft_storage::{
     OnDamage, Opened, RecoveredGroup,
 };
 use raft_transport::{
-    Cover, GrantPool, Identity, Lane, LaneConfig, LaneCounters, LaneLayout, Lanes, Network,
-    PeerLife, PeerRegistry, Plain, TcpNetwork,
+    Cover, GrantPool, Identity, Lane, LaneLayout, Network, PeerLife, PeerRegistry, Plain,
+    SocketOptions, TcpNetwork,
 };
 #[cfg(feature = "tls")]
 use raft_transport::{Tls, TlsStream};
@@ -29,19 +29,21 @@ use tracing::{error, warn};
 
 use super::alarm::Alarm;
 use super::bulk_thread::{Bulk, BulkInput, BulkTask};
+use super::carrier::Carriers;
 use super::clock::Clock;
 use super::contacts::Contacts;
-use super::control_thread::{Control, ControlInput, ControlTask};
+use super::control_thread::{Control, ControlInput, ControlTask, Speech};
 use super::directory::Directory;
 use super::error::StartError;
 use super::inbox::Inbox;
 use super::known_stores::{KnownStores, Memo};
+use super::lane_maker::{LaneMaker, lane_counters};
 use super::lives::begin_life;
 use super::log_end::{LogEnd, Noted, counts_written, note_forgetful};
 use super::log_scrub::LogScrub;
 use super::log_thread::{LogBatch, LogLinks, LogWork, PORTION_BYTES};
 use super::log_watch::{LogWatch, LogWatcher};
-use super::options::{LaneConfigs, LogKind, NetworkOptions, NodeOptions};
+use super::options::{LogKind, NetworkOptions, NodeOptions};
 use super::shard_thread::{Links, Shard, ShardInput, ShardTask, shard_of};
 use super::snapshot_scrub::SnapshotScrub;
 use super::threads::Threads;
@@ -177,22 +179,26 @@ impl Starting {
             counters: lane_counters(),
             registry: registry.clone(),
             grants: GrantPool::new(options.grant_bytes_max),
+            layout: options.layout,
+            configs: options.lanes.clone(),
+            watch: options.lane_watch.clone(),
         };
         self.failure = Arc::clone(&failure);
         let watch = Arc::new(LogWatch::new(options.settings.disk_stall_max));
         let repeat = options.settings.heartbeat_interval;
         let watcher = LogWatcher::new(Arc::clone(&watch), Arc::clone(&counters), repeat);
-        let (network, listen) =
-            self.start_control(&options, &inboxes, &lanes, &contacts, watcher)?;
-        #[cfg(feature = "tls")]
-        let tls = self.tls.take();
         let desk = self.start_desk(
             (snapshots, options.snapshot_compression, log_reader.clone()),
             (SnapshotScrub::new(options.log_scrub, Instant::now()), Arc::clone(&counters)),
             &inboxes,
+            options.layout,
             clock,
         )?;
-        self.start_bulk(&options, &inboxes, &lanes, &network, desk.clone())?;
+        let (network, listen) =
+            self.start_control(&options, &inboxes, &lanes, (&contacts, &desk), watcher)?;
+        #[cfg(feature = "tls")]
+        let tls = self.tls.take();
+        self.start_bulk(&inboxes, &lanes, &network, desk.clone())?;
         let log_links = LogLinks {
             shards: Arc::clone(&inboxes),
             counters: Arc::clone(&counters),
@@ -220,6 +226,7 @@ impl Starting {
                     settings: Arc::new(options.settings.clone()),
                     persistence: options.persistence,
                     lane_policy: options.lane_policy,
+                    layout: options.layout,
                     seed: (store_id as u64) ^ incarnation.get().rotate_left(32),
                     durability: if durable { Durability::Log } else { Durability::Memory },
                     command_bytes_max: options.command_bytes_max,
@@ -232,7 +239,7 @@ impl Starting {
                     snapshot_bytes: options.snapshot_bytes,
                     snapshot_tail: options.snapshot_tail,
                     snapshot_hold_bytes: options.snapshot_hold_bytes,
-                    bulk_bytes_max: options.lanes.bulk.window_bytes,
+                    bulk_bytes_max: lanes.config(options.layout.bulk()).window_bytes,
                     log_load: Arc::clone(&load),
                 },
                 Arc::clone(&counters),
@@ -241,7 +248,7 @@ impl Starting {
             let links = Links {
                 shards: Arc::clone(&inboxes),
                 control: Arc::clone(&self.control),
-                bulk: Arc::clone(&self.bulk),
+                carriers: self.carriers(options.layout),
                 log: log.as_ref().map(|(batches, _)| batches.clone()),
                 reader: log.as_ref().map(|(_, fetches)| fetches.clone()),
                 desk: desk.clone(),
@@ -251,7 +258,7 @@ impl Starting {
                 failure: Arc::clone(&failure),
             };
             let lane = Lane::Data { shard: index as u8 };
-            let make = lanes.for_lane(&network, lane, &options.lanes.data);
+            let make = lanes.for_lane(&network, lane);
             let name = format!("raft-shard-{index}");
             let alarm = Alarm::new(&name, &inboxes, &failure, &self.hub);
             self.threads.shards.push(spawn_loop(name, move || async move {
@@ -309,7 +316,7 @@ impl Starting {
         options: &NodeOptions,
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: &LaneMaker,
-        contacts: &Arc<Contacts>,
+        (contacts, desk): (&Arc<Contacts>, &Sender<DeskInput>),
         watcher: LogWatcher,
     ) -> Result<(Arc<dyn Network>, Option<SocketAddr>), StartError> {
         let (ready, opened) = bounded(1);
@@ -324,10 +331,15 @@ impl Starting {
             NetworkOptions::Tcp { listen, mux } => (Err((*listen, mux.clone())), None),
         };
         let registry = lanes.registry.clone();
-        let lanes_here = (options.shards as u8, options.lanes.clone());
-        let make = lanes.maker(Lane::Control, &options.lanes.control);
+        let lanes_here = (options.shards as u8, lanes.opener());
+        let make = lanes.maker(Lane::Control);
         let (inbox, shards, clock) = (Arc::clone(&self.control), Arc::clone(shards), lanes.clock);
-        let (interval, contacts) = (options.settings.heartbeat_interval, Arc::clone(contacts));
+        let (desk, contacts) = (desk.clone(), Arc::clone(contacts));
+        let how = Speech {
+            layout: options.layout,
+            heartbeats: options.heartbeats,
+            heartbeat_interval: options.settings.heartbeat_interval,
+        };
         let alarm = Alarm::new("raft-control", &shards, &self.failure, &self.hub);
         let run = move || {
             let _alarm = alarm;
@@ -359,7 +371,7 @@ impl Starting {
                     }
                 };
                 let lanes = make(network);
-                let control = Control::new(inbox, shards, lanes, contacts, interval, watcher);
+                let control = Control::new(inbox, shards, desk, lanes, contacts, how, watcher);
                 ControlTask::new(control, clock).await;
             });
         };
@@ -389,7 +401,7 @@ impl Starting {
         };
         let tls = super::tls_files::load(&options.cluster, options.node, &files)?;
         let (ready, opened) = bounded(1);
-        let lanes_here = (options.shards as u8, options.lanes.clone());
+        let lanes_here = (options.shards as u8, lanes.opener());
         let (mux, cover, registry) = (mux.clone(), tls.clone(), lanes.registry.clone());
         let alarm = Alarm::new("raft-port", shards, &self.failure, &self.hub);
         let run = move || {
@@ -429,13 +441,12 @@ impl Starting {
 
     fn start_bulk(
         &mut self,
-        options: &NodeOptions,
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
         lanes: &LaneMaker,
         network: &Arc<dyn Network>,
         desk: Sender<DeskInput>,
     ) -> Result<(), StartError> {
-        let make = lanes.for_lane(network, Lane::Bulk, &options.lanes.bulk);
+        let make = lanes.for_lane(network, Lane::Bulk);
         let (inbox, shards, clock) = (Arc::clone(&self.bulk), Arc::clone(shards), lanes.clock);
         let alarm = Alarm::new("raft-bulk", &shards, &self.failure, &self.hub);
         let thread = spawn_loop("raft-bulk".to_owned(), move || async move {
@@ -444,6 +455,10 @@ impl Starting {
         })?;
         self.threads.lanes.push(thread);
         Ok(())
+    }
+
+    fn carriers(&self, layout: LaneLayout) -> Carriers {
+        Carriers { control: Arc::clone(&self.control), bulk: Arc::clone(&self.bulk), layout }
     }
 
     fn start_memo(&mut self, known: KnownStores<FileDisk>) -> Result<Arc<Memo>, StartError> {
@@ -460,21 +475,26 @@ impl Starting {
         (shelf, compression, log): (Arc<Shelf>, Compression, Option<LogReader>),
         (scrub, counters): (SnapshotScrub, Arc<Counters>),
         shards: &Arc<[Arc<Inbox<ShardInput>>]>,
+        layout: LaneLayout,
         clock: Clock,
     ) -> Result<Sender<DeskInput>, StartError> {
-        let desk = Desk::new(Arc::clone(&shelf), log, DeskOptions::default());
+        let how = match layout {
+            LaneLayout::Single => DeskOptions::default().on_one_lane(),
+            LaneLayout::ControlBulk | LaneLayout::ControlDataBulk => DeskOptions::default(),
+        };
+        let desk = Desk::new(Arc::clone(&shelf), log, how);
         // Bounded by what may be under way, see `snapshot_thread`.
         let (inputs, inputs_out) = unbounded();
         let (jobs, jobs_out) = unbounded();
         let (made, made_out) = unbounded();
-        let (inboxes, bulk) = (Arc::clone(shards), Arc::clone(&self.bulk));
+        let (inboxes, carriers) = (Arc::clone(shards), self.carriers(layout));
         let count = inboxes.len();
         let alarm = Alarm::new("raft-snapshots", shards, &self.failure, &self.hub);
         self.threads.snapshots.push(spawn("raft-snapshots".to_owned(), move || {
             let _alarm = alarm;
             let owner = |group| shard_of(group, count);
             let workshop = (&jobs, &made_out);
-            snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &bulk, clock, owner);
+            snapshot_thread::run(desk, &inputs_out, workshop, &inboxes, &carriers, clock, owner);
         })?);
         let workshop = Workshop::new(Arc::clone(&shelf), compression);
         let alarm = Alarm::new("raft-snapshot-work", shards, &self.failure, &self.hub);
@@ -540,11 +560,11 @@ impl Starting {
 async fn open_port(
     listen: SocketAddr,
     mux: MuxConfig,
-    lanes: (u8, LaneConfigs),
+    lanes: (u8, impl Fn(Lane) -> SocketOptions),
     registry: PeerRegistry,
 ) -> Result<(MuxAcceptor, SocketAddr, Arc<dyn Network>), StartError> {
     let acceptor = MuxAcceptor::bind(listen, mux).await?;
-    let network = lanes_behind(&acceptor, Plain, &lanes, registry)?;
+    let network = lanes_behind(&acceptor, Plain, lanes, registry)?;
     let addr = acceptor.local_addr();
     Ok((acceptor, addr, network))
 }
@@ -554,7 +574,7 @@ async fn open_tls_port(
     listen: SocketAddr,
     mux: MuxConfig,
     tls: Tls,
-    lanes: (u8, LaneConfigs),
+    lanes: (u8, impl Fn(Lane) -> SocketOptions),
     registry: PeerRegistry,
 ) -> Result<(MuxAcceptor<TlsStream>, Arc<dyn Network>), StartError> {
     // It times itself; the mux sees to it that it does.
@@ -565,7 +585,7 @@ async fn open_tls_port(
         async move { tls.accept(tcp, from).await }
     };
     let acceptor = MuxAcceptor::bind_with(listen, mux, handshake).await?;
-    let network = lanes_behind(&acceptor, cover, &lanes, registry)?;
+    let network = lanes_behind(&acceptor, cover, lanes, registry)?;
     Ok((acceptor, network))
 }
 
@@ -573,13 +593,14 @@ async fn open_tls_port(
 fn lanes_behind<C: Cover>(
     acceptor: &MuxAcceptor<C::Stream>,
     cover: C,
-    (shards, configs): &(u8, LaneConfigs),
+    (shards, sockets): (u8, impl Fn(Lane) -> SocketOptions),
     registry: PeerRegistry,
 ) -> Result<Arc<dyn Network>, StartError> {
-    let lanes = LaneLayout::default().lanes(*shards);
+    // Whatever this node dials, others may dial any of them.
+    let lanes = LaneLayout::ControlDataBulk.lanes(shards);
     let mut network = TcpNetwork::covered(acceptor.clone(), cover, &lanes, registry)?;
     for lane in lanes {
-        network = network.with_socket(lane, configs.of(lane).socket.clone());
+        network = network.with_socket(lane, sockets(lane));
     }
     Ok(Arc::new(network))
 }
@@ -808,46 +829,6 @@ pub(crate) fn registry(
         }
     }
     registry
-}
-
-fn lane_counters() -> Vec<(&'static str, Arc<LaneCounters>)> {
-    ["control", "data", "bulk"].map(|lane| (lane, Arc::default())).into()
-}
-
-/// Makes the lanes of a thread, on that thread.
-struct LaneMaker {
-    clock: Clock,
-    counters: Vec<(&'static str, Arc<LaneCounters>)>,
-    registry: PeerRegistry,
-    grants: GrantPool,
-}
-
-impl LaneMaker {
-    fn maker(
-        &self,
-        lane: Lane,
-        config: &LaneConfig,
-    ) -> impl FnOnce(Arc<dyn Network>) -> Lanes + Send + use<> {
-        let (registry, config, grants) =
-            (self.registry.clone(), config.clone(), self.grants.clone());
-        let counters = match lane {
-            Lane::Control => &self.counters[0].1,
-            Lane::Data { .. } => &self.counters[1].1,
-            Lane::Bulk => &self.counters[2].1,
-        };
-        let counters = Arc::clone(counters);
-        move |network| Lanes::new(network, registry, lane, config, counters).with_grants(grants)
-    }
-
-    fn for_lane(
-        &self,
-        network: &Arc<dyn Network>,
-        lane: Lane,
-        config: &LaneConfig,
-    ) -> impl FnOnce() -> Lanes + Send + use<> {
-        let (make, network) = (self.maker(lane, config), Arc::clone(network));
-        move || make(network)
-    }
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use raft_core::{Entry, GroupId, GroupIncarnation, LogIndex, Micros, NodeId, SnapshotMeta, Term};
 use raft_storage::{LogReader, ReadError};
-use raft_transport::{ConnectionId, SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
+use raft_transport::{SNAPSHOT_DATA_MAX, SnapshotChunk, SnapshotPull};
 use tracing::warn;
 
 use super::entries::{Answer, Entries, Part, Question, answer};
@@ -37,7 +37,7 @@ use super::format;
 use super::shelf::Shelf;
 use super::store::{SnapshotBytes, SnapshotName, SnapshotPart};
 use super::workshop::{Job, Made, Taking};
-use crate::engine::{EngineInput, MakeMachine};
+use crate::engine::{CarrierConnection, EngineInput, MakeMachine};
 use crate::group_spec::GroupSpec;
 use crate::node::{ASKED_WITHIN, REFUSES_MAX};
 
@@ -69,6 +69,15 @@ pub(crate) struct DeskOptions {
     pub(crate) fetches_max: usize,
 }
 
+impl DeskOptions {
+    /// Where questions and answers share a lane with everything else: a peer that has more answers
+    /// waiting than a write buffer (1 MiB) hears no more questions, and with them no votes.
+    pub(crate) fn on_one_lane(self) -> Self {
+        let piece_bytes = self.piece_bytes.min(SNAPSHOT_DATA_MAX);
+        Self { piece_bytes, pieces_ahead: self.pieces_ahead.min(2), fetches_max: 1 }
+    }
+}
+
 impl Default for DeskOptions {
     fn default() -> Self {
         Self { piece_bytes: SNAPSHOT_DATA_MAX, pieces_ahead: 8, fetches_max: 4 }
@@ -89,7 +98,7 @@ pub(crate) enum DeskInput {
     /// A peer could make nothing of the snapshot of this index.
     Doubt(GroupId, GroupIncarnation, LogIndex),
     /// A peer asks for bytes, on this connection.
-    Pull(ConnectionId, SnapshotPull),
+    Pull(CarrierConnection, SnapshotPull),
     /// A peer sent some.
     Chunk(NodeId, SnapshotChunk),
     /// So many bytes of entries that a snapshot leaves in the log are durable there.
@@ -118,7 +127,7 @@ pub(crate) enum DeskOutput {
     /// Ask a node for bytes.
     Pull(NodeId, SnapshotPull),
     /// Answer on this connection.
-    Chunk(ConnectionId, SnapshotChunk),
+    Chunk(CarrierConnection, SnapshotChunk),
     /// Tell the group's engine.
     Engine(GroupId, EngineInput),
     /// Work for the workshop.

@@ -13,9 +13,10 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use raft_core::{Entry, EntryKind, GroupId, LogIndex, NodeId};
 use raft_harness::{
-    GroupSpec, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, RestoreError,
+    GroupSpec, Heartbeats, LogKind, NodeHost, NodeOptions, PeerOptions, RequestError, RestoreError,
     SnapshotPieces, StartError, StateMachine,
 };
+use raft_transport::LaneLayout;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -76,6 +77,10 @@ pub struct Cluster {
     addresses: BTreeMap<NodeId, String>,
     machine: fn() -> Box<dyn StateMachine>,
     snapshot_bytes: Option<u64>,
+    /// Of those that are not the default.
+    layouts: BTreeMap<NodeId, LaneLayout>,
+    /// Of nodes that start from now on.
+    pub heartbeats: Heartbeats,
     /// Where nodes keep the word that tells a kill from lost power.
     certificates: Option<tempfile::TempDir>,
 }
@@ -143,6 +148,8 @@ impl Cluster {
             addresses: BTreeMap::new(),
             machine,
             snapshot_bytes,
+            layouts: BTreeMap::new(),
+            heartbeats: Heartbeats::default(),
             certificates,
         };
         for node in nodes {
@@ -177,6 +184,8 @@ impl Cluster {
                     address: self.addresses.get(peer).cloned().unwrap_or_default(),
                 })
                 .collect(),
+            layout: self.layouts.get(&node).copied().unwrap_or_default(),
+            heartbeats: self.heartbeats,
             snapshot_tail: 10,
             snapshot_bytes: self.snapshot_bytes,
             certificate_dir: self.certificates.as_ref().map(|dir| dir.path().to_owned()),
@@ -211,6 +220,13 @@ impl Cluster {
         if let Some(host) = self.hosts.remove(&node) {
             host.stop();
         }
+    }
+
+    /// Starts a node again with another layout.
+    pub fn restart_as(&mut self, node: NodeId, layout: LaneLayout) -> anyhow::Result<()> {
+        self.stop(node);
+        self.layouts.insert(node, layout);
+        self.start(node)
     }
 
     pub fn restart_all(&mut self) -> anyhow::Result<()> {

@@ -54,7 +54,7 @@ use self::keepalive::Ping;
 use self::outbox::Outbox;
 use self::replaceable::Replaceable;
 use self::watch::{ConnectionKey, Watched};
-use crate::lane::Lane;
+use crate::lane::{Lane, LaneClass};
 use crate::network::peer_registry::PeerRegistry;
 use crate::wire::assembly::{Assembled, Assemblies};
 use crate::wire::chunk::{Chunk, ChunkEnd};

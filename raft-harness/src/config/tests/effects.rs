@@ -211,6 +211,8 @@ const EFFECTS: &[(&str, &str, Effect)] = &[
     ("tls.handshake_timeout_ms", "3001", |_, told| {
         told.tls.as_ref().is_some_and(|tls| tls.handshake_timeout == Duration::from_millis(3001))
     }),
+    ("network.layout", "\"control-bulk\"", |_, told| told.layout == LaneLayout::ControlBulk),
+    ("network.heartbeats", "\"per-group\"", |_, told| told.heartbeats == Heartbeats::PerGroup),
     ("network.bulk_append_bytes", "1001", |_, told| told.lane_policy.bulk_append_min == Some(1001)),
     ("network.grant_bytes_max", "1000001", |_, told| told.grant_bytes_max == 1_000_001),
     ("shutdown.drain_ms", "77", |config, _| config.drain == Duration::from_millis(77)),

@@ -27,8 +27,8 @@ use super::node::{BULK_BYTES, Node};
 use super::rng::Rng;
 use crate::bodies::NewMachine;
 use crate::engine::{
-    CreateGroup, Created, Durability, EngineInput, Fetch, MakeMachine, Route, SendLane, Source,
-    Told,
+    CarrierConnection, CreateGroup, Created, Durability, EngineInput, Fetch, MakeMachine, Route,
+    SendLane, Source, Told, Via,
 };
 use crate::group_spec::GroupSpec;
 use crate::request::{Proposed, Request, RequestError, RequestKind, Ticket};
@@ -469,8 +469,8 @@ impl Cluster {
                         self.send_frame(wire, false, life, Frame::SnapshotPull(pull));
                     }
                 }
-                DeskOutput::Chunk(connection, chunk) => {
-                    let wire = self.network.wire_of(connection);
+                DeskOutput::Chunk(to, chunk) => {
+                    let wire = self.network.wire_of(to.connection);
                     self.send_frame(wire, true, life, Frame::SnapshotChunk(chunk));
                 }
                 DeskOutput::Engine(_, input) => {
@@ -516,7 +516,7 @@ impl Cluster {
             }
             Frame::HeartbeatReplies(items) => EngineInput::HeartbeatReplies(source, items),
             Frame::SnapshotPull(pull) => {
-                if let Route::Bulk { connection } = route {
+                if let Route::Carried(connection) = route {
                     self.tell_desk(to, DeskInput::Pull(connection, pull));
                 }
                 return;
@@ -720,7 +720,8 @@ impl Cluster {
         }
         for (route, frame) in out.replies.drain(..) {
             match route {
-                Route::Data { connection, .. } | Route::Bulk { connection } => {
+                Route::Data { connection, .. }
+                | Route::Carried(CarrierConnection { connection, .. }) => {
                     let wire = self.network.wire_of(connection);
                     self.send_frame(wire, true, life, frame);
                 }
@@ -1169,7 +1170,10 @@ fn poll<T: Future + Unpin>(ticket: &mut T) -> Option<T::Output> {
 }
 
 fn route(link: LinkId, connection: ConnectionId) -> Route {
-    if link.bulk { Route::Bulk { connection } } else { Route::Data { shard: 0, connection } }
+    match link.bulk {
+        true => Route::Carried(CarrierConnection { via: Via::Bulk, connection }),
+        false => Route::Data { shard: 0, connection },
+    }
 }
 
 fn by_node<T>(items: impl Iterator<Item = (NodeId, T)>) -> BTreeMap<NodeId, Vec<T>> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use raft_core::{GroupId, Incarnation, Lease, LogTime, Micros, NodeId, Settings};
-use raft_transport::{Envelope, LanePolicy};
+use raft_transport::{Envelope, LaneLayout, LanePolicy};
 
 use super::disk::Disk;
 use super::journal::Journal;
@@ -185,6 +185,7 @@ impl Node {
                 ..Settings::default()
             }),
             lane_policy: LanePolicy { bulk_append_min: Some(BULK_BYTES as u64) },
+            layout: LaneLayout::default(),
             seed,
             durability,
             command_bytes_max: 32 << 10,

@@ -136,7 +136,7 @@ impl World {
         let Some(snare) = self.snare else { return };
         let Some(process) = &self.nodes[place].process else { return };
         let found = match snare.waits_for {
-            Use::Busy => process.busy_bulk().map(|peer| (Lane::Bulk, peer)),
+            Use::Busy => process.busy_bulk(),
             Use::Shared => {
                 process.lane_to_two().map(|(shard, peer)| (Lane::Data { shard: shard as u8 }, peer))
             }

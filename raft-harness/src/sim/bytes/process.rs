@@ -37,13 +37,15 @@ use crate::bodies::NewMachine;
 use crate::counters::Counters;
 use crate::engine::{
     ApplyJob, CreateGroup, CreateRefusal, Created, Durability, EngineInput, EngineOptions, Fetch,
-    LogLoad, MakeMachine, Replica, ShardEngine,
+    LogLoad, MakeMachine, Replica, ShardEngine, Via,
 };
 use crate::group_spec::GroupSpec;
+use crate::node::Heartbeats;
 use crate::node::sim::{
-    Bulk, BulkInput, Control, ControlInput, Directory, Inbox, KnownStores, Links, LogBatch, LogEnd,
-    LogWatch, LogWatcher, LogWork, Machines, Noted, Round, Shard, ShardInput, Vouching,
-    begin_behind, begin_life, behind, note_forgetful, registry, shard_of,
+    Bulk, BulkInput, Carrier, Carriers, Control, ControlInput, Directory, Inbox, KnownStores,
+    Links, LogBatch, LogEnd, LogWatch, LogWatcher, LogWork, Machines, Noted, Round, Shard,
+    ShardInput, Speech, Vouching, begin_behind, begin_life, behind, note_forgetful, registry,
+    shard_of,
 };
 use crate::persistence::Persistence;
 use crate::request::Request;
@@ -64,6 +66,8 @@ const ROUNDS_MAX: usize = 8;
 pub(super) struct Process {
     making: Making,
     incarnation: Incarnation,
+    /// Which lanes it dials.
+    layout: LaneLayout,
     clock: NodeClock,
     shards: Vec<Shard>,
     control: Control,
@@ -354,12 +358,14 @@ impl Process {
             Arc::new(SimNetwork::new(net.clone(), place, swarm.nodes.clone(), registry.clone()));
         let lane_counters = Arc::new(LaneCounters::default());
         let grants = GrantPool::new(swarm.grant_bytes_max);
+        let (layout, heartbeats) = (LaneLayout::default(), Heartbeats::default());
         let lanes = |lane| {
             let counters = Arc::clone(&lane_counters);
             let (network, registry) = (Arc::clone(&network), registry.clone());
             let config = swarm.lane_config(lane);
             let lanes = Lanes::new(network, registry, lane, config, counters);
-            lanes.without_timer().watched(words.watch()).with_grants(grants.clone())
+            let lanes = lanes.without_timer().watched(words.watch()).with_grants(grants.clone());
+            if layout.dials(lane) { lanes } else { lanes.accepting_only() }
         };
 
         let counters = Arc::new(Counters::default());
@@ -369,6 +375,8 @@ impl Process {
             (0..shard_count).map(|_| Arc::default()).collect();
         let control_inbox: Arc<Inbox<ControlInput>> = Arc::default();
         let bulk_inbox: Arc<Inbox<BulkInput>> = Arc::default();
+        let (to_control, to_bulk) = (Arc::clone(&control_inbox), Arc::clone(&bulk_inbox));
+        let carriers = Carriers { control: to_control, bulk: to_bulk, layout };
         let (batches_in, batches) = unbounded();
         let (fetches_in, fetches) = unbounded();
         let (jobs_in, jobs) = unbounded();
@@ -383,6 +391,7 @@ impl Process {
                     settings: Arc::new(swarm.settings.clone()),
                     persistence: Persistence::default(),
                     lane_policy: swarm.policy,
+                    layout,
                     seed,
                     durability: Durability::Log,
                     command_bytes_max: 1 << 20,
@@ -402,7 +411,7 @@ impl Process {
             let links = Links {
                 shards: Arc::clone(&inboxes),
                 control: Arc::clone(&control_inbox),
-                bulk: Arc::clone(&bulk_inbox),
+                carriers: carriers.clone(),
                 log: Some(batches_in.clone()),
                 reader: Some(fetches_in.clone()),
                 appliers: vec![jobs_in.clone()],
@@ -420,14 +429,19 @@ impl Process {
         let log_watch = Arc::new(LogWatch::new(swarm.settings.disk_stall_max));
         let watcher = LogWatcher::new(Arc::clone(&log_watch), Arc::clone(&counters), interval);
         let of_control = Arc::clone(&inboxes);
+        let how = Speech { layout, heartbeats, heartbeat_interval: interval };
+        let to_desk = desk_in.clone();
         let control =
-            Control::new(control_inbox, of_control, control_lanes, contacts, interval, watcher);
-        let to_bulk = Arc::clone(&bulk_inbox);
+            Control::new(control_inbox, of_control, to_desk, control_lanes, contacts, how, watcher);
         let bulk = Bulk::new(bulk_inbox, Arc::clone(&inboxes), desk_in.clone(), lanes(Lane::Bulk));
         let inboxes_of_desk = Arc::clone(&inboxes);
         let desk = {
-            let how = (opened.reader.clone(), swarm.desk);
-            DeskThread::new(shelf, how, desk_inputs, inboxes_of_desk, to_bulk)
+            let options = match layout {
+                LaneLayout::Single => swarm.desk.on_one_lane(),
+                LaneLayout::ControlBulk | LaneLayout::ControlDataBulk => swarm.desk,
+            };
+            let how = (opened.reader.clone(), options);
+            DeskThread::new(shelf, how, desk_inputs, inboxes_of_desk, carriers)
         };
         let tasks = (0..2 + shard_count).map(|number| {
             let task = match number {
@@ -438,10 +452,11 @@ impl Process {
             let (note, waker) = wakes.waker(TaskId::of(place, task));
             Scheduled { note, waker, at: None, stands: None }
         });
-        let listening = LaneLayout::default().lanes(shard_count as u8).into_iter().map(|lane| {
-            let task = TaskId::of(place, NodeTask::of(lane));
-            (lane, Listener { task, waiting: VecDeque::new() })
-        });
+        let listening =
+            LaneLayout::ControlDataBulk.lanes(shard_count as u8).into_iter().map(|lane| {
+                let task = TaskId::of(place, NodeTask::of(lane));
+                (lane, Listener { task, waiting: VecDeque::new() })
+            });
         net.lock().listen(place, listening.collect());
 
         let reader = opened.writer.reader();
@@ -449,6 +464,7 @@ impl Process {
         let process = Self {
             making,
             incarnation: opened.incarnation,
+            layout,
             desk,
             clock,
             shards,
@@ -703,7 +719,7 @@ impl Process {
             ("bytes on their way to the log", self.load.bytes() as usize),
             ("reads of the log", self.reads.under_way.len() + self.reads.fetches.len()),
             ("jobs of the apply worker", self.applier.jobs.len()),
-            ("appends and questions that wait for a bulk lane", self.bulk.waiting()),
+            ("appends and questions that wait for a lane", self.waiting_for_lanes()),
             ("fetches of snapshots", usize::from(self.desk.is_fetching())),
         ] {
             if left > 0 {
@@ -715,9 +731,26 @@ impl Process {
 
     /// How many of its lanes end at this one of a peer with so many shards.
     pub(super) fn lanes_to(&self, there: Lane, shards: usize) -> usize {
+        self.dialed().filter(|lane| lane.at_receiver(shards as u8) == there).count()
+    }
+
+    /// The lanes that it dials.
+    pub(super) fn dialed(&self) -> impl Iterator<Item = Lane> + use<> {
+        let layout = self.layout;
         let data = (0..self.shards.len() as u8).map(|shard| Lane::Data { shard });
         let all = data.chain([Lane::Control, Lane::Bulk]);
-        all.filter(|lane| lane.at_receiver(shards as u8) == there).count()
+        all.filter(move |lane| layout.dials(*lane))
+    }
+
+    fn waiting_for_lanes(&self) -> usize {
+        self.bulk.carrier().waiting() + self.control.carrier().waiting()
+    }
+
+    fn carrier(&self) -> &Carrier {
+        match Via::of(self.layout) {
+            Via::Control => self.control.carrier(),
+            Via::Bulk => self.bulk.carrier(),
+        }
     }
 
     /// How the credit of each of its connections stands: of the lane it was dialed for, with whom,
@@ -738,9 +771,9 @@ impl Process {
         (count > 0).then(|| Violation::of_run(Check::UnexpectedFault, evidence()))
     }
 
-    /// A peer whose bulk lane something waits for.
-    pub(super) fn busy_bulk(&self) -> Option<NodeId> {
-        self.bulk.waits_for()
+    /// A lane that appends wait for, and its peer.
+    pub(super) fn busy_bulk(&self) -> Option<(Lane, NodeId)> {
+        self.carrier().waits_for().map(|peer| (self.layout.bulk(), peer))
     }
 
     /// A shard and a peer to which its data lane carries appends to two replicas of a group.
@@ -755,7 +788,7 @@ impl Process {
         sightings.hit_if(lanes.reconnects > 0, Mark::LaneKilled);
         sightings.hit_if(lanes.fenced > 0, Mark::OldGenerationFenced);
         sightings.hit_if(self.lanes_full > 0, Mark::CreditsExhausted);
-        sightings.hit_if(self.bulk.has_held_a_question(), Mark::QuestionHeld);
+        sightings.hit_if(self.carrier().has_held_a_question(), Mark::QuestionHeld);
         let counters = self.counters.snapshot();
         sightings.hit_if(counters.compactions_held > 0, Mark::LogHeld);
         sightings.hit_if(counters.compactions_forced > 0, Mark::LogHeldTooLong);

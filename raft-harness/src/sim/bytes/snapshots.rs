@@ -17,7 +17,7 @@ use raft_transport::Frame;
 use super::disk::{SimDisk, SimFile};
 use super::network::Place;
 use super::world::{Event, Standing, World};
-use crate::node::sim::{BulkInput, Inbox, ShardInput, shard_of};
+use crate::node::sim::{CarrierInput, Carriers, Inbox, ShardInput, shard_of};
 use crate::sim::marks::Mark;
 use crate::sim::violation::{Check, Violation};
 use crate::snapshot::desk::{Desk, DeskInput, DeskOptions, DeskOutput};
@@ -209,7 +209,7 @@ pub(super) struct DeskThread {
     workshop: Workshop,
     inputs: Receiver<DeskInput>,
     shards: Arc<[Arc<Inbox<ShardInput>>]>,
-    bulk: Arc<Inbox<BulkInput>>,
+    carriers: Carriers,
     /// Something is planned for what waits.
     busy: bool,
     /// The workshop is at something.
@@ -224,11 +224,11 @@ impl DeskThread {
         (log, options): (LogReader, DeskOptions),
         inputs: Receiver<DeskInput>,
         shards: Arc<[Arc<Inbox<ShardInput>>]>,
-        bulk: Arc<Inbox<BulkInput>>,
+        carriers: Carriers,
     ) -> Self {
         let desk = Desk::new(Arc::clone(&shelf), Some(log), options);
         let workshop = Workshop::new(shelf, Compression::default());
-        Self { desk, workshop, inputs, shards, bulk, busy: false, works: false, alarm: None }
+        Self { desk, workshop, inputs, shards, carriers, busy: false, works: false, alarm: None }
     }
 
     /// Whether bytes of a snapshot are on their way here.
@@ -304,11 +304,10 @@ impl DeskThread {
         for output in out {
             match output {
                 DeskOutput::Pull(node, pull) => {
-                    let _ = self.bulk.push(BulkInput::Ask(node, pull));
+                    self.carriers.give(CarrierInput::Ask(node, pull));
                 }
                 DeskOutput::Chunk(connection, chunk) => {
-                    let frame = Frame::SnapshotChunk(chunk);
-                    let _ = self.bulk.push(BulkInput::Reply(connection, frame));
+                    self.carriers.reply(connection, Frame::SnapshotChunk(chunk));
                 }
                 DeskOutput::Engine(group, input) => {
                     let shard = shard_of(group, self.shards.len());

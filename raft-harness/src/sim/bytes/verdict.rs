@@ -385,8 +385,8 @@ impl World {
         for (from, to) in pairs.filter(|(from, to)| from != to) {
             let theirs = self.swarm.shards[to] as u8;
             let mut wanted: BTreeMap<Lane, usize> = BTreeMap::new();
-            let data = (0..self.swarm.shards[from] as u8).map(|shard| Lane::Data { shard });
-            for lane in data.chain([Lane::Control, Lane::Bulk]) {
+            let dialed = self.nodes[from].process.as_ref().map(|process| process.dialed());
+            for lane in dialed.into_iter().flatten() {
                 *wanted.entry(lane.at_receiver(theirs)).or_default() += 1;
             }
             for (lane, wanted) in wanted {

@@ -11,6 +11,7 @@ use raft_storage::{
 
 use super::*;
 use crate::bodies::NewMachine;
+use crate::engine::Via;
 use crate::snapshot::fitting::newest_fit;
 use crate::snapshot::format::Left;
 use crate::snapshot::workshop::Workshop;
@@ -590,6 +591,11 @@ fn one_that_cannot_be_removed_keeps_no_other() {
     assert_eq!(kept.names().unwrap(), [of_group(7, 3)]);
 }
 
+fn some_connection() -> CarrierConnection {
+    let connection = raft_transport::ConnectionId::new(1, raft_transport::Direction::Incoming);
+    CarrierConnection { via: Via::Bulk, connection }
+}
+
 #[test]
 fn bytes_are_handed_out_while_the_workshop_is_busy_and_what_came_goes_before_what_is_taken() {
     let mut pair = Pair::new();
@@ -599,7 +605,7 @@ fn bytes_are_handed_out_while_the_workshop_is_busy_and_what_came_goes_before_wha
         assert!(pair.receiver.hear(taking(of_group(group, 5), b"state", 0)).is_empty());
     }
     // Nobody has turned the sender's workshop, and each question finds its answer.
-    let connection = ConnectionId::new(1, raft_transport::Direction::Incoming);
+    let connection = some_connection();
     let mut open = pulls(&out);
     while let Some(pull) = open.pop() {
         let said = pair.sender.hear(DeskInput::Pull(connection, pull));
@@ -900,9 +906,8 @@ fn an_entry_that_rots_at_its_sender_is_told_to_its_engine_once_a_minute() {
     let mut live = LiveEntries::default();
     assert!(live.push(LogIndex::new(1), Term::new(5)));
     let question = Entries::new(live, 1_000).next(1, PIECE).unwrap();
-    let connection = ConnectionId::new(1, raft_transport::Direction::Incoming);
     let ask = |side: &mut Side| {
-        let out = side.hear(DeskInput::Pull(connection, place_of(name(), question)));
+        let out = side.hear(DeskInput::Pull(some_connection(), place_of(name(), question)));
         let told = out.iter().filter(|output| match output {
             DeskOutput::Engine(GROUP, EngineInput::KeptUnreadable(life, index, term)) => {
                 let named = (*index, *term) == (LogIndex::new(1), Term::new(5));
