@@ -58,6 +58,12 @@ cargo xtask <command>
       the log on disk, memory or descriptors grow in the last two thirds, or writes get slower.
       Everything acknowledged is read back. Draws a picture; builds raftd unless given one.
 
+  bench hol [--quick] [--seconds N] [--only loopback|link] [--size BYTES]
+            [--markdown] [--svg FILE]
+      What one group with large messages costs the others, by layout of lanes, over
+      loopback and over a link of 1 Gbit/s between network namespaces (as root, else
+      SKIPPED). Ten minutes; --quick three.
+
   bench-peers [arguments]
       Runs raft-harness/benches/peers/run.sh with these arguments.
 

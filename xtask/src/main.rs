@@ -6,6 +6,7 @@
 use std::env;
 use std::process::ExitCode;
 
+mod bench;
 mod bench_peers;
 mod ci;
 mod coverage;
@@ -26,7 +27,7 @@ mod nodes;
 mod table;
 
 /// What `cargo xtask` is asked for. The table of requirements may name these.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "ci",
     "sim",
     "mutants",
@@ -38,6 +39,7 @@ const COMMANDS: [&str; 13] = [
     "crashes",
     "flips",
     "soak",
+    "bench",
     "bench-peers",
     "help",
 ];
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         "crashes" => crashes::run(&crashes::CRASHES, rest),
         "flips" => crashes::run(&crashes::FLIPS, rest),
         "soak" => soak::run(rest),
+        "bench" => bench::run(rest),
         "bench-peers" => bench_peers::run(rest),
         "help" | "-h" | "--help" => help::run(),
         unknown => Err(anyhow::anyhow!("unknown command `{unknown}`; try `cargo xtask help`")),
