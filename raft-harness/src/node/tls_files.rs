@@ -41,7 +41,7 @@ pub(crate) fn time_left(tls: &Tls) -> Duration {
 /// In how many whole days the certificate in use expires, if it is time to say so.
 pub(crate) fn days_if_few(tls: &Tls) -> Option<u64> {
     let left = time_left(tls);
-    (left < EXPIRES_SOON).then(|| left.as_secs() / (24 * 60 * 60))
+    (left < EXPIRES_SOON).then_some(left.as_secs() / (24 * 60 * 60))
 }
 
 fn read(files: &TlsOptions) -> Result<TlsMaterial, TlsProblem> {
