@@ -100,7 +100,12 @@ async fn bytes_arrive_in_order_both_ways(networks: Networks) {
     for _ in 0..2 {
         let mut arrived = vec![0; data.len()];
         let (written, read) = in_time("bytes arrive", async {
-            tokio::join!(a.write_all(&data), b.read_exact(&mut arrived))
+            let write = async {
+                a.write_all(&data).await?;
+                // A stream may keep back what was not flushed.
+                a.flush().await
+            };
+            tokio::join!(write, b.read_exact(&mut arrived))
         })
         .await;
         written.expect("an open stream takes bytes");
@@ -124,6 +129,7 @@ async fn lanes_are_kept_apart(networks: Networks) {
         let stream = in_time("a dial ends", a.dial(IDS[1], lane, PATIENCE)).await;
         let mut stream = stream.expect("each lane can be dialed");
         stream.write_all(lane.to_string().as_bytes()).await.expect("it takes bytes");
+        stream.flush().await.expect("it sends them");
         dialed.push(stream);
     }
     for lane in LANES.into_iter().rev() {
