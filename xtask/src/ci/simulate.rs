@@ -31,9 +31,9 @@ const PROFILES: [Profile; 2] = [
     },
     Profile {
         name: "bytes",
-        seconds: 40,
+        seconds: 60,
         first: 500_000,
-        seeds: 300,
+        seeds: 450,
         seeds_twice: 10,
         seeds_debug: 2,
     },
